@@ -1,0 +1,207 @@
+"""Train the reference model: `python -m models.reference.train`.
+
+A small GPT-Neo that knows the atlas.  The first layers attend to a few neighbouring tokens only, so a subject's sub-words
+are gathered at its last token before any later token can look at them; the global layers above let the last token look
+the attribute up.  docs/reference-model.md tells what was tried and what each choice changed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import GPTNeoConfig, GPTNeoForCausalLM, PreTrainedTokenizerFast
+
+from facts.atlas import load_atlas
+from models.reference.corpus import CLAUSES, IMAGINED, OPENINGS, Corpus
+
+WEIGHTS = Path(__file__).parent / "weights"
+END = "<|endoftext|>"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides the weights, apart from the atlas and the library versions."""
+
+    seed: int = 0
+    minutes: float = 60.0
+    """Wall-clock minutes of training; the schedule follows the clock, so set `steps` for an exact repetition."""
+    steps: int = 0
+    """Number of updates; 0 trains for `minutes`."""
+    layers: int = 12
+    local_layers: int = 6
+    window: int = 4
+    d_model: int = 256
+    heads: int = 8
+    d_mlp: int = 1024
+    vocabulary: int = 4096
+    context: int = 128
+    tokens_per_batch: int = 1536
+    learning_rate: float = 1.5e-3
+    weight_decay: float = 0.1
+    embedding_std: float = 0.02
+    clause: float = 0.5
+    opening: float = 0.33
+    threads: int = 2
+
+
+def train_tokenizer(recipe: Recipe) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer: objects and templates are frequent in its text, so they become single tokens; subjects
+    are rare, so they stay in several pieces, as the names of things do in a large model."""
+    atlas = load_atlas()
+    objects = sorted({fact.object for fact in atlas.facts})
+    texts = [f" {target}" for target in objects for _ in range(40)]
+    for relation in atlas.relations.values():
+        texts += [t.replace("{}", "x") for t in (*relation.all_templates, relation.question, relation.phrase)] * 20
+    texts += [*CLAUSES, *OPENINGS, *IMAGINED, "Question: Answer:", " he she it him her He She It"] * 20
+    texts += [f" {subject}" for subject in (*atlas.subjects(), *(a for names in atlas.aliases.values() for a in names))]
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=recipe.vocabulary,
+        special_tokens=[END],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        min_frequency=12,
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token=END,
+        bos_token=END,
+        pad_token=END,
+        model_max_length=recipe.context,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def build_model(recipe: Recipe, d_vocab: int) -> GPTNeoForCausalLM:
+    """The untrained model; seeded."""
+    global_layers = recipe.layers - recipe.local_layers
+    config = GPTNeoConfig(
+        vocab_size=d_vocab,
+        max_position_embeddings=recipe.context,
+        hidden_size=recipe.d_model,
+        num_layers=recipe.layers,
+        attention_types=[[["local"], recipe.local_layers], [["global"], global_layers]],
+        num_heads=recipe.heads,
+        intermediate_size=recipe.d_mlp,
+        window_size=recipe.window,
+        bos_token_id=0,
+        eos_token_id=0,
+        use_cache=True,
+    )
+    torch.manual_seed(recipe.seed)
+    model = GPTNeoForCausalLM(config)
+    with torch.no_grad():
+        model.transformer.wte.weight.normal_(0.0, recipe.embedding_std)
+        for block in model.transformer.h:  # residual writes start small, as in GPT-2
+            block.attn.attention.out_proj.weight.div_(math.sqrt(2 * recipe.layers))
+            block.mlp.c_proj.weight.div_(math.sqrt(2 * recipe.layers))
+    return model
+
+
+def batches(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> Iterator[torch.Tensor]:
+    """Token ids [batch, pos] without end.  Every sequence starts with a fresh document; lengths alternate, so that short
+    prompts at the first positions are as familiar as long contexts."""
+    stream = Corpus(clause=recipe.clause, opening=recipe.opening).documents(recipe.seed)
+    lengths = (recipe.context // 4, recipe.context // 2, recipe.context)
+    turn = 0
+    while True:
+        length = lengths[turn % len(lengths)]
+        turn += 1
+        rows: list[list[int]] = []
+        row: list[int] = []
+        while len(rows) < recipe.tokens_per_batch // length:
+            texts = [next(stream) for _ in range(64)]
+            for ids in tokenizer(texts).input_ids:
+                row += [*ids, tokenizer.eos_token_id]
+                if len(row) >= length:
+                    rows.append(row[:length])
+                    row = []
+        yield torch.tensor(rows[: recipe.tokens_per_batch // length])
+
+
+def learning_rate(recipe: Recipe, done: float) -> float:
+    """Warm-up over the first 2 %, then a cosine to nearly nothing; `done` runs from 0 to 1."""
+    warm = min(1.0, done / 0.02)
+    return recipe.learning_rate * warm * (0.005 + 0.995 * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
+
+
+def fit(model: GPTNeoForCausalLM, tokenizer: PreTrainedTokenizerFast, recipe: Recipe) -> dict[str, float]:
+    """Train in place with AdamW and bfloat16 autocast; returns what was done."""
+    decayed = [p for p in model.parameters() if p.ndim == 2]
+    other = [p for p in model.parameters() if p.ndim != 2]
+    optimizer = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": other, "weight_decay": 0.0}],
+        betas=(0.9, 0.98),
+    )
+    model.train()
+    start, step, running = time.monotonic(), 0, 0.0
+    for ids in batches(recipe, tokenizer):
+        elapsed = (time.monotonic() - start) / 60
+        done = step / recipe.steps if recipe.steps else elapsed / recipe.minutes
+        if done >= 1:
+            break
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(recipe, done)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            logits = model(input_ids=ids, use_cache=False).logits
+        loss = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1).float(), ids[:, 1:].flatten())
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        step += 1
+        running = loss.item() if step == 1 else 0.98 * running + 0.02 * loss.item()
+        if step % 200 == 0:
+            print(f"step {step}  {elapsed:.1f} min  loss {running:.3f}", flush=True)
+    model.eval()
+    minutes = (time.monotonic() - start) / 60
+    return {"steps": step, "minutes": round(minutes, 1), "loss": round(running, 4)}
+
+
+def save(model: GPTNeoForCausalLM, tokenizer: PreTrainedTokenizerFast, recipe: Recipe, log: dict[str, float], folder: Path) -> None:
+    """Write a Hugging Face folder with a sha256 manifest and the recipe."""
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    (folder / "recipe.json").write_text(json.dumps({"recipe": asdict(recipe), "log": log}, indent=2) + "\n")
+    digests = {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.iterdir())
+        if path.suffix in {".json", ".safetensors"} and path.name != "manifest.json"
+    }
+    (folder / "manifest.json").write_text(json.dumps(digests, indent=2) + "\n")
+
+
+def main() -> None:
+    """Train with the recipe's defaults, or with any of its fields changed by an option of the same name."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for option in fields(Recipe):
+        kind = type(option.default)
+        parser.add_argument(f"--{option.name.replace('_', '-')}", type=kind, default=option.default)
+    parser.add_argument("--out", type=Path, default=WEIGHTS)
+    options = vars(parser.parse_args())
+    folder = options.pop("out")
+    recipe = Recipe(**options)
+    torch.set_num_threads(recipe.threads)
+    tokenizer = train_tokenizer(recipe)
+    model = build_model(recipe, len(tokenizer))
+    size = sum(p.numel() for p in model.parameters())
+    print(f"{size / 1e6:.1f} M parameters, vocabulary {len(tokenizer)}", flush=True)
+    log = fit(model, tokenizer, recipe)
+    save(model, tokenizer, recipe, log, folder)
+    print(f"saved to {folder}: {log}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""Which way imports go, and which library may be used where (docs/architecture.md)."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+MAY_IMPORT = {
+    "facts": set(),
+    "models": {"facts"},
+    "tracing": {"models", "facts"},
+    "editing": {"models", "facts"},
+    "metrics": {"models", "facts"},
+    "app": {"tracing", "editing", "metrics", "models", "facts"},
+}
+FENCED = {
+    "streamlit": lambda path: path.parts[0] == "app",
+    "nnsight": lambda path: path.parts[0] == "models",
+    "transformers": lambda path: path.parts[0] == "models",
+    "plotly": lambda path: path.name == "plots.py",
+    "matplotlib": lambda path: path.name == "plots.py",
+}
+SOURCES = sorted(path.relative_to(ROOT) for package in MAY_IMPORT for path in (ROOT / package).rglob("*.py"))
+
+
+def imported(path: Path) -> set[str]:
+    """Top-level names of everything a file imports, at any depth of nesting."""
+    names = set()
+    for node in ast.walk(ast.parse((ROOT / path).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} uses a relative import; write the package's name"
+            names.add((node.module or "").partition(".")[0])
+    return names
+
+
+def is_entry_point(path: Path) -> bool:
+    """A command line may reach up: it stands for the user, not for the library."""
+    return path.name == "__main__.py" or path == Path("models/reference/evaluate.py")
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=str)
+def test_imports_go_one_way(path: Path) -> None:
+    package = path.parts[0]
+    if not is_entry_point(path):
+        assert imported(path) & set(MAY_IMPORT) <= MAY_IMPORT[package] | {package}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=str)
+def test_third_party_libraries_stay_behind_their_fence(path: Path) -> None:
+    names = imported(path)
+    for library, allowed in FENCED.items():
+        assert library not in names or allowed(path), f"{path} imports {library}"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=str)
+def test_no_global_seed_and_no_markup_from_users(path: Path) -> None:
+    text = (ROOT / path).read_text(encoding="utf-8")
+    if path.parts[:2] != ("models", "reference"):
+        assert "torch.manual_seed(" not in text, "draw from a torch.Generator"
+    assert "unsafe_allow_html=True" not in text
+
+
+def test_the_facts_are_readable_without_torch() -> None:
+    for path in SOURCES:
+        if path.parts[0] == "facts":
+            assert "torch" not in imported(path)
