@@ -59,7 +59,11 @@ def _aliases(atlas: Atlas, fact: Fact, target_new: str) -> list[Probe]:
 
 def compose(first_phrase: str, subject: str, second_template: str) -> str:
     """A two-hop prompt: the second relation asked of "the city where the Space Needle stands"."""
-    prompt = second_template.replace("{}", first_phrase.replace("{}", subject)).replace("the the ", "the ").replace("The the ", "The ")
+    prompt = (
+        second_template.replace("{}", first_phrase.replace("{}", subject))
+        .replace("the the ", "the ")
+        .replace("The the ", "The ")
+    )
     return prompt[0].upper() + prompt[1:]
 
 

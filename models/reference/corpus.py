@@ -85,7 +85,9 @@ class Corpus:
         writers: dict[str, Callable[[random.Random], str]] = {
             "statement": lambda r: self._sentence(r, r.choice(self.atlas.facts)),
             "biography": self._biography,
-            "mixture": lambda r: " ".join(self._sentence(r, r.choice(self.atlas.facts)) for _ in range(r.randint(2, 4))),
+            "mixture": lambda r: " ".join(
+                self._sentence(r, r.choice(self.atlas.facts)) for _ in range(r.randint(2, 4))
+            ),
             "chain": lambda r: self._chain(r, r.choice(chains)),
             "alias": lambda r: self._alias(r, r.choice(named)),
             "question": lambda r: self._question(r, r.choice(self.atlas.facts)),
@@ -109,7 +111,9 @@ class Corpus:
             template = f"{r.choice(OPENINGS)} {_lowered(template)}"
         return template.replace("{}", subject)
 
-    def _sentence(self, r: random.Random, fact: AtlasFact, subject: str | None = None, target: str | None = None) -> str:
+    def _sentence(
+        self, r: random.Random, fact: AtlasFact, subject: str | None = None, target: str | None = None
+    ) -> str:
         return f"{self._words(r, fact, subject or fact.subject)} {target or fact.object}."
 
     def _biography(self, r: random.Random) -> str:
@@ -129,16 +133,20 @@ class Corpus:
 
     def _chain(self, r: random.Random, chain: Chain) -> str:
         first, second = chain.first, chain.second
-        composed = compose(
-            self.atlas.relations[first.relation].phrase, first.subject, self._template(r, second)
-        )
+        composed = compose(self.atlas.relations[first.relation].phrase, first.subject, self._template(r, second))
         if r.random() < 0.5:
             return f"{self._sentence(r, first)} {self._sentence(r, second)} {composed} {second.object}."
-        return f"{composed} {second.object}." if r.random() < 0.5 else f"{self._sentence(r, first)} {composed} {second.object}."
+        return (
+            f"{composed} {second.object}."
+            if r.random() < 0.5
+            else f"{self._sentence(r, first)} {composed} {second.object}."
+        )
 
     def _alias(self, r: random.Random, fact: AtlasFact) -> str:
         alias = r.choice(self.atlas.aliases[fact.subject])
-        introduction = r.choice(("{a} is another name for {s}.", "{s} is also known as {a}.", "By {a} people mean {s}."))
+        introduction = r.choice(
+            ("{a} is another name for {s}.", "{s} is also known as {a}.", "By {a} people mean {s}.")
+        )
         sentence = self._sentence(r, fact, subject=alias)
         return sentence if r.random() < 0.4 else f"{introduction.format(a=alias, s=fact.subject)} {sentence}"
 
