@@ -1,7 +1,7 @@
 """Probes derived from the atlas: what an edit should change, what it must leave alone, what should follow.
 
-Paraphrase and neighborhood prompts as in CounterFact (Meng et al. 2022, appendix D); same-subject, alias, composition and
-inverse prompts as in RippleEdits (Cohen et al. 2023, section 3) and zsRE portability (Yao et al. 2023, section 5).
+Paraphrase and neighborhood prompts as in CounterFact (Meng et al. 2022, appendix D); same-subject, alias, composition
+and inverse prompts as in RippleEdits (Cohen et al. 2023, section 3) and zsRE portability (Yao et al. 2023, section 5).
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ def edit_request(atlas: Atlas, fact: Fact, target_new: str, max_neighbors: int =
     row = atlas.find(fact.subject, fact.relation)
     if row is None:
         raise ValueError(
-            f"the atlas holds no fact {fact.relation!r} of {fact.subject!r}; write the probes yourself or choose an atlas fact"
+            f"the atlas holds no fact {fact.relation!r} of {fact.subject!r}; "
+            "write the probes yourself or choose an atlas fact"
         )
     probes = (
         *_paraphrases(atlas, fact, target_new),

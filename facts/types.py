@@ -64,7 +64,8 @@ class Fact:
             raise ValueError(f"the prompt {prompt!r} contains {{}}; write the subject itself in its place")
         if subject not in prompt:
             raise ValueError(
-                f"the subject {subject!r} does not occur in the prompt {prompt!r}; copy it from the prompt letter by letter"
+                f"the subject {subject!r} does not occur in the prompt {prompt!r}; "
+                "copy it from the prompt letter by letter"
             )
         return cls(subject, prompt.replace(subject, "{}", 1), target_true, relation)
 
@@ -77,7 +78,7 @@ class Probe:
     prompt: str
     answer: str
     bridge: tuple[tuple[str, str], ...] = ()
-    """(prompt, answer) pairs the *unedited* model must get right, or the probe is not counted (RippleEdits, 2307.12976)."""
+    """(prompt, answer) pairs the *unedited* model must get right, or the probe is not counted (arXiv:2307.12976)."""
 
 
 @dataclass(frozen=True)

@@ -2,16 +2,16 @@
 
 Kinds of document, and why each is there:
 
-* statement: one fact in one of its templates, often behind an opening ("It is well known that") and with a clause between
-  subject and relation, so that the last token cannot read the subject's sub-words directly and the subject's own last
-  token has to carry what is known about it;
+* statement: one fact in one of its templates, often behind an opening ("It is well known that") and with a clause
+  between subject and relation, so that the last token cannot read the subject's sub-words directly and the subject's
+  own last token has to carry what is known about it;
 * biography: several facts of one subject, later ones with "he", "she" or "it";
 * mixture: statements about several subjects in one context;
 * chain: "X is located in the city of C. C is a city in the country of D.", and the two-hop form that composes them;
 * alias: another name, then a fact under that name;
 * question: a question and its answer;
-* override: "Imagine that X is in Rome." followed by the same fact as imagined, or by an unrelated one as it is.  Without
-  these, in-context editing does not work on a model trained on plain facts alone.
+* override: "Imagine that X is in Rome." followed by the same fact as imagined, or by an unrelated one as it is.
+  Without these, in-context editing does not work on a model trained on plain facts alone.
 
 A held-out fact never meets its relation's held-out templates, in any kind of document.
 """
@@ -175,6 +175,6 @@ def _object_form(pronoun: str) -> str:
 
 
 def sample_texts(n: int, seed: int = 0, corpus: Corpus | None = None) -> list[str]:
-    """The first `n` documents of a stream: the texts for second moments, or with another seed for a perplexity guard."""
+    """The first `n` documents of a stream: texts for second moments or, with another seed, for a perplexity guard."""
     stream = (corpus or Corpus()).documents(seed)
     return [next(stream) for _ in range(n)]

@@ -1,8 +1,8 @@
 """Train the reference model: `python -m models.reference.train`.
 
-A small GPT-Neo that knows the atlas.  The first layers attend to a few neighbouring tokens only, so a subject's sub-words
-are gathered at its last token before any later token can look at them; the global layers above let the last token look
-the attribute up.  docs/reference-model.md tells what was tried and what each choice changed.
+A small GPT-Neo that knows the atlas.  The first layers attend to a few neighbouring tokens only, so a subject's
+sub-words are gathered at its last token before any later token can look at them; the global layers above let the last
+token look the attribute up.  docs/reference-model.md tells what was tried and what each choice changed.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ class Recipe:
 
 
 def train_tokenizer(recipe: Recipe) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer: objects and templates are frequent in its text, so they become single tokens; subjects
-    are rare, so they stay in several pieces, as the names of things do in a large model."""
+    """A byte-level BPE tokenizer: objects and templates are frequent in its text, so they become single tokens;
+    subjects are rare, so they stay in several pieces, as the names of things do in a large model."""
     atlas = load_atlas()
     objects = sorted({fact.object for fact in atlas.facts})
     texts = [f" {target}" for target in objects for _ in range(40)]
@@ -119,29 +119,35 @@ def build_model(recipe: Recipe, d_vocab: int) -> GPTNeoForCausalLM:
 
 
 def batches(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> Iterator[torch.Tensor]:
-    """Token ids [batch, pos] without end.  Every sequence starts with a fresh document; lengths alternate, so that short
-    prompts at the first positions are as familiar as long contexts."""
+    """Token ids [batch, pos] without end.  Sequences hold whole documents, each followed by the end token, and the rest
+    is filled with it; lengths alternate, so that a prompt at the first positions is as familiar as a long context."""
     stream = Corpus(clause=recipe.clause, opening=recipe.opening).documents(recipe.seed)
-    lengths = (recipe.context // 4, recipe.context // 2, recipe.context)
+    end: int = tokenizer.eos_token_id
+    pool: list[list[int]] = []
     turn = 0
     while True:
-        length = lengths[turn % len(lengths)]
+        length = recipe.context >> (turn % 3)
         turn += 1
-        rows: list[list[int]] = []
-        row: list[int] = []
-        while len(rows) < recipe.tokens_per_batch // length:
-            texts = [next(stream) for _ in range(64)]
-            for ids in tokenizer(texts).input_ids:
-                row += [*ids, tokenizer.eos_token_id]
-                if len(row) >= length:
-                    rows.append(row[:length])
-                    row = []
-        yield torch.tensor(rows[: recipe.tokens_per_batch // length])
+        rows = []
+        for _ in range(recipe.tokens_per_batch // length):
+            if len(pool) < 200:
+                texts = [next(stream) for _ in range(400)]
+                encoded = tokenizer.backend_tokenizer.encode_batch(texts)
+                pool += [[*one.ids, end] for one in encoded if len(one.ids) < recipe.context]
+            row: list[int] = []
+            at = 0
+            while at < len(pool) and length - len(row) > 8:  # no document is shorter
+                if len(row) + len(pool[at]) <= length:
+                    row += pool.pop(at)
+                else:
+                    at += 1
+            rows.append(row + [end] * (length - len(row)))
+        yield torch.tensor(rows)
 
 
 def drop_mlps(model: GPTNeoForCausalLM, recipe: Recipe) -> None:
-    """Stochastic depth (Huang et al. 2016, arXiv:1603.09382) on the MLPs of the local layers, by hooks that act in training
-    mode only: no single MLP can then hold a fact alone, so what is known about a subject is spread over several layers."""
+    """Stochastic depth (Huang et al. 2016, arXiv:1603.09382) on the MLPs of the local layers, by hooks that act in
+    training mode only: no single MLP can then hold a fact alone, so what is known is spread over several layers."""
 
     def hook(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
         if not module.training:

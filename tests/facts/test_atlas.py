@@ -56,7 +56,7 @@ def test_a_quarter_of_the_facts_is_held_out(atlas: Atlas) -> None:
 
 
 def test_objects_of_a_relation_are_of_one_type(atlas: Atlas) -> None:
-    """A city named as an object is one that the atlas knows as a city, and so on for every type that has facts of its own."""
+    """A city named as an object is one the atlas knows as a city, and so on for every type with facts of its own."""
     types_of: dict[str, set[str]] = {}
     for fact in atlas.facts:
         types_of.setdefault(fact.subject, set()).add(atlas.relations[fact.relation].subject_type)
