@@ -1,0 +1,141 @@
+"""Many edits' reports as one summary: the mean over edits, each edit weighing the same, with an interval over edits.
+
+As in Meng et al. 2022 (arXiv:2202.05262, table 4): a record's score is the mean over its prompts, the table's the mean
+over records, S the harmonic mean of ES, PS and NS.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from metrics.definitions import DEFINITIONS
+from metrics.report import EditReport
+from metrics.statistics import Interval, bootstrap, harmonic_mean, paired_bootstrap
+from metrics.types import Unit
+
+SHORT_NAMES = {
+    "es": "reliability.comparison",
+    "ps": "generalization.comparison",
+    "ns": "locality.comparison",
+    "es_greedy": "reliability.greedy",
+    "ps_greedy": "generalization.greedy",
+    "ns_greedy": "locality.greedy",
+}
+"""The field's names for the scores a paper's table has, and for their free-running forms."""
+
+
+@dataclass(frozen=True)
+class SummaryScore:
+    """One score over many edits."""
+
+    name: str
+    value: float | None
+    """Mean over the edits that measured it; None if none did."""
+    before: float | None
+    """Mean over those of them that have a value before."""
+    n: int
+    """Edits that measured it."""
+    n_prompts: int
+    """Prompts behind it, in all."""
+    n_left_out: int
+    """Edits that did not measure it."""
+    ci: Interval | None
+    """95 % bootstrap interval over edits; None for fewer than two."""
+    change_ci: Interval | None
+    unit: Unit
+    higher_is_better: bool
+
+    @property
+    def change(self) -> float | None:
+        """value - before; None if either is missing."""
+        return None if self.value is None or self.before is None else self.value - self.before
+
+
+@dataclass(frozen=True)
+class Summary:
+    """All scores over many edits, measured in one way."""
+
+    scores: tuple[SummaryScore, ...]
+    n_edits: int
+    protocol: str
+
+    def __getitem__(self, name: str) -> SummaryScore:
+        """A score by its name ("locality.greedy") or the field's short one ("ns").
+
+        Raises:
+            KeyError: if there is no such score.
+        """
+        wanted = SHORT_NAMES.get(name, name)
+        for score in self.scores:
+            if score.name == wanted:
+                return score
+        raise KeyError(f"unknown score {name!r}; choose from {', '.join([*SHORT_NAMES, *DEFINITIONS])}")
+
+    def short(self) -> dict[str, float | None]:
+        """es, ps, ns, es_greedy, ps_greedy, ns_greedy as fractions; None where not measured."""
+        return {name: self[name].value for name in SHORT_NAMES}
+
+    @property
+    def harmonic(self) -> float | None:
+        """S: harmonic mean of ES, PS and NS; None if one of them was not measured."""
+        values = [self[name].value for name in ("es", "ps", "ns")]
+        known = [value for value in values if value is not None]
+        return harmonic_mean(known) if len(known) == len(values) else None
+
+    def to_frame(self) -> pd.DataFrame:
+        """One line per score; missing numbers are None."""
+        return pd.DataFrame([self._record(score) for score in self.scores], dtype=object)
+
+    def _record(self, score: SummaryScore) -> dict[str, Any]:
+        record = {**asdict(score), "change": score.change, "protocol": self.protocol}
+        (record["ci_low"], record["ci_high"]) = record.pop("ci") or (None, None)
+        (record["change_ci_low"], record["change_ci_high"]) = record.pop("change_ci") or (None, None)
+        return record
+
+
+def aggregate(reports: Sequence[EditReport], *, seed: int = 0) -> Summary:
+    """Macro average over edits.
+
+    Raises:
+        ValueError: if there are no reports, or they were measured by different protocols, settings or models.
+    """
+    if not reports:
+        raise ValueError("there are no reports to summarise; give at least one")
+    ways: dict[str, set[str]] = {
+        "protocols": {report.protocol for report in reports},
+        "settings": {f"{report.settings.max_new_tokens} {report.settings.distractors}" for report in reports},
+        "models": {report.model_revision for report in reports},
+    }
+    for what, values in ways.items():
+        if len(values) > 1:
+            raise ValueError(
+                f"the reports were made with different {what}: {', '.join(sorted(values))}; "
+                "numbers measured in different ways have no common mean, so summarise them apart"
+            )
+    return Summary(tuple(_over_edits(name, reports, seed) for name in DEFINITIONS), len(reports), reports[0].protocol)
+
+
+def _over_edits(name: str, reports: Sequence[EditReport], seed: int) -> SummaryScore:
+    measured = [score for score in (report.score(name) for report in reports) if score.value is not None]
+    values = [score.value for score in measured if score.value is not None]
+    pairs = [(score.before, score.value) for score in measured if score.before is not None and score.value is not None]
+    before, after = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    complete = len(pairs) == len(values)  # a change between means over different edits would be no change
+    return SummaryScore(
+        name=name,
+        value=math.fsum(values) / len(values) if values else None,
+        before=float(np.mean(before)) if before and complete else None,
+        n=len(values),
+        n_prompts=sum(score.n for score in measured),
+        n_left_out=len(reports) - len(values),
+        ci=bootstrap(values, seed=seed) if values else None,
+        change_ci=paired_bootstrap(before, after, seed=seed) if before and complete else None,
+        unit=DEFINITIONS[name].unit,
+        higher_is_better=DEFINITIONS[name].higher_is_better,
+    )

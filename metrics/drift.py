@@ -1,0 +1,81 @@
+"""How far an edit moves what it should not touch: divergence of next-token distributions, perplexity of neutral texts.
+
+Perplexity as a guard against a model that an edit broke while its edit scores look fine: Yang et al. 2024
+(arXiv:2402.09656).  Divergence at neighbours: Hoelscher-Obermaier et al. 2023 (CounterFact+, arXiv:2305.17553).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from metrics.logprobs import batches, token_ids
+from metrics.scoring import NOT_FINITE, mean_score, not_measured
+from metrics.types import Score
+
+if TYPE_CHECKING:
+    from models import LanguageModel
+
+
+def kl_divergence(before: torch.Tensor, after: torch.Tensor) -> float:
+    """KL(before || after) in nats, from log probabilities [d_vocab]; rounding below zero is cut."""
+    return max(0.0, float((before.exp() * (before - after)).sum()))
+
+
+def text_nll(
+    model: LanguageModel, texts: Sequence[str], tick: Callable[[int], None] = lambda _: None
+) -> list[tuple[float, int]]:
+    """Per text (summed negative log probability in nats, number of predicted tokens).
+
+    The first token is not predicted.  A text longer than the context counts up to the context's end, one of fewer than
+    two tokens as (0, 0).
+    """
+    rows = token_ids(model, texts)
+    found: dict[int, tuple[float, int]] = {index: (0.0, 0) for index, row in enumerate(rows) if len(row) < 2}
+    long_enough = [index for index in range(len(rows)) if index not in found]
+    for chunk in batches(long_enough, lambda index: len(rows[index]), model.d_vocab):
+        ids = torch.tensor([rows[index] for index in chunk], device=model.device)
+        logits = model.logits(ids)
+        for row, index in enumerate(chunk):
+            log_probs = logits[row, :-1].double().log_softmax(-1)
+            nll = -float(log_probs.gather(-1, ids[row, 1:, None]).sum())
+            found[index] = (nll, len(rows[index]) - 1)
+        tick(len(chunk))
+    return [found[index] for index in range(len(rows))]
+
+
+def count_scorable(model: LanguageModel, texts: Sequence[str]) -> int:
+    """How many texts have a token to predict."""
+    return sum(len(row) >= 2 for row in token_ids(model, texts))
+
+
+def perplexity_score(before: Sequence[tuple[float, int]], after: Sequence[tuple[float, int]], seed: int) -> Score:
+    """exp(summed nll / tokens) over all texts, before and after; texts are resampled as wholes."""
+    name = "locality.perplexity"
+    if not before:
+        return not_measured(name, "no neutral texts were given")
+    usable = [index for index, (_, n_tokens) in enumerate(before) if n_tokens]
+    if not usable:
+        return not_measured(name, "the neutral texts have fewer than two tokens each")
+    finite = [index for index in usable if math.isfinite(before[index][0]) and math.isfinite(after[index][0])]
+    out = [("fewer than two tokens", len(before) - len(usable)), (NOT_FINITE, len(usable) - len(finite))]
+    return mean_score(
+        name,
+        [(before[index], after[index]) for index in finite],
+        NOT_FINITE,
+        [(reason, count) for reason, count in out if count],
+        seed=seed,
+        statistic=perplexity,
+    )
+
+
+def perplexity(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+    """[..., text, 2] of (nll, tokens) -> [...] perplexity; capped at the largest float."""
+    totals = sums.sum(axis=-2)
+    limit = np.log(np.finfo(np.float64).max)
+    return np.asarray(np.exp(np.minimum(totals[..., 0] / totals[..., 1], limit)))

@@ -1,0 +1,158 @@
+"""`evaluate`: both models, every prompt, all five metrics."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
+
+from facts import EditRequest
+from metrics.drift import count_scorable, perplexity_score, text_nll
+from metrics.efficiency import Efficiency, efficiency_scores, peak_memory_bytes, stopwatch, weight_change
+from metrics.generalization import generalization
+from metrics.generation import MAX_NEW_TOKENS, continuations
+from metrics.locality import locality
+from metrics.portability import portability
+from metrics.prompts import items_of
+from metrics.readings import observe, plan, rows_of
+from metrics.reliability import reliability
+from metrics.report import EditReport, TextPair
+from metrics.types import EvaluationCancelled, Metric, PromptRow, Score, Settings
+
+if TYPE_CHECKING:
+    from models import LanguageModel
+
+TEXT_TOKENS = 40
+"""Length of the texts shown for generation prompts."""
+
+DISTRACTORS = Settings().distractors
+
+
+def evaluate(
+    base: LanguageModel,
+    edited: LanguageModel,
+    request: EditRequest,
+    *,
+    guard_texts: Sequence[str] = (),
+    efficiency: Efficiency | None = None,
+    max_new_tokens: int = MAX_NEW_TOKENS,
+    distractors: Sequence[str] = DISTRACTORS,
+    aliases: Mapping[str, Sequence[str]] | None = None,
+    seed: int = 0,
+    about: Mapping[str, str | int | float] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    cancelled: Callable[[], bool] | None = None,
+) -> EditReport:
+    """Score an edit: reliability, generalization, locality, portability and efficiency, before and after.
+
+    Args:
+        base: the unedited model; gates what counts and gives every "before".
+        edited: the same model after the edit, however that was made.
+        request: the fact, the new answer, and the probes.
+        guard_texts: neutral texts for the perplexity guard.
+        efficiency: what the caller measured; changed weights, peak memory and evaluation time are added where missing.
+        max_new_tokens: token budget of a continuation; raised where an answer needs more.
+        distractors: unrelated sentences put before the paraphrases; none: that variant is not measured.
+        aliases: other names accepted for an answer, by answer.
+        seed: of the bootstrap.
+        about: kept with the report, such as method and layer.
+        progress: called with (steps done, steps in all); a step is one prompt or text on one model.
+        cancelled: asked after every batch.
+
+    Raises:
+        EvaluationCancelled: when `cancelled()` says so.
+        ValueError: if the edit prompt itself cannot be run, as when it is longer than the context.
+    """
+    names = tuple((answer, tuple(others)) for answer, others in (aliases or {}).items())
+    settings = Settings(max_new_tokens, tuple(distractors), seed, names)
+    with stopwatch() as watch:
+        to_run = plan(base, items_of(request, settings), settings)
+        for item, problem in to_run.problems.items():
+            if item.kind == "edit":
+                raise ValueError(f"the edit prompt cannot be evaluated: {problem}")
+        first, second = to_run.steps()
+        per_model = len(set(request.generation_prompts)) + count_scorable(base, guard_texts)
+        tick = _Ticker(first + second + 2 * per_model, progress, cancelled)
+        tick(0)
+        before = observe(base, to_run, tick, to_run.bridges)
+        after = observe(edited, to_run, tick)
+        guard = perplexity_score(text_nll(base, guard_texts, tick), text_nll(edited, guard_texts, tick), seed)
+        texts = _texts(base, edited, request, tick)
+    rows = rows_of(to_run, before, after, settings, request.target_new)
+    measured = _complete(efficiency or Efficiency(), base, edited, watch.seconds)
+    return EditReport(
+        request=request,
+        scores=(*_scores(rows, guard, seed), *efficiency_scores(measured)),
+        rows=rows,
+        efficiency=measured,
+        settings=settings,
+        model_name=base.name,
+        model_revision=base.revision,
+        texts=texts,
+        versions=_versions(),
+        about=dict(about or {}),
+    )
+
+
+def _scores(rows: Sequence[PromptRow], guard: Score, seed: int) -> list[Score]:
+    def of(metric: Metric) -> list[PromptRow]:
+        return [row for row in rows if row.metric == metric]
+
+    return [
+        *reliability(of("reliability"), seed),
+        *generalization(of("generalization"), seed),
+        *locality(of("locality"), seed),
+        guard,
+        *portability(of("portability"), seed),
+    ]
+
+
+def _texts(
+    base: LanguageModel, edited: LanguageModel, request: EditRequest, tick: Callable[[int], None]
+) -> tuple[TextPair, ...]:
+    prompts = list(dict.fromkeys(request.generation_prompts))
+    before = continuations(base, prompts, TEXT_TOKENS, tick=tick)
+    after = continuations(edited, prompts, TEXT_TOKENS, tick=tick)
+    return tuple(TextPair(prompt, before[prompt], after[prompt]) for prompt in prompts)
+
+
+def _complete(efficiency: Efficiency, base: LanguageModel, edited: LanguageModel, seconds: float) -> Efficiency:
+    """The caller's numbers, with what can be measured here filled in where they left it open."""
+    changed, total, norm = weight_change(base, edited)
+    peak, known = peak_memory_bytes(base.device), efficiency
+    return replace(
+        known,
+        evaluate_seconds=seconds if known.evaluate_seconds is None else known.evaluate_seconds,
+        peak_memory_bytes=peak if known.peak_memory_bytes is None else known.peak_memory_bytes,
+        parameters_changed=changed if known.parameters_changed is None else known.parameters_changed,
+        parameters_total=total if known.parameters_total is None else known.parameters_total,
+        delta_norm=norm if known.delta_norm is None else known.delta_norm,
+    )
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in ("torch", "transformers", "nnsight", "numpy"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue  # a version is a note, and nnsight is not needed to score
+    return found
+
+
+class _Ticker:
+    """Counts steps, reports them, and stops the evaluation when asked to."""
+
+    def __init__(
+        self, total: int, progress: Callable[[int, int], None] | None, cancelled: Callable[[], bool] | None
+    ) -> None:
+        self.done, self.total, self.progress, self.cancelled = 0, total, progress, cancelled
+
+    def __call__(self, steps: int) -> None:
+        self.done += steps
+        if self.progress is not None:
+            self.progress(self.done, self.total)
+        if self.cancelled is not None and self.cancelled():
+            raise EvaluationCancelled(f"evaluation cancelled after {self.done} of {self.total} steps")

@@ -1,0 +1,112 @@
+"""Free-running answers: what a model says when nothing tells it the answer or its length.
+
+A continuation *matches* an answer if, after both are normalised, it starts with the answer and the answer ends at a
+word boundary there.  The stop rule (end of sequence, end of sentence, or token budget) only decides how much text is
+shown: a full stop inside an answer, as in "Washington, D.C." or "St. Louis", cannot cut it, because the match is made
+on the text before it is cut.  Why free-running: teacher forcing leaks the answer's content and its length (Yang et al.
+2025, WILD, arXiv:2502.11177).
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from models import LanguageModel
+
+MAX_NEW_TOKENS = 16
+"""Default token budget of a continuation."""
+
+BATCH = 32
+"""Prompts generated for at once: between two batches an evaluation can be cancelled."""
+
+_QUOTES = str.maketrans({"\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"', "\u00a0": " "})
+_OPENING = " \t\"'([{*_:"
+_CLOSING = " \t\"')]}*_.,;:!?"
+_ARTICLE = re.compile(r"(the|a|an) (?=\S)")
+# Scripts written without spaces between words, where a following letter does not mean that the word goes on.
+_UNSPACED = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
+_SENTENCE_END = re.compile(r"[.!?]+[\"')\]]*(?=\s|$)|\n|[\u3002\uff01\uff1f]")
+# A full stop after one of these, or after a single capital letter, does not end a sentence.
+_ABBREVIATION = re.compile(r"(?:\b[A-Z]|\b(?:St|Mt|Ft|Dr|Mr|Mrs|Ms|Jr|Sr|Prof|No|vs|etc|e\.g|i\.e|approx|Inc|Ltd|Co))$")
+
+
+def normalise(text: str) -> str:
+    """NFKC, case-folded, straight quotes, single spaces, no opening quote or bracket, no leading article."""
+    folded = unicodedata.normalize("NFKC", text).translate(_QUOTES).casefold()
+    plain = " ".join(folded.split()).lstrip(_OPENING)
+    return _ARTICLE.sub("", plain, count=1).lstrip(_OPENING) if _ARTICLE.match(plain) else plain
+
+
+def matches(continuation: str, answers: Sequence[str], rivals: Sequence[str] = ()) -> bool:
+    """Whether a continuation gives one of the answers.
+
+    Args:
+        continuation: text after the prompt, uncut.
+        answers: the answer and its accepted other names; empty ones are ignored.
+        rivals: answers that would be wrong.  One that is longer than the matching answer and matches too wins: where
+            the true answer is "Mexico City", "Mexico City" is no match for the new answer "Mexico".
+    """
+    found = [len(normalise(answer)) for answer in answers if _starts_with(continuation, answer)]
+    beaten = [len(normalise(rival)) for rival in rivals if _starts_with(continuation, rival)]
+    return bool(found) and max(found) >= max(beaten, default=0)
+
+
+def _starts_with(continuation: str, answer: str) -> bool:
+    said, wanted = normalise(continuation), normalise(answer).rstrip(_CLOSING)
+    return bool(wanted) and said.startswith(wanted) and _ends_word(wanted[-1], said[len(wanted) :])
+
+
+def _ends_word(last: str, rest: str) -> bool:
+    """Whether a word that ends in `last` stops before `rest`; a hyphen or apostrophe inside a word does not stop it."""
+    if not rest or _UNSPACED.match(last):
+        return True
+    if rest[0].isalnum() or unicodedata.combining(rest[0]):
+        return False
+    inside_word = len(rest) > 1 and rest[0] in "-\u2010\u2011'" and rest[1].isalnum()
+    return not inside_word or re.match(r"'s\b", rest) is not None
+
+
+def first_sentence(continuation: str) -> str:
+    """The continuation up to its natural stop: the first end of a sentence or of a line.  For display only.
+
+    A full stop counts when followed by white space or the end, and not after an initial or a common abbreviation.
+    """
+    start = len(continuation) - len(continuation.lstrip())
+    for end in _SENTENCE_END.finditer(continuation, start):
+        if end.group().startswith(".") and _ABBREVIATION.search(continuation[: end.start()]):
+            continue
+        return continuation[: end.end()].rstrip()
+    return continuation.rstrip()
+
+
+def continuations(
+    model: LanguageModel,
+    prompts: Sequence[str],
+    max_new_tokens: int,
+    *,
+    tick: Callable[[int], None] = lambda _: None,
+) -> dict[str, str]:
+    """Greedy continuation of each distinct prompt; a prompt near the end of the context gets what room there is.
+
+    Args:
+        tick: called with the number of prompts after each batch; may raise to stop.
+
+    Raises:
+        ValueError: if a prompt is empty or longer than the context.
+    """
+    by_room: dict[int, list[str]] = {}
+    for prompt in dict.fromkeys(prompts):
+        room = model.max_positions - len(model.encode(prompt))
+        by_room.setdefault(min(room, max_new_tokens), []).append(prompt)
+    said: dict[str, str] = {}
+    for room, group in by_room.items():
+        for start in range(0, len(group), BATCH):
+            chunk = group[start : start + BATCH]
+            texts = model.generate(chunk, room) if room > 0 else [""] * len(chunk)
+            said.update(zip(chunk, texts, strict=True))
+            tick(len(chunk))
+    return said

@@ -1,0 +1,184 @@
+"""Runs both models over the prompts of a request, in few batched forwards, and pairs what they say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from models.tokens import join
+
+from metrics.drift import kl_divergence
+from metrics.generation import continuations, matches
+from metrics.logprobs import Forced, score_answers
+from metrics.prompts import Item
+from metrics.types import PromptRow, Reading, Settings
+
+if TYPE_CHECKING:
+    from models import LanguageModel
+
+ROOM_BEYOND_ANSWER = 4
+"""Tokens generated beyond the longest answer, so that its end can be seen."""
+
+
+@dataclass(frozen=True, eq=False)
+class Observation:
+    """What one model does: continuations by prompt, answers' log probabilities by (prompt, answer)."""
+
+    said: dict[str, str]
+    forced: dict[tuple[str, str], Forced]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will be run, known before the first forward."""
+
+    items: tuple[Item, ...]
+    problems: dict[Item, str]
+    """Why an item cannot be run at all."""
+    bridges: tuple[tuple[str, str], ...]
+    """(prompt, answer) pairs to ask the unedited model."""
+    max_new_tokens: int
+
+    @property
+    def usable(self) -> list[Item]:
+        """The items that can be run."""
+        return [item for item in self.items if item not in self.problems]
+
+    def steps(self) -> tuple[int, int]:
+        """Number of ticks `observe` gives for the unedited and for the edited model."""
+        prompts, pairs = {item.prompt for item in self.usable}, set(_pairs(self.usable))
+        asked = {prompt for prompt, _ in self.bridges}
+        return len(prompts | asked) + len(pairs), len(prompts) + len(pairs)
+
+
+def plan(model: LanguageModel, items: Sequence[Item], settings: Settings) -> Plan:
+    """Sort out the prompts that cannot be run and set the token budget."""
+    lengths: list[int] = []
+    problems = {}
+    for item in items:
+        try:
+            lengths.append(max(_answer_length(model, prompt, answer) for prompt, answer in _pairs([item])))
+        except ValueError as error:
+            problems[item] = str(error)
+    needed = {bridge: None for item in items if item not in problems for bridge in item.needs}
+    bridges = []
+    for prompt, answer in needed:
+        try:
+            lengths.append(_answer_length(model, prompt, answer))
+            bridges.append((prompt, answer))
+        except ValueError:
+            continue  # a bridge that cannot be asked is one the model does not know
+    budget = max([settings.max_new_tokens, *(length + ROOM_BEYOND_ANSWER for length in lengths)])
+    return Plan(tuple(items), problems, tuple(bridges), budget)
+
+
+def observe(
+    model: LanguageModel, to_run: Plan, tick: Callable[[int], None], extra: Iterable[tuple[str, str]] = ()
+) -> Observation:
+    """Generate after every prompt and score every answer.
+
+    Args:
+        extra: further (prompt, answer) pairs whose prompts are to be continued.
+    """
+    usable = to_run.usable
+    prompts = [item.prompt for item in usable] + [prompt for prompt, _ in extra]
+    said = continuations(model, prompts, to_run.max_new_tokens, tick=tick)
+    keep = {(item.prompt, item.answer) for item in usable if item.metric == "locality"}
+    return Observation(said, score_answers(model, _pairs(usable), keep_next=keep, tick=tick))
+
+
+def rows_of(
+    to_run: Plan, before: Observation, after: Observation, settings: Settings, target_new: str
+) -> tuple[PromptRow, ...]:
+    """One row per item, gated by what the unedited model knew."""
+    known = {
+        (prompt, answer): matches(
+            before.said[prompt],
+            settings.names_of(answer),
+            () if answer == target_new else settings.names_of(target_new),
+        )
+        for prompt, answer in to_run.bridges
+    }
+    return tuple(_row(item, to_run, before, after, settings, known) for item in to_run.items)
+
+
+def _row(
+    item: Item,
+    to_run: Plan,
+    before: Observation,
+    after: Observation,
+    settings: Settings,
+    known: dict[tuple[str, str], bool],
+) -> PromptRow:
+    shown = (item.metric, item.kind, item.prompt, item.answer, item.other)
+    if item in to_run.problems:
+        return PromptRow(*shown, None, None, counted=False, reason=to_run.problems[item])
+    counted = all(known.get(bridge, False) for bridge in item.needs)
+    kl, same_top = _moved(before.forced[item.prompt, item.answer], after.forced[item.prompt, item.answer])
+    return PromptRow(
+        *shown,
+        _reading(item, before, settings),
+        _reading(item, after, settings),
+        counted=counted,
+        reason="" if counted else UNKNOWN[item.metric],
+        kl=kl,
+        same_top=same_top if item.metric == "locality" else None,
+    )
+
+
+UNKNOWN = {
+    "reliability": "",
+    "generalization": "the unedited model did not know the fact it depends on",
+    "locality": "the unedited model did not know the answer",
+    "portability": "the unedited model did not know the bridge fact",
+    "efficiency": "",
+}
+
+
+def _reading(item: Item, seen: Observation, settings: Settings) -> Reading:
+    answer = seen.forced[item.prompt, item.answer]
+    other = seen.forced[item.prompt, item.other] if item.other else None
+    rivals = settings.names_of(item.other) if item.other else ()
+    return Reading(
+        continuation=seen.said[item.prompt],
+        match=matches(seen.said[item.prompt], settings.names_of(item.answer), rivals),
+        p_answer=answer.probability,
+        nll_answer=answer.nll,
+        token_accuracy=answer.token_accuracy,
+        rank=answer.rank,
+        p_other=other.probability if other else None,
+        nll_other=other.nll if other else None,
+    )
+
+
+def _moved(before: Forced, after: Forced) -> tuple[float | None, bool]:
+    """(KL, whether the most probable next token stays); a model without finite numbers has no KL and keeps nothing."""
+    if before.next_log_probs is None or after.next_log_probs is None:
+        return None, False
+    same = torch.equal(before.next_log_probs.argmax(), after.next_log_probs.argmax())
+    return kl_divergence(before.next_log_probs, after.next_log_probs), same
+
+
+def _pairs(items: Iterable[Item]) -> list[tuple[str, str]]:
+    """Each item's prompt with each of its answers."""
+    return [(item.prompt, answer) for item in items for answer in (item.answer, item.other) if answer is not None]
+
+
+def _answer_length(model: LanguageModel, prompt: str, answer: str) -> int:
+    """Tokens of the answer.
+
+    Raises:
+        ValueError: if prompt or answer is empty or both together do not fit the context.
+    """
+    if not prompt.strip():
+        raise ValueError("the prompt is empty")
+    if not answer.strip():
+        raise ValueError("no answer is given")
+    ids, n_prompt = join(model, prompt, answer)
+    if len(ids) > model.max_positions:
+        raise ValueError(
+            f"prompt and answer have {len(ids)} tokens, more than the {model.max_positions} the model can read"
+        )
+    return len(ids) - n_prompt

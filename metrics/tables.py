@@ -1,0 +1,119 @@
+"""Scores as text: one way of writing a number, LaTeX and Markdown tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from metrics.definitions import METRICS
+from metrics.types import Score, Unit
+
+NOT_MEASURED = "not measured"
+HEADERS = ("Metric", "Score", "Before", "After", "Change", "95 % interval", "n", "Left out")
+
+
+def number(value: float | None, unit: Unit, *, signed: bool = False) -> str:
+    """A number as people read it: shares as 97.5 %, bytes as MiB; "–" for None."""
+    if value is None:
+        return "–"
+    sign = "+" if signed else ""
+    match unit:
+        case "share":
+            # A share of weights may be far below a tenth of a percent.
+            digits = 1 if value == 0 or abs(value) >= 0.0005 else 5
+            return f"{100 * value:{sign}.{digits}f} %"
+        case "bytes":
+            return f"{value / 2**20:{sign},.0f} MiB"
+        case "entries":
+            return f"{value:{sign},.0f}"
+        case "rank":
+            return f"{value:{sign}g}"
+        case "s":
+            return f"{value:{sign}.3g} s"
+        case "nats":
+            return f"{value:{sign}.4g} nats"
+        case _:
+            return f"{value:{sign}.4g}"
+
+
+def interval(score: Score) -> str:
+    """The score's 95 % interval, or "–"."""
+    if score.ci is None:
+        return "–"
+    low, high = (number(end, score.unit).removesuffix(" %").removesuffix(" nats") for end in score.ci)
+    unit = " %" if score.unit == "share" else " nats" if score.unit == "nats" else ""
+    return f"{low} to {high}{unit}"
+
+
+def cells(score: Score) -> tuple[str, ...]:
+    """One line of a table, in the order of HEADERS."""
+    after = number(score.value, score.unit) if score.measured else f"{NOT_MEASURED}: {score.reason}"
+    return (
+        METRICS[score.metric].label,
+        score.label,
+        number(score.before, score.unit),
+        after,
+        number(score.change, score.unit, signed=True),
+        interval(score),
+        str(score.n) if score.measured else "0",
+        str(score.n_left_out) if score.left_out else "",
+    )
+
+
+def markdown(scores: Sequence[Score], caption: str) -> str:
+    """A Markdown table; pipes and line breaks in texts are escaped."""
+    lines = [
+        _plain_line(caption),
+        "",
+        "| " + " | ".join(HEADERS) + " |",
+        "|---|---|" + "---:|" * (len(HEADERS) - 2),
+        *("| " + " | ".join(_plain_line(cell).replace("|", "\\|") for cell in cells(score)) + " |" for score in scores),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def latex(scores: Sequence[Score], caption: str) -> str:
+    """A booktabs table in a table environment; a rule between metrics."""
+    lines = [
+        "\\begin{table}",
+        "\\centering",
+        f"\\caption{{{escape(_plain_line(caption))}}}",
+        "\\begin{tabular}{llrrrrrr}",
+        "\\toprule",
+        " & ".join(escape(header) for header in HEADERS) + " \\\\",
+    ]
+    last = None
+    for score in scores:
+        if score.metric != last:
+            lines.append("\\midrule")
+            last = score.metric
+        lines.append(" & ".join(escape(_plain_line(cell)) for cell in cells(score)) + " \\\\")
+    return "\n".join([*lines, "\\bottomrule", "\\end{tabular}", "\\end{table}"]) + "\n"
+
+
+_LATEX = {
+    "\\": "\\textbackslash{}",
+    "&": "\\&",
+    "%": "\\%",
+    "$": "\\$",
+    "#": "\\#",
+    "_": "\\_",
+    "{": "\\{",
+    "}": "\\}",
+    "~": "\\textasciitilde{}",
+    "^": "\\textasciicircum{}",
+    "<": "\\textless{}",
+    ">": "\\textgreater{}",
+    "|": "\\textbar{}",
+    "→": "$\\rightarrow$",
+    "…": "\\dots{}",
+    "–": "--",
+}
+
+
+def escape(text: str) -> str:
+    """Text with every character that LaTeX reads as a command written out."""
+    return "".join(_LATEX.get(character, character) for character in text)
+
+
+def _plain_line(text: str) -> str:
+    return " ".join(text.split())
