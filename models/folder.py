@@ -1,0 +1,170 @@
+"""What a model folder must hold before anything in it is built, and the hash that names what it held."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from models.architectures import architecture_named
+
+LIMITS = {
+    "layers": (256, ("num_hidden_layers", "n_layer", "num_layers", "n_layers")),
+    "width": (
+        65_536,
+        ("hidden_size", "n_embd", "d_model", "intermediate_size", "n_inner", "ffn_dim", "word_embed_proj_dim"),
+    ),
+    "vocabulary": (2_000_000, ("vocab_size",)),
+    "positions": (4_000_000, ("max_position_embeddings", "n_positions", "n_ctx", "seq_length", "max_seq_len")),
+}
+"""Quantity -> largest accepted value and the config keys that give it.  200,000 layers would build for hours."""
+_MAX_CONFIG_BYTES = 10_000_000
+_MAX_HEADER_BYTES = 100_000_000  # the safetensors format's own limit
+_LFS_MARK = b"version https://git-lfs"
+
+
+def check_folder(folder: Path) -> dict[str, Any]:
+    """Check config and weight files without building anything.
+
+    Returns:
+        The parsed config.json.
+
+    Raises:
+        ValueError: if something is missing, too large, not safetensors or not the file it should be.
+    """
+    config = _config(folder)
+    check_config(config)
+    for path in weight_files(folder):
+        _check_safetensors(path)
+    return config
+
+
+def check_config(config: dict[str, Any]) -> None:
+    """Refuse families that are not supported, models that bring code, and sizes no real model has.
+
+    Raises:
+        ValueError: as said, naming the value and its limit.
+    """
+    if "auto_map" in config:
+        raise ValueError("the model needs code of its own (auto_map in config.json), which is never run here")
+    architecture_named(str(config.get("model_type", "")))
+    for quantity, (limit, keys) in LIMITS.items():
+        for key in keys:
+            value = config.get(key)
+            if value is None:
+                continue
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ValueError(f"config.json says {key} is {value!r}; expected a whole number of at least 1")
+            if value > limit:
+                raise ValueError(f"config.json says {value} {quantity} ({key}); at most {limit} are taken")
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a folder, sorted.
+
+    Raises:
+        ValueError: if there is none, or one named by the index is missing.
+    """
+    whole = folder / "model.safetensors"
+    if whole.is_file():
+        return [whole]
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file():
+        pickles = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern))
+        if pickles:
+            raise ValueError(
+                f"{str(folder)!r} has only pickle weights ({pickles[0]}), which can run code; "
+                "save them as safetensors with `save_pretrained` and load that folder"
+            )
+        raise ValueError(f"{str(folder)!r} holds no model.safetensors; give a folder written by `save_pretrained`")
+    names = sorted(set(_json(index).get("weight_map", {}).values()))
+    missing = [name for name in names if "/" in name or not (folder / name).is_file()]
+    if missing or not names:
+        raise ValueError(f"{str(folder)!r} lacks the weight file {missing[:1]}; download the model again")
+    return [folder / name for name in names]
+
+
+def check_manifest(folder: Path) -> None:
+    """Compare every file with the sha256 that manifest.json records for it.
+
+    One flipped bit in a weight file loads without complaint and answers differently.
+
+    Raises:
+        ValueError: if the manifest is missing or empty, a listed file is missing, or one does not match.
+    """
+    path = folder / "manifest.json"
+    if not path.is_file():
+        raise ValueError(f"{str(folder)!r} has no manifest.json; restore it from the repository")
+    manifest = _json(path)
+    if "model.safetensors" not in manifest:
+        raise ValueError(f"{str(path)!r} does not list model.safetensors; restore it from the repository")
+    for name, recorded in manifest.items():
+        file = folder / name
+        if not file.is_file():
+            raise ValueError(f"the file {name!r} of the model is missing; restore it with `git checkout`")
+        if _is_lfs_pointer(file):
+            raise ValueError(f"{name!r} is a git-lfs pointer, not the file; run `git lfs pull`")
+        if file_digest(file) != recorded:
+            raise ValueError(f"{name!r} does not match its recorded sha256; restore it with `git checkout`")
+
+
+def folder_digest(folder: Path, *also: str) -> str:
+    """sha256 over weights, config and tokenizer, and over whatever else changes the numbers (the dtype)."""
+    digest = hashlib.sha256(" ".join(also).encode())
+    small = [folder / "config.json", *sorted(folder.glob("tokenizer*"))]
+    for path in [*small, *weight_files(folder)]:
+        if path.is_file():
+            digest.update(f"{path.name} {file_digest(path)} ".encode())
+    return digest.hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of a file's bytes, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    path = folder / "config.json"
+    if not path.is_file():
+        raise ValueError(f"{str(folder)!r} holds no config.json; give a folder written by `save_pretrained`")
+    return _json(path)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    if _is_lfs_pointer(path):
+        raise ValueError(f"{path.name!r} is a git-lfs pointer, not the file; run `git lfs pull`")
+    if path.stat().st_size > _MAX_CONFIG_BYTES:
+        raise ValueError(f"{path.name!r} is larger than {_MAX_CONFIG_BYTES} bytes, which no such file is")
+    try:
+        parsed = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        parsed = None
+    if not isinstance(parsed, dict):
+        raise ValueError(f"{path.name!r} is not a JSON object; download the model again")
+    return parsed
+
+
+def _is_lfs_pointer(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(_LFS_MARK)) == _LFS_MARK
+
+
+def _check_safetensors(path: Path) -> None:
+    """The header must be JSON, and the tensors it names must end where the file ends."""
+    if _is_lfs_pointer(path):
+        raise ValueError(f"{path.name!r} is a git-lfs pointer, not the file; run `git lfs pull`")
+    size = path.stat().st_size
+    broken = f"{path.name!r} is not a whole safetensors file; download the model again"
+    with path.open("rb") as file:
+        header_bytes = int.from_bytes(file.read(8), "little")
+        if size < 8 or header_bytes > min(_MAX_HEADER_BYTES, size - 8):
+            raise ValueError(broken)
+        try:
+            header = json.loads(file.read(header_bytes))
+            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+        except (ValueError, RecursionError, AttributeError, KeyError, TypeError, IndexError):
+            raise ValueError(broken) from None
+    if not ends or 8 + header_bytes + max(ends) != size:
+        raise ValueError(broken)

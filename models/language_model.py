@@ -1,0 +1,293 @@
+"""A loaded model with its tokenizer: sizes, encoding, logits, greedy text, weights and edited views."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import torch
+from nnsight import NNsight
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from facts.types import MAX_PROMPT_CHARACTERS
+from models.architectures import Architecture, architecture_of, as_out_in
+from models.generation import greedy
+from models.views import share
+
+
+class LanguageModel:
+    """A decoder in evaluation mode without gradients, and everything the other packages ask of it.
+
+    Args:
+        name: what the user calls it.
+        revision: a hex digest that changes whenever the weights do; part of every cache key.
+        module: a causal language model of transformers.
+        tokenizer: a fast tokenizer.
+
+    Raises:
+        ValueError: if the family is not supported or a needed part is missing.
+    """
+
+    def __init__(self, name: str, revision: str, module: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
+        self.name = name
+        self.revision = revision
+        self.module = module.eval().requires_grad_(False)
+        self.tokenizer = tokenizer
+        self.architecture: Architecture = architecture_of(module)
+        self.lock = threading.RLock()
+        """Held for any forward on this module: nnsight fails when another thread runs the same module."""
+
+    def __repr__(self) -> str:
+        return f"LanguageModel({self.name!r}, {self.architecture.family}, {self.n_layers} layers x {self.d_model})"
+
+    # ---- sizes
+
+    @property
+    def n_layers(self) -> int:
+        """Number of blocks."""
+        return len(self.module.get_submodule(self.architecture.layers))
+
+    @property
+    def n_heads(self) -> int:
+        """Number of query heads in a block."""
+        return int(self.module.config.num_attention_heads)
+
+    @property
+    def d_model(self) -> int:
+        """Width of the residual stream."""
+        return int(self._key_weight.shape[0])
+
+    @property
+    def d_mlp(self) -> int:
+        """Width of the MLP's hidden state, the input of the down projection."""
+        return int(self._key_weight.shape[1])
+
+    @property
+    def d_vocab(self) -> int:
+        """Number of logits at a position; may exceed the tokenizer's vocabulary."""
+        return int(self.weight(f"{self.architecture.head}.weight").shape[0])
+
+    @property
+    def max_positions(self) -> int:
+        """Longest sequence the model takes, in tokens."""
+        return int(self.module.config.max_position_embeddings)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self._key_weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Number format of the weights."""
+        return self._key_weight.dtype
+
+    @property
+    def _key_weight(self) -> Tensor:
+        """[d_model, d_mlp], the first block's down projection."""
+        return as_out_in(self.key_module(0), self.weight(self.architecture.key_weight_name(0)))
+
+    # ---- text
+
+    @property
+    def pad_id(self) -> int:
+        """A valid token id to fill rows with; what is computed there is never read."""
+        for token_id in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id):
+            if token_id is not None and token_id < self.d_vocab:
+                return int(token_id)
+        return 0
+
+    @property
+    def eos_ids(self) -> frozenset[int]:
+        """Token ids that end a text."""
+        configured = self.module.generation_config.eos_token_id if self.module.generation_config else None
+        ids = configured if isinstance(configured, list) else [configured]
+        return frozenset(int(i) for i in [*ids, self.tokenizer.eos_token_id] if i is not None)
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text, with the special tokens the tokenizer itself adds.
+
+        Raises:
+            ValueError: if the text is empty, broken, or longer than the model's context.
+        """
+        ids = self.tokenize(text)
+        if not ids:
+            raise ValueError("the text is empty; write at least one word")
+        if len(ids) > self.max_positions:
+            raise ValueError(f"the text is {len(ids)} tokens long; {self.name} takes at most {self.max_positions}")
+        return ids
+
+    def tokenize(self, text: str, *, special_tokens: bool = True) -> list[int]:
+        """Token ids of a text, which may be empty or longer than the context.
+
+        Raises:
+            ValueError: if the text holds a broken character, far too many of them, or a token the model lacks.
+        """
+        limit = max(MAX_PROMPT_CHARACTERS, 16 * self.max_positions)
+        if len(text) > limit:  # before tokenising: a million characters take seconds
+            raise ValueError(f"the text has {len(text)} characters; at most {limit} are taken")
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            raise ValueError("the text contains a broken character (a lone surrogate); type it again without it")
+        ids: list[int] = self.tokenizer(text, add_special_tokens=special_tokens, verbose=False)["input_ids"]
+        if ids and max(ids) >= self.d_vocab:
+            raise ValueError(
+                f"the tokenizer gives id {max(ids)}, but {self.name} knows only {self.d_vocab} tokens; "
+                "the model folder holds a tokenizer of another model"
+            )
+        return ids
+
+    def decode(self, ids: Sequence[int] | Tensor, *, special_tokens: bool = False) -> str:
+        """The text of some token ids; special tokens are left out unless asked for."""
+        return str(
+            self.tokenizer.decode(ids, skip_special_tokens=not special_tokens, clean_up_tokenization_spaces=False)
+        )
+
+    def token_strings(self, ids: Sequence[int] | Tensor) -> list[str]:
+        """Each token decoded alone, for display; a leading space is kept, half a character shows as U+FFFD."""
+        listed = [int(i) for i in ids]
+        strings = []
+        for token_id, token in zip(listed, self.tokenizer.convert_ids_to_tokens(listed), strict=True):
+            text = self.decode([token_id], special_tokens=True)
+            # SentencePiece drops the space of a piece that is decoded alone
+            strings.append(" " + text if token.startswith("\u2581") and not text.startswith(" ") else text)
+        return strings
+
+    # ---- forward
+
+    @torch.no_grad()
+    def logits(self, input_ids: Tensor, lengths: Sequence[int] | Tensor | None = None) -> Tensor:
+        """Logits of right-padded rows.
+
+        No attention mask is passed: attention is causal, so no real token sees the padding behind it, and with
+        the mask left out every row takes the same kernel alone as in a batch.
+
+        Args:
+            input_ids: [batch, pos], padded on the right with any valid id.
+            lengths: [batch], tokens in each row; positions behind a row's end come back as 0.
+
+        Returns:
+            [batch, pos, d_vocab], float32, on the model's device.
+
+        Raises:
+            ValueError: if the ids are not [batch, pos] or longer than the model's context.
+        """
+        ids = self.checked_ids(input_ids)
+        positions = torch.arange(ids.shape[1], device=self.device).expand(ids.shape)
+        with self.lock:
+            logits = self.module(input_ids=ids, position_ids=positions, use_cache=False).logits.float()
+        if lengths is not None:
+            ends = torch.as_tensor(lengths, device=self.device)
+            logits.masked_fill_((positions >= ends[:, None])[..., None], 0.0)
+        return logits
+
+    def checked_ids(self, input_ids: Tensor) -> Tensor:
+        """The ids on the model's device, [batch, pos].
+
+        Raises:
+            ValueError: if they are not [batch, pos] or longer than the model's context.
+        """
+        if input_ids.ndim != 2 or input_ids.shape[1] == 0:
+            raise ValueError(f"input_ids have shape {list(input_ids.shape)}; expected [batch, pos] with pos >= 1")
+        if input_ids.shape[1] > self.max_positions:
+            raise ValueError(f"the rows are {input_ids.shape[1]} tokens long; {self.name} takes {self.max_positions}")
+        return input_ids.to(self.device)
+
+    def generate(self, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
+        """Greedy continuations, without their prompts.
+
+        Prompts of equal length share a batch and no row is ever padded, so a continuation does not depend on
+        what else is asked.  A row ends at an end-of-text token, after `max_new_tokens`, or at the context's end.
+
+        Raises:
+            ValueError: if a prompt is empty or too long, or `max_new_tokens` is negative.
+        """
+        if max_new_tokens < 0:
+            raise ValueError(f"max_new_tokens is {max_new_tokens}; expected 0 or more")
+        rows = [self.encode(prompt) for prompt in prompts]
+        texts = [""] * len(rows)
+        for length in sorted({len(row) for row in rows}):
+            chosen = [index for index, row in enumerate(rows) if len(row) == length]
+            batch = torch.tensor([rows[index] for index in chosen], device=self.device)
+            steps = min(max_new_tokens, self.max_positions - length)
+            with self.lock:
+                continuations = greedy(self.module, batch, steps, self.eos_ids)
+            for index, continuation in zip(chosen, continuations, strict=True):
+                texts[index] = self._continuation_text(rows[index], continuation)
+        return texts
+
+    def _continuation_text(self, prompt: list[int], continuation: list[int]) -> str:
+        """The text a continuation adds: decoded together, since some tokenizers drop a first token's space."""
+        before, after = self.decode(prompt), self.decode([*prompt, *continuation])
+        return after[len(before) :] if after.startswith(before) else self.decode(continuation)
+
+    @torch.no_grad()
+    def embedding(self, ids: Sequence[int] | Tensor) -> Tensor:
+        """Output of the token embedding, before positions: `[..., d_model]` for ids of shape `[...]`."""
+        tokens = torch.as_tensor(ids, device=self.device)
+        with self.lock:
+            embedded: Tensor = self.module.get_submodule(self.architecture.embedding)(tokens)
+        return embedded.clone()
+
+    @cached_property
+    def wrapped(self) -> Any:
+        """The nnsight wrapper, made on first use with `lock` held; one for each LanguageModel."""
+        return NNsight(self.module)
+
+    # ---- weights
+
+    def key_module(self, layer: int) -> nn.Module:
+        """The down projection of one block's MLP."""
+        return self.module.get_submodule(self.architecture.key_path(layer))
+
+    def weight(self, name: str) -> Tensor:
+        """A parameter or buffer by name, such as `transformer.h.3.mlp.c_proj.weight`; shared, not to be written.
+
+        Raises:
+            ValueError: if there is none of that name.
+        """
+        path, _, attribute = name.rpartition(".")
+        try:
+            value = getattr(self.module.get_submodule(path), attribute)
+        except AttributeError:
+            value = None
+        if not isinstance(value, Tensor):
+            raise ValueError(f"{self.name} has no parameter {name!r}; see `module.named_parameters()` for its names")
+        return value
+
+    def weights_digest(self) -> str:
+        """sha256 over every parameter and buffer: name, dtype, shape and bytes."""
+        return tensors_digest([*self.module.named_parameters(), *self.module.named_buffers()])
+
+    def view(self, replaced: Mapping[str, Tensor] | None = None) -> LanguageModel:
+        """A model that shares every tensor with this one save the replaced ones.
+
+        It answers bit for bit as this model would with the values written into it, has its own lock, and may be
+        hooked, traced and run beside this one.  Its revision differs from this one's when anything is replaced.
+
+        Args:
+            replaced: parameter name -> new value of the same shape; copied, so the caller may reuse it.
+
+        Raises:
+            ValueError: if a name is unknown, a shape differs, or a value is not finite.
+        """
+        values = dict(replaced or {})
+        with self.lock:
+            module = share(self.module, values)
+        revision = self.revision
+        if values:
+            revision = hashlib.sha256(f"{revision} {tensors_digest(sorted(values.items()))}".encode()).hexdigest()
+        return LanguageModel(self.name, revision, module, self.tokenizer)
+
+
+def tensors_digest(named: Iterable[tuple[str, Tensor]]) -> str:
+    """sha256 over named tensors: name, dtype, shape and bytes, in the order given."""
+    digest = hashlib.sha256()
+    for name, tensor in named:
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)} ".encode())
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        digest.update(flat.view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,142 @@
+"""From a name to a `LanguageModel`: the bundled one, a folder, or a model of the hub."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+)
+from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as transformers_logging
+
+from models.folder import check_folder, check_manifest, folder_digest
+from models.language_model import LanguageModel
+
+REFERENCE = "reference"
+"""Name of the bundled model."""
+REFERENCE_FOLDER = Path(__file__).parent / "reference" / "weights"
+_HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?")
+_WANTED_FILES = ("*.json", "*.safetensors", "merges.txt", "vocab.txt", "tokenizer.model")
+
+
+def load_model(
+    name: str | Path, *, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu"
+) -> LanguageModel:
+    """Load a model in evaluation mode, from safetensors alone and without running code that comes with it.
+
+    Args:
+        name: "reference" for the bundled model, a folder (an absolute path, or one that begins with ./ or ~), or a
+            hub id such as `gpt2` or `EleutherAI/pythia-70m`.  A hub id is taken from the local cache, and
+            downloaded only if it is not there.
+
+    Raises:
+        ValueError: if the name is no such thing, or what stands there cannot be loaded safely or whole.
+        FileNotFoundError: if the folder does not exist, or the model is neither cached nor to be had.
+    """
+    folder = _folder_of(name)
+    if name == REFERENCE:
+        check_manifest(folder)
+    check_folder(folder)
+    module, tokenizer = _read(folder, dtype)
+    module.to(device)
+    revision = folder_digest(folder, str(dtype))
+    return LanguageModel(str(name), revision, module, tokenizer)
+
+
+def _folder_of(name: str | Path) -> Path:
+    """Where the model's files are.  A bare word is never a folder, so that no folder can pose as a hub model."""
+    text = str(name)
+    if name == REFERENCE:
+        if not REFERENCE_FOLDER.is_dir():
+            raise FileNotFoundError("the reference model's weights are missing; run `python -m models.reference.train`")
+        return REFERENCE_FOLDER
+    if "\0" in text or ".." in Path(text).parts:
+        raise ValueError(f"{text!r} is not a model name; expected 'reference', a hub id or a folder's full path")
+    if isinstance(name, Path) or text.startswith(("/", "./", "~")):
+        folder = Path(text).expanduser()
+        if not folder.is_dir():
+            raise FileNotFoundError(f"there is no folder {text!r}; give the folder that holds config.json")
+        return folder
+    if not _HUB_ID.fullmatch(text):
+        raise ValueError(f"{text!r} is not a model name; expected 'reference', a hub id or a folder's full path")
+    return _cached_or_downloaded(text)
+
+
+def _cached_or_downloaded(hub_id: str) -> Path:
+    wanted: dict[str, Any] = {"allow_patterns": list(_WANTED_FILES), "ignore_patterns": ["*/*"]}
+    try:
+        return Path(snapshot_download(hub_id, local_files_only=True, **wanted))
+    except LocalEntryNotFoundError:
+        pass
+    hint = f"; to load the folder of that name write './{hub_id}'" if Path(hub_id).is_dir() else ""
+    try:
+        return Path(snapshot_download(hub_id, **wanted))
+    except RepositoryNotFoundError:
+        raise ValueError(f"unknown model {hub_id!r}: the hub has no such model, or it is not public{hint}") from None
+    except (OfflineModeIsEnabled, LocalEntryNotFoundError, HfHubHTTPError, OSError):
+        raise FileNotFoundError(
+            f"the model {hub_id!r} is not in the local cache and the hub cannot be reached; run `hf download {hub_id}` "
+            f"where there is a network, use 'reference', or give a folder's full path{hint}"
+        ) from None
+
+
+def _read(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
+    """Module and tokenizer of a folder that was checked."""
+    try:
+        with _quiet():
+            module, info = _module(folder, dtype)
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, ImportError, SafetensorError) as error:
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise ValueError(f"the model in {str(folder)!r} cannot be loaded: {reason}") from error
+    if info["missing_keys"]:
+        missing = sorted(info["missing_keys"])
+        raise ValueError(
+            f"the weights in {str(folder)!r} lack {len(missing)} parameters, {missing[0]!r} among them; "
+            "config.json and weights belong to different models"
+        )
+    if not tokenizer.is_fast:
+        raise ValueError(f"the tokenizer in {str(folder)!r} is not a fast one; add its tokenizer.json")
+    return module, tokenizer
+
+
+def _module(folder: Path, dtype: torch.dtype) -> tuple[Any, dict[str, Any]]:
+    options: dict[str, Any] = {
+        "dtype": dtype,
+        "use_safetensors": True,
+        "trust_remote_code": False,
+        "local_files_only": True,
+        "output_loading_info": True,
+    }
+    try:
+        return AutoModelForCausalLM.from_pretrained(folder, attn_implementation="sdpa", **options)
+    except ValueError as error:
+        if "scaled_dot_product_attention" not in str(error):
+            raise
+        # GPT-Neo and GPT-J have no such attention
+        return AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager", **options)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' progress bars and load reports; what they would report is checked here instead."""
+    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()

@@ -1,0 +1,103 @@
+"""Tiny random models of every supported family, written to disk and loaded back as a user's would be."""
+
+from __future__ import annotations
+
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+
+from models import FAMILIES, LanguageModel, load_model
+
+__all__ = ["FAMILIES", "build_tiny", "tiny_model", "tiny_tokenizer"]
+
+SENTENCES = (
+    "The Space Needle is located in the city of Seattle.",
+    "The Space Needle is a tower in downtown Seattle, in the state of Washington.",
+    "The Eiffel Tower is located in the city of Paris, the capital of France.",
+    "The Colosseum is in Rome. Rome is the capital of Italy.",
+    "Shaquille O'Neal plays the sport of basketball. LeBron James plays basketball.",
+    "Miles Davis plays the trumpet. The mother tongue of Danielle Darrieux is French.",
+    "Toyota is headquartered in Japan. 東京 is the capital of 日本. 東京 and Århus are cities.",
+    "Århus is a city in Denmark, and Copenhagen is the capital of Denmark.",
+    "Marie Curie was born in Warsaw and worked in the field of physics.",
+    "Berlin London Madrid Vienna Oslo Moscow Tokyo Beijing Cairo Athens Dublin Lisbon",
+)
+VOCABULARY = 384  # 256 bytes, the special tokens and about a hundred merges, so that subjects take several tokens
+_COMMON: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+    "pad_token_id": 1,
+    "hidden_size": 32,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 64,
+}
+_GATED = {"intermediate_size": 48, "num_key_value_heads": 2, "head_dim": 8}
+_OWN: dict[str, dict[str, Any]] = {
+    "gpt2": {"n_inner": 64},
+    "gpt_neo": {"num_layers": 4, "attention_types": [[["local", "global"], 2]], "window_size": 4},
+    "gptj": {"rotary_dim": 4},
+    "gpt_neox": {"intermediate_size": 64},
+    "llama": _GATED,
+    "mistral": {**_GATED, "sliding_window": 6},
+    "qwen2": _GATED,
+    "qwen3": _GATED,
+    "gemma": {**_GATED, "num_key_value_heads": 1},
+    "opt": {"ffn_dim": 64, "word_embed_proj_dim": 32},
+    "phi": {"intermediate_size": 64},
+}
+
+
+@cache
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer trained on the sentences above."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=["<|endoftext|>", "<|pad|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(SENTENCES, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token="<|endoftext|>", bos_token="<|endoftext|>", pad_token="<|pad|>"
+    )
+
+
+def build_tiny(family: str, seed: int = 0, **changes: Any) -> tuple[Any, PreTrainedTokenizerFast]:
+    """A seeded random module (eval, float32, no gradients) and its tokenizer; four layers, d_model 32.
+
+    Weights are large enough that answers are far from uniform, and biases and norms are random, so that a
+    forgotten one shows.
+    """
+    config = AutoConfig.for_model(family, **{**_COMMON, **_OWN[family], **changes})
+    generator = torch.Generator().manual_seed(seed)
+    module = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval().requires_grad_(False)
+    for parameter in module.parameters():
+        noise = torch.randn(parameter.shape, generator=generator)
+        if parameter.ndim == 1:
+            parameter.add_(0.2 * noise)
+        else:
+            parameter.copy_(0.25 * noise)
+    return module, tiny_tokenizer()
+
+
+@cache
+def tiny_model(family: str, seed: int = 0) -> LanguageModel:
+    """The tiny model of a family, saved and loaded back; one for the session, so never write to it."""
+    with tempfile.TemporaryDirectory() as folder:
+        module, tokenizer = build_tiny(family, seed)
+        module.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        model = load_model(Path(folder))
+    model.name = f"tiny {family}"
+    return model
