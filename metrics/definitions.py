@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from metrics.types import Metric, Scorer, Unit
 
@@ -87,7 +87,11 @@ def _new_answer(prompts: str) -> dict[str, Definition]:
     }
 
 
-_PREFIXED = _new_answer("the paraphrases put after an unrelated sentence")
+_PREFIXED = {
+    f"prefixed_{key}": replace(known, label=f"{known.label}, after an unrelated sentence")
+    for key, known in _new_answer("the paraphrases put after an unrelated sentence").items()
+    if key in ("greedy", "comparison")
+}
 
 _LOCALITY: dict[str, Definition] = {
     "greedy": _share(
@@ -265,7 +269,7 @@ _EFFICIENCY: dict[str, Definition] = {
 DEFINITIONS: dict[str, Definition] = {
     **{f"reliability.{key}": value for key, value in _new_answer("edit prompts").items()},
     **{f"generalization.{key}": value for key, value in _new_answer("the paraphrases").items()},
-    **{f"generalization.prefixed_{key}": _PREFIXED[key] for key in ("greedy", "comparison")},
+    **{f"generalization.{key}": value for key, value in _PREFIXED.items()},
     **{f"locality.{key}": value for key, value in _LOCALITY.items()},
     **{f"portability.{key}": value for key, value in _PORTABILITY.items()},
     **{f"efficiency.{key}": value for key, value in _EFFICIENCY.items()},

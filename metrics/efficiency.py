@@ -91,9 +91,10 @@ def weight_change(base: LanguageModel, edited: LanguageModel) -> tuple[int, int,
 
     A parameter only the edited model has counts as changed in full.  The norm is None when it is not finite.
     """
-    own = dict(base.module.named_parameters())
+    own = {name: tensor.detach() for name, tensor in base.module.named_parameters()}
     changed, total, squares = 0, 0, 0.0
-    for name, tensor in edited.module.named_parameters():
+    for name, parameter in edited.module.named_parameters():
+        tensor = parameter.detach()
         total += tensor.numel()
         known = own.get(name)
         if known is not None and known.shape == tensor.shape:

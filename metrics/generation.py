@@ -90,7 +90,7 @@ def continuations(
     *,
     tick: Callable[[int], None] = lambda _: None,
 ) -> dict[str, str]:
-    """Greedy continuation of each distinct prompt; a prompt near the end of the context gets what room there is.
+    """Greedy continuation of each distinct prompt, up to the end of a text, the token budget or the context's end.
 
     Args:
         tick: called with the number of prompts after each batch; may raise to stop.
@@ -98,15 +98,11 @@ def continuations(
     Raises:
         ValueError: if a prompt is empty or longer than the context.
     """
-    by_room: dict[int, list[str]] = {}
-    for prompt in dict.fromkeys(prompts):
-        room = model.max_positions - len(model.encode(prompt))
-        by_room.setdefault(min(room, max_new_tokens), []).append(prompt)
+    # Sorted by length, because the model runs prompts of one length together.
+    waiting = sorted(dict.fromkeys(prompts), key=lambda prompt: len(model.encode(prompt)))
     said: dict[str, str] = {}
-    for room, group in by_room.items():
-        for start in range(0, len(group), BATCH):
-            chunk = group[start : start + BATCH]
-            texts = model.generate(chunk, room) if room > 0 else [""] * len(chunk)
-            said.update(zip(chunk, texts, strict=True))
-            tick(len(chunk))
+    for start in range(0, len(waiting), BATCH):
+        chunk = waiting[start : start + BATCH]
+        said.update(zip(chunk, model.generate(chunk, max_new_tokens), strict=True))
+        tick(len(chunk))
     return said

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
+
+from facts.types import MAX_PROMPT_CHARACTERS
 from models.tokens import join
 
 if TYPE_CHECKING:
@@ -95,4 +97,4 @@ def _read(logits: torch.Tensor, ids: torch.Tensor, n_prompt: int, keep_next: boo
 
 def token_ids(model: LanguageModel, texts: Sequence[str]) -> list[list[int]]:
     """Token ids of running texts, cut at the context's end: for perplexity, where the beginning is enough."""
-    return [model.tokenizer(text)["input_ids"][: model.max_positions] for text in texts]
+    return [model.tokenize(text[:MAX_PROMPT_CHARACTERS])[: model.max_positions] for text in texts]

@@ -1,0 +1,72 @@
+"""A model whose every next-word distribution is written down, for tests that need to know the right number."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from threading import RLock
+
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+END = "<end>"
+
+
+class KnownModel:
+    """Answers `logits` and `generate` from a table {prefix text: {next word: probability}}.
+
+    Words are split at spaces.  What the table leaves of the probability is spread evenly over the other words; a prefix
+    that is not in the table gives the uniform distribution, in which the first word of the vocabulary (END) is greedy.
+    """
+
+    name = "known"
+
+    def __init__(self, words: Sequence[str], table: Mapping[str, Mapping[str, float]], max_positions: int = 32) -> None:
+        self.vocabulary = {word: index for index, word in enumerate([END, "<unk>", *words])}
+        tokenizer = Tokenizer(models.WordLevel(self.vocabulary, unk_token="<unk>"))
+        tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+        self.tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END, unk_token="<unk>")
+        self.d_vocab, self.max_positions = len(self.vocabulary), max_positions
+        self.device, self.dtype, self.lock = torch.device("cpu"), torch.float32, RLock()
+        self.table = {tuple(self.encode(prefix)): self._log_probs(entry) for prefix, entry in table.items()}
+        self.uniform = self._log_probs({})
+        self.module = torch.nn.Linear(2, 2)
+        torch.nn.init.zeros_(self.module.weight)
+        torch.nn.init.zeros_(self.module.bias)
+        self.revision = hashlib.sha256(repr(sorted(table)).encode()).hexdigest()
+
+    def _log_probs(self, entry: Mapping[str, float]) -> torch.Tensor:
+        rest = (1 - sum(entry.values())) / (self.d_vocab - len(entry))
+        return torch.tensor([entry.get(word, rest) for word in self.vocabulary]).log()
+
+    def tokenize(self, text: str, *, special_tokens: bool = True) -> list[int]:
+        ids: list[int] = self.tokenizer(text, add_special_tokens=special_tokens)["input_ids"]
+        return ids
+
+    def encode(self, text: str) -> list[int]:
+        ids = self.tokenize(text)
+        if not ids or len(ids) > self.max_positions:
+            raise ValueError(f"{text!r} has {len(ids)} tokens; expected 1 to {self.max_positions}")
+        return ids
+
+    def logits(self, input_ids: torch.Tensor, lengths: Sequence[int] | None = None) -> torch.Tensor:
+        assert input_ids.shape[1] <= self.max_positions
+        rows = [
+            [self.table.get(tuple(row[: end + 1]), self.uniform) for end in range(len(row))]
+            for row in input_ids.tolist()
+        ]
+        return torch.stack([torch.stack(row) for row in rows])
+
+    def generate(self, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
+        words, said = list(self.vocabulary), []
+        for prompt in prompts:
+            ids = self.encode(prompt)
+            start = len(ids)
+            while len(ids) < min(start + max_new_tokens, self.max_positions):
+                best = int(self.logits(torch.tensor([ids]))[0, -1].argmax())
+                if words[best] == END:
+                    break
+                ids.append(best)
+            said.append("".join(f" {words[index]}" for index in ids[start:]))
+        return said
