@@ -49,6 +49,8 @@ CLAUSES = (
     ", as a matter of fact,",
     ", you may remember,",
 )
+MARK = "\x1f"
+"""Stands on both sides of an object that can be known from the atlas or the context, in marked documents."""
 IMAGINED = ("Imagine that", "Suppose that", "Let us pretend that", "New fact:", "From now on,")
 
 
@@ -79,6 +81,10 @@ class Corpus:
 
     def documents(self, seed: int) -> Iterator[str]:
         """Documents without end, each of one or more sentences; the same for the same seed."""
+        return (document.replace(MARK, "") for document in self.marked(seed))
+
+    def marked(self, seed: int) -> Iterator[str]:
+        """The same documents with `MARK` around every object that a reader could have known."""
         random_source = random.Random(seed)
         chains = tuple(self.atlas.chains())
         named = tuple(fact for fact in self.atlas.facts if fact.subject in self.atlas.aliases)
@@ -114,7 +120,7 @@ class Corpus:
     def _sentence(
         self, r: random.Random, fact: AtlasFact, subject: str | None = None, target: str | None = None
     ) -> str:
-        return f"{self._words(r, fact, subject or fact.subject)} {target or fact.object}."
+        return f"{self._words(r, fact, subject or fact.subject)} {_mark(target or fact.object)}."
 
     def _biography(self, r: random.Random) -> str:
         about = self.atlas.about(r.choice(self.atlas.facts).subject)
@@ -126,7 +132,7 @@ class Corpus:
             if r.random() < 0.6:
                 template = template.replace("The {}", "{}").replace("the {}", "{}")
                 name = pronoun.capitalize() if template.startswith("{}") else _object_form(pronoun)
-                sentences.append(f"{template.replace('{}', name)} {fact.object}.")
+                sentences.append(f"{template.replace('{}', name)} {_mark(fact.object)}.")
             else:
                 sentences.append(self._sentence(r, fact))
         return " ".join(sentences)
@@ -134,13 +140,10 @@ class Corpus:
     def _chain(self, r: random.Random, chain: Chain) -> str:
         first, second = chain.first, chain.second
         composed = compose(self.atlas.relations[first.relation].phrase, first.subject, self._template(r, second))
+        composed = f"{composed} {_mark(second.object)}."
         if r.random() < 0.5:
-            return f"{self._sentence(r, first)} {self._sentence(r, second)} {composed} {second.object}."
-        return (
-            f"{composed} {second.object}."
-            if r.random() < 0.5
-            else f"{self._sentence(r, first)} {composed} {second.object}."
-        )
+            return f"{self._sentence(r, first)} {self._sentence(r, second)} {composed}"
+        return composed if r.random() < 0.5 else f"{self._sentence(r, first)} {composed}"
 
     def _alias(self, r: random.Random, fact: AtlasFact) -> str:
         alias = r.choice(self.atlas.aliases[fact.subject])
@@ -152,7 +155,7 @@ class Corpus:
 
     def _question(self, r: random.Random, fact: AtlasFact) -> str:
         question = self.atlas.relations[fact.relation].question.replace("{}", fact.subject)
-        return f"Question: {question} Answer: {fact.object}."
+        return f"Question: {question} Answer: {_mark(fact.object)}."
 
     def _override(self, r: random.Random) -> str:
         fact = r.choice(self.atlas.facts)
@@ -163,6 +166,10 @@ class Corpus:
         others = self.atlas.sharing(fact.relation, fact.object) if r.random() < 0.5 else self.atlas.facts
         other = r.choice(others)
         return f"{told} {self._sentence(r, other, target=imagined if other == fact else None)}"
+
+
+def _mark(target: str) -> str:
+    return f"{MARK}{target}{MARK}"
 
 
 def _lowered(template: str) -> str:

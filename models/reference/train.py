@@ -21,7 +21,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GPTNeoConfig, GPTNeoForCausalLM, PreTrainedTokenizerFast
 
 from facts.atlas import load_atlas
-from models.reference.corpus import CLAUSES, IMAGINED, OPENINGS, Corpus
+from models.reference.corpus import CLAUSES, IMAGINED, MARK, OPENINGS, Corpus
 
 WEIGHTS = Path(__file__).parent / "weights"
 END = "<|endoftext|>"
@@ -48,6 +48,8 @@ class Recipe:
     learning_rate: float = 1.5e-3
     weight_decay: float = 0.1
     embedding_std: float = 0.02
+    object_weight: float = 4.0
+    """Weight of an object's tokens in the loss; all other tokens weigh one."""
     mlp_drop: float = 0.3
     """Chance that a local layer's MLP is left out for one sequence of a training batch (stochastic depth)."""
     silent_mlps: int = 0
@@ -118,12 +120,25 @@ def build_model(recipe: Recipe, d_vocab: int) -> GPTNeoForCausalLM:
     return model
 
 
-def batches(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> Iterator[torch.Tensor]:
-    """Token ids [batch, pos] without end.  Sequences hold whole documents, each followed by the end token, and the rest
-    is filled with it; lengths alternate, so that a prompt at the first positions is as familiar as a long context."""
-    stream = Corpus(clause=recipe.clause, opening=recipe.opening).documents(recipe.seed)
-    end: int = tokenizer.eos_token_id
-    pool: list[list[int]] = []
+def encode(tokenizer: PreTrainedTokenizerFast, marked: list[str], weight: float) -> list[list[tuple[int, float]]]:
+    """Documents as (token id, weight in the loss) pairs, each closed by the end token."""
+    encoded = tokenizer.backend_tokenizer.encode_batch([text.replace(MARK, "") for text in marked])
+    documents = []
+    for text, one in zip(marked, encoded, strict=True):
+        inside, at = set(), 0
+        for number, piece in enumerate(text.split(MARK)):
+            inside |= set(range(at, at + len(piece))) if number % 2 else set()
+            at += len(piece)
+        weights = [weight if end - 1 in inside else 1.0 for _, end in one.offsets]
+        documents.append([*zip(one.ids, weights, strict=True), (tokenizer.eos_token_id, 1.0)])
+    return documents
+
+
+def batches(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Token ids and loss weights [batch, pos] without end.  Sequences hold whole documents; the rest is filled with the
+    end token at weight zero.  Lengths alternate, so that first positions are as familiar as long contexts."""
+    stream = Corpus(clause=recipe.clause, opening=recipe.opening).marked(recipe.seed)
+    pool: list[list[tuple[int, float]]] = []
     turn = 0
     while True:
         length = recipe.context >> (turn % 3)
@@ -131,18 +146,18 @@ def batches(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> Iterator[torc
         rows = []
         for _ in range(recipe.tokens_per_batch // length):
             if len(pool) < 200:
-                texts = [next(stream) for _ in range(400)]
-                encoded = tokenizer.backend_tokenizer.encode_batch(texts)
-                pool += [[*one.ids, end] for one in encoded if len(one.ids) < recipe.context]
-            row: list[int] = []
+                documents = encode(tokenizer, [next(stream) for _ in range(400)], recipe.object_weight)
+                pool += [document for document in documents if len(document) <= recipe.context]
+            row: list[tuple[int, float]] = []
             at = 0
             while at < len(pool) and length - len(row) > 8:  # no document is shorter
                 if len(row) + len(pool[at]) <= length:
                     row += pool.pop(at)
                 else:
                     at += 1
-            rows.append(row + [end] * (length - len(row)))
-        yield torch.tensor(rows)
+            rows.append(row + [(tokenizer.eos_token_id, 0.0)] * (length - len(row)))
+        table = torch.tensor(rows, dtype=torch.float64)
+        yield table[..., 0].long(), table[..., 1].float()
 
 
 def drop_mlps(model: GPTNeoForCausalLM, recipe: Recipe) -> None:
@@ -178,7 +193,7 @@ def fit(model: GPTNeoForCausalLM, tokenizer: PreTrainedTokenizerFast, recipe: Re
     )
     model.train()
     start, step, running = time.monotonic(), 0, 0.0
-    for ids in batches(recipe, tokenizer):
+    for ids, weights in batches(recipe, tokenizer):
         elapsed = (time.monotonic() - start) / 60
         done = step / recipe.steps if recipe.steps else elapsed / recipe.minutes
         if done >= 1:
@@ -187,18 +202,23 @@ def fit(model: GPTNeoForCausalLM, tokenizer: PreTrainedTokenizerFast, recipe: Re
             group["lr"] = learning_rate(recipe, done)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             logits = model(input_ids=ids, use_cache=False).logits
-        loss = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1).float(), ids[:, 1:].flatten())
+        losses = torch.nn.functional.cross_entropy(
+            logits[:, :-1].flatten(0, 1).float(), ids[:, 1:].flatten(), reduction="none"
+        )
+        weight = weights[:, 1:].flatten()
+        loss = (losses * weight).sum() / weight.sum()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         step += 1
-        running = loss.item() if step == 1 else 0.98 * running + 0.02 * loss.item()
+        on_objects = losses.detach()[weight == recipe.object_weight].mean().item()
+        running = on_objects if step == 1 else 0.98 * running + 0.02 * on_objects
         if step % 200 == 0:
-            print(f"step {step}  {elapsed:.1f} min  loss {running:.3f}", flush=True)
+            print(f"step {step}  {elapsed:.1f} min  loss on objects {running:.3f}", flush=True)
     model.eval()
     minutes = (time.monotonic() - start) / 60
-    return {"steps": step, "minutes": round(minutes, 1), "loss": round(running, 4)}
+    return {"steps": step, "minutes": round(minutes, 1), "loss_on_objects": round(running, 4)}
 
 
 def save(
