@@ -1,0 +1,69 @@
+"""Words and scales of the trace figures: token labels, titles, layer ticks, and when a scale has two sides."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tracing.types import Category, TraceResult, TraceSite
+
+ColourScale = Literal["cividis", "viridis", "rome"]
+
+SITE_NAMES: dict[TraceSite, str] = {
+    "resid_post": "residual stream",
+    "mlp_out": "MLP output",
+    "attn_out": "attention output",
+}
+CATEGORY_NAMES: dict[Category, str] = {
+    "first_subject": "First subject token",
+    "middle_subject": "Middle subject tokens",
+    "last_subject": "Last subject token",
+    "first_subsequent": "First subsequent token",
+    "further_tokens": "Further tokens",
+    "last_token": "Last token",
+}
+VISIBLE = str.maketrans({" ": "␣", "\n": "↵", "\r": "↵", "\t": "⇥"})
+
+
+def token_label(text: str) -> str:
+    """A token for display: spaces as ␣, line ends as ↵, and something to see where there is nothing."""
+    shown = "".join(character if character.isprintable() else "·" for character in text.translate(VISIBLE))
+    return shown or "∅"
+
+
+def token_labels(result: TraceResult) -> list[str]:
+    """Every token's label, subject tokens marked with a star as in the paper."""
+    start, stop = result.subject_span
+    return [token_label(text) + ("*" if start <= pos < stop else "") for pos, text in enumerate(result.tokens)]
+
+
+def title(result: TraceResult) -> str:
+    """One line: what was restored, and the answer it is about."""
+    return f"Effect of restoring the {SITE_NAMES[result.config.site]} on p({token_label(result.answer.strip())})"
+
+
+def layer_title(result: TraceResult) -> str:
+    """The layer axis: one layer, or the centre of a window."""
+    window = result.config.window
+    return "Layer" if window == 1 else f"Layer (centre of a window of {window})"
+
+
+def layer_ticks(n_layers: int, at_most: int = 12) -> list[int]:
+    """Layers to label: evenly stepped, always the first and the last, none crowding the last."""
+    step = next(step for step in (1, 2, 4, 5, 10, 20, 50, 100, n_layers) if (n_layers - 1) // step < at_most)
+    return [layer for layer in range(0, n_layers - 1, step) if n_layers - 1 - layer > step / 2] + [n_layers - 1]
+
+
+def has_two_sides(effect: NDArray[np.float32]) -> bool:
+    """Whether negative effects are noticeable: below -0.01 and a tenth of the largest effect's size."""
+    lowest, size = float(np.nanmin(effect)), float(np.nanmax(np.abs(effect)))
+    return lowest < -max(0.01, 0.1 * size)
+
+
+def colour_range(effect: NDArray[np.float32], zmax: float | None = None) -> tuple[float, float]:
+    """(low, high) of the colour scale: from zero up, or the same both ways around zero."""
+    high = float(np.nanmax(np.abs(effect))) if zmax is None else zmax
+    high = max(high, 1e-6)  # an all-zero map still needs a scale
+    return (-high if has_two_sides(effect) else 0.0), high

@@ -1,0 +1,320 @@
+"""Figures of a trace: an interactive heatmap (Plotly) and a print figure in the style of Meng et al. 2022 (Matplotlib).
+
+Both show the indirect effect, a difference of probabilities, on a colour scale anchored at zero: sequential, or
+diverging around zero where negative effects are noticeable.  The print figure has its own light style, whatever the
+screen's theme, and exactly the width asked for.
+"""
+
+from __future__ import annotations
+
+import html
+import io
+import json
+import threading
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Literal, get_args
+
+import matplotlib as mpl
+import numpy as np
+import plotly.graph_objects as go
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, fontManager, get_font
+from numpy.typing import NDArray
+
+from tracing import labels
+from tracing.labels import ColourScale
+from tracing.types import CATEGORIES, TraceResult, TraceSite
+
+if TYPE_CHECKING:
+    from tracing.average import AverageEffects  # imports torch
+
+FigureFormat = Literal["pdf", "svg", "png"]
+ROME_MAPS: dict[TraceSite, str] = {"resid_post": "Purples", "mlp_out": "Greens", "attn_out": "Reds"}
+DIVERGING = "PuOr"
+CJK_FONTS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Serif CJK SC", "Source Han Sans SC", "WenQuanYi Micro Hei")
+FONT_SIZE = 8.0  # points at final size
+PNG_DPI = 300
+_saving = threading.Lock()  # Matplotlib reads font type and hash salt from process-wide settings while saving
+
+
+def trace_heatmap(
+    result: TraceResult,
+    *,
+    selected_layer: int | None = None,
+    dark: bool = False,
+    scale: ColourScale = "cividis",
+    swap_axes: bool = False,
+    zmax: float | None = None,
+) -> go.Figure:
+    """The indirect effect by token (rows, the first on top) and layer (columns), with clickable invisible markers.
+
+    The second trace is a scatter of one invisible marker per cell, row-major over (token, layer) however the axes lie,
+    so a click's `point_index % n_layers` is the layer: a heatmap alone sends no selection to Streamlit.
+
+    Args:
+        selected_layer: outlined.
+        dark: for a dark page; ROME's white-based scales glare there, so cividis is taken instead.
+        swap_axes: layers as rows.
+        zmax: top of the colour scale, to give several maps one scale; an effect, as a difference of probabilities.
+
+    Raises:
+        ValueError: if the layer is out of range or the scale is unknown.
+    """
+    n_pos, n_layers = len(result.tokens), result.n_layers
+    if selected_layer is not None and not 0 <= selected_layer < n_layers:
+        raise ValueError(f"layer {selected_layer} is out of range; {result.model_name} has layers 0 to {n_layers - 1}")
+    effect = result.indirect_effect
+    low, high = labels.colour_range(effect, zmax)
+    rows, columns = (n_layers, n_pos) if swap_axes else (n_pos, n_layers)
+    heatmap = go.Heatmap(
+        z=effect.T if swap_axes else effect,
+        zmin=low,
+        zmax=high,
+        colorscale=_plotly_scale(result.config.site, scale, two_sided=low < 0, dark=dark),
+        colorbar={"title": {"text": "Indirect effect<br>(probability)"}, "thickness": 14},
+        hoverinfo="skip",
+        xgap=1,
+        ygap=1,
+    )
+    figure = go.Figure(heatmap)
+    figure.add_trace(_click_targets(result, swap_axes))
+    layer_axis = {
+        "title": {"text": labels.layer_title(result)},
+        "tickvals": (ticks := labels.layer_ticks(n_layers, 24)),
+    }
+    layer_axis |= {"ticktext": [str(layer) for layer in ticks]}
+    token_axis = {
+        "title": {"text": "Token (* subject)"},
+        "tickvals": list(range(n_pos)),
+        "ticktext": [html.escape(label) for label in labels.token_labels(result)],
+    }
+    x, y = (token_axis, layer_axis) if swap_axes else (layer_axis, token_axis)
+    shared = {"fixedrange": True, "showgrid": False, "zeroline": False}
+    figure.update_xaxes(**x, **shared, range=[-0.5, columns - 0.5])
+    figure.update_yaxes(**y, **shared, range=[rows - 0.5, -0.5])
+    note = "<br><sup>orange: restoring makes the answer less likely</sup>" if low < 0 else ""
+    figure.update_layout(
+        title={"text": html.escape(labels.title(result)) + note, "font": {"size": 15}},
+        height=120 + max(24 * rows, 120),
+        margin={"l": 10, "r": 10, "t": 60, "b": 10},
+        hoverdistance=-1,  # the nearest marker, however far: on a lattice that is the cell itself
+        hovermode="closest",
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+    )
+    if selected_layer is not None:
+        edges = {"x0": selected_layer - 0.5, "x1": selected_layer + 0.5, "y0": -0.5, "y1": n_pos - 0.5}
+        if swap_axes:
+            edges = {"y0": edges["x0"], "y1": edges["x1"], "x0": edges["y0"], "x1": edges["y1"]}
+        figure.add_shape(type="rect", line={"color": "#ff9d2e" if dark else "#d1495b", "width": 3}, **edges)
+    return figure
+
+
+def heatmap_html(result: TraceResult, *, scale: ColourScale = "cividis") -> str:
+    """The heatmap as one self-contained HTML page (5 MB) that opens offline; the same bytes for the same trace."""
+    figure = trace_heatmap(result, scale=scale).update_layout(paper_bgcolor="white", plot_bgcolor="white")
+    return str(figure.to_html(include_plotlyjs=True, full_html=True, div_id="trace"))
+
+
+def trace_figure(
+    result: TraceResult, *, width_in: float = 3.25, scale: ColourScale = "rome", title: str | None = None
+) -> Figure:
+    """The trace for print, drawn without pyplot and so usable from any thread.
+
+    Args:
+        width_in: inches; 3.25 for a column, 5.5 for a page of text, 6.75 for two columns.
+        scale: "rome" is the paper's purple, green or red by site.
+        title: off by default, since captions carry it.
+
+    Raises:
+        ValueError: if the width is not from 1 to 40 inches, or no installed font can draw the tokens.
+    """
+    names = labels.token_labels(result)
+    figure, (axes,) = _sheet(width_in, 0.75 + 0.165 * len(names) + (0.25 if title else 0), 1)
+    fonts = _fonts([*names, labels.title(result), result.model_name, title or ""])
+    effect = result.indirect_effect
+    bar_label = f"effect on p({labels.token_label(result.answer.strip())})"
+    _panel(figure, axes, effect, _map_name(result.config.site, scale), names, bar_label, fonts, None)
+    where = labels.SITE_NAMES[result.config.site]
+    window = result.config.window
+    what = f"layer of the restored {where}" if window == 1 else f"centre of {window} layers of restored {where}"
+    axes.set_xlabel(f"{what} in {result.model_name}", fontsize=FONT_SIZE, fontfamily=fonts)
+    if title:
+        axes.set_title(title, fontsize=FONT_SIZE + 1, fontfamily=fonts)
+    return figure
+
+
+def average_figure(average: AverageEffects, *, width_in: float = 6.75, scale: ColourScale = "rome") -> Figure:
+    """Average indirect effects by token category and layer, one panel a site, all on one colour scale."""
+    sites = list(average.effects)
+    figure, panels = _sheet(width_in, 1.9, len(sites))
+    grids = [np.stack([average.mean(site, category) for category in CATEGORIES]) for site in sites]
+    top = max(float(np.nanmax(np.abs(grid))) for grid in grids)
+    fonts = _fonts([average.model_name])
+    names = list(labels.CATEGORY_NAMES.values())
+    for axes, site, grid in zip(panels, sites, grids, strict=True):
+        first = axes is panels[0]
+        _panel(figure, axes, grid, _map_name(site, scale), names if first else [], "AIE", fonts, top)
+        axes.set_title(labels.SITE_NAMES[site], fontsize=FONT_SIZE, fontfamily=fonts)
+        axes.set_xlabel("layer", fontsize=FONT_SIZE, fontfamily=fonts)
+    summary = f"{average.model_name}, {average.n_facts} facts, average total effect {average.ate:.2f}"
+    figure.suptitle(summary, fontsize=FONT_SIZE, fontfamily=fonts)
+    return figure
+
+
+def figure_bytes(
+    result: TraceResult,
+    fmt: FigureFormat,
+    *,
+    width_in: float = 3.25,
+    scale: ColourScale = "rome",
+    title: str | None = None,
+) -> bytes:
+    """`trace_figure` as a file, with the run's settings in its metadata; the same bytes for the same trace.
+
+    Raises:
+        ValueError: for an unknown format, and as `trace_figure`.
+    """
+    record = {"prompt": result.prompt, "model": result.model_name, "revision": result.revision}
+    record |= {"noise_std": result.noise_std} | asdict(result.config)
+    figure = trace_figure(result, width_in=width_in, scale=scale, title=title)
+    return export(figure, fmt, title=labels.title(result), record=json.dumps(record, sort_keys=True))
+
+
+def export(figure: Figure, fmt: FigureFormat, *, title: str = "", record: str = "") -> bytes:
+    """A figure as PDF, SVG (text as paths) or PNG (300 dpi), exactly its own size, with no date inside.
+
+    Raises:
+        ValueError: for an unknown format.
+    """
+    if fmt not in get_args(FigureFormat):
+        raise ValueError(f"unknown figure format {fmt!r}; choose from {', '.join(get_args(FigureFormat))}")
+    metadata: dict[FigureFormat, dict[str, str | None]] = {
+        "pdf": {"Title": title, "Subject": record, "CreationDate": None},
+        "svg": {"Title": title, "Description": record, "Date": None},
+        "png": {"Title": title, "Description": record},
+    }
+    # Poppler warns about CJK fonts embedded as type 42.
+    font_type = 3 if any(text.get_fontfamily()[-1] in CJK_FONTS for text in figure.findobj(mpl.text.Text)) else 42
+    buffer = io.BytesIO()
+    with _saving, mpl.rc_context({"pdf.fonttype": font_type, "svg.fonttype": "path", "svg.hashsalt": "engram"}):
+        figure.savefig(buffer, format=fmt, dpi=PNG_DPI, metadata=metadata[fmt], facecolor="white")
+    return buffer.getvalue()
+
+
+def _click_targets(result: TraceResult, swap_axes: bool) -> go.Scatter:
+    """One invisible marker per cell with everything the hover text needs."""
+    low, high = result.ci()
+    layers = np.tile(np.arange(result.n_layers), len(result.tokens))
+    positions = np.repeat(np.arange(len(result.tokens)), result.n_layers)
+    names = [html.escape(label) for label in labels.token_labels(result)]
+    values = [result.indirect_effect, result.mean, low, high]
+    columns = [[_number(value) for value in array.ravel().tolist()] for array in values]
+    return go.Scatter(
+        x=positions if swap_axes else layers,
+        y=layers if swap_axes else positions,
+        mode="markers",
+        marker={"size": 6, "opacity": 0},
+        selected={"marker": {"opacity": 0}},
+        unselected={"marker": {"opacity": 0}},
+        showlegend=False,
+        customdata=[
+            [int(layer), names[pos], *rest] for layer, pos, *rest in zip(layers, positions, *columns, strict=True)
+        ],
+        hovertemplate=(
+            "layer %{customdata[0]}, token %{customdata[1]}<br>indirect effect %{customdata[2]}"
+            "<br>95 % interval %{customdata[4]} to %{customdata[5]}"
+            "<br>p(answer) restored %{customdata[3]}<extra></extra>"
+        ),
+    )
+
+
+def _number(value: float) -> str:
+    return "not measured" if np.isnan(value) else f"{value:.4f}"
+
+
+def _plotly_scale(site: TraceSite, scale: ColourScale, *, two_sided: bool, dark: bool) -> str:
+    """The name of a Plotly colour scale."""
+    _check_scale(scale)
+    if two_sided:
+        return DIVERGING
+    if scale == "rome":
+        return "cividis" if dark else ROME_MAPS[site]
+    return scale
+
+
+def _map_name(site: TraceSite, scale: ColourScale) -> str:
+    _check_scale(scale)
+    return ROME_MAPS[site] if scale == "rome" else scale
+
+
+def _check_scale(scale: str) -> None:
+    if scale not in get_args(ColourScale):
+        raise ValueError(f"unknown colour scale {scale!r}; choose from {', '.join(get_args(ColourScale))}")
+
+
+def _sheet(width_in: float, height_in: float, n_panels: int) -> tuple[Figure, Sequence[Axes]]:
+    """An empty figure of exactly this size, with panels side by side."""
+    if not 1 <= width_in <= 40:
+        raise ValueError(f"width is {width_in} inches; expected 1 to 40 (3.25 for a column)")
+    figure = Figure(figsize=(width_in, height_in), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(1, n_panels, squeeze=False)[0].tolist()
+
+
+def _panel(
+    figure: Figure,
+    axes: Axes,
+    effect: NDArray[np.floating],
+    colour_map: str,
+    names: Sequence[str],
+    bar_label: str,
+    fonts: list[str],
+    top: float | None,
+) -> None:
+    """One heatmap [row, layer] with its colour bar; rows are labelled where `names` are given."""
+    low, high = labels.colour_range(effect.astype(np.float32), top)
+    # Edges in the face colour: PDF viewers otherwise show white hairlines between cells.
+    mesh = axes.pcolormesh(
+        np.ma.masked_invalid(effect),
+        cmap=DIVERGING if low < 0 else colour_map,
+        vmin=low,
+        vmax=high,
+        edgecolors="face",
+        linewidth=0.2,
+    )
+    axes.invert_yaxis()
+    ticks = labels.layer_ticks(effect.shape[1], 8)
+    axes.set_xticks([tick + 0.5 for tick in ticks], [str(tick) for tick in ticks], fontsize=FONT_SIZE - 1)
+    axes.set_yticks([row + 0.5 for row in range(len(names))], names, fontsize=FONT_SIZE - 1)
+    axes.tick_params(length=2)
+    bar = figure.colorbar(mesh, ax=axes, pad=0.02)
+    bar.set_label(bar_label, fontsize=FONT_SIZE - 1, fontfamily=fonts)
+    bar.ax.tick_params(labelsize=FONT_SIZE - 1, length=2)
+    for label in [*axes.get_xticklabels(), *axes.get_yticklabels(), *bar.ax.get_yticklabels()]:
+        label.set_fontfamily(fonts)
+
+
+def _fonts(texts: Iterable[str]) -> list[str]:
+    """Font families that together draw every character: STIX and DejaVu come with Matplotlib, CJK is added if needed.
+
+    Raises:
+        ValueError: if a character would come out as a box.
+    """
+    installed = {font.name for font in fontManager.ttflist}
+    families = ["STIXGeneral", "DejaVu Sans"]
+    missing = {character for text in texts for character in text if character.isprintable()}
+    for family in [*families, *(name for name in CJK_FONTS if name in installed)]:
+        known = get_font(findfont(FontProperties(family=family))).get_charmap()
+        drawn = {character for character in missing if ord(character) in known}
+        if drawn and family not in families:
+            families.append(family)
+        missing -= drawn
+    if missing:
+        raise ValueError(
+            f"no installed font can draw {''.join(sorted(missing))!r}; install Noto Sans CJK, or export CSV or HTML"
+        )
+    return families
