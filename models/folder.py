@@ -21,6 +21,7 @@ LIMITS = {
 """Quantity -> largest accepted value and the config keys that give it.  200,000 layers would build for hours."""
 _MAX_CONFIG_BYTES = 10_000_000
 _MAX_HEADER_BYTES = 100_000_000  # the safetensors format's own limit
+_VOCABULARIES = ("tokenizer.json", "vocab.json", "tokenizer.model")
 _LFS_MARK = b"version https://git-lfs"
 
 
@@ -37,6 +38,9 @@ def check_folder(folder: Path) -> dict[str, Any]:
     check_config(config)
     for path in weight_files(folder):
         _check_safetensors(path)
+    # without any of these transformers makes up a tokenizer that knows no words
+    if not any((folder / name).is_file() for name in _VOCABULARIES):
+        raise ValueError(f"{str(folder)!r} holds no tokenizer; add its tokenizer.json")
     return config
 
 

@@ -27,7 +27,7 @@ REFERENCE = "reference"
 """Name of the bundled model."""
 REFERENCE_FOLDER = Path(__file__).parent / "reference" / "weights"
 _HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?")
-_WANTED_FILES = ("*.json", "*.safetensors", "merges.txt", "vocab.txt", "tokenizer.model")
+_WANTED_FILES = ("*.json", "*.safetensors", "merges.txt", "tokenizer.model")
 
 
 def load_model(

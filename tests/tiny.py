@@ -10,10 +10,13 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers.utils.logging import disable_progress_bar
 
 from models import FAMILIES, LanguageModel, load_model
 
 __all__ = ["FAMILIES", "build_tiny", "tiny_model", "tiny_tokenizer"]
+
+disable_progress_bar()
 
 SENTENCES = (
     "The Space Needle is located in the city of Seattle.",

@@ -1,0 +1,237 @@
+"""What is loaded, what is refused, and in which words."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import models.load
+from models import FAMILIES, load_model
+from tests.tiny import build_tiny, tiny_model
+
+LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 45000000\n"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A good model folder, for each test to spoil."""
+    return write_model(tmp_path / "model")
+
+
+def write_model(path: Path) -> Path:
+    module, tokenizer = build_tiny("gpt2")
+    module.save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    return path
+
+
+def change_config(folder: Path, **changes: Any) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_comes_back_from_disk_as_it_was(family: str) -> None:
+    module, _ = build_tiny(family)
+    model = tiny_model(family)
+    assert model.architecture.family == family
+    loaded = model.module.state_dict()
+    for name, tensor in module.state_dict().items():
+        assert torch.equal(loaded[name], tensor), name
+    ids = torch.tensor([model.encode("The Space Needle is")])
+    torch.testing.assert_close(model.logits(ids), module(input_ids=ids).logits)
+
+
+def test_loading_is_quiet_and_repeatable(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    capfd.readouterr()
+    first, second = load_model(folder), load_model(str(folder))
+    assert capfd.readouterr() == ("", "")
+    assert first.revision == second.revision
+    assert len(first.revision) == 64
+    assert first.weights_digest() == second.weights_digest()
+    assert first.name == str(folder)
+
+
+def test_dtype_is_taken_and_counts_in_the_revision(folder: Path) -> None:
+    half = load_model(folder, dtype=torch.bfloat16)
+    assert half.dtype == torch.bfloat16
+    assert half.logits(torch.tensor([[5, 6]])).dtype == torch.float32
+    assert half.revision != load_model(folder).revision
+
+
+def test_the_revision_follows_the_weights(folder: Path) -> None:
+    before = load_model(folder).revision
+    weights = folder / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-5] ^= 1
+    weights.write_bytes(content)
+    assert load_model(folder).revision != before
+
+
+def test_sharded_weights_load(tmp_path: Path) -> None:
+    module, tokenizer = build_tiny("llama")
+    module.save_pretrained(tmp_path, max_shard_size="40KB")
+    tokenizer.save_pretrained(tmp_path)
+    shards = sorted(tmp_path.glob("model-*.safetensors"))
+    assert len(shards) > 1
+    ids = torch.tensor([[5, 6, 7]])
+    assert torch.equal(load_model(tmp_path).logits(ids), tiny_model("llama").logits(ids))
+    shards[0].unlink()
+    with pytest.raises(ValueError, match="lacks the weight file"):
+        load_model(tmp_path)
+
+
+def spoil_pickle(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+
+
+def spoil_weights_missing(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+
+
+def spoil_config_missing(folder: Path) -> None:
+    (folder / "config.json").unlink()
+
+
+def spoil_tokenizer_missing(folder: Path) -> None:
+    for path in folder.glob("tokenizer*"):
+        path.unlink()
+
+
+def weights(content: bytes) -> Callable[[Path], None]:
+    return lambda folder: (folder / "model.safetensors").write_bytes(content) and None
+
+
+def cut(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def config(**changes: Any) -> Callable[[Path], None]:
+    return lambda folder: change_config(folder, **changes)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (spoil_pickle, r"has only pickle weights \(pytorch_model\.bin\), which can run code"),
+        (spoil_weights_missing, r"holds no model\.safetensors"),
+        (spoil_config_missing, r"holds no config\.json"),
+        (spoil_tokenizer_missing, r"holds no tokenizer; add its tokenizer\.json"),
+        (weights(LFS_POINTER), "is a git-lfs pointer, not the file; run `git lfs pull`"),
+        (weights(b""), "is not a whole safetensors file"),
+        (weights(b"<html>404</html>" * 10), "is not a whole safetensors file"),
+        (weights((2**63).to_bytes(8, "little") + b"{}"), "is not a whole safetensors file"),
+        (weights((2).to_bytes(8, "little") + b"{}"), "is not a whole safetensors file"),
+        (weights((2).to_bytes(8, "little") + b"[]"), "is not a whole safetensors file"),
+        (cut, "is not a whole safetensors file"),
+        (config(n_layer=200_000), r"says 200000 layers \(n_layer\); at most 256"),
+        (config(n_embd=10_000_000), r"says 10000000 width \(n_embd\); at most 65536"),
+        (config(vocab_size=2_000_000_000), "says 2000000000 vocabulary"),
+        (config(n_positions=2_000_000_000), "says 2000000000 positions"),
+        (config(n_layer=-1), "n_layer is -1; expected a whole number"),
+        (config(n_layer="4"), "n_layer is '4'; expected a whole number"),
+        (config(n_layer=True), "n_layer is True; expected a whole number"),
+        (config(n_layer=6), "lack 24 parameters|lack 26 parameters"),
+        (config(vocab_size=500), "cannot be loaded"),
+        (config(model_type="mamba"), "family 'mamba' is not supported; choose a model of gpt2"),
+        (config(model_type="../../etc"), "is not supported"),
+        (config(auto_map={"AutoModelForCausalLM": "evil.Model"}), "needs code of its own"),
+        (lambda folder: (folder / "config.json").write_text("[" * 100_000) and None, "is not a JSON object"),
+        (lambda folder: (folder / "config.json").write_text("not json") and None, "is not a JSON object"),
+        (lambda folder: (folder / "config.json").write_bytes(LFS_POINTER) and None, "is a git-lfs pointer"),
+    ],
+)
+def test_a_bad_folder_is_refused_in_one_sentence(
+    folder: Path, spoil: Callable[[Path], None], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoil(folder)
+    with pytest.raises(ValueError, match=message) as caught:
+        load_model(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_code_in_a_folder_never_runs(folder: Path, tmp_path: Path) -> None:
+    marker = tmp_path / "ran"
+    (folder / "evil.py").write_text(f"open({str(marker)!r}, 'w')\nclass Tok: pass\n")
+    path = folder / "tokenizer_config.json"
+    path.write_text(
+        json.dumps(json.loads(path.read_text()) | {"auto_map": {"AutoTokenizer": ["evil.Tok", "evil.Tok"]}})
+    )
+    load_model(folder)
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../model", "a/../../b", "/tmp/../etc", "gpt2\0", "", " ", "a/b/c", "-x", "file:///etc", "a b", "C:\\x", "é"],
+)
+def test_names_that_are_no_names_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="is not a model name; expected 'reference', a hub id or a folder's full path"):
+        load_model(name)
+
+
+def test_a_folder_that_does_not_exist_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"there is no folder '.*nowhere'"):
+        load_model(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match=r"there is no folder '\./nowhere'"):
+        load_model("./nowhere")
+
+
+def test_a_hub_model_that_is_not_cached_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        FileNotFoundError, match=r"'no-one/no-model' is not in the local cache .* run `hf download no-one/"
+    ):
+        load_model("no-one/no-model")
+    write_model(tmp_path / "gpt2-of-mine")
+    with pytest.raises(FileNotFoundError, match=r"write '\./gpt2-of-mine'"):
+        load_model("gpt2-of-mine")
+    assert load_model("./gpt2-of-mine").n_layers == 4
+
+
+def reference_folder(folder: Path) -> Path:
+    names = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
+    manifest = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder
+
+
+def test_the_reference_model_must_match_its_manifest(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(models.load, "REFERENCE_FOLDER", reference_folder(folder))
+    assert load_model("reference").name == "reference"
+    path = folder / "model.safetensors"
+    original = path.read_bytes()
+    flipped = bytearray(original)
+    flipped[-1] ^= 1
+    path.write_bytes(flipped)
+    with pytest.raises(ValueError, match=r"'model\.safetensors' does not match its recorded sha256"):
+        load_model("reference")
+    path.write_bytes(LFS_POINTER)
+    with pytest.raises(ValueError, match="git-lfs pointer"):
+        load_model("reference")
+    path.unlink()
+    with pytest.raises(ValueError, match="is missing; restore it"):
+        load_model("reference")
+    (folder / "manifest.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"does not list model\.safetensors"):
+        load_model("reference")
+    (folder / "manifest.json").unlink()
+    with pytest.raises(ValueError, match=r"has no manifest\.json"):
+        load_model("reference")
+    monkeypatch.setattr(models.load, "REFERENCE_FOLDER", folder / "nowhere")
+    with pytest.raises(FileNotFoundError, match=r"run `python -m models\.reference\.train`"):
+        load_model("reference")
+
+
+def test_facts_are_readable_without_torch() -> None:
+    script = "import facts, sys; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], cwd=Path(__file__).parents[2], check=False).returncode == 0
