@@ -63,7 +63,8 @@ def evaluate(
 
     Raises:
         EvaluationCancelled: when `cancelled()` says so.
-        ValueError: if the edit prompt itself cannot be run, as when it is longer than the context.
+        ValueError: if the edit prompt, a generation prompt or a neutral text cannot be run, as when the prompt is
+            longer than the context.  Probes that cannot be run are left out, with the reason.
     """
     names = tuple((answer, tuple(others)) for answer, others in (aliases or {}).items())
     settings = Settings(max_new_tokens, tuple(distractors), seed, names)
@@ -72,12 +73,13 @@ def evaluate(
         for item, problem in to_run.problems.items():
             if item.kind == "edit":
                 raise ValueError(f"the edit prompt cannot be evaluated: {problem}")
-        first, second = to_run.steps()
+        for prompt in request.generation_prompts:
+            base.encode(prompt)  # raises now rather than after all the work
         per_model = len(set(request.generation_prompts)) + count_scorable(base, guard_texts)
-        tick = _Ticker(first + second + 2 * per_model, progress, cancelled)
+        tick = _Ticker(to_run.steps() + 2 * per_model, progress, cancelled)
         tick(0)
-        before = observe(base, to_run, tick, to_run.bridges)
-        after = observe(edited, to_run, tick)
+        before = observe(base, to_run, tick, with_bridges=True)
+        after = observe(edited, to_run, tick, with_bridges=False)
         guard = perplexity_score(text_nll(base, guard_texts, tick), text_nll(edited, guard_texts, tick), seed)
         texts = _texts(base, edited, request, tick)
     rows = rows_of(to_run, before, after, settings, request.target_new)
@@ -112,9 +114,8 @@ def _scores(rows: Sequence[PromptRow], guard: Score, seed: int) -> list[Score]:
 def _texts(
     base: LanguageModel, edited: LanguageModel, request: EditRequest, tick: Callable[[int], None]
 ) -> tuple[TextPair, ...]:
-    prompts = list(dict.fromkeys(request.generation_prompts))
-    before = continuations(base, prompts, TEXT_TOKENS, tick=tick)
-    after = continuations(edited, prompts, TEXT_TOKENS, tick=tick)
+    prompts = dict.fromkeys(request.generation_prompts, TEXT_TOKENS)
+    before, after = continuations(base, prompts, tick=tick), continuations(edited, prompts, tick=tick)
     return tuple(TextPair(prompt, before[prompt], after[prompt]) for prompt in prompts)
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -84,25 +84,25 @@ def first_sentence(continuation: str) -> str:
 
 
 def continuations(
-    model: LanguageModel,
-    prompts: Sequence[str],
-    max_new_tokens: int,
-    *,
-    tick: Callable[[int], None] = lambda _: None,
+    model: LanguageModel, budgets: Mapping[str, int], *, tick: Callable[[int], None] = lambda _: None
 ) -> dict[str, str]:
-    """Greedy continuation of each distinct prompt, up to the end of a text, the token budget or the context's end.
+    """Greedy continuation of each prompt, up to the end of a text, its token budget or the context's end.
 
     Args:
+        budgets: most new tokens, by prompt.
         tick: called with the number of prompts after each batch; may raise to stop.
 
     Raises:
         ValueError: if a prompt is empty or longer than the context.
     """
-    # Sorted by length, because the model runs prompts of one length together.
-    waiting = sorted(dict.fromkeys(prompts), key=lambda prompt: len(model.encode(prompt)))
     said: dict[str, str] = {}
-    for start in range(0, len(waiting), BATCH):
-        chunk = waiting[start : start + BATCH]
-        said.update(zip(chunk, model.generate(chunk, max_new_tokens), strict=True))
-        tick(len(chunk))
+    for budget in sorted(set(budgets.values())):
+        # Sorted by length, because the model runs prompts of one length together.
+        waiting = sorted(
+            (prompt for prompt in budgets if budgets[prompt] == budget), key=lambda prompt: len(model.encode(prompt))
+        )
+        for start in range(0, len(waiting), BATCH):
+            chunk = waiting[start : start + BATCH]
+            said.update(zip(chunk, model.generate(chunk, budget), strict=True))
+            tick(len(chunk))
     return said

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from models.tokens import join
 
 from metrics.drift import kl_divergence
 from metrics.generation import continuations, matches
 from metrics.logprobs import Forced, score_answers
 from metrics.prompts import Item
 from metrics.types import PromptRow, Reading, Settings
+from models.tokens import join
 
 if TYPE_CHECKING:
     from models import LanguageModel
@@ -39,52 +39,57 @@ class Plan:
     """Why an item cannot be run at all."""
     bridges: tuple[tuple[str, str], ...]
     """(prompt, answer) pairs to ask the unedited model."""
-    max_new_tokens: int
+    budgets: dict[str, int]
+    """Most new tokens, by prompt."""
 
     @property
     def usable(self) -> list[Item]:
         """The items that can be run."""
         return [item for item in self.items if item not in self.problems]
 
-    def steps(self) -> tuple[int, int]:
-        """Number of ticks `observe` gives for the unedited and for the edited model."""
-        prompts, pairs = {item.prompt for item in self.usable}, set(_pairs(self.usable))
-        asked = {prompt for prompt, _ in self.bridges}
-        return len(prompts | asked) + len(pairs), len(prompts) + len(pairs)
+    def prompts(self, *, with_bridges: bool) -> dict[str, int]:
+        """Prompts to continue, with their token budgets; bridges are asked of the unedited model alone."""
+        wanted = {item.prompt for item in self.usable} | {prompt for prompt, _ in self.bridges if with_bridges}
+        return {prompt: budget for prompt, budget in self.budgets.items() if prompt in wanted}
+
+    def steps(self) -> int:
+        """Number of steps `observe` ticks for the two models together."""
+        n_prompts = len(self.prompts(with_bridges=True)) + len(self.prompts(with_bridges=False))
+        return n_prompts + 2 * len(set(_pairs(self.usable)))
 
 
 def plan(model: LanguageModel, items: Sequence[Item], settings: Settings) -> Plan:
-    """Sort out the prompts that cannot be run and set the token budget."""
-    lengths: list[int] = []
-    problems = {}
+    """Sort out the prompts that cannot be run and give each of the others its token budget.
+
+    The budget depends on the prompt and its own answers alone, so that what else is asked cannot change a continuation.
+    """
+    problems: dict[Item, str] = {}
+    bridges: list[tuple[str, str]] = []
+    budgets: dict[str, int] = {}
+
+    def admit(prompt: str, answer: str) -> None:
+        needed = _answer_length(model, prompt, answer) + ROOM_BEYOND_ANSWER
+        budgets[prompt] = max(budgets.get(prompt, settings.max_new_tokens), needed)
+
     for item in items:
         try:
-            lengths.append(max(_answer_length(model, prompt, answer) for prompt, answer in _pairs([item])))
+            for pair in _pairs([item]):
+                admit(*pair)
         except ValueError as error:
             problems[item] = str(error)
-    needed = {bridge: None for item in items if item not in problems for bridge in item.needs}
-    bridges = []
-    for prompt, answer in needed:
+    for bridge in dict.fromkeys(bridge for item in items if item not in problems for bridge in item.needs):
         try:
-            lengths.append(_answer_length(model, prompt, answer))
-            bridges.append((prompt, answer))
+            admit(*bridge)
         except ValueError:
             continue  # a bridge that cannot be asked is one the model does not know
-    budget = max([settings.max_new_tokens, *(length + ROOM_BEYOND_ANSWER for length in lengths)])
-    return Plan(tuple(items), problems, tuple(bridges), budget)
+        bridges.append(bridge)
+    return Plan(tuple(items), problems, tuple(bridges), budgets)
 
 
-def observe(
-    model: LanguageModel, to_run: Plan, tick: Callable[[int], None], extra: Iterable[tuple[str, str]] = ()
-) -> Observation:
-    """Generate after every prompt and score every answer.
-
-    Args:
-        extra: further (prompt, answer) pairs whose prompts are to be continued.
-    """
+def observe(model: LanguageModel, to_run: Plan, tick: Callable[[int], None], *, with_bridges: bool) -> Observation:
+    """Generate after every prompt and score every answer."""
+    said = continuations(model, to_run.prompts(with_bridges=with_bridges), tick=tick)
     usable = to_run.usable
-    prompts = [item.prompt for item in usable] + [prompt for prompt, _ in extra]
-    said = continuations(model, prompts, to_run.max_new_tokens, tick=tick)
     keep = {(item.prompt, item.answer) for item in usable if item.metric == "locality"}
     return Observation(said, score_answers(model, _pairs(usable), keep_next=keep, tick=tick))
 

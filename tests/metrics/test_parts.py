@@ -1,0 +1,101 @@
+"""Log probabilities, divergence, cost and the figure, each alone."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from facts import EditRequest
+from metrics import Efficiency, evaluate, peak_memory_bytes, stopwatch
+from metrics.drift import kl_divergence, perplexity_score
+from metrics.efficiency import efficiency_scores, weight_change
+from metrics.logprobs import batches, score_answers
+from metrics.plots import before_after_figure
+from tests.metrics.cases import FACT, REQUEST, base_model, edited_model
+from tests.tiny import tiny_model
+
+
+def test_batches_hold_one_length_and_a_bounded_block_of_logits() -> None:
+    lengths = [3, 5, 3, 3, 5]
+    chunks = list(batches(range(5), lambda index: lengths[index], d_vocab=2**25 // 6))
+    assert sorted(index for chunk in chunks for index in chunk) == [0, 1, 2, 3, 4]
+    assert chunks == [[0, 2], [3], [1], [4]]
+
+
+def test_answers_are_scored_once_and_their_rank_counts_from_one() -> None:
+    seen: list[int] = []
+    found = score_answers(base_model(), [("Tower is in", "Paris")] * 3 + [("Tower is in", "New")], tick=seen.append)
+    assert sum(seen) == 2
+    assert found["Tower is in", "Paris"].rank == 1
+    assert found["Tower is in", "New"].rank == 2
+    assert found["Tower is in", "New"].nll == pytest.approx(-math.log(0.1))
+    assert found["Tower is in", "New"].next_log_probs is None
+
+
+def test_divergence_of_two_coins_by_hand() -> None:
+    fair, biased = torch.tensor([0.5, 0.5]).double().log(), torch.tensor([0.25, 0.75]).double().log()
+    assert kl_divergence(fair, biased) == pytest.approx(0.5 * math.log(2) + 0.5 * math.log(2 / 3))
+    assert kl_divergence(fair, fair) == 0
+
+
+def test_perplexity_weighs_tokens_not_texts() -> None:
+    before = [(math.log(2) * 9, 9), (math.log(8), 1), (0.0, 0)]
+    score = perplexity_score(before, before, seed=0)
+    assert score.value == pytest.approx(2 ** ((9 + 3) / 10))
+    assert (score.n, score.left_out) == (2, (("fewer than two tokens", 1),))
+    assert perplexity_score([], [], seed=0).reason == "no neutral texts were given"
+    assert "fewer than two tokens" in perplexity_score([(0.0, 0)], [(0.0, 0)], seed=0).reason
+
+
+def test_perplexity_beyond_any_float_is_capped() -> None:
+    score = perplexity_score([(1.0, 1)], [(1e6, 1)], seed=0)
+    assert score.value is not None
+    assert math.isfinite(score.value)
+
+
+@pytest.mark.parametrize("value", [-1.0, math.nan, math.inf])
+def test_costs_are_finite_and_not_negative(value: float) -> None:
+    with pytest.raises(ValueError, match="value_seconds"):
+        Efficiency(value_seconds=value)
+
+
+def test_unmeasured_costs_are_not_zero() -> None:
+    scores = {score.name: score for score in efficiency_scores(Efficiency(solve_seconds=0.5))}
+    assert scores["efficiency.seconds"].value == 0.5
+    assert scores["efficiency.trace_seconds"].value is None
+    assert scores["efficiency.trace_seconds"].reason == "no trace time was recorded"
+    assert scores["efficiency.parameters_share"].value is None
+
+
+def test_weight_change_by_hand() -> None:
+    base = tiny_model("gpt2")
+    name = base.architecture.key_weight_name(0)
+    changed = base.weight(name).clone()
+    changed[0, 0] += 3
+    changed[1, 2] -= 4
+    n_changed, total, norm = weight_change(base, base.view({name: changed}))
+    assert (n_changed, norm) == (2, pytest.approx(5, rel=1e-5))
+    assert weight_change(base, base.view()) == (0, total, 0.0)
+
+
+def test_stopwatch_and_memory_are_plausible() -> None:
+    with stopwatch() as watch:
+        sum(range(1000))
+    assert 0 < watch.seconds < 10
+    peak = peak_memory_bytes()
+    assert peak is not None
+    assert peak > 2**25
+
+
+def test_figure_shows_before_after_and_what_is_missing() -> None:
+    figure = before_after_figure(evaluate(base_model(), edited_model(), REQUEST))
+    before, after = figure.data
+    assert list(before.x) == [0, 0, 100, 0]
+    assert list(after.x) == [100, 50, 50, 50]
+    assert after.error_x.arrayminus[0] == pytest.approx(100 - 20.65, abs=0.01)
+    assert "%" in figure.layout.xaxis.title.text
+    empty = before_after_figure(evaluate(base_model(), edited_model(), EditRequest(FACT, "New York")))
+    assert len(empty.data[1].x) == 1
+    assert empty.layout.annotations[0].text == "not measured: no paraphrases were given"
