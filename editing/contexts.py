@@ -1,0 +1,74 @@
+"""Contexts: short texts put before the prompt, so that an edit holds wherever the sentence stands.
+
+Meng et al. 2022, section 3.1 and appendix E.5 (arXiv:2202.05262): the key and the value are averaged over prompts of
+the form "x_j. p", where x_j is a text the model generated itself.  Here the texts are drawn with a generator of their
+own, so the same model, seed and number give the same contexts on every call; the public code draws them unseeded, once
+per process, and keeps them when the model changes.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from models import LanguageModel
+
+BARE = "{}"
+FIXED = ("The", "Therefore", "Because", "I", "You", "In", "However", "Then", "It", "We")
+"""Openings for what the model cannot supply: where it has no start token, and where its own text is unusable (EasyEdit
+starts its prefixes from the first five of these)."""
+
+LENGTHS = (5, 10)
+"""Tokens in the first and the second half of the prefixes; ROME's public code has ten of each length."""
+TOP_K = 5
+"""As in the public code."""
+
+
+def make_contexts(model: LanguageModel, count: int, seed: int) -> tuple[str, ...]:
+    """`count` + 1 templates with one `{}` each: the bare one, then "text. {}" with seeded top-5 texts.
+
+    Texts that are empty or repeat another give way to fixed openings.
+    """
+    texts: list[str] = []
+    generator = torch.Generator().manual_seed(seed)
+    for half, length in enumerate(LENGTHS):
+        n = count // 2 + (count % 2 if half else 0)
+        for text in _sample(model, n, length, generator):
+            usable = text and text not in texts
+            texts.append(text if usable else _fixed(texts))
+    return (BARE, *(f"{text}. {BARE}" for text in texts))
+
+
+def _fixed(taken: list[str]) -> str:
+    """An opening not taken yet; two of them once all are."""
+    pairs = (f"{first} {second}" for first in FIXED for second in FIXED)
+    return next((text for text in (*FIXED, *pairs) if text not in taken), FIXED[0])
+
+
+def _sample(model: LanguageModel, n: int, length: int, generator: torch.Generator) -> list[str]:
+    if not n:
+        return []
+    start = model.tokenizer.bos_token_id
+    start = model.tokenizer.eos_token_id if start is None else start
+    if start is None:
+        rows = [model.tokenizer.encode(FIXED[i % len(FIXED)], add_special_tokens=False)[:1] for i in range(n)]
+    else:
+        rows = [[start]] * n
+    ids = torch.tensor(rows, device=model.device)
+    keep_first = start is None
+    banned = torch.tensor([i for i in model.tokenizer.all_special_ids if i < model.d_vocab], device=model.device)
+    for _ in range(min(length, model.max_positions - 1)):
+        logits = model.logits(ids)[:, -1]
+        if len(banned):
+            logits = logits.index_fill(-1, banned, -torch.inf)
+        best = logits.topk(min(TOP_K, model.d_vocab - len(banned)), dim=-1)
+        choice = torch.multinomial(best.values.softmax(-1).cpu(), 1, generator=generator).to(model.device)
+        ids = torch.cat([ids, best.indices.gather(-1, choice)], dim=-1)
+    texts = model.tokenizer.batch_decode(ids if keep_first else ids[:, 1:], skip_special_tokens=True)
+    return [_clean(text) for text in texts]
+
+
+def _clean(text: str) -> str:
+    """One line without braces (they would be taken for the placeholder), broken characters and a final full stop."""
+    for character in "{}\ufffd":
+        text = text.replace(character, "")
+    return " ".join(text.split()).rstrip(" .,;:!?")

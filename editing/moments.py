@@ -1,0 +1,209 @@
+"""The second moment of the keys, C = E[k k^T]: what the down-projection is used to being asked.
+
+Meng et al. 2022, section 3.1 and appendix E.5 (arXiv:2202.05262).  C is uncentred and a *mean* over tokens, as in the
+public code (tracing.md: `layer_stats.py`).  ROME divides by it, so that a new key disturbs the usual ones least.
+The estimate is streamed over batches, summed in float64, and kept on disk under the weights' revision, the layer, the
+corpus's digest and the number of tokens; a file that does not read back as what was written is computed again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from editing.edit import Cancelled, EditCancelled, Progress
+from models import LanguageModel, pad, run
+
+BATCH_TOKENS = 2048
+"""Tokens in one forward pass, padding included."""
+ALL_LAYERS_ENTRIES = 64_000_000
+"""All layers are estimated in the same forward passes when their matrices have at most this many entries together."""
+
+
+@dataclass(frozen=True, eq=False)
+class Moment:
+    """An estimate of C, and how good it can be."""
+
+    matrix: torch.Tensor
+    """[d_mlp, d_mlp], float32."""
+    n_tokens: int
+    condition_number: float
+    """Largest over smallest eigenvalue, infinite when C is singular to float64 rounding."""
+    source: str
+    """What it was estimated from, for display."""
+
+
+def identity(d_mlp: int) -> Moment:
+    """C = I: the update then points along the key itself and disturbs other keys more."""
+    return Moment(torch.eye(d_mlp), 0, 1.0, "C = I (no second moment)")
+
+
+def corpus_digest(texts: Sequence[str]) -> str:
+    """sha256 over the texts, in order."""
+    digest = hashlib.sha256()
+    for text in texts:
+        data = text.encode("utf-8", "surrogatepass")
+        digest.update(f"{len(data)}:".encode() + data)
+    return digest.hexdigest()
+
+
+def condition_number(matrix: torch.Tensor) -> float:
+    """Largest over smallest eigenvalue of a symmetric positive semidefinite matrix [d, d]."""
+    values = torch.linalg.eigvalsh(matrix.double())
+    smallest, largest = float(values[0]), float(values[-1])
+    # Below float64 rounding of the largest, the smallest is noise of either sign.
+    return largest / smallest if smallest > largest * 1e-15 else float("inf")
+
+
+def estimate(
+    model: LanguageModel,
+    layers: Sequence[int],
+    texts: Sequence[str],
+    max_tokens: int,
+    *,
+    source: str = "texts",
+    progress: Progress | None = None,
+    cancelled: Cancelled | None = None,
+) -> dict[int, Moment]:
+    """C of several layers from the first `max_tokens` tokens of the texts, in one set of forward passes.
+
+    The condition numbers are left as NaN: they cost more than the estimate on wide models (see `condition_number`).
+
+    Raises:
+        ValueError: if the texts hold no token.
+        EditCancelled: when `cancelled` said so.
+    """
+    sums = {layer: torch.zeros(model.d_mlp, model.d_mlp, dtype=torch.float64) for layer in layers}
+    seen = 0
+    for rows in _batches(model, texts, max_tokens):
+        if cancelled is not None and cancelled():
+            raise EditCancelled
+        ids, lengths = pad(rows, model.pad_id)
+        mask = (torch.arange(ids.shape[1])[None, :] < lengths[:, None]).to(model.device)
+        captured = run(
+            model,
+            ids.to(model.device),
+            captures=[("mlp_key", layer) for layer in layers],
+            last_only=True,
+        ).captured
+        for layer in layers:
+            keys = captured["mlp_key", layer][mask].float()
+            sums[layer] += (keys.T @ keys).double().cpu()
+        seen += int(mask.sum())
+        if progress is not None:
+            progress(seen, max_tokens)
+    if not seen:
+        raise ValueError("the corpus for the second moment holds no text; give a file with sentences in it")
+    label = f"{seen:,} tokens of {source}"
+    return {layer: Moment((total / seen).float(), seen, float("nan"), label) for layer, total in sums.items()}
+
+
+def _batches(model: LanguageModel, texts: Sequence[str], max_tokens: int) -> Iterator[list[list[int]]]:
+    """Rows of token ids, at most `BATCH_TOKENS` padded tokens a batch and `max_tokens` in all."""
+    left, rows, widest = max_tokens, list[list[int]](), 0
+    for ids in _pieces(model, texts):
+        piece = ids[:left]
+        if rows and max(widest, len(piece)) * (len(rows) + 1) > BATCH_TOKENS:
+            yield rows
+            rows, widest = [], 0
+        rows.append(piece)
+        widest = max(widest, len(piece))
+        left -= len(piece)
+        if not left:
+            break
+    if rows:
+        yield rows
+
+
+def _pieces(model: LanguageModel, texts: Sequence[str]) -> Iterator[list[int]]:
+    """Every text as token ids, cut where the model's context ends."""
+    for text in texts:
+        ids = model.tokenize(text) if text.strip() else []
+        for start in range(0, len(ids), model.max_positions):
+            yield ids[start : start + model.max_positions]
+
+
+def cache_folder() -> Path:
+    """`ENGRAM_CACHE`, else ~/.cache/engram."""
+    return Path(os.environ.get("ENGRAM_CACHE") or Path.home() / ".cache" / "engram")
+
+
+def load_or_estimate(
+    model: LanguageModel,
+    layer: int,
+    texts: Sequence[str],
+    max_tokens: int,
+    *,
+    source: str = "texts",
+    folder: Path | None = None,
+    progress: Progress | None = None,
+    cancelled: Cancelled | None = None,
+) -> Moment:
+    """C of one layer with its condition number, from the cache if it is there.
+
+    Where all layers fit in memory they are estimated at once: the passes are shared, and the next layer comes free.
+
+    Raises:
+        ValueError, EditCancelled: see `estimate`.
+    """
+    place = (cache_folder() if folder is None else folder) / "moments"
+    stem = f"{model.revision[:16]}-{corpus_digest(texts)[:16]}-{max_tokens}"
+    moment = _read(place / f"{stem}-{layer}.safetensors", model.d_mlp)
+    if moment is None:
+        every = model.n_layers * model.d_mlp**2 <= ALL_LAYERS_ENTRIES
+        layers = range(model.n_layers) if every else [layer]
+        found = estimate(model, layers, texts, max_tokens, source=source, progress=progress, cancelled=cancelled)
+        for other, estimated in found.items():
+            if other != layer:
+                _write(place / f"{stem}-{other}.safetensors", estimated)
+        moment = found[layer]
+    elif moment.condition_number == moment.condition_number:  # not NaN: written by an earlier request for this layer
+        return moment
+    moment = replace(moment, condition_number=condition_number(moment.matrix))
+    _write(place / f"{stem}-{layer}.safetensors", moment)
+    return moment
+
+
+def _checksum(matrix: torch.Tensor) -> str:
+    return hashlib.sha256(matrix.contiguous().view(torch.uint8).numpy().tobytes()).hexdigest()
+
+
+def _write(path: Path, moment: Moment) -> None:
+    """Atomic: written beside its place and renamed.  A cache that cannot be written is no reason to fail."""
+    metadata = {
+        "n_tokens": str(moment.n_tokens),
+        "condition_number": repr(moment.condition_number),
+        "source": moment.source,
+        "sha256": _checksum(moment.matrix),
+    }
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
+        os.close(handle)
+        try:
+            save_file({"matrix": moment.matrix.contiguous()}, temporary, metadata)
+            os.replace(temporary, path)
+        finally:
+            Path(temporary).unlink(missing_ok=True)
+    except (OSError, SafetensorError):
+        return
+
+
+def _read(path: Path, d_mlp: int) -> Moment | None:
+    """The cached estimate, or None where there is none or it is damaged."""
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            metadata, matrix = file.metadata() or {}, file.get_tensor("matrix")
+        intact = matrix.shape == (d_mlp, d_mlp) and _checksum(matrix) == metadata["sha256"]
+        number = float(metadata["condition_number"])
+        return Moment(matrix, int(metadata["n_tokens"]), number, metadata["source"]) if intact else None
+    except (OSError, SafetensorError, KeyError, ValueError):
+        return None
