@@ -56,7 +56,7 @@ def run(
         captures: (site, layer) pairs to return.  The embedding is ("embed", 0).
         patches: (site, layer) -> function from the activation [batch, pos, d] to its replacement.  It gets a copy it
             may write to.  At resid_post the replacement may hold any number of rows, and the later layers go on
-            with those, provided that `input_ids` has one row and no mask is given.
+            with those, provided that `input_ids` has one row and no mask is given.  A patch must not run the model.
         grad: record gradients, for a patch that adds a tensor with `requires_grad`.
         last_only: compute logits at the last position alone.
 

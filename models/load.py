@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -75,16 +75,20 @@ def _folder_of(name: str | Path) -> Path:
 
 def _cached_or_downloaded(hub_id: str) -> Path:
     wanted: dict[str, Any] = {"allow_patterns": list(_WANTED_FILES), "ignore_patterns": ["*/*"]}
-    try:
-        return Path(snapshot_download(hub_id, local_files_only=True, **wanted))
-    except LocalEntryNotFoundError:
-        pass
+    cached: Path | None = None
+    with suppress(LocalEntryNotFoundError):
+        cached = Path(snapshot_download(hub_id, local_files_only=True, **wanted))
+    # a cache may hold the tokenizer alone, when that was all another program asked for
+    if cached and any(cached.glob("*.safetensors")):
+        return cached
     hint = f"; to load the folder of that name write './{hub_id}'" if Path(hub_id).is_dir() else ""
     try:
         return Path(snapshot_download(hub_id, **wanted))
     except RepositoryNotFoundError:
         raise ValueError(f"unknown model {hub_id!r}: the hub has no such model, or it is not public{hint}") from None
     except (OfflineModeIsEnabled, LocalEntryNotFoundError, HfHubHTTPError, OSError):
+        if cached:
+            return cached  # what it lacks is named when the folder is checked
         raise FileNotFoundError(
             f"the model {hub_id!r} is not in the local cache and the hub cannot be reached; run `hf download {hub_id}` "
             f"where there is a network, use 'reference', or give a folder's full path{hint}"

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import pytest
 import torch
 
@@ -196,6 +197,21 @@ def test_a_hub_model_that_is_not_cached_says_what_to_do(tmp_path: Path, monkeypa
     with pytest.raises(FileNotFoundError, match=r"write '\./gpt2-of-mine'"):
         load_model("gpt2-of-mine")
     assert load_model("./gpt2-of-mine").n_layers == 4
+
+
+def test_a_cached_hub_model_needs_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    repository = tmp_path / "models--some-one--small"
+    revision = "0123456789abcdef0123456789abcdef01234567"
+    snapshot = write_model(repository / "snapshots" / revision)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(revision)
+    model = load_model("some-one/small")
+    assert model.name == "some-one/small"
+    assert model.revision == load_model(snapshot).revision
+    (snapshot / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"holds no model\.safetensors"):
+        load_model("some-one/small")
 
 
 def reference_folder(folder: Path) -> Path:
