@@ -1,0 +1,125 @@
+"""Edits as data: applying, adding up, saving, refusing."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from editing import METHODS, Diagnostic, Edit, RomeConfig, WeightDelta, apply_edits, get_method
+from facts import EditRequest, Fact, Probe
+from models import LanguageModel
+from tests.tiny import tiny_model
+
+PROBE = Probe("one_hop", "The tower's country is", "France", (("Paris is in the country of", "France"),))
+REQUEST = EditRequest(
+    Fact("東京", "{} is the capital of", "Japan", "capital"), "France", (PROBE,), ("The tower", "A tower")
+)
+
+
+def toy(model: LanguageModel, layer: int, seed: int) -> Edit:
+    """A random rank-one edit of one layer."""
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.randn(model.d_model, 1, generator=generator)
+    cols = torch.randn(1, model.d_mlp, generator=generator)
+    delta = WeightDelta(model.architecture.key_weight_name(layer), rows, cols)
+    return Edit("rome", (REQUEST,), RomeConfig(layer), (delta,), model.revision)
+
+
+@pytest.fixture
+def edit() -> Edit:
+    config = RomeConfig(1, steps=3, prefixes=2, second_moment="identity")
+    return METHODS["rome"].compute(tiny_model("gpt2"), REQUEST, config)
+
+
+def test_save_and_load_give_the_same_edit(edit: Edit, tmp_path: Path) -> None:
+    path = tmp_path / "edit.safetensors"
+    edit.save(path)
+    loaded = Edit.load(path)
+    assert loaded.digest == edit.digest
+    assert loaded.config == edit.config
+    assert loaded.requests == edit.requests
+    assert loaded.diagnostics == edit.diagnostics
+    assert loaded.losses == edit.losses
+    assert loaded.seconds == edit.seconds
+    model = tiny_model("gpt2")
+    ids = torch.tensor([model.encode(REQUEST.fact.prompt)])
+    assert torch.equal(apply_edits(model, [loaded]).logits(ids), apply_edits(model, [edit]).logits(ids))
+
+
+def test_other_weights_are_refused_unless_forced(edit: Edit) -> None:
+    other = tiny_model("gpt2", seed=1)
+    with pytest.raises(ValueError, match="computed from weights"):
+        apply_edits(other, [edit])
+    assert apply_edits(other, [edit], force=True).weights_digest() != other.weights_digest()
+    with pytest.raises(ValueError, match="no parameter"):
+        apply_edits(tiny_model("llama"), [edit], force=True)
+
+
+def test_another_shape_is_refused() -> None:
+    model = tiny_model("gpt2")
+    delta = WeightDelta(model.architecture.key_weight_name(0), torch.ones(3, 1), torch.ones(1, 5))
+    with pytest.raises(ValueError, match="made for another model"):
+        apply_edits(model, [dataclasses.replace(toy(model, 0, 0), deltas=(delta,))])
+
+
+def test_files_that_are_no_edits_are_refused(edit: Edit, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no file"):
+        Edit.load(tmp_path / "absent.safetensors")
+    (tmp_path / "text").write_text("hello")
+    with pytest.raises(ValueError, match="not a saved edit"):
+        Edit.load(tmp_path / "text")
+    save_file({"weight": torch.ones(2)}, tmp_path / "weights")
+    with pytest.raises(ValueError, match="not a saved edit"):
+        Edit.load(tmp_path / "weights")
+    edit.save(tmp_path / "edit")
+    data = bytearray((tmp_path / "edit").read_bytes())
+    data[-3] ^= 0x01  # one flipped bit in a factor
+    (tmp_path / "edit").write_bytes(data)
+    with pytest.raises(ValueError, match=r"digest differs|not finite"):
+        Edit.load(tmp_path / "edit")
+    with pytest.raises(FileNotFoundError, match="no folder"):
+        edit.save(tmp_path / "absent" / "edit")
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_edits_add_up_and_come_off_in_any_order(family: str) -> None:
+    model = tiny_model(family)
+    first, second, third = toy(model, 0, 0), toy(model, 0, 1), toy(model, 2, 2)
+    every = apply_edits(model, [first, second, third]).weights_digest()
+    assert apply_edits(model, [third, first, second]).weights_digest() == every
+    two = apply_edits(model, [first, third]).weights_digest()
+    assert two != every
+    assert apply_edits(model, [edit for edit in (third, second, first) if edit is not second]).weights_digest() == two
+    assert apply_edits(model, []).weights_digest() == model.weights_digest()
+
+
+def test_an_edit_of_an_edited_model_belongs_to_it() -> None:
+    """A sequence of edits: the second is computed on the first's view and refuses the base."""
+    base = tiny_model("gpt2")
+    view = apply_edits(base, [toy(base, 0, 0)])
+    second = toy(view, 1, 1)
+    assert apply_edits(view, [second]).weights_digest() not in (base.weights_digest(), view.weights_digest())
+    with pytest.raises(ValueError, match="computed from weights"):
+        apply_edits(base, [second])
+
+
+def test_norm_and_matrix_of_a_delta() -> None:
+    delta = WeightDelta("w", torch.tensor([[1.0, 2.0], [0.0, 1.0]]), torch.tensor([[1.0, 0.0, 1.0], [0.0, 1.0, 0.0]]))
+    assert delta.matrix().tolist() == [[1.0, 2.0, 1.0], [0.0, 1.0, 0.0]]
+    assert delta.norm == pytest.approx(float(delta.matrix().norm()))
+    with pytest.raises(ValueError, match="expected"):
+        WeightDelta("w", torch.ones(2, 1), torch.ones(2, 3))
+    with pytest.raises(ValueError, match="not finite"):
+        WeightDelta("w", torch.tensor([[float("nan")]]), torch.ones(1, 3))
+
+
+def test_unknown_names() -> None:
+    with pytest.raises(ValueError, match="unknown method 'mend'; choose from rome"):
+        get_method("mend")
+    edit = toy(tiny_model("gpt2"), 0, 0)
+    with pytest.raises(KeyError, match="no diagnostic"):
+        edit.diagnostic("beauty")
+    assert dataclasses.replace(edit, diagnostics=(Diagnostic("a", 1.0),)).diagnostic("a").value == 1.0
+    assert edit.parameters_changed == 32 * 64

@@ -1,0 +1,116 @@
+"""The second moment of the keys: hand-worked numbers, streaming, and a cache that cannot lie."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from editing import EditCancelled, moments
+from editing.moments import condition_number, corpus_digest, estimate, identity, load_or_estimate
+from editing.rome import key_direction
+from tests.tiny import SENTENCES, tiny_model
+
+
+def dense(family: str, layer: int, max_tokens: int) -> torch.Tensor:
+    """C from one text at a time, with a hook."""
+    model, keys = tiny_model(family), []
+    down = model.key_module(layer)
+    handle = down.register_forward_hook(lambda _, inputs, __: keys.append(inputs[0].reshape(-1, model.d_mlp).double()))
+    with torch.no_grad():
+        for text in SENTENCES:
+            model.module(input_ids=torch.tensor([model.encode(text)]), use_cache=False)
+    handle.remove()
+    every = torch.cat(keys)[:max_tokens]
+    return every.T @ every / len(every)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "opt", "gptj"])
+def test_streamed_estimate_is_the_plain_mean(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(moments, "BATCH_TOKENS", 100)  # several batches with padding
+    found = estimate(tiny_model(family), [0, 2], SENTENCES, 150)
+    for layer in (0, 2):
+        assert found[layer].n_tokens == 150
+        torch.testing.assert_close(found[layer].matrix.double(), dense(family, layer, 150), rtol=1e-4, atol=1e-5)
+
+
+def test_fewer_tokens_than_asked_for_are_counted() -> None:
+    model = tiny_model("gpt2")
+    n = sum(len(model.encode(text)) for text in SENTENCES)
+    assert estimate(model, [0], SENTENCES, 10**6)[0].n_tokens == n
+
+
+def test_long_texts_are_cut_into_pieces() -> None:
+    model = tiny_model("gpt2")
+    text = " ".join(SENTENCES)
+    assert len(model.tokenize(text)) > model.max_positions
+    assert estimate(model, [0], [text], 10**6)[0].n_tokens == len(model.tokenize(text))
+
+
+def test_condition_number_by_hand() -> None:
+    # eigenvalues of [[2, 1], [1, 2]] are 1 and 3
+    assert condition_number(torch.tensor([[2.0, 1.0], [1.0, 2.0]])) == pytest.approx(3.0)
+    assert condition_number(torch.tensor([[1.0, 1.0], [1.0, 1.0]])) == float("inf")
+    assert identity(3).condition_number == 1.0
+
+
+def test_a_singular_moment_needs_a_ridge() -> None:
+    # C = diag(2, 0) with ridge 0.5 x mean eigenvalue 1 becomes diag(2.5, 0.5): C^-1 (1, 1) = (0.4, 2)
+    singular = moments.Moment(torch.diag(torch.tensor([2.0, 0.0])), 1, float("inf"), "one token")
+    key = torch.ones(2)
+    with pytest.raises(ValueError, match="singular; use more tokens, or a ridge"):
+        key_direction(key, singular, 0.0)
+    expected = torch.tensor([0.4, 2.0], dtype=torch.float64)
+    torch.testing.assert_close(key_direction(key, singular, 0.5), expected / expected.norm())
+
+
+def test_cache_is_used_and_shared_by_layers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model("gpt2")
+    first = load_or_estimate(model, 1, SENTENCES, 200, folder=tmp_path)
+    assert first.condition_number >= 1
+    monkeypatch.setattr(moments, "estimate", lambda *_, **__: pytest.fail("computed again"))
+    again = load_or_estimate(model, 1, SENTENCES, 200, folder=tmp_path)
+    assert torch.equal(again.matrix, first.matrix)
+    assert (again.n_tokens, again.condition_number, again.source) == (200, first.condition_number, first.source)
+    other = load_or_estimate(model, 3, SENTENCES, 200, folder=tmp_path)  # estimated in the same passes
+    assert other.condition_number == pytest.approx(condition_number(other.matrix))
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+@pytest.mark.parametrize("damage", ["empty", "truncated", "flipped", "text"])
+def test_a_damaged_cache_is_computed_again(damage: str, tmp_path: Path) -> None:
+    model = tiny_model("gpt2")
+    first = load_or_estimate(model, 0, SENTENCES, 100, folder=tmp_path)
+    for path in tmp_path.rglob("*.safetensors"):
+        data = bytearray(path.read_bytes())
+        data[-5] ^= 0x10
+        path.write_bytes({"empty": b"", "truncated": data[:-100], "flipped": data, "text": b"<html>"}[damage])
+    again = load_or_estimate(model, 0, SENTENCES, 100, folder=tmp_path)
+    assert torch.equal(again.matrix, first.matrix)
+
+
+def test_a_cache_that_cannot_be_written_does_not_matter(tmp_path: Path) -> None:
+    (tmp_path / "moments").write_text("a file where the folder should be")
+    assert load_or_estimate(tiny_model("gpt2"), 0, SENTENCES, 100, folder=tmp_path).n_tokens == 100
+
+
+def test_cache_key_holds_model_layer_corpus_and_count(tmp_path: Path) -> None:
+    load_or_estimate(tiny_model("gpt2"), 0, SENTENCES, 100, folder=tmp_path)
+    names = {path.name for path in tmp_path.rglob("*.safetensors")}
+    for model, texts, count in (
+        (tiny_model("gpt2", seed=1), SENTENCES, 100),
+        (tiny_model("gpt2"), SENTENCES[1:], 100),
+        (tiny_model("gpt2"), SENTENCES, 101),
+    ):
+        load_or_estimate(model, 0, texts, count, folder=tmp_path)
+        now = {path.name for path in tmp_path.rglob("*.safetensors")}
+        assert len(now) == len(names) + 4
+        names = now
+    assert corpus_digest(["ab", "c"]) != corpus_digest(["a", "bc"])
+
+
+def test_empty_corpus_and_cancelling(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="holds no text"):
+        estimate(tiny_model("gpt2"), [0], ["", "  "], 100)
+    with pytest.raises(EditCancelled):
+        load_or_estimate(tiny_model("gpt2"), 0, SENTENCES, 100, folder=tmp_path, cancelled=lambda: True)
+    assert not list(tmp_path.rglob("*.safetensors"))

@@ -1,0 +1,331 @@
+"""The identities of a rank-one edit, on every family, and agreement with the slow oracle."""
+
+import dataclasses
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+
+from editing import METHODS, EditCancelled, RomeConfig, apply_edits
+from editing.contexts import make_contexts
+from editing.edit import Edit
+from editing.keys import make_batch, mean_key
+from editing.moments import identity
+from editing.rome import key_direction, rank_one_update
+from editing.values import read_start
+from facts import EditRequest, Fact
+from models import FAMILIES, LanguageModel, as_out_in
+from tests.oracle.rome import Settings, Text, rome
+from tests.tiny import tiny_model
+
+REQUEST = EditRequest(Fact("Space Needle", "The {} is located in the city of", "Seattle"), "Paris")
+LAYER = 1
+FAST = RomeConfig(LAYER, steps=6, prefixes=4, second_moment="identity")
+CORPUS = "The Space Needle is a tower.\nParis is the capital of France, and Rome of Italy.\nMiles Davis plays.\n" * 8
+
+
+@pytest.fixture
+def corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A text file for the second moment, and a cache of its own."""
+    monkeypatch.setenv("ENGRAM_CACHE", str(tmp_path / "cache"))
+    path = tmp_path / "corpus.txt"
+    path.write_text(CORPUS, encoding="utf-8")
+    return str(path)
+
+
+def compute(model: LanguageModel, config: RomeConfig = FAST, request: EditRequest = REQUEST) -> Edit:
+    return METHODS["rome"].compute(model, request, config)
+
+
+def starting_point(model: LanguageModel, config: RomeConfig = FAST):
+    contexts = make_contexts(model, config.prefixes, config.seed)
+    batch = make_batch(model, REQUEST.fact, REQUEST.target_new, contexts)
+    return batch, read_start(model, config.layer, batch)
+
+
+def affine(model: LanguageModel, layer: int, key: torch.Tensor) -> torch.Tensor:
+    """What the down projection makes of a key: W k + b, in float64."""
+    module = model.key_module(layer)
+    weight = as_out_in(module, model.weight(model.architecture.key_weight_name(layer))).double()
+    bias = getattr(module, "bias", None)
+    return weight @ key + (0 if bias is None else bias.double())
+
+
+def test_rank_one_update_by_hand() -> None:
+    # C = diag(1, 4) and k = (2, 4): C^-1 k = (2, 1), u = (2, 1)/sqrt 5, u.k = 8/sqrt 5, rows = (3, 5) sqrt 5 / 8
+    moment = dataclasses.replace(identity(2), matrix=torch.diag(torch.tensor([1.0, 4.0])))
+    key = torch.tensor([2.0, 4.0], dtype=torch.float64)
+    direction = key_direction(key, moment, ridge=0.0)
+    torch.testing.assert_close(direction, torch.tensor([2.0, 1.0], dtype=torch.float64) / 5**0.5)
+    rows, cols = rank_one_update(torch.tensor([3.0, 5.0], dtype=torch.float64), key, direction)
+    torch.testing.assert_close(rows @ cols, torch.tensor([[0.75, 0.375], [1.25, 0.625]], dtype=torch.float64))
+
+
+def test_update_disturbs_usual_keys_least() -> None:
+    """Meng et al., equation 2: of all changes mapping k* to v*, E |delta k|^2 = tr(delta C delta^T) is smallest."""
+    generator = torch.Generator().manual_seed(0)
+    keys = torch.randn(50, 4, generator=generator, dtype=torch.float64)
+    moment = dataclasses.replace(identity(4), matrix=(keys.T @ keys / 50).float())
+    key, residual = keys[0], torch.randn(3, generator=generator, dtype=torch.float64)
+    rows, cols = rank_one_update(residual, key, key_direction(key, moment, 0.0))
+    ours = (keys @ (rows @ cols).T).square().sum()
+    for _ in range(20):
+        other = rows @ cols + torch.outer(torch.ones(3).double(), torch.randn(4, generator=generator).double())
+        fixed = other + torch.outer(residual - other @ key, key) / (key @ key)
+        torch.testing.assert_close(fixed @ key, residual)
+        assert (keys @ fixed.T).square().sum() >= ours * (1 - 1e-5)
+
+
+def test_orthogonal_key_and_direction_are_refused() -> None:
+    with pytest.raises(ValueError, match="orthogonal"):
+        rank_one_update(torch.ones(2), torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0]))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_edited_weight_maps_the_key_to_the_value(family: str, corpus: str) -> None:
+    model = tiny_model(family)
+    config = dataclasses.replace(FAST, second_moment="estimate", corpus=corpus, moment_tokens=200)
+    edit = compute(model, config)
+    _, start = starting_point(model, config)
+    key = mean_key(start.keys[:-1])
+    change = affine(apply_edits(model, [edit]), LAYER, key) - affine(model, LAYER, key)
+    torch.testing.assert_close(change.norm().item(), edit.diagnostic("value change").value, rtol=1e-4, atol=1e-4)
+    value = affine(apply_edits(model, [edit]), LAYER, key)
+    assert value.norm().item() == pytest.approx(edit.diagnostic("value norm").value, rel=1e-4)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_computing_and_applying_write_nothing_and_undo_is_exact(family: str) -> None:
+    model = tiny_model(family)
+    before = model.weights_digest()
+    ids = torch.tensor([model.encode(REQUEST.fact.prompt)])
+    logits = model.logits(ids)
+    random_state = torch.get_rng_state()
+    edit = compute(model)
+    edited = apply_edits(model, [edit])
+    assert not torch.equal(edited.logits(ids), logits)
+    assert torch.equal(torch.get_rng_state(), random_state)
+    assert model.weights_digest() == before
+    assert torch.equal(model.logits(ids), logits)
+    without = apply_edits(model, [])
+    assert without.weights_digest() == before
+    assert torch.equal(without.logits(ids), logits)
+    assert edited.weights_digest() != before
+    shared = sum(
+        ours.data_ptr() == theirs.data_ptr()
+        for ours, theirs in zip(model.module.parameters(), edited.module.parameters(), strict=True)
+    )
+    assert shared == sum(1 for _ in model.module.parameters()) - 1
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_search_makes_the_target_likelier(family: str) -> None:
+    edit = compute(tiny_model(family))
+    assert edit.losses[-1].target_nll < edit.losses[0].target_nll
+    # Not "after": in a random model the keys of other tokens are no further away than those of other contexts.
+    assert edit.diagnostic("p(new) at v*").value > edit.diagnostic("p(new) before").value
+
+
+@pytest.mark.parametrize("public_code", [False, True], ids=["r-rome", "rome-code"])
+@pytest.mark.parametrize("family", ["gpt2", "gpt_neo", "llama", "opt"])
+def test_agrees_with_the_slow_oracle(family: str, public_code: bool, corpus: str) -> None:
+    model = tiny_model(family)
+    config = RomeConfig(
+        LAYER, steps=5, prefixes=4, corpus=corpus, moment_tokens=400, weight_decay=0.03, kl_factor=0.5, ridge=0.1,
+        norm_limit=0.08, compat="rome-code" if public_code else "r-rome",
+    )  # fmt: skip
+    edit = compute(model, config)
+    batch, start = starting_point(model, config)
+    texts = [Text(row.ids, row.lookup, row.n_prompt) for row in batch.rows]
+    reference = start.residual_norm if config.limit_reference == "residual" else start.value_norm
+    settings = Settings(
+        config.steps, config.learning_rate, config.kl_factor, config.weight_decay, config.norm_limit * reference,
+        reference, config.stop_loss, config.ridge, public_code,
+    )  # fmt: skip
+    keys = []
+    down = model.key_module(LAYER)
+    weight = as_out_in(down, down.weight)
+    mlp = model.module.get_submodule(model.architecture.mlp_path(LAYER))
+    handle = down.register_forward_hook(lambda _, inputs, __: keys.append(inputs[0].reshape(-1, weight.shape[1])))
+    with torch.no_grad():
+        tokens = [model.tokenize(line) for line in CORPUS.splitlines()]
+        for ids in tokens:
+            model.module(input_ids=torch.tensor([ids]), use_cache=False)
+    handle.remove()
+    every = torch.cat(keys).double()[:400]
+    moment = every.T @ every / len(every)
+    expected = rome(
+        model.module, mlp, down, weight, getattr(down, "bias", None), texts[:-1], texts[-1], moment, settings
+    )
+    actual = edit.deltas[0].matrix().double()
+    assert float((actual - expected).norm() / expected.norm()) < 1e-4
+
+
+def test_square_weights_are_not_transposed() -> None:
+    """d_mlp = d_model: orientation cannot be told from the shape."""
+    from models.language_model import LanguageModel as Model
+    from tests.tiny import build_tiny
+
+    for family, changes in (("gpt2", {"n_inner": 32}), ("gpt_neo", {"intermediate_size": 32})):
+        module, tokenizer = build_tiny(family, **changes)
+        model = Model(family, "0" * 64, module, tokenizer)
+        assert model.d_mlp == model.d_model == 32
+        edit = compute(model)
+        _, start = starting_point(model)
+        key = mean_key(start.keys[:-1])
+        change = affine(apply_edits(model, [edit]), LAYER, key) - affine(model, LAYER, key)
+        torch.testing.assert_close(
+            change.float(), (edit.deltas[0].matrix().double() @ key).float(), rtol=1e-3, atol=1e-4
+        )
+        assert change.norm().item() == pytest.approx(edit.diagnostic("value change").value, rel=1e-3)
+
+
+def test_same_seed_same_edit_and_another_seed_another(corpus: str) -> None:
+    model = tiny_model("gpt2")
+    config = dataclasses.replace(FAST, second_moment="estimate", corpus=corpus, moment_tokens=200)
+    first = compute(model, config)
+    torch.rand(7)  # the global generator plays no part
+    assert compute(model, config).digest == first.digest
+    assert compute(model, dataclasses.replace(config, seed=1)).digest != first.digest
+
+
+def test_identity_moment_is_labelled() -> None:
+    edit = compute(tiny_model("gpt2"))
+    assert "C = I" in edit.diagnostic("second moment").help
+    assert edit.diagnostic("condition number").value == 1.0
+    key = mean_key(starting_point(tiny_model("gpt2"))[1].keys[:-1])
+    torch.testing.assert_close(edit.deltas[0].cols[0].double(), key / key.norm(), rtol=1e-5, atol=1e-6)
+
+
+def test_a_bound_search_says_so() -> None:
+    model = tiny_model("gpt2")
+    bound = compute(model, dataclasses.replace(FAST, norm_limit=0.01))
+    used = bound.diagnostic("norm limit used")
+    assert used.value == pytest.approx(1.0, rel=1e-4)
+    assert "norm limit reached" in used.warning
+    assert used.warning in bound.warnings
+    free = compute(model, dataclasses.replace(FAST, norm_limit=100.0))
+    assert free.diagnostic("norm limit used").value < 1
+    assert not free.diagnostic("norm limit used").warning
+
+
+def test_cancelling_at_every_step_leaves_no_trace() -> None:
+    model = tiny_model("gpt2")
+    before = model.weights_digest()
+    for allowed in range(FAST.steps):
+        asked = iter([False] * allowed)
+        with pytest.raises(EditCancelled):
+            METHODS["rome"].compute(model, REQUEST, FAST, cancelled=lambda asked=asked: next(asked, True))
+    assert model.weights_digest() == before
+
+
+def test_progress_rises_to_the_end() -> None:
+    seen: list[tuple[int, int]] = []
+    METHODS["rome"].compute(tiny_model("gpt2"), REQUEST, FAST, progress=lambda done, total: seen.append((done, total)))
+    assert seen == sorted(seen)
+    assert seen[-1] == (100, 100)
+
+
+def test_two_threads_with_two_views_do_not_meet() -> None:
+    model = tiny_model("gpt2")
+    ids = torch.tensor([model.encode(REQUEST.fact.prompt)])
+    targets = ("Paris", "Rome", "London")
+    expected = {None: model.logits(ids)}
+    for target in targets:
+        request = dataclasses.replace(REQUEST, target_new=target)
+        expected[target] = apply_edits(model, [compute(model, request=request)]).logits(ids)
+    wrong: list[str | None] = []
+
+    def work(target: str | None) -> None:
+        for _ in range(3):
+            edited = model
+            if target is not None:
+                edited = apply_edits(model, [compute(model, request=dataclasses.replace(REQUEST, target_new=target))])
+            if not torch.equal(edited.logits(ids), expected[target]):
+                wrong.append(target)
+
+    threads = [threading.Thread(target=work, args=(target,)) for target in expected]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+@pytest.mark.parametrize("fact_token", ["subject_last", "subject_first", "last"])
+def test_fact_token_chooses_the_position(fact_token: str) -> None:
+    model = tiny_model("gpt2")
+    contexts = ("{}", "The Space Needle again. {}")  # a context that names the subject itself
+    batch = make_batch(model, REQUEST.fact, "Paris", contexts, fact_token)  # type: ignore[arg-type]
+    for row, before in zip(batch.rows, ("", "The Space Needle again. ", None), strict=True):
+        prompt = REQUEST.fact.prompt if before is not None else "Space Needle is a"
+        whole = (before or "") + prompt
+        start = len((before or "") + prompt[: prompt.index("Space Needle")])
+        ends = {
+            "subject_first": start + 1,
+            "subject_last": start + len("Space Needle"),
+            "last": len(whole),
+        }
+        through = model.decode(list(row.ids[: row.lookup + 1]))
+        assert whole.startswith(through.rstrip())
+        assert len(model.decode(list(row.ids[: row.lookup]))) < ends[fact_token] <= len(through)
+
+
+def test_contexts_are_seeded_and_free_of_braces() -> None:
+    model = tiny_model("gpt2")
+    contexts = make_contexts(model, 7, seed=3)
+    assert contexts == make_contexts(model, 7, seed=3)
+    assert contexts != make_contexts(model, 7, seed=4)
+    assert contexts[0] == "{}"
+    assert len(set(contexts)) == 8
+    assert all(context.count("{") == context.count("}") == 1 for context in contexts)
+
+
+def test_contexts_that_do_not_fit_are_left_out() -> None:
+    model = tiny_model("gpt2")
+    batch = make_batch(model, REQUEST.fact, "Paris", ("{}", "so " * 60 + ". {}"))
+    assert len(batch.rows) == 2
+
+
+@pytest.mark.parametrize("config", [{"layer": 4}, {"layer": 99}])
+def test_layer_out_of_range(config: dict[str, int]) -> None:
+    model = tiny_model("gpt2")
+    before = model.weights_digest()
+    with pytest.raises(ValueError, match="is out of range: this model has layers 0 to 3"):
+        compute(model, RomeConfig(**config))
+    assert model.weights_digest() == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"layer": -1}, "layer is -1"),
+        ({"steps": 0}, "steps is 0"),
+        ({"norm_limit": float("nan")}, "norm_limit is nan"),
+        ({"compat": "paper"}, "choose from r-rome, rome-code"),
+        ({"second_moment": "none"}, "choose from estimate, identity"),
+        ({"learning_rate": "fast"}, "learning_rate is 'fast'"),
+    ],
+)
+def test_config_is_checked(changes: dict[str, object], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        RomeConfig(**{"layer": 0, **changes})  # type: ignore[arg-type]
+
+
+def test_public_code_constants() -> None:
+    config = RomeConfig(0, compat="rome-code")
+    assert (config.prefixes, config.weight_decay, config.kl_factor, config.norm_limit) == (20, 0.5, 0.0625, 4.0)
+    assert config.limit_reference == "mlp_out"
+    assert RomeConfig(0, compat="rome-code", weight_decay=0.1).weight_decay == 0.1
+
+
+def test_missing_corpus_is_one_sentence() -> None:
+    with pytest.raises(FileNotFoundError, match=r"no text file 'nowhere\.txt'"):
+        compute(tiny_model("gpt2"), RomeConfig(LAYER, corpus="nowhere.txt"))
+
+
+def test_prompt_longer_than_the_context() -> None:
+    fact = Fact("Space Needle", "The {} is " + "very " * 80 + "tall and in", "Seattle")
+    with pytest.raises(ValueError, match="tokens long"):
+        compute(tiny_model("gpt2"), request=EditRequest(fact, "Paris"))
