@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from metrics.logprobs import batches, token_ids
+from metrics.logprobs import batches, row_logits, token_ids
 from metrics.scoring import NOT_FINITE, mean_score, not_measured
 from metrics.types import Score
 
@@ -39,11 +39,10 @@ def text_nll(
     found: dict[int, tuple[float, int]] = {index: (0.0, 0) for index, row in enumerate(rows) if len(row) < 2}
     long_enough = [index for index in range(len(rows)) if index not in found]
     for chunk in batches(long_enough, lambda index: len(rows[index]), model.d_vocab):
-        ids = torch.tensor([rows[index] for index in chunk], device=model.device)
-        logits = model.logits(ids)
-        for row, index in enumerate(chunk):
-            log_probs = logits[row, :-1].double().log_softmax(-1)
-            nll = -float(log_probs.gather(-1, ids[row, 1:, None]).sum())
+        for index, logits in zip(chunk, row_logits(model, [rows[index] for index in chunk]), strict=True):
+            log_probs = logits[:-1].double().log_softmax(-1)
+            following = torch.tensor(rows[index][1:], device=log_probs.device)
+            nll = -float(log_probs.gather(-1, following[:, None]).sum())
             found[index] = (nll, len(rows[index]) - 1)
         tick(len(chunk))
     return [found[index] for index in range(len(rows))]

@@ -69,20 +69,7 @@ def evaluate(
     names = tuple((answer, tuple(others)) for answer, others in (aliases or {}).items())
     settings = Settings(max_new_tokens, tuple(distractors), seed, names)
     with stopwatch() as watch:
-        to_run = plan(base, items_of(request, settings), settings)
-        for item, problem in to_run.problems.items():
-            if item.kind == "edit":
-                raise ValueError(f"the edit prompt cannot be evaluated: {problem}")
-        for prompt in request.generation_prompts:
-            base.encode(prompt)  # raises now rather than after all the work
-        per_model = len(set(request.generation_prompts)) + count_scorable(base, guard_texts)
-        tick = _Ticker(to_run.steps() + 2 * per_model, progress, cancelled)
-        tick(0)
-        before = observe(base, to_run, tick, with_bridges=True)
-        after = observe(edited, to_run, tick, with_bridges=False)
-        guard = perplexity_score(text_nll(base, guard_texts, tick), text_nll(edited, guard_texts, tick), seed)
-        texts = _texts(base, edited, request, tick)
-    rows = rows_of(to_run, before, after, settings, request.target_new)
+        rows, guard, texts = _run(base, edited, request, guard_texts, settings, progress, cancelled)
     measured = _complete(efficiency or Efficiency(), base, edited, watch.seconds)
     return EditReport(
         request=request,
@@ -96,6 +83,32 @@ def evaluate(
         versions=_versions(),
         about=dict(about or {}),
     )
+
+
+def _run(
+    base: LanguageModel,
+    edited: LanguageModel,
+    request: EditRequest,
+    guard_texts: Sequence[str],
+    settings: Settings,
+    progress: Callable[[int, int], None] | None,
+    cancelled: Callable[[], bool] | None,
+) -> tuple[tuple[PromptRow, ...], Score, tuple[TextPair, ...]]:
+    """Every forward of the evaluation: prompts' rows, perplexity, texts."""
+    to_run = plan(base, items_of(request, settings), settings)
+    for item, problem in to_run.problems.items():
+        if item.kind == "edit":
+            raise ValueError(f"the edit prompt cannot be evaluated: {problem}")
+    for prompt in request.generation_prompts:
+        base.encode(prompt)  # raises now rather than after all the work
+    per_model = len(set(request.generation_prompts)) + count_scorable(base, guard_texts)
+    tick = _Ticker(to_run.steps() + 2 * per_model, progress, cancelled)
+    tick(0)
+    before = observe(base, to_run, tick, with_bridges=True)
+    after = observe(edited, to_run, tick, with_bridges=False)
+    guard = perplexity_score(text_nll(base, guard_texts, tick), text_nll(edited, guard_texts, tick), settings.seed)
+    texts = _texts(base, edited, request, tick)
+    return rows_of(to_run, before, after, settings, request.target_new), guard, texts
 
 
 def _scores(rows: Sequence[PromptRow], guard: Score, seed: int) -> list[Score]:

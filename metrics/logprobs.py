@@ -1,7 +1,8 @@
 """Teacher-forced readings: how probable a model finds a given answer after a given prompt.
 
-Sequences are run in groups of one length, so that no padding exists and a prompt's numbers cannot depend on the others.
-Log probabilities are computed from float32 logits in float64 at the answer's positions only.
+Rows are padded on the right only and attention is causal, so that no real token sees padding and a prompt's numbers do
+not depend on the others in its batch.  Log probabilities are computed from float32 logits in float64, at the answer's
+positions only.
 """
 
 from __future__ import annotations
@@ -14,12 +15,15 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 
 from facts.types import MAX_PROMPT_CHARACTERS
-from models.tokens import join
+from models.tokens import join, pad
 
 if TYPE_CHECKING:
     from models import LanguageModel
 
 T = TypeVar("T")
+
+SPREAD = 1.5
+"""Padding is cheaper than one more forward as long as the rows of a batch are of about one length."""
 
 MAX_LOGITS = 2**25
 """Largest [batch, pos, d_vocab] block of logits held at once, entries (128 MiB in float32)."""
@@ -59,29 +63,38 @@ def score_answers(
     joined = {pair: join(model, *pair) for pair in dict.fromkeys(pairs)}
     found: dict[tuple[str, str], Forced] = {}
     for chunk in batches(joined, lambda pair: len(joined[pair][0]), model.d_vocab):
-        ids = torch.tensor([joined[pair][0] for pair in chunk], device=model.device)
-        logits = model.logits(ids)
-        for row, pair in enumerate(chunk):
-            found[pair] = _read(logits[row], ids[row], joined[pair][1], pair in keep_next)
+        for pair, logits in zip(chunk, row_logits(model, [joined[pair][0] for pair in chunk]), strict=True):
+            ids, n_prompt = joined[pair]
+            found[pair] = _read(logits, ids, n_prompt, pair in keep_next)
         tick(len(chunk))
     return {pair: found[pair] for pair in joined}
 
 
 def batches(items: Iterable[T], length: Callable[[T], int], d_vocab: int) -> Iterator[list[T]]:
-    """Items in groups of one length, each group in chunks whose logits fit MAX_LOGITS."""
-    groups: dict[int, list[T]] = {}
-    for item in items:
-        groups.setdefault(length(item), []).append(item)
-    for n_tokens, group in groups.items():
-        size = max(1, MAX_LOGITS // (n_tokens * d_vocab))
-        for start in range(0, len(group), size):
-            yield group[start : start + size]
+    """Items by rising length, in batches that hold no row of more than SPREAD times the shortest one's length and whose
+    logits fit MAX_LOGITS."""
+    batch: list[T] = []
+    for item in sorted(items, key=length):
+        n_tokens = length(item)
+        too_long = batch and n_tokens > SPREAD * length(batch[0])
+        if too_long or (len(batch) + 1) * n_tokens * d_vocab > MAX_LOGITS:
+            yield from [batch] if batch else []
+            batch = []
+        batch.append(item)
+    yield from [batch] if batch else []
 
 
-def _read(logits: torch.Tensor, ids: torch.Tensor, n_prompt: int, keep_next: bool) -> Forced:
+def row_logits(model: LanguageModel, rows: Sequence[list[int]]) -> list[torch.Tensor]:
+    """[pos, d_vocab] of each row, its padding cut off."""
+    ids, lengths = pad(rows, model.pad_id)
+    logits = model.logits(ids)
+    return [logits[row, :n_tokens] for row, n_tokens in enumerate(lengths.tolist())]
+
+
+def _read(logits: torch.Tensor, ids: Sequence[int], n_prompt: int, keep_next: bool) -> Forced:
     """`logits` [pos, d_vocab]; position p predicts token p + 1."""
     log_probs = logits[n_prompt - 1 : -1].double().log_softmax(-1)
-    answer = ids[n_prompt:]
+    answer = torch.tensor(ids[n_prompt:], device=log_probs.device)
     if not bool(torch.isfinite(log_probs).all()):
         return Forced(None, None, None, None)
     of_answer = log_probs.gather(-1, answer[:, None])[:, 0]

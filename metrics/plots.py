@@ -32,7 +32,9 @@ def before_after_figure(report: EditReport) -> go.Figure:
                 x=0, y=position, text=f"not measured: {score.reason}", showarrow=False, xanchor="left"
             )
     figure.update_xaxes(title="Share of prompts (%)", range=[-2, 102], tickvals=[0, 25, 50, 75, 100], zeroline=False)
-    figure.update_yaxes(tickvals=positions, ticktext=labels, range=[len(headlines) - 0.5, -0.5], showgrid=False)
+    figure.update_yaxes(
+        tickvals=positions, ticktext=labels, range=[len(headlines) - 0.5, -0.5], showgrid=False, zeroline=False
+    )
     figure.update_layout(
         template="plotly_white",
         height=90 * len(headlines) + 90,

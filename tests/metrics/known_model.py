@@ -21,6 +21,7 @@ class KnownModel:
     """
 
     name = "known"
+    pad_id = 0
 
     def __init__(self, words: Sequence[str], table: Mapping[str, Mapping[str, float]], max_positions: int = 32) -> None:
         self.vocabulary = {word: index for index, word in enumerate([END, "<unk>", *words])}

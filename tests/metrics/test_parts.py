@@ -17,11 +17,13 @@ from tests.metrics.cases import FACT, REQUEST, base_model, edited_model
 from tests.tiny import tiny_model
 
 
-def test_batches_hold_one_length_and_a_bounded_block_of_logits() -> None:
-    lengths = [3, 5, 3, 3, 5]
-    chunks = list(batches(range(5), lambda index: lengths[index], d_vocab=2**25 // 6))
-    assert sorted(index for chunk in chunks for index in chunk) == [0, 1, 2, 3, 4]
-    assert chunks == [[0, 2], [3], [1], [4]]
+def test_batches_hold_like_lengths_and_a_bounded_block_of_logits() -> None:
+    lengths = [3, 5, 3, 4, 9, 3]
+    assert list(batches(range(6), lambda index: lengths[index], d_vocab=10)) == [[0, 2, 5, 3], [1], [4]]
+    # Room for two rows of three tokens, or one of any other length.
+    assert list(batches(range(6), lambda index: lengths[index], d_vocab=2**25 // 6)) == [[0, 2], [5], [3], [1], [4]]
+    # A row that alone is too large is still run.
+    assert list(batches([7], lambda n: n, d_vocab=2**25)) == [[7]]
 
 
 def test_answers_are_scored_once_and_their_rank_counts_from_one() -> None:
