@@ -188,6 +188,31 @@ def test_slices_of_a_batch_give_the_whole() -> None:
         run_batched(model, ids, batch_size=0)
 
 
+def test_what_is_captured_is_a_copy_that_later_writes_do_not_reach() -> None:
+    """Falcon adds attention into the MLP's output in place after it is returned; here a hook does the like."""
+    model, ids = tiny_model("gpt2"), some_ids()
+    clean = run(model, ids, captures=[("resid_post", 1)]).captured["resid_post", 1]
+    view = model.view()
+    view.module.get_submodule("transformer.h.2").register_forward_pre_hook(lambda _module, args: (args[0].add_(1.0),))
+    result = run(view, ids, captures=[("resid_post", 1)])
+    assert torch.equal(result.captured["resid_post", 1], clean)
+    assert not torch.equal(result.logits, model.logits(ids))
+
+
+def test_a_patch_may_write_to_what_it_gets_without_effect_on_the_model() -> None:
+    model, ids = tiny_model("gptj"), some_ids()
+
+    def scribble(value: Tensor) -> Tensor:
+        original = value.clone()
+        value.zero_()
+        return original
+
+    patches = {("embed", 0): scribble, ("attn_out", 1): scribble, ("resid_post", 1): scribble}
+    assert torch.equal(run(model, ids, patches=patches).logits, model.logits(ids))
+    half = run(model, ids, patches={("embed", 0): lambda value: value.mul_(0.5)}, captures=[("embed", 0)])
+    assert torch.equal(half.captured["embed", 0], model.embedding(ids) * 0.5)
+
+
 class OwnError(Exception):
     def __init__(self, code: int) -> None:
         super().__init__(f"code {code}")
