@@ -22,6 +22,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(argv)
     try:
         suffix = _figure_format(options.out)
+        for path in filter(None, (options.out, options.html, options.csv, options.npz)):
+            if not Path(path).parent.is_dir():  # said now, not after the work
+                raise ValueError(f"there is no folder {str(Path(path).parent)!r} to write {path!r} into; make it first")
         result = _trace(options)
         _write(result, options, suffix)
     except (ValueError, OSError) as error:

@@ -116,7 +116,9 @@ def trace_heatmap(
 def heatmap_html(result: TraceResult, *, scale: ColourScale = "cividis") -> str:
     """The heatmap as one self-contained HTML page (5 MB) that opens offline; the same bytes for the same trace."""
     figure = trace_heatmap(result, scale=scale).update_layout(paper_bgcolor="white", plot_bgcolor="white")
-    return str(figure.to_html(include_plotlyjs=True, full_html=True, div_id="trace"))
+    # Only the button that saves a picture: others offer to send the figure away.
+    config = {"displaylogo": False, "modeBarButtons": [["toImage"]], "toImageButtonOptions": {"format": "svg"}}
+    return str(figure.to_html(include_plotlyjs=True, full_html=True, div_id="trace", config=config))
 
 
 def trace_figure(
@@ -137,7 +139,7 @@ def trace_figure(
     fonts = _fonts([*names, labels.title(result), result.model_name, title or ""])
     effect = result.indirect_effect
     bar_label = f"effect on p({labels.token_label(result.answer.strip())})"
-    _panel(figure, axes, effect, _map_name(result.config.site, scale), names, bar_label, fonts, None)
+    _panel(figure, axes, effect, _map_name(result.config.site, scale), names, bar_label, fonts, effect)
     where = labels.SITE_NAMES[result.config.site]
     window = result.config.window
     what = f"layer of the restored {where}" if window == 1 else f"centre of {window} layers of restored {where}"
@@ -152,12 +154,12 @@ def average_figure(average: AverageEffects, *, width_in: float = 6.75, scale: Co
     sites = list(average.effects)
     figure, panels = _sheet(width_in, 1.9, len(sites))
     grids = [np.stack([average.mean(site, category) for category in CATEGORIES]) for site in sites]
-    top = max(float(np.nanmax(np.abs(grid))) for grid in grids)
+    everything = np.concatenate(grids)
     fonts = _fonts([average.model_name])
     names = list(labels.CATEGORY_NAMES.values())
     for axes, site, grid in zip(panels, sites, grids, strict=True):
         first = axes is panels[0]
-        _panel(figure, axes, grid, _map_name(site, scale), names if first else [], "AIE", fonts, top)
+        _panel(figure, axes, grid, _map_name(site, scale), names if first else [], "AIE", fonts, everything)
         axes.set_title(labels.SITE_NAMES[site], fontsize=FONT_SIZE, fontfamily=fonts)
         axes.set_xlabel("layer", fontsize=FONT_SIZE, fontfamily=fonts)
     summary = f"{average.model_name}, {average.n_facts} facts, average total effect {average.ate:.2f}"
@@ -273,10 +275,10 @@ def _panel(
     names: Sequence[str],
     bar_label: str,
     fonts: list[str],
-    top: float | None,
+    all_effects: NDArray[np.floating],
 ) -> None:
-    """One heatmap [row, layer] with its colour bar; rows are labelled where `names` are given."""
-    low, high = labels.colour_range(effect.astype(np.float32), top)
+    """One heatmap [row, layer] with its colour bar, its scale that of `all_effects`; rows are labelled by `names`."""
+    low, high = labels.colour_range(all_effects.astype(np.float32))
     # Edges in the face colour: PDF viewers otherwise show white hairlines between cells.
     mesh = axes.pcolormesh(
         np.ma.masked_invalid(effect),
@@ -286,7 +288,8 @@ def _panel(
         edgecolors="face",
         linewidth=0.2,
     )
-    axes.invert_yaxis()
+    axes.invert_yaxis()  # the first row on top
+    axes.set_facecolor("0.85")  # cells that were not measured
     ticks = labels.layer_ticks(effect.shape[1], 8)
     axes.set_xticks([tick + 0.5 for tick in ticks], [str(tick) for tick in ticks], fontsize=FONT_SIZE - 1)
     axes.set_yticks([row + 0.5 for row in range(len(names))], names, fontsize=FONT_SIZE - 1)

@@ -140,9 +140,11 @@ class TraceResult:
 
     @property
     def fraction_restored(self) -> NDArray[np.float32]:
-        """[pos, layer], IE / TE (Hase et al. 2023, arXiv:2301.04213, section 4); NaN when TE is 0."""
+        """[pos, layer], IE / TE (Hase et al. 2023, arXiv:2301.04213, section 4); NaN when TE is 0 up to rounding."""
         total = self.total_effect
-        return (self.indirect_effect / total if total else np.full_like(self.mean, np.nan)).astype(np.float32)
+        if abs(total) < 1e-6:
+            return np.full_like(self.mean, np.nan)
+        return (self.indirect_effect / total).astype(np.float32)
 
     def ci(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """([pos, layer], [pos, layer]), the 95 % t-interval of the indirect effect over paired noise samples.
@@ -226,7 +228,8 @@ class TraceResult:
             ValueError: if the file is not a saved trace.
         """
         try:
-            with np.load(path, allow_pickle=False) as file:
+            # opened here, since np.load leaves a broken archive open
+            with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
                 header = json.loads(file["header"].tobytes().decode())
                 corrupted, restored = file["corrupted"], file["restored"]
             if header.pop("format") != FORMAT:

@@ -1,0 +1,165 @@
+"""Configs refuse nonsense; results give hand-worked numbers and come back from disk as they were."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.tracing.made import made_result
+from tracing.statistics import interval, nan_mean, t_quantile
+from tracing.types import TraceConfig, TraceResult
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"site": "mlp"}, "unknown site 'mlp'; choose from resid_post, mlp_out, attn_out"),
+        ({"window": 0}, "window is 0; expected a whole number from 1"),
+        ({"window": 2.0}, "window is 2.0"),
+        ({"window_centre": "code"}, "choose 'paper' or 'rome-code'"),
+        ({"noise": -1.0}, "noise is -1.0; expected standard deviations, 0 or more"),
+        ({"noise": float("nan")}, "noise is nan"),
+        ({"samples": 0}, "samples is 0; expected a whole number from 1 to 1000"),
+        ({"samples": True}, "samples is True"),
+        ({"seed": -1}, "seed is -1"),
+        ({"batch_size": 0}, "batch_size is 0"),
+    ],
+)
+def test_settings_are_checked(setting: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        TraceConfig(**setting)  # type: ignore[arg-type]
+
+
+def test_windows_of_the_paper_and_of_its_code() -> None:
+    paper = TraceConfig(site="mlp_out", window=10)
+    code = TraceConfig(site="mlp_out", window=10, window_centre="rome-code")
+    assert paper.layers_of(20, 48) == range(16, 26)  # l-4 .. l+5
+    assert code.layers_of(20, 48) == range(15, 25)  # l-5 .. l+4
+    assert paper.layers_of(0, 48) == range(0, 6)
+    assert code.layers_of(0, 48) == range(0, 5)
+    assert paper.layers_of(47, 48) == range(43, 48)
+    assert code.layers_of(47, 48) == range(42, 48)
+    for centre in ("paper", "rome-code"):
+        odd = TraceConfig(window=3, window_centre=centre)  # type: ignore[arg-type]
+        assert odd.layers_of(5, 12) == range(4, 7)
+        assert TraceConfig(window_centre=centre).layers_of(5, 12) == range(5, 6)  # type: ignore[arg-type]
+
+
+def test_effects_by_hand() -> None:
+    result = made_result()
+    assert result.n_layers == 3
+    assert result.total_effect == pytest.approx(0.9 - 0.2)
+    np.testing.assert_allclose(result.mean[2], [0.4, 0.7, 0.6], atol=1e-7)
+    np.testing.assert_allclose(result.indirect_effect[2], [0.2, 0.5, 0.4], atol=1e-7)
+    np.testing.assert_allclose(result.fraction_restored[2], [2 / 7, 5 / 7, 4 / 7], atol=1e-6)
+    np.testing.assert_allclose(result.sd[2], [0.2 / np.sqrt(2), 0, 0.2 / np.sqrt(2)], atol=1e-7)
+    assert (result.indirect_effect[0] == 0).all()
+
+
+def test_the_peak_is_taken_at_the_last_subject_token() -> None:
+    result = made_result()
+    assert result.peak() == (2, 1)
+    assert result.peak(3) == (3, 2)  # larger over the whole grid, and trivial
+    assert float(result.indirect_effect[3, 2]) > float(result.indirect_effect[2, 1])
+    with pytest.raises(ValueError, match="position 4 is outside the prompt's 4 tokens"):
+        result.peak(4)
+
+
+def test_the_interval_is_paired() -> None:
+    low, high = made_result().ci()
+    # layer 0: both samples' effects are 0.2, so nothing is uncertain, though the probabilities differ
+    np.testing.assert_allclose([low[2, 0], high[2, 0]], [0.2, 0.2], atol=1e-6)
+    # layer 1: effects 0.6 and 0.4; half width t(1) * sd / sqrt(2) = 12.7062 * 0.141421 / 1.414214
+    np.testing.assert_allclose([low[2, 1], high[2, 1]], [0.5 - 1.27062, 0.5 + 1.27062], atol=1e-4)
+
+
+def test_one_sample_has_no_interval() -> None:
+    one = made_result(
+        config=TraceConfig(samples=1),
+        corrupted=np.array([0.1], dtype=np.float32),
+        restored=np.full((1, 4, 3), 0.2, dtype=np.float32),
+    )
+    assert np.isnan(one.ci()[0]).all()
+    assert (one.sd == 0).all()
+    assert json.loads(one.to_json())["effect_low"][0][0] is None
+
+
+def test_negative_effects_are_kept() -> None:
+    restored = made_result().restored.copy()
+    restored[:, 2, 0] = 0.0
+    assert made_result(restored=restored).indirect_effect[2, 0] == pytest.approx(-0.2)
+
+
+def test_no_total_effect_has_no_fraction() -> None:
+    assert np.isnan(made_result(clean=0.2, corrupted=np.full(2, 0.2, dtype=np.float32)).fraction_restored).all()
+
+
+def test_the_shapes_must_agree() -> None:
+    with pytest.raises(ValueError, match=r"expected \[sample, pos, layer\] = \(3, 4, 3\)"):
+        made_result(config=TraceConfig(samples=3))
+
+
+def test_the_table_has_a_row_per_cell() -> None:
+    result = made_result()
+    frame = result.to_frame()
+    assert len(frame) == 12
+    row = frame.iloc[2 * 3 + 1]  # row-major over (token, layer)
+    assert (row["position"], row["token"], row["layer"], row["in_subject"]) == (2, " Needle", 1, True)
+    assert row["effect"] == pytest.approx(0.5)
+    assert row["p_restored"] == pytest.approx(0.7)
+    partial = result.restored.copy()
+    partial[:, 0] = np.nan
+    assert len(made_result(restored=partial).to_frame()) == 9
+
+
+def test_a_saved_trace_comes_back(tmp_path: Path) -> None:
+    result = made_result(prompt="東京は ␣ é", tokens=("東", "京", " é", "\n"))
+    path = tmp_path / "trace.npz"
+    result.save(path)
+    loaded = TraceResult.load(path)
+    np.testing.assert_array_equal(loaded.restored, result.restored)
+    np.testing.assert_array_equal(loaded.corrupted, result.corrupted)
+    assert loaded.to_dict() == result.to_dict()
+    assert loaded.config == result.config
+    with np.load(path, allow_pickle=False) as file:  # nothing in it needs a pickle
+        assert set(file.files) == {"header", "corrupted", "restored"}
+
+
+def test_files_that_are_no_traces_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="there is no file"):
+        TraceResult.load(tmp_path / "absent.npz")
+    for name, content in (("text.npz", b"hello"), ("empty.npz", b""), ("zip.npz", b"PK\x03\x04broken")):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match="is not a saved trace"):
+            TraceResult.load(tmp_path / name)
+    np.savez(tmp_path / "other.npz", numbers=np.arange(3))
+    with pytest.raises(ValueError, match="is not a saved trace"):
+        TraceResult.load(tmp_path / "other.npz")
+
+
+def test_the_run_record_is_json() -> None:
+    record = json.loads(made_result().to_json())
+    assert record["suggested"] == {"position": 2, "layer": 1}
+    assert record["config"]["noise"] == 3.0
+    assert record["noise_std"] == 0.15
+    assert record["total_effect"] == pytest.approx(0.7)
+    assert len(record["effect"]) == 4
+
+
+@pytest.mark.parametrize(
+    ("degrees", "quantile"), [(1, 12.7062), (2, 4.30265), (9, 2.26216), (10, 2.22814), (199, 1.97196)]
+)
+def test_students_t(degrees: int, quantile: float) -> None:
+    assert t_quantile(degrees) == pytest.approx(quantile, abs=1e-4)
+
+
+def test_an_interval_leaves_out_what_is_missing() -> None:
+    low, high = interval(np.array([[1.0, 1.0], [3.0, np.nan], [np.nan, np.nan]]))
+    assert (low[0], high[0]) == pytest.approx((2 - 12.7062, 2 + 12.7062), abs=1e-3)
+    assert np.isnan(low[1])
+    np.testing.assert_array_equal(nan_mean(np.array([[1.0, np.nan], [3.0, np.nan]])), [2.0, np.nan])
+    with pytest.raises(ValueError, match="degrees of freedom is 0"):
+        t_quantile(0)
