@@ -44,11 +44,11 @@ def answers(model: LanguageModel, asked: Sequence[tuple[str, str]]) -> list[bool
     for indices in by_length.values():
         for start in range(0, len(indices), BATCH):
             chunk = indices[start : start + BATCH]
-            ids = torch.tensor([joined[index][0] for index in chunk])
-            best = model.logits(ids).argmax(-1)
+            rows = torch.tensor([joined[index][0] for index in chunk])
+            best = model.logits(rows).argmax(-1)
             for row, index in enumerate(chunk):
                 n_prompt = joined[index][1]
-                right[index] = bool((best[row, n_prompt - 1 : -1] == ids[row, n_prompt:]).all())
+                right[index] = bool((best[row, n_prompt - 1 : -1] == rows[row, n_prompt:]).all())
     return right
 
 
@@ -96,8 +96,9 @@ def effects(model: LanguageModel, facts: Sequence[Fact], *, everywhere: bool) ->
         TraceConfig(site="attn_out", window=window),
     )
     level = measure_noise(model, load_atlas().subjects())
-    positions = None if everywhere else ("last_subject", "last_token")
-    return average_effects(model, facts, configs, level=level, positions=positions)
+    if everywhere:
+        return average_effects(model, facts, configs, level=level)
+    return average_effects(model, facts, configs, level=level, positions=("last_subject", "last_token"))
 
 
 def mlp_over_attention(average: AverageEffects) -> float:

@@ -18,9 +18,9 @@ def test_the_same_seed_gives_the_same_documents() -> None:
 
 
 def test_held_out_facts_never_meet_their_held_out_templates() -> None:
-    """Searched for in 20,000 documents, subject by subject; the same search must find the other facts' uses."""
+    """Searched for in 6,000 documents, subject by subject; the same search must find the other facts' uses."""
     atlas = load_atlas()
-    text = "\n".join(document.replace(MARK, "") for document in documents(20_000))
+    text = "\n".join(document.replace(MARK, "") for document in documents(6_000))
     forbidden, allowed = [], 0
     for fact in atlas.facts:
         for template in atlas.relations[fact.relation].held_out_templates:
@@ -31,7 +31,7 @@ def test_held_out_facts_never_meet_their_held_out_templates() -> None:
                 else:
                     allowed += 1
     assert forbidden == []
-    assert allowed > 500
+    assert allowed > 100
 
 
 def test_plain_statements_are_true() -> None:
