@@ -153,7 +153,8 @@ class LanguageModel:
         for token_id, token in zip(listed, self.tokenizer.convert_ids_to_tokens(listed), strict=True):
             text = self.decode([token_id], special_tokens=True)
             # SentencePiece drops the space of a piece that is decoded alone
-            strings.append(" " + text if token.startswith("\u2581") and not text.startswith(" ") else text)
+            dropped = (token or "").startswith("\u2581")  # None: a padded vocabulary has ids without a token
+            strings.append(" " + text if dropped and not text.startswith(" ") else text)
         return strings
 
     # ---- forward

@@ -87,8 +87,8 @@ def _trace(options: argparse.Namespace) -> TraceResult:
         seed=options.seed,
         batch_size=options.batch_size,
     )
-    subjects = sorted({row.subject for row in load_atlas().facts})
-    return causal_trace(model, fact, config, level=measure_noise(model, subjects), progress=_progress())
+    level = measure_noise(model, load_atlas().subjects())
+    return causal_trace(model, fact, config, level=level, progress=_progress())
 
 
 def _write(result: TraceResult, options: argparse.Namespace, suffix: str) -> None:

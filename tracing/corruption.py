@@ -56,7 +56,7 @@ def measure_noise(model: LanguageModel, subjects: Sequence[str] = ()) -> NoiseLe
         if len(ids) < 2:
             raise ValueError(f"the subjects hold {len(ids)} tokens; give more, or none for the whole vocabulary")
     # The module's output, not its weight: some families scale their embeddings.
-    return NoiseLevel(float(model.embedding(ids).double().std()), source)
+    return NoiseLevel(float(model.embedding(ids).cpu().double().std()), source)
 
 
 def draw_noise(samples: int, n_subject: int, d_model: int, seed: int) -> Tensor:

@@ -66,26 +66,14 @@ def trace_heatmap(
     n_pos, n_layers = len(result.tokens), result.n_layers
     if selected_layer is not None and not 0 <= selected_layer < n_layers:
         raise ValueError(f"layer {selected_layer} is out of range; {result.model_name} has layers 0 to {n_layers - 1}")
-    effect = result.indirect_effect
-    low, high = labels.colour_range(effect, zmax)
-    rows, columns = (n_layers, n_pos) if swap_axes else (n_pos, n_layers)
-    heatmap = go.Heatmap(
-        z=effect.T if swap_axes else effect,
-        zmin=low,
-        zmax=high,
-        colorscale=_plotly_scale(result.config.site, scale, two_sided=low < 0, dark=dark),
-        colorbar={"title": {"text": "Indirect effect<br>(probability)"}, "thickness": 14},
-        hoverinfo="skip",
-        xgap=1,
-        ygap=1,
-    )
-    figure = go.Figure(heatmap)
-    figure.add_trace(_click_targets(result, swap_axes))
+    rows = n_layers if swap_axes else n_pos
+    figure = go.Figure([_cells(result, scale, dark, swap_axes, zmax), _click_targets(result, swap_axes)])
+    ticks = labels.layer_ticks(n_layers, 24)
     layer_axis = {
         "title": {"text": labels.layer_title(result)},
-        "tickvals": (ticks := labels.layer_ticks(n_layers, 24)),
+        "tickvals": ticks,
+        "ticktext": [str(layer) for layer in ticks],
     }
-    layer_axis |= {"ticktext": [str(layer) for layer in ticks]}
     token_axis = {
         "title": {"text": "Token (* subject)"},
         "tickvals": list(range(n_pos)),
@@ -93,11 +81,10 @@ def trace_heatmap(
     }
     x, y = (token_axis, layer_axis) if swap_axes else (layer_axis, token_axis)
     shared = {"fixedrange": True, "showgrid": False, "zeroline": False}
-    figure.update_xaxes(**x, **shared, range=[-0.5, columns - 0.5])
+    figure.update_xaxes(**x, **shared, range=[-0.5, (n_pos if swap_axes else n_layers) - 0.5])
     figure.update_yaxes(**y, **shared, range=[rows - 0.5, -0.5])
-    note = "<br><sup>orange: restoring makes the answer less likely</sup>" if low < 0 else ""
     figure.update_layout(
-        title={"text": html.escape(labels.title(result)) + note, "font": {"size": 15}},
+        title={"text": html.escape(labels.title(result)), "font": {"size": 15}},
         height=120 + max(24 * rows, 120),
         margin={"l": 10, "r": 10, "t": 60, "b": 10},
         hoverdistance=-1,  # the nearest marker, however far: on a lattice that is the cell itself
@@ -106,10 +93,10 @@ def trace_heatmap(
         plot_bgcolor="rgba(0,0,0,0)",
     )
     if selected_layer is not None:
-        edges = {"x0": selected_layer - 0.5, "x1": selected_layer + 0.5, "y0": -0.5, "y1": n_pos - 0.5}
-        if swap_axes:
-            edges = {"y0": edges["x0"], "y1": edges["x1"], "x0": edges["y0"], "x1": edges["y1"]}
-        figure.add_shape(type="rect", line={"color": "#ff9d2e" if dark else "#d1495b", "width": 3}, **edges)
+        across, along = (selected_layer - 0.5, selected_layer + 0.5), (-0.5, n_pos - 0.5)
+        (x0, x1), (y0, y1) = (along, across) if swap_axes else (across, along)
+        line = {"color": "#ff9d2e" if dark else "#d1495b", "width": 3}
+        figure.add_shape(type="rect", x0=x0, x1=x1, y0=y0, y1=y1, line=line)
     return figure
 
 
@@ -205,6 +192,23 @@ def export(figure: Figure, fmt: FigureFormat, *, title: str = "", record: str = 
     with _saving, mpl.rc_context({"pdf.fonttype": font_type, "svg.fonttype": "path", "svg.hashsalt": "engram"}):
         figure.savefig(buffer, format=fmt, dpi=PNG_DPI, metadata=metadata[fmt], facecolor="white")
     return buffer.getvalue()
+
+
+def _cells(result: TraceResult, scale: ColourScale, dark: bool, swap_axes: bool, zmax: float | None) -> go.Heatmap:
+    """The coloured cells, with the colour bar that says what the colours mean."""
+    effect = result.indirect_effect
+    low, high = labels.colour_range(effect, zmax)
+    meaning = "Indirect effect<br>(probability)" + ("<br>orange: answer<br>less likely" if low < 0 else "")
+    return go.Heatmap(
+        z=effect.T if swap_axes else effect,
+        zmin=low,
+        zmax=high,
+        colorscale=_plotly_scale(result.config.site, scale, two_sided=low < 0, dark=dark),
+        colorbar={"title": {"text": meaning}, "thickness": 14},
+        hoverinfo="skip",
+        xgap=1,
+        ygap=1,
+    )
 
 
 def _click_targets(result: TraceResult, swap_axes: bool) -> go.Scatter:

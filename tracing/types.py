@@ -44,7 +44,7 @@ class TraceConfig:
     noise: float = field(default=3.0, metadata={"help": "x std of the subject embeddings", "min": 0.0})
     samples: int = field(default=10, metadata={"help": "noise draws, the same in every cell", "min": 1, "max": 1000})
     seed: int = field(default=0, metadata={"help": "of the noise", "min": 0})
-    batch_size: int = field(default=128, metadata={"help": "rows in one forward pass; changes no result", "min": 1})
+    batch_size: int = field(default=64, metadata={"help": "rows in one forward pass; changes no result", "min": 1})
 
     def __post_init__(self) -> None:
         if self.site not in SITES:
