@@ -1,0 +1,154 @@
+"""`python -m editing "The Space Needle is in the city of" --subject "Space Needle" --target-new Paris --layer 4`
+
+Applies the edit to a view of the model and prints what it did: diagnostics and the five metrics.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING, Field, asdict, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from editing.edit import Edit
+from editing.registry import METHODS, get_method
+
+if TYPE_CHECKING:
+    from metrics import EditReport
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Edit, measure, print; 0, or 2 with one sentence on stderr when the request cannot be met."""
+    options = _options(arguments)
+    try:
+        if options.save_to and not options.save_to.parent.is_dir():  # said now, not after the work
+            raise FileNotFoundError(f"there is no folder {str(options.save_to.parent)!r}; make it first")
+        edit, report = _run(options)
+        if options.save_to:
+            edit.save(options.save_to)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if options.json:
+        print(json.dumps({"edit": description(edit), "report": json.loads(report.to_json())}, ensure_ascii=False))
+    else:
+        print(summary(edit, report))
+        if options.full:
+            print("\n" + report.to_markdown())
+        if options.save_to:
+            print(f"\nEdit written to {options.save_to}")
+    return 0
+
+
+def description(edit: Edit) -> dict[str, Any]:
+    """The edit without its tensors; numbers that are not finite are null."""
+    return {
+        "method": edit.method,
+        "config": asdict(edit.config),
+        "digest": edit.digest,
+        "weights": [delta.name for delta in edit.deltas],
+        "diagnostics": [
+            asdict(diagnostic) | {"value": diagnostic.value if math.isfinite(diagnostic.value) else None}
+            for diagnostic in edit.diagnostics
+        ],
+        "losses": [asdict(step) for step in edit.losses],
+        "seconds": dict(edit.seconds),
+    }
+
+
+def summary(edit: Edit, report: EditReport) -> str:
+    """Diagnostics, five metrics and the text before and after, for a terminal."""
+    from metrics.definitions import METRICS
+    from metrics.tables import HEADERS, cells
+
+    request = edit.requests[0]
+    lines = [
+        f"{request.fact.prompt} … {request.fact.target_true} → {request.target_new}",
+        f"model {report.model_name}, revision {edit.model_revision[:12]}; {edit.method}, layer {edit.config.layer}",
+        "",
+    ]
+    width = max(len(diagnostic.name) for diagnostic in edit.diagnostics)
+    lines += [f"  {d.name:<{width}}  {d.value:.4g} {d.unit}".rstrip() for d in edit.diagnostics]
+    if edit.losses:
+        lines.append(f"  {'loss by step':<{width}}  " + " ".join(f"{loss:.2f}" for loss in edit.loss_curve))
+    lines += [f"  note: {warning}" for warning in edit.warnings]
+    rows = [HEADERS, *(cells(report.headline(metric)) for metric in METRICS)]
+    shown = [max(len(row[column]) for row in rows) for column in range(len(HEADERS))]
+    lines.append("")
+    lines += ["  ".join(cell.ljust(size) for cell, size in zip(row, shown, strict=True)).rstrip() for row in rows]
+    for pair in report.texts:
+        lines += ["", f"{pair.prompt} …", f"  before: {pair.before.strip()}", f"  after:  {pair.after.strip()}"]
+    return "\n".join(lines)
+
+
+def _run(options: argparse.Namespace) -> tuple[Edit, EditReport]:
+    # The workflow stands above this package; only a command line may reach up to it.
+    from app import workflow
+    from app.probes import find_fact
+    from models import load_model
+
+    find_fact(options.prompt, options.subject, options.answer)  # a misspelt subject is told before the wait
+    config_type = get_method(options.method).config_type
+    given = {knob.name: getattr(options, knob.name) for knob in fields(config_type)}
+    config = config_type(**{name: value for name, value in given.items() if value is not None})
+    model = load_model(options.model)
+    request = workflow.request_for(model, options.prompt, options.subject, options.answer, options.target_new)
+    return workflow.run_edit(model, request, options.method, config, progress=_progress())
+
+
+def _progress() -> Callable[[int, int], None] | None:
+    """A counter on the terminal, nothing in a pipe."""
+    if not sys.stderr.isatty():
+        return None
+
+    def show(done: int, total: int) -> None:
+        print(f"\r{100 * done // max(total, 1):3d} %", end="\n" if done == total else "", file=sys.stderr, flush=True)
+
+    return show
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    chooser = argparse.ArgumentParser(add_help=False)
+    chooser.add_argument("--method", choices=list(METHODS), default="rome", help="default: %(default)s")
+    chosen, _ = chooser.parse_known_args(arguments)
+    parser = argparse.ArgumentParser(
+        prog="python -m editing",
+        parents=[chooser],
+        description="Rewrite one fact of a language model and measure the rewrite with five metrics.",
+    )
+    parser.add_argument("prompt", help="a sentence that stops where the answer should come")
+    parser.add_argument("--subject", required=True, help="the words of the prompt that name what it is about")
+    parser.add_argument("--target-new", required=True, help="what the edited model should answer")
+    parser.add_argument("--answer", default="", help="the true answer (default: the atlas's, else the model's own)")
+    parser.add_argument("--model", default="reference", help="'reference', a folder or a hub id (default: %(default)s)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of the summary")
+    parser.add_argument("--full", action="store_true", help="also print every score, as a Markdown table")
+    # Not `save`: nnsight gives every object an attribute of that name, which argparse takes for a value already set.
+    parser.add_argument(
+        "--save", dest="save_to", type=Path, metavar="FILE", help="write the edit to a .safetensors file"
+    )
+    knobs = parser.add_argument_group(f"settings of {chosen.method}")
+    for knob in fields(get_method(chosen.method).config_type):
+        _add_knob(knobs, knob)
+    return parser.parse_args(arguments)
+
+
+def _add_knob(group: Any, knob: Field[Any]) -> None:
+    """One option for a field of the method's config; ranges are checked by the config itself."""
+    required = knob.default is MISSING
+    default = "" if required else f" (default: {knob.default!r})"
+    group.add_argument(
+        f"--{knob.name.replace('_', '-')}",
+        required=required,
+        type=int if required else type(knob.default),
+        choices=knob.metadata.get("choices"),
+        help=(str(knob.metadata.get("help", "")) + default).replace("%", "%%"),
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,87 @@
+"""`python -m editing`: what it prints, and one sentence for every mistake."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from editing import Edit
+from editing.__main__ import main
+from tests.tiny import build_tiny
+
+PROMPT = "The Space Needle is located in the city of"
+FAST = ["--second-moment", "identity", "--steps", "2", "--prefixes", "2"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A tiny GPT-2 on disk."""
+    path = tmp_path_factory.mktemp("gpt2")
+    module, tokenizer = build_tiny("gpt2")
+    module.save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    return str(path)
+
+
+def arguments(folder: str, **changes: str) -> list[str]:
+    chosen = {"subject": "Space Needle", "target-new": "Paris", "layer": "1", "model": folder} | changes
+    prompt = chosen.pop("prompt", PROMPT)
+    return [prompt, *(word for name, value in chosen.items() for word in (f"--{name}", value)), *FAST]
+
+
+def test_prints_diagnostics_and_five_metrics(folder: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "edit.safetensors"
+    assert main(arguments(folder, save=str(path))) == 0
+    shown = capsys.readouterr().out
+    for word in ("Reliability", "Generalization", "Locality", "Portability", "Efficiency", "relative change"):
+        assert word in shown
+    assert "Seattle → Paris" in shown
+    assert Edit.load(path).requests[0].target_new == "Paris"
+
+
+def test_json_is_one_object(folder: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*arguments(folder), "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["edit"]["config"]["layer"] == 1
+    assert {score["metric"] for score in printed["report"]["scores"]} == {
+        "reliability", "generalization", "locality", "portability", "efficiency",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"subject": "Eiffel Tower"}, "does not occur in the prompt"),
+        ({"prompt": ""}, "prompt is empty"),
+        ({"prompt": PROMPT.replace("is", "is very" * 60)}, "tokens long"),
+        ({"model": "./nowhere"}, "no folder"),
+        ({"layer": "4"}, "layer 4 is out of range: this model has layers 0 to 3"),
+        ({"target-new": "Seattle"}, "equals the true answer"),
+        ({"norm-limit": "-1"}, "norm_limit is -1.0"),
+        ({"save": "/no/such/folder/edit"}, "there is no folder"),
+    ],
+)
+def test_mistakes_are_one_sentence(
+    changes: dict[str, str], words: str, folder: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments(folder, **changes)) == 2
+    shown = capsys.readouterr()
+    assert not shown.out
+    assert words in shown.err
+    assert len(shown.err.strip().splitlines()) == 1
+
+
+def test_folder_without_safetensors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    module, tokenizer = build_tiny("gpt2")
+    module.config.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    (tmp_path / "pytorch_model.bin").write_bytes(b"pickle")
+    assert main(arguments(str(tmp_path))) == 2
+    assert "safetensors" in capsys.readouterr().err
+
+
+def test_help_lists_the_settings(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["--help"])
+    assert stopped.value.code == 0
+    assert "--norm-limit" in capsys.readouterr().out
