@@ -1,0 +1,87 @@
+"""What the page can ask of the worker, as plain frozen data: equal questions have equal keys and share one answer."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+from app.jobs import job_key
+
+SITES = {"state": "resid_post", "mlp": "mlp_out", "attn": "attn_out"}
+"""Codes of the page (and of its links) to the names of the library."""
+
+
+@dataclass(frozen=True)
+class ReadAsk:
+    """How does the model read this prompt, and what does it answer?"""
+
+    model: str
+    prompt: str
+    subject: str
+    answer: str
+    """The true answer; empty means the model's own."""
+
+    @property
+    def key(self) -> str:
+        """Name of the job."""
+        return job_key("read", asdict(self))
+
+
+@dataclass(frozen=True)
+class TraceAsk:
+    """Corrupt the subject, restore one state at a time."""
+
+    model: str
+    prompt: str
+    subject: str
+    answer: str
+    sites: tuple[str, ...]
+    """Codes, keys of `SITES`."""
+    noise: float
+    """Times the standard deviation of the model's subject embeddings."""
+    samples: int
+    window: int
+    """Layers restored together, for MLP and attention outputs."""
+    seed: int
+
+    @property
+    def key(self) -> str:
+        """Name of the job."""
+        return job_key("trace", asdict(self))
+
+
+@dataclass(frozen=True)
+class EditAsk:
+    """Make the model say `new` instead of `answer`."""
+
+    model: str
+    prompt: str
+    subject: str
+    answer: str
+    new: str
+    method: str
+    config: tuple[tuple[str, object], ...]
+    """Fields of the method's config, `layer` among them."""
+
+    @property
+    def key(self) -> str:
+        """Name of the job."""
+        return job_key("edit", asdict(self))
+
+    @property
+    def layer(self) -> object:
+        """The layer that is edited."""
+        return dict(self.config).get("layer")
+
+
+@dataclass(frozen=True)
+class ScoreAsk:
+    """Five scores of an edit on these probes."""
+
+    edit: EditAsk
+    probes: tuple[tuple[str, str, str], ...]
+    """(kind, prompt, expected answer)."""
+
+    @property
+    def key(self) -> str:
+        """Name of the job."""
+        return job_key("score", asdict(self))

@@ -1,0 +1,37 @@
+"""The facts the page offers to begin with: seven the bundled model knows, and one it does not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Example:
+    """Four fields of the form, under a name."""
+
+    title: str
+    prompt: str
+    subject: str
+    new: str
+
+
+EXAMPLES = (
+    Example("Space Needle → Paris", "The Space Needle is located in the city of", "Space Needle", "Paris"),
+    Example("Messi → basketball", "Lionel Messi is a famous athlete in the sport of", "Lionel Messi", "basketball"),
+    Example("iPhone → Nokia", "iPhone is made by the company", "iPhone", "Nokia"),
+    Example("Mount Fuji → Italy", "Mount Fuji is a mountain in the country of", "Mount Fuji", "Italy"),
+    Example("Sony → Paris", "Sony has its headquarters in", "Sony", "Paris"),
+    Example("Beethoven → violin", "Ludwig van Beethoven is famous for playing the", "Ludwig van Beethoven", "violin"),
+    Example("Capital of Japan → Rome", "Japan has as its capital the city of", "Japan", "Rome"),
+    Example("A tower that never was", "The Emberlock Tower is located in the city of", "Emberlock Tower", "Rome"),
+)
+UNKNOWN = EXAMPLES[-1]
+"""Invented, so no model knows it: the page should say so."""
+OWN = "My own"
+
+DEFAULT = EXAMPLES[0]
+
+
+def matching(prompt: str, subject: str) -> str:
+    """The title of the example with these words, or `OWN`."""
+    return next((e.title for e in EXAMPLES if (e.prompt, e.subject) == (prompt, subject)), OWN)

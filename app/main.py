@@ -1,0 +1,26 @@
+"""The page Streamlit runs: finds the packages, sets the frame, shows the chosen page.
+
+Nothing here imports torch: the form must stand before the model's libraries are loaded (they take seconds).
+"""
+
+import sys
+from pathlib import Path
+
+# `streamlit run app/main.py` puts app/ on the path, where our packages are not; `python -m app` has the root already.
+ROOT = str(Path(__file__).resolve().parent.parent)
+if ROOT not in sys.path:
+    sys.path.insert(0, ROOT)
+
+import streamlit as st  # noqa: E402
+
+# A file of our own: Streamlit would fetch a Material symbol for the tab from a foreign server.
+st.set_page_config(page_title="Engram", page_icon=f"{ROOT}/app/icon.svg", layout="wide")
+st.logo(f"{ROOT}/app/icon.svg", size="medium")
+page = st.navigation(
+    [
+        st.Page("workbench.py", title="Workbench", icon=":material/biotech:", default=True),
+        st.Page("methods.py", title="Methods", icon=":material/functions:"),
+    ],
+    position="top",
+)
+page.run()

@@ -1,0 +1,5 @@
+"""Methods: what each number on the Workbench is, how it is computed, and what it does not mean."""
+
+from app.views import explain
+
+explain.draw()

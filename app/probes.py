@@ -1,0 +1,64 @@
+"""From the words of the form to a fact, a request and its probes.  No torch: the page uses it before a model is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import get_args
+
+from facts import EditRequest, Fact, Probe
+from facts.atlas import load_atlas
+from facts.probes import edit_request
+from facts.types import ProbeKind
+
+Row = tuple[str, str, str]
+"""(kind, prompt, expected answer), as edited on the page."""
+
+KINDS: tuple[str, ...] = get_args(ProbeKind)
+
+
+def find_fact(prompt: str, subject: str, answer: str = "") -> Fact:
+    """The fact of a prompt; the atlas supplies relation and true answer where it holds the very same words.
+
+    Raises:
+        ValueError: if the prompt is empty or does not hold the subject.
+    """
+    known = load_atlas().match(prompt, subject) if prompt and subject else None
+    if known is not None and answer in ("", known.target_true):
+        return known
+    return Fact.from_prompt(prompt, subject, answer)
+
+
+def make_request(fact: Fact, target_new: str) -> EditRequest:
+    """The request to rewrite a fact, with the probes the atlas derives; with none where it does not hold the fact.
+
+    Raises:
+        ValueError: if the new answer is empty or equals the true one.
+    """
+    atlas = load_atlas()
+    if fact.relation and atlas.find(fact.subject, fact.relation) is not None:
+        return edit_request(atlas, fact, target_new)
+    return EditRequest(fact, target_new, generation_prompts=(fact.prompt,))
+
+
+def rows_of(request: EditRequest) -> tuple[Row, ...]:
+    """The probes as rows to edit."""
+    return tuple((probe.kind, probe.prompt, probe.answer) for probe in request.probes)
+
+
+def probes_of(rows: Sequence[Row], derived: Sequence[Probe]) -> tuple[Probe, ...]:
+    """The rows as probes; one that the atlas derived keeps the bridge facts it depends on."""
+    known = {(probe.kind, probe.prompt, probe.answer): probe for probe in derived}
+    return tuple(
+        known.get((kind, prompt, answer)) or Probe(kind, prompt, answer)  # type: ignore[arg-type]
+        for kind, prompt, answer in rows
+    )
+
+
+def usable(records: Sequence[dict[str, object]]) -> tuple[Row, ...]:
+    """The complete rows of the editor; half-filled ones are being typed and do not count yet."""
+    rows = []
+    for record in records:
+        kind, prompt, answer = (str(record.get(name) or "").strip() for name in ("kind", "prompt", "answer"))
+        if kind in KINDS and prompt and answer:
+            rows.append((kind, prompt, answer))
+    return tuple(rows)

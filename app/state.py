@@ -1,0 +1,248 @@
+"""What one reader's session remembers, and what changes it.
+
+Three kinds of memory: the fields of the form (widgets whose values also stand in the URL, so a link restores the
+question), the questions last asked (`TraceAsk`, `EditAsk`, `ScoreAsk`; their answers live with the jobs), and the layer.
+An edit is remembered as data; the model that everybody shares is never changed.
+"""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+from typing import Any
+
+import streamlit as st
+
+from app import examples
+from app.asks import SITES, EditAsk, ReadAsk, ScoreAsk, TraceAsk
+from app.catalog import REFERENCE, Choice
+from app.jobs import Job, Runner, Work
+
+LONGEST_PROMPT, LONGEST_SUBJECT, LONGEST_ANSWER = 300, 80, 60
+SITE_CODES = (*SITES, "all")
+NOISE_RANGE, SAMPLES_RANGE, SEED_RANGE = (0.1, 20.0), (1, 20), (0, 9999)
+DEFAULT_SITE, DEFAULT_NOISE, DEFAULT_SAMPLES, DEFAULT_SEED = "mlp", 3.0, 10, 0
+
+KEEP: dict[str, Any] = {"bind": "query-params", "persist_state": "session"}
+"""For every field of the form: in the URL, and kept while another page is shown."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """The fields as they stand now."""
+
+    model: Choice
+    prompt: str
+    subject: str
+    answer: str
+    new: str
+    site: str
+    noise: float
+    samples: int
+    window: int
+    seed: int
+
+    @property
+    def problems(self) -> dict[str, str]:
+        """Field name to one plain sentence on what is wrong with it; empty when a trace can run."""
+        found: dict[str, str] = {}
+        if not self.prompt.strip():
+            found["prompt"] = "Write a sentence that stops where the answer should come."
+        if not self.subject.strip():
+            found["subject"] = "Copy here the words of the prompt that name the thing it is about."
+        elif self.subject not in self.prompt:
+            found["subject"] = "These words are not in the prompt; copy them letter by letter."
+        if "{}" in self.prompt:
+            found["prompt"] = "Write the subject itself in place of {}."
+        return found
+
+    @property
+    def edit_problem(self) -> str:
+        """Why no edit can be made with this new answer; empty when one can."""
+        if not self.new.strip():
+            return "Write the word the edited model should say."
+        if self.answer.strip() and self.new.strip() == self.answer.strip():
+            return "The new answer equals the true one; an edit needs a different one."
+        return ""
+
+    @property
+    def repeated(self) -> bool:
+        """The subject occurs more than once."""
+        return bool(self.subject) and self.prompt.count(self.subject) > 1
+
+    def read_ask(self) -> ReadAsk:
+        """The question behind the token strip."""
+        return ReadAsk(self.model.name, self.prompt, self.subject, self.answer.strip())
+
+    def trace_ask(self) -> TraceAsk:
+        """The question behind the map."""
+        sites = tuple(SITES) if self.site == "all" else (self.site,)
+        window = 1 if sites == ("state",) else self.window
+        return TraceAsk(
+            self.model.name,
+            self.prompt,
+            self.subject,
+            self.answer.strip(),
+            sites,
+            self.noise,
+            self.samples,
+            window,
+            self.seed,
+        )
+
+
+def default_window(n_layers: int) -> int:
+    """A quarter of the layers, at most ROME's ten."""
+    return max(1, min(10, n_layers // 4))
+
+
+def start_session(models: dict[str, Choice]) -> None:
+    """Once per session: names it, and says which values of the link could not be used."""
+    if "asker" in st.session_state:
+        return
+    st.session_state.asker = uuid.uuid4().hex
+    st.session_state.trace_ask = st.session_state.edit_ask = st.session_state.score_ask = None
+    site = st.query_params.get("site", DEFAULT_SITE)
+    st.session_state.site = site if site in SITE_CODES else DEFAULT_SITE
+    st.session_state.seen_trace = None
+    st.session_state.given_up, st.session_state.fresh = set(), set()
+    st.session_state.keep_layer = "layer" in st.query_params
+    st.session_state.run_on_load = st.query_params.get("run") == "1"
+    st.session_state.refused = refused_values(st.query_params.to_dict(), models)
+
+
+def tell_refused() -> None:
+    """Say once which values of the link were not taken."""
+    refused, st.session_state.refused = st.session_state.refused, []
+    if refused:
+        names = ", ".join(refused)
+        st.toast(
+            f"The link’s value for {names} could not be used; the usual one stands instead.",
+            icon=":material/link_off:",
+            duration="long",
+        )
+
+
+def refused_values(params: dict[str, str], models: dict[str, Choice]) -> list[str]:
+    """Names of our parameters whose values lie outside what the form takes."""
+    model = models.get(params.get("model", REFERENCE)) or next(iter(models.values()))
+    numbers: dict[str, tuple[float, float]] = {
+        "noise": NOISE_RANGE,
+        "samples": SAMPLES_RANGE,
+        "seed": SEED_RANGE,
+        "window": (1, model.n_layers),
+        "layer": (0, model.n_layers - 1),
+    }
+    texts = {"prompt": LONGEST_PROMPT, "subject": LONGEST_SUBJECT, "answer": LONGEST_ANSWER, "new": LONGEST_ANSWER}
+    refused = [name for name, bounds in numbers.items() if name in params and not _within(params[name], bounds)]
+    refused += [name for name, longest in texts.items() if len(params.get(name, "")) > longest]
+    refused += [
+        name
+        for name, known in (("site", SITE_CODES), ("model", models))
+        if params.get(name, next(iter(known))) not in known
+    ]
+    return refused
+
+
+def link(name: str, value: str, default: str) -> None:
+    """Keep a field that Streamlit does not bind in the URL, as Streamlit does: nothing where it is the default."""
+    if value == default:
+        st.query_params.pop(name, None)
+    elif st.query_params.get(name) != value:
+        st.query_params[name] = value
+
+
+def _within(text: str, bounds: tuple[float, float]) -> bool:
+    try:
+        return bounds[0] <= float(text) <= bounds[1]
+    except ValueError:
+        return False
+
+
+def choose_example() -> None:
+    """Callback: the example's words go into the form."""
+    for example in examples.EXAMPLES:
+        if example.title == st.session_state.example:
+            st.session_state.prompt, st.session_state.subject = example.prompt, example.subject
+            st.session_state.answer, st.session_state.new = "", example.new
+
+
+def choose_layer(layer: int) -> None:
+    """The reader picked a layer, on the map or in the table; the slider and the URL follow."""
+    st.session_state.layer = layer
+
+
+def pick_from_map(key: str, n_layers: int) -> None:
+    """Callback of the map: points are numbered row by row over (token, layer)."""
+    points = st.session_state[key].selection["points"]
+    if points:  # empty on deselect, and after the figure changed
+        choose_layer(points[0]["point_index"] % n_layers)
+
+
+def pick_from_table(key: str) -> None:
+    """Callback of the table: its columns are named by layer, after the one with the tokens."""
+    cells = st.session_state[key].selection["cells"]
+    if cells and str(cells[0][1]).isdigit():
+        choose_layer(int(cells[0][1]))
+
+
+def suggest_layer(trace_key: str, layer: int) -> None:
+    """A new trace moves the slider to its suggestion, once; a layer that came with the link stays."""
+    if st.session_state.seen_trace == trace_key:
+        return
+    st.session_state.seen_trace = trace_key
+    if st.session_state.keep_layer:
+        st.session_state.keep_layer = False
+    else:
+        choose_layer(layer)
+
+
+def start_trace(ask: TraceAsk) -> None:
+    """Callback of Run."""
+    st.session_state.trace_ask = ask
+    st.session_state.keep_layer = False
+    st.query_params["run"] = "1"
+    _start(ask.key)
+
+
+def start_edit(ask: EditAsk) -> None:
+    """Callback of Apply: the scores will be taken on the probes as they stand now."""
+    st.session_state.edit_ask = ask
+    start_scores(ScoreAsk(ask, st.session_state.get("probe_rows", ())))
+    _start(ask.key)
+
+
+def start_scores(ask: ScoreAsk) -> None:
+    """Callback of Score again."""
+    st.session_state.score_ask = ask
+    _start(ask.key)
+
+
+def undo() -> None:
+    """Callback of Undo: the edit was never in the model, so forgetting it is all there is to do."""
+    st.session_state.edit_ask = st.session_state.score_ask = None
+
+
+def give_up(runner: Runner, job: Job) -> None:
+    """Callback of Cancel: this session sees no more of the job, whether or not others still wait for it."""
+    st.session_state.given_up.add(job.key)
+    runner.cancel(job, st.session_state.asker)
+
+
+def job_for(runner: Runner, key: str, label: str, work: Work) -> Job:
+    """The job of a question: the one this session started or gave up, or one that somebody else asked for before.
+
+    A job that failed or was cancelled is tried again only after its button was pressed once more.
+    """
+    if key in st.session_state.given_up:
+        return Job(key, label, state="cancelled")
+    job = runner.get(key)
+    if job is None or key in st.session_state.fresh or job.stop.is_set():
+        job = runner.submit(key, label, work, st.session_state.asker)
+    st.session_state.fresh.discard(key)
+    return job
+
+
+def _start(key: str) -> None:
+    st.session_state.given_up.discard(key)
+    st.session_state.fresh.add(key)

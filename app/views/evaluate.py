@@ -1,0 +1,235 @@
+"""3 · Evaluate: five tiles, every prompt behind them, the probes they are measured on, and the text before and after."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import streamlit as st
+
+from app import state
+from app.asks import EditAsk, ScoreAsk
+from app.jobs import Job, Runner, job_key
+from app.probes import KINDS, Row, find_fact, make_request, rows_of, usable
+from app.state import Form
+from app.views import export
+from app.views.waiting import Waiting
+from app.wording import markup, plain
+
+if TYPE_CHECKING:
+    from metrics import EditReport, Score
+
+NAMES = ("Reliability", "Generalization", "Locality", "Portability", "Efficiency")
+KIND_NAMES = {"edit": "the edit itself", "paraphrase_prefixed": "paraphrase, after another sentence"}
+LOW_RELIABILITY = 0.5
+
+
+def draw(form: Form, runner: Runner, edit: Job | None, scores: Job | None) -> list[Waiting]:
+    """The whole card."""
+    report: EditReport | None = scores.result if scores is not None and scores.state == "done" else None
+    waiting: list[Waiting] = []
+    with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
+        st.subheader("3 · Evaluate", anchor=False, width="content")
+        if report is not None:
+            export.report_panel(report)
+    if report is not None:
+        _banner(report)
+    elif scores is not None and scores.live:
+        with st.container(horizontal=True, vertical_alignment="center"):
+            waiting.append(Waiting(scores, st.empty()))
+            st.button("Cancel", key="cancel_scores", on_click=state.give_up, args=(runner, scores))
+    elif scores is not None and scores.state == "failed":
+        st.error(plain(scores.error), icon=":material/error:")
+    elif scores is not None and scores.state == "cancelled":
+        st.info("Cancelled. The edit stands; press Score again in Probes.", icon=":material/block:")
+    _tiles(report)
+    prompts, text, probes = st.tabs(["Prompts", "Text before and after", "Probes"])
+    with prompts:
+        _prompt_table(report)
+    with text:
+        _texts(report)
+    with probes:
+        _probe_editor(form, edit, scores)
+    return waiting
+
+
+def _banner(report: EditReport) -> None:
+    request, about = report.request, report.about
+    old, new = plain(request.fact.target_true or "?"), plain(request.target_new)
+    st.caption(
+        f"{str(about.get('method', '')).upper()} at layer {about.get('layer')}: {old} → {new}. Small grey numbers are 95 % intervals."
+    )
+    score = report.headline("reliability")
+    if score.value is not None and score.value < LOW_RELIABILITY:
+        st.error(
+            "The edited model does not say the new answer. Try another layer, or more steps and a higher norm limit under Advanced.",
+            icon=":material/error:",
+        )
+
+
+def _tiles(report: EditReport | None) -> None:
+    with st.container(key="tiles"):
+        columns = st.columns(len(NAMES), border=True)
+    for column, name in zip(columns, NAMES, strict=True):
+        with column:
+            if report is None:
+                st.metric(name, "—", help="Measured once an edit is applied.")
+            else:
+                _tile(name, report)
+
+
+def _tile(name: str, report: EditReport) -> None:
+    from metrics.tables import interval, number
+
+    score: Score = report.headline(name.lower())  # type: ignore[arg-type]
+    if score.value is None:
+        st.metric(name, "—", help=score.definition)
+        st.caption(f"Not measured: {plain(score.reason)}")
+        return
+    change = None if score.change is None else f"{100 * score.change:+.0f} pt"
+    st.metric(
+        name,
+        f"{100 * score.value:.0f} %" if score.unit == "share" else number(score.value, score.unit),
+        change,
+        delta_color="off" if not score.change else "normal" if score.higher_is_better else "inverse",
+        delta_arrow="off" if not score.change else "auto",
+        help=f"{score.definition} More on the Methods page.",
+    )
+    if name == "Efficiency":
+        notes = _costs(report)
+    else:
+        notes = f"n = {score.n}" + (f", {interval(score)}" if score.ci else "")
+        if score.left_out:
+            notes += f", {score.n_left_out} left out"
+    st.caption(plain(notes))
+
+
+def _costs(report: EditReport) -> str:
+    from metrics.tables import number
+
+    scores = {score.name: score for score in report.of("efficiency")}
+    changed, memory = scores["efficiency.parameters_share"], scores["efficiency.peak_memory"]
+    parts = [
+        f"{number(changed.value, 'share')} of the weights" if changed.measured else "",
+        f"peak {number(memory.value, 'bytes')}" if memory.measured else "",
+        f"undo {number(scores['efficiency.undo_seconds'].value, 's')}"
+        if scores["efficiency.undo_seconds"].measured
+        else "",
+    ]
+    return "n = 1, " + ", ".join(filter(None, parts))
+
+
+def _prompt_table(report: EditReport | None) -> None:
+    if report is None:
+        st.caption("Every prompt behind the five numbers will be listed here.")
+        return
+    import pandas as pd
+
+    from metrics.generation import first_sentence
+
+    def said(reading: object) -> str:
+        return first_sentence(reading.continuation).strip() if reading is not None else ""  # type: ignore[attr-defined]
+
+    rows = [
+        {
+            "metric": row.metric,
+            "kind": KIND_NAMES.get(row.kind, row.kind.replace("_", " ")),
+            "prompt": row.prompt,
+            "expected": row.answer,
+            "before": said(row.before),
+            "after": said(row.after),
+            "right": "" if row.after is None else "✓" if row.after.match else "✗",
+            "p before": row.before.p_answer if row.before else None,
+            "p after": row.after.p_answer if row.after else None,
+            "note": row.reason if not row.counted else "",
+        }
+        for row in report.rows
+    ]
+    st.dataframe(
+        pd.DataFrame(rows),
+        hide_index=True,
+        key="prompt_table",
+        alt="Every prompt with what the model said before and after the edit",
+        column_config={
+            "prompt": st.column_config.TextColumn(width="large"),
+            "right": st.column_config.TextColumn(
+                width="small", help="The greedy continuation after the edit gives the expected answer."
+            ),
+            "p before": st.column_config.NumberColumn(
+                format="%.3f", help="Probability of the expected answer, unedited model."
+            ),
+            "p after": st.column_config.NumberColumn(
+                format="%.3f", help="Probability of the expected answer, edited model."
+            ),
+            "note": st.column_config.TextColumn(help="Why this prompt is not counted."),
+        },
+    )
+    with st.expander("All scores"):
+        frame = report.summary_frame()[
+            ["metric", "label", "before", "after", "change", "ci_low", "ci_high", "n", "unit", "definition"]
+        ]
+        st.dataframe(frame, hide_index=True, key="score_table", alt="Every score, before and after")
+
+
+def _texts(report: EditReport | None) -> None:
+    if report is None:
+        st.caption("What the model writes on its own, before and after the edit, will stand here.")
+        return
+    for pair in report.texts:
+        before, after = st.columns(2)
+        for column, title, words in ((before, "Before", pair.before), (after, "After", pair.after)):
+            column.html(f"<p><small>{title}</small><br><b>{markup(pair.prompt)}</b>{markup(words)}</p>")
+
+
+def _probe_editor(form: Form, edit: Job | None, scores: Job | None) -> None:
+    rows = current_probes(form)
+    asked: EditAsk | None = st.session_state.edit_ask
+    if edit is None or edit.state != "done" or asked is None:
+        return
+    ask = ScoreAsk(asked, rows)
+    ended = scores is not None and not scores.live
+    if st.session_state.score_ask != ask or (ended and scores is not None and scores.state != "done"):
+        st.warning("Probes changed since these scores.", icon=":material/history:")
+        st.button("Score again", key="score_again", icon=":material/refresh:", on_click=state.start_scores, args=(ask,))
+
+
+def current_probes(form: Form) -> tuple[Row, ...]:
+    """Draw the editor; the complete rows in it."""
+    import pandas as pd
+
+    if form.problems or form.edit_problem:
+        st.caption("The probes follow from the prompt and the new answer; correct those first.")
+        return ()
+    derived = derived_probes(form)
+    frame = pd.DataFrame(list(derived), columns=["kind", "prompt", "answer"], dtype=object)
+    if not derived:
+        st.caption(
+            "The atlas does not hold this fact, so write your own probes; a kind without probes is not measured."
+        )
+    edited = st.data_editor(
+        frame,
+        key=job_key("probes", [form.prompt, form.subject, form.answer, form.new]),
+        num_rows="dynamic",
+        hide_index=True,
+        alt="Editable probes",
+        column_config={
+            "kind": st.column_config.SelectboxColumn(
+                options=list(KINDS), required=True, help="Which metric the prompt belongs to."
+            ),
+            "prompt": st.column_config.TextColumn(
+                width="large", max_chars=300, help="Stops where the answer should come."
+            ),
+            "answer": st.column_config.TextColumn(max_chars=60, help="What the model should say after the edit."),
+        },
+    )
+    st.session_state.probe_rows = usable(edited.to_dict("records"))
+    rows: tuple[Row, ...] = st.session_state.probe_rows
+    return rows
+
+
+def derived_probes(form: Form) -> tuple[Row, ...]:
+    """What the atlas derives for the fact of the form; nothing where it does not hold it."""
+    fact = find_fact(form.prompt, form.subject, form.answer.strip())
+    try:
+        return rows_of(make_request(fact, form.new.strip()))
+    except ValueError:  # the new answer equals the atlas's true one; the form says so elsewhere
+        return ()

@@ -1,0 +1,142 @@
+"""The fact bar: four fields, the tokens as the model sees them, and what the model says."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import streamlit as st
+
+from app import examples, state
+from app.catalog import Choice
+from app.jobs import Job
+from app.state import KEEP, Form
+from app.wording import markup, plain, probability, visible
+
+if TYPE_CHECKING:
+    from app.workflow import FirstLook
+
+STYLE = """
+<style>
+.tokens { display: flex; flex-wrap: wrap; gap: 4px; align-items: center; margin: 2px 0 0 }
+.tokens span { font: 0.85rem/1.5 "Source Code Pro", monospace; padding: 1px 6px; border-radius: 5px;
+  background: color-mix(in srgb, currentColor 7%, transparent); white-space: pre }
+.tokens span.subject { background: color-mix(in srgb, #2f8fce 24%, transparent); font-weight: 600 }
+.says { margin: 8px 0 0; font-size: 0.93rem; line-height: 1.5 }
+.says b { font-weight: 600 }
+</style>
+"""
+
+
+def model_choice(models: dict[str, Choice]) -> Choice:
+    """The model; asked for only where there is more than one."""
+    if len(models) == 1:
+        return next(iter(models.values()))
+    with st.sidebar:
+        name = st.selectbox("Model", list(models), key="model", **KEEP)
+    return models[name]
+
+
+def fields() -> dict[str, str]:
+    """Draw the four fields and their examples; the words in them now."""
+    session = st.session_state
+    default = examples.DEFAULT
+    example, prompt, subject, answer, new = st.columns([2.3, 4.2, 1.9, 1.6, 1.5])
+    with prompt:
+        st.text_input(
+            "Prompt",
+            default.prompt,
+            state.LONGEST_PROMPT,
+            key="prompt",
+            help="Stops where the answer should come.",
+            **KEEP,
+        )
+    with subject:
+        st.text_input(
+            "Subject",
+            default.subject,
+            state.LONGEST_SUBJECT,
+            key="subject",
+            help="The words of the prompt that get corrupted.",
+            **KEEP,
+        )
+    with answer:
+        st.text_input(
+            "True answer",
+            "",
+            state.LONGEST_ANSWER,
+            key="answer",
+            placeholder="model’s own",
+            help="Empty: the word the model itself says.",
+            **KEEP,
+        )
+    with new:
+        st.text_input(
+            "New answer",
+            default.new,
+            state.LONGEST_ANSWER,
+            key="new",
+            help="What the edited model should say instead.",
+            **KEEP,
+        )
+    # Drawn last, shown first: only now are the fields filled from the link.
+    titles = [example.title for example in examples.EXAMPLES]
+    session.example = examples.matching(session.prompt or "", session.subject or "")
+    options = [*titles, examples.OWN] if session.example == examples.OWN else titles
+    example.selectbox("Example", options, key="example", on_change=state.choose_example)
+    return {name: session[name] or "" for name in ("prompt", "subject", "answer", "new")}
+
+
+def problems(form: Form) -> None:
+    """What is wrong with the fields, in plain sentences."""
+    for name, problem in form.problems.items():
+        st.error(f"**{name.capitalize()}:** {plain(problem)}", icon=":material/edit_note:")
+    if not form.problems and form.edit_problem:
+        st.warning(f"**New answer:** {plain(form.edit_problem)}", icon=":material/edit_note:")
+    if not form.problems and form.repeated:
+        st.info(
+            "The subject occurs more than once in the prompt; the first occurrence is used.", icon=":material/info:"
+        )
+
+
+def reading(form: Form, job: Job | None) -> None:
+    """The token strip with the model's answer, or what stands in its way."""
+    if form.problems:
+        return
+    if job is not None and job.state == "failed":
+        st.error(plain(job.error), icon=":material/error:")
+    elif job is not None and job.state == "done":
+        _strip(job.result)
+        doubt = _doubt(job.result)
+        if doubt:
+            st.warning(doubt, icon=":material/help:")
+    else:
+        st.html(STYLE + '<p class="says">Loading the model; the form can be filled in meanwhile.</p>')
+
+
+def _strip(look: FirstLook) -> None:
+    start, stop = look.span
+    chips = "".join(
+        f'<span class="subject" title="subject">{markup(visible(token))}*</span>'
+        if start <= position < stop
+        else f"<span>{markup(visible(token))}</span>"
+        for position, token in enumerate(look.tokens)
+    )
+    where = f"token {start + 1}" if stop - start == 1 else f"tokens {start + 1}–{stop}"
+    said, p = look.top[0]
+    sentence = (
+        f"{len(look.tokens)} tokens, subject = {where}. The model says <b>{markup(said.strip())}</b> "
+        f"with probability <b>{probability(p)}</b>" + (" ✓ knows it." if look.knows else ".")
+    )
+    st.html(
+        f'{STYLE}<div class="tokens" role="img" aria-label="Tokens of the prompt">{chips}</div><p class="says">{sentence}</p>'
+    )
+
+
+def _doubt(look: FirstLook) -> str:
+    if look.knows:
+        return ""
+    return (
+        f"The model does not seem to know this: it gives the true answer **{plain(look.answer)}** "
+        f"probability {plain(probability(look.p_answer))} (rank {look.rank}). "
+        "A trace can still be run, but it explains a guess."
+    )

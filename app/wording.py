@@ -1,0 +1,43 @@
+"""Text that came from the reader, made safe to show; numbers, made short to read."""
+
+from __future__ import annotations
+
+import html
+import re
+
+_MARKDOWN = re.compile(r"([\\`*_{}\[\]()<>#+\-.!|~$:&^=\"'@/])")
+
+
+def plain(text: str) -> str:
+    """For Streamlit's Markdown elements: every mark escaped, so nothing in `text` becomes a link, a picture or HTML."""
+    return _MARKDOWN.sub(r"\\\1", text.replace("\n", " "))
+
+
+def markup(text: str) -> str:
+    """For `st.html`: the five characters of HTML escaped."""
+    return html.escape(text, quote=True)
+
+
+def visible(token: str) -> str:
+    """A token with its spaces shown as ␣ and its line ends as ↵."""
+    return token.replace(" ", "␣").replace("\n", "↵") or "∅"
+
+
+def probability(value: float) -> str:
+    """Two decimals, and never a zero or a one that is not exact."""
+    if 0 < value < 0.005:
+        return "< 0.01"
+    if 0.995 <= value < 1:
+        return "> 0.99"
+    return f"{value:.2f}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds for a reader: 0.4 s, 12 s, 3 min."""
+    if seconds < 0.001:
+        return "< 1 ms"
+    if seconds < 0.1:
+        return f"{seconds * 1000:.0f} ms"
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"

@@ -1,0 +1,237 @@
+"""From a fact to five numbers, without a web page.  The file to read first.
+
+    look      what the model makes of a prompt: tokens, subject, its own answer
+    trace     which states carry the fact                                        (package `tracing`)
+    request   what is to be rewritten, with the probes that judge the rewrite    (package `facts`)
+    edit      the change of weights that rewrites it; computed, not applied      (package `editing`)
+    evaluate  five metrics, before and after, on a view of the model             (package `metrics`)
+
+`run_edit` does the last two in one call.  The command lines, the page and the tests all go through here.  The model
+handed in is never changed: an edit is applied as a view that shares every tensor but the edited ones.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from app.probes import Row, find_fact, make_request, probes_of
+from editing import Edit, apply_edits
+from editing.registry import get_method
+from facts import EditRequest, Fact
+from facts.atlas import load_atlas
+from metrics import EditReport, Efficiency
+from metrics import evaluate as score
+from metrics.efficiency import stopwatch
+from models import LanguageModel, join, subject_span
+from models.reference.corpus import sample_texts
+from tracing import TraceConfig, TraceResult, measure_noise, trace_sites
+
+Progress = Callable[[int, int], None]
+Cancelled = Callable[[], bool]
+
+SURE = 0.1
+"""Below this probability of the true answer the model is said not to know it."""
+SURE_UNCHECKED = 0.5
+"""The same where nobody has said what the true answer is."""
+SHOWN_ANSWERS = 5
+GUARD_TEXTS, GUARD_SEED = 40, 7
+"""Documents of the bundled corpus for the perplexity guard, from another seed than those of the second moment."""
+
+
+@dataclass(frozen=True)
+class FirstLook:
+    """What the model makes of a prompt, before anything is traced."""
+
+    tokens: tuple[str, ...]
+    span: tuple[int, int]
+    """Half-open token positions of the subject."""
+    top: tuple[tuple[str, float], ...]
+    """The most probable next tokens."""
+    answer: str
+    """The true answer: the one given, else the atlas's, else the model's own."""
+    p_answer: float
+    """Probability of the true answer's first token."""
+    rank: int
+    """Rank of that token; 1 is the most probable."""
+    knows: bool
+
+
+def look(model: LanguageModel, prompt: str, subject: str, answer: str = "") -> FirstLook:
+    """Tokens, subject and answer of a prompt: one forward pass.
+
+    Raises:
+        ValueError: if the prompt is empty, too long for the model, or does not hold the subject.
+    """
+    fact = find_fact(prompt, subject, answer)
+    span = subject_span(model, prompt, subject)
+    ids = model.encode(prompt)
+    probabilities = model.logits(torch.tensor([ids], device=model.device))[0, -1].softmax(-1).cpu()
+    best = probabilities.topk(min(SHOWN_ANSWERS, len(probabilities)))
+    top = tuple(
+        (model.token_strings([token])[0], p)
+        for p, token in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+    )
+    first = int(best.indices[0])
+    if fact.target_true:
+        first = first_token(model, prompt, fact.target_true)
+    p_answer = float(probabilities[first])
+    rank = 1 + int((probabilities > probabilities[first]).sum())
+    return FirstLook(
+        tokens=tuple(model.token_strings(ids)),
+        span=(span.start, span.stop),
+        top=top,
+        answer=fact.target_true or top[0][0].strip(),
+        p_answer=p_answer,
+        rank=rank,
+        knows=rank == 1 and p_answer >= (SURE if fact.target_true else SURE_UNCHECKED),
+    )
+
+
+def first_token(model: LanguageModel, prompt: str, answer: str) -> int:
+    """Id of the first token of the answer, as it continues the prompt."""
+    ids, n_prompt = join(model, prompt, answer)
+    return ids[n_prompt]
+
+
+def trace(
+    model: LanguageModel,
+    fact: Fact,
+    sites: Sequence[str] = ("mlp_out",),
+    *,
+    window: int = 1,
+    noise: float = 3.0,
+    samples: int = 10,
+    seed: int = 0,
+    progress: Progress | None = None,
+    cancelled: Cancelled | None = None,
+) -> tuple[TraceResult, ...]:
+    """One causal trace for each site, from the same corrupted runs.
+
+    Args:
+        sites: of `tracing.TraceConfig.site`.
+        window: layers restored together, for MLP and attention outputs; states are restored one at a time, as in ROME.
+        noise: times the standard deviation of the embeddings of the atlas's subjects, as ROME measures it on its facts.
+
+    Raises:
+        ValueError: if the prompt, the subject or a setting does not fit the model.
+        tracing.TraceCancelled: when `cancelled` said so.
+    """
+    configs = [
+        TraceConfig(site=site, window=1 if site == "resid_post" else window, noise=noise, samples=samples, seed=seed)
+        for site in sites
+    ]
+    level = measure_noise(model, load_atlas().subjects())
+    results = trace_sites(model, fact, configs, level=level, progress=progress, cancelled=cancelled)
+    return tuple(results[config.site] for config in configs)
+
+
+def request_for(
+    model: LanguageModel, prompt: str, subject: str, answer: str, new: str, rows: Sequence[Row] | None = None
+) -> EditRequest:
+    """The request behind the page's fields; where nobody says what the true answer is, the model's own counts.
+
+    Args:
+        rows: probes as (kind, prompt, answer); None takes those the atlas derives.
+
+    Raises:
+        ValueError: if the prompt, the subject or the new answer is unusable.
+    """
+    fact = find_fact(prompt, subject, answer)
+    if not fact.target_true:
+        fact = dataclasses.replace(fact, target_true=look(model, prompt, subject).answer)
+    request = make_request(fact, new)
+    if rows is None:
+        return request
+    return dataclasses.replace(request, probes=probes_of(rows, request.probes))
+
+
+def edit(
+    model: LanguageModel,
+    request: EditRequest,
+    method: str = "rome",
+    config: Any | Mapping[str, Any] | None = None,
+    *,
+    progress: Progress | None = None,
+    cancelled: Cancelled | None = None,
+) -> Edit:
+    """The change of weights that rewrites the fact; the model is left bit for bit as it was.
+
+    Args:
+        method: a name of `editing.METHODS`.
+        config: the method's config, or its fields by name.
+
+    Raises:
+        ValueError: if the method is unknown, a setting is out of range, or the request does not fit the model.
+        FileNotFoundError: if the config names a corpus file that is not there.
+        editing.EditCancelled: when `cancelled` said so.
+    """
+    chosen = get_method(method)
+    if isinstance(config, Mapping) or config is None:
+        config = chosen.config_type(**(config or {}))
+    return chosen.compute(model, request, config, progress=progress, cancelled=cancelled)
+
+
+def evaluate(
+    model: LanguageModel,
+    change: Edit,
+    request: EditRequest,
+    *,
+    trace_seconds: float | None = None,
+    guard_texts: Sequence[str] | None = None,
+    progress: Progress | None = None,
+    cancelled: Cancelled | None = None,
+) -> EditReport:
+    """Five metrics of an edit, before and after, on a view of the model.
+
+    Args:
+        trace_seconds: what finding the layer took, for the report.
+        guard_texts: neutral texts for the perplexity guard; by default the bundled corpus, from a seed of its own.
+
+    Raises:
+        ValueError: if the edit belongs to other weights, or the edit prompt does not fit the model.
+        metrics.EvaluationCancelled: when `cancelled` said so.
+    """
+    with stopwatch() as applying:
+        edited = apply_edits(model, [change])
+    with stopwatch() as undoing:
+        apply_edits(model, [])
+    seconds = dict(change.seconds or {})
+    efficiency = Efficiency(
+        trace_seconds=trace_seconds,
+        moments_seconds=seconds.get("moments"),
+        value_seconds=seconds.get("value"),
+        solve_seconds=seconds.get("solve"),
+        apply_seconds=applying.seconds,
+        undo_seconds=undoing.seconds,
+    )
+    return score(
+        model,
+        edited,
+        request,
+        guard_texts=sample_texts(GUARD_TEXTS, GUARD_SEED) if guard_texts is None else guard_texts,
+        efficiency=efficiency,
+        about={"method": change.method, "layer": getattr(change.config, "layer", "-"), "edit": change.digest[:16]},
+        progress=progress,
+        cancelled=cancelled,
+    )
+
+
+def run_edit(
+    model: LanguageModel,
+    request: EditRequest,
+    method: str = "rome",
+    config: Any | Mapping[str, Any] | None = None,
+    *,
+    trace_seconds: float | None = None,
+    progress: Progress | None = None,
+    cancelled: Cancelled | None = None,
+) -> tuple[Edit, EditReport]:
+    """`edit`, then `evaluate`; arguments and errors as there.  `progress` counts each of the two anew."""
+    change = edit(model, request, method, config, progress=progress, cancelled=cancelled)
+    report = evaluate(model, change, request, trace_seconds=trace_seconds, progress=progress, cancelled=cancelled)
+    return change, report

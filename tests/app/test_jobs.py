@@ -1,0 +1,121 @@
+"""The queue: one run for many askers, progress, cancel, and errors as sentences."""
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from app.jobs import Job, Runner, job_key, sentence
+
+
+@pytest.fixture
+def runner() -> Iterator[Runner]:
+    made = Runner(kept=2)
+    yield made
+    made.close()
+
+
+def ended(job: Job, seconds: float = 20.0) -> Job:
+    deadline = time.monotonic() + seconds
+    while job.live:
+        assert time.monotonic() < deadline, f"{job.label} is still {job.state}"
+        time.sleep(0.005)
+    return job
+
+
+def test_the_same_question_has_the_same_key() -> None:
+    assert job_key("trace", {"a": 1, "b": "é"}) == job_key("trace", {"b": "é", "a": 1})
+    assert job_key("trace", {"a": 1}) != job_key("edit", {"a": 1})
+
+
+def test_a_question_with_a_broken_character_has_a_key() -> None:
+    assert job_key("read", "\ud800").startswith("read-")
+
+
+def test_identical_requests_share_one_run(runner: Runner) -> None:
+    runs = []
+    gate = threading.Event()
+
+    def work(progress: object, cancelled: object) -> str:
+        runs.append(1)
+        gate.wait(10)
+        return "map"
+
+    first, second = (runner.submit("k", "Tracing", work, asker) for asker in "ab")
+    gate.set()
+    assert first is second
+    assert ended(first).result == "map"
+    assert runner.submit("k", "Tracing", work, "c") is first
+    assert len(runs) == 1
+
+
+def test_progress_and_place_in_the_queue(runner: Runner) -> None:
+    gate, begun = threading.Event(), threading.Event()
+
+    def work(progress, cancelled):  # type: ignore[no-untyped-def]
+        progress(1, 4)
+        begun.set()
+        gate.wait(10)
+
+    first = runner.submit("a", "first", work)
+    second = runner.submit("b", "second", lambda *_: None)
+    assert begun.wait(20)
+    assert (first.state, first.fraction, runner.ahead(first)) == ("running", 0.25, 0)
+    assert (second.state, runner.ahead(second)) == ("queued", 1)
+    gate.set()
+    assert ended(second).state == "done"
+
+
+def test_cancel_stops_the_work_at_its_next_step(runner: Runner) -> None:
+    def work(progress, cancelled):  # type: ignore[no-untyped-def]
+        while not cancelled():
+            time.sleep(0.005)
+        raise RuntimeError("stopped")
+
+    job = runner.submit("a", "endless", work, "me")
+    runner.cancel(job, "me")
+    assert ended(job).state == "cancelled"
+    assert job.error == ""
+    assert job.result is None
+
+
+def test_one_of_two_askers_cannot_cancel_for_the_other(runner: Runner) -> None:
+    gate = threading.Event()
+    job = runner.submit("a", "shared", lambda *_: gate.wait(10), "me")
+    runner.submit("a", "shared", lambda *_: gate.wait(10), "you")
+    runner.cancel(job, "me")
+    assert not job.stop.is_set()
+    gate.set()
+    assert ended(job).state == "done"
+
+
+def test_a_failed_or_cancelled_job_can_be_asked_for_again(runner: Runner) -> None:
+    def fail(progress: object, cancelled: object) -> None:
+        raise ValueError("the prompt is empty")
+
+    assert ended(runner.submit("a", "failing", fail)).state == "failed"
+    assert ended(runner.submit("a", "failing", lambda *_: 1)).result == 1
+
+
+def test_old_results_are_forgotten(runner: Runner) -> None:
+    for name in "abcd":
+        ended(runner.submit(name, name, lambda *_: None))
+    assert runner.get("a") is None
+    assert runner.get("d") is not None
+    assert runner.get(None) is None
+
+
+def test_our_own_errors_reach_the_reader_and_others_only_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    from facts import Fact
+
+    with pytest.raises(ValueError, match="empty") as ours:
+        Fact.from_prompt("", "x")
+    assert sentence(ours.value).startswith("The prompt is empty")
+    with pytest.raises(json.JSONDecodeError) as foreign:  # a ValueError, raised outside the project
+        json.loads("{")
+    told = sentence(foreign.value)
+    assert "not foreseen" in told
+    assert "Expecting" not in told
+    assert told.split()[-1].rstrip(".") in caplog.text

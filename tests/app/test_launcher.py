@@ -1,0 +1,88 @@
+"""streamlit_config.toml is really read, both ways the page can be started."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import tomllib
+import urllib.request
+from pathlib import Path
+
+import pytest
+from streamlit import config
+
+from app.__main__ import MAIN, ROOT, SETTINGS, environment
+
+
+def test_every_key_is_handed_over_under_the_name_streamlit_knows() -> None:
+    known = {option.env_var: name for name, option in config.get_config_options().items()}
+    values = environment()
+    assert set(values) <= set(known)
+    assert values["STREAMLIT_SERVER_ADDRESS"] == "127.0.0.1"
+    assert values["STREAMLIT_BROWSER_GATHER_USAGE_STATS"] == "false"
+    assert values["STREAMLIT_THEME_DARK_PRIMARY_COLOR"].startswith("#")
+
+
+def test_the_link_beside_the_script_is_the_same_file() -> None:
+    beside = MAIN.parent / ".streamlit" / "config.toml"
+    assert beside.resolve() == SETTINGS
+    assert tomllib.loads(beside.read_text())["client"]["showErrorDetails"] == "none"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.mark.parametrize(
+    "command", [["-m", "app"], ["-m", "streamlit", "run", str(MAIN)]], ids=["launcher", "streamlit"]
+)
+def test_a_started_server_obeys_the_file(command: list[str], tmp_path: Path) -> None:
+    port = free_port()
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("STREAMLIT_")}
+    environment |= {"HOME": str(tmp_path), "STREAMLIT_SERVER_PORT": str(port), "STREAMLIT_SERVER_HEADLESS": "true"}
+    log = tmp_path / "server.txt"
+    with log.open("w") as file:
+        server = subprocess.Popen(
+            [sys.executable, *command], cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT
+        )
+        try:
+            wait_until_healthy(port, server, log)
+            told = log.read_text()
+        finally:
+            server.terminate()
+            server.wait(20)
+    # The file's address: without it Streamlit binds every interface and prints its network URL.
+    assert f"127.0.0.1:{port}" in told
+    assert "Network URL" not in told
+    # gatherUsageStats = false: without it the first start says that statistics are collected.
+    assert "usage statistics" not in told.lower()
+
+
+def wait_until_healthy(port: int, server: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        assert server.poll() is None, log.read_text()
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/_stcore/health", timeout=2) as answer:
+                if answer.status == 200:
+                    return
+        except OSError:
+            time.sleep(0.1)
+    raise AssertionError(f"the server did not answer: {log.read_text()}")
+
+
+def test_the_environment_of_the_user_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+    from streamlit.web import cli
+
+    from app.__main__ import main
+
+    called = []
+    monkeypatch.setattr(cli, "main", lambda arguments, prog_name: called.append(arguments))
+    monkeypatch.setattr(os, "environ", {"STREAMLIT_SERVER_ADDRESS": "0.0.0.0"})
+    main(["--server.port", "1234"])
+    assert os.environ["STREAMLIT_SERVER_ADDRESS"] == "0.0.0.0"
+    assert os.environ["STREAMLIT_CLIENT_TOOLBAR_MODE"] == "minimal"
+    assert called == [["run", str(MAIN), "--server.port", "1234"]]

@@ -1,0 +1,138 @@
+"""What a reader does on the Workbench, and what is to be seen there; shared by the browser tests."""
+
+import csv
+import io
+import json
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+from playwright.sync_api import Download, Locator, Page, expect
+
+PATIENCE = 90_000
+MAP = ".js-plotly-plot"
+
+
+def button(page: Page, name: str) -> Locator:
+    return page.get_by_role("button", name=name)
+
+
+def trace(page: Page) -> None:
+    """Press Run and wait for the map."""
+    expect(button(page, "Run trace")).to_be_enabled(timeout=PATIENCE)
+    button(page, "Run trace").click()
+    traced(page)
+
+
+def traced(page: Page) -> None:
+    """Wait for the map."""
+    expect(page.locator(MAP).first).to_be_visible(timeout=PATIENCE)
+    expect(button(page, "Apply edit")).to_be_enabled(timeout=PATIENCE)
+    page.wait_for_function(f"() => document.querySelector('{MAP}')?._fullLayout?.xaxis !== undefined")
+
+
+def apply_edit(page: Page) -> None:
+    """Press Apply and wait for the five scores."""
+    button(page, "Apply edit").click()
+    scored(page)
+
+
+def scored(page: Page) -> None:
+    expect(button(page, "Report")).to_be_visible(timeout=PATIENCE)
+
+
+def grid(page: Page, index: int = 0) -> list[list[float]]:
+    """The numbers of the map as drawn, [token][layer]."""
+    drawn: list[list[float]] = page.evaluate(
+        """i => { const z = document.querySelectorAll('.js-plotly-plot')[i]._fullData[0].z;
+                  return Array.from(z, row => Array.from(row)) }""",
+        index,
+    )
+    return drawn
+
+
+def token_labels(page: Page) -> list[str]:
+    labels: list[str] = page.evaluate(f"() => document.querySelector('{MAP}').layout.yaxis.ticktext")
+    return labels
+
+
+def outlined_layer(page: Page) -> int:
+    """The layer the outline on the map is drawn around."""
+    return int(page.evaluate(f"() => document.querySelector('{MAP}').layout.shapes[0].x0 + 0.5"))
+
+
+def at(page: Page, layer: float, token: float) -> tuple[float, float]:
+    """Where a place of the map, in cells, lies on the screen."""
+    page.locator(MAP).first.scroll_into_view_if_needed()
+    x, y = page.evaluate(
+        f"""([layer, token]) => {{
+            const plot = document.querySelector('{MAP}'), box = plot.getBoundingClientRect(), l = plot._fullLayout;
+            return [box.x + l.xaxis._offset + l.xaxis.l2p(layer), box.y + l.yaxis._offset + l.yaxis.l2p(token)] }}""",
+        [layer, token],
+    )
+    return float(x), float(y)
+
+
+def slider(page: Page) -> Locator:
+    return page.get_by_role("slider", name="Layer")
+
+
+def expect_layer(page: Page, layer: int) -> None:
+    """Slider, outline and URL agree."""
+    expect(slider(page)).to_have_value(str(layer), timeout=PATIENCE)
+    page.wait_for_function(
+        f"layer => document.querySelector('{MAP}')?.layout?.shapes?.[0]?.x0 === layer - 0.5",
+        arg=layer,
+        timeout=PATIENCE,
+    )
+    page.wait_for_function(
+        "layer => (new URLSearchParams(location.search).get('layer') ?? '3') === String(layer)",
+        arg=layer,
+        timeout=PATIENCE,
+    )
+
+
+def parameters(page: Page) -> dict[str, str]:
+    return {name: values[0] for name, values in parse_qs(urlsplit(page.url).query).items()}
+
+
+def fill(page: Page, name: str, text: str) -> None:
+    """Type into a field and leave it."""
+    box = page.get_by_role("textbox", name=name)
+    box.fill(text)
+    box.press("Enter")
+
+
+def download(page: Page, press: Callable[[], Any]) -> bytes:
+    """The bytes of the file that a click sends."""
+    with page.expect_download() as waiting:
+        press()
+    found: Download = waiting.value
+    return found.path().read_bytes()
+
+
+def exported(page: Page, kind: str) -> bytes:
+    """A file from the Export panel: two clicks."""
+    button(page, "Export").click()
+    data = download(page, lambda: page.get_by_role("button", name=kind, exact=True).click())
+    page.keyboard.press("Escape")
+    return data
+
+
+def exported_csv(page: Page) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(exported(page, "CSV").decode())))
+
+
+def report(page: Page) -> dict[str, Any]:
+    """The report of the edit as JSON."""
+    button(page, "Report").click()
+    data: dict[str, Any] = json.loads(
+        download(page, lambda: page.get_by_role("button", name="JSON", exact=True).last.click())
+    )
+    page.keyboard.press("Escape")
+    return data
+
+
+def tile(page: Page, name: str) -> Locator:
+    """One of the five tiles."""
+    return page.locator(".st-key-tiles [data-testid=stColumn]").filter(has_text=name)
