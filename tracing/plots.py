@@ -95,7 +95,7 @@ def trace_heatmap(
     if selected_layer is not None:
         across, along = (selected_layer - 0.5, selected_layer + 0.5), (-0.5, n_pos - 0.5)
         (x0, x1), (y0, y1) = (along, across) if swap_axes else (across, along)
-        line = {"color": "#ff9d2e" if dark else "#d1495b", "width": 3}
+        line = {"color": "#ff5cc8" if dark else "#d6249f", "width": 3}
         figure.add_shape(type="rect", x0=x0, x1=x1, y0=y0, y1=y1, line=line)
     return figure
 

@@ -10,7 +10,7 @@ import torch
 
 from facts import Fact
 from models import LanguageModel
-from tests.tiny import FAMILIES, tiny_model
+from tests.tiny import FAMILIES, build_tiny, tiny_model
 from tracing import NoiseLevel, TraceCancelled, TraceConfig, causal_trace, measure_noise, trace_sites
 from tracing.corruption import draw_noise
 from tracing.types import SITES
@@ -46,6 +46,25 @@ def test_no_noise_restores_everything(family: str) -> None:
         result = causal_trace(tiny_model(family), FACT, silent, level=LEVEL)
         assert (result.restored == np.float32(result.clean)).all()
         assert result.total_effect == 0.0
+
+
+def test_a_model_of_one_layer_has_only_its_last() -> None:
+    model = LanguageModel("one layer", "0", *build_tiny("llama", num_hidden_layers=1))
+    results = trace_sites(model, FACT, configs(), level=LEVEL)
+    assert (results["resid_post"].restored[:, -1, 0] == np.float32(results["resid_post"].clean)).all()
+    assert (results["mlp_out"].restored[:, :-1, 0] == results["mlp_out"].corrupted[:, None]).all()
+    assert np.isfinite(results["mlp_out"].restored).all()
+
+
+def test_half_precision_is_traced_and_scored_in_float32() -> None:
+    module, tokenizer = build_tiny("gpt2")
+    half = LanguageModel("half", "0", module.to(torch.bfloat16), tokenizer)
+    result = causal_trace(half, FACT, TraceConfig(samples=2), level=LEVEL)
+    exact = causal_trace(tiny_model("gpt2"), FACT, TraceConfig(samples=2), level=LEVEL)
+    assert result.engine == "sweep"
+    assert result.answer == exact.answer
+    np.testing.assert_allclose(result.restored, exact.restored, atol=0.05)
+    assert len(set(result.restored.ravel().tolist())) > 8  # not on bfloat16's coarse grid
 
 
 @pytest.mark.parametrize("site", SITES)
