@@ -107,18 +107,19 @@ def estimate(
 
 
 def _batches(model: LanguageModel, texts: Sequence[str], max_tokens: int) -> Iterator[list[list[int]]]:
-    """Rows of token ids, at most `BATCH_TOKENS` padded tokens a batch and `max_tokens` in all."""
-    left, rows, widest = max_tokens, list[list[int]](), 0
+    """The first `max_tokens` tokens as rows of ids, at most `BATCH_TOKENS` padded tokens a batch."""
+    left, pieces = max_tokens, list[list[int]]()
     for ids in _pieces(model, texts):
-        piece = ids[:left]
-        if rows and max(widest, len(piece)) * (len(rows) + 1) > BATCH_TOKENS:
-            yield rows
-            rows, widest = [], 0
-        rows.append(piece)
-        widest = max(widest, len(piece))
-        left -= len(piece)
+        pieces.append(ids[:left])
+        left -= len(pieces[-1])
         if not left:
             break
+    rows: list[list[int]] = []
+    for piece in sorted(pieces, key=len):  # rows of like length need little padding
+        if rows and len(piece) * (len(rows) + 1) > BATCH_TOKENS:
+            yield rows
+            rows = []
+        rows.append(piece)
     if rows:
         yield rows
 

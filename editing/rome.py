@@ -42,9 +42,6 @@ _ROME_CODE = {
 }
 """Constants of the public code (github.com/kmeng01/rome at 0874014, hparams for GPT-2 XL)."""
 
-REFERENCE_TEXTS = 20_000
-"""Documents of the bundled corpus from which the second moment is read, unless `corpus` names a file."""
-
 
 @dataclass(frozen=True)
 class RomeConfig:
