@@ -15,6 +15,7 @@ from tracing.types import SITES, TraceConfig, TraceResult, TraceSite, WindowCent
 
 FIGURE_FORMATS = ("pdf", "svg", "png")
 LAYERS_PER_BLOCK = 16  # columns that fit a terminal
+LITTLE = 0.05  # a total effect, as a difference of probabilities
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -52,6 +53,8 @@ def table(result: TraceResult) -> str:
         "",
         f"Indirect effect of restoring the {SITE_NAMES[config.site]}, by token (* subject) and {layer_title(result)}:",
     ]
+    if result.total_effect < LITTLE:
+        lines.insert(5, "           the corruption takes little away, so the map says little; try a larger --noise")
     names = token_labels(result)
     width = max(map(len, names)) + 1
     for start in range(0, result.n_layers, LAYERS_PER_BLOCK):

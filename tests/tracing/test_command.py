@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from tests.tiny import build_tiny
+from tests.tracing.made import made_result
 from tracing import TraceResult
-from tracing.__main__ import main
+from tracing.__main__ import main, table
 
 PROMPT = "the Space Needle is in"
 
@@ -112,3 +113,8 @@ def test_help_lists_the_options(capsys: pytest.CaptureFixture[str]) -> None:
     shown = capsys.readouterr().out
     for option in ("subject", "model", "answer", "site", "window", "samples", "noise", "seed", "json", "out"):
         assert f"--{option}" in shown
+
+
+def test_a_corruption_without_effect_is_pointed_out() -> None:
+    assert "takes little away" not in table(made_result())
+    assert "takes little away" in table(made_result(clean=0.22))
