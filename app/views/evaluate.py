@@ -83,7 +83,7 @@ def _tile(name: str, report: EditReport) -> None:
     score: Score = report.headline(name.lower())  # type: ignore[arg-type]
     if score.value is None:
         st.metric(name, "—", help=score.definition)
-        st.caption(f"Not measured: {plain(score.reason)}")
+        st.caption(plain(f"n = 0. Not measured: {score.reason}."))
         return
     change = None if score.change is None else f"{100 * score.change:+.0f} pt"
     st.metric(

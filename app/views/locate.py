@@ -76,7 +76,7 @@ def draw(form: Form, runner: Runner, trace: Job | None) -> list[Waiting]:
                 args=(runner, trace),
             )
         else:
-            _run_button(form)
+            _run_button(form, again=trace is not None and trace.state == "done")
         results = trace.result if trace is not None and trace.state == "done" else None
         export.trace_panel(results)
     if trace is None:
@@ -96,8 +96,8 @@ def draw(form: Form, runner: Runner, trace: Job | None) -> list[Waiting]:
     return waiting
 
 
-def _run_button(form: Form) -> None:
-    stale = st.session_state.trace_ask is not None and st.session_state.trace_ask != form.trace_ask()
+def _run_button(form: Form, again: bool) -> None:
+    stale = again and st.session_state.trace_ask != form.trace_ask()
     st.button(
         "Run again" if stale else "Run trace",
         key="run_trace",
@@ -211,8 +211,10 @@ def _table(key: str, result: TraceResult, alone: bool) -> None:
         on_select=lambda: state.pick_from_table(name),
         selection_mode="single-cell",
         alt=f"Indirect effect by token and layer, {result.config.site}",
+        height="content",
         column_config={
-            str(layer): st.column_config.NumberColumn(format="%.3f", width="small") for layer in range(result.n_layers)
+            "token": st.column_config.TextColumn(width=92, pinned=True),
+            **{str(layer): st.column_config.NumberColumn(format="%.3f", width=52) for layer in range(result.n_layers)},
         },
     )
     st.caption("Mean indirect effect. The arrow keys move the cell; its column becomes the layer.")
@@ -224,6 +226,7 @@ def effect_table(result: TraceResult) -> pd.DataFrame:
 
     from tracing.labels import token_labels
 
-    frame = pd.DataFrame(result.indirect_effect, columns=[str(layer) for layer in range(result.n_layers)])
+    effect = result.indirect_effect.round(4) + 0.0  # adding zero turns -0.0 into 0.0
+    frame = pd.DataFrame(effect, columns=[str(layer) for layer in range(result.n_layers)])
     frame.insert(0, "token", token_labels(result))
     return frame

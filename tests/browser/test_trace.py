@@ -1,0 +1,199 @@
+"""Tracing on the page: the map, its keyboard twins, cancelling, exporting."""
+
+import io
+import json
+import random
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+from playwright.sync_api import Page, expect
+from pypdf import PdfReader
+
+from tests.browser.actions import (
+    MAP,
+    PATIENCE,
+    at,
+    button,
+    expect_layer,
+    exported,
+    exported_csv,
+    fill,
+    grid,
+    outlined_layer,
+    parameters,
+    slider,
+    token_labels,
+    trace,
+    traced,
+)
+
+NewPage = Callable[..., Page]
+LAYERS = 12
+
+
+@pytest.fixture
+def traced_page(new_page: NewPage) -> Iterator[Page]:
+    """A page with the first example traced; the server remembers the trace, so only the first of these computes it."""
+    page = new_page(run="1")
+    traced(page)
+    yield page
+
+
+def test_run_by_mouse_gives_a_cell_for_every_token_and_layer(new_page: NewPage) -> None:  # checks 4 and 5
+    page = new_page(seed="1")
+    expect(page.locator(".tokens span").first).to_be_visible(timeout=PATIENCE)
+    chips = page.locator(".tokens span").all_inner_texts()
+    trace(page)
+    assert np.array(grid(page)).shape == (len(chips), LAYERS)
+    assert token_labels(page) == chips
+    assert parameters(page)["run"] == "1"
+
+
+def test_run_by_keyboard(new_page: NewPage) -> None:  # check 4
+    page = new_page(seed="2")
+    expect(button(page, "Run trace")).to_be_enabled()
+    page.get_by_role("textbox", name="Prompt").press("ControlOrMeta+Enter")
+    traced(page)
+    assert np.array(grid(page)).shape[1] == LAYERS
+
+
+def test_a_click_picks_the_layer_it_lands_on(traced_page: Page) -> None:  # check 7
+    page = traced_page
+    chance = random.Random(0)
+    rows = len(token_labels(page))
+    for _ in range(20):
+        layer, token = chance.randrange(LAYERS), chance.randrange(rows)
+        # Anywhere in the cell, edges left out.
+        x, y = at(page, layer + chance.uniform(-0.42, 0.42), token + chance.uniform(-0.38, 0.38))
+        page.mouse.click(x, y)
+        expect_layer(page, layer)
+
+
+def test_slider_outline_and_link_move_together(traced_page: Page) -> None:  # checks 8 and 9
+    page = traced_page
+    page.mouse.click(*at(page, 7, 3))
+    expect_layer(page, 7)
+    slider(page).focus()
+    page.keyboard.press("ArrowRight")
+    expect_layer(page, 8)
+    page.mouse.click(*at(page, 5, 2))
+    expect_layer(page, 5)
+    page.mouse.click(*at(page, 5, 2))
+    page.wait_for_timeout(700)
+    expect_layer(page, 5)
+    page.mouse.dblclick(*at(page, 5, 2))
+    page.wait_for_timeout(700)
+    expect_layer(page, 5)
+    assert outlined_layer(page) == 5
+
+
+def test_hover_and_file_give_the_same_number(traced_page: Page) -> None:  # check 10
+    page = traced_page
+    rows = exported_csv(page)
+    assert len(rows) == len(token_labels(page)) * LAYERS
+    page.mouse.move(*at(page, 6, 4))
+    page.mouse.move(*at(page, 6.1, 4.1))
+    text = page.locator(".hoverlayer .hovertext")
+    expect(text).to_be_visible()
+    cell = next(row for row in rows if (row["position"], row["layer"]) == ("4", "6"))
+    shown = "".join(text.all_text_contents())
+    assert "layer 6" in shown
+    assert f"indirect effect {float(cell['effect']):.4f}" in shown
+    assert token_labels(page)[4] in shown
+
+
+def test_table_is_the_keyboard_twin(traced_page: Page) -> None:  # check 11
+    page = traced_page
+    numbers = grid(page)
+    page.get_by_role("tab", name="Table").click()
+    cells = page.locator("[data-testid=stDataFrame] [role=gridcell]")
+    expect(cells.first).to_be_attached()
+    shown = [text for text in cells.all_text_contents() if text]
+    assert shown[0] == token_labels(page)[0]
+    assert [float(text) for text in shown[1 : 1 + LAYERS]] == pytest.approx(numbers[0], abs=6e-4)
+    box = page.locator("[data-testid=stDataFrame] canvas").first.bounding_box()
+    assert box is not None
+    page.mouse.click(box["x"] + box["width"] / 2, box["y"] + 55)
+    # Columns are 52 pixels wide, so the middle of the table is a layer in the middle.
+    page.wait_for_function("() => +new URLSearchParams(location.search).get('layer') > 3")
+    before = int(parameters(page)["layer"])
+    expect_picked(page, before)
+    page.keyboard.press("ArrowRight")
+    expect_picked(page, before + 1)
+
+
+def expect_picked(page: Page, layer: int) -> None:
+    expect(slider(page)).to_have_value(str(layer), timeout=PATIENCE)
+    page.wait_for_function(f"() => new URLSearchParams(location.search).get('layer') === '{layer}'")
+
+
+def slow(**more: str) -> dict[str, str]:
+    """A question that takes a while: three maps, many samples, a long prompt."""
+    prompt = "It is well known that, as every guide book will tell you, the Space Needle, which many people visit every year,"
+    return {"prompt": f"{prompt} is located in the city of", "site": "all", "samples": "10", "run": "1", **more}
+
+
+def test_cancel_leaves_a_usable_page_and_no_partial_map(new_page: NewPage) -> None:  # check 13
+    page = new_page(**slow(seed="31"))
+    button(page, "Cancel").click()
+    expect(page.get_by_text("Cancelled. Nothing is shown")).to_be_visible(timeout=PATIENCE)
+    expect(page.locator(MAP)).to_have_count(0)
+    expect(button(page, "Run trace")).to_be_enabled()
+    expect(page.get_by_role("textbox", name="Subject")).to_have_value("Space Needle")
+    # The worker is free again: another question is answered.
+    page.get_by_role("radio", name="State").click(force=True)
+    fill(page, "Prompt", "The Space Needle is located in the city of")
+    trace(page)
+    assert np.array(grid(page)).shape[1] == LAYERS
+
+
+def test_typing_and_clicking_during_a_run(new_page: NewPage) -> None:  # check 12
+    page = new_page(**slow(seed="32"))
+    expect(button(page, "Cancel")).to_be_visible(timeout=PATIENCE)
+    fill(page, "New answer", "Rome")
+    page.get_by_role("tab", name="Probes").click()
+    expect(page.get_by_role("textbox", name="New answer")).to_have_value("Rome")
+    expect(button(page, "Cancel")).to_be_visible()
+    traced(page)
+    expect(page.locator(MAP)).to_have_count(3)
+    expect(page.get_by_role("textbox", name="New answer")).to_have_value("Rome")
+
+
+def test_changed_inputs_are_marked(traced_page: Page) -> None:
+    page = traced_page
+    fill(page, "Prompt", "The Space Needle is in the city of")
+    expect(page.get_by_text("Inputs changed since this trace")).to_be_visible(timeout=PATIENCE)
+    expect(button(page, "Run again")).to_be_enabled()
+    expect(page.locator(MAP)).to_have_count(1)
+
+
+def test_too_little_noise_is_said(new_page: NewPage) -> None:
+    page = new_page(noise="0.1", samples="2", run="1")
+    traced(page)
+    expect(page.get_by_text("raise the noise")).to_be_visible()
+
+
+def test_figure_for_a_paper(traced_page: Page) -> None:  # check 22
+    page = traced_page
+    first = exported(page, "Figure (PDF)")
+    assert exported(page, "Figure (PDF)") == first
+    reader = PdfReader(io.BytesIO(first))
+    assert len(reader.pages) == 1
+    assert float(reader.pages[0].mediabox.width) / 72 == pytest.approx(3.25, rel=0.01)
+    fonts = reader.pages[0]["/Resources"]["/Font"]  # type: ignore[index]
+    assert len(fonts) > 0
+    for font in fonts.values():
+        face = font.get_object()
+        described = face["/DescendantFonts"][0].get_object() if "/DescendantFonts" in face else face
+        inside = described["/FontDescriptor"].get_object()
+        assert {"/FontFile", "/FontFile2", "/FontFile3"} & set(inside), "a font is not embedded"
+
+
+def test_other_files(traced_page: Page) -> None:  # check 23
+    page = traced_page
+    assert exported(page, "PNG 300 dpi").startswith(b"\x89PNG")
+    assert b"<svg" in exported(page, "SVG")
+    record = json.loads(exported(page, "JSON"))
+    assert np.allclose(record["effect"], grid(page), atol=1e-6)
+    assert b"<script src" not in exported(page, "HTML")
