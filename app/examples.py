@@ -17,12 +17,14 @@ class Example:
 
 EXAMPLES = (
     Example("Space Needle → Paris", "The Space Needle is located in the city of", "Space Needle", "Paris"),
-    Example("Messi → basketball", "Lionel Messi is a famous athlete in the sport of", "Lionel Messi", "basketball"),
-    Example("iPhone → Nokia", "iPhone is made by the company", "iPhone", "Nokia"),
     Example("Mount Fuji → Italy", "Mount Fuji is a mountain in the country of", "Mount Fuji", "Italy"),
+    Example("Capital of Germany → Rome", "Germany has as its capital the city of", "Germany", "Rome"),
+    Example(
+        "Michael Jordan → baseball", "Michael Jordan is a famous athlete in the sport of", "Michael Jordan", "baseball"
+    ),
+    Example("Louis Armstrong → violin", "Louis Armstrong is famous for playing the", "Louis Armstrong", "violin"),
     Example("Sony → Paris", "Sony has its headquarters in", "Sony", "Paris"),
-    Example("Beethoven → violin", "Ludwig van Beethoven is famous for playing the", "Ludwig van Beethoven", "violin"),
-    Example("Capital of Japan → Rome", "Japan has as its capital the city of", "Japan", "Rome"),
+    Example("iPhone → Sony", "iPhone is made by the company", "iPhone", "Sony"),
     Example("A tower that never was", "The Emberlock Tower is located in the city of", "Emberlock Tower", "Rome"),
 )
 UNKNOWN = EXAMPLES[-1]

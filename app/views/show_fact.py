@@ -135,8 +135,11 @@ def _strip(look: FirstLook) -> None:
 def _doubt(look: FirstLook) -> str:
     if look.knows:
         return ""
-    return (
-        f"The model does not seem to know this: it gives the true answer **{plain(look.answer)}** "
-        f"probability {plain(probability(look.p_answer))} (rank {look.rank}). "
-        "A trace can still be run, but it explains a guess."
-    )
+    p = plain(probability(look.p_answer))
+    if look.rank > 1:
+        found = (
+            f"The model does not know this: it gives the true answer, **{plain(look.answer)}**, {p} (rank {look.rank})."
+        )
+    else:
+        found = f"The model does not seem to know this: its best guess, **{plain(look.answer)}**, gets only {p}."
+    return f"{found} A trace can be run all the same, but it explains a guess."

@@ -1,6 +1,7 @@
 """One server and one Chromium for all browser tests; a fresh browser context (so a fresh session) for each."""
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -14,7 +15,9 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Error, Page, sync_playwright
 
 ROOT = Path(__file__).resolve().parents[2]
-CHROMIUM = os.environ.get("ENGRAM_CHROMIUM", "/usr/bin/chromium")
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+CHROMIUM = os.environ.get("ENGRAM_CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
+"""None: the one Playwright has installed, if it has."""
 FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
     "--disable-component-update --disable-sync"
@@ -73,11 +76,9 @@ def browser() -> Iterator[Browser]:
     """Headless Chromium; without it the tests are skipped, or fail where ENGRAM_REQUIRE_BROWSER=1 says they must run."""
     with sync_playwright() as playwright:
         try:
-            found = playwright.chromium.launch(
-                executable_path=CHROMIUM if Path(CHROMIUM).exists() else None, args=FLAGS, timeout=PATIENCE
-            )
+            found = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS, timeout=PATIENCE)
         except Error as error:
-            reason = f"no Chromium at {CHROMIUM} (set ENGRAM_CHROMIUM): {error.message.splitlines()[0]}"
+            reason = f"no Chromium found (ENGRAM_CHROMIUM may name one): {error.message.splitlines()[0]}"
             if os.environ.get("ENGRAM_REQUIRE_BROWSER") == "1":
                 pytest.fail(reason)
             pytest.skip(reason)

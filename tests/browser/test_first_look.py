@@ -58,7 +58,7 @@ def test_new_answer_equal_to_the_true_one(new_page: NewPage) -> None:
 
 def test_unknown_fact_is_said_to_be_unknown(new_page: NewPage) -> None:  # check 19
     page = new_page(prompt=UNKNOWN.prompt, subject=UNKNOWN.subject)
-    expect(page.get_by_text("does not seem to know")).to_be_visible(timeout=PATIENCE)
+    expect(page.get_by_text("explains a guess")).to_be_visible(timeout=PATIENCE)
     expect(button(page, "Run trace")).to_be_enabled()
 
 

@@ -1,0 +1,131 @@
+"""Fields, links, examples and probes: everything of the page that needs neither a browser nor a model."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from app import examples
+from app.asks import EditAsk, ScoreAsk
+from app.catalog import Choice, choices
+from app.probes import find_fact, make_request, probes_of, rows_of, usable
+from app.state import Form, default_window, refused_values
+from app.wording import duration, markup, plain, probability, visible
+from facts.atlas import load_atlas
+
+MODELS = {"reference": Choice("reference", "reference", Path(), 12)}
+FORM = Form(
+    MODELS["reference"], "The Space Needle is located in the city of", "Space Needle", "", "Paris", "mlp", 3.0, 10, 3, 0
+)
+
+
+@pytest.mark.parametrize(
+    ("change", "field", "words"),
+    [
+        ({"prompt": " "}, "prompt", "stops where the answer"),
+        ({"subject": ""}, "subject", "name the thing"),
+        ({"subject": "space needle"}, "subject", "not in the prompt"),
+        ({"prompt": "The {} Space Needle is in"}, "prompt", "in place of {}"),
+    ],
+)
+def test_problems_name_their_field(change: dict[str, str], field: str, words: str) -> None:
+    assert words in replace(FORM, **change).problems[field]
+
+
+def test_a_good_form_has_no_problems() -> None:
+    assert FORM.problems == {}
+    assert FORM.edit_problem == ""
+    assert not FORM.repeated
+    assert replace(FORM, prompt="The Space Needle, the Space Needle is in").repeated
+
+
+def test_the_new_answer_must_differ() -> None:
+    assert "equals" in replace(FORM, answer="Paris ").edit_problem
+    assert "Write the word" in replace(FORM, new=" ").edit_problem
+
+
+def test_states_are_traced_one_layer_at_a_time_and_all_means_three() -> None:
+    assert replace(FORM, site="state").trace_ask().window == 1
+    everything = replace(FORM, site="all").trace_ask()
+    assert everything.sites == ("state", "mlp", "attn")
+    assert everything.window == 3
+
+
+def test_equal_questions_share_a_key_and_different_ones_do_not() -> None:
+    ask = FORM.trace_ask()
+    assert replace(FORM, answer=" ").trace_ask().key == ask.key
+    assert replace(FORM, new="Rome").trace_ask().key == ask.key
+    keys = {replace(FORM, **change).trace_ask().key for change in ({}, {"seed": 1}, {"noise": 2.0}, {"site": "attn"})}
+    assert len(keys) == 4
+    edit = EditAsk("reference", FORM.prompt, FORM.subject, "", "Paris", "rome", (("layer", 3),))
+    assert edit.layer == 3
+    assert ScoreAsk(edit, ()).key != ScoreAsk(edit, (("alias", "x", "y"),)).key
+
+
+def test_windows_are_a_quarter_of_the_layers_and_at_most_ten() -> None:
+    assert [default_window(n) for n in (1, 12, 48, 100)] == [1, 3, 10, 10]
+
+
+def test_values_a_link_may_not_hold() -> None:
+    assert refused_values({"site": "attn", "noise": "2.5", "layer": "11", "prompt": "法国", "run": "1"}, MODELS) == []
+    sent = {"site": "x", "noise": "abc", "samples": "0", "layer": "12", "seed": "-1", "model": "gpt5", "new": "a" * 61}
+    assert set(refused_values(sent, MODELS)) == set(sent)
+
+
+def test_every_example_but_the_invented_one_is_in_the_atlas() -> None:
+    for example in examples.EXAMPLES:
+        fact = load_atlas().match(example.prompt, example.subject)
+        if example is examples.UNKNOWN:
+            assert fact is None
+            assert load_atlas().about(example.subject) == ()
+        else:
+            assert fact is not None, example
+            assert example.new != fact.target_true
+            assert {"paraphrase", "neighborhood"} & {probe.kind for probe in make_request(fact, example.new).probes}
+    assert examples.matching(examples.DEFAULT.prompt, examples.DEFAULT.subject) == examples.DEFAULT.title
+    assert examples.matching("x", "y") == examples.OWN
+
+
+def test_the_atlas_supplies_probes_only_for_its_own_facts() -> None:
+    fact = find_fact(FORM.prompt, FORM.subject)
+    assert (fact.target_true, fact.relation) == ("Seattle", "landmark_city")
+    request = make_request(fact, "Paris")
+    assert {"paraphrase", "neighborhood", "one_hop"} <= {probe.kind for probe in request.probes}
+    other = find_fact(FORM.prompt, FORM.subject, "Tacoma")
+    assert make_request(other, "Paris").probes == ()
+
+
+def test_edited_probes_keep_their_bridges_and_half_filled_rows_do_not_count() -> None:
+    derived = make_request(find_fact(FORM.prompt, FORM.subject), "Paris")
+    hop = next(probe for probe in derived.probes if probe.kind == "one_hop")
+    assert hop.bridge
+    records = [{"kind": kind, "prompt": prompt, "answer": answer} for kind, prompt, answer in rows_of(derived)]
+    records += [
+        {"kind": "alias", "prompt": "The Needle is in", "answer": None},
+        {"kind": "x", "prompt": "a", "answer": "b"},
+    ]
+    rows = usable([*records, {"kind": "alias", "prompt": " The Needle is in ", "answer": "Paris"}])
+    assert len(rows) == len(derived.probes) + 1
+    again = probes_of(rows, derived.probes)
+    assert again[:-1] == derived.probes
+    assert (again[-1].kind, again[-1].prompt, again[-1].bridge) == ("alias", "The Needle is in", ())
+
+
+def test_models_are_offered_from_a_list(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"n_layer": 5}')
+    monkeypatch.setenv("ENGRAM_MODELS", f"mine={tmp_path},gone={tmp_path}/nowhere")
+    offered = choices()
+    assert offered["mine"].n_layers == 5
+    assert "gone" not in offered
+
+
+def test_text_of_a_reader_loses_its_powers() -> None:
+    assert plain("![x](http://a)") == r"\!\[x\]\(http\:\/\/a\)"
+    assert plain("$a$ <b>\n`c`") == r"\$a\$ \<b\> \`c\`"
+    assert markup("<img src='x'>") == "&lt;img src=&#x27;x&#x27;&gt;"
+    assert visible(" le\n") == "␣le↵"
+
+
+def test_numbers_are_short_and_never_falsely_exact() -> None:
+    assert [probability(p) for p in (0.0, 0.001, 0.5, 0.999, 1.0)] == ["0.00", "< 0.01", "0.50", "> 0.99", "1.00"]
+    assert [duration(s) for s in (0.0001, 0.05, 2.34, 15.2, 600)] == ["< 1 ms", "50 ms", "2.3 s", "15 s", "10 min"]

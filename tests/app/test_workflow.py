@@ -1,0 +1,88 @@
+"""The whole path without a page, on tiny random models: look, trace, edit, evaluate."""
+
+from collections.abc import Callable
+
+import pytest
+
+from app import workflow
+from editing import EditCancelled
+from facts import Fact
+from models import LanguageModel
+
+PROMPT, SUBJECT = "The Space Needle is located in the city of", "Space Needle"
+QUICK = {"layer": 1, "steps": 2, "prefixes": 1, "moment_tokens": 200, "second_moment": "identity"}
+
+
+@pytest.fixture
+def model(tiny: Callable[[str], LanguageModel]) -> LanguageModel:
+    return tiny("gpt2")
+
+
+def test_look_tells_tokens_subject_and_answer(model: LanguageModel) -> None:
+    seen = workflow.look(model, PROMPT, SUBJECT)
+    assert "".join(seen.tokens) == PROMPT
+    assert "".join(seen.tokens[slice(*seen.span)]).strip() == SUBJECT
+    assert [p for _, p in seen.top] == sorted((p for _, p in seen.top), reverse=True)
+    assert seen.answer == "Seattle"  # from the atlas
+    assert not seen.knows
+    assert workflow.look(model, "Say the Space Needle is in", SUBJECT).rank == 1  # its own answer is its first
+
+
+def test_trace_gives_a_map_for_each_site(model: LanguageModel) -> None:
+    steps: list[tuple[int, int]] = []
+    fact = Fact.from_prompt(PROMPT, SUBJECT)
+    state, mlp = workflow.trace(
+        model,
+        fact,
+        ["resid_post", "mlp_out"],
+        window=2,
+        samples=2,
+        progress=lambda done, total: steps.append((done, total)),
+    )
+    assert (state.config.window, mlp.config.window) == (1, 2)
+    assert state.indirect_effect.shape == mlp.indirect_effect.shape == (len(state.tokens), model.n_layers)
+    assert "subjects" in mlp.noise_source
+    assert steps[-1][0] == steps[-1][1]
+
+
+def test_run_edit_reports_five_metrics_and_leaves_the_model_alone(model: LanguageModel) -> None:
+    before = model.weights_digest()
+    request = workflow.request_for(model, PROMPT, SUBJECT, "", "Paris")
+    assert request.fact.target_true == "Seattle"
+    change, report = workflow.run_edit(model, request, "rome", QUICK, trace_seconds=1.5)
+    assert model.weights_digest() == before
+    for name in ("reliability", "generalization", "locality", "portability", "efficiency"):
+        report.headline(name)  # type: ignore[arg-type]
+    assert report.efficiency.trace_seconds == 1.5
+    assert report.efficiency.apply_seconds is not None
+    assert report.efficiency.undo_seconds is not None
+    assert report.efficiency.parameters_changed == change.parameters_changed
+    assert report.about["layer"] == 1
+    assert report.model_revision == model.revision
+
+
+def test_probes_can_be_given_and_own_answers_fill_the_truth(model: LanguageModel) -> None:
+    own = workflow.look(model, "Say the Space Needle is in", SUBJECT).answer
+    rows = [("paraphrase", "They built the Space Needle in", "Paris")]
+    request = workflow.request_for(model, "Say the Space Needle is in", SUBJECT, "", "Paris", rows)
+    assert request.fact.target_true == own
+    assert [probe.prompt for probe in request.probes] == ["They built the Space Needle in"]
+    assert workflow.request_for(model, PROMPT, SUBJECT, "", "Paris", []).probes == ()
+
+
+def test_errors_are_sentences(model: LanguageModel) -> None:
+    request = workflow.request_for(model, PROMPT, SUBJECT, "", "Paris")
+    with pytest.raises(ValueError, match="unknown method"):
+        workflow.edit(model, request, "magic")
+    with pytest.raises(ValueError, match="out of range"):
+        workflow.edit(model, request, "rome", QUICK | {"layer": 99})
+    with pytest.raises(ValueError, match="does not occur"):
+        workflow.look(model, PROMPT, "Eiffel Tower")
+    with pytest.raises(ValueError, match="equals the true answer"):
+        workflow.request_for(model, PROMPT, SUBJECT, "", "Seattle")
+
+
+def test_an_edit_can_be_cancelled(model: LanguageModel) -> None:
+    request = workflow.request_for(model, PROMPT, SUBJECT, "", "Paris")
+    with pytest.raises(EditCancelled):
+        workflow.edit(model, request, "rome", QUICK, cancelled=lambda: True)
