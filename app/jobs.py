@@ -161,7 +161,7 @@ class Runner:
 
 
 def sentence(error: Exception) -> str:
-    """What the reader is told.  Our own errors are written for readers; anything else is logged and named by a number."""
+    """What the reader is told.  Our own errors are written for readers; all else is logged and named by a number."""
     if isinstance(error, ValueError | FileNotFoundError | KeyError) and _is_ours(error):
         text = str(error.args[0]) if error.args else str(error)
         return text[:1].upper() + text[1:]

@@ -1,4 +1,4 @@
-"""From the words of the form to a fact, a request and its probes.  No torch: the page uses it before a model is loaded."""
+"""From the words of the form to a fact, a request and its probes.  Without torch: used before a model is loaded."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """What one reader's session remembers, and what changes it.
 
 Three kinds of memory: the fields of the form (widgets whose values also stand in the URL, so a link restores the
-question), the questions last asked (`TraceAsk`, `EditAsk`, `ScoreAsk`; their answers live with the jobs), and the layer.
+question), the questions last asked (`TraceAsk`, `EditAsk`, `ScoreAsk`; the answers live with the jobs), and the layer.
 An edit is remembered as data; the model that everybody shares is never changed.
 """
 

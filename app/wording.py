@@ -32,6 +32,12 @@ def probability(value: float) -> str:
     return f"{value:.2f}"
 
 
+def short(value: float) -> str:
+    """A difference of probabilities: two decimals, more where it is small, a true minus sign."""
+    digits = 2 if abs(value) >= 0.1 or abs(value) < 5e-5 else 3 if abs(value) >= 0.01 else 4
+    return f"{value + 0.0:.{digits}f}".replace("-", "−")
+
+
 def duration(seconds: float) -> str:
     """Seconds for a reader: 0.4 s, 12 s, 3 min."""
     if seconds < 0.001:

@@ -98,6 +98,8 @@ reading = read_job(form.read_ask()) if painted and not form.problems else None
 if session.run_on_load and not form.problems:
     session.run_on_load = False
     session.trace_ask = form.trace_ask()
+if session.trace_ask and st.query_params.get("run") != "1":
+    st.query_params["run"] = "1"  # lost when another page was shown
 trace = trace_job(session.trace_ask) if painted and session.trace_ask else None
 edited = edit_job(session.edit_ask) if session.edit_ask else None
 ready = edited is not None and edited.state == "done" and session.score_ask is not None

@@ -71,8 +71,9 @@ def _layer(form: Form, trace: Job | None) -> int:
         st.session_state.layer = last
     layer: int = st.slider(
         "Layer", 0, last, form.model.n_layers // 4, key="layer",
-        help="A click on the map, the arrow keys here, and the table all set this one number. Where a fact is traced to "
-        "says little about where an edit works best (Hase et al. 2023, arXiv:2301.04213): the trace suggests, you choose.",
+        help="A click on the map, the arrow keys here, and the table all set this one number. Where a fact is traced "
+        "to says little about where an edit works best (Hase et al. 2023, arXiv:2301.04213): the trace suggests, "
+        "you choose.",
         **KEEP,
     )  # fmt: skip
     if trace is not None and trace.state == "done":
@@ -118,14 +119,19 @@ def _advanced(method: str) -> dict[str, Any]:
     from editing import METHODS
 
     changed: dict[str, Any] = {}
-    for knob in dataclasses.fields(METHODS[method].config_type):
-        if knob.name == "layer" or "help" not in knob.metadata:
-            continue
-        value = _knob(method, knob)
-        if value != knob.default:
-            changed[knob.name] = value
+    knobs = [knob for knob in dataclasses.fields(METHODS[method].config_type) if _shown(knob)]
+    for column, half in zip(st.columns(2), (knobs[0::2], knobs[1::2]), strict=True):
+        with column:
+            values = {knob.name: _knob(method, knob) for knob in half}
+        changed |= {knob.name: values[knob.name] for knob in half if values[knob.name] != knob.default}
     st.caption(f"{len(changed)} changed from the defaults." if changed else "All at their defaults.")
     return changed
+
+
+def _shown(knob: dataclasses.Field[Any]) -> bool:
+    """The layer has its slider.  Free text is left out: it names files, and the server's files are not the reader's."""
+    free_text = isinstance(knob.default, str) and not knob.metadata.get("choices")
+    return knob.name != "layer" and "help" in knob.metadata and not free_text
 
 
 def _knob(method: str, knob: dataclasses.Field[Any]) -> Any:

@@ -1,4 +1,4 @@
-"""3 · Evaluate: five tiles, every prompt behind them, the probes they are measured on, and the text before and after."""
+"""3 · Evaluate: five tiles, the prompts behind them, the probes they are measured on, the text before and after."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from app.probes import KINDS, Row, find_fact, make_request, rows_of, usable
 from app.state import Form
 from app.views import export
 from app.views.waiting import Waiting
-from app.wording import markup, plain
+from app.wording import duration, markup, plain
 
 if TYPE_CHECKING:
     from metrics import EditReport, Score
@@ -55,13 +55,13 @@ def draw(form: Form, runner: Runner, edit: Job | None, scores: Job | None) -> li
 def _banner(report: EditReport) -> None:
     request, about = report.request, report.about
     old, new = plain(request.fact.target_true or "?"), plain(request.target_new)
-    st.caption(
-        f"{str(about.get('method', '')).upper()} at layer {about.get('layer')}: {old} → {new}. Small grey numbers are 95 % intervals."
-    )
+    method = str(about.get("method", "")).upper()
+    st.caption(f"{method} at layer {about.get('layer')}: {old} → {new}. Each change is against the unedited model.")
     score = report.headline("reliability")
     if score.value is not None and score.value < LOW_RELIABILITY:
         st.error(
-            "The edited model does not say the new answer. Try another layer, or more steps and a higher norm limit under Advanced.",
+            "The edited model does not say the new answer. Try another layer, or more steps and a higher norm limit "
+            "under Advanced.",
             icon=":material/error:",
         )
 
@@ -97,7 +97,7 @@ def _tile(name: str, report: EditReport) -> None:
     if name == "Efficiency":
         notes = _costs(report)
     else:
-        notes = f"n = {score.n}" + (f", {interval(score)}" if score.ci else "")
+        notes = f"n = {score.n}" + (f", 95 % CI {interval(score)}" if score.ci else "")
         if score.left_out:
             notes += f", {score.n_left_out} left out"
     st.caption(plain(notes))
@@ -111,7 +111,7 @@ def _costs(report: EditReport) -> str:
     parts = [
         f"{number(changed.value, 'share')} of the weights" if changed.measured else "",
         f"peak {number(memory.value, 'bytes')}" if memory.measured else "",
-        f"undo {number(scores['efficiency.undo_seconds'].value, 's')}"
+        f"undo {duration(scores['efficiency.undo_seconds'].value)}"
         if scores["efficiency.undo_seconds"].measured
         else "",
     ]

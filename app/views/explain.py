@@ -15,25 +15,51 @@ subject's tokens; and *restored*, corrupted but with one state (token, layer) pu
 | indirect effect | p restored − p corrupted: what that one state gives back |
 | interval | 95 %, Student's t over noise samples, each restored run paired with its own corrupted run |
 
-A large effect says that a state *carries* what the answer needs. It does not say that the fact is stored there, nor that
-an edit works best there: Hase et al. found next to no correlation between the two. So the layer is a suggestion.
+A large effect says that a state *carries* what the answer needs. It does not say that the fact is stored there, nor
+that an edit works best there: Hase et al. found next to no correlation between the two. So the layer is a suggestion.
 """
 
 EDITING = """
-**Rank-one edit (ROME).** The MLP of the chosen layer is read as a memory from keys to values. The key is its input at the
-last subject token; the new value is found by gradient steps so that the model says the new answer; the smallest change of
-the down-projection that maps the key to that value, with respect to the keys of ordinary text, is then solved for.
-An edit is applied as a *view* that shares every weight but the changed matrix. Undo drops the view; nothing is subtracted.
+**Rank-one edit (ROME).** The MLP of the chosen layer is read as a memory from keys to values. The key is its input at
+the last subject token. The new value is found by gradient steps, so that the model says the new answer. Then the
+smallest change of the down-projection that maps the key to that value, with respect to the keys of ordinary text, is
+solved for. An edit is applied as a *view* that shares every weight but the changed matrix. Undo drops the view; nothing
+is subtracted.
 """
 
-SOURCES = """
-- Meng, Bau, Andonian, Belinkov 2022, *Locating and Editing Factual Associations in GPT*, [arXiv:2202.05262](https://arxiv.org/abs/2202.05262): causal tracing, ROME, efficacy, paraphrase and neighborhood scores.
-- Hase, Bansal, Kim, Ghandeharioun 2023, *Does Localization Inform Editing?*, [arXiv:2301.04213](https://arxiv.org/abs/2301.04213): why the traced layer is only suggested.
-- Gupta, Baskaran, Anumanchipalli 2024, *Rebuilding ROME*, [arXiv:2403.07175](https://arxiv.org/abs/2403.07175): the single-key form used by default.
-- Cohen, Biran, Yoran, Globerson, Geva 2023, *Evaluating the Ripple Effects of Knowledge Editing*, [arXiv:2307.12976](https://arxiv.org/abs/2307.12976): portability, counted only where the model knew the bridge.
-- Hoelscher-Obermaier et al. 2023, *Detecting Edit Failures* (CounterFact+), [arXiv:2305.17553](https://arxiv.org/abs/2305.17553): neighbours after the new fact.
-- Yao et al. 2023, *Editing Large Language Models*, [arXiv:2305.13172](https://arxiv.org/abs/2305.13172): the five metrics side by side.
-"""
+PAPERS = (
+    (
+        "2202.05262",
+        "Meng, Bau, Andonian, Belinkov 2022, *Locating and Editing Factual Associations in GPT*",
+        "causal tracing, ROME, efficacy, paraphrase and neighborhood scores",
+    ),
+    (
+        "2301.04213",
+        "Hase, Bansal, Kim, Ghandeharioun 2023, *Does Localization Inform Editing?*",
+        "why the traced layer is only suggested",
+    ),
+    (
+        "2403.07175",
+        "Gupta, Baskaran, Anumanchipalli 2024, *Rebuilding ROME*",
+        "the single-key form used by default",
+    ),
+    (
+        "2307.12976",
+        "Cohen, Biran, Yoran, Globerson, Geva 2023, *Evaluating the Ripple Effects of Knowledge Editing*",
+        "portability, counted only where the model knew the bridge",
+    ),
+    (
+        "2305.17553",
+        "Hoelscher-Obermaier and others 2023, *Detecting Edit Failures in Large Language Models*",
+        "neighbours after the new fact",
+    ),
+    (
+        "2305.13172",
+        "Yao and others 2023, *Editing Large Language Models: Problems, Methods, and Opportunities*",
+        "the five metrics side by side",
+    ),
+)
+"""(arXiv id, authors and title, what is taken from it)."""
 
 
 def draw() -> None:
@@ -47,23 +73,32 @@ def draw() -> None:
         st.markdown(EDITING)
         st.subheader("3 · Evaluate", anchor=False)
         st.markdown(
-            "Every score is taken on the unedited and on the edited model; the tile shows the edited one, the change, the "
-            "number of prompts, and a 95 % bootstrap interval. A metric without prompts is *not measured*; it is never 0."
+            "Every score is taken on the unedited and on the edited model; the tile shows the edited one, the change, "
+            "the number of prompts, and a 95 % bootstrap interval. A metric without prompts is *not measured*; it is "
+            "never 0."
         )
         _metrics()
         st.subheader("Sources", anchor=False)
-        st.markdown(SOURCES)
+        lines = [
+            f"- {title}, [arXiv:{number}](https://arxiv.org/abs/{number}): {used}." for number, title, used in PAPERS
+        ]
+        st.markdown("\n".join(lines))
 
 
 def _metrics() -> None:
     with st.spinner("Reading the definitions…"):
         from metrics.definitions import DEFINITIONS, METRICS
     for name, info in METRICS.items():
-        lines = [
-            f"| {'**' + entry.label + '**' if key == info.headline else entry.label} | {entry.sentence} | {entry.unit} |"
-            for key, entry in (
-                (full.partition(".")[2], entry) for full, entry in DEFINITIONS.items() if full.startswith(f"{name}.")
-            )
-        ]
-        with st.expander(f"{info.label}: {info.question}", expanded=False):
-            st.markdown("\n".join(["| score | definition | unit |", "|---|---|---|", *lines]).replace("||", "\\|\\|"))
+        lines = ["| score | definition | unit |", "|---|---|---|"]
+        for full, entry in DEFINITIONS.items():
+            metric, _, key = full.partition(".")
+            if metric == name:
+                label = f"**{entry.label}**" if key == info.headline else entry.label
+                lines.append(f"| {_cell(label)} | {_cell(entry.sentence)} | {entry.unit} |")
+        with st.expander(f"{info.label}: {info.question}"):
+            st.markdown("\n".join(lines))
+
+
+def _cell(text: str) -> str:
+    """Bars would end the cell."""
+    return text.replace("|", "\\|")

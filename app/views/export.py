@@ -1,4 +1,4 @@
-"""Files to take away: the figure for a paper, the numbers, the report.  Each is built only when its button is pressed."""
+"""Files to take away: the figure for a paper, the numbers, the report.  Each is built when its button is pressed."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from app.jobs import Job, Runner
 from app.state import KEEP, Form
 from app.views import export
 from app.views.waiting import Waiting
-from app.wording import markup, plain, probability, visible
+from app.wording import markup, plain, probability, short, visible
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,7 +46,8 @@ def controls(form_model_layers: int) -> dict[str, object]:
 def _settings(n_layers: int) -> dict[str, object]:
     noise = st.number_input(
         "Noise (× σ)", *state.NOISE_RANGE, state.DEFAULT_NOISE, 0.5, key="noise",
-        help="Added to the subject’s embeddings; σ is their standard deviation over many subjects. ROME uses 3.", **KEEP,
+        help="Added to the subject’s embeddings; σ is their standard deviation over many subjects. ROME uses 3.",
+        **KEEP,
     )  # fmt: skip
     samples = st.number_input(
         "Noise samples", *state.SAMPLES_RANGE, state.DEFAULT_SAMPLES, 1, key="samples",
@@ -54,7 +55,8 @@ def _settings(n_layers: int) -> dict[str, object]:
     )  # fmt: skip
     window = st.number_input(
         "Window (layers)", 1, n_layers, state.default_window(n_layers), 1, key="window",
-        help="MLP and attention outputs are restored in this many neighbouring layers at once; states one at a time.", **KEEP,
+        help="MLP and attention outputs are restored in this many neighbouring layers at once; states one at a time.",
+        **KEEP,
     )  # fmt: skip
     seed = st.number_input(
         "Seed", *state.SEED_RANGE, state.DEFAULT_SEED, 1, key="seed", help="The same seed draws the same noise.", **KEEP
@@ -81,8 +83,8 @@ def draw(form: Form, runner: Runner, trace: Job | None) -> list[Waiting]:
         export.trace_panel(results)
     if trace is None:
         st.info(
-            "Press **Run trace** (Ctrl + Enter): the subject is blurred with noise, then one state at a time is put back. "
-            "The map shows which of them bring the answer back.",
+            "Press **Run trace** (Ctrl + Enter): the subject is blurred with noise, then one state at a time is put "
+            "back. The map shows which of them bring the answer back.",
             icon=":material/lightbulb:",
         )
     elif live:
@@ -129,10 +131,12 @@ def _results(form: Form, trace: Job) -> None:
     heat_map, table = st.tabs(["Heat map", "Table"])
     with heat_map:
         for result in results:
+            _site_heading(result, results)
             _map(trace.key, result, results)
     with table:
         for result in results:
-            _table(trace.key, result, alone=len(results) == 1)
+            _site_heading(result, results)
+            _table(trace.key, result)
 
 
 def suggested_from(results: tuple[TraceResult, ...]) -> TraceResult:
@@ -144,12 +148,12 @@ def _summary(result: TraceResult, position: int, layer: int) -> None:
     low, high = (float(bound[position, layer]) for bound in result.ci())
     effect = float(result.indirect_effect[position, layer])
     corrupted = float(result.corrupted.mean())
-    interval = "" if math.isnan(low) else f", 95 % CI {low:.2f} to {high:.2f}"
+    interval = "" if math.isnan(low) else f", 95 % CI {short(low)} to {short(high)}"
     items = (
         ("p clean", probability(float(result.clean)), f"of “{result.answer.strip()}”"),
         ("p corrupted", probability(corrupted), f"noise {result.config.noise:g} σ = {result.noise_std:.3g}"),
-        ("Total effect", f"{float(result.total_effect):.2f}", f"n = {result.config.samples} samples"),
-        ("Largest effect", f"{effect:.2f}", f"layer {layer}, {visible(result.tokens[position])}{interval}"),
+        ("Total effect", short(result.total_effect), f"n = {result.config.samples} samples"),
+        ("Largest effect", short(effect), f"layer {layer}, {visible(result.tokens[position])}{interval}"),
     )
     cells = "".join(
         f"<div><dt>{markup(name)}</dt><dd>{markup(value)}</dd><small>{markup(note)}</small></div>"
@@ -160,7 +164,8 @@ def _summary(result: TraceResult, position: int, layer: int) -> None:
 
 SUMMARY_STYLE = """
 <style>
-dl.numbers { display: grid; margin-inline: 0; grid-template-columns: repeat(auto-fit, minmax(120px, 1fr)); gap: 10px 18px; margin: 4px 0 0; padding: 0 }
+dl.numbers { display: grid; grid-template-columns: repeat(auto-fit, minmax(120px, 1fr)); gap: 10px 18px;
+  margin: 4px 0 0; padding: 0 }
 .numbers div { margin: 0; padding: 0 }
 .numbers dt { padding: 0; margin: 0; font-size: 0.84rem; color: color-mix(in srgb, currentColor 78%, transparent) }
 .numbers dd { margin: 0; font-size: 1.3rem; line-height: 1.35; font-variant-numeric: tabular-nums }
@@ -178,9 +183,14 @@ def _map(key: str, result: TraceResult, results: tuple[TraceResult, ...]) -> Non
     figure = trace_heatmap(
         result, selected_layer=int(st.session_state.get("layer", 0)), dark=dark, scale="rome", zmax=top
     )
-    figure.update_layout(font_color="#dfe6ec" if dark else "#2b333b")
-    if len(results) == 1:
-        figure.update_layout(title=None, margin_t=8)
+    # The bar lies above the map: beside it, it would leave a phone no room for the layers.
+    words = figure.data[0].colorbar.title.text.replace("<br>", " ")
+    bar = {"orientation": "h", "x": 0, "xanchor": "left", "y": 1.01, "yanchor": "bottom", "len": 0.6, "thickness": 9}
+    figure.data[0].colorbar.update(bar | {"title": {"text": words, "side": "top", "font": {"size": 12}}})
+    ink = "#dfe6ec" if dark else "#2b333b"  # the theme's own grey is too faint for small print
+    figure.update_layout(title=None, margin={"t": 4, "b": 44}, font_color=ink)
+    for axis in (figure.layout.xaxis, figure.layout.yaxis):
+        axis.update(tickfont_color=ink, title_font_color=ink)
     st.plotly_chart(
         figure,
         key=name,
@@ -200,10 +210,14 @@ def description(result: TraceResult) -> str:
     )
 
 
-def _table(key: str, result: TraceResult, alone: bool) -> None:
+def _site_heading(result: TraceResult, results: tuple[TraceResult, ...]) -> None:
+    if len(results) > 1:
+        code = next(code for code, site in state.SITES.items() if site == result.config.site)
+        st.markdown(f"**{SITE_NAMES[code]}**")
+
+
+def _table(key: str, result: TraceResult) -> None:
     name = f"table_{key}_{result.config.site}"
-    if not alone:
-        st.markdown(f"**{SITE_NAMES[next(code for code, site in state.SITES.items() if site == result.config.site)]}**")
     st.dataframe(
         effect_table(result),
         key=name,

@@ -128,7 +128,8 @@ def _strip(look: FirstLook) -> None:
         f"with probability <b>{probability(p)}</b>" + (" ✓ knows it." if look.knows else ".")
     )
     st.html(
-        f'{STYLE}<div class="tokens" role="img" aria-label="Tokens of the prompt">{chips}</div><p class="says">{sentence}</p>'
+        f'{STYLE}<div class="tokens" role="group" aria-label="Tokens of the prompt">{chips}</div>'
+        f'<p class="says">{sentence}</p>'
     )
 
 

@@ -18,10 +18,16 @@ ROOT = Path(__file__).resolve().parents[2]
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 CHROMIUM = os.environ.get("ENGRAM_CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
 """None: the one Playwright has installed, if it has."""
-FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync"
-).split()
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 PATIENCE = 90_000
 """Milliseconds; nothing here measures speed, and test machines are busy."""
 
@@ -73,7 +79,7 @@ def _wait_until_healthy(port: int, process: subprocess.Popen[bytes], log: Path) 
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
-    """Headless Chromium; without it the tests are skipped, or fail where ENGRAM_REQUIRE_BROWSER=1 says they must run."""
+    """Headless Chromium; without it the tests are skipped, or fail where ENGRAM_REQUIRE_BROWSER=1 demands them."""
     with sync_playwright() as playwright:
         try:
             found = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS, timeout=PATIENCE)
@@ -88,7 +94,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def new_page(browser: Browser, server: str) -> Iterator[Callable[..., Page]]:
-    """Opens the Workbench in a browser of its own; at the end, no request may have left the server's host (check 2)."""
+    """Opens the Workbench in a browser of its own; at the end no request may have left the server (check 2)."""
     contexts: list[BrowserContext] = []
     strangers: list[str] = []
 

@@ -3,7 +3,7 @@
 import io
 import json
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -33,11 +33,11 @@ LAYERS = 12
 
 
 @pytest.fixture
-def traced_page(new_page: NewPage) -> Iterator[Page]:
-    """A page with the first example traced; the server remembers the trace, so only the first of these computes it."""
+def traced_page(new_page: NewPage) -> Page:
+    """A page with the first example traced; the server remembers it, so only the first of these computes it."""
     page = new_page(run="1")
     traced(page)
-    yield page
+    return page
 
 
 def test_run_by_mouse_gives_a_cell_for_every_token_and_layer(new_page: NewPage) -> None:  # checks 4 and 5
@@ -130,7 +130,7 @@ def expect_picked(page: Page, layer: int) -> None:
 
 def slow(**more: str) -> dict[str, str]:
     """A question that takes a while: three maps, many samples, a long prompt."""
-    prompt = "It is well known that, as every guide book will tell you, the Space Needle, which many people visit every year,"
+    prompt = "It is well known that, as every guide book will tell you, the Space Needle, which many people visit,"
     return {"prompt": f"{prompt} is located in the city of", "site": "all", "samples": "10", "run": "1", **more}
 
 
