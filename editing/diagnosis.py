@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 LIKELY = 0.5
 """Below this probability of the new answer the edit is said not to have taken."""
+DISTURBING = 0.25
+"""Above this share of the residual norm an edit is said to disturb ordinary text."""
 SLANTED = 0.01
 """Below this cosine of key and direction the change is inflated a hundred times."""
 
@@ -40,6 +42,7 @@ def diagnose(
     norm = float(weight.double().norm())
     groups = (
         _size(edit.deltas[0].norm, norm),
+        _disturbance(start, moment, solution),
         _key_and_value(batch, start, value, solution),
         _limit(edit, value),
         _probabilities(edit, value, p_after),
@@ -50,14 +53,24 @@ def diagnose(
 
 def _size(change: float, weight: float) -> list[Diagnostic]:
     share = change / weight if weight else float("inf")
+    help_text = "Frobenius norm of the change over that of the weight; large where the layer's MLP writes little."
+    return [Diagnostic("relative change", share, "|Δ| / |W|", help_text)]
+
+
+def _disturbance(start: Start, moment: Moment, solution: Solution) -> list[Diagnostic]:
+    """sqrt(E |delta k|^2) over the corpus's keys k: what other texts will notice; unknown with C = I."""
+    if not moment.n_tokens:
+        return []
+    along = solution.cols[0] @ moment.matrix.double() @ solution.cols[0]
+    share = float(solution.rows.norm() * along.clamp_min(0).sqrt()) / start.residual_norm
     warning = ""
-    if share > 1:
-        warning = f"the change is {share:.3g} times as large as the weight itself; expect damage to other facts"
-    return [
-        Diagnostic(
-            "relative change", share, "|Δ| / |W|", "Frobenius norm of the change over that of the weight.", warning
+    if share > DISTURBING:
+        warning = (
+            f"on ordinary text the edit changes what the MLP writes by {share:.2g} x the residual norm; other facts "
+            "may suffer; lower norm_limit or choose another layer"
         )
-    ]
+    help_text = "Root mean square change of the MLP's output over the tokens of the corpus, over the residual norm."
+    return [Diagnostic("disturbance", share, "x residual norm", help_text, warning)]
 
 
 def _key_and_value(batch: Batch, start: Start, value: Value, solution: Solution) -> list[Diagnostic]:

@@ -316,6 +316,7 @@ def test_config_is_checked(changes: dict[str, object], words: str) -> None:
 def test_public_code_constants() -> None:
     config = RomeConfig(0, compat="rome-code")
     assert (config.prefixes, config.weight_decay, config.kl_factor, config.norm_limit) == (20, 0.5, 0.0625, 4.0)
+    assert config.steps == 20
     assert config.limit_reference == "mlp_out"
     assert RomeConfig(0, compat="rome-code", weight_decay=0.1).weight_decay == 0.1
 
@@ -329,3 +330,18 @@ def test_prompt_longer_than_the_context() -> None:
     fact = Fact("Space Needle", "The {} is " + "very " * 80 + "tall and in", "Seattle")
     with pytest.raises(ValueError, match="tokens long"):
         compute(tiny_model("gpt2"), request=EditRequest(fact, "Paris"))
+
+
+def test_disturbance_is_the_mean_change_over_the_corpus(corpus: str) -> None:
+    """sqrt(E |delta k|^2) / |h|, here with every key of the corpus one by one."""
+    model = tiny_model("gpt2")
+    config = dataclasses.replace(FAST, second_moment="estimate", corpus=corpus, moment_tokens=10_000, ridge=0.1)
+    edit = compute(model, config)
+    keys: list[torch.Tensor] = []
+    handle = model.key_module(LAYER).register_forward_hook(lambda _, inputs, __: keys.append(inputs[0].flatten(0, -2)))
+    for line in CORPUS.splitlines():
+        model.logits(torch.tensor([model.encode(line)]))
+    handle.remove()
+    changes = torch.cat(keys).double() @ edit.deltas[0].matrix().double().T
+    expected = changes.square().sum(-1).mean().sqrt().item() / edit.diagnostic("residual norm").value
+    assert edit.diagnostic("disturbance").value == pytest.approx(expected, rel=1e-3)
