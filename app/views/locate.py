@@ -186,6 +186,7 @@ def _map(key: str, result: TraceResult, results: tuple[TraceResult, ...]) -> Non
     # The bar lies above the map: beside it, it would leave a phone no room for the layers.
     words = figure.data[0].colorbar.title.text.replace("<br>", " ")
     bar = {"orientation": "h", "x": 0, "xanchor": "left", "y": 1.01, "yanchor": "bottom", "len": 0.6, "thickness": 9}
+    bar |= {"xpad": 0, "ypad": 0}
     figure.data[0].colorbar.update(bar | {"title": {"text": words, "side": "top", "font": {"size": 12}}})
     ink = "#dfe6ec" if dark else "#2b333b"  # the theme's own grey is too faint for small print
     figure.update_layout(title=None, margin={"t": 4, "b": 44}, font_color=ink)

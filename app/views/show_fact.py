@@ -125,7 +125,7 @@ def _strip(look: FirstLook) -> None:
     said, p = look.top[0]
     sentence = (
         f"{len(look.tokens)} tokens, subject = {where}. The model says <b>{markup(said.strip())}</b> "
-        f"with probability <b>{probability(p)}</b>" + (" ✓ knows it." if look.knows else ".")
+        f"with probability <b>{probability(p)}</b>" + (": ✓ it knows this." if look.knows else ".")
     )
     st.html(
         f'{STYLE}<div class="tokens" role="group" aria-label="Tokens of the prompt">{chips}</div>'

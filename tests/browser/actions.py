@@ -9,7 +9,10 @@ from urllib.parse import parse_qs, urlsplit
 
 from playwright.sync_api import Download, Locator, Page, expect
 
+from app.catalog import choices
+
 PATIENCE = 90_000
+LAYERS = choices()["reference"].n_layers
 MAP = ".js-plotly-plot"
 
 
@@ -86,7 +89,8 @@ def expect_layer(page: Page, layer: int) -> None:
         timeout=PATIENCE,
     )
     page.wait_for_function(
-        "layer => (new URLSearchParams(location.search).get('layer') ?? '3') === String(layer)",
+        # A field at its default leaves the URL.
+        f"layer => (new URLSearchParams(location.search).get('layer') ?? '{LAYERS // 4}') === String(layer)",
         arg=layer,
         timeout=PATIENCE,
     )

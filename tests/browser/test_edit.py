@@ -29,13 +29,14 @@ def unedited(seed: int) -> np.ndarray:
     from app import workflow
     from app.catalog import choices
     from app.examples import DEFAULT
+    from app.state import default_window
     from facts import Fact
     from models import load_model
 
     torch.set_num_threads(1)  # as the server; sums depend on how they are split
     model = load_model(choices()["reference"].source)
     fact = Fact.from_prompt(DEFAULT.prompt, DEFAULT.subject)
-    (result,) = workflow.trace(model, fact, ["mlp_out"], window=3, seed=seed)
+    (result,) = workflow.trace(model, fact, ["mlp_out"], window=default_window(model.n_layers), seed=seed)
     effect: np.ndarray = result.indirect_effect
     return effect
 

@@ -71,7 +71,7 @@ def test_a_link_restores_every_field(new_page: NewPage) -> None:  # check 20
         "site": "attn",
         "noise": "2.5",
         "samples": "4",
-        "window": "2",
+        "window": "3",
         "seed": "7",
         "layer": "5",
     }

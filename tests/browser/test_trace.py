@@ -11,6 +11,7 @@ from playwright.sync_api import Page, expect
 from pypdf import PdfReader
 
 from tests.browser.actions import (
+    LAYERS,
     MAP,
     PATIENCE,
     at,
@@ -29,7 +30,6 @@ from tests.browser.actions import (
 )
 
 NewPage = Callable[..., Page]
-LAYERS = 12
 
 
 @pytest.fixture
@@ -72,20 +72,21 @@ def test_a_click_picks_the_layer_it_lands_on(traced_page: Page) -> None:  # chec
 
 def test_slider_outline_and_link_move_together(traced_page: Page) -> None:  # checks 8 and 9
     page = traced_page
-    page.mouse.click(*at(page, 7, 3))
-    expect_layer(page, 7)
+    late, early = LAYERS - 2, 1
+    page.mouse.click(*at(page, late, 3))
+    expect_layer(page, late)
     slider(page).focus()
     page.keyboard.press("ArrowRight")
-    expect_layer(page, 8)
-    page.mouse.click(*at(page, 5, 2))
-    expect_layer(page, 5)
-    page.mouse.click(*at(page, 5, 2))
+    expect_layer(page, late + 1)
+    page.mouse.click(*at(page, early, 2))
+    expect_layer(page, early)
+    page.mouse.click(*at(page, early, 2))
     page.wait_for_timeout(700)
-    expect_layer(page, 5)
-    page.mouse.dblclick(*at(page, 5, 2))
+    expect_layer(page, early)
+    page.mouse.dblclick(*at(page, early, 2))
     page.wait_for_timeout(700)
-    expect_layer(page, 5)
-    assert outlined_layer(page) == 5
+    expect_layer(page, early)
+    assert outlined_layer(page) == early
 
 
 def test_hover_and_file_give_the_same_number(traced_page: Page) -> None:  # check 10
