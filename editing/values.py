@@ -25,9 +25,9 @@ from editing.keys import Batch
 from models import LanguageModel, Site, run
 
 Compat = Literal["r-rome", "rome-code"]
-"""r-rome: KL at the last token of p', decay |delta|^2 relative to the reference norm, one key throughout
-(arXiv:2403.07175).  rome-code, as in the public code: KL at the subject's token of p', decay |delta| / |v|^2, two keys.
-"""
+"""r-rome: learning rate relative to the residual, KL at the last token of p', decay |delta|^2 relative to the reference
+norm, one key throughout (arXiv:2403.07175).  rome-code, as in the public code: an absolute learning rate, KL at the
+subject's token of p', decay |delta| / |v|^2, two keys."""
 LimitReference = Literal["residual", "mlp_out"]
 
 
@@ -120,7 +120,7 @@ def optimise_value(
     essence = _essence_position(batch, settings.compat)
     base = start.logits[-1, essence].log_softmax(-1)
     delta = torch.zeros(model.d_model, device=model.device, requires_grad=True)
-    optimiser = torch.optim.Adam([delta], lr=settings.learning_rate)
+    optimiser = torch.optim.Adam([delta], lr=settings.learning_rate * _step_unit(start, settings.compat))
     losses: list[LossStep] = []
     nll = torch.zeros(0)
     with torch.enable_grad():
@@ -153,6 +153,12 @@ def optimise_value(
         p_before=math.exp(-answer_tokens * float(target_nll(start.logits, batch)[0])),
         p_found=math.exp(-answer_tokens * float(nll[0].detach())),
     )
+
+
+def _step_unit(start: Start, compat: Compat) -> float:
+    """Adam moves every coordinate by about its learning rate, whatever the gradient: so the rate is taken in units of
+    the residual's root mean square, or the same number of steps would reach far in one model and nowhere in another."""
+    return 1.0 if compat == "rome-code" else start.residual_norm / start.values.shape[1] ** 0.5
 
 
 def _essence_position(batch: Batch, compat: Compat) -> int:

@@ -139,8 +139,9 @@ def test_agrees_with_the_slow_oracle(family: str, public_code: bool, corpus: str
     batch, start = starting_point(model, config)
     texts = [Text(row.ids, row.lookup, row.n_prompt) for row in batch.rows]
     reference = start.residual_norm if config.limit_reference == "residual" else start.value_norm
+    unit = 1.0 if public_code else start.residual_norm / model.d_model**0.5
     settings = Settings(
-        config.steps, config.learning_rate, config.kl_factor, config.weight_decay, config.norm_limit * reference,
+        config.steps, config.learning_rate * unit, config.kl_factor, config.weight_decay, config.norm_limit * reference,
         reference, config.stop_loss, config.ridge, public_code,
     )  # fmt: skip
     keys = []
@@ -316,7 +317,7 @@ def test_config_is_checked(changes: dict[str, object], words: str) -> None:
 def test_public_code_constants() -> None:
     config = RomeConfig(0, compat="rome-code")
     assert (config.prefixes, config.weight_decay, config.kl_factor, config.norm_limit) == (20, 0.5, 0.0625, 4.0)
-    assert config.steps == 20
+    assert (config.steps, config.learning_rate) == (20, 0.5)
     assert config.limit_reference == "mlp_out"
     assert RomeConfig(0, compat="rome-code", weight_decay=0.1).weight_decay == 0.1
 
