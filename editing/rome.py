@@ -51,10 +51,10 @@ class RomeConfig:
     """Settings of ROME.
 
     Defaults that differ from the paper's: a learning rate relative to the residual, since 0.5 falls short in 20 steps
-    where the residual is large, and at most 25 steps; a stop at a loss of 0.2 instead of 0.05, which keeps more neighbours and loses few paraphrases;
-    6 contexts instead of 50 and 10,000 tokens instead of 100,000,
-    which score the same on small models; a norm limit relative to the residual; no weight decay, because the limit
-    already holds the norm and decay keeps the search from the target where MLPs write little.
+    where the residual is large, and at most 25 steps; a stop at a loss of 0.2 instead of 0.05, which keeps more
+    neighbours and loses few paraphrases; 6 contexts instead of 50 and 10,000 tokens instead of 100,000, which score
+    the same on small models; a norm limit relative to the residual; no weight decay, because the limit already holds
+    the norm and decay keeps the search from the target where MLPs write little.
 
     With `compat="rome-code"` every field left at its default takes the public code's constant instead.
 
