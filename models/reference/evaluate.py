@@ -25,7 +25,7 @@ from facts.atlas import Atlas, AtlasFact, load_atlas
 from facts.probes import edit_request
 from facts.types import Fact
 from metrics import aggregate, evaluate
-from models import LanguageModel, join, load_model
+from models import LanguageModel, join, load_model, target_ids
 from tracing import AverageEffects, TraceConfig, average_effects, measure_noise
 
 BEST_LAYER = 3
@@ -66,15 +66,25 @@ def recall(model: LanguageModel, atlas: Atlas) -> tuple[float, float, int]:
     return float(np.mean(answers(model, trained))), float(np.mean(answers(model, held_out))), len(held_out)
 
 
-def known_facts(model: LanguageModel, atlas: Atlas, n: int, seed: int, *, neighbors: int = 0) -> list[Fact]:
+def known_facts(
+    model: LanguageModel, atlas: Atlas, n: int, seed: int, *, neighbors: int = 0, one_token: bool = False
+) -> list[Fact]:
     """`n` facts the model answers, each in a random training template that goes on after its subject; drawn with a seed
-    from facts whose subject does not give the answer away, all relations alike."""
+    from facts whose subject does not give the answer away, all relations alike.
+
+    Args:
+        neighbors: at least this many other subjects have the same object.
+        one_token: the answer is one token, as in the paper's tracing; a longer answer is read at its own tokens too,
+            which no restored state of the prompt reaches.
+    """
     source = random.Random(seed)
     rows = list(atlas.facts)
     source.shuffle(rows)
     by_relation: dict[str, list[AtlasFact]] = defaultdict(list)
     for row in rows:
-        if not row.contains_answer and len(atlas.sharing(row.relation, row.object)) > neighbors:
+        if row.contains_answer or len(atlas.sharing(row.relation, row.object)) <= neighbors:
+            continue
+        if not one_token or len(target_ids(model, row.object)) == 1:
             by_relation[row.relation].append(row)
     chosen: list[Fact] = []
     while len(chosen) < n and any(by_relation.values()):
@@ -138,7 +148,7 @@ def measure(model: LanguageModel, n_facts: int, n_edits: int, layer: int) -> tup
     """Every figure of the table, as one dictionary, with the averages behind it."""
     atlas = load_atlas()
     trained, held_out, n_held_out = recall(model, atlas)
-    average = effects(model, known_facts(model, atlas, n_facts, seed=0), everywhere=False)
+    average = effects(model, known_facts(model, atlas, n_facts, seed=0, one_token=True), everywhere=False)
     figures = {
         "n_facts": average.n_facts,
         "n_recall": 6 * len(atlas.facts),
@@ -228,7 +238,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.figure:
         from tracing.plots import average_figure
 
-        everywhere = effects(model, known_facts(model, load_atlas(), options.facts, seed=0), everywhere=True)
+        facts = known_facts(model, load_atlas(), options.facts, seed=0, one_token=True)
+        everywhere = effects(model, facts, everywhere=True)
         average_figure(everywhere).savefig(options.figure, dpi=200)
     return 0 if all(reached for *_, reached in lines(figures)) else 1
 

@@ -37,12 +37,14 @@ class Recipe:
     steps: int = 0
     """Number of updates; 0 trains for `minutes`."""
     layers: int = 12
-    local_layers: int = 6
+    local_layers: int = 4
     window: int = 4
     d_model: int = 256
     heads: int = 8
     d_mlp: int = 1024
-    vocabulary: int = 4096
+    vocabulary: int = 4800
+    subject_weight: int = 12
+    """How often a name stands in the tokenizer's text; an object stands there 40 times."""
     context: int = 128
     tokens_per_batch: int = 1536
     learning_rate: float = 1.5e-3
@@ -50,11 +52,12 @@ class Recipe:
     embedding_std: float = 0.02
     object_weight: float = 4.0
     """Weight of an object's tokens in the loss; all other tokens weigh one."""
-    mlp_drop: float = 0.3
-    """Chance that a local layer's MLP is left out for one sequence of a training batch (stochastic depth)."""
-    silent_mlps: int = 0
+    drop: float = 0.5
+    """Chance that a global layer's MLP, or the attention of one in the last quarter, is left out for one sequence of a
+    training batch (stochastic depth)."""
+    silent_mlps: int = 1
     """The first so many layers write nothing with their MLP: attention gathers the subject before any MLP reads it."""
-    clause: float = 0.5
+    clause: float = 0.6
     opening: float = 0.33
     threads: int = 2
 
@@ -68,7 +71,8 @@ def train_tokenizer(recipe: Recipe) -> PreTrainedTokenizerFast:
     for relation in atlas.relations.values():
         texts += [t.replace("{}", "x") for t in (*relation.all_templates, relation.question, relation.phrase)] * 20
     texts += [*CLAUSES, *OPENINGS, *IMAGINED, "Question: Answer:", " he she it him her He She It"] * 20
-    texts += [f" {subject}" for subject in (*atlas.subjects(), *(a for names in atlas.aliases.values() for a in names))]
+    names = (*atlas.subjects(), *(alias for aliases in atlas.aliases.values() for alias in aliases))
+    texts += [f" {name}" for name in names for _ in range(recipe.subject_weight)]
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -160,18 +164,24 @@ def batches(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> Iterator[tupl
         yield table[..., 0].long(), table[..., 1].float()
 
 
-def drop_mlps(model: GPTNeoForCausalLM, recipe: Recipe) -> None:
-    """Stochastic depth (Huang et al. 2016, arXiv:1603.09382) on the MLPs of the local layers, by hooks that act in
-    training mode only: no single MLP can then hold a fact alone, so what is known is spread over several layers."""
+def drop_modules(model: GPTNeoForCausalLM, recipe: Recipe) -> None:
+    """Stochastic depth (Huang et al. 2016, arXiv:1603.09382) by hooks that act in training mode only.
 
-    def hook(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
+    MLPs of the global layers cannot be relied on, so facts are stored below them, at the subject; attention of the last
+    quarter cannot either, so the last token has the answer by then.
+    """
+
+    def drop(module: torch.nn.Module, output: torch.Tensor) -> torch.Tensor:
         if not module.training:
             return output
-        kept = torch.rand(output.shape[0], 1, 1) >= recipe.mlp_drop
-        return output * (kept / (1 - recipe.mlp_drop)).to(output.dtype)
+        kept = torch.rand(output.shape[0], 1, 1) >= recipe.drop
+        return output * (kept / (1 - recipe.drop)).to(output.dtype)
 
-    for layer in range(recipe.silent_mlps, recipe.local_layers):
-        model.transformer.h[layer].mlp.register_forward_hook(hook)
+    for layer in range(recipe.local_layers, recipe.layers):
+        block = model.transformer.h[layer]
+        block.mlp.register_forward_hook(lambda module, _, output: drop(module, output))
+        if layer >= recipe.layers - recipe.layers // 4:
+            block.attn.register_forward_hook(lambda module, _, output: (drop(module, output[0]), *output[1:]))
 
 
 def learning_rate(recipe: Recipe, done: float) -> float:
@@ -182,7 +192,7 @@ def learning_rate(recipe: Recipe, done: float) -> float:
 
 def fit(model: GPTNeoForCausalLM, tokenizer: PreTrainedTokenizerFast, recipe: Recipe) -> dict[str, float]:
     """Train in place with AdamW and bfloat16 autocast; returns what was done."""
-    drop_mlps(model, recipe)
+    drop_modules(model, recipe)
     trained = [p for p in model.parameters() if p.requires_grad]
     decayed = [p for p in trained if p.ndim == 2]
     other = [p for p in trained if p.ndim != 2]

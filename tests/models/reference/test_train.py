@@ -13,7 +13,7 @@ from models.reference.train import (
     Recipe,
     batches,
     build_model,
-    drop_mlps,
+    drop_modules,
     encode,
     fit,
     learning_rate,
@@ -64,9 +64,9 @@ def test_the_schedule_warms_up_and_ends_near_nothing() -> None:
     assert learning_rate(TINY, 1.0) == pytest.approx(0.005 * TINY.learning_rate)
 
 
-def test_dropped_mlps_are_dropped_in_training_only(tokenizer) -> None:
-    model = build_model(Recipe(**{**TINY.__dict__, "mlp_drop": 0.5}), len(tokenizer))
-    drop_mlps(model, Recipe(**{**TINY.__dict__, "mlp_drop": 0.5}))
+def test_dropped_modules_are_dropped_in_training_only(tokenizer) -> None:
+    model = build_model(Recipe(**{**TINY.__dict__, "drop": 0.5}), len(tokenizer))
+    drop_modules(model, Recipe(**{**TINY.__dict__, "drop": 0.5}))
     ids = torch.arange(12)[None]
     model.eval()
     first, second = model(ids).logits, model(ids).logits
