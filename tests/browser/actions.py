@@ -32,6 +32,7 @@ def traced(page: Page) -> None:
     expect(page.locator(MAP).first).to_be_visible(timeout=PATIENCE)
     expect(button(page, "Apply edit")).to_be_enabled(timeout=PATIENCE)
     page.wait_for_function(f"() => document.querySelector('{MAP}')?._fullLayout?.xaxis !== undefined")
+    settled(page)
 
 
 def apply_edit(page: Page) -> None:
@@ -94,6 +95,15 @@ def expect_layer(page: Page, layer: int) -> None:
         arg=layer,
         timeout=PATIENCE,
     )
+    settled(page)
+
+
+def settled(page: Page) -> None:
+    """Wait until the page is drawn, and longer than Plotly's 300 ms for telling two clicks from a double click."""
+    page.wait_for_function(
+        "() => document.querySelector('[data-testid=stApp]').dataset.testScriptState === 'notRunning'", timeout=PATIENCE
+    )
+    page.wait_for_timeout(400)
 
 
 def parameters(page: Page) -> dict[str, str]:

@@ -23,6 +23,7 @@ from tests.browser.actions import (
     grid,
     outlined_layer,
     parameters,
+    settled,
     slider,
     token_labels,
     trace,
@@ -115,9 +116,10 @@ def test_table_is_the_keyboard_twin(traced_page: Page) -> None:  # check 11
     assert [float(text) for text in shown[1 : 1 + LAYERS]] == pytest.approx(numbers[0], abs=6e-4)
     box = page.locator("[data-testid=stDataFrame] canvas").first.bounding_box()
     assert box is not None
-    page.mouse.click(box["x"] + box["width"] / 2, box["y"] + 55)
-    # Columns are 52 pixels wide, so the middle of the table is a layer in the middle.
-    page.wait_for_function("() => +new URLSearchParams(location.search).get('layer') > 3")
+    start = slider(page).input_value()
+    page.mouse.click(box["x"] + 0.6 * box["width"], box["y"] + 55)
+    expect(slider(page)).not_to_have_value(start, timeout=PATIENCE)
+    settled(page)
     before = int(parameters(page)["layer"])
     expect_picked(page, before)
     page.keyboard.press("ArrowRight")
