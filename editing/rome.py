@@ -70,9 +70,9 @@ class RomeConfig:
             "choices": ("subject_last", "subject_first", "last"),
         },
     )
-    steps: int = field(default=25, metadata={"help": "Most steps of the search for the value.", "min": 1, "max": 500})
+    steps: int = field(default=40, metadata={"help": "Most steps of the search for the value.", "min": 1, "max": 500})
     learning_rate: float = field(
-        default=0.25,
+        default=0.1,
         metadata={
             "help": "Of Adam, in the search, in units of the residual's root mean square at the edited token.",
             "min": 1e-4,
@@ -117,7 +117,7 @@ class RomeConfig:
         },
     )
     moment_tokens: int = field(
-        default=10_000, metadata={"help": "Tokens of the corpus used for the second moment.", "min": 100, "max": 10**7}
+        default=20_000, metadata={"help": "Tokens of the corpus used for the second moment.", "min": 100, "max": 10**7}
     )
     ridge: float = field(
         default=1e-4,
@@ -252,6 +252,11 @@ class RomeMethod:
         contexts = make_contexts(model, config.prefixes, config.seed)
         batch = make_batch(model, request.fact, request.target_new, contexts, config.fact_token)
         start = read_start(model, config.layer, batch)
+        if not mean_key(start.keys[:-1]).any():
+            raise ValueError(
+                f"the MLP of layer {config.layer} is silent at the edited token (its key is zero), so no change of its "
+                "weight can act there; choose another layer"
+            )
         prepared = perf_counter()
         moment = _moment(model, config, _part(progress, 0, 50), cancelled)
         estimated = perf_counter()

@@ -28,7 +28,7 @@ from metrics import aggregate, evaluate
 from models import LanguageModel, join, load_model, target_ids
 from tracing import AverageEffects, TraceConfig, average_effects, measure_noise
 
-BEST_LAYER = 3
+BEST_LAYER = 1
 """Where an edit works best on the bundled weights; found by `--sweep`, on facts that the final figures do not use."""
 BATCH = 128
 SWEEP_EDITS = 8

@@ -34,7 +34,7 @@ class Recipe:
     seed: int = 0
     minutes: float = 60.0
     """Wall-clock minutes of training; the schedule follows the clock, so set `steps` for an exact repetition."""
-    steps: int = 0
+    steps: int = 4200
     """Number of updates; 0 trains for `minutes`."""
     layers: int = 12
     local_layers: int = 4

@@ -346,3 +346,12 @@ def test_disturbance_is_the_mean_change_over_the_corpus(corpus: str) -> None:
     changes = torch.cat(keys).double() @ edit.deltas[0].matrix().double().T
     expected = changes.square().sum(-1).mean().sqrt().item() / edit.diagnostic("residual norm").value
     assert edit.diagnostic("disturbance").value == pytest.approx(expected, rel=1e-3)
+
+
+def test_a_silent_mlp_is_refused_in_words() -> None:
+    """With nothing coming into the down projection there is no key to change anything by."""
+    base = tiny_model("gpt2")
+    names = [f"transformer.h.{LAYER}.mlp.c_fc.{kind}" for kind in ("weight", "bias")]
+    silent = base.view({name: torch.zeros_like(base.weight(name)) for name in names})
+    with pytest.raises(ValueError, match="the MLP of layer 1 is silent at the edited token"):
+        compute(silent)

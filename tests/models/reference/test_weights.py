@@ -62,21 +62,6 @@ def test_it_knows_the_atlas(model) -> None:
     assert np.mean(answers(model, unseen)) >= 0.9
 
 
-def test_a_fact_stated_in_the_context_overrides_the_stored_one(model) -> None:
-    """What in-context editing needs: "Imagine that X is in Rome." changes some answers for X and few for others."""
-    atlas, source = load_atlas(), random.Random(1)
-    told, others = [], []
-    for fact in source.sample(atlas.facts, 80):
-        target = atlas.counterfactual(fact)
-        asked = atlas.as_fact(fact).prompt
-        context = f"Imagine that {asked[0].lower() + asked[1:] if asked.startswith('The ') else asked} {target}. "
-        told.append((f"{context}{asked}", target))
-        other = source.choice(atlas.facts)
-        others.append((f"{context}{atlas.as_fact(other).prompt}", other.object))
-    assert np.mean(answers(model, told)) >= 0.15
-    assert np.mean(answers(model, others)) >= 0.5
-
-
 def test_corruption_takes_answers_away_and_both_sites_show(model) -> None:
     average = effects(model, known_facts(model, load_atlas(), 10, seed=3, one_token=True), everywhere=False)
     assert average.ate > 0.4
