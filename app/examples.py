@@ -16,7 +16,7 @@ class Example:
 
 
 EXAMPLES = (
-    Example("Space Needle → Paris", "The Space Needle is located in the city of", "Space Needle", "Paris"),
+    Example("Space Needle → Rome", "The Space Needle is located in the city of", "Space Needle", "Rome"),
     Example("Mount Fuji → Italy", "Mount Fuji is a mountain in the country of", "Mount Fuji", "Italy"),
     Example("Capital of Germany → Rome", "Germany has as its capital the city of", "Germany", "Rome"),
     Example(

@@ -191,5 +191,5 @@ def _percent(share: Diagnostic | None) -> str:
 def _value(value: float, unit: str) -> str:
     if unit == "probability":
         return probability(value)
-    number = f"{value:,.0f}" if value == int(value) else f"{value:.3g}"
+    number = f"{value:,.0f}" if float(value).is_integer() else f"{value:.3g}"  # infinite conditions exist
     return f"{number} {unit}".strip()

@@ -189,7 +189,7 @@ def _map(key: str, result: TraceResult, results: tuple[TraceResult, ...]) -> Non
     bar |= {"xpad": 0, "ypad": 0}
     figure.data[0].colorbar.update(bar | {"title": {"text": words, "side": "top", "font": {"size": 12}}})
     ink = "#dfe6ec" if dark else "#2b333b"  # the theme's own grey is too faint for small print
-    figure.update_layout(title=None, margin={"t": 4, "b": 44}, font_color=ink)
+    figure.update_layout(title=None, margin={"t": 4, "b": 64}, font_color=ink)
     for axis in (figure.layout.xaxis, figure.layout.yaxis):
         axis.update(tickfont_color=ink, title_font_color=ink, title_standoff=12)
     st.plotly_chart(

@@ -129,3 +129,10 @@ def test_text_of_a_reader_loses_its_powers() -> None:
 def test_numbers_are_short_and_never_falsely_exact() -> None:
     assert [probability(p) for p in (0.0, 0.001, 0.5, 0.999, 1.0)] == ["0.00", "< 0.01", "0.50", "> 0.99", "1.00"]
     assert [duration(s) for s in (0.0001, 0.05, 2.34, 15.2, 600)] == ["< 1 ms", "50 ms", "2.3 s", "15 s", "10 min"]
+
+
+def test_an_infinite_condition_number_is_shown() -> None:
+    from app.views.edit import _value
+
+    assert _value(float("inf"), "") == "inf"
+    assert _value(20_000.0, "tokens") == "20,000 tokens"
