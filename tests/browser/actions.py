@@ -77,6 +77,15 @@ def at(page: Page, layer: float, token: float) -> tuple[float, float]:
     return float(x), float(y)
 
 
+def choose_layer(page: Page, layer: int) -> None:
+    """By keyboard, from the left end."""
+    slider(page).focus()
+    slider(page).press("Home")
+    for _ in range(layer):
+        slider(page).press("ArrowRight")
+    settled(page)
+
+
 def slider(page: Page) -> Locator:
     return page.get_by_role("slider", name="Layer")
 

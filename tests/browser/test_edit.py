@@ -9,6 +9,7 @@ from tests.browser.actions import (
     PATIENCE,
     apply_edit,
     button,
+    choose_layer,
     fill,
     grid,
     report,
@@ -63,6 +64,7 @@ def test_apply_shows_five_metrics_and_undo_takes_them_back(new_page: NewPage) ->
     expect(page.get_by_text("Inputs changed")).to_have_count(0, timeout=PATIENCE)
     traced(page)
     assert np.array_equal(np.array(grid(page), dtype=np.float32), unedited(17))
+    choose_layer(page, 4)  # the new trace has its own suggestion
     apply_edit(page)
     assert report(page)["revision"] == first["revision"]
 
