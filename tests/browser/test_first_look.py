@@ -72,7 +72,7 @@ def test_a_link_restores_every_field(new_page: NewPage) -> None:  # check 20
         "site": "attn",
         "noise": "2.5",
         "samples": "4",
-        "window": "3",
+        "window": "4",
         "seed": "7",
         "layer": "5",
     }

@@ -154,13 +154,13 @@ def test_cancel_leaves_a_usable_page_and_no_partial_map(new_page: NewPage) -> No
 def test_typing_and_clicking_during_a_run(new_page: NewPage) -> None:  # check 12
     page = new_page(**slow(seed="32"))
     expect(button(page, "Cancel")).to_be_visible(timeout=PATIENCE)
-    fill(page, "New answer", "Rome")
+    fill(page, "New answer", "London")
     page.get_by_role("tab", name="Probes").click()
-    expect(page.get_by_role("textbox", name="New answer")).to_have_value("Rome")
+    expect(page.get_by_role("textbox", name="New answer")).to_have_value("London")
     expect(button(page, "Cancel")).to_be_visible()
     traced(page)
     expect(page.locator(MAP)).to_have_count(3)
-    expect(page.get_by_role("textbox", name="New answer")).to_have_value("Rome")
+    expect(page.get_by_role("textbox", name="New answer")).to_have_value("London")
 
 
 def test_changed_inputs_are_marked(traced_page: Page) -> None:
