@@ -108,11 +108,12 @@ def expect_layer(page: Page, layer: int) -> None:
 
 
 def settled(page: Page) -> None:
-    """Wait until the page is drawn, and longer than Plotly's 300 ms for telling two clicks from a double click."""
+    """Wait until the page is drawn, and as long as a reader would before the next click: Plotly takes two within 300 ms
+    for a double click, and a figure that is being replaced takes none."""
     page.wait_for_function(
         "() => document.querySelector('[data-testid=stApp]').dataset.testScriptState === 'notRunning'", timeout=PATIENCE
     )
-    page.wait_for_timeout(400)
+    page.wait_for_timeout(1000)
 
 
 def parameters(page: Page) -> dict[str, str]:
