@@ -33,7 +33,7 @@ class Recipe:
 
     seed: int = 0
     minutes: float = 60.0
-    """Wall-clock minutes of training; the schedule follows the clock, so set `steps` for an exact repetition."""
+    """Wall-clock minutes of training where `steps` is 0; the schedule then follows the clock and cannot be repeated."""
     steps: int = 4200
     """Number of updates; 0 trains for `minutes`."""
     layers: int = 12
