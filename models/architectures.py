@@ -25,6 +25,8 @@ class Architecture:
     """Path of the list of blocks."""
     attn: str
     """Path of the attention inside a block; what it returns is written to the residual stream."""
+    heads: str
+    """Path of the attention's output projection inside a block; it reads what the heads computed."""
     mlp: str | None
     """Path of the MLP inside a block, or None where the family has no such module (OPT)."""
     key_module: str
@@ -43,6 +45,10 @@ class Architecture:
     def attn_path(self, layer: int) -> str:
         """Path of one block's attention."""
         return f"{self.block(layer)}.{self.attn}"
+
+    def heads_path(self, layer: int) -> str:
+        """Path of one block's attention output projection."""
+        return f"{self.block(layer)}.{self.heads}"
 
     def mlp_path(self, layer: int) -> str:
         """Path of the module whose output is the MLP's write; the down projection where there is no MLP module."""
@@ -63,6 +69,7 @@ def _llama_like(family: str) -> Architecture:
         embedding="model.embed_tokens",
         layers="model.layers",
         attn="self_attn",
+        heads="self_attn.o_proj",
         mlp="mlp",
         key_module="mlp.down_proj",
         final_norm="model.norm",
@@ -70,12 +77,13 @@ def _llama_like(family: str) -> Architecture:
     )
 
 
-def _gpt_like(family: str, key_module: str, *, parallel: bool = False) -> Architecture:
+def _gpt_like(family: str, heads: str, key_module: str, *, parallel: bool = False) -> Architecture:
     return Architecture(
         family,
         embedding="transformer.wte",
         layers="transformer.h",
         attn="attn",
+        heads=heads,
         mlp="mlp",
         key_module=key_module,
         final_norm="transformer.ln_f",
@@ -85,14 +93,15 @@ def _gpt_like(family: str, key_module: str, *, parallel: bool = False) -> Archit
 
 
 _ARCHITECTURES = (
-    _gpt_like("gpt2", "mlp.c_proj"),
-    _gpt_like("gpt_neo", "mlp.c_proj"),
-    _gpt_like("gptj", "mlp.fc_out", parallel=True),
+    _gpt_like("gpt2", "attn.c_proj", "mlp.c_proj"),
+    _gpt_like("gpt_neo", "attn.attention.out_proj", "mlp.c_proj"),
+    _gpt_like("gptj", "attn.out_proj", "mlp.fc_out", parallel=True),
     Architecture(
         "gpt_neox",
         embedding="gpt_neox.embed_in",
         layers="gpt_neox.layers",
         attn="attention",
+        heads="attention.dense",
         mlp="mlp",
         key_module="mlp.dense_4h_to_h",
         final_norm="gpt_neox.final_layer_norm",
@@ -109,6 +118,7 @@ _ARCHITECTURES = (
         embedding="model.decoder.embed_tokens",
         layers="model.decoder.layers",
         attn="self_attn",
+        heads="self_attn.out_proj",
         mlp=None,
         key_module="fc2",
         final_norm="model.decoder.final_layer_norm",
@@ -119,6 +129,7 @@ _ARCHITECTURES = (
         embedding="model.embed_tokens",
         layers="model.layers",
         attn="self_attn",
+        heads="self_attn.dense",
         mlp="mlp",
         key_module="mlp.fc2",
         final_norm="model.final_layernorm",
@@ -153,7 +164,8 @@ def architecture_of(module: Any) -> Architecture:
         head = "embed_out" if hasattr(module, "embed_out") else "lm_head"  # renamed in transformers 5
         architecture = replace(architecture, head=head, parallel=module.config.use_parallel_residual)
     paths = [architecture.embedding, architecture.head]
-    paths += [architecture.attn_path(0), architecture.mlp_path(0), architecture.key_path(0)]
+    paths += [architecture.attn_path(0), architecture.heads_path(0), architecture.mlp_path(0)]
+    paths += [architecture.key_path(0)]
     for path in paths:
         try:
             module.get_submodule(path)

@@ -16,14 +16,17 @@ from torch import Tensor
 
 from models.language_model import LanguageModel
 
-Site = Literal["embed", "attn_out", "mlp_key", "mlp_out", "resid_post"]
+Site = Literal["embed", "attn_heads", "attn_out", "mlp_key", "mlp_out", "resid_post"]
 """In the order a block computes them.
 
-embed: output of the token embedding, before positions, layer 0.  attn_out, mlp_out: what attention and MLP
-write to the residual stream.  mlp_key: input of the MLP's down projection.  resid_post: the block's output.
+embed: output of the token embedding, before positions, layer 0.  attn_heads: input of the attention's output
+projection, every head's part after the other.  attn_out, mlp_out: what attention and MLP write to the residual stream.
+mlp_key: input of the MLP's down projection.  resid_post: the block's output.
 """
 Patch = Callable[[Tensor], Tensor]
 _ORDER = {site: rank for rank, site in enumerate(get_args(Site))}
+_INPUTS: frozenset[Site] = frozenset({"attn_heads", "mlp_key"})
+"""Sites that are what a module reads, not what it returns."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +36,7 @@ class Run:
     logits: Tensor
     """[batch, pos, d_vocab], float32; pos is 1 when only the last position was asked for."""
     captured: dict[tuple[Site, int], Tensor]
-    """(site, layer) -> [batch, pos, d_model], or [batch, pos, d_mlp] for mlp_key; copies, taken after patching."""
+    """(site, layer) -> [batch, pos, d_model], [batch, pos, d_mlp] for mlp_key; copies, taken after patching."""
 
 
 def run(
@@ -128,7 +131,7 @@ def _visit(wrapped: Any, model: LanguageModel, key: tuple[Site, int], pos: int, 
     """Wait for one activation, patch it, and give it as [batch, pos, d]."""
     site, layer = key
     module = wrapped.get(_path(model, site, layer))
-    held = module.input if site == "mlp_key" else module.output
+    held = module.input if site in _INPUTS else module.output
     value: Tensor = held[0] if isinstance(held, tuple) else held
     flat = value.ndim == 2  # OPT folds [batch, pos] into one axis around its MLP
     shaped = value.reshape(-1, pos, value.shape[-1]) if flat else value
@@ -136,7 +139,7 @@ def _visit(wrapped: Any, model: LanguageModel, key: tuple[Site, int], pos: int, 
         return shaped
     shaped = _patched(patch, shaped, key)
     new = shaped.reshape(-1, shaped.shape[-1]) if flat else shaped
-    if site == "mlp_key":
+    if site in _INPUTS:
         module.input = new
     else:
         module.output = (new, *held[1:]) if isinstance(held, tuple) else new
@@ -156,6 +159,8 @@ def _path(model: LanguageModel, site: Site, layer: int) -> str:
     names = model.architecture
     if site == "embed":
         return names.embedding
+    if site == "attn_heads":
+        return names.heads_path(layer)
     if site == "attn_out":
         return names.attn_path(layer)
     if site == "mlp_out":

@@ -15,6 +15,7 @@ SITE_NAMES: dict[TraceSite, str] = {
     "resid_post": "residual stream",
     "mlp_out": "MLP output",
     "attn_out": "attention output",
+    "attn_heads": "attention head",
 }
 CATEGORY_NAMES: dict[Category, str] = {
     "first_subject": "First subject token",

@@ -88,7 +88,7 @@ def trace_sites(
     question = ask(model, fact)
     asked = _positions(question, positions)
     noise = shared.noise * level.sigma * draw_noise(shared.samples, len(question.subject), model.d_model, shared.seed)
-    capture = capture_runs(model, question, noise, [config.site for config in configs], shared.batch_size)
+    capture = capture_runs(model, question, noise, [config.site for config in configs], shared.batch_size or 64)
     engine = Engine(model, question, capture)
     rows = {config.site: engine.rows(config, asked) if noise.any() else [] for config in configs}
     restore = engine.sweep if engine.grows_exactly() else engine.replay
@@ -96,7 +96,7 @@ def trace_sites(
     results = {}
     for config in configs:
         grid = _known(engine, config, asked)
-        for chunk in _chunks(rows[config.site], config.batch_size):
+        for chunk in _chunks(rows[config.site], config.batch_size or 64):
             if stop():
                 raise TraceCancelled(f"the trace was cancelled after {done} of {total} rows")
             grid[_index(chunk)] = restore(config.site, chunk).cpu()

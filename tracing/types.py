@@ -1,11 +1,11 @@
-"""What a causal trace is asked for (`TraceConfig`) and what it found (`TraceResult`).  Meng et al. 2022, 2202.05262."""
+"""What a causal trace found (`TraceResult`); what it is asked for is `TraceConfig`.  Meng et al. 2022, 2202.05262."""
 
 from __future__ import annotations
 
 import json
 import math
 import zipfile
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -13,58 +13,40 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from tracing.config import (
+    CORRUPTIONS,
+    SITES,
+    Corruption,
+    Direction,
+    SeveredSite,
+    TraceConfig,
+    TraceSite,
+    WindowCentre,
+)
 from tracing.statistics import interval
 
-TraceSite = Literal["resid_post", "mlp_out", "attn_out"]
-WindowCentre = Literal["paper", "rome-code"]
+__all__ = [
+    "CATEGORIES",
+    "CORRUPTIONS",
+    "SITES",
+    "Category",
+    "Corruption",
+    "Direction",
+    "PositionName",
+    "SeveredSite",
+    "TraceConfig",
+    "TraceResult",
+    "TraceSite",
+    "WindowCentre",
+]
+
 PositionName = Literal["first_subject", "last_subject", "last_token"]
 Category = Literal[
     "first_subject", "middle_subject", "last_subject", "first_subsequent", "further_tokens", "last_token"
 ]
 CATEGORIES: tuple[Category, ...] = get_args(Category)
 
-SITES: tuple[TraceSite, ...] = get_args(TraceSite)
 FORMAT = "engram-trace-1"
-
-
-@dataclass(frozen=True)
-class TraceConfig:
-    """How to corrupt and what to restore; the defaults are Meng et al. 2022, section 2.1.
-
-    Raises:
-        ValueError: naming the field, its value and what was expected.
-    """
-
-    site: TraceSite = field(default="resid_post", metadata={"help": "which state is restored"})
-    window: int = field(default=1, metadata={"help": "layers restored together around each layer (the paper: 10)"})
-    window_centre: WindowCentre = field(
-        default="paper",
-        metadata={"help": "even windows of w layers: the paper's l-w/2+1..l+w/2, or its code's l-w/2..l+w/2-1"},
-    )
-    noise: float = field(default=3.0, metadata={"help": "x std of the subject embeddings", "min": 0.0})
-    samples: int = field(default=10, metadata={"help": "noise draws, the same in every cell", "min": 1, "max": 1000})
-    seed: int = field(default=0, metadata={"help": "of the noise", "min": 0})
-    batch_size: int = field(default=64, metadata={"help": "rows in one forward pass; changes no result", "min": 1})
-
-    def __post_init__(self) -> None:
-        if self.site not in SITES:
-            raise ValueError(f"unknown site {self.site!r}; choose from {', '.join(SITES)}")
-        if self.window_centre not in get_args(WindowCentre):
-            raise ValueError(f"unknown window centre {self.window_centre!r}; choose 'paper' or 'rome-code'")
-        _check_int("window", self.window, 1, 1000)
-        _check_int("samples", self.samples, 1, 1000)
-        _check_int("seed", self.seed, 0, 2**63 - 1)
-        _check_int("batch_size", self.batch_size, 1, 1_000_000)
-        if not (isinstance(self.noise, int | float) and math.isfinite(self.noise) and self.noise >= 0):
-            raise ValueError(f"noise is {self.noise!r}; expected standard deviations, 0 or more (usually 3)")
-
-    def layers_of(self, layer: int, n_layers: int) -> range:
-        """The layers restored for the cell of `layer`, clipped to the model.
-
-        For w = 10 the paper restores l-4..l+5 and its published code l-5..l+4; odd windows are centred in both.
-        """
-        below = (self.window - 1) // 2 if self.window_centre == "paper" else self.window // 2
-        return range(max(0, layer - below), min(n_layers, layer - below + self.window))
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,7 +86,7 @@ class TraceResult:
     """[sample, pos, layer], probability with that one state restored; NaN at positions that were not asked for."""
 
     def __post_init__(self) -> None:
-        expected = (self.config.samples, len(self.tokens), self.restored.shape[-1])
+        expected = (self.config.n_samples, len(self.tokens), self.restored.shape[-1])
         if self.restored.ndim != 3 or self.restored.shape != expected or self.corrupted.shape != expected[:1]:
             raise ValueError(
                 f"restored has shape {self.restored.shape} and corrupted {self.corrupted.shape}; "
@@ -124,7 +106,7 @@ class TraceResult:
     @property
     def sd(self) -> NDArray[np.float32]:
         """[pos, layer], standard deviation over samples of the restored probability; 0 for one sample."""
-        if self.config.samples == 1:
+        if self.config.n_samples == 1:
             return np.zeros_like(self.restored[0])
         return self.restored.std(axis=0, ddof=1, dtype=np.float64).astype(np.float32)
 
@@ -259,8 +241,3 @@ class TraceResult:
 def _plain(array: NDArray[np.float32]) -> list[list[float | None]]:
     """A [pos, layer] array as lists, NaN as None."""
     return [[None if math.isnan(value) else float(value) for value in row] for row in array]
-
-
-def _check_int(name: str, value: object, low: int, high: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise ValueError(f"{name} is {value!r}; expected a whole number from {low} to {high}")

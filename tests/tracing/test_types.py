@@ -19,18 +19,29 @@ from tracing.types import TraceConfig, TraceResult
         ({"site": "mlp"}, "unknown site 'mlp'; choose from resid_post, mlp_out, attn_out"),
         ({"window": 0}, "window is 0; expected a whole number from 1"),
         ({"window": 2.0}, "window is 2.0"),
-        ({"window_centre": "code"}, "choose 'paper' or 'rome-code'"),
+        ({"window_centre": "code"}, "unknown window centre 'code'; choose from paper, rome-code"),
         ({"noise": -1.0}, "noise is -1.0; expected standard deviations, 0 or more"),
         ({"noise": float("nan")}, "noise is nan"),
         ({"samples": 0}, "samples is 0; expected a whole number from 1 to 1000"),
         ({"samples": True}, "samples is True"),
         ({"seed": -1}, "seed is -1"),
         ({"batch_size": 0}, "batch_size is 0"),
+        ({"corruption": "noise"}, "unknown corruption 'noise'; choose from gaussian, gaussian_fixed, uniform"),
+        ({"direction": "up"}, "unknown direction 'up'; choose from denoising, noising"),
+        ({"severed": "resid_post"}, "unknown severed module 'resid_post'; choose from mlp_out, attn_out"),
+        ({"corruption": "token"}, "replacing tokens needs another subject"),
+        ({"counterfactual": "Big Ben"}, "corruption is 'gaussian' and counterfactual 'Big Ben'"),
     ],
 )
 def test_settings_are_checked(setting: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         TraceConfig(**setting)  # type: ignore[arg-type]
+
+
+def test_a_corruption_without_a_draw_has_one_sample() -> None:
+    assert TraceConfig(samples=7).n_samples == 7
+    assert TraceConfig(samples=7, corruption="zero").n_samples == 1
+    assert TraceConfig(samples=7, corruption="token", counterfactual="Big Ben").n_samples == 1
 
 
 def test_windows_of_the_paper_and_of_its_code() -> None:
