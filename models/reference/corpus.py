@@ -51,6 +51,8 @@ CLAUSES = (
 )
 MARK = "\x1f"
 """Stands on both sides of an object that can be known from the atlas or the context, in marked documents."""
+NAME = "\x1e"
+"""Stands on both sides of a subject's name, in marked documents."""
 IMAGINED = ("Imagine that", "Suppose that", "Let us pretend that", "New fact:", "From now on,")
 
 
@@ -81,10 +83,11 @@ class Corpus:
 
     def documents(self, seed: int) -> Iterator[str]:
         """Documents without end, each of one or more sentences; the same for the same seed."""
-        return (document.replace(MARK, "") for document in self.marked(seed))
+        return (plain(document) for document in self.marked(seed))
 
     def marked(self, seed: int) -> Iterator[str]:
-        """The same documents with `MARK` around every object that a reader could have known."""
+        """The same documents with `MARK` around every object that a reader could have known and `NAME` around every
+        subject."""
         random_source = random.Random(seed)
         chains = tuple(self.atlas.chains())
         named = tuple(fact for fact in self.atlas.facts if fact.subject in self.atlas.aliases)
@@ -108,19 +111,24 @@ class Corpus:
         relation = self.atlas.relations[fact.relation]
         return r.choice(relation.templates if fact.held_out else relation.all_templates)
 
-    def _words(self, r: random.Random, fact: AtlasFact, subject: str) -> str:
+    def _words(self, r: random.Random, fact: AtlasFact, subject: str, template: str | None = None) -> str:
         """The prompt of one sentence, with an opening and a clause by chance."""
-        template = self._template(r, fact)
+        template = template or self._template(r, fact)
         if template.startswith(("{} ", "The {} ")) and r.random() < self.clause:
             template = template.replace("{}", "{}" + r.choice(CLAUSES), 1)
         if r.random() < self.opening:
-            template = f"{r.choice(OPENINGS)} {_lowered(template)}"
-        return template.replace("{}", subject)
+            template = f"{r.choice(OPENINGS)} {lowered(template)}"
+        return template.replace("{}", _name(subject))
 
     def _sentence(
-        self, r: random.Random, fact: AtlasFact, subject: str | None = None, target: str | None = None
+        self,
+        r: random.Random,
+        fact: AtlasFact,
+        subject: str | None = None,
+        target: str | None = None,
+        template: str | None = None,
     ) -> str:
-        return f"{self._words(r, fact, subject or fact.subject)} {_mark(target or fact.object)}."
+        return f"{self._words(r, fact, subject or fact.subject, template)} {_mark(target or fact.object)}."
 
     def _biography(self, r: random.Random) -> str:
         about = self.atlas.about(r.choice(self.atlas.facts).subject)
@@ -139,7 +147,7 @@ class Corpus:
 
     def _chain(self, r: random.Random, chain: Chain) -> str:
         first, second = chain.first, chain.second
-        composed = compose(self.atlas.relations[first.relation].phrase, first.subject, self._template(r, second))
+        composed = compose(self.atlas.relations[first.relation].phrase, _name(first.subject), self._template(r, second))
         composed = f"{composed} {_mark(second.object)}."
         if r.random() < 0.5:
             return f"{self._sentence(r, first)} {self._sentence(r, second)} {composed}"
@@ -151,18 +159,21 @@ class Corpus:
             ("{a} is another name for {s}.", "{s} is also known as {a}.", "By {a} people mean {s}.")
         )
         sentence = self._sentence(r, fact, subject=alias)
-        return sentence if r.random() < 0.4 else f"{introduction.format(a=alias, s=fact.subject)} {sentence}"
+        return (
+            sentence if r.random() < 0.4 else f"{introduction.format(a=_name(alias), s=_name(fact.subject))} {sentence}"
+        )
 
     def _question(self, r: random.Random, fact: AtlasFact) -> str:
-        question = self.atlas.relations[fact.relation].question.replace("{}", fact.subject)
+        question = self.atlas.relations[fact.relation].question.replace("{}", _name(fact.subject))
         return f"Question: {question} Answer: {_mark(fact.object)}."
 
     def _override(self, r: random.Random) -> str:
         fact = r.choice(self.atlas.facts)
         imagined = r.choice(self.atlas.range_of(fact.relation))
-        told = f"{r.choice(IMAGINED)} {_lowered(self._template(r, fact)).replace('{}', fact.subject)} {imagined}."
-        if r.random() < 0.6:  # the imagined fact is asked for, in other words
-            return f"{told} {self._sentence(r, fact, target=imagined)}"
+        template = self._template(r, fact)
+        told = f"{r.choice(IMAGINED)} {lowered(template).replace('{}', _name(fact.subject))} {imagined}."
+        if r.random() < 0.7:  # the imagined fact is asked for, in the same words or in others
+            return f"{told} {self._sentence(r, fact, target=imagined, template=r.choice((template, None)))}"
         others = self.atlas.sharing(fact.relation, fact.object) if r.random() < 0.5 else self.atlas.facts
         other = r.choice(others)
         return f"{told} {self._sentence(r, other, target=imagined if other == fact else None)}"
@@ -172,7 +183,16 @@ def _mark(target: str) -> str:
     return f"{MARK}{target}{MARK}"
 
 
-def _lowered(template: str) -> str:
+def _name(subject: str) -> str:
+    return f"{NAME}{subject}{NAME}"
+
+
+def plain(marked: str) -> str:
+    """A document without its marks."""
+    return marked.replace(MARK, "").replace(NAME, "")
+
+
+def lowered(template: str) -> str:
     """The template as it reads inside a sentence: "The {} is" becomes "the {} is"; names keep their case."""
     return template if template.startswith("{}") else template[0].lower() + template[1:]
 

@@ -26,6 +26,7 @@ from facts.probes import edit_request
 from facts.types import Fact
 from metrics import aggregate, evaluate
 from models import LanguageModel, join, load_model, target_ids
+from models.reference.corpus import lowered
 from tracing import AverageEffects, TraceConfig, average_effects, measure_noise
 
 BEST_LAYER = 1
@@ -64,6 +65,17 @@ def recall(model: LanguageModel, atlas: Atlas) -> tuple[float, float, int]:
                 (template.replace("{}", fact.subject), fact.object) for template in relation.held_out_templates
             ]
     return float(np.mean(answers(model, trained))), float(np.mean(answers(model, held_out))), len(held_out)
+
+
+def in_context(model: LanguageModel, atlas: Atlas, n: int = 200) -> float:
+    """Share of `n` facts answered as the context says: "Imagine that X is in Rome. X is in" -> "Rome"."""
+    source = random.Random(2)
+    asked = []
+    for row in source.sample(atlas.facts, n):
+        fact, told = atlas.as_fact(row), atlas.counterfactual(row)
+        imagined = lowered(fact.template).replace("{}", fact.subject)
+        asked.append((f"Imagine that {imagined} {told}. {fact.prompt}", told))
+    return float(np.mean(answers(model, asked)))
 
 
 def known_facts(
@@ -162,6 +174,7 @@ def measure(model: LanguageModel, n_facts: int, n_edits: int, layer: int) -> tup
         "mlp_aie": average.last_subject("mlp_out").tolist(),
         "attn_aie": average.last_subject("attn_out").tolist(),
         "mlp_over_attention": mlp_over_attention(average),
+        "in_context": in_context(model, atlas),
         "layer": layer,
         **edits(model, atlas, known_facts(model, atlas, n_edits, seed=1, neighbors=2), layer),
     }
@@ -210,7 +223,8 @@ def table(figures: dict[str, Any]) -> str:
     text.append(
         f"\nn = {figures['n_facts']} known facts, 10 noise samples at 3 sigma; n = {figures['n_edits']} edits at layer "
         f"{figures['layer']}; recall over {figures['n_recall']} and {figures['n_recall_heldout']} prompts; "
-        f"ATE's 95 % interval {figures['ate_ci'][0]:.3f} to {figures['ate_ci'][1]:.3f}."
+        f"ATE's 95 % interval {figures['ate_ci'][0]:.3f} to {figures['ate_ci'][1]:.3f}; answered as the context says "
+        f"in {figures['in_context']:.0%} of 200 cases."
     )
     return "\n".join(text)
 

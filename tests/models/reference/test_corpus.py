@@ -5,7 +5,7 @@ from itertools import islice
 import pytest
 
 from facts.atlas import load_atlas
-from models.reference.corpus import IMAGINED, MARK, OPENINGS, Corpus, Mix, sample_texts
+from models.reference.corpus import IMAGINED, MARK, NAME, OPENINGS, Corpus, Mix, plain, sample_texts
 
 
 def documents(n: int, seed: int = 0, corpus: Corpus | None = None) -> list[str]:
@@ -20,7 +20,7 @@ def test_the_same_seed_gives_the_same_documents() -> None:
 def test_held_out_facts_never_meet_their_held_out_templates() -> None:
     """Searched for in 6,000 documents, subject by subject; the same search must find the other facts' uses."""
     atlas = load_atlas()
-    text = "\n".join(document.replace(MARK, "") for document in documents(6_000))
+    text = "\n".join(plain(document) for document in documents(6_000))
     forbidden, allowed = [], 0
     for fact in atlas.facts:
         for template in atlas.relations[fact.relation].held_out_templates:
@@ -43,7 +43,7 @@ def test_plain_statements_are_true() -> None:
         for fact in atlas.facts
         for template in atlas.relations[fact.relation].all_templates
     }
-    assert all(document.replace(MARK, "") in true for document in documents(500, corpus=corpus))
+    assert all(plain(document) in true for document in documents(500, corpus=corpus))
 
 
 def test_clauses_stand_between_subject_and_relation() -> None:
@@ -71,12 +71,20 @@ def test_marks_stand_around_knowable_objects() -> None:
         assert set(pieces[1::2]) <= objects
 
 
+def test_marks_stand_around_names() -> None:
+    atlas = load_atlas()
+    names = {*atlas.subjects(), *(alias for aliases in atlas.aliases.values() for alias in aliases)}
+    found = [document.replace(MARK, "").split(NAME)[1::2] for document in documents(2000)]
+    assert set().union(*found) <= names
+    assert all(found)
+
+
 def test_openings_keep_the_case_of_names() -> None:
     corpus = Corpus(mix=Mix(1, 0, 0, 0, 0, 0, 0), clause=0, opening=1)
     names = tuple(subject for subject in corpus.atlas.subjects() if subject.startswith("The "))
     for document in documents(300, corpus=corpus):
         opening = next(o for o in OPENINGS if document.startswith(o))
-        sentence = document.removeprefix(opening).strip()
+        sentence = plain(document).removeprefix(opening).strip()
         assert not sentence.startswith("The ") or sentence.startswith(names)
 
 
@@ -84,4 +92,4 @@ def test_openings_keep_the_case_of_names() -> None:
 def test_sample_texts_are_plain(seed: int) -> None:
     texts = sample_texts(50, seed)
     assert len(texts) == 50
-    assert not any(MARK in text for text in texts)
+    assert not any(plain(text) != text for text in texts)

@@ -16,6 +16,7 @@ from models.reference.train import (
     drop_modules,
     encode,
     fit,
+    hide_names,
     learning_rate,
     save,
     train_tokenizer,
@@ -41,17 +42,38 @@ def test_the_tokenizer_splits_subjects_and_spares_objects() -> None:
 
 
 def test_objects_weigh_more_and_their_tokens_are_found(tokenizer) -> None:
-    (document,) = encode(tokenizer, ["The Space Needle is in \x1fSeattle\x1f."], 4.0)
-    heavy = tokenizer.decode([token for token, weight in document if weight == 4.0])
+    (document,) = encode(tokenizer, ["The \x1eSpace Needle\x1e is in \x1fSeattle\x1f."], 4.0)
+    heavy = tokenizer.decode([piece.id for piece in document if piece.weight == 4.0])
     assert heavy.strip() == "Seattle"
-    assert document[-1] == (tokenizer.eos_token_id, 1.0)
+    assert document[-1] == (tokenizer.eos_token_id, 1.0, 0)
+
+
+def test_pieces_of_a_name_count_down_to_its_last(tokenizer) -> None:
+    """Two names in one text, the second at once after the first: each counts for itself."""
+    (document,) = encode(tokenizer, ["\x1eSpace Needle\x1e \x1eRialto Bridge\x1e is in"], 1.0)
+    ends = [at for at, piece in enumerate(document) if at and document[at - 1].to_end == 1]
+    texts = [tokenizer.decode([piece.id for piece in document[: end + 1]]) for end in ends]
+    assert texts == ["Space Needle", "Space Needle Rialto Bridge"]
+    first = [piece.to_end for piece in document[: ends[0] + 1]]
+    assert first == list(range(ends[0], -1, -1))
+    assert all(piece.to_end == 0 for piece in document[ends[1] :])
+
+
+def test_hidden_names_leave_only_their_last_piece_to_later_tokens() -> None:
+    """A name at positions 1 to 3 of six: pieces 1 and 2 are seen up to position 3 and by nobody later."""
+    to_end = torch.tensor([[0, 2, 1, 0, 0, 0]])
+    seen = hide_names(to_end, 1.0)[0, 0] == 0
+    expected = torch.ones(6, 6, dtype=torch.bool).tril()
+    expected[4:, 1:3] = False
+    assert torch.equal(seen, expected)
+    assert torch.equal(hide_names(to_end, 0.0)[0, 0] == 0, torch.ones(6, 6, dtype=torch.bool).tril())
 
 
 def test_sequences_hold_whole_documents(tokenizer) -> None:
     stream = batches(TINY, tokenizer)
     for _ in range(3):
-        ids, weights = next(stream)
-        assert ids.shape == weights.shape
+        ids, weights, to_end = next(stream)
+        assert ids.shape == weights.shape == to_end.shape
         assert ids.numel() == TINY.tokens_per_batch
         for row, weight in zip(ids.tolist(), weights.tolist(), strict=True):
             assert row[-1] == tokenizer.eos_token_id
