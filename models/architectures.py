@@ -24,19 +24,23 @@ class Architecture:
     layers: str
     """Path of the list of blocks."""
     attn: str
-    """Path of the attention inside a block; what it returns is written to the residual stream."""
+    """Path of the module inside a block whose output is the attention's write; the output projection where the
+    attention adds the residual itself (Bloom)."""
     heads: str
     """Path of the attention's output projection inside a block; it reads what the heads computed."""
     mlp: str | None
-    """Path of the MLP inside a block, or None where the family has no such module (OPT)."""
-    key_module: str
-    """Path of the MLP's down projection inside a block."""
+    """Path of the MLP inside a block, or None where no such module returns the MLP's write: OPT has none, and those of
+    Bloom and MPT add the residual themselves."""
+    key_module: str | None
+    """Path of the MLP's down projection inside a block, or None for a mixture of experts, which has many."""
     final_norm: str
     """Path of the norm before the head."""
     head: str
     """Path of the projection to the vocabulary."""
     parallel: bool = False
-    """Whether attention and MLP read the same residual state (GPT-J, GPT-NeoX, Phi)."""
+    """Whether attention and MLP read the same residual state (GPT-J, GPT-NeoX, Phi, Falcon, Cohere)."""
+    post_norm: bool = False
+    """Whether what attention and MLP return is normalised before it is added (Gemma 2 and 3, OLMo 2)."""
 
     def block(self, layer: int) -> str:
         """Path of one block."""
@@ -52,10 +56,19 @@ class Architecture:
 
     def mlp_path(self, layer: int) -> str:
         """Path of the module whose output is the MLP's write; the down projection where there is no MLP module."""
-        return f"{self.block(layer)}.{self.mlp or self.key_module}"
+        return f"{self.block(layer)}.{self.mlp}" if self.mlp else self.key_path(layer)
 
     def key_path(self, layer: int) -> str:
-        """Path of one block's down projection."""
+        """Path of one block's down projection.
+
+        Raises:
+            ValueError: for a mixture of experts.
+        """
+        if self.key_module is None:
+            raise ValueError(
+                f"the MLP of a {self.family} model is a mixture of experts without one down projection; "
+                f"choose a model of {', '.join(EDITABLE_FAMILIES)}"
+            )
         return f"{self.block(layer)}.{self.key_module}"
 
     def key_weight_name(self, layer: int) -> str:
@@ -63,82 +76,104 @@ class Architecture:
         return f"{self.key_path(layer)}.weight"
 
 
-def _llama_like(family: str) -> Architecture:
-    return Architecture(
-        family,
-        embedding="model.embed_tokens",
-        layers="model.layers",
-        attn="self_attn",
-        heads="self_attn.o_proj",
-        mlp="mlp",
-        key_module="mlp.down_proj",
-        final_norm="model.norm",
-        head="lm_head",
-    )
-
-
-def _gpt_like(family: str, heads: str, key_module: str, *, parallel: bool = False) -> Architecture:
-    return Architecture(
-        family,
-        embedding="transformer.wte",
-        layers="transformer.h",
-        attn="attn",
-        heads=heads,
-        mlp="mlp",
-        key_module=key_module,
-        final_norm="transformer.ln_f",
-        head="lm_head",
-        parallel=parallel,
-    )
-
+_LLAMA = Architecture(
+    "llama",
+    embedding="model.embed_tokens",
+    layers="model.layers",
+    attn="self_attn",
+    heads="self_attn.o_proj",
+    mlp="mlp",
+    key_module="mlp.down_proj",
+    final_norm="model.norm",
+    head="lm_head",
+)
+_GPT2 = Architecture(
+    "gpt2",
+    embedding="transformer.wte",
+    layers="transformer.h",
+    attn="attn",
+    heads="attn.c_proj",
+    mlp="mlp",
+    key_module="mlp.c_proj",
+    final_norm="transformer.ln_f",
+    head="lm_head",
+)
+_BLOOM = replace(
+    _GPT2,
+    family="bloom",
+    embedding="transformer.word_embeddings",
+    attn="self_attention.dense",
+    heads="self_attention.dense",
+    mlp=None,
+    key_module="mlp.dense_4h_to_h",
+)
 
 _ARCHITECTURES = (
-    _gpt_like("gpt2", "attn.c_proj", "mlp.c_proj"),
-    _gpt_like("gpt_neo", "attn.attention.out_proj", "mlp.c_proj"),
-    _gpt_like("gptj", "attn.out_proj", "mlp.fc_out", parallel=True),
-    Architecture(
-        "gpt_neox",
+    _GPT2,
+    replace(_GPT2, family="gpt_neo", heads="attn.attention.out_proj"),
+    replace(_GPT2, family="gptj", heads="attn.out_proj", key_module="mlp.fc_out", parallel=True),
+    replace(_GPT2, family="gpt_bigcode"),
+    replace(
+        _GPT2,
+        family="gpt_neox",
         embedding="gpt_neox.embed_in",
         layers="gpt_neox.layers",
         attn="attention",
         heads="attention.dense",
-        mlp="mlp",
         key_module="mlp.dense_4h_to_h",
         final_norm="gpt_neox.final_layer_norm",
-        head="lm_head",
         parallel=True,
     ),
-    _llama_like("llama"),
-    _llama_like("mistral"),
-    _llama_like("qwen2"),
-    _llama_like("qwen3"),
-    _llama_like("gemma"),
-    Architecture(
-        "opt",
+    _LLAMA,
+    replace(_LLAMA, family="mistral"),
+    replace(_LLAMA, family="qwen2"),
+    replace(_LLAMA, family="qwen3"),
+    replace(_LLAMA, family="gemma"),
+    replace(_LLAMA, family="gemma2", post_norm=True),
+    replace(_LLAMA, family="gemma3_text", post_norm=True),
+    replace(_LLAMA, family="olmo2", post_norm=True),
+    replace(_LLAMA, family="phi3"),
+    replace(_LLAMA, family="stablelm"),
+    replace(_LLAMA, family="starcoder2", key_module="mlp.c_proj"),
+    replace(_LLAMA, family="cohere", parallel=True),
+    replace(_LLAMA, family="mixtral", key_module=None),
+    replace(
+        _LLAMA,
+        family="opt",
         embedding="model.decoder.embed_tokens",
         layers="model.decoder.layers",
-        attn="self_attn",
         heads="self_attn.out_proj",
         mlp=None,
         key_module="fc2",
         final_norm="model.decoder.final_layer_norm",
-        head="lm_head",
     ),
-    Architecture(
-        "phi",
-        embedding="model.embed_tokens",
-        layers="model.layers",
-        attn="self_attn",
+    replace(
+        _LLAMA,
+        family="phi",
         heads="self_attn.dense",
-        mlp="mlp",
         key_module="mlp.fc2",
         final_norm="model.final_layernorm",
-        head="lm_head",
         parallel=True,
     ),
+    replace(_BLOOM, family="falcon", attn="self_attention", mlp="mlp", parallel=True),
+    _BLOOM,
+    replace(
+        _GPT2,
+        family="mpt",
+        layers="transformer.blocks",
+        heads="attn.out_proj",
+        mlp=None,
+        key_module="ffn.down_proj",
+        final_norm="transformer.norm_f",
+    ),
 )
+UNSTATED_CONTEXT = 2048  # Bloom's ALiBi has no limit; it was trained on rows of this length
 FAMILIES: tuple[str, ...] = tuple(architecture.family for architecture in _ARCHITECTURES)
 """Families that can be loaded, as transformers' `model_type`.  Pythia is `gpt_neox`."""
+EDITABLE_FAMILIES: tuple[str, ...] = tuple(
+    architecture.family for architecture in _ARCHITECTURES if architecture.key_module
+)
+"""Those with a down projection that an edit can be written into: all but mixtures of experts."""
 _BY_FAMILY = {architecture.family: architecture for architecture in _ARCHITECTURES}
 
 
@@ -160,12 +195,15 @@ def architecture_of(module: Any) -> Architecture:
         ValueError: if the family is not supported or the model lacks a part its family should have.
     """
     architecture = architecture_named(module.config.model_type)
+    if architecture.family == "falcon":
+        parallel = module.config.new_decoder_architecture or module.config.parallel_attn
+        architecture = replace(architecture, parallel=bool(parallel))
     if architecture.family == "gpt_neox":
         head = "embed_out" if hasattr(module, "embed_out") else "lm_head"  # renamed in transformers 5
         architecture = replace(architecture, head=head, parallel=module.config.use_parallel_residual)
     paths = [architecture.embedding, architecture.head]
     paths += [architecture.attn_path(0), architecture.heads_path(0), architecture.mlp_path(0)]
-    paths += [architecture.key_path(0)]
+    paths += [architecture.key_path(0)] if architecture.key_module else []
     for path in paths:
         try:
             module.get_submodule(path)
@@ -174,6 +212,12 @@ def architecture_of(module: Any) -> Architecture:
                 f"{type(module).__name__} has no part {path!r}, which every {architecture.family} model should have"
             ) from None
     return architecture
+
+
+def context_length(config: Any) -> int:
+    """Longest sequence, in tokens, that a model of this configuration was made for."""
+    names = ("max_position_embeddings", "max_seq_len", "seq_length")
+    return next((int(getattr(config, name)) for name in names if getattr(config, name, None)), UNSTATED_CONTEXT)
 
 
 def as_out_in(module: nn.Module, weight: Tensor) -> Tensor:

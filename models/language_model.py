@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from facts.types import MAX_PROMPT_CHARACTERS
-from models.architectures import Architecture, architecture_of, as_out_in
+from models.architectures import Architecture, architecture_of, as_out_in, context_length
 from models.generation import greedy
 from models.views import share
 
@@ -59,7 +59,7 @@ class LanguageModel:
     @property
     def d_model(self) -> int:
         """Width of the residual stream."""
-        return int(self._key_weight.shape[0])
+        return int(self.module.config.hidden_size)
 
     @property
     def d_mlp(self) -> int:
@@ -74,17 +74,22 @@ class LanguageModel:
     @property
     def max_positions(self) -> int:
         """Longest sequence the model takes, in tokens."""
-        return int(self.module.config.max_position_embeddings)
+        return context_length(self.module.config)
 
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return self._key_weight.device
+        return self._embedding_weight.device
 
     @property
     def dtype(self) -> torch.dtype:
         """Number format of the weights."""
-        return self._key_weight.dtype
+        return self._embedding_weight.dtype
+
+    @property
+    def _embedding_weight(self) -> Tensor:
+        """[d_vocab, d_embedding], the token embedding."""
+        return self.weight(f"{self.architecture.embedding}.weight")
 
     @property
     def _key_weight(self) -> Tensor:

@@ -54,6 +54,18 @@ _OWN: dict[str, dict[str, Any]] = {
     "gemma": {**_GATED, "num_key_value_heads": 1},
     "opt": {"ffn_dim": 64, "word_embed_proj_dim": 32},
     "phi": {"intermediate_size": 64},
+    "gpt_bigcode": {"n_inner": 64},
+    "gemma2": {**_GATED, "sliding_window": 6},
+    "gemma3_text": {**_GATED, "sliding_window": 6, "layer_types": ["sliding_attention", "full_attention"] * 2},
+    "olmo2": {"intermediate_size": 48, "num_key_value_heads": 2},
+    "phi3": {"intermediate_size": 48, "num_key_value_heads": 2},
+    "stablelm": {"intermediate_size": 48, "num_key_value_heads": 2},
+    "starcoder2": {"intermediate_size": 48, "num_key_value_heads": 2, "sliding_window": 6},
+    "cohere": {"intermediate_size": 48, "num_key_value_heads": 2, "logit_scale": 1.0},
+    "mixtral": {**_GATED, "num_local_experts": 4, "num_experts_per_tok": 2},
+    "falcon": {"alibi": False, "new_decoder_architecture": True, "num_kv_heads": 2, "ffn_hidden_size": 64},
+    "bloom": {},
+    "mpt": {"max_seq_len": 64, "expansion_ratio": 2},
 }
 
 

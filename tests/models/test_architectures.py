@@ -7,17 +7,20 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from models import FAMILIES, as_out_in
+from models import EDITABLE_FAMILIES, FAMILIES, as_out_in
 from models.architectures import architecture_named, architecture_of
 from tests.tiny import build_tiny, tiny_model
+
+D_MLP = dict.fromkeys(("gpt2", "gpt_bigcode", "gpt_neox", "opt", "phi", "falcon"), 64)
+D_MLP |= dict.fromkeys(("gpt_neo", "gptj", "bloom", "mpt"), 128)  # they take four times d_model
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_sizes_are_read_off_the_modules(family: str) -> None:
     model = tiny_model(family)
     assert (model.n_layers, model.d_model, model.n_heads, model.d_vocab, model.max_positions) == (4, 32, 4, 384, 64)
-    gated = family in ("llama", "mistral", "qwen2", "qwen3", "gemma")
-    assert model.d_mlp == (48 if gated else 128 if family in ("gpt_neo", "gptj") else 64)
+    if family in EDITABLE_FAMILIES:
+        assert model.d_mlp == D_MLP.get(family, 48)
     assert model.dtype == torch.float32
     assert model.device == torch.device("cpu")
     assert not model.module.training
@@ -25,7 +28,7 @@ def test_sizes_are_read_off_the_modules(family: str) -> None:
     assert model.module.config._attn_implementation in ("sdpa", "eager")
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EDITABLE_FAMILIES)
 def test_the_named_weight_is_the_key_modules(family: str) -> None:
     model = tiny_model(family)
     for layer in range(model.n_layers):
@@ -33,6 +36,12 @@ def test_the_named_weight_is_the_key_modules(family: str) -> None:
         assert weight is model.key_module(layer).weight
         assert as_out_in(model.key_module(layer), weight).shape == (model.d_model, model.d_mlp)
     assert isinstance(model.module.get_submodule(model.architecture.final_norm), nn.Module)
+
+
+def test_a_mixture_of_experts_has_no_down_projection() -> None:
+    assert set(FAMILIES) - set(EDITABLE_FAMILIES) == {"mixtral"}
+    with pytest.raises(ValueError, match="mixtral model is a mixture of experts without one down projection"):
+        tiny_model("mixtral").key_module(0)
 
 
 def test_orientation_comes_from_the_type_even_for_a_square_weight() -> None:

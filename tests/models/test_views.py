@@ -8,10 +8,10 @@ import threading
 import pytest
 import torch
 
-from models import FAMILIES, LanguageModel, as_out_in, run
+from models import EDITABLE_FAMILIES, LanguageModel, as_out_in, run
 from tests.tiny import tiny_model
 
-every_family = pytest.mark.parametrize("family", FAMILIES)
+every_family = pytest.mark.parametrize("family", EDITABLE_FAMILIES)
 IDS = torch.tensor([[40, 77, 130, 9, 250, 300], [3, 8, 201, 99, 17, 310]])
 
 

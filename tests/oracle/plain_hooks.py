@@ -21,6 +21,7 @@ def site_path(model: LanguageModel, key: Key) -> str:
     block = f"{names.layers}.{layer}"
     return {
         "embed": names.embedding,
+        "attn_heads": f"{block}.{names.heads}",
         "attn_out": f"{block}.{names.attn}",
         "mlp_key": f"{block}.{names.key_module}",
         "mlp_out": f"{block}.{names.mlp or names.key_module}",
@@ -59,7 +60,7 @@ def hooked(
     with ExitStack() as stack, torch.no_grad(), model.lock:
         for key in {*captures, *patches}:
             module = model.module.get_submodule(site_path(model, key))
-            if key[0] == "mlp_key":
+            if key[0] in ("attn_heads", "mlp_key"):
                 stack.callback(module.register_forward_pre_hook(before(key)).remove)
             else:
                 stack.callback(module.register_forward_hook(after(key)).remove)
