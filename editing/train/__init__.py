@@ -1,0 +1,1 @@
+"""Training the learned editors (KE, MEND, SERAC) for one model: episodes, gradient factors, networks, artefacts."""

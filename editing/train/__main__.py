@@ -1,0 +1,62 @@
+"""`python -m editing.train mend --model reference --out FOLDER --minutes 20`
+
+Trains a learned editor for one model and writes it to a folder: the best on the validation subjects, with its curve.
+Started again with the same folder after a stop, it goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from editing.train.artefact import LOG
+from editing.train.loop import Budget, train
+from editing.train.trainers import TRAINERS, make_trainer
+from models import load_model
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Train, printing a line at every validation; 0, or 2 with one sentence on stderr when it cannot be done."""
+    options = _options(arguments)
+    try:
+        if options.threads < 1:
+            raise ValueError(f"threads is {options.threads}; expected 1 or more")
+        torch.set_num_threads(options.threads)
+        minutes = 20.0 if options.steps is None and options.minutes is None else options.minutes
+        budget = Budget(options.steps, minutes, options.validate_every)
+        trainer = make_trainer(options.method, load_model(options.model), options.seed)
+        train(trainer, options.out, budget, lambda line: print(described(line), flush=True))
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"The editor is in {options.out}, its curve in {options.out / LOG}.")
+    return 0
+
+
+def described(line: dict[str, Any]) -> str:
+    """A line of the log for a terminal."""
+    parts = [f"step {line['step']:5d}  {line['minutes']:6.2f} min"]
+    parts += [" ".join(f"{name} {value:.3f}" for name, value in line[key].items()) for key in ("losses", "validation")]
+    return " | ".join(parts) + (" *" if line["kept"] else "")
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("method", choices=tuple(TRAINERS), help="the editor to train")
+    parser.add_argument("--model", default="reference", help='"reference", a folder or a hub id')
+    parser.add_argument("--out", type=Path, required=True, help="folder for the editor")
+    parser.add_argument("--minutes", type=float, help="stop after this much training; 20 unless --steps is given")
+    parser.add_argument("--steps", type=int, help="stop after this many steps; the same steps give the same editor")
+    parser.add_argument("--validate-every", type=int, default=50, help="steps between validations and checkpoints")
+    parser.add_argument("--seed", type=int, default=0, help="of the network and the episodes")
+    parser.add_argument("--threads", type=int, default=2, help="processor cores to use")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,124 @@
+"""A trained editor on disk: safetensors with a JSON manifest that names its sha256 and the model it was trained for.
+
+    manifest.json        format, kind, base_revision, settings, validation, sha256 of the tensors
+    editor.safetensors   the networks
+    log.jsonl            the training curve, one JSON object a line (not needed to edit)
+
+An artefact is referred to by its digest, the sha256 of the manifest, which covers the tensors through their own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load, save_file
+from torch import Tensor
+
+FORMAT = "engram-editor-1"
+BUNDLED = Path(__file__).parents[1] / "artefacts"
+"""Holds one folder a method for the bundled model."""
+MANIFEST, TENSORS, LOG = "manifest.json", "editor.safetensors", "log.jsonl"
+
+
+@dataclass(frozen=True, eq=False)
+class Artefact:
+    """A trained editor: everything a method needs to compute edits."""
+
+    kind: str
+    """The method's name."""
+    base_revision: str
+    """Revision of the model it was trained for."""
+    settings: Mapping[str, Any]
+    """What its networks are built from."""
+    validation: Mapping[str, float]
+    """The figures it was kept for."""
+    tensors: Mapping[str, Tensor]
+    digest: str = ""
+    """sha256 of the manifest; empty until saved."""
+
+
+def save_artefact(artefact: Artefact, folder: Path) -> Artefact:
+    """Write an artefact, the manifest last, so that a folder with one is whole; the result knows its digest.
+
+    Raises:
+        OSError: if the folder cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in artefact.tensors.items()}
+    save_file(tensors, str(folder / TENSORS))
+    manifest = {
+        "format": FORMAT,
+        "kind": artefact.kind,
+        "base_revision": artefact.base_revision,
+        "settings": dict(artefact.settings),
+        "validation": dict(artefact.validation),
+        "sha256": {TENSORS: _sha256((folder / TENSORS).read_bytes())},
+    }
+    text = json.dumps(manifest, indent=2, sort_keys=True) + "\n"
+    replace_file(folder / MANIFEST, text.encode())
+    return Artefact(
+        artefact.kind, artefact.base_revision, artefact.settings, artefact.validation, tensors, _sha256(text.encode())
+    )
+
+
+def load_artefact(folder: Path, kind: str, revision: str) -> Artefact:
+    """Read an artefact and check that it is whole, of this kind, and trained for the model of this revision.
+
+    Raises:
+        FileNotFoundError: if there is none; the sentence says how to train one.
+        ValueError: if it was changed since it was written, or belongs to another method or model.
+    """
+    command = f"`python -m editing.train {kind} --model NAME --out FOLDER`"
+    if not (folder / MANIFEST).is_file():
+        raise FileNotFoundError(f"there is no trained {kind} editor in {str(folder)!r}; train one with {command}")
+    manifest, digest = _manifest(folder)
+    if manifest["kind"] != kind:
+        raise ValueError(f"the editor in {str(folder)!r} is one of {manifest['kind']!r}, not of {kind!r}")
+    if manifest["base_revision"] != revision:
+        raise ValueError(
+            f"the {kind} editor in {str(folder)!r} was trained for weights {manifest['base_revision'][:12]}, but the "
+            f"model has {revision[:12]}; train one for this model with {command}"
+        )
+    try:
+        content = (folder / TENSORS).read_bytes()
+        if _sha256(content) != manifest["sha256"][TENSORS]:
+            raise ValueError("its digest differs from the manifest's")
+        tensors = load(content)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise ValueError(
+            f"{str(folder / TENSORS)!r} does not hold what was trained: {error}; fetch it again, or train anew with "
+            f"{command}"
+        ) from error
+    return Artefact(kind, revision, manifest["settings"], manifest["validation"], tensors, digest)
+
+
+def _manifest(folder: Path) -> tuple[dict[str, Any], str]:
+    """The checked manifest and its sha256."""
+    content = (folder / MANIFEST).read_bytes()
+    try:
+        manifest = json.loads(content)
+        if manifest["format"] != FORMAT:
+            raise ValueError(f"its format is {manifest['format']!r}, expected {FORMAT!r}")
+        for key in ("kind", "base_revision", "settings", "validation", "sha256"):
+            manifest[key]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{str(folder / MANIFEST)!r} is not an editor's manifest: {error}") from error
+    return manifest, _sha256(content)
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file so that whoever reads it meanwhile sees the old content or the new, never a part."""
+    fresh = path.with_name(f".{path.name}.new")
+    fresh.write_bytes(content)
+    os.replace(fresh, path)
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

@@ -1,0 +1,77 @@
+"""MEND's outer loop: c_e NLL(new answer) + KL at the bystanders, by Adam, with the step sizes learned on their own.
+
+Mitchell et al. 2022, section 3.2 and appendix A (arXiv:2110.11309).  The step sizes have a learning rate of their own,
+which the public code means to give them and does not (its second optimiser sees zeroed gradients).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from editing.train.episodes import Episode, Episodes
+from editing.train.factors import Factors
+from editing.train.mend_network import MendNetwork
+from editing.train.rows import LowRank
+from editing.train.weight_trainer import WeightSettings, WeightTrainer
+from models import LanguageModel
+
+
+@dataclass(frozen=True)
+class MendSettings(WeightSettings):
+    """MEND's own settings; the paper's where they are not explained."""
+
+    rank: int = 256
+    """Of the editor network; 1920 in the paper, for models a hundred times larger."""
+    edit_weight: float = 0.1
+    """c_e"""
+    learning_rate: float = 5e-4
+    rate_learning_rate: float = 1e-4
+    """Of the step sizes."""
+    clip: float = 100.0
+
+
+class MendTrainer(WeightTrainer):
+    """Trains a `MendNetwork`."""
+
+    kind = "mend"
+    learned: MendNetwork
+
+    def __init__(self, model: LanguageModel, settings: MendSettings, training: Episodes, validation: Episodes) -> None:
+        self.own = settings
+        super().__init__(model, settings, training, validation)
+
+    def build(self) -> nn.Module:
+        """The network and one optimiser with two groups."""
+        network = MendNetwork(self.shapes, self.own.rank, self.own.seed)
+        others = [parameter for name, parameter in network.named_parameters() if name != "rates"]
+        self.optimizers = [
+            torch.optim.Adam(
+                [
+                    {"params": others, "lr": self.own.learning_rate},
+                    {"params": [network.rates], "lr": self.own.rate_learning_rate},
+                ]
+            )
+        ]
+        return network
+
+    def propose(self, episodes: Sequence[Episode], factors: Mapping[str, Factors]) -> dict[str, LowRank]:
+        """The network's changes."""
+        changes: dict[str, LowRank] = self.learned(factors)
+        return changes
+
+    def update(self, nll: Tensor, kl: Tensor) -> dict[str, float]:
+        """One step down c_e NLL + KL."""
+        [optimizer] = self.optimizers
+        optimizer.zero_grad()
+        (self.own.edit_weight * nll + kl).backward()
+        torch.nn.utils.clip_grad_norm_(self.learned.parameters(), self.own.clip)
+        optimizer.step()
+        return {"nll": float(nll.detach()), "kl": float(kl.detach()), "rate": float(self.learned.rates.detach().mean())}
+
+    def editor(self) -> Mapping[str, Tensor]:
+        """The whole network, statistics included."""
+        return self.learned.state_dict()

@@ -1,0 +1,156 @@
+"""Meta-training of the editors that change weights: MEND and KE share everything but network and objective."""
+
+from __future__ import annotations
+
+import random
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from editing.train.episodes import SPLIT_SEED, Episode, Episodes
+from editing.train.factors import Factors, gradient_factors, mlp_weights, weight_shapes
+from editing.train.forward import Forward
+from editing.train.outer import BatchBuilder, EpisodeBatch, outcome, shares
+from editing.train.rows import LowRank
+from models import LanguageModel
+
+LOCALITY_WANTED = 0.97
+"""Same-relation locality below which an editor's score is cut, four times what it lacks."""
+
+
+@dataclass(frozen=True)
+class WeightSettings:
+    """How an editor of weights is built and trained.
+
+    Raises:
+        ValueError: if the batch sizes do not divide the edits of a step.
+    """
+
+    layers: tuple[int, ...]
+    """Blocks whose MLP weights are edited."""
+    edits_per_step: int = 16
+    batch_sizes: tuple[int, ...] = (1, 4, 16)
+    """Numbers of edits that are summed into one change; the largest is what the editor is trained for."""
+    single_share: float = 0.3
+    """Part of the training, from its beginning, in which edits are not summed."""
+    paraphrases: int = 2
+    locality: int = 4
+    prefixed: float = 0.2
+    validation_edits: int = 48
+    seed: int = 0
+    split_seed: int = SPLIT_SEED
+    network: Mapping[str, int] = field(default_factory=dict)
+    """Sizes of the network."""
+
+    def __post_init__(self) -> None:
+        for name in ("edits_per_step", "validation_edits"):
+            count = getattr(self, name)
+            wrong = [n for n in self.batch_sizes if count % n]
+            if wrong:
+                raise ValueError(f"{name} is {count}, which {wrong[0]} summed edits do not divide; choose a multiple")
+
+
+def last_layers(model: LanguageModel, n: int = 3) -> tuple[int, ...]:
+    """The last `n` blocks, which the papers edit; all where there are fewer."""
+    return tuple(range(max(0, model.n_layers - n), model.n_layers))
+
+
+class WeightTrainer(ABC):
+    """Draws episodes, lets the network propose changes, and judges them by what the changed model says.
+
+    Args:
+        training, validation: where episodes come from.
+    """
+
+    kind: str
+    optimizers: Sequence[torch.optim.Optimizer]
+
+    def __init__(
+        self, model: LanguageModel, settings: WeightSettings, training: Episodes, validation: Episodes
+    ) -> None:
+        self.forward = Forward(model, min(settings.layers))
+        self.view = self.forward.view
+        self.base_revision = model.revision
+        self.plan = settings
+        self.names = mlp_weights(model, settings.layers)
+        self.shapes = weight_shapes(model, self.names)
+        self.settings: Mapping[str, Any] = asdict(settings)
+        self.training = training
+        self.builder = BatchBuilder(self.forward)
+        self.learned = self.build()
+        self._validation = self._validation_batches(validation)
+
+    @abstractmethod
+    def build(self) -> nn.Module:
+        """The network, with whatever else is learned; sets `optimizers`."""
+
+    @abstractmethod
+    def propose(self, episodes: Sequence[Episode], factors: Mapping[str, Factors]) -> dict[str, LowRank]:
+        """The change of every weight for every edit."""
+
+    @abstractmethod
+    def update(self, nll: Tensor, kl: Tensor) -> dict[str, float]:
+        """One step of the optimisers from the mean NLL of the new answers and the mean KL at the bystanders."""
+
+    @abstractmethod
+    def editor(self) -> Mapping[str, Tensor]:
+        """What an artefact holds."""
+
+    def step(self, number: int, share: float) -> dict[str, float]:
+        """One update; see `loop.Trainer`."""
+        source = random.Random(f"{self.plan.seed}|{number}")
+        n = self.summed_edits(source, share)
+        batch = self.builder.batch(self.training.draw(source, self.plan.edits_per_step))
+        self.learned.train()
+        with torch.enable_grad():
+            result = outcome(self.forward, batch, self._changes(batch, n))
+            losses = self.update(result.nll.mean(), result.kl.mean())
+        return {**losses, "summed": float(n)}
+
+    def summed_edits(self, source: random.Random, share: float) -> int:
+        """How many edits a step sums: one at first, then half of the time more."""
+        several = [n for n in self.plan.batch_sizes if n > 1]
+        if share < self.plan.single_share or not several or source.random() < 0.5:
+            return 1
+        return source.choice(several)
+
+    def _changes(self, batch: EpisodeBatch, n: int) -> dict[str, LowRank]:
+        factors = gradient_factors(self.forward, batch.inner, self.names)
+        return {name: change.summed(n) for name, change in self.propose(batch.episodes, factors).items()}
+
+    def _validation_batches(self, validation: Episodes) -> list[EpisodeBatch]:
+        count, size = self.plan.validation_edits, self.plan.edits_per_step
+        source = random.Random(f"{self.plan.seed}|validation")
+        return [self.builder.batch(validation.draw(source, size)) for _ in range(0, count, size)]
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, float]:
+        """Shares for single edits, and for the largest sum under names that end in its number; `score` is (reliability
+        + generalization) / 2, less what same-relation locality lacks, mean over both."""
+        self.learned.eval()
+        figures: dict[str, float] = {}
+        scores = []
+        for n in dict.fromkeys((1, max(self.plan.batch_sizes))):
+            found = self._figures(n)
+            missing = max(0.0, LOCALITY_WANTED - found["locality_same_relation"])
+            scores.append((found["reliability"] + found["generalization"]) / 2 - 4 * missing)
+            figures |= {name if n == 1 else f"{name}_{n}": value for name, value in found.items()}
+        # single edits weigh twice as much: they are the usual case
+        weights = (2.0, 1.0)[: len(scores)]
+        figures["score"] = sum(w * s for w, s in zip(weights, scores, strict=True)) / sum(weights)
+        return figures
+
+    def _figures(self, n: int) -> dict[str, float]:
+        good, cases, kls = Counter[str](), Counter[str](), []
+        for batch in self._validation:
+            result = outcome(self.forward, batch, self._changes(batch, n))
+            kls.append(float(result.kl.mean()))
+            for name, (successes, count) in shares(batch, result).items():
+                good[name] += successes
+                cases[name] += count
+        return {name: good[name] / max(cases[name], 1) for name in cases} | {"kl": sum(kls) / len(kls)}
