@@ -21,6 +21,7 @@ import torch
 
 from app.probes import Row, find_fact, make_request, probes_of
 from editing import Edit, apply_edits
+from editing.configs import make_config
 from editing.registry import get_method
 from facts import EditRequest, Fact
 from facts.atlas import load_atlas
@@ -172,8 +173,8 @@ def edit(
     """
     chosen = get_method(method)
     if isinstance(config, Mapping) or config is None:
-        config = chosen.config_type(**(config or {}))
-    return chosen.compute(model, request, config, progress=progress, cancelled=cancelled)
+        config = make_config(chosen.config_type, config or {})
+    return chosen.compute(model, [request], config, progress=progress, cancelled=cancelled)
 
 
 def evaluate(

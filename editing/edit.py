@@ -1,14 +1,12 @@
-"""An edit as data: which weights change and by how much.  Nothing is written until it is applied, and then to a view.
+"""An edit as data: what changes and by how much.  Nothing is written until it is applied, and then to a view.
 
-`apply_edits` adds the low-rank changes to copies of the named weights and hands them to `LanguageModel.view`, which
-shares every other tensor with the base.  An edit is removed by building the view without it, from the same base:
-(W + delta) - delta is never computed, because in floating point it is not W.
+What it does stands in its operations (`editing.ops`); `editing.view.apply_edits` makes the view of a model that has it.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,8 +14,8 @@ from typing import Any
 
 import torch
 
+from editing.ops import CodebookOp, Delta, DenseDelta, Op, SideOp, WeightDelta, op_digest, tensors_of
 from facts import EditRequest
-from models import LanguageModel, as_out_in
 
 Progress = Callable[[int, int], None]
 """Called with (steps done, steps in all)."""
@@ -27,41 +25,6 @@ Cancelled = Callable[[], bool]
 
 class EditCancelled(Exception):  # noqa: N818 - a wish of the caller, not an error
     """The caller asked to stop; the model is as it was."""
-
-
-@dataclass(frozen=True, eq=False)
-class WeightDelta:
-    """A low-rank change of one weight, in the orientation y = W x whatever the module stores.
-
-    Raises:
-        ValueError: if the two factors do not belong together, or hold a number that is not finite.
-    """
-
-    name: str
-    """Parameter name in the module, such as "transformer.h.4.mlp.c_proj.weight"."""
-    rows: torch.Tensor
-    """[d_out, rank]"""
-    cols: torch.Tensor
-    """[rank, d_in]"""
-
-    def __post_init__(self) -> None:
-        if self.rows.ndim != 2 or self.cols.ndim != 2 or self.rows.shape[1] != self.cols.shape[0]:
-            raise ValueError(
-                f"the factors of {self.name!r} have shapes {tuple(self.rows.shape)} and {tuple(self.cols.shape)}; "
-                "expected [d_out, rank] and [rank, d_in]"
-            )
-        if not (bool(self.rows.isfinite().all()) and bool(self.cols.isfinite().all())):
-            raise ValueError(f"the change of {self.name!r} holds a number that is not finite; the edit failed")
-
-    def matrix(self) -> torch.Tensor:
-        """The dense change, [d_out, d_in]."""
-        return self.rows @ self.cols
-
-    @property
-    def norm(self) -> float:
-        """Frobenius norm, from the factors alone."""
-        rows, cols = self.rows.double(), self.cols.double()
-        return float(((rows.T @ rows) * (cols @ cols.T)).sum().clamp_min(0).sqrt())
 
 
 @dataclass(frozen=True)
@@ -99,13 +62,28 @@ class Edit:
     requests: tuple[EditRequest, ...]
     config: Any
     """The method's frozen config dataclass."""
-    deltas: tuple[WeightDelta, ...]
+    ops: tuple[Op, ...]
+    """What it does to a model, in the order it was made."""
     model_revision: str
-    """Digest of the weights the edit was computed from."""
+    """Revision of the model it is for: the base, or the view it was computed on."""
     diagnostics: tuple[Diagnostic, ...] = ()
     losses: tuple[LossStep, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
     """Wall time of each stage."""
+    keys: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    """Weight name -> [n, d_in]: keys of the requests there, for methods that must not disturb earlier edits."""
+    parents: tuple[str, ...] = ()
+    """Digests of the edits that were in the model when this one was computed, in their order."""
+
+    @property
+    def deltas(self) -> tuple[WeightDelta, ...]:
+        """The low-rank changes of weights among the operations."""
+        return tuple(op for op in self.ops if isinstance(op, WeightDelta))
+
+    @property
+    def weights(self) -> tuple[Delta, ...]:
+        """Every operation that changes a weight, and so can be merged into it."""
+        return tuple(op for op in self.ops if isinstance(op, WeightDelta | DenseDelta))
 
     @property
     def loss_curve(self) -> tuple[float, ...]:
@@ -119,8 +97,15 @@ class Edit:
 
     @property
     def parameters_changed(self) -> int:
-        """Entries of all weights the edit touches."""
-        return sum(delta.rows.shape[0] * delta.cols.shape[1] for delta in self.deltas)
+        """Entries of all weights the edit touches; what a codebook or a side weight adds counts as well."""
+        sizes = {op.name: op.n_changed for op in self.weights}
+        added = sum(op.keys.numel() + op.values.numel() for op in self.ops if isinstance(op, CodebookOp))
+        return sum(sizes.values()) + added + sum(len(op.index) for op in self.ops if isinstance(op, SideOp))
+
+    @property
+    def n_bytes(self) -> int:
+        """Memory of the operations' tensors."""
+        return sum(tensor.nbytes for op in self.ops for tensor in tensors_of(op).values())
 
     def diagnostic(self, name: str) -> Diagnostic:
         """The diagnostic of that name.
@@ -134,14 +119,14 @@ class Edit:
         raise KeyError(f"no diagnostic {name!r}; there are {', '.join(d.name for d in self.diagnostics)}")
 
     @cached_property
+    def content(self) -> str:
+        """sha256 over the operations alone."""
+        return hashlib.sha256(" ".join(op_digest(op) for op in self.ops).encode()).hexdigest()
+
+    @cached_property
     def digest(self) -> str:
-        """sha256 over what the edit does: base revision, names and factors of the changed weights."""
-        digest = hashlib.sha256(self.model_revision.encode())
-        for delta in self.deltas:
-            for part in (delta.rows, delta.cols):
-                digest.update(f"|{delta.name}|{part.dtype}|{tuple(part.shape)}|".encode())
-                digest.update(part.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()
+        """sha256 over what the edit does and the revision it is for."""
+        return hashlib.sha256(f"{self.model_revision} {self.content}".encode()).hexdigest()
 
     def save(self, path: Path | str) -> None:
         """Write the edit as one safetensors file with JSON metadata in its header."""
@@ -160,43 +145,3 @@ class Edit:
         from editing.files import load_edit  # see save
 
         return load_edit(Path(path))
-
-
-def apply_edits(model: LanguageModel, edits: Sequence[Edit], *, force: bool = False) -> LanguageModel:
-    """A view of `model` with all edits in it; `model` itself is not touched.
-
-    Removing an edit is leaving it out of `edits`: the view is always built from the base, so that is exact.
-
-    Args:
-        edits: applied to the same base; changes of one weight add up, in a fixed order that is not the list's.
-        force: also apply an edit that was computed from other weights.
-
-    Raises:
-        ValueError: if an edit belongs to other weights, names an unknown weight, or has another shape.
-    """
-    for edit in edits:
-        if edit.model_revision != model.revision and not force:
-            raise ValueError(
-                f"the edit was computed from weights {edit.model_revision[:12]}, but model {model.name!r} has "
-                f"{model.revision[:12]}; load the model it was made for, or force it"
-            )
-    # Floating-point sums depend on their order; sorting makes the view a function of the set of edits.
-    ordered = sorted(edits, key=lambda edit: edit.digest)
-    changes: dict[str, torch.Tensor] = {}
-    for delta in (delta for edit in ordered for delta in edit.deltas):
-        dense = delta.matrix().to(device=model.device, dtype=torch.float64)
-        changes[delta.name] = changes[delta.name] + dense if delta.name in changes else dense
-    return model.view({name: _changed(model, name, change) for name, change in changes.items()})
-
-
-def _changed(model: LanguageModel, name: str, change: torch.Tensor) -> torch.Tensor:
-    """The weight plus the change [d_out, d_in], in the orientation and dtype in which the module stores it."""
-    stored = model.weight(name)
-    module = model.module.get_submodule(name.rpartition(".")[0])
-    oriented = as_out_in(module, stored)
-    if change.shape != oriented.shape:
-        raise ValueError(
-            f"the edit changes {name!r} by a matrix of shape {list(change.shape)}, but the model has "
-            f"{list(oriented.shape)} there; it was made for another model"
-        )
-    return as_out_in(module, oriented.double() + change).to(stored.dtype)

@@ -1,4 +1,4 @@
-"""A saved edit: one safetensors file, the factors as tensors and everything else as JSON in its header."""
+"""A saved edit: one safetensors file, its tensors as they are and everything else as JSON in its header."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from editing.edit import Diagnostic, Edit, LossStep, WeightDelta
+from editing.configs import make_config
+from editing.edit import Diagnostic, Edit, LossStep
+from editing.ops import as_tuples, plain_of, rebuilt, tensors_of
 from editing.registry import get_method
 from facts import EditRequest, Fact, Probe
 
-FORMAT = "engram-edit-1"
+FORMAT = "engram-edit-2"
 
 
 def save_edit(edit: Edit, path: Path) -> None:
@@ -27,18 +29,20 @@ def save_edit(edit: Edit, path: Path) -> None:
     if not path.parent.is_dir():
         raise FileNotFoundError(f"there is no folder {str(path.parent)!r}; make it first")
     tensors: dict[str, torch.Tensor] = {}
-    for index, delta in enumerate(edit.deltas):
-        tensors[f"{index}.rows"] = delta.rows.detach().cpu().contiguous()
-        tensors[f"{index}.cols"] = delta.cols.detach().cpu().contiguous()
+    for index, op in enumerate(edit.ops):
+        tensors |= {f"ops.{index}.{name}": tensor for name, tensor in tensors_of(op).items()}
+    for name, keys in edit.keys.items():
+        tensors[f"keys.{name}"] = keys.detach().cpu().contiguous()
     description = {
         "method": edit.method,
         "config": dataclasses.asdict(edit.config),
         "requests": [dataclasses.asdict(request) for request in edit.requests],
-        "names": [delta.name for delta in edit.deltas],
+        "ops": [plain_of(op) for op in edit.ops],
         "model_revision": edit.model_revision,
         "diagnostics": [dataclasses.asdict(diagnostic) for diagnostic in edit.diagnostics],
         "losses": [dataclasses.asdict(step) for step in edit.losses],
         "seconds": dict(edit.seconds),
+        "parents": edit.parents,
         "digest": edit.digest,
     }
     save_file(tensors, str(path), {"format": FORMAT, "edit": json.dumps(description, ensure_ascii=False)})
@@ -69,19 +73,23 @@ def load_edit(path: Path) -> Edit:
 
 
 def _edit(description: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Edit:
+    values = {name: as_tuples(value) for name, value in description["config"].items()}
     return Edit(
         method=description["method"],
         requests=tuple(_request(request) for request in description["requests"]),
-        config=get_method(description["method"]).config_type(**description["config"]),
-        deltas=tuple(
-            WeightDelta(name, tensors[f"{index}.rows"], tensors[f"{index}.cols"])
-            for index, name in enumerate(description["names"])
-        ),
+        config=make_config(get_method(description["method"]).config_type, values),
+        ops=tuple(rebuilt(plain, _under(tensors, f"ops.{index}.")) for index, plain in enumerate(description["ops"])),
         model_revision=description["model_revision"],
         diagnostics=tuple(Diagnostic(**diagnostic) for diagnostic in description["diagnostics"]),
         losses=tuple(LossStep(**step) for step in description["losses"]),
         seconds=description["seconds"],
+        keys=_under(tensors, "keys."),
+        parents=tuple(description["parents"]),
     )
+
+
+def _under(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def _request(description: dict[str, Any]) -> EditRequest:

@@ -2,31 +2,57 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
+from editing.configs import unknown
 from editing.edit import Cancelled, Edit, Progress
 from editing.rome import RomeMethod
 from facts import EditRequest
 from models import LanguageModel
+
+FAMILIES = ("locate-then-edit", "meta-learning", "memory", "in-context", "fine-tuning")
+NEEDS = frozenset({"subject", "target_old", "statistics", "trained_editor", "demonstrations"})
 
 
 class Method(Protocol):
     """What every editing method offers."""
 
     name: str
+    """Key in `METHODS`."""
+    title: str
+    """As the papers write it."""
+    family: str
+    """One of `FAMILIES`."""
     config_type: type[Any]
     """A frozen dataclass whose fields carry `help`, `min`, `max` and `choices` as metadata."""
+    batch: bool
+    """Whether one edit may hold several requests."""
+    needs: frozenset[str]
+    """What it must be given besides a prompt and a new answer; some of `NEEDS`."""
 
     def compute(
         self,
         model: LanguageModel,
-        request: EditRequest,
+        requests: Sequence[EditRequest],
         config: Any,
         *,
+        active: Sequence[Edit] = (),
         progress: Progress | None = None,
         cancelled: Cancelled | None = None,
     ) -> Edit:
-        """The edit, computed and not applied: the model is left bit for bit as it was."""
+        """The edit, computed and not applied: the model is left bit for bit as it was.
+
+        Args:
+            model: the base, or the view of it with the edits in `active`.
+            requests: what to rewrite; one, unless `batch`.
+            active: the edits that are already in `model`, oldest first.
+            progress: called with (done, total).
+
+        Raises:
+            ValueError: if a request or setting cannot be met; one sentence.
+            EditCancelled: when `cancelled` said so.
+        """
 
 
 METHODS: dict[str, Method] = {
@@ -41,5 +67,5 @@ def get_method(name: str) -> Method:
         ValueError: if there is none.
     """
     if name not in METHODS:
-        raise ValueError(f"unknown method {name!r}; choose from {', '.join(METHODS)}")
+        raise ValueError(unknown("method", name, METHODS))
     return METHODS[name]

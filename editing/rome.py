@@ -15,6 +15,7 @@ Symbols: k* key, v* value, u direction, C moment.matrix, r ridge x mean eigenval
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from time import perf_counter
@@ -24,10 +25,12 @@ import torch
 
 from editing.contexts import make_contexts
 from editing.diagnosis import diagnose
-from editing.edit import Cancelled, Edit, EditCancelled, Progress, WeightDelta, apply_edits
+from editing.edit import Cancelled, Edit, EditCancelled, Progress
 from editing.keys import Batch, FactToken, make_batch, mean_key
 from editing.moments import Moment, identity, load_or_estimate
+from editing.ops import WeightDelta
 from editing.values import Compat, LimitReference, Start, Value, ValueSettings, optimise_value, read_start
+from editing.view import apply_edits
 from facts import EditRequest
 from models import LanguageModel, as_out_in
 from models.reference.corpus import sample_texts
@@ -225,14 +228,19 @@ class RomeMethod:
     """`METHODS["rome"]`."""
 
     name = "rome"
+    title = "ROME"
+    family = "locate-then-edit"
     config_type = RomeConfig
+    batch = False
+    needs = frozenset({"subject", "statistics"})
 
     def compute(
         self,
         model: LanguageModel,
-        request: EditRequest,
+        requests: Sequence[EditRequest],
         config: RomeConfig,
         *,
+        active: Sequence[Edit] = (),
         progress: Progress | None = None,
         cancelled: Cancelled | None = None,
     ) -> Edit:
@@ -242,10 +250,13 @@ class RomeMethod:
             progress: called with (percent done, 100).
 
         Raises:
-            ValueError: if the layer is out of range, the prompt does not fit, or a setting leads nowhere.
+            ValueError: if there is not one request, the layer is out of range, the prompt does not fit, or a setting leads nowhere.
             FileNotFoundError: if the corpus file does not exist.
             EditCancelled: when `cancelled` said so.
         """
+        if len(requests) != 1:
+            raise ValueError(f"ROME rewrites one fact at a time, but {len(requests)} were given; compute them singly")
+        (request,) = requests
         if config.layer >= model.n_layers:
             raise ValueError(f"layer {config.layer} is out of range: this model has layers 0 to {model.n_layers - 1}")
         began = perf_counter()

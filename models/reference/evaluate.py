@@ -144,7 +144,7 @@ def edits(model: LanguageModel, atlas: Atlas, facts: Sequence[Fact], layer: int)
         request = edit_request(atlas, fact, atlas.counterfactual(row))
         wanted = (*request.of_kind("paraphrase"), *request.of_kind("neighborhood"))
         request = replace(request, probes=wanted, generation_prompts=())
-        edit = method.compute(model, request, RomeConfig(layer=layer))
+        edit = method.compute(model, [request], RomeConfig(layer=layer))
         reports.append(evaluate(model, apply_edits(model, [edit]), request, distractors=()))
     summary = aggregate(reports)
     return {"n_edits": len(reports), **summary.short()}

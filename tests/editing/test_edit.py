@@ -30,7 +30,7 @@ def toy(model: LanguageModel, layer: int, seed: int) -> Edit:
 @pytest.fixture
 def edit() -> Edit:
     config = RomeConfig(1, steps=3, prefixes=2, second_moment="identity")
-    return METHODS["rome"].compute(tiny_model("gpt2"), REQUEST, config)
+    return METHODS["rome"].compute(tiny_model("gpt2"), [REQUEST], config)
 
 
 def test_save_and_load_give_the_same_edit(edit: Edit, tmp_path: Path) -> None:
@@ -61,7 +61,7 @@ def test_another_shape_is_refused() -> None:
     model = tiny_model("gpt2")
     delta = WeightDelta(model.architecture.key_weight_name(0), torch.ones(3, 1), torch.ones(1, 5))
     with pytest.raises(ValueError, match="made for another model"):
-        apply_edits(model, [dataclasses.replace(toy(model, 0, 0), deltas=(delta,))])
+        apply_edits(model, [dataclasses.replace(toy(model, 0, 0), ops=(delta,))])
 
 
 def test_files_that_are_no_edits_are_refused(edit: Edit, tmp_path: Path) -> None:
@@ -116,8 +116,8 @@ def test_norm_and_matrix_of_a_delta() -> None:
 
 
 def test_unknown_names() -> None:
-    with pytest.raises(ValueError, match="unknown method 'mend'; choose from rome"):
-        get_method("mend")
+    with pytest.raises(ValueError, match="unknown method 'rom'; did you mean 'rome'"):
+        get_method("rom")
     edit = toy(tiny_model("gpt2"), 0, 0)
     with pytest.raises(KeyError, match="no diagnostic"):
         edit.diagnostic("beauty")

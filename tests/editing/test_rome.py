@@ -35,7 +35,7 @@ def corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def compute(model: LanguageModel, config: RomeConfig = FAST, request: EditRequest = REQUEST) -> Edit:
-    return METHODS["rome"].compute(model, request, config)
+    return METHODS["rome"].compute(model, [request], config)
 
 
 def starting_point(model: LanguageModel, config: RomeConfig = FAST):
@@ -217,13 +217,15 @@ def test_cancelling_at_every_step_leaves_no_trace() -> None:
     for allowed in range(FAST.steps):
         asked = iter([False] * allowed)
         with pytest.raises(EditCancelled):
-            METHODS["rome"].compute(model, REQUEST, FAST, cancelled=lambda asked=asked: next(asked, True))
+            METHODS["rome"].compute(model, [REQUEST], FAST, cancelled=lambda asked=asked: next(asked, True))
     assert model.weights_digest() == before
 
 
 def test_progress_rises_to_the_end() -> None:
     seen: list[tuple[int, int]] = []
-    METHODS["rome"].compute(tiny_model("gpt2"), REQUEST, FAST, progress=lambda done, total: seen.append((done, total)))
+    METHODS["rome"].compute(
+        tiny_model("gpt2"), [REQUEST], FAST, progress=lambda done, total: seen.append((done, total))
+    )
     assert seen == sorted(seen)
     assert seen[-1] == (100, 100)
 

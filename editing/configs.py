@@ -1,0 +1,51 @@
+"""Method and field names as people type them: a name nobody knows gets the nearest one that exists."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, fields
+from difflib import get_close_matches
+from typing import Any
+
+
+def unknown(what: str, value: object, choices: Iterable[str]) -> str:
+    """One sentence: the value, the nearest choice if one is near, and all of them."""
+    listed = list(choices)
+    near = get_close_matches(str(value).casefold(), [choice.casefold() for choice in listed], n=1)
+    hint = next((f"did you mean {choice!r}? " for choice in listed if near and choice.casefold() == near[0]), "")
+    return f"unknown {what} {value!r}; {hint}choose from {', '.join(listed)}"
+
+
+def make_config(config_type: type[Any], values: Mapping[str, Any]) -> Any:
+    """The config with these values and its defaults for the rest.
+
+    Raises:
+        ValueError: if a field is unknown or missing, or a value is out of its range.
+    """
+    known = {knob.name: knob for knob in fields(config_type)}
+    for name in values:
+        if name not in known:
+            raise ValueError(unknown("setting", name, known))
+    for name, knob in known.items():
+        if name not in values and knob.default is MISSING and knob.default_factory is MISSING:
+            help_text = knob.metadata.get("help", "")
+            raise ValueError(f"the setting {name!r} is missing; give a value for it. {help_text}".strip())
+    return config_type(**values)
+
+
+def check_config(config: Any) -> None:
+    """Hold every field of a config dataclass to the `choices`, `min` and `max` of its metadata.
+
+    Raises:
+        ValueError: naming the field, the value and what was expected.
+    """
+    for knob in fields(config):
+        value, limits = getattr(config, knob.name), knob.metadata
+        if "choices" in limits and value not in limits["choices"]:
+            raise ValueError(unknown(knob.name, value, [str(choice) for choice in limits["choices"]]))
+        if "min" not in limits:
+            continue
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not (number and limits["min"] <= value <= limits.get("max", 1e30)):
+            upper = f" and at most {limits['max']}" if "max" in limits else ""
+            raise ValueError(f"{knob.name} is {value!r}; expected a number of at least {limits['min']}{upper}")
