@@ -104,7 +104,7 @@ def start_session(models: dict[str, Choice]) -> None:
     st.session_state.trace_ask = st.session_state.edit_ask = st.session_state.score_ask = None
     site = st.query_params.get("site", DEFAULT_SITE)
     st.session_state.site = site if site in SITE_CODES else DEFAULT_SITE
-    st.session_state.seen_trace = None
+    st.session_state.seen_trace = st.session_state.last_pick = None
     st.session_state.given_up, st.session_state.fresh = set(), set()
     st.session_state.keep_layer = "layer" in st.query_params
     st.session_state.run_on_load = st.query_params.get("run") == "1"
@@ -175,8 +175,12 @@ def choose_layer(layer: int) -> None:
 def pick_from_map(key: str, n_layers: int) -> None:
     """Callback of the map: points are numbered row by row over (token, layer)."""
     points = st.session_state[key].selection["points"]
-    if points:  # empty on deselect, and after the figure changed
-        choose_layer(points[0]["point_index"] % n_layers)
+    if points:
+        st.session_state.last_pick = (key, points[0]["point_index"] % n_layers)
+    # No points: the last cell was clicked again, which Plotly takes for "deselect".  The slider may have moved since.
+    pick = st.session_state.last_pick
+    if pick is not None and pick[0] == key:
+        choose_layer(pick[1])
 
 
 def pick_from_table(key: str) -> None:

@@ -22,14 +22,14 @@ def read_job(ask: ReadAsk) -> Job:
 
 
 def trace_job(ask: TraceAsk) -> Job:
-    """One map, or three."""
+    """One map, or three, and the layer they suggest."""
     shelf = cache.shelf()
 
     def work(progress: Progress, cancelled: Cancelled) -> object:
         from app import workflow
         from facts import Fact
 
-        return workflow.trace(
+        return workflow.locate(
             shelf.get(ask.model),
             Fact.from_prompt(ask.prompt, ask.subject, ask.answer),
             [SITES[code] for code in ask.sites],

@@ -1,7 +1,7 @@
 """From a fact to five numbers, without a web page.  The file to read first.
 
     look      what the model makes of a prompt: tokens, subject, its own answer
-    trace     which states carry the fact                                        (package `tracing`)
+    locate    which states carry the fact, and a layer to start editing at       (package `tracing`)
     request   what is to be rewritten, with the probes that judge the rewrite    (package `facts`)
     edit      the change of weights that rewrites it; computed, not applied      (package `editing`)
     evaluate  five metrics, before and after, on a view of the model             (package `metrics`)
@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from app.probes import Row, find_fact, make_request, probes_of
@@ -28,7 +29,7 @@ from facts.atlas import load_atlas
 from metrics import EditReport, Efficiency
 from metrics import evaluate as score
 from metrics.efficiency import stopwatch
-from models import LanguageModel, join, subject_span
+from models import LanguageModel, join, run, subject_span
 from models.reference.corpus import sample_texts
 from tracing import TraceConfig, TraceResult, measure_noise, trace_sites
 
@@ -129,6 +130,71 @@ def trace(
     level = measure_noise(model, load_atlas().subjects())
     results = trace_sites(model, fact, configs, level=level, progress=progress, cancelled=cancelled)
     return tuple(results[config.site] for config in configs)
+
+
+@dataclass(frozen=True, eq=False)
+class Located:
+    """The traces of one prompt, and where they suggest to edit."""
+
+    results: tuple[TraceResult, ...]
+    """One for each site that was asked for."""
+    silent: frozenset[int]
+    """Layers whose MLP has nothing to act on at the last subject token; no change of its weights shows there."""
+
+    @property
+    def main(self) -> TraceResult:
+        """The trace the suggestion is read from: the MLP's where there are several, since an edit rewrites an MLP."""
+        return next((result for result in self.results if result.config.site == "mlp_out"), self.results[0])
+
+    @property
+    def suggested(self) -> int:
+        """The layer of the largest indirect effect at the last subject token, among those an edit can act at."""
+        row = self.main.indirect_effect[self.main.peak()[0]].copy()
+        if len(self.silent) < len(row):
+            row[list(self.silent)] = -np.inf
+        return int(row.argmax())
+
+
+def locate(
+    model: LanguageModel,
+    fact: Fact,
+    sites: Sequence[str] = ("mlp_out",),
+    *,
+    window: int = 1,
+    noise: float = 3.0,
+    samples: int = 10,
+    seed: int = 0,
+    progress: Progress | None = None,
+    cancelled: Cancelled | None = None,
+) -> Located:
+    """`trace`, with the layers left aside where an edit could not act; arguments and errors as there."""
+    silent = silent_layers(model, fact)
+    results = trace(
+        model,
+        fact,
+        sites,
+        window=window,
+        noise=noise,
+        samples=samples,
+        seed=seed,
+        progress=progress,
+        cancelled=cancelled,
+    )
+    return Located(results, silent)
+
+
+def silent_layers(model: LanguageModel, fact: Fact) -> frozenset[int]:
+    """Layers whose MLP is silent at the last subject token: the input of its down-projection is zero.
+
+    Every method that rewrites an MLP changes what a key is mapped to, and a zero key is mapped to zero by any weight.
+
+    Raises:
+        ValueError: if the prompt is too long for the model or does not hold the subject.
+    """
+    last = subject_span(model, fact.prompt, fact.subject).stop - 1
+    sites = [("mlp_key", layer) for layer in range(model.n_layers)]
+    keys = run(model, torch.tensor([model.encode(fact.prompt)]), captures=sites, last_only=True).captured  # type: ignore[arg-type]
+    return frozenset(layer for (_, layer), key in keys.items() if not key[0, last].any())
 
 
 def request_for(

@@ -11,11 +11,12 @@ from app import state
 from app.asks import EditAsk
 from app.jobs import Job, Runner
 from app.state import KEEP, Form
-from app.views.locate import SUMMARY_STYLE, suggested_from
+from app.views.locate import SUMMARY_STYLE
 from app.views.waiting import Waiting
 from app.wording import duration, markup, plain, probability
 
 if TYPE_CHECKING:
+    from app.workflow import Located
     from editing import Diagnostic, Edit
 
 METHOD_NAMES = {"rome": "ROME"}
@@ -77,11 +78,18 @@ def _layer(form: Form, trace: Job | None) -> int:
         **KEEP,
     )  # fmt: skip
     if trace is not None and trace.state == "done":
-        suggested = suggested_from(trace.result).peak()[1]
-        st.caption(
-            f"The trace suggests layer {suggested}." + ("" if suggested == layer else f" You chose layer {layer}.")
-        )
+        st.caption(_suggestion(trace.result, layer))
     return layer
+
+
+def _suggestion(found: Located, layer: int) -> str:
+    """What the trace suggests, what the reader chose, and where no edit can act if that matters to either."""
+    peak, suggested = found.main.peak()[1], found.suggested
+    passed_over = f", the largest effect where an edit can act: layer {peak}’s MLP is silent here"
+    words = f"The trace suggests layer {suggested}{passed_over if peak != suggested else ''}."
+    if layer in found.silent:
+        return f"{words} You chose layer {layer}, whose MLP is silent here: an edit cannot act there."
+    return words if layer == suggested else f"{words} You chose layer {layer}."
 
 
 def _actions(form: Form, runner: Runner, ask: EditAsk, edit: Job | None, ready: bool) -> list[Waiting]:

@@ -10,17 +10,15 @@ import streamlit as st
 from app import state
 from app.jobs import Job, Runner
 from app.state import KEEP, Form
-from app.views import export
+from app.views import export, show_map
 from app.views.waiting import Waiting
 from app.wording import markup, plain, probability, short, visible
 
 if TYPE_CHECKING:
-    import pandas as pd
-
+    from app.workflow import Located
     from tracing import TraceResult
 
 SITE_NAMES = {"state": "State", "mlp": "MLP", "attn": "Attention", "all": "All"}
-SHOWN_AS = {"effect": "Effect", "probability": "Probability"}
 WEAK_TOTAL_EFFECT = 0.05
 
 
@@ -79,8 +77,7 @@ def draw(form: Form, runner: Runner, trace: Job | None) -> list[Waiting]:
             )
         else:
             _run_button(form, again=trace is not None and trace.state == "done")
-        results = trace.result if trace is not None and trace.state == "done" else None
-        export.trace_panel(results)
+        export.trace_panel(trace.result.results if trace is not None and trace.state == "done" else None)
     if trace is None:
         st.info(
             "Press **Run trace** (Ctrl + Enter): the subject is blurred with noise, then one state at a time is put "
@@ -114,34 +111,28 @@ def _run_button(form: Form, again: bool) -> None:
 
 
 def _results(form: Form, trace: Job) -> None:
-    results: tuple[TraceResult, ...] = trace.result
+    found: Located = trace.result
     if st.session_state.trace_ask != form.trace_ask():
         st.warning(
             "Inputs changed since this trace; the map below belongs to the earlier ones.", icon=":material/history:"
         )
-    main = suggested_from(results)
-    position, layer = main.peak()
-    state.suggest_layer(trace.key, layer)
-    _summary(main, position, layer)
-    if main.total_effect < WEAK_TOTAL_EFFECT:
+    state.suggest_layer(trace.key, found.suggested)
+    _summary(found.main, *found.main.peak())
+    if found.main.total_effect < WEAK_TOTAL_EFFECT:
         st.warning(
             "The noise hardly changes the answer, so there is nothing to restore: raise the noise in Settings.",
             icon=":material/volume_up:",
         )
     heat_map, table = st.tabs(["Heat map", "Table"])
+    highest = max(float(abs(result.indirect_effect).max()) for result in found.results)
     with heat_map:
-        for result in results:
-            _site_heading(result, results)
-            _map(trace.key, result, results)
+        for result in found.results:
+            _site_heading(result, found.results)
+            show_map.draw(trace.key, result, highest)
     with table:
-        for result in results:
-            _site_heading(result, results)
-            _table(trace.key, result)
-
-
-def suggested_from(results: tuple[TraceResult, ...]) -> TraceResult:
-    """The trace the suggestion is read from: the MLP's where there are several, since an edit rewrites an MLP."""
-    return next((result for result in results if result.config.site == "mlp_out"), results[0])
+        for result in found.results:
+            _site_heading(result, found.results)
+            show_map.table(trace.key, result)
 
 
 def _summary(result: TraceResult, position: int, layer: int) -> None:
@@ -174,74 +165,7 @@ dl.numbers { display: grid; grid-template-columns: repeat(auto-fit, minmax(120px
 """
 
 
-def _map(key: str, result: TraceResult, results: tuple[TraceResult, ...]) -> None:
-    from tracing.plots import trace_heatmap
-
-    name = f"map_{key}_{result.config.site}"
-    dark = st.context.theme.type == "dark"
-    top = max(float(abs(other.indirect_effect).max()) for other in results)
-    figure = trace_heatmap(
-        result, selected_layer=int(st.session_state.get("layer", 0)), dark=dark, scale="rome", zmax=top
-    )
-    # The bar lies above the map: beside it, it would leave a phone no room for the layers.
-    words = figure.data[0].colorbar.title.text.replace("<br>", " ")
-    bar = {"orientation": "h", "x": 0, "xanchor": "left", "y": 1.01, "yanchor": "bottom", "len": 0.6, "thickness": 9}
-    bar |= {"xpad": 0, "ypad": 0}
-    figure.data[0].colorbar.update(bar | {"title": {"text": words, "side": "top", "font": {"size": 12}}})
-    ink = "#dfe6ec" if dark else "#2b333b"  # the theme's own grey is too faint for small print
-    figure.update_layout(title=None, margin={"t": 4, "b": 64}, font_color=ink)
-    for axis in (figure.layout.xaxis, figure.layout.yaxis):
-        axis.update(tickfont_color=ink, title_font_color=ink, title_standoff=12)
-    st.plotly_chart(
-        figure,
-        key=name,
-        on_select=lambda: state.pick_from_map(name, result.n_layers),
-        selection_mode="points",
-        config={"displayModeBar": False, "doubleClick": False},
-        alt=description(result),
-    )
-
-
-def description(result: TraceResult) -> str:
-    """The map in one sentence, for those who cannot see it."""
-    position, layer = result.peak()
-    return (
-        f"Causal trace of {len(result.tokens)} tokens by {result.n_layers} layers. At the last subject token the "
-        f"strongest effect, {float(result.indirect_effect[position, layer]):.2f}, is at layer {layer}."
-    )
-
-
 def _site_heading(result: TraceResult, results: tuple[TraceResult, ...]) -> None:
     if len(results) > 1:
         code = next(code for code, site in state.SITES.items() if site == result.config.site)
         st.markdown(f"**{SITE_NAMES[code]}**")
-
-
-def _table(key: str, result: TraceResult) -> None:
-    name = f"table_{key}_{result.config.site}"
-    st.dataframe(
-        effect_table(result),
-        key=name,
-        hide_index=True,
-        on_select=lambda: state.pick_from_table(name),
-        selection_mode="single-cell",
-        alt=f"Indirect effect by token and layer, {result.config.site}",
-        height="content",
-        column_config={
-            "token": st.column_config.TextColumn(width=92, pinned=True),
-            **{str(layer): st.column_config.NumberColumn(format="%.3f", width=52) for layer in range(result.n_layers)},
-        },
-    )
-    st.caption("Mean indirect effect. The arrow keys move the cell; its column becomes the layer.")
-
-
-def effect_table(result: TraceResult) -> pd.DataFrame:
-    """One row per token, one column per layer, named by its number."""
-    import pandas as pd
-
-    from tracing.labels import token_labels
-
-    effect = result.indirect_effect.round(4) + 0.0  # adding zero turns -0.0 into 0.0
-    frame = pd.DataFrame(effect, columns=[str(layer) for layer in range(result.n_layers)])
-    frame.insert(0, "token", token_labels(result))
-    return frame

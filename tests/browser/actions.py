@@ -60,9 +60,17 @@ def token_labels(page: Page) -> list[str]:
     return labels
 
 
+OUTLINED = f"""() => {{
+    const plot = document.querySelector('{MAP}'), axis = plot?._fullLayout?.xaxis;
+    const drawn = plot && getComputedStyle(plot.closest('[data-testid=stPlotlyChart]'), '::after');
+    if (!axis || !drawn || drawn.position !== 'absolute') return null;
+    const middle = axis.p2l(parseFloat(drawn.left) + parseFloat(drawn.width) / 2 - axis._offset);
+    return Math.abs(middle - Math.round(middle)) < 0.1 ? Math.round(middle) : null }}"""
+"""The layer whose column the outline is drawn around, as it lies on the screen; null where it lies askew or nowhere."""
+
+
 def outlined_layer(page: Page) -> int:
-    """The layer the outline on the map is drawn around."""
-    return int(page.evaluate(f"() => document.querySelector('{MAP}').layout.shapes[0].x0 + 0.5"))
+    return int(page.evaluate(OUTLINED))
 
 
 def at(page: Page, layer: float, token: float) -> tuple[float, float]:
@@ -93,27 +101,20 @@ def slider(page: Page) -> Locator:
 def expect_layer(page: Page, layer: int) -> None:
     """Slider, outline and URL agree."""
     expect(slider(page)).to_have_value(str(layer), timeout=PATIENCE)
-    page.wait_for_function(
-        f"layer => document.querySelector('{MAP}')?.layout?.shapes?.[0]?.x0 === layer - 0.5",
-        arg=layer,
-        timeout=PATIENCE,
-    )
+    page.wait_for_function(f"layer => ({OUTLINED})() === layer", arg=layer, timeout=PATIENCE)
     page.wait_for_function(
         # A field at its default leaves the URL.
         f"layer => (new URLSearchParams(location.search).get('layer') ?? '{LAYERS // 4}') === String(layer)",
         arg=layer,
         timeout=PATIENCE,
     )
-    settled(page)
 
 
 def settled(page: Page) -> None:
-    """Wait until the page is drawn, and as long as a reader would before the next click: Plotly takes two within 300 ms
-    for a double click, and a figure that is being replaced takes none."""
+    """Wait until the script has run."""
     page.wait_for_function(
         "() => document.querySelector('[data-testid=stApp]').dataset.testScriptState === 'notRunning'", timeout=PATIENCE
     )
-    page.wait_for_timeout(1000)
 
 
 def parameters(page: Page) -> dict[str, str]:
