@@ -1,16 +1,21 @@
-"""What a rank-one edit looks like in numbers, and when the reader should be warned."""
+"""What an edit looks like in numbers, and when the reader should be warned."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
 
+from editing.answers import probabilities
 from editing.edit import Diagnostic, Edit
 from editing.keys import Batch
 from editing.moments import Moment
+from editing.ops import Delta
 from editing.values import Start, Value
+from editing.view import apply_edits
+from models import LanguageModel
 
 if TYPE_CHECKING:
     from editing.rome import Solution
@@ -21,48 +26,120 @@ DISTURBING = 0.25
 """Above this share of the residual norm an edit is said to disturb ordinary text."""
 SLANTED = 0.01
 """Below this cosine of key and direction the change is inflated a hundred times."""
+CLOSED = 0.5
+"""Above this share of z still missing, the layers are said not to have reached it."""
 
 
-def diagnose(
-    edit: Edit,
-    weight: torch.Tensor,
-    batch: Batch,
-    start: Start,
-    value: Value,
-    moment: Moment,
-    solution: Solution,
-    p_after: float,
-) -> Edit:
-    """The edit with its diagnostics.
+def size_diagnostic(model: LanguageModel, edit: Edit) -> Diagnostic:
+    """|delta| over |W|, of the weight that changes most for its size."""
+    sizes = [
+        op.norm / norm if (norm := float(model.weight(op.name).double().norm())) else torch.inf for op in edit.weights
+    ]
+    help_text = "Frobenius norm of the change over that of the weight; large where the layer's MLP writes little."
+    if len(sizes) > 1:
+        help_text += " The largest of the changed weights."
+    return Diagnostic("relative change", max(sizes), "|Δ| / |W|", help_text)
+
+
+def answer_diagnostics(
+    edit: Edit, before: Sequence[float], after: Sequence[float], found: Sequence[float] = ()
+) -> list[Diagnostic]:
+    """Probabilities of the requests' new answers, means where there are several.
 
     Args:
-        weight: [d_model, d_mlp], unedited.
-        p_after: probability of the whole new answer after the bare prompt, in the edited model.
+        before, after: of each request, in the unedited and the edited model.
+        found: with the value put in place by hand, where the method searched one.
     """
-    norm = float(weight.double().norm())
+    several = len(before) > 1
+    missed = [request.target_new for request, p in zip(edit.requests, after, strict=True) if p < LIKELY]
+    warning = ""
+    if missed and several:
+        warning = f"{len(missed)} of {len(after)} new answers have a probability below {LIKELY:g} in the edited model"
+    elif missed:
+        warning = f"the edited model gives {missed[0]!r} a probability of only {after[0]:.2g}"
+    warning += "; try another layer or more steps" if warning else ""
+    whole = "Of the whole new answer" + (", mean over the requests" if several else "")
+    numbers = [Diagnostic("p(new) before", _mean(before), "probability", f"{whole}, unedited model.")]
+    if found:
+        numbers.append(Diagnostic("p(new) at v*", _mean(found), "probability", "With the value put in place by hand."))
+    numbers.append(Diagnostic("p(new) after", _mean(after), "probability", f"{whole}, in the edited model.", warning))
+    if several:
+        numbers.append(Diagnostic("requests", float(len(before)), "", "Facts rewritten together."))
+    return numbers
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What a change spread over layers came from and came to (`editing.spread`)."""
+
+    batches: tuple[Batch, ...]
+    starts: tuple[Start, ...]
+    values: tuple[Value, ...]
+    moments: Mapping[str, Moment]
+    """Of each changed weight, by its name."""
+    gaps: tuple[float, ...]
+    """Mean norm of what is missing of z, before each layer and in the end."""
+
+
+def diagnose_many(model: LanguageModel, edit: Edit, outcome: Outcome, own: Sequence[Diagnostic]) -> Edit:
+    """The edit of many requests with its diagnostics, `own` being the method's."""
+    bare = [batch.rows[0] for batch in outcome.batches]
+    after = probabilities(apply_edits(model, [edit]), bare)
+    residual = _mean([start.residual_norm for start in outcome.starts])
+    shares = [disturbance(op, outcome.moments[op.name], residual) for op in edit.weights]
     groups = (
-        _size(edit.deltas[0].norm, norm),
-        _disturbance(start, moment, solution),
-        _key_and_value(batch, start, value, solution),
-        _limit(edit, value),
-        _probabilities(edit, value, p_after),
-        _moment(edit, moment),
+        [size_diagnostic(model, edit)],
+        _disturbing(max(shares)) if all(moment.n_tokens for moment in outcome.moments.values()) else [],
+        _gap(outcome),
+        answer_diagnostics(edit, [v.p_before for v in outcome.values], after, [v.p_found for v in outcome.values]),
+        _limits(edit, outcome.values),
+        own,
+        _moment(edit, next(iter(outcome.moments.values()))),
     )
     return replace(edit, diagnostics=tuple(diagnostic for group in groups for diagnostic in group))
 
 
-def _size(change: float, weight: float) -> list[Diagnostic]:
-    share = change / weight if weight else float("inf")
-    help_text = "Frobenius norm of the change over that of the weight; large where the layer's MLP writes little."
-    return [Diagnostic("relative change", share, "|Δ| / |W|", help_text)]
+def _gap(outcome: Outcome) -> list[Diagnostic]:
+    left = outcome.gaps[-1] / outcome.gaps[0] if outcome.gaps[0] else 0.0
+    warning = ""
+    if left > CLOSED:
+        warning = (
+            f"{left:.0%} of the change wanted behind the last layer is missing; lower the weight of what is protected, "
+            "change more layers, or choose others"
+        )
+    help_text = "Distance of what the last block writes from what it should, after the edit over before it."
+    return [Diagnostic("gap left", left, "of the change", help_text, warning)]
 
 
-def _disturbance(start: Start, moment: Moment, solution: Solution) -> list[Diagnostic]:
-    """sqrt(E |delta k|^2) over the corpus's keys k: what other texts will notice; unknown with C = I."""
-    if not moment.n_tokens:
-        return []
-    along = solution.cols[0] @ moment.matrix.double() @ solution.cols[0]
-    share = float(solution.rows.norm() * along.clamp_min(0).sqrt()) / start.residual_norm
+def _limits(edit: Edit, values: Sequence[Value]) -> list[Diagnostic]:
+    reached = sum(value.limit_reached for value in values)
+    used = _mean([float(value.delta.norm()) / value.limit for value in values])
+    warning = ""
+    if reached:
+        warning = (
+            f"norm limit reached in {reached} of {len(values)} searches ({edit.config.norm_limit:g} x the residual "
+            "norm); raise norm_limit if their answers are unlikely"
+        )
+    help_text = "Norm of the change of the value over the longest allowed, mean over the requests."
+    steps = _mean([float(len(value.losses)) for value in values])
+    return [
+        Diagnostic("norm limit used", used, "of the limit", help_text, warning),
+        Diagnostic("value steps", steps, "", "Steps the search for the value took, mean over the requests."),
+    ]
+
+
+def disturbance(op: Delta, moment: Moment, residual_norm: float) -> float:
+    """sqrt(E |delta k|^2) over the corpus's keys k, in units of the residual norm: what other texts will notice."""
+    change = op.matrix().double().cpu()
+    along = ((change @ moment.matrix.double()) * change).sum().clamp_min(0)
+    return float(along.sqrt()) / residual_norm
+
+
+def _disturbing(share: float) -> list[Diagnostic]:
     warning = ""
     if share > DISTURBING:
         warning = (
@@ -71,6 +148,29 @@ def _disturbance(start: Start, moment: Moment, solution: Solution) -> list[Diagn
         )
     help_text = "Root mean square change of the MLP's output over the tokens of the corpus, over the residual norm."
     return [Diagnostic("disturbance", share, "x residual norm", help_text, warning)]
+
+
+def diagnose(
+    model: LanguageModel,
+    edit: Edit,
+    batch: Batch,
+    start: Start,
+    value: Value,
+    moment: Moment,
+    solution: Solution,
+) -> Edit:
+    """The edit of one request by one layer, with its diagnostics."""
+    after = probabilities(apply_edits(model, [edit]), [batch.rows[0]])
+    groups = (
+        [size_diagnostic(model, edit)],
+        # unknown with C = I
+        _disturbing(disturbance(edit.weights[0], moment, start.residual_norm)) if moment.n_tokens else [],
+        _key_and_value(batch, start, value, solution),
+        _limit(edit, value),
+        answer_diagnostics(edit, [value.p_before], after, [value.p_found]),
+        _moment(edit, moment),
+    )
+    return replace(edit, diagnostics=tuple(diagnostic for group in groups for diagnostic in group))
 
 
 def _key_and_value(batch: Batch, start: Start, value: Value, solution: Solution) -> list[Diagnostic]:
@@ -113,20 +213,6 @@ def _limit(edit: Edit, value: Value) -> list[Diagnostic]:
             f"At 1 the change of the value was cut off at the limit, {value.limit:.3g}.",
             warning,
         ),
-    ]
-
-
-def _probabilities(edit: Edit, value: Value, p_after: float) -> list[Diagnostic]:
-    warning = ""
-    if p_after < LIKELY:
-        target = edit.requests[0].target_new
-        warning = (
-            f"the edited model gives {target!r} a probability of only {p_after:.2g}; try another layer or more steps"
-        )
-    return [
-        Diagnostic("p(new) before", value.p_before, "probability", "Of the whole new answer, unedited model."),
-        Diagnostic("p(new) at v*", value.p_found, "probability", "With the value put in place by hand."),
-        Diagnostic("p(new) after", p_after, "probability", "In the edited model.", warning),
     ]
 
 

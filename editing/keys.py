@@ -13,9 +13,10 @@ from typing import Literal
 
 import torch
 
+from editing.answers import padded, portions
 from editing.contexts import BARE
 from facts import Fact
-from models import LanguageModel, count_occurrences, join, pad, subject_span
+from models import LanguageModel, Site, count_occurrences, join, pad, run, subject_span
 
 FactToken = Literal["subject_last", "subject_first", "last"]
 
@@ -92,3 +93,27 @@ def _fact_position(
 def mean_key(keys: torch.Tensor) -> torch.Tensor:
     """k*: the mean over contexts, [context, d_mlp] -> [d_mlp] in float64."""
     return keys.double().mean(0)
+
+
+def mean_by_kind(keys: torch.Tensor) -> torch.Tensor:
+    """MEMIT's key: the bare prompt weighs as much as all contexts together, [context, d_mlp] -> [d_mlp] in float64.
+
+    The public code averages within each kind of context, then over kinds (`compute_ks`).
+    """
+    if len(keys) == 1:
+        return keys[0].double()
+    return (keys[0].double() + keys[1:].double().mean(0)) / 2
+
+
+def read_lookups(
+    model: LanguageModel, rows: Sequence[Row], sites: Sequence[tuple[Site, int]]
+) -> dict[tuple[Site, int], torch.Tensor]:
+    """What stands at each row's fact token, at every (site, layer): [row, d] float32, in as few forwards as fit."""
+    parts: dict[tuple[Site, int], list[torch.Tensor]] = {site: [] for site in sites}
+    for portion in portions([(1, len(row.ids)) for row in rows]):
+        some = [rows[index] for index in portion]
+        captured = run(model, padded(model, some), captures=sites, last_only=True).captured
+        at = (torch.arange(len(some)), torch.tensor([row.lookup for row in some]))
+        for site in sites:
+            parts[site].append(captured[site][at].float())
+    return {site: torch.cat(found) for site, found in parts.items()}

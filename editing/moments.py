@@ -19,8 +19,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from editing.edit import Cancelled, EditCancelled, Progress
+from editing.edit import Cancelled, Edit, EditCancelled, Progress
+from editing.settings import MomentSettings
 from models import LanguageModel, pad, run
+from models.reference.corpus import sample_texts
 
 BATCH_TOKENS = 2048
 """Tokens in one forward pass, padding included."""
@@ -132,6 +134,24 @@ def _pieces(model: LanguageModel, texts: Sequence[str]) -> Iterator[list[int]]:
             yield ids[start : start + model.max_positions]
 
 
+def regular(moment: Moment, ridge: float) -> torch.Tensor:
+    """C + ridge x its mean eigenvalue x I: [d_mlp, d_mlp], float64."""
+    matrix = moment.matrix.double()
+    return matrix + ridge * matrix.diagonal().mean() * torch.eye(len(matrix), dtype=torch.float64)
+
+
+def factor(matrix: torch.Tensor) -> torch.Tensor:
+    """The lower Cholesky factor of a positive definite matrix [d, d] in float64.
+
+    Raises:
+        ValueError: if it is not positive definite to rounding.
+    """
+    lower, failed = torch.linalg.cholesky_ex(matrix)
+    if int(failed):
+        raise ValueError("the second moment of the keys is singular; use more tokens, or a ridge that is larger")
+    return lower
+
+
 def cache_folder() -> Path:
     """`ENGRAM_CACHE`, else ~/.cache/engram."""
     return Path(os.environ.get("ENGRAM_CACHE") or Path.home() / ".cache" / "engram")
@@ -145,6 +165,7 @@ def load_or_estimate(
     *,
     source: str = "texts",
     folder: Path | None = None,
+    revision: str = "",
     progress: Progress | None = None,
     cancelled: Cancelled | None = None,
 ) -> Moment:
@@ -152,12 +173,19 @@ def load_or_estimate(
 
     Where all layers fit in memory they are estimated at once: the passes are shared, and the next layer comes free.
 
+    Args:
+        revision: of other weights whose cached estimate will do as well, such as the model's before it was edited.
+
     Raises:
         ValueError, EditCancelled: see `estimate`.
     """
     place = (cache_folder() if folder is None else folder) / "moments"
-    stem = f"{model.revision[:16]}-{corpus_digest(texts)[:16]}-{max_tokens}"
+    ending = f"{corpus_digest(texts)[:16]}-{max_tokens}"
+    stem = f"{(revision or model.revision)[:16]}-{ending}"
     moment = _read(place / f"{stem}-{layer}.safetensors", model.d_mlp)
+    if moment is None and revision not in ("", model.revision):
+        stem = f"{model.revision[:16]}-{ending}"
+        moment = _read(place / f"{stem}-{layer}.safetensors", model.d_mlp)
     if moment is None:
         every = model.n_layers * model.d_mlp**2 <= ALL_LAYERS_ENTRIES
         layers = range(model.n_layers) if every else [layer]
@@ -171,6 +199,47 @@ def load_or_estimate(
     moment = replace(moment, condition_number=condition_number(moment.matrix))
     _write(place / f"{stem}-{layer}.safetensors", moment)
     return moment
+
+
+def moment_for(
+    model: LanguageModel,
+    layer: int,
+    settings: MomentSettings,
+    *,
+    active: Sequence[Edit] = (),
+    progress: Progress | None = None,
+    cancelled: Cancelled | None = None,
+) -> Moment:
+    """The second moment a method's settings ask for.
+
+    Args:
+        active: edits already in `model`.  The old keys are those of the unedited model, so the estimate made for it is
+            taken where there is one; and a thousand edits in a row do not estimate a thousand times.
+
+    Raises:
+        FileNotFoundError: if the corpus file does not exist.
+        ValueError, EditCancelled: see `estimate`.
+    """
+    if settings.second_moment == "identity":
+        return identity(model.d_mlp)
+    if settings.corpus:
+        path = Path(settings.corpus)
+        if not path.is_file():
+            raise FileNotFoundError(f"there is no text file {settings.corpus!r}; give one with a document a line")
+        texts, source = path.read_text(encoding="utf-8").splitlines(), path.name
+    else:
+        # Every document has several tokens, so this many always suffice.
+        texts, source = sample_texts(max(1, settings.moment_tokens // 8)), "the bundled corpus"
+    return load_or_estimate(
+        model,
+        layer,
+        texts,
+        settings.moment_tokens,
+        source=source,
+        revision=active[0].model_revision if active else model.revision,
+        progress=progress,
+        cancelled=cancelled,
+    )
 
 
 def _checksum(matrix: torch.Tensor) -> str:

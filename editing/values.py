@@ -1,11 +1,13 @@
-"""The value v*: what the MLP should write at the subject so that the model says the new answer.
+"""The value v*: what a layer should write at the subject so that the model says the new answer.
 
-Meng et al. 2022, section 3.1, equation 4 (arXiv:2202.05262).  A vector delta is added to the MLP's output at the fact
-token of every context, and found by Adam on
+Meng et al. 2022, section 3.1, equation 4 (arXiv:2202.05262).  A vector delta is added at the fact token of every
+context, and found by Adam on
 
     L(delta) = 1/N sum_j -log P[target | x_j + p]  +  kl_factor * KL(P[. | p'] || P_base[. | p'])  +  decay,
 
-with p' = "{subject} is a".  Where the published code and the paper differ, `compat` chooses (see `Compat`).
+with p' = "{subject} is a".  ROME adds it to the MLP's output; MEMIT to the output of the last block it edits (Meng et
+al. 2023, section 4.2, arXiv:2210.07229).  Where the published code and the paper differ, `compat` chooses (see
+`Compat`).  The searches of several requests share their forward passes and nothing else.
 
 The paper holds |delta| below 4 x the norm of the MLP's output.  On models whose MLPs write little compared with the
 residual stream that bound binds long before the target is likely, so here the bound is by default a multiple of the
@@ -15,13 +17,15 @@ residual's norm at that layer and token; whichever is chosen, a bound that was r
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 
+from editing.answers import Targets, padded, portions
 from editing.edit import Cancelled, EditCancelled, LossStep, Progress
-from editing.keys import Batch
+from editing.keys import Batch, Row
 from models import LanguageModel, Site, run
 
 Compat = Literal["r-rome", "rome-code"]
@@ -29,38 +33,41 @@ Compat = Literal["r-rome", "rome-code"]
 norm, one key throughout (arXiv:2403.07175).  rome-code, as in the public code: an absolute learning rate, KL at the
 subject's token of p', decay |delta| / |v|^2, two keys."""
 LimitReference = Literal["residual", "mlp_out"]
+ValueSite = Literal["mlp_out", "resid_post"]
 
 
 @dataclass(frozen=True)
 class ValueSettings:
-    """How v* is searched; see `editing.rome.RomeConfig` for the meaning and the defaults."""
+    """How v* is searched; see `editing.settings.SearchSettings` for the meaning and the defaults."""
 
     steps: int
     learning_rate: float
     kl_factor: float
     weight_decay: float
     norm_limit: float
-    limit_reference: LimitReference
     stop_loss: float
-    compat: Compat
+    limit_reference: LimitReference = "residual"
+    compat: Compat = "r-rome"
 
 
 @dataclass(frozen=True, eq=False)
 class Start:
-    """The unedited model on the batch: everything the search and the update read from it."""
+    """The unedited model on one request's batch: everything the search and the update read from it."""
 
     keys: torch.Tensor
     """[batch, d_mlp], float32, input of the down projection at each row's fact token."""
     values: torch.Tensor
-    """[batch, d_model], float32, what the MLP writes there."""
+    """[batch, d_model], float32, what stands there at the site of the search."""
     residual_norm: float
     """Norm of the block's output at the fact token of the bare prompt."""
-    logits: torch.Tensor
-    """[batch, pos, d_vocab]"""
+    essence: torch.Tensor
+    """[d_vocab], log probabilities after (rome-code: at the subject of) "{subject} is a"."""
+    p_target: float
+    """Probability of the whole target after the bare prompt."""
 
     @property
     def value_norm(self) -> float:
-        """Norm of what the MLP writes at the fact token of the bare prompt."""
+        """Norm of what stands at the fact token of the bare prompt."""
         return float(self.values[0].norm())
 
 
@@ -80,23 +87,135 @@ class Value:
     """The same with delta added."""
 
 
-def read_start(model: LanguageModel, layer: int, batch: Batch) -> Start:
-    """One forward of the unedited model."""
-    sites: list[tuple[Site, int]] = [("mlp_key", layer), ("mlp_out", layer), ("resid_post", layer)]
-    result = run(model, batch.ids, captures=sites)
-    keys, values, residuals = (batch.at_lookup(result.captured[site, at]).float() for site, at in sites)
-    return Start(keys, values, float(residuals[0].norm()), result.logits)
+def read_starts(
+    model: LanguageModel,
+    layer: int,
+    batches: Sequence[Batch],
+    *,
+    site: ValueSite = "mlp_out",
+    compat: Compat = "r-rome",
+) -> list[Start]:
+    """The unedited model on every batch, in as few forwards as fit."""
+    sites: list[tuple[Site, int]] = [("mlp_key", layer), (site, layer), ("resid_post", layer)]
+    starts: list[Start] = []
+    for portion in portions([(len(batch.rows), batch.ids.shape[1]) for batch in batches]):
+        some = [batches[index] for index in portion]
+        rows = [row for batch in some for row in batch.rows]
+        result = run(model, padded(model, rows), captures=set(sites))
+        at = (torch.arange(len(rows)), torch.tensor([row.lookup for row in rows]))
+        keys, values, residuals = (result.captured[place][at].float() for place in sites)
+        nll = Targets(rows, model.device).nll(result.logits)
+        first = 0
+        for batch in some:
+            last = first + len(batch.rows) - 1
+            essence = result.logits[last, _essence_position(batch, compat)].log_softmax(-1)
+            p_target = math.exp(-_answer_tokens(batch) * float(nll[first]))
+            span = slice(first, last + 1)
+            starts.append(Start(keys[span], values[span], float(residuals[first].norm()), essence, p_target))
+            first = last + 1
+    return starts
 
 
-def target_nll(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
-    """Mean negative log probability of the target's tokens for each row with a target: [batch - 1], in nats."""
-    log_probabilities = logits.log_softmax(-1)
-    rows = []
-    for index, row in enumerate(batch.rows[:-1]):
-        positions = torch.arange(row.n_prompt - 1, len(row.ids) - 1)
-        answer = torch.tensor(row.ids[row.n_prompt :])
-        rows.append(-log_probabilities[index, positions, answer].mean())
-    return torch.stack(rows)
+def read_start(model: LanguageModel, layer: int, batch: Batch, compat: Compat = "r-rome") -> Start:
+    """The unedited model on one batch, at the MLP's output."""
+    return read_starts(model, layer, [batch], compat=compat)[0]
+
+
+@dataclass(eq=False)
+class _Search:
+    """One request's search while it runs."""
+
+    batch: Batch
+    start: Start
+    delta: torch.Tensor
+    """[d_model], trained."""
+    reference: float
+    settings: ValueSettings
+    losses: list[LossStep] = field(default_factory=list)
+    bare_nll: float = math.nan
+    done: bool = False
+
+    @property
+    def limit(self) -> float:
+        return self.settings.norm_limit * self.reference
+
+    def objective(self, nll: torch.Tensor, essence: torch.Tensor, step: int) -> torch.Tensor:
+        """The loss from the rows' target losses [batch] and the essence prompt's logits [d_vocab]; also keeps score.
+
+        Raises:
+            ValueError: if it is not a number.
+        """
+        new = essence.log_softmax(-1)
+        kl = self.settings.kl_factor * (new.exp() * (new - self.start.essence)).sum()
+        decay = self.settings.weight_decay * self._decay()
+        mean = nll[:-1].mean()
+        terms = LossStep(float(mean.detach()), float(kl.detach()), float(decay.detach()))
+        if not math.isfinite(terms.total):
+            raise ValueError(f"the search for the new value left the numbers at step {step}; lower learning_rate")
+        self.losses.append(terms)
+        self.bare_nll = float(nll[0].detach())
+        self.done = terms.total < self.settings.stop_loss or step == self.settings.steps - 1
+        return mean + kl + decay
+
+    def _decay(self) -> torch.Tensor:
+        if self.settings.compat == "rome-code":  # the public code squares the denominator alone
+            return self.delta.norm() / self.start.values[0].norm() ** 2
+        return self.delta.square().sum() / self.reference**2
+
+    def shorten(self) -> None:
+        """Back onto the ball of radius `limit`."""
+        with torch.no_grad():
+            norm = float(self.delta.norm())
+            if norm > self.limit:
+                self.delta.mul_(self.limit / norm)
+
+    def result(self) -> Value:
+        found = self.delta.detach()
+        return Value(
+            delta=found,
+            losses=tuple(self.losses),
+            limit=self.limit,
+            limit_reached=bool(found.norm() >= self.limit * (1 - 1e-4)),
+            p_before=self.start.p_target,
+            p_found=math.exp(-_answer_tokens(self.batch) * self.bare_nll),
+        )
+
+
+def optimise_values(
+    model: LanguageModel,
+    layer: int,
+    batches: Sequence[Batch],
+    starts: Sequence[Start],
+    settings: ValueSettings,
+    *,
+    site: ValueSite = "mlp_out",
+    progress: Progress | None = None,
+    cancelled: Cancelled | None = None,
+) -> list[Value]:
+    """Search one delta for each batch.  The last step is measured but not taken, and a search stops at `stop_loss`.
+
+    Raises:
+        ValueError: if a loss stops being a number.
+        EditCancelled: when `cancelled` said so.
+    """
+    values: list[Value] = []
+    for portion in portions([(len(batch.rows), batch.ids.shape[1]) for batch in batches]):
+        searches = [_search(model, batches[index], starts[index], settings) for index in portion]
+        optimiser = torch.optim.Adam(
+            [{"params": [search.delta], "lr": settings.learning_rate * _step_unit(search)} for search in searches]
+        )
+        for step in range(settings.steps):
+            if cancelled is not None and cancelled():
+                raise EditCancelled
+            active = [search for search in searches if not search.done]
+            if not active:
+                break
+            _step(model, layer, site, active, optimiser, step)
+            if progress is not None:
+                share = (step + 1) / settings.steps * len(searches)
+                progress(round(settings.steps * (len(values) + share)), settings.steps * len(batches))
+        values += [search.result() for search in searches]
+    return values
 
 
 def optimise_value(
@@ -109,56 +228,69 @@ def optimise_value(
     progress: Progress | None = None,
     cancelled: Cancelled | None = None,
 ) -> Value:
-    """Search delta.  The last step is measured but not taken, and the search stops early at `stop_loss`.
+    """Search delta for one batch at the MLP's output; see `optimise_values`."""
+    return optimise_values(model, layer, [batch], [start], settings, progress=progress, cancelled=cancelled)[0]
 
-    Raises:
-        ValueError: if the loss stops being a number.
-        EditCancelled: when `cancelled` said so.
-    """
+
+def _search(model: LanguageModel, batch: Batch, start: Start, settings: ValueSettings) -> _Search:
     reference = start.residual_norm if settings.limit_reference == "residual" else start.value_norm
-    limit = settings.norm_limit * reference
-    essence = _essence_position(batch, settings.compat)
-    base = start.logits[-1, essence].log_softmax(-1)
-    delta = torch.zeros(model.d_model, device=model.device, requires_grad=True)
-    optimiser = torch.optim.Adam([delta], lr=settings.learning_rate * _step_unit(start, settings.compat))
-    losses: list[LossStep] = []
-    nll = torch.zeros(0)
-    with torch.enable_grad():
-        for step in range(settings.steps):
-            if cancelled is not None and cancelled():
-                raise EditCancelled
-            logits = _logits_with(model, layer, batch, delta)
-            nll = target_nll(logits, batch)
-            new = logits[-1, essence].log_softmax(-1)
-            kl = settings.kl_factor * (new.exp() * (new - base)).sum()
-            decay = settings.weight_decay * _decay(delta, start, reference, settings.compat)
-            losses.append(LossStep(float(nll.mean().detach()), float(kl.detach()), float(decay.detach())))
-            if not math.isfinite(losses[-1].total):
-                raise ValueError(f"the search for the new value left the numbers at step {step}; lower learning_rate")
-            if progress is not None:
-                progress(step + 1, settings.steps)
-            if losses[-1].total < settings.stop_loss or step == settings.steps - 1:
-                break
-            optimiser.zero_grad()
-            (nll.mean() + kl + decay).backward()
-            optimiser.step()
-            _shorten(delta, limit)
-    answer_tokens = len(batch.rows[0].ids) - batch.rows[0].n_prompt
-    found = delta.detach()
-    return Value(
-        delta=found,
-        losses=tuple(losses),
-        limit=limit,
-        limit_reached=bool(found.norm() >= limit * (1 - 1e-4)),
-        p_before=math.exp(-answer_tokens * float(target_nll(start.logits, batch)[0])),
-        p_found=math.exp(-answer_tokens * float(nll[0].detach())),
+    return _Search(
+        batch, start, torch.zeros(model.d_model, device=model.device, requires_grad=True), reference, settings
     )
 
 
-def _step_unit(start: Start, compat: Compat) -> float:
+def _step(
+    model: LanguageModel,
+    layer: int,
+    site: ValueSite,
+    active: Sequence[_Search],
+    optimiser: torch.optim.Optimizer,
+    step: int,
+) -> None:
+    """Measure every active search, and move those that go on."""
+    rows = [row for search in active for row in search.batch.rows]
+    with torch.enable_grad():
+        deltas = [search.delta.expand(len(search.batch.rows), -1) for search in active]
+        logits = _logits_with(model, layer, site, rows, torch.cat(deltas))
+        nll = Targets(rows, model.device).nll(logits)
+        total = torch.zeros((), device=model.device)
+        first = 0
+        for search in active:
+            last = first + len(search.batch.rows) - 1
+            essence = logits[last, _essence_position(search.batch, search.settings.compat)]
+            loss = search.objective(nll[first : last + 1], essence, step)
+            total = total if search.done else total + loss
+            first = last + 1
+        moving = [search for search in active if not search.done]
+        if not moving:
+            return
+        optimiser.zero_grad()  # to None: Adam passes over the searches that are done
+        total.backward()
+        optimiser.step()
+    for search in moving:
+        search.shorten()
+
+
+def _logits_with(
+    model: LanguageModel, layer: int, site: ValueSite, rows: Sequence[Row], deltas: torch.Tensor
+) -> torch.Tensor:
+    """[batch, pos, d_vocab] with each row's delta, [batch, d_model], added at its fact token."""
+    ids = padded(model, rows)
+    at = torch.zeros(*ids.shape, 1, device=model.device)
+    at[torch.arange(len(rows)), torch.tensor([row.lookup for row in rows])] = 1.0
+
+    def add(written: torch.Tensor) -> torch.Tensor:
+        return written + (at * deltas[:, None]).to(written.dtype)
+
+    return run(model, ids, patches={(site, layer): add}, grad=True).logits
+
+
+def _step_unit(search: _Search) -> float:
     """Adam moves every coordinate by about its learning rate, whatever the gradient: so the rate is taken in units of
     the residual's root mean square, or the same number of steps would reach far in one model and nowhere in another."""
-    return 1.0 if compat == "rome-code" else start.residual_norm / start.values.shape[1] ** 0.5
+    if search.settings.compat == "rome-code":
+        return 1.0
+    return search.start.residual_norm / len(search.delta) ** 0.5
 
 
 def _essence_position(batch: Batch, compat: Compat) -> int:
@@ -167,26 +299,5 @@ def _essence_position(batch: Batch, compat: Compat) -> int:
     return row.lookup if compat == "rome-code" else len(row.ids) - 1
 
 
-def _decay(delta: torch.Tensor, start: Start, reference: float, compat: Compat) -> torch.Tensor:
-    if compat == "rome-code":  # the public code squares the denominator alone
-        return delta.norm() / start.values[0].norm() ** 2
-    return delta.square().sum() / reference**2
-
-
-def _logits_with(model: LanguageModel, layer: int, batch: Batch, delta: torch.Tensor) -> torch.Tensor:
-    """[batch, pos, d_vocab] with delta added to what the MLP writes at every row's fact token."""
-    at = torch.zeros(*batch.ids.shape, 1, device=model.device)
-    at[torch.arange(len(batch.rows)), batch.lookup] = 1.0
-
-    def add(written: torch.Tensor) -> torch.Tensor:
-        return written + (at * delta).to(written.dtype)
-
-    return run(model, batch.ids, patches={("mlp_out", layer): add}, grad=True).logits
-
-
-def _shorten(delta: torch.Tensor, limit: float) -> None:
-    """Back onto the ball of radius `limit`."""
-    with torch.no_grad():
-        norm = float(delta.norm())
-        if norm > limit:
-            delta.mul_(limit / norm)
+def _answer_tokens(batch: Batch) -> int:
+    return len(batch.rows[0].ids) - batch.rows[0].n_prompt

@@ -1,0 +1,113 @@
+"""How likely a model finds the answers that follow some prompts: the loss that every trained part of an edit lowers.
+
+Only the answer's tokens are scored, each read at the position before it.  Rows are padded on the right, which a causal
+model cannot see, and neither the padding nor a start token is ever a target.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from facts import EditRequest
+from models import LanguageModel, join, pad
+
+FORWARD_TOKENS = 4096
+"""Tokens in one forward pass, padding included: what fits a small machine's memory with gradients kept."""
+
+
+class Answered(Protocol):
+    """A row of token ids whose end is an answer."""
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """Prompt and answer."""
+
+    @property
+    def n_prompt(self) -> int:
+        """Tokens of the prompt."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A prompt with an answer, tokenised."""
+
+    ids: tuple[int, ...]
+    n_prompt: int
+
+
+def ask(model: LanguageModel, prompt: str, answer: str) -> Asked:
+    """Prompt and answer joined by a space.
+
+    Raises:
+        ValueError: if either is empty or both are too long for the model.
+    """
+    ids, n_prompt = join(model, prompt, answer)
+    return Asked(tuple(ids), n_prompt)
+
+
+def new_answers(model: LanguageModel, requests: Sequence[EditRequest]) -> list[Asked]:
+    """Each request's bare prompt with its new answer."""
+    return [ask(model, request.fact.prompt, request.target_new) for request in requests]
+
+
+class Targets:
+    """Where the answers' tokens stand in a padded batch of rows, found once and read from any logits."""
+
+    def __init__(self, rows: Sequence[Answered], device: torch.device) -> None:
+        places = [
+            (index, self.place(row, position), row.ids[position], 1 / (len(row.ids) - row.n_prompt))
+            for index, row in enumerate(rows)
+            for position in range(row.n_prompt, len(row.ids))
+        ]
+        row, position, token, share = zip(*places, strict=True)
+        self.n_rows = len(rows)
+        self.row, self.position, self.token = (torch.tensor(x, device=device) for x in (row, position, token))
+        self.share = torch.tensor(share, device=device)
+
+    @staticmethod
+    def place(row: Answered, position: int) -> int:
+        """Where the token at `position` is read: just before it."""
+        return position - 1
+
+    def nll(self, logits: torch.Tensor) -> torch.Tensor:
+        """Mean negative log probability of each row's answer tokens: [batch, pos, d_vocab] -> [batch], in nats."""
+        log_probabilities = logits[self.row, self.position].log_softmax(-1)
+        each = -log_probabilities.gather(-1, self.token[:, None])[:, 0] * self.share
+        return torch.zeros(self.n_rows, device=each.device, dtype=each.dtype).index_add(0, self.row, each)
+
+
+def padded(model: LanguageModel, rows: Sequence[Answered]) -> torch.Tensor:
+    """[batch, pos] ids on the model's device, filled up on the right."""
+    return pad([row.ids for row in rows], model.pad_id)[0].to(model.device)
+
+
+def portions(sizes: Sequence[tuple[int, int]], most: int = FORWARD_TOKENS) -> Iterator[range]:
+    """Runs of consecutive groups of rows that fit one forward together.
+
+    Args:
+        sizes: (rows, longest row in tokens) of each group.
+        most: tokens a forward may hold, padding included; a larger group is a run of its own.
+    """
+    start = rows = longest = 0
+    for index, (n, length) in enumerate(sizes):
+        if index > start and (rows + n) * max(longest, length) > most:
+            yield range(start, index)
+            start, rows, longest = index, 0, 0
+        rows, longest = rows + n, max(longest, length)
+    if sizes:
+        yield range(start, len(sizes))
+
+
+def probabilities(model: LanguageModel, rows: Sequence[Answered]) -> list[float]:
+    """Probability of each row's whole answer, without gradients."""
+    found: list[float] = []
+    for portion in portions([(1, len(row.ids)) for row in rows]):
+        some = [rows[index] for index in portion]
+        nll = Targets(some, model.device).nll(model.logits(padded(model, some)))
+        found += [math.exp(-float(value) * (len(row.ids) - row.n_prompt)) for value, row in zip(nll, some, strict=True)]
+    return found
