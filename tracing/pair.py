@@ -1,0 +1,88 @@
+"""The clean and the corrupted run of one prompt, for the lenses that patch states of the one into the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from facts import Fact
+from models import LanguageModel, run
+from models.interventions import Site
+from tracing.corruption import Corruption, NoiseLevel, corrupt, measure_noise
+from tracing.engine import Question
+from tracing.tracer import ask
+from tracing.types import TraceConfig
+
+Patch = Callable[[Tensor], Tensor]
+Key = tuple[Site, int]
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """A question with its corruption; the *base* run is patched with states of the *source* run.
+
+    Denoising patches clean states into the corrupted run (what suffices to bring the answer back?), noising corrupted
+    states into the clean one (what is needed to keep it?).  Heimersheim & Nanda 2024, arXiv:2404.15255, section 3.
+    """
+
+    model: LanguageModel
+    question: Question
+    corruption: Corruption
+    noising: bool
+
+    @property
+    def n_samples(self) -> int:
+        """Corrupted runs."""
+        return len(self.corruption.embeddings)
+
+    @property
+    def ids(self) -> Tensor:
+        """[1, pos], prompt and answer."""
+        return torch.tensor([self.question.ids], device=self.model.device)
+
+    def base(self, samples: slice) -> dict[Key, Patch]:
+        """What makes a row for each of these samples the base run: nothing, or the corrupted embeddings."""
+        return {} if self.noising else self._corrupted(samples)
+
+    def states(self, keys: Collection[Key], samples: slice) -> tuple[dict[Key, Tensor], dict[Key, Tensor]]:
+        """(base, source), each [sample, pos, d] by site and layer."""
+        ids = self.ids.expand(len(self.corruption.embeddings[samples]), -1)
+        clean = run(self.model, self.ids, captures=keys).captured
+        corrupted = run(self.model, ids, captures=keys, patches=self._corrupted(samples)).captured
+        spread = {key: state.expand_as(corrupted[key]) for key, state in clean.items()}
+        return (spread, corrupted) if self.noising else (corrupted, spread)
+
+    def log_probs(self) -> tuple[float, Tensor]:
+        """(clean, corrupted [sample] on the CPU), log-probabilities of the whole answer."""
+        ids = self.ids.expand(self.n_samples, -1)
+        clean = self.answer(run(self.model, self.ids).logits)
+        corrupted = self.answer(run(self.model, ids, patches=self._corrupted(slice(None))).logits)
+        return float(clean[0]), corrupted.cpu()
+
+    def answer(self, logits: Tensor) -> Tensor:
+        """[row, pos, d_vocab] logits to the [row] log-probability of the whole answer."""
+        return self.question.log_prob(logits[:, self.question.n_prompt - 1 :]).sum(1)
+
+    def _corrupted(self, samples: slice) -> dict[Key, Patch]:
+        embeddings, subject = self.corruption.embeddings[samples], self.question.subject
+
+        def write(state: Tensor) -> Tensor:
+            state[:, subject.start : subject.stop] = embeddings.to(state)
+            return state
+
+        return {("embed", 0): write}
+
+
+def make_pair(model: LanguageModel, fact: Fact, config: TraceConfig, level: NoiseLevel | None) -> Pair:
+    """The pair a config asks for.
+
+    Raises:
+        ValueError: if the prompt does not fit, or the corruption changes nothing or does not align.
+    """
+    question = ask(model, fact)
+    clean = model.embedding(question.ids[question.subject.start : question.subject.stop])
+    corruption = corrupt(model, fact, question.subject, clean, config, level or measure_noise(model))
+    return Pair(model, question, corruption, config.direction == "noising")

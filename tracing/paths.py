@@ -1,0 +1,222 @@
+"""Path patching: what one state tells the answer through one other module, and through nothing else.
+
+Wang et al. 2022 (arXiv:2211.00593, section 3.1, appendix B); Goldowsky-Dill et al. 2023 (arXiv:2304.05969, section 3).
+For a sender s and a receiver r:
+
+1. the base run with the source run's state at s, every other attention and MLP output held at what it is in the base
+   run: r reads the change through the residual stream alone; what r would write is noted
+2. the base run with r's output replaced by the noted one, everything behind it computed as usual
+
+    effect(s -> r) = P(answer | r as noted) - P(answer | base)
+
+The receiver "logits" is step 1's own prediction: the direct path from s to the head.  With `through = "mlps"` MLPs
+between s and r are computed rather than held, as in Wang et al.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal, get_args
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from facts import Fact
+from models import LanguageModel, run
+from tracing.corruption import NoiseLevel
+from tracing.pair import Key, Pair, Patch, make_pair
+from tracing.statistics import interval
+from tracing.storage import Stored
+from tracing.tracer import Progress, TraceCancelled
+from tracing.types import TraceConfig
+
+NodeSite = Literal["resid_post", "mlp_out", "attn_out"]
+ReceiverSite = Literal["mlp_out", "attn_out"]
+Through = Literal["nothing", "mlps"]
+MODULES: tuple[ReceiverSite, ...] = ("attn_out", "mlp_out")
+
+
+@dataclass(frozen=True)
+class Node:
+    """One state: a site at a layer and a position."""
+
+    site: NodeSite
+    layer: int
+    pos: int
+
+    def __str__(self) -> str:
+        return f"{self.site} {self.layer} @ {self.pos}"
+
+
+@dataclass(frozen=True, eq=False)
+class PathResult(Stored):
+    """What a sender tells the answer through each receiver."""
+
+    KIND: ClassVar[str] = "engram-paths-1"
+    NESTED: ClassVar[dict[str, type]] = {"config": TraceConfig, "sender": Node, "receivers": Node}
+
+    config: TraceConfig
+    through: Through
+    model_name: str
+    revision: str
+    prompt: str
+    tokens: tuple[str, ...]
+    subject_span: tuple[int, int]
+    answer: str
+    noise_source: str
+    sender: Node
+    receivers: tuple[Node, ...]
+    clean: float
+    """Probability of the answer in the clean run."""
+    base: NDArray[np.float32]
+    """[sample], probability of the answer in the base run: the corrupted one for denoising."""
+    patched: NDArray[np.float32]
+    """[receiver, sample], probability of the answer with the path patched."""
+    direct: NDArray[np.float32]
+    """[sample], the same for the direct path to the logits."""
+
+    @property
+    def effect(self) -> NDArray[np.float32]:
+        """[receiver], mean over samples of patched minus base, as a difference of probabilities."""
+        return (self.patched - self.base).mean(axis=1, dtype=np.float64).astype(np.float32)
+
+    @property
+    def direct_effect(self) -> float:
+        """The same for the direct path to the logits."""
+        return float((self.direct - self.base).mean(dtype=np.float64))
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per receiver, the logits last: receiver, site, layer, position, effect, effect_low, effect_high."""
+        values = np.concatenate([self.patched, self.direct[None]]).astype(np.float64) - self.base
+        low, high = interval(values, axis=1)
+        nodes = [(str(node), node.site, node.layer, node.pos) for node in self.receivers]
+        frame = pd.DataFrame(
+            [*nodes, ("logits", "logits", -1, len(self.tokens) - 1)], columns=["receiver", "site", "layer", "position"]
+        )
+        return frame.assign(effect=values.mean(axis=1), effect_low=low, effect_high=high)
+
+
+def path_patching(
+    model: LanguageModel,
+    fact: Fact,
+    sender: Node,
+    receivers: Sequence[Node] | None = None,
+    config: TraceConfig | None = None,
+    *,
+    through: Through = "nothing",
+    level: NoiseLevel | None = None,
+    progress: Progress | None = None,
+    cancelled: Callable[[], bool] | None = None,
+) -> PathResult:
+    """Patch the path from one state into each receiver.
+
+    Args:
+        receivers: attention and MLP outputs; by default all behind the sender, at the prompt's last position.
+        config: corruption, direction, samples and seed; its site, window and severed module play no part.
+        through: what is computed rather than held between sender and receiver.
+        progress: told (receivers done, receivers in all).
+
+    Raises:
+        TraceCancelled: when `cancelled` said so, at most one forward pass later.
+        ValueError: if a node does not exist in the model or the prompt, or as `causal_trace`.
+    """
+    config = config or TraceConfig()
+    if through not in get_args(Through):
+        raise ValueError(f"through is {through!r}; choose from {', '.join(get_args(Through))}")
+    pair = make_pair(model, fact, config, level)
+    last, n_layers = pair.question.n_prompt - 1, model.n_layers
+    first = sender.layer + (sender.site != "attn_out")
+    if receivers is None:
+        receivers = [Node(site, layer, last) for layer in range(first, n_layers) for site in MODULES]
+        receivers = [node for node in receivers if (node.site, node.layer) != (sender.site, sender.layer)]
+    _check(model, pair, sender, receivers)
+    everything = slice(None)
+    keys: list[Key] = [(site, layer) for layer in range(n_layers) for site in MODULES]
+    base, source = pair.states([*keys, (sender.site, sender.layer)], everything)
+    noted, direct = _noted(pair, sender, base, source, keys, through)
+    patched = []
+    for number, node in enumerate(receivers, 1):
+        if cancelled and cancelled():
+            raise TraceCancelled(f"path patching was cancelled after {number - 1} of {len(receivers)} receivers")
+        key = (node.site, node.layer)
+        patch = {key: _written(node.pos, noted[key][:, node.pos])}
+        ids = pair.ids.expand(pair.n_samples, -1)
+        patched.append(pair.answer(run(model, ids, patches=pair.base(everything) | patch).logits))
+        if progress:
+            progress(number, len(receivers))
+    clean, corrupted = pair.log_probs()
+    answer = fact.target_true.strip() or model.token_strings(pair.question.answer_ids)[0]
+    started = torch.full_like(corrupted, clean) if pair.noising else corrupted
+    return PathResult(
+        config=config,
+        through=through,
+        model_name=model.name,
+        revision=model.revision,
+        prompt=fact.prompt,
+        tokens=tuple(model.token_strings(pair.question.ids[: pair.question.n_prompt])),
+        subject_span=(pair.question.subject.start, pair.question.subject.stop),
+        answer=answer.strip() or answer,
+        noise_source=pair.corruption.source,
+        sender=sender,
+        receivers=tuple(receivers),
+        clean=float(np.exp(clean)),
+        base=started.exp().numpy(),
+        patched=torch.stack(patched).exp().cpu().numpy() if patched else np.zeros((0, pair.n_samples), np.float32),
+        direct=direct.exp().cpu().numpy(),
+    )
+
+
+def _noted(
+    pair: Pair,
+    sender: Node,
+    base: dict[Key, Tensor],
+    source: dict[Key, Tensor],
+    keys: Sequence[Key],
+    through: Through,
+) -> tuple[dict[Key, Tensor], Tensor]:
+    """(what every module would write [sample, pos, d_model], log-probability of the answer by the direct path)."""
+    noted: dict[Key, Tensor] = {}
+    sent = (sender.site, sender.layer)
+
+    def note(key: Key) -> Patch:
+        held = None if through == "mlps" and key[0] == "mlp_out" else base[key]
+
+        def patch(state: Tensor) -> Tensor:
+            # copies, since Falcon adds to what it is given in place
+            noted[key] = state.clone()
+            return state if held is None else held.clone()
+
+        return patch
+
+    patches = pair.base(slice(None)) | {key: note(key) for key in keys}
+    sending = _written(sender.pos, source[sent][:, sender.pos])
+    before = patches.get(sent)
+    patches[sent] = sending if before is None else lambda state: sending(before(state))
+    logits = run(pair.model, pair.ids.expand(pair.n_samples, -1), patches=patches).logits
+    return noted, pair.answer(logits)
+
+
+def _written(pos: int, values: Tensor) -> Patch:
+    """A patch that writes [sample, d_model] at one position."""
+
+    def patch(state: Tensor) -> Tensor:
+        state[:, pos] = values
+        return state
+
+    return patch
+
+
+def _check(model: LanguageModel, pair: Pair, sender: Node, receivers: Sequence[Node]) -> None:
+    for node in (sender, *receivers):
+        allowed = get_args(NodeSite if node is sender else ReceiverSite)
+        if node.site not in allowed:
+            raise ValueError(f"{node.site!r} cannot stand in {str(node)!r}; choose from {', '.join(allowed)}")
+        if not (0 <= node.layer < model.n_layers and 0 <= node.pos < pair.question.n_prompt):
+            raise ValueError(
+                f"there is no state {str(node)!r}: {model.name} has layers 0 to {model.n_layers - 1} and the prompt "
+                f"positions 0 to {pair.question.n_prompt - 1}"
+            )
