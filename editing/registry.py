@@ -5,8 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+from editing.alphaedit import AlphaEditMethod
 from editing.configs import unknown
 from editing.edit import Cancelled, Edit, Progress
+from editing.emmet import EmmetMethod
+from editing.finetune import ConstrainedMethod, FineTuneMethod, MaskedMethod
+from editing.kn import KnowledgeNeuronsMethod
+from editing.lora import LoraMethod
+from editing.memit import MemitMethod
 from editing.rome import RomeMethod
 from facts import EditRequest
 from models import LanguageModel
@@ -57,6 +63,14 @@ class Method(Protocol):
 
 METHODS: dict[str, Method] = {
     "rome": RomeMethod(),
+    "memit": MemitMethod(),
+    "emmet": EmmetMethod(),
+    "alphaedit": AlphaEditMethod(),
+    "kn": KnowledgeNeuronsMethod(),
+    "ft": FineTuneMethod(),
+    "ft-l": ConstrainedMethod(),
+    "ft-m": MaskedMethod(),
+    "lora": LoraMethod(),
 }
 
 

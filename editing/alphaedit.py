@@ -1,0 +1,148 @@
+"""AlphaEdit: MEMIT's batch confined to directions in which the old keys have nothing.
+
+Fang et al. 2025, section 3, equations 12 to 14 (ICLR 2025, arXiv:2410.02355).  C = U S U^T; P = U0 U0^T projects onto
+the eigenvectors U0 whose eigenvalues are small.  The change
+
+    delta = R K^T P (K_p K_p^T P + K K^T P + L2 I)^-1
+
+leaves every key in the complement of U0 exactly as it was, delta = delta P, and K_p, the keys of the edits already in
+the model, keeps those edits where they are.  With the keys in the coordinates of U0 the same reads
+
+    delta = R K'^T (K_p' K_p'^T + K' K'^T + L2 I)^-1 U0^T,    K' = U0^T K,
+
+which is symmetric and small.  K_p comes from the active edits themselves, so that undoing one undoes its protection.
+
+The paper's threshold (eigenvalues below 0.02) and L2 (10) are absolute and depend on the model; here both are in units
+of the mean eigenvalue of C.  Protection is approximate: E |delta k|^2 over old keys is at most the largest eigenvalue
+kept times |delta|^2.
+
+Symbols: U0 basis [d_mlp, r], K keys [d_mlp, n], K_p past [d_mlp, m], R [d_model, n], C Moment.matrix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from editing.configs import check_config
+from editing.edit import Diagnostic, Edit
+from editing.moments import Moment, factor
+from editing.spread import SpreadConfig, SpreadMethod, Update
+from models import LanguageModel
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlphaEditConfig(SpreadConfig):
+    """Settings of AlphaEdit.
+
+    Raises:
+        ValueError: if a value is out of its range.
+    """
+
+    null_threshold: float = field(
+        default=0.02,
+        metadata={
+            "help": "Directions whose share of the old keys is below this may be changed; in units of the mean "
+            "eigenvalue of the second moment.",
+            "min": 1e-9,
+            "max": 1e6,
+        },
+    )
+    l2: float = field(
+        default=0.1,
+        metadata={
+            "help": "Penalty on the size of the change, in units of the mean eigenvalue of the second moment.",
+            "min": 1e-9,
+            "max": 1e6,
+        },
+    )
+
+    def __post_init__(self) -> None:
+        check_config(self)
+
+
+def null_basis(moment: torch.Tensor, threshold: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Orthonormal eigenvectors U0 [d_mlp, r] of C with eigenvalues [r] below `threshold` x the mean; float64.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    values, vectors = torch.linalg.eigh(moment.double())
+    small = values < threshold * values.mean()
+    if not bool(small.any()):
+        raise ValueError(
+            f"no direction carries less than {threshold:g} of the mean share of the old keys (the least has "
+            f"{float(values[0] / values.mean()):.2g}); raise null_threshold or choose another layer"
+        )
+    return vectors[:, small], values[small]
+
+
+def alphaedit_directions(keys: torch.Tensor, past: torch.Tensor, basis: torch.Tensor, l2: float) -> torch.Tensor:
+    """K'^T (K_p' K_p'^T + K' K'^T + L2 I)^-1 U0^T: [d_mlp, n], [d_mlp, m], [d_mlp, r] -> [n, d_mlp], float64."""
+    new, old = basis.T @ keys, basis.T @ past
+    system = new @ new.T + old @ old.T + l2 * torch.eye(basis.shape[1], dtype=torch.float64)
+    return (basis @ torch.cholesky_solve(new, factor(system))).T
+
+
+def past_keys(active: Sequence[Edit], name: str, d_mlp: int) -> torch.Tensor:
+    """K_p of one weight, [d_mlp, m] float64: the keys of the edits already in the model; m may be 0."""
+    kept = [edit.keys[name].double().T for edit in active if name in edit.keys]
+    return torch.cat([torch.zeros(d_mlp, 0, dtype=torch.float64), *kept], dim=1)
+
+
+class AlphaEditMethod(SpreadMethod):
+    """`METHODS["alphaedit"]`."""
+
+    name = "alphaedit"
+    title = "AlphaEdit"
+    config_type = AlphaEditConfig
+
+    def update(
+        self, model: LanguageModel, config: AlphaEditConfig, moments: dict[int, Moment], active: Sequence[Edit]
+    ) -> Update:
+        width = model.d_mlp
+        past = {layer: past_keys(active, model.architecture.key_weight_name(layer), width) for layer in moments}
+        return _AlphaEdit(config, moments, past)
+
+
+class _AlphaEdit:
+    def __init__(self, config: AlphaEditConfig, moments: dict[int, Moment], past: dict[int, torch.Tensor]) -> None:
+        self.config, self.moments, self.past = config, moments, past
+        self.spectra: dict[int, torch.Tensor] = {}
+        """Eigenvalues of the directions each layer was allowed."""
+
+    def directions(self, layer: int, keys: torch.Tensor) -> torch.Tensor:
+        moment = self.moments[layer].matrix
+        basis, self.spectra[layer] = null_basis(moment, self.config.null_threshold)
+        return alphaedit_directions(keys, self.past[layer], basis, self.config.l2 * self._mean(layer))
+
+    def diagnostics(self) -> list[Diagnostic]:
+        shares = [float(self.spectra[layer].sum()) / (self._mean(layer) * self._width(layer)) for layer in self.spectra]
+        return [
+            Diagnostic(
+                "free directions",
+                float(min(len(values) for values in self.spectra.values())),
+                "of the width",
+                "Directions the edit may use, in the layer that has fewest.",
+            ),
+            Diagnostic(
+                "old keys there",
+                max(shares),
+                "share of their energy",
+                "What the old keys have in those directions, in the layer that has most: what is not protected.",
+            ),
+            Diagnostic(
+                "protected keys",
+                float(max(past.shape[1] for past in self.past.values())),
+                "keys",
+                "Keys of earlier edits that this one keeps in place.",
+            ),
+        ]
+
+    def _mean(self, layer: int) -> float:
+        return float(self.moments[layer].matrix.double().diagonal().mean())
+
+    def _width(self, layer: int) -> int:
+        return len(self.moments[layer].matrix)

@@ -1,0 +1,98 @@
+"""Gradient descent on a few tensors until a model gives the new answers; what the fine-tuning methods share.
+
+The model trained on is always a private view: its module tree is nobody else's, so a weight in it may ask for gradients
+and its modules may carry hooks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from editing.answers import Answered, Asked, Targets, padded, portions
+from editing.edit import Cancelled, EditCancelled, LossStep, Progress
+from models import LanguageModel
+
+
+class PromptEndTargets(Targets):
+    """All of an answer's tokens are wanted at the prompt's last position, a bag of words: the loss of the public codes
+    of fine-tuning (kmeng01/rome, EasyEdit's "prompt_last").  For answers of one token it is the usual loss."""
+
+    @staticmethod
+    def place(row: Answered, position: int) -> int:
+        """Where the token at `position` is read."""
+        return row.n_prompt - 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class DescentSettings:
+    """Adam's, as in the public code of ROME's fine-tuning baselines."""
+
+    steps: int = field(default=25, metadata={"help": "Most steps of Adam.", "min": 1, "max": 1000})
+    learning_rate: float = field(default=5e-4, metadata={"help": "Of Adam.", "min": 1e-7, "max": 1.0})
+    stop_loss: float = field(default=0.01, metadata={"help": "Training stops below this loss.", "min": 0.0})
+
+
+def descend(
+    model: LanguageModel,
+    rows: Sequence[Asked],
+    parameters: Sequence[torch.Tensor],
+    settings: DescentSettings,
+    *,
+    targets: type[Targets] = Targets,
+    after_step: Callable[[], None] | None = None,
+    progress: Progress | None = None,
+    cancelled: Cancelled | None = None,
+) -> tuple[LossStep, ...]:
+    """Train `parameters`, which must be parts of `model`, on the mean loss over the rows' answers.
+
+    The last step is measured but not taken, and training stops below `stop_loss`.
+
+    Args:
+        targets: which positions are to give the answers' tokens.
+        after_step: called after every step, to put the parameters back where they are allowed.
+
+    Returns:
+        The loss before every step.
+
+    Raises:
+        ValueError: if no gradient reaches the parameters, or the loss stops being a number.
+        EditCancelled: when `cancelled` said so.
+    """
+    optimiser = torch.optim.Adam(parameters, lr=settings.learning_rate)
+    losses: list[LossStep] = []
+    for step in range(settings.steps):
+        if cancelled is not None and cancelled():
+            raise EditCancelled
+        optimiser.zero_grad()
+        losses.append(LossStep(_accumulate(model, rows, targets), 0.0, 0.0))
+        if not math.isfinite(losses[-1].total):
+            raise ValueError(f"training left the numbers at step {step}; lower learning_rate")
+        if progress is not None:
+            progress(step + 1, settings.steps)
+        if losses[-1].total < settings.stop_loss or step == settings.steps - 1:
+            break
+        if not any(p.grad is not None and bool(p.grad.any()) for p in parameters):
+            raise ValueError(
+                "no gradient reaches the trained weights: the layer writes nothing there; choose another layer"
+            )
+        optimiser.step()
+        if after_step is not None:
+            after_step()
+    return tuple(losses)
+
+
+def _accumulate(model: LanguageModel, rows: Sequence[Asked], targets: type[Targets]) -> float:
+    """The mean loss over all rows, its gradients left in the parameters; as many forwards as it takes."""
+    total = 0.0
+    for portion in portions([(1, len(row.ids)) for row in rows]):
+        some = [rows[index] for index in portion]
+        with model.lock, torch.enable_grad():
+            logits = model.module(input_ids=padded(model, some), use_cache=False).logits.float()
+            loss = targets(some, model.device).nll(logits).sum() / len(rows)
+            loss.backward()
+        total += float(loss.detach())
+    return total

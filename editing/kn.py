@@ -1,0 +1,264 @@
+"""Knowledge neurons: find the few hidden units of the MLPs that say the old answer, and rewrite what they write.
+
+Dai et al. 2022, sections 3 and 5.2 (ACL 2022, arXiv:2104.08696).  A neuron is one entry w_i of the input of a layer's
+down projection at the last token of the prompt.  Its integrated gradient is
+
+    Attr(w_i) = w_i / m  sum_k  dP(old | w := (k/m) w) / dw_i,    over m steps,
+
+which over a layer adds up to P(old | w) - P(old | 0).  Kept are neurons above a share of the largest attribution in
+a share of several prompts that say the fact; what neuron i writes, v_i, then becomes
+
+    v_i - c_old |v_i| e(old) / |e(old)| + c_new |v_i| e(new) / |e(new)|,    c_old = 1, c_new = 8.
+
+It is shipped as a negative control: the edit holds for whatever else those neurons serve (Meng et al. 2022, table 4;
+Hase et al. 2023).  The prompts are the fact behind texts the model generated itself, since the paraphrases of a request
+are there to judge the edit; for answers of several tokens e and P are the first token's.
+
+Symbols: w keys [d_mlp], v_i the column of W that neuron i multiplies, e the rows of the head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from time import perf_counter
+from typing import Literal
+
+import torch
+
+from editing.answers import Asked, new_answers, probabilities
+from editing.configs import check_config
+from editing.contexts import BARE, make_contexts
+from editing.diagnosis import answer_diagnostics, size_diagnostic
+from editing.edit import Cancelled, Diagnostic, Edit, EditCancelled, Progress
+from editing.ops import WeightDelta
+from editing.requests import single
+from editing.view import apply_edits
+from facts import EditRequest
+from models import LanguageModel, as_out_in, run, target_ids
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnowledgeNeuronsConfig:
+    """Settings of knowledge neurons.
+
+    Raises:
+        ValueError: if a value is out of its range.
+    """
+
+    steps: int = field(default=20, metadata={"help": "Steps of the integrated gradients.", "min": 1, "max": 500})
+    rule: Literal["right", "midpoint"] = field(
+        default="right",
+        metadata={
+            "help": "Where each step is read: its right end (the paper), or its middle, which is more exact.",
+            "choices": ("right", "midpoint"),
+        },
+    )
+    coarse: float = field(
+        default=0.2,
+        metadata={"help": "A neuron counts above this share of the largest attribution.", "min": 0.0, "max": 1.0},
+    )
+    share: float = field(
+        default=0.7,
+        metadata={
+            "help": "Share of the prompts in which it has to count; lowered until one does.",
+            "min": 0.0,
+            "max": 1.0,
+        },
+    )
+    most: int = field(default=5, metadata={"help": "Most neurons rewritten.", "min": 1, "max": 10000})
+    prefixes: int = field(
+        default=5, metadata={"help": "Generated texts put before the prompt, to refine by.", "min": 0, "max": 50}
+    )
+    old_factor: float = field(
+        default=1.0, metadata={"help": "How much of the old answer is taken out, in norms.", "min": 0.0, "max": 1000.0}
+    )
+    new_factor: float = field(
+        default=8.0, metadata={"help": "How much of the new answer is put in, in norms.", "min": 0.0, "max": 1000.0}
+    )
+    seed: int = field(default=0, metadata={"help": "Seed of the generated texts.", "min": 0, "max": 2**31 - 1})
+
+    def __post_init__(self) -> None:
+        check_config(self)
+
+    @property
+    def fractions(self) -> torch.Tensor:
+        """[steps], the points between 0 and 1 at which the gradient is read."""
+        shift = 0.5 if self.rule == "midpoint" else 0.0
+        return (torch.arange(1, self.steps + 1) - shift) / self.steps
+
+
+@dataclass(frozen=True, order=True)
+class Neuron:
+    """One hidden unit of one layer's MLP."""
+
+    layer: int
+    index: int
+
+
+def attributions(
+    model: LanguageModel, ids: Sequence[int], layer: int, token: int, fractions: torch.Tensor
+) -> tuple[torch.Tensor, float, float]:
+    """Integrated gradients of one layer's neurons at the last token: [d_mlp].
+
+    Args:
+        ids: the prompt.
+        token: whose probability after the prompt is attributed.
+        fractions: [steps], where the gradients are read between 0 and the neurons as they are.
+
+    Returns:
+        The attributions, P(token) with the neurons as they are, and with all of them at 0.
+    """
+    prompt = torch.tensor([list(ids)], device=model.device)
+    neurons = run(model, prompt, captures=[("mlp_key", layer)], last_only=True).captured["mlp_key", layer][0, -1]
+    ends = torch.tensor([1.0, 0.0])
+    with torch.enable_grad():
+        # The two ends ride along in the batch for the sum the attributions have to make.
+        scaled = (torch.cat([fractions, ends]).to(model.device)[:, None] * neurons.float()).requires_grad_(True)
+
+        def replaced(keys: torch.Tensor) -> torch.Tensor:
+            keys[:, -1] = scaled.to(keys.dtype)
+            return keys
+
+        rows = prompt.expand(len(scaled), -1)
+        logits = run(model, rows, patches={("mlp_key", layer): replaced}, grad=True, last_only=True).logits[:, -1]
+        likely = logits.softmax(-1)[:, token]
+        (gradient,) = torch.autograd.grad(likely[: len(fractions)].sum(), scaled)
+    found = neurons.float() * gradient[: len(fractions)].mean(0)
+    return found.detach(), float(likely[-2].detach()), float(likely[-1].detach())
+
+
+def choose(attributed: torch.Tensor, coarse: float, share: float, most: int) -> list[Neuron]:
+    """The neurons that count in enough prompts, the strongest first.
+
+    Args:
+        attributed: [prompt, layer, d_mlp].
+        coarse: a neuron counts in a prompt above this share of the prompt's largest attribution.
+        share: in this share of the prompts it has to count; lowered until one neuron does.
+        most: how many are kept, by mean attribution.
+
+    Raises:
+        ValueError: if no attribution is positive.
+    """
+    largest = attributed.flatten(1).max(1).values
+    if not bool((largest > 0).any()):
+        raise ValueError("no neuron makes the old answer likelier, so there is none to rewrite; choose another fact")
+    counts = (attributed > coarse * largest[:, None, None].clamp_min(0)).double().mean(0)
+    kept = counts >= min(share, float(counts.max()))
+    scores = attributed.mean(0).masked_fill(~kept, -torch.inf).flatten()
+    order = scores.argsort(descending=True)[: min(most, int(kept.sum()))]
+    return [Neuron(int(i) // attributed.shape[2], int(i) % attributed.shape[2]) for i in order]
+
+
+def rewrite(
+    model: LanguageModel, neurons: Sequence[Neuron], old: int, new: int, old_factor: float, new_factor: float
+) -> tuple[WeightDelta, ...]:
+    """One rank-one change a layer: every neuron's column moves along the same direction, by its own norm."""
+    head = model.weight(f"{model.architecture.head}.weight").float()
+    direction = new_factor * head[new] / head[new].norm() - old_factor * head[old] / head[old].norm()
+    deltas = []
+    for layer in sorted({neuron.layer for neuron in neurons}):
+        name = model.architecture.key_weight_name(layer)
+        weight = as_out_in(model.key_module(layer), model.weight(name)).float()
+        chosen = [neuron.index for neuron in neurons if neuron.layer == layer]
+        cols = torch.zeros(1, weight.shape[1], device=weight.device)
+        cols[0, chosen] = weight[:, chosen].norm(dim=0)
+        deltas.append(WeightDelta(name, direction[:, None].clone(), cols))
+    return tuple(deltas)
+
+
+class KnowledgeNeuronsMethod:
+    """`METHODS["kn"]`."""
+
+    name = "kn"
+    title = "Knowledge neurons"
+    family = "locate-then-edit"
+    config_type = KnowledgeNeuronsConfig
+    batch = False
+    needs = frozenset({"subject"})
+
+    def compute(
+        self,
+        model: LanguageModel,
+        requests: Sequence[EditRequest],
+        config: KnowledgeNeuronsConfig,
+        *,
+        active: Sequence[Edit] = (),
+        progress: Progress | None = None,
+        cancelled: Cancelled | None = None,
+    ) -> Edit:
+        """The change of the chosen neurons; computed, not applied: the model is left bit for bit as it was.
+
+        The old answer is the request's true one, or what the model itself says where the request has none.
+
+        Args:
+            progress: called with (percent done, 100).
+
+        Raises:
+            ValueError: if there is more than one request, a prompt does not fit, or no neuron carries the old answer.
+            EditCancelled: when `cancelled` said so.
+        """
+        request = single(requests, self.title)
+        began = perf_counter()
+        rows = new_answers(model, [request])
+        old = _old_token(model, request, rows[0])
+        found = _everywhere(model, request, old, config, progress, cancelled)
+        neurons = choose(found.attributed, config.coarse, config.share, config.most)
+        deltas = rewrite(model, neurons, old, rows[0].ids[rows[0].n_prompt], config.old_factor, config.new_factor)
+        edit = Edit(self.name, (request,), config, deltas, model.revision)
+        before, after = probabilities(model, rows), probabilities(apply_edits(model, [edit]), rows)
+        own = [size_diagnostic(model, edit), *answer_diagnostics(edit, before, after), *_located(neurons, found)]
+        if progress is not None:
+            progress(100, 100)
+        return replace(edit, diagnostics=tuple(own), seconds={"neurons": perf_counter() - began})
+
+
+@dataclass(frozen=True, eq=False)
+class _Everywhere:
+    attributed: torch.Tensor
+    """[prompt, layer, d_mlp]"""
+    completeness: float
+    """Sum of the attributions over what they should add up to, over all layers of the bare prompt."""
+
+
+def _old_token(model: LanguageModel, request: EditRequest, row: Asked) -> int:
+    if request.fact.target_true.strip():
+        return target_ids(model, request.fact.target_true)[0]
+    prompt = torch.tensor([row.ids[: row.n_prompt]], device=model.device)
+    return int(model.logits(prompt)[0, -1].argmax())
+
+
+def _everywhere(
+    model: LanguageModel,
+    request: EditRequest,
+    old: int,
+    config: KnowledgeNeuronsConfig,
+    progress: Progress | None,
+    cancelled: Cancelled | None,
+) -> _Everywhere:
+    """Every layer's attributions in the bare prompt and behind every context that leaves it room."""
+    contexts = [context.removesuffix(BARE) for context in make_contexts(model, config.prefixes, config.seed)]
+    prompts = [model.tokenize(context + request.fact.prompt) for context in contexts]
+    prompts = [ids for ids in prompts if len(ids) <= model.max_positions]
+    attributed = torch.zeros(len(prompts), model.n_layers, model.d_mlp)
+    moved = expected = 0.0
+    for index, ids in enumerate(prompts):
+        for layer in range(model.n_layers):
+            if cancelled is not None and cancelled():
+                raise EditCancelled
+            found, whole, nothing = attributions(model, ids, layer, old, config.fractions)
+            attributed[index, layer] = found.cpu()
+            if index == 0:
+                moved, expected = moved + abs(float(found.sum())), expected + abs(whole - nothing)
+            if progress is not None:
+                progress(98 * (index * model.n_layers + layer + 1) // (len(prompts) * model.n_layers), 100)
+    return _Everywhere(attributed, moved / expected if expected else 1.0)
+
+
+def _located(neurons: Sequence[Neuron], found: _Everywhere) -> list[Diagnostic]:
+    places = ", ".join(f"{neuron.layer}.{neuron.index}" for neuron in neurons)
+    help_text = "Sum of the attributions over what they should add up to; 1 is exact."
+    return [
+        Diagnostic("neurons", float(len(neurons)), "", f"Rewritten, as layer.index: {places}."),
+        Diagnostic("completeness", found.completeness, "", help_text),
+    ]

@@ -1,0 +1,172 @@
+"""LoRA: train a low-rank change of several projections on the new answers.
+
+Hu et al. 2021, section 4.1 (arXiv:2106.09685).  Beside a projection x -> W x runs
+
+    (alpha / r) B A x,    A [r, d_in] drawn from N(0, 1 / d_in),    B [d_out, r] = 0,
+
+so that training starts from the model as it is; Adam moves A and B alone.  Defaults follow EasyEdit (rank 8, alpha 32),
+with plain LoRA in place of its AdaLoRA, no dropout, a smaller learning rate and an early stop: at its 5e-3 a small
+model forgets its neighbours.
+
+Symbols: A cols, B rows, r rank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from time import perf_counter
+from typing import Any, Literal
+
+import torch
+
+from editing.answers import new_answers, probabilities
+from editing.configs import check_config
+from editing.descent import DescentSettings, descend
+from editing.diagnosis import answer_diagnostics, size_diagnostic
+from editing.edit import Cancelled, Edit, Progress
+from editing.ops import WeightDelta
+from editing.requests import check_batch, part
+from editing.view import apply_edits
+from facts import EditRequest
+from models import LanguageModel, as_out_in
+
+ATTENTION_INPUTS = frozenset({"q_proj", "v_proj", "c_attn", "query_key_value", "qkv_proj", "Wqkv"})
+"""Projections into the attention that are adapted, by the names families give them: queries and values as in the paper,
+or the fused projection where they are one matrix."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraConfig(DescentSettings):
+    """Settings of LoRA.
+
+    Raises:
+        ValueError: if a value is out of its range.
+    """
+
+    steps: int = field(default=50, metadata={"help": "Most steps of Adam.", "min": 1, "max": 1000})
+    learning_rate: float = field(default=2e-3, metadata={"help": "Of Adam.", "min": 1e-7, "max": 1.0})
+    stop_loss: float = field(default=0.05, metadata={"help": "Training stops below this loss.", "min": 0.0})
+    rank: int = field(default=8, metadata={"help": "Rank of the change of each matrix.", "min": 1, "max": 4096})
+    alpha: float = field(
+        default=32.0, metadata={"help": "The change is scaled by this over the rank.", "min": 1e-6, "max": 1e6}
+    )
+    targets: Literal["attention", "mlp"] = field(
+        default="attention",
+        metadata={
+            "help": "What is adapted in every layer: queries and values, or the MLP's down projection.",
+            "choices": ("attention", "mlp"),
+        },
+    )
+    seed: int = field(default=0, metadata={"help": "Seed of the starting point.", "min": 0, "max": 2**31 - 1})
+
+    def __post_init__(self) -> None:
+        check_config(self)
+
+
+@dataclass(frozen=True, eq=False)
+class Adapter:
+    """The trained factors beside one projection."""
+
+    path: str
+    rows: torch.Tensor
+    """B, [d_out, r]."""
+    cols: torch.Tensor
+    """A, [r, d_in]."""
+    scale: float
+
+    def __call__(self, _module: Any, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
+        """What a forward hook returns: the output with the adapter's part."""
+        extra = (inputs[0].float() @ self.cols.T) @ self.rows.T
+        return output + (self.scale * extra).to(output.dtype)
+
+    def delta(self) -> WeightDelta:
+        """The same as a change of the projection's weight."""
+        return WeightDelta(f"{self.path}.weight", (self.scale * self.rows).detach(), self.cols.detach().clone())
+
+
+def target_paths(model: LanguageModel, targets: str) -> list[str]:
+    """Paths of the adapted projections.
+
+    Raises:
+        ValueError: if the family's attention has none of the known names.
+    """
+    layers = range(model.n_layers)
+    if targets == "mlp":
+        return [model.architecture.key_path(layer) for layer in layers]
+    paths = []
+    for layer in layers:
+        attention = model.architecture.attn_path(layer)
+        for inside, _ in model.module.get_submodule(attention).named_modules():
+            if inside.rpartition(".")[2] in ATTENTION_INPUTS:
+                paths.append(f"{attention}.{inside}")
+    if not paths:
+        raise ValueError(
+            f"the attention of {model.name} has no projection named {', '.join(sorted(ATTENTION_INPUTS))}; "
+            "set targets to mlp"
+        )
+    return paths
+
+
+def make_adapters(model: LanguageModel, config: LoraConfig) -> list[Adapter]:
+    """One adapter a projection, B zero and A drawn with the seed."""
+    generator = torch.Generator().manual_seed(config.seed)
+    adapters = []
+    for path in target_paths(model, config.targets):
+        d_out, d_in = as_out_in(model.module.get_submodule(path), model.weight(f"{path}.weight")).shape
+        cols = torch.randn(config.rank, d_in, generator=generator) / d_in**0.5
+        rows = torch.zeros(d_out, config.rank)
+        trained = [factor.to(model.device).requires_grad_(True) for factor in (rows, cols)]
+        adapters.append(Adapter(path, trained[0], trained[1], config.alpha / config.rank))
+    return adapters
+
+
+class LoraMethod:
+    """`METHODS["lora"]`."""
+
+    name = "lora"
+    title = "LoRA"
+    family = "fine-tuning"
+    config_type = LoraConfig
+    batch = True
+    needs = frozenset[str]()
+
+    def compute(
+        self,
+        model: LanguageModel,
+        requests: Sequence[EditRequest],
+        config: LoraConfig,
+        *,
+        active: Sequence[Edit] = (),
+        progress: Progress | None = None,
+        cancelled: Cancelled | None = None,
+    ) -> Edit:
+        """The trained low-rank changes; computed, not applied: the model is left bit for bit as it was.
+
+        Args:
+            progress: called with (percent done, 100).
+
+        Raises:
+            ValueError: if a prompt does not fit, requests contradict each other, or there is nothing to adapt.
+            EditCancelled: when `cancelled` said so.
+        """
+        check_batch(requests)
+        began = perf_counter()
+        rows = new_answers(model, requests)
+        before = probabilities(model, rows)
+        private = model.view()  # hooks on its modules touch nobody else's
+        adapters = make_adapters(private, config)
+        with ExitStack() as stack:
+            for adapter in adapters:
+                handle = private.module.get_submodule(adapter.path).register_forward_hook(adapter)
+                stack.callback(handle.remove)
+            parameters = [factor for adapter in adapters for factor in (adapter.rows, adapter.cols)]
+            losses = descend(private, rows, parameters, config, progress=part(progress, 0, 98), cancelled=cancelled)
+        ops = tuple(adapter.delta() for adapter in adapters)
+        edit = Edit(self.name, tuple(requests), config, ops, model.revision, losses=losses)
+        after = probabilities(apply_edits(model, [edit]), rows)
+        own = [size_diagnostic(model, edit), *answer_diagnostics(edit, before, after)]
+        if progress is not None:
+            progress(100, 100)
+        return replace(edit, diagnostics=tuple(own), seconds={"training": perf_counter() - began})

@@ -1,0 +1,215 @@
+"""One change spread over several layers for many facts at once: what MEMIT, EMMET and AlphaEdit have in common.
+
+Meng et al. 2023, section 4.3 and algorithm 1 (MEMIT, arXiv:2210.07229).  For every request i a vector z_i is searched
+that the last edited block should write at the subject (`editing.values`, at the block's output).  Then, layer by layer
+and each on top of the layers before,
+
+    K_l = [k_l(i)]                      input of the down projection, mean over the bare prompt and the contexts
+    R_l = [z_i - h_L(i)] / (L - l + 1)  what is still missing at the last layer L, shared by the layers left
+    W_l <- W_l + R_l D_l,               D_l [n, d_mlp] from K_l: this is where the methods differ
+
+Symbols: n requests, K [d_mlp, n], R [d_model, n], h_L the residual stream behind the last edited block.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from time import perf_counter
+from typing import Any, Protocol
+
+import torch
+
+from editing.contexts import make_contexts
+from editing.diagnosis import Outcome, diagnose_many
+from editing.edit import Cancelled, Diagnostic, Edit, EditCancelled, LossStep, Progress
+from editing.keys import Batch, make_batch, mean_by_kind, read_lookups
+from editing.moments import Moment, moment_for
+from editing.ops import WeightDelta
+from editing.requests import check_batch, check_layer, part
+from editing.settings import MomentSettings, RangeSettings, SearchSettings
+from editing.values import Start, Value, optimise_values, read_starts
+from editing.view import apply_edits
+from facts import EditRequest
+from models import LanguageModel
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpreadConfig(MomentSettings, SearchSettings, RangeSettings):
+    """What the three methods' settings have in common."""
+
+
+class Update(Protocol):
+    """The part that differs: what a layer's keys are mapped through."""
+
+    def directions(self, layer: int, keys: torch.Tensor) -> torch.Tensor:
+        """D, so that the change of the layer is R D: [d_mlp, n] -> [n, d_mlp], float64 on the CPU."""
+
+    def diagnostics(self) -> list[Diagnostic]:
+        """The method's own numbers, once every layer has been asked for."""
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """The z of every request, and what they were searched from."""
+
+    batches: tuple[Batch, ...]
+    starts: tuple[Start, ...]
+    values: tuple[Value, ...]
+
+    @property
+    def targets(self) -> torch.Tensor:
+        """Z: [d_model, n], float64 on the CPU; what the last block should write at the subject of the bare prompts."""
+        wanted = [start.values[0] + value.delta for start, value in zip(self.starts, self.values, strict=True)]
+        return torch.stack(wanted, dim=1).double().cpu()
+
+
+class SpreadMethod(ABC):
+    """MEMIT's algorithm with a hole where the update is."""
+
+    name: str
+    title: str
+    family = "locate-then-edit"
+    config_type: type[Any]
+    batch = True
+    needs = frozenset({"subject", "statistics"})
+
+    @abstractmethod
+    def update(self, model: LanguageModel, config: Any, moments: dict[int, Moment], active: Sequence[Edit]) -> Update:
+        """The update for these layers' second moments and the edits already in the model."""
+
+    def compute(
+        self,
+        model: LanguageModel,
+        requests: Sequence[EditRequest],
+        config: Any,
+        *,
+        active: Sequence[Edit] = (),
+        progress: Progress | None = None,
+        cancelled: Cancelled | None = None,
+    ) -> Edit:
+        """The edit for all requests together; computed, not applied: the model is left bit for bit as it was.
+
+        Args:
+            progress: called with (percent done, 100).
+
+        Raises:
+            ValueError: if a layer is out of range, a prompt does not fit, or requests contradict each other.
+            FileNotFoundError: if the corpus file does not exist.
+            EditCancelled: when `cancelled` said so.
+        """
+        check_layer(model, config.layer)
+        check_batch(requests)
+        began = perf_counter()
+        moments = {}
+        for index, layer in enumerate(config.layers):
+            stage = part(progress, 40 * index // len(config.layers), 40 * (index + 1) // len(config.layers))
+            moments[layer] = moment_for(model, layer, config, active=active, progress=stage, cancelled=cancelled)
+        estimated = perf_counter()
+        found = search(model, requests, config, part(progress, 40, 90), cancelled)
+        searched = perf_counter()
+        update = self.update(model, config, moments, active)
+        edit = Edit(self.name, tuple(requests), config, (), model.revision)
+        edit, gaps = spread(model, edit, found, update, part(progress, 90, 98), cancelled)
+        seconds = {
+            "moments": estimated - began,
+            "value": searched - estimated,
+            "solve": perf_counter() - searched,
+        }
+        losses = mean_losses([value.losses for value in found.values])
+        named = {model.architecture.key_weight_name(layer): moment for layer, moment in moments.items()}
+        changed = {op.name: named[op.name] for op in edit.weights}
+        outcome = Outcome(found.batches, found.starts, found.values, changed, gaps)
+        edit = replace(edit, seconds=seconds, losses=losses)
+        edit = diagnose_many(model, edit, outcome, update.diagnostics())
+        if progress is not None:
+            progress(100, 100)
+        return edit
+
+
+def search(
+    model: LanguageModel,
+    requests: Sequence[EditRequest],
+    config: SpreadConfig,
+    progress: Progress | None = None,
+    cancelled: Cancelled | None = None,
+) -> Found:
+    """z of every request, at the output of the last block edited."""
+    contexts = make_contexts(model, config.prefixes, config.seed)
+    batches = [make_batch(model, r.fact, r.target_new, contexts, config.fact_token) for r in requests]
+    starts = read_starts(model, config.layer, batches, site="resid_post")
+    values = optimise_values(
+        model,
+        config.layer,
+        batches,
+        starts,
+        config.value_settings,
+        site="resid_post",
+        progress=progress,
+        cancelled=cancelled,
+    )
+    return Found(tuple(batches), tuple(starts), tuple(values))
+
+
+def spread(
+    model: LanguageModel,
+    edit: Edit,
+    found: Found,
+    update: Update,
+    progress: Progress | None = None,
+    cancelled: Cancelled | None = None,
+) -> tuple[Edit, tuple[float, ...]]:
+    """The edit with its changes and keys, and how much of each z was missing before every layer and in the end.
+
+    Raises:
+        ValueError: if the MLPs of all layers are silent at the subjects.
+        EditCancelled: when `cancelled` said so.
+    """
+    layers = edit.config.layers
+    targets, gaps = found.targets, []
+    for index, layer in enumerate(layers):
+        if cancelled is not None and cancelled():
+            raise EditCancelled
+        keys, written = _read(apply_edits(model, [edit]), layer, layers[-1], found.batches)
+        missing = targets - written
+        gaps.append(_mean_norm(missing))
+        if not keys.any():  # a silent MLP: nothing can be written there, and the layers behind take its share
+            continue
+        directions = update.directions(layer, keys)
+        name = model.architecture.key_weight_name(layer)
+        change = WeightDelta(name, (missing / (len(layers) - index)).float(), directions.float())
+        edit = replace(edit, ops=(*edit.ops, change), keys={**edit.keys, name: keys.T.float()})
+        if progress is not None:
+            progress(index + 1, len(layers))
+    if not edit.ops:
+        raise ValueError(
+            f"the MLPs of layers {layers[0]} to {layers[-1]} are silent at the edited tokens (their keys are zero), so "
+            "no change of their weights can act there; choose another layer"
+        )
+    _, written = _read(apply_edits(model, [edit]), layers[-1], layers[-1], found.batches)
+    return edit, (*gaps, _mean_norm(targets - written))
+
+
+def mean_losses(curves: Sequence[Sequence[LossStep]]) -> tuple[LossStep, ...]:
+    """The mean over requests of the loss at every step; a search that has stopped counts with its last."""
+    steps = []
+    for step in range(max(len(curve) for curve in curves)):
+        now = [curve[min(step, len(curve) - 1)] for curve in curves]
+        terms = (sum(getattr(loss, name) for loss in now) / len(now) for name in ("target_nll", "kl", "decay"))
+        steps.append(LossStep(*terms))
+    return tuple(steps)
+
+
+def _read(model: LanguageModel, layer: int, last: int, batches: Sequence[Batch]) -> tuple[torch.Tensor, torch.Tensor]:
+    """K of one layer, [d_mlp, n], and what the last block writes at the bare subjects, [d_model, n]; float64."""
+    rows = [row for batch in batches for row in batch.rows[:-1]]
+    read = read_lookups(model, rows, [("mlp_key", layer), ("resid_post", last)])
+    sizes = [len(batch.rows) - 1 for batch in batches]
+    keys = torch.stack([mean_by_kind(some) for some in read["mlp_key", layer].split(sizes)], dim=1)
+    written = torch.stack([some[0] for some in read["resid_post", last].split(sizes)], dim=1)
+    return keys.cpu(), written.double().cpu()
+
+
+def _mean_norm(columns: torch.Tensor) -> float:
+    return float(columns.norm(dim=0).mean())
