@@ -1,44 +1,241 @@
 """The view of a model that has some edits: a model like any other, which shares every tensor the edits leave alone.
 
+Edits of whatever kind nest in one order, Prompt(Route(Weights)):
+
+    weights     changes of one weight add up, in an order of their own, so that the sum depends on the set alone;
+                codebooks and side weights sit on top, folded from the edits in their order
+    route       a prompt in the scope of a stored edit is answered by a counterfactual model instead, which sees that
+                edit's context and the prompt; it is decided on the prompt alone, as the user wrote it
+    prompt      every other prompt is read behind the prefix of the prompt edits
+
 An edit is removed by building the view without it, from the same base: (W + delta) - delta is never computed, because
 in floating point it is not W.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol, TypeVar
 
 import torch
 
+from editing import codebook, prefix, side
 from editing.edit import Edit
+from editing.ops import CodebookOp, PromptOp, RouteOp, SideOp
 from models import LanguageModel, as_out_in
+from models.views import Rewrite
+
+T = TypeVar("T")
 
 
-def apply_edits(model: LanguageModel, edits: Sequence[Edit], *, force: bool = False) -> LanguageModel:
+class Router(Protocol):
+    """What decides the scope of stored edits, and what answers in it: the trained part of SERAC."""
+
+    digest: str
+    """sha256, equal to `RouteOp.editor` of the edits it serves."""
+
+    def scores(self, model: LanguageModel, prompt: Sequence[int], ops: Sequence[RouteOp]) -> torch.Tensor:
+        """How far the prompt lies in the scope of each entry of all `ops`, one after the other: [entries], in [0, 1].
+
+        Args:
+            model: the unedited base.
+            prompt: token ids of the prompt, without an answer.
+        """
+
+    def counterfactual(self, model: LanguageModel) -> LanguageModel:
+        """The model that answers prompts in scope, behind the entry's context; `model` is the unedited base."""
+
+
+class Routing(Protocol):
+    """A method whose edits hold a `RouteOp`."""
+
+    def router(self, edit: Edit) -> Router:
+        """The router the edit was made for.
+
+        Raises:
+            ValueError: if it is not there, or its digest differs.
+        """
+
+
+@dataclass(frozen=True, eq=False)
+class Memory:
+    """All stored edits of one router."""
+
+    router: Router
+    answers: LanguageModel
+    """The counterfactual model."""
+    ops: tuple[RouteOp, ...]
+
+    def find(self, base: LanguageModel, prompt: Sequence[int]) -> tuple[float, tuple[int, ...]] | None:
+        """(score, context) of the entry whose scope the prompt is in; None: in no entry's."""
+        scores = self.router.scores(base, prompt, self.ops).cpu()
+        owners = [(op, index) for op in self.ops for index in range(len(op.contexts))]
+        best = int(scores.argmax())
+        op, index = owners[best]
+        return (float(scores[best]), op.contexts[index]) if float(scores[best]) > op.threshold else None
+
+
+class EditedModel(LanguageModel):
+    """A model with edits in it.  Made by `apply_edits`; the base is not changed by anything done here.
+
+    Attributes:
+        base: the unedited model.
+        edits: those in it, oldest first.
+        prefix: token ids put before every prompt.
+    """
+
+    def __init__(
+        self,
+        base: LanguageModel,
+        edits: Sequence[Edit],
+        inner: LanguageModel,
+        prefix: Sequence[int],
+        memories: Sequence[Memory],
+    ) -> None:
+        super().__init__(base.name, inner.revision, inner.module, base.tokenizer)
+        self.lock = inner.lock
+        self.base, self.edits, self.prefix = base, tuple(edits), tuple(prefix)
+        self._inner, self._memories = inner, tuple(memories)
+
+    @property
+    def max_positions(self) -> int:
+        """Longest sequence that fits behind whatever may stand before it, in tokens."""
+        contexts = (context for memory in self._memories for op in memory.ops for context in op.contexts)
+        return self.base.max_positions - max(len(self.prefix), *map(len, contexts), 0)
+
+    @property
+    def beyond_weights(self) -> tuple[str, ...]:
+        """Methods of the edits that do not act inside the module, so that a trace of it does not show them."""
+        outer = [edit for edit in self.edits if any(isinstance(op, PromptOp | RouteOp) for op in edit.ops)]
+        return tuple(dict.fromkeys(edit.method for edit in outer))
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the reader should know of this set of edits, a sentence each."""
+        active = {edit.digest for edit in self.edits}
+        return tuple(
+            f"{edit.method}: {edit.requests[0].fact.prompt!r} was computed on top of edits that are no longer there; "
+            "its effect may differ"
+            for edit in self.edits
+            if not active.issuperset(edit.parents)
+        )
+
+    def with_edit(self, edit: Edit, *, force: bool = False) -> EditedModel:
+        """The view that has one more."""
+        return apply_edits(self, [edit], force=force)
+
+    def without(self, digest: str) -> EditedModel:
+        """The view that has one less.
+
+        Raises:
+            ValueError: if there is no such edit in it.
+        """
+        kept = [edit for edit in self.edits if edit.digest != digest]
+        if len(kept) == len(self.edits):
+            raise ValueError(f"the model has no edit {digest[:12]!r}; it has {[e.digest[:12] for e in self.edits]}")
+        return apply_edits(self.base, kept)
+
+    @torch.no_grad()
+    def logits(
+        self,
+        input_ids: torch.Tensor,
+        lengths: Sequence[int] | torch.Tensor | None = None,
+        prompt_lengths: Sequence[int] | torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """As `LanguageModel.logits`; rows that stay with the weights are computed in one batch, routed or not."""
+        ids = self.checked_ids(input_ids)
+        ends = self.prompt_ends(ids, lengths, prompt_lengths)
+        before = torch.tensor(self.prefix, dtype=ids.dtype, device=ids.device).expand(len(ids), -1)
+        shift = len(self.prefix)
+        whole = None if lengths is None else torch.as_tensor(lengths, device=ids.device) + shift
+        found = self._inner.logits(torch.cat([before, ids], dim=1), whole, ends + shift)[:, shift:]
+        for row, end in enumerate(ends.tolist()):
+            routed = self.route(ids[row, :end].tolist())
+            if routed is None:
+                continue
+            memory, context = routed
+            stop = ids.shape[1] if lengths is None else int(lengths[row])
+            answered = torch.cat([torch.tensor(context, dtype=ids.dtype, device=ids.device), ids[row, :stop]])
+            found[row, :stop] = memory.answers.logits(answered[None], prompt_lengths=[len(context) + end])[
+                0, len(context) :
+            ]
+        return found
+
+    def continuations(self, rows: Sequence[Sequence[int]], max_new_tokens: int) -> list[list[int]]:
+        """As `LanguageModel.continuations`."""
+        found = self._inner.continuations([[*self.prefix, *row] for row in rows], max_new_tokens)
+        for index, row in enumerate(rows):
+            routed = self.route(list(row))
+            if routed is not None:
+                memory, context = routed
+                found[index] = memory.answers.continuations([[*context, *row]], max_new_tokens)[0]
+        return found
+
+    def route(self, prompt: Sequence[int]) -> tuple[Memory, tuple[int, ...]] | None:
+        """The memory and context that answer a prompt; None where the prompt is in no stored edit's scope."""
+        found = [(memory, memory.find(self.base, prompt)) for memory in self._memories]
+        in_scope = [(hit[0], memory, hit[1]) for memory, hit in found if hit is not None]
+        if not in_scope:
+            return None
+        _, memory, context = max(in_scope, key=lambda scored: scored[0])
+        return memory, context
+
+
+def apply_edits(model: LanguageModel, edits: Sequence[Edit], *, force: bool = False) -> EditedModel:
     """A view of `model` with all edits in it; `model` itself is not touched.
 
     Removing an edit is leaving it out of `edits`: the view is always built from the base, so that is exact.
 
     Args:
-        edits: applied to the same base; changes of one weight add up, in a fixed order that is not the list's.
+        model: the base, or a view: then the edits come on top of those it has.
+        edits: oldest first.
         force: also apply an edit that was computed from other weights.
 
     Raises:
-        ValueError: if an edit belongs to other weights, names an unknown weight, or has another shape.
+        ValueError: if an edit belongs to other weights, names an unknown weight, or has another shape; if the prefix
+            leaves no room; if a router is not there.
     """
+    base, present = (model.base, model.edits) if isinstance(model, EditedModel) else (model, ())
     for edit in edits:
-        if edit.model_revision != model.revision and not force:
+        if edit.model_revision not in (base.revision, model.revision) and not force:
             raise ValueError(
                 f"the edit was computed from weights {edit.model_revision[:12]}, but model {model.name!r} has "
                 f"{model.revision[:12]}; load the model it was made for, or force it"
             )
+    active = (*present, *(on_base(edit, base, present) for edit in edits))
+    inner = _weights_view(base, active)
+    prompts = [op for edit in active for op in edit.ops if isinstance(op, PromptOp)]
+    memories = _memories(base, active)
+    return EditedModel(base, active, inner, prefix.fold(prompts, base.max_positions), memories)
+
+
+def on_base(edit: Edit, base: LanguageModel, active: Sequence[Edit]) -> Edit:
+    """The same edit as one of the base: one computed on a view remembers the edits that were there as its parents."""
+    if edit.model_revision == base.revision:
+        return edit
+    parents = tuple(parent.digest for parent in active)
+    return replace(edit, model_revision=base.revision, parents=edit.parents or parents)
+
+
+def _weights_view(base: LanguageModel, edits: Sequence[Edit]) -> LanguageModel:
+    """The innermost level: changed weights, codebooks and side weights."""
     # Floating-point sums depend on their order; sorting makes the view a function of the set of edits.
-    ordered = sorted(edits, key=lambda edit: edit.content)
     changes: dict[str, torch.Tensor] = {}
-    for op in (op for edit in ordered for op in edit.weights):
-        dense = op.matrix().to(device=model.device, dtype=torch.float64)
-        changes[op.name] = changes[op.name] + dense if op.name in changes else dense
-    return model.view({name: _changed(model, name, change) for name, change in changes.items()})
+    names: dict[int, str] = {}
+    for op in (op for edit in sorted(edits, key=lambda edit: edit.content) for op in edit.weights):
+        dense = op.matrix().to(device=base.device, dtype=torch.float64)
+        name = names.setdefault(id(base.weight(op.name)), op.name)  # a tied weight has two names and one sum
+        changes[name] = changes[name] + dense if name in changes else dense
+    replaced = {name: _changed(base, name, change) for name, change in changes.items()}
+    rewrites = _rewrites(base, edits)
+    if not edits:
+        return base.view()
+    unordered = sorted(edit.content for edit in edits if len(edit.weights) == len(edit.ops))
+    ordered = [*unordered, *(edit.content for edit in edits if len(edit.weights) < len(edit.ops))]
+    revision = hashlib.sha256(" ".join([base.revision, *ordered]).encode()).hexdigest()
+    return base.view(replaced, rewrites, revision)
 
 
 def _changed(model: LanguageModel, name: str, change: torch.Tensor) -> torch.Tensor:
@@ -53,3 +250,54 @@ def _changed(model: LanguageModel, name: str, change: torch.Tensor) -> torch.Ten
         )
     summed = (oriented.double() + change).to(stored.dtype)
     return as_out_in(module, summed) if stored.ndim == 2 else summed
+
+
+def _rewrites(base: LanguageModel, edits: Sequence[Edit]) -> dict[str, Rewrite]:
+    """Layers with a codebook or side weights; the codebook has the last word where a layer has both."""
+    rewrites: dict[str, Rewrite] = {}
+    ops = [op for edit in edits for op in edit.ops]
+    for name, sides in _grouped([op for op in ops if isinstance(op, SideOp)], lambda op: op.name).items():
+        path = name.rpartition(".")[0]
+        size = tuple(as_out_in(base.module.get_submodule(path), base.weight(name)).shape)
+        _check_size(name, size, {op.shape for op in sides})
+        rewrites[path] = side.SideRewrite(side.fold(sides))
+    for path, books in _grouped([op for op in ops if isinstance(op, CodebookOp)], lambda op: op.module).items():
+        size = tuple(as_out_in(base.module.get_submodule(path), base.weight(f"{path}.weight")).shape)
+        _check_size(path, size, {(op.values.shape[1], op.keys.shape[1]) for op in books})
+        book = codebook.CodebookRewrite(codebook.fold(books))
+        rewrites[path] = _both(rewrites[path], book) if path in rewrites else book
+    return rewrites
+
+
+def _both(first: Rewrite, second: Rewrite) -> Rewrite:
+    return lambda inputs, output: second(inputs, first(inputs, output))
+
+
+def _check_size(name: str, size: tuple[int, ...], given: set[tuple[int, int]]) -> None:
+    for shape in given:
+        if shape != size:
+            raise ValueError(
+                f"the edit acts on {name!r} as a layer of shape {list(shape)}, but the model has {list(size)} there; "
+                "it was made for another model"
+            )
+
+
+def _memories(base: LanguageModel, edits: Sequence[Edit]) -> list[Memory]:
+    from editing.registry import get_method  # the registry imports the methods, which make views
+
+    routers: dict[str, Router] = {}
+    stored: dict[str, list[RouteOp]] = {}
+    for edit in edits:
+        for op in (op for op in edit.ops if isinstance(op, RouteOp)):
+            if op.editor not in routers:
+                method: Routing = get_method(edit.method)  # type: ignore[assignment] # only SERAC's kind makes a RouteOp
+                routers[op.editor] = method.router(edit)
+            stored.setdefault(op.editor, []).append(op)
+    return [Memory(router, router.counterfactual(base), tuple(stored[key])) for key, router in routers.items()]
+
+
+def _grouped(ops: Sequence[T], name: Callable[[T], str]) -> dict[str, list[T]]:
+    found: dict[str, list[T]] = {}
+    for op in ops:
+        found.setdefault(name(op), []).append(op)
+    return found

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from models.calls import calling
+
 
 @torch.no_grad()
 def greedy(module: Any, input_ids: Tensor, steps: int, eos_ids: Collection[int]) -> list[list[int]]:
@@ -25,16 +27,17 @@ def greedy(module: Any, input_ids: Tensor, steps: int, eos_ids: Collection[int])
     rows: list[list[int]] = [[] for _ in range(input_ids.shape[0])]
     running = [True] * len(rows)
     step_ids, cache, start = input_ids, None, 0
-    for _ in range(steps):
-        positions = torch.arange(start, start + step_ids.shape[1], device=input_ids.device).expand(step_ids.shape)
-        output = module(input_ids=step_ids, position_ids=positions, past_key_values=cache, use_cache=True)
-        cache, start = output.past_key_values, start + step_ids.shape[1]
-        chosen = output.logits[:, -1].float().argmax(dim=-1)
-        for index, token_id in enumerate(chosen.tolist()):
-            running[index] = running[index] and token_id not in eos_ids
-            if running[index]:
-                rows[index].append(token_id)
-        if not any(running):
-            break
-        step_ids = chosen[:, None]
+    with calling(torch.full((len(rows),), input_ids.shape[1], device=input_ids.device)) as call:
+        for _ in range(steps):
+            positions = torch.arange(start, start + step_ids.shape[1], device=input_ids.device).expand(step_ids.shape)
+            output = module(input_ids=step_ids, position_ids=positions, past_key_values=cache, use_cache=True)
+            cache, start, call.reads_prompt = output.past_key_values, start + step_ids.shape[1], False
+            chosen = output.logits[:, -1].float().argmax(dim=-1)
+            for index, token_id in enumerate(chosen.tolist()):
+                running[index] = running[index] and token_id not in eos_ids
+                if running[index]:
+                    rows[index].append(token_id)
+            if not any(running):
+                break
+            step_ids = chosen[:, None]
     return rows

@@ -15,8 +15,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from facts.types import MAX_PROMPT_CHARACTERS
 from models.architectures import Architecture, architecture_of, as_out_in, context_length
+from models.calls import calling
 from models.generation import greedy
-from models.views import share
+from models.views import Rewrite, share
 
 
 class LanguageModel:
@@ -40,6 +41,8 @@ class LanguageModel:
         self.architecture: Architecture = architecture_of(module)
         self.lock = threading.RLock()
         """Held for any forward on this module: nnsight fails when another thread runs the same module."""
+        self.findings: dict[str, str] = {}
+        """What was measured about the way the module computes, whatever its weights; shared with its views."""
 
     def __repr__(self) -> str:
         return f"LanguageModel({self.name!r}, {self.architecture.family}, {self.n_layers} layers x {self.d_model})"
@@ -165,7 +168,12 @@ class LanguageModel:
     # ---- forward
 
     @torch.no_grad()
-    def logits(self, input_ids: Tensor, lengths: Sequence[int] | Tensor | None = None) -> Tensor:
+    def logits(
+        self,
+        input_ids: Tensor,
+        lengths: Sequence[int] | Tensor | None = None,
+        prompt_lengths: Sequence[int] | Tensor | None = None,
+    ) -> Tensor:
         """Logits of right-padded rows.
 
         No attention mask is passed: attention is causal, so no real token sees the padding behind it, and with
@@ -174,21 +182,46 @@ class LanguageModel:
         Args:
             input_ids: [batch, pos], padded on the right with any valid id.
             lengths: [batch], tokens in each row; positions behind a row's end come back as 0.
+            prompt_lengths: [batch], tokens of each row's prompt, where an answer follows it; by default the whole row.
+                Edits that decide by the prompt see no more of a row than this.
 
         Returns:
             [batch, pos, d_vocab], float32, on the model's device.
 
         Raises:
-            ValueError: if the ids are not [batch, pos] or longer than the model's context.
+            ValueError: if the ids are not [batch, pos] or longer than the model's context, or a prompt is longer than
+                its row.
         """
         ids = self.checked_ids(input_ids)
         positions = torch.arange(ids.shape[1], device=self.device).expand(ids.shape)
-        with self.lock:
+        with self.lock, calling(self.prompt_ends(ids, lengths, prompt_lengths)):
             logits = self.module(input_ids=ids, position_ids=positions, use_cache=False).logits.float()
         if lengths is not None:
             ends = torch.as_tensor(lengths, device=self.device)
             logits.masked_fill_((positions >= ends[:, None])[..., None], 0.0)
         return logits
+
+    def prompt_ends(
+        self,
+        input_ids: Tensor,
+        lengths: Sequence[int] | Tensor | None,
+        prompt_lengths: Sequence[int] | Tensor | None,
+    ) -> Tensor:
+        """[batch], how many tokens of each row are its prompt: those given, else the row's length, else all.
+
+        Raises:
+            ValueError: if there is not one for each row, or one is not between 1 and the row's length.
+        """
+        given = lengths if prompt_lengths is None else prompt_lengths
+        if given is None:
+            return torch.full((len(input_ids),), input_ids.shape[1], device=self.device)
+        ends = torch.as_tensor(given, device=self.device)
+        if ends.shape != (len(input_ids),) or bool((ends < 1).any() | (ends > input_ids.shape[1]).any()):
+            raise ValueError(
+                f"the prompts are {ends.tolist()} tokens long; expected {len(input_ids)} numbers from 1 to "
+                f"{input_ids.shape[1]}, one for each row"
+            )
+        return ends
 
     def checked_ids(self, input_ids: Tensor) -> Tensor:
         """The ids on the model's device, [batch, pos].
@@ -214,16 +247,20 @@ class LanguageModel:
         if max_new_tokens < 0:
             raise ValueError(f"max_new_tokens is {max_new_tokens}; expected 0 or more")
         rows = [self.encode(prompt) for prompt in prompts]
-        texts = [""] * len(rows)
+        continued = self.continuations(rows, max_new_tokens)
+        return [self._continuation_text(row, ids) for row, ids in zip(rows, continued, strict=True)]
+
+    def continuations(self, rows: Sequence[Sequence[int]], max_new_tokens: int) -> list[list[int]]:
+        """`generate` for token ids: the new ids behind each row, which must fit the context."""
+        found: list[list[int]] = [[] for _ in rows]
         for length in sorted({len(row) for row in rows}):
             chosen = [index for index, row in enumerate(rows) if len(row) == length]
-            batch = torch.tensor([rows[index] for index in chosen], device=self.device)
-            steps = min(max_new_tokens, self.max_positions - length)
+            batch = torch.tensor([list(rows[index]) for index in chosen], device=self.device)
             with self.lock:
-                continuations = greedy(self.module, batch, steps, self.eos_ids)
-            for index, continuation in zip(chosen, continuations, strict=True):
-                texts[index] = self._continuation_text(rows[index], continuation)
-        return texts
+                continued = greedy(self.module, batch, min(max_new_tokens, self.max_positions - length), self.eos_ids)
+            for index, continuation in zip(chosen, continued, strict=True):
+                found[index] = continuation
+        return found
 
     def _continuation_text(self, prompt: list[int], continuation: list[int]) -> str:
         """The text a continuation adds: decoded together, since some tokenizers drop a first token's space."""
@@ -268,25 +305,37 @@ class LanguageModel:
         """sha256 over every parameter and buffer: name, dtype, shape and bytes."""
         return tensors_digest([*self.module.named_parameters(), *self.module.named_buffers()])
 
-    def view(self, replaced: Mapping[str, Tensor] | None = None) -> LanguageModel:
+    def view(
+        self,
+        replaced: Mapping[str, Tensor] | None = None,
+        rewrites: Mapping[str, Rewrite] | None = None,
+        revision: str = "",
+    ) -> LanguageModel:
         """A model that shares every tensor with this one save the replaced ones.
 
         It answers bit for bit as this model would with the values written into it, has its own lock, and may be
-        hooked, traced and run beside this one.  Its revision differs from this one's when anything is replaced.
+        hooked, traced and run beside this one.  Its revision differs from this one's when anything is changed.
 
         Args:
             replaced: parameter name -> new value of the same shape; copied, so the caller may reuse it.
+            rewrites: path of a layer -> function from its input and output to what it gives instead.
+            revision: digest of the change, for a caller who has one; it must be given with rewrites.
 
         Raises:
-            ValueError: if a name is unknown, a shape differs, or a value is not finite.
+            ValueError: if a name is unknown, a shape differs, a value is not finite, or rewrites have no revision.
         """
         values = dict(replaced or {})
+        if rewrites and not revision:
+            raise ValueError("rewritten layers cannot be hashed; give the revision of the view")
         with self.lock:
-            module = share(self.module, values)
-        revision = self.revision
-        if values:
-            revision = hashlib.sha256(f"{revision} {tensors_digest(sorted(values.items()))}".encode()).hexdigest()
-        return LanguageModel(self.name, revision, module, self.tokenizer)
+            module = share(self.module, values, rewrites)
+        if not revision:
+            revision = self.revision
+            if values:
+                revision = hashlib.sha256(f"{revision} {tensors_digest(sorted(values.items()))}".encode()).hexdigest()
+        made = LanguageModel(self.name, revision, module, self.tokenizer)
+        made.findings = self.findings
+        return made
 
 
 def tensors_digest(named: Iterable[tuple[str, Tensor]]) -> str:

@@ -8,14 +8,17 @@ whose parameters are the first tree's, so nothing is ever written and nothing ne
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+Rewrite = Callable[[Tensor, Tensor], Tensor]
+"""(input [batch, pos, d_in], output [batch, pos, d_out]) of a layer -> what it gives instead, [batch, pos, d_out]."""
 
-def share(module: Any, replaced: Mapping[str, Tensor]) -> Any:
+
+def share(module: Any, replaced: Mapping[str, Tensor], rewrites: Mapping[str, Rewrite] | None = None) -> Any:
     """A copy of the module tree around the same tensors, save those replaced.
 
     A tied parameter (an embedding that is also the head) is one tensor under two names: replacing either
@@ -24,9 +27,10 @@ def share(module: Any, replaced: Mapping[str, Tensor]) -> Any:
     Args:
         module: any torch module.
         replaced: parameter or buffer name -> new value, of the parameter's shape.  Copied, cast to its dtype.
+        rewrites: path of a layer -> function that has the last word on what it gives.  It must be safe for threads.
 
     Raises:
-        ValueError: if a name is unknown, a shape differs, or a value is not finite.
+        ValueError: if a name or path is unknown, a shape differs, or a value is not finite.
     """
     named = dict(module.named_parameters(remove_duplicate=False)) | dict(module.named_buffers(remove_duplicate=False))
     memo: dict[int, Any] = {id(tensor): tensor for tensor in _tensors(module)}
@@ -35,7 +39,19 @@ def share(module: Any, replaced: Mapping[str, Tensor]) -> Any:
         if name not in named:
             raise ValueError(f"the model has no parameter {name!r}; see `module.named_parameters()` for its names")
         memo[id(named[name])] = _like(named[name], value, name)
-    return copy.deepcopy(module, memo)
+    copied = copy.deepcopy(module, memo)
+    for path, rewrite in (rewrites or {}).items():
+        _rewrite(copied, path, rewrite)
+    return copied
+
+
+def _rewrite(module: nn.Module, path: str, rewrite: Rewrite) -> None:
+    """A hook, not a wrapper: the copied layer is the view's own, and keeps its type, path and weight's name."""
+    try:
+        layer = module.get_submodule(path)
+    except AttributeError:
+        raise ValueError(f"the model has no part {path!r}; see `module.named_modules()` for their names") from None
+    layer.register_forward_hook(lambda _layer, inputs, output: rewrite(inputs[0], output))
 
 
 def _like(original: Tensor, value: Tensor, name: str) -> Tensor:

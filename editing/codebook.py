@@ -1,0 +1,127 @@
+"""A codebook in a layer: inputs that fall near a key make the layer write that key's value (GRACE).
+
+Hartvigsen et al. 2023, section 3 and algorithm 1 (arXiv:2211.11031).  With d the distance of a new key to the nearest
+one j, and radius r of a new entry:
+
+    no key yet, or d > radius_j + r            a new entry of radius r
+    else, another answer                       a new entry; both get d / 2, j a hair less
+    else (same answer), d > radius_j           radius_j = d, and the entry's value replaces j's
+    else                                       the entry's value replaces j's
+
+The book is folded from the entries of all active edits, in their order, whenever a view is made: radii are nowhere
+stored, so an edit that is left out leaves no trace.  Two ports of GRACE compare labels in ways that never match and
+restore no radius on removal; here a label is the tuple of the answer's tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from editing.ops import CodebookOp, Where
+from models.calls import current_call
+
+GAP = 1e-5
+"""How much less than half the way the older of two conflicting entries keeps, as in the authors' code."""
+
+
+@dataclass(frozen=True, eq=False)
+class Codebook:
+    """The entries that are left after folding; index i belongs to one entry throughout."""
+
+    keys: torch.Tensor
+    """[n, d_in]"""
+    values: torch.Tensor
+    """[n, d_out]"""
+    radii: torch.Tensor
+    """[n]"""
+    labels: tuple[tuple[int, ...], ...]
+    where: Where
+
+    def hits(self, queries: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Which queries [batch, d_in] fall into the ball of their nearest key: (nearest [batch], inside [batch])."""
+        distance, nearest = distances(queries, self.keys).min(dim=1)
+        return nearest, distance <= self.radii[nearest]
+
+
+def distances(queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+    """Euclidean, [batch, d], [n, d] -> [batch, n]; by differences, so that equal vectors are at exactly 0."""
+    return (queries.double()[:, None] - keys.double()[None]).norm(dim=-1)
+
+
+def fold(ops: Sequence[CodebookOp]) -> Codebook:
+    """The codebook of the active edits at one layer, oldest first; `where` is the newest edit's."""
+    keys: list[torch.Tensor] = []
+    values: list[torch.Tensor] = []
+    radii: list[float] = []
+    labels: list[tuple[int, ...]] = []
+    for op in ops:
+        for key, value, label in zip(op.keys, op.values, op.labels, strict=True):
+            distance, nearest = float("inf"), -1
+            if keys:
+                found = distances(key[None], torch.stack(keys))[0].min(dim=0)
+                distance, nearest = float(found.values), int(found.indices)
+            if distance > (radii[nearest] if keys else 0.0) + op.radius or labels[nearest] != label:
+                radius = op.radius
+                if keys and distance <= radii[nearest] + op.radius:  # a conflict: part the way
+                    radius, radii[nearest] = distance / 2, max(0.0, distance / 2 - GAP)
+                keys.append(key)
+                values.append(value)
+                radii.append(radius)
+                labels.append(label)
+            else:
+                radii[nearest] = max(radii[nearest], distance)
+                values[nearest] = value
+    return Codebook(
+        torch.stack(keys),
+        torch.stack(values),
+        torch.tensor(radii, dtype=torch.float64),
+        tuple(labels),
+        ops[-1].where,
+    )
+
+
+class CodebookRewrite:
+    """The layer's last word; `models.views.Rewrite`.  Decides when the prompt is read and never again."""
+
+    def __init__(self, book: Codebook) -> None:
+        self.book = book
+
+    def __call__(self, inputs: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
+        """What the layer writes, with values put where the prompt's last token falls into a ball."""
+        call = current_call()
+        if call is not None and not call.reads_prompt:
+            return output  # the values written at the prompt stay in the attention's cache
+        rows, ends = rows_and_ends(inputs)
+        nearest, inside = self.book.hits(rows[torch.arange(len(rows)), ends - 1])
+        if not inside.any():
+            return output
+        positions = torch.arange(rows.shape[1], device=rows.device)[None]
+        last = (ends - 1)[:, None]
+        chosen = {"last": positions == last, "prompt": positions < last, "all": positions >= 0}[self.book.where]
+        values = self.book.values.to(output)[nearest][:, None]
+        shaped = output.reshape(*rows.shape[:2], output.shape[-1])
+        return torch.where((chosen & inside[:, None])[..., None], values, shaped).reshape(output.shape)
+
+
+def rows_and_ends(inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """A layer's input as [batch, pos, d_in], and [batch] tokens of each prompt.
+
+    Outside a call of the model, as when a module is traced, every row is a prompt from end to end.
+
+    Raises:
+        ValueError: if rows and positions share an axis (OPT) and no call tells how many rows there are.
+    """
+    call = current_call()
+    if inputs.ndim == 2:
+        if call is None:
+            raise ValueError(
+                "this family folds rows and positions into one axis, so a module with a memory cannot be run by "
+                "itself; use `logits` or `generate`"
+            )
+        inputs = inputs.reshape(len(call.prompt_lengths), -1, inputs.shape[-1])
+    if call is None:
+        return inputs, torch.full((len(inputs),), inputs.shape[1], device=inputs.device)
+    return inputs, call.prompt_lengths
