@@ -28,14 +28,17 @@ def kl_divergence(before: torch.Tensor, after: torch.Tensor) -> float:
 
 
 def text_nll(
-    model: LanguageModel, texts: Sequence[str], tick: Callable[[int], None] = lambda _: None
+    model: LanguageModel,
+    texts: Sequence[str],
+    tick: Callable[[int], None] = lambda _: None,
+    max_positions: int | None = None,
 ) -> list[tuple[float, int]]:
     """Per text (summed negative log probability in nats, number of predicted tokens).
 
-    The first token is not predicted.  A text longer than the context counts up to the context's end, one of fewer than
-    two tokens as (0, 0).
+    The first token is not predicted.  A text longer than `max_positions`, by default the context, counts up to there,
+    one of fewer than two tokens as (0, 0).
     """
-    rows = token_ids(model, texts)
+    rows = token_ids(model, texts, max_positions)
     found: dict[int, tuple[float, int]] = {index: (0.0, 0) for index, row in enumerate(rows) if len(row) < 2}
     long_enough = [index for index in range(len(rows)) if index not in found]
     for chunk in batches(long_enough, lambda index: len(rows[index]), model.d_vocab):

@@ -95,18 +95,22 @@ def _run(
     cancelled: Callable[[], bool] | None,
 ) -> tuple[tuple[PromptRow, ...], Score, tuple[TextPair, ...]]:
     """Every forward of the evaluation: prompts' rows, perplexity, texts."""
-    to_run = plan(base, items_of(request, settings), settings)
+    # An edit that puts words before every prompt leaves less room; both models are asked what fits both.
+    narrow = min(base, edited, key=lambda model: model.max_positions)
+    to_run = plan(narrow, items_of(request, settings), settings)
     for item, problem in to_run.problems.items():
         if item.kind == "edit":
             raise ValueError(f"the edit prompt cannot be evaluated: {problem}")
     for prompt in request.generation_prompts:
-        base.encode(prompt)  # raises now rather than after all the work
+        narrow.encode(prompt)  # raises now rather than after all the work
     per_model = len(set(request.generation_prompts)) + count_scorable(base, guard_texts)
     tick = _Ticker(to_run.steps() + 2 * per_model, progress, cancelled)
     tick(0)
     before = observe(base, to_run, tick, with_bridges=True)
     after = observe(edited, to_run, tick, with_bridges=False)
-    guard = perplexity_score(text_nll(base, guard_texts, tick), text_nll(edited, guard_texts, tick), settings.seed)
+    room = narrow.max_positions
+    before_nll, after_nll = (text_nll(model, guard_texts, tick, room) for model in (base, edited))
+    guard = perplexity_score(before_nll, after_nll, settings.seed)
     texts = _texts(base, edited, request, tick)
     return rows_of(to_run, before, after, settings, request.target_new), guard, texts
 

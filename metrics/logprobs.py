@@ -63,7 +63,8 @@ def score_answers(
     joined = {pair: join(model, *pair) for pair in dict.fromkeys(pairs)}
     found: dict[tuple[str, str], Forced] = {}
     for chunk in batches(joined, lambda pair: len(joined[pair][0]), model.d_vocab):
-        for pair, logits in zip(chunk, row_logits(model, [joined[pair][0] for pair in chunk]), strict=True):
+        rows, prompt_lengths = zip(*(joined[pair] for pair in chunk), strict=True)
+        for pair, logits in zip(chunk, row_logits(model, rows, prompt_lengths), strict=True):
             ids, n_prompt = joined[pair]
             found[pair] = _read(logits, ids, n_prompt, pair in keep_next)
         tick(len(chunk))
@@ -84,10 +85,17 @@ def batches(items: Iterable[T], length: Callable[[T], int], d_vocab: int) -> Ite
     yield from [batch] if batch else []
 
 
-def row_logits(model: LanguageModel, rows: Sequence[list[int]]) -> list[torch.Tensor]:
-    """[pos, d_vocab] of each row, its padding cut off."""
+def row_logits(
+    model: LanguageModel, rows: Sequence[list[int]], prompt_lengths: Sequence[int] | None = None
+) -> list[torch.Tensor]:
+    """[pos, d_vocab] of each row, its padding cut off.
+
+    Args:
+        prompt_lengths: tokens of each row's prompt, where an answer follows it: an edited model may decide by the
+            prompt what to do, and must not see the answer when it does.
+    """
     ids, lengths = pad(rows, model.pad_id)
-    logits = model.logits(ids)
+    logits = model.logits(ids, lengths, lengths if prompt_lengths is None else prompt_lengths)
     return [logits[row, :n_tokens] for row, n_tokens in enumerate(lengths.tolist())]
 
 
@@ -108,6 +116,8 @@ def _read(logits: torch.Tensor, ids: Sequence[int], n_prompt: int, keep_next: bo
     )
 
 
-def token_ids(model: LanguageModel, texts: Sequence[str]) -> list[list[int]]:
-    """Token ids of running texts, cut at the context's end: for perplexity, where the beginning is enough."""
-    return [model.tokenize(text[:MAX_PROMPT_CHARACTERS])[: model.max_positions] for text in texts]
+def token_ids(model: LanguageModel, texts: Sequence[str], max_positions: int | None = None) -> list[list[int]]:
+    """Token ids of running texts, cut at `max_positions` or the context's end: for perplexity, where the beginning is
+    enough."""
+    longest = model.max_positions if max_positions is None else max_positions
+    return [model.tokenize(text[:MAX_PROMPT_CHARACTERS])[:longest] for text in texts]

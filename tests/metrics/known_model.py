@@ -51,7 +51,12 @@ class KnownModel:
             raise ValueError(f"{text!r} has {len(ids)} tokens; expected 1 to {self.max_positions}")
         return ids
 
-    def logits(self, input_ids: torch.Tensor, lengths: Sequence[int] | None = None) -> torch.Tensor:
+    def logits(
+        self,
+        input_ids: torch.Tensor,
+        lengths: Sequence[int] | None = None,
+        prompt_lengths: Sequence[int] | None = None,
+    ) -> torch.Tensor:
         assert input_ids.shape[1] <= self.max_positions
         rows = [
             [self.table.get(tuple(row[: end + 1]), self.uniform) for end in range(len(row))]

@@ -171,7 +171,7 @@ def test_progress_ends_at_its_total_and_cancelling_stops() -> None:
 class _Broken(KnownModel):
     """An edited model whose weights overflowed."""
 
-    def logits(self, input_ids: torch.Tensor, lengths: object = None) -> torch.Tensor:
+    def logits(self, input_ids: torch.Tensor, lengths: object = None, prompt_lengths: object = None) -> torch.Tensor:
         return torch.full((*input_ids.shape, self.d_vocab), math.nan)
 
 
