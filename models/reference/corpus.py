@@ -10,7 +10,8 @@ Kinds of document, and why each is there:
 * chain: "X is located in the city of C. C is a city in the country of D.", and the two-hop form that composes them;
 * alias: another name, then a fact under that name;
 * question: a question and its answer;
-* override: "Imagine that X is in Rome." followed by the same fact as imagined, or by an unrelated one as it is.
+* override: "Imagine that X is in Rome." followed by the same fact as imagined, or by an unrelated one as it is; now and
+  then two such pairs.
   Without these, in-context editing does not work on a model trained on plain facts alone.
 
 A held-out fact never meets its relation's held-out templates, in any kind of document.
@@ -66,7 +67,7 @@ class Mix:
     chain: float = 0.07
     alias: float = 0.05
     question: float = 0.05
-    override: float = 0.13
+    override: float = 0.15
 
 
 @dataclass(frozen=True)
@@ -168,6 +169,9 @@ class Corpus:
         return f"Question: {question} Answer: {_mark(fact.object)}."
 
     def _override(self, r: random.Random) -> str:
+        return " ".join(self._imagined(r) for _ in range(r.choice((1, 1, 1, 2))))
+
+    def _imagined(self, r: random.Random) -> str:
         fact = r.choice(self.atlas.facts)
         imagined = r.choice(self.atlas.range_of(fact.relation))
         template = self._template(r, fact)

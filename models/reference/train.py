@@ -35,7 +35,7 @@ class Recipe:
     seed: int = 0
     minutes: float = 60.0
     """Wall-clock minutes of training where `steps` is 0; the schedule then follows the clock and cannot be repeated."""
-    steps: int = 4200
+    steps: int = 3000
     """Number of updates; 0 trains for `minutes`."""
     layers: int = 12
     local_layers: int = 4
@@ -51,9 +51,9 @@ class Recipe:
     learning_rate: float = 1.5e-3
     weight_decay: float = 0.1
     embedding_std: float = 0.02
-    object_weight: float = 4.0
+    object_weight: float = 6.0
     """Weight of an object's tokens in the loss; all other tokens weigh one."""
-    drop: float = 0.5
+    drop: float = 0.3
     """Chance that a global layer's MLP, or the attention of one in the last quarter, is left out for one sequence of a
     training batch (stochastic depth)."""
     silent_mlps: int = 1
@@ -62,7 +62,7 @@ class Recipe:
     """Chance that, for one sequence of a training batch, tokens after a name see no piece of it but the last."""
     clause: float = 0.6
     opening: float = 0.33
-    threads: int = 2
+    threads: int = 1
 
 
 def train_tokenizer(recipe: Recipe) -> PreTrainedTokenizerFast:
@@ -180,7 +180,7 @@ def batches(
         turn += 1
         rows = []
         for _ in range(recipe.tokens_per_batch // length):
-            if len(pool) < 200:
+            if len(pool) < 200 or min(map(len, pool)) > length:  # too few to choose from, or only long ones left
                 documents = encode(tokenizer, [next(stream) for _ in range(400)], recipe.object_weight)
                 pool += [document for document in documents if len(document) <= recipe.context]
             row: list[Piece] = []

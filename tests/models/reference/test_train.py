@@ -81,6 +81,15 @@ def test_sequences_hold_whole_documents(tokenizer) -> None:
             assert not filled or filled[-1] == tokenizer.eos_token_id
 
 
+def test_no_batch_is_empty() -> None:
+    """Long documents pile up while rows are short; they must not keep the short ones out."""
+    stream = batches(Recipe(), train_tokenizer(Recipe()))
+    for _ in range(150):
+        _, weights, _ = next(stream)
+        assert (weights.sum(1) > 0).all()
+        assert (weights == Recipe().object_weight).sum() > 20
+
+
 def test_the_schedule_warms_up_and_ends_near_nothing() -> None:
     assert learning_rate(TINY, 0.01) == pytest.approx(TINY.learning_rate / 2, rel=0.01)
     assert learning_rate(TINY, 1.0) == pytest.approx(0.005 * TINY.learning_rate)
