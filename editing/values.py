@@ -264,8 +264,11 @@ def _step(
         moving = [search for search in active if not search.done]
         if not moving:
             return
-        optimiser.zero_grad()  # to None: Adam passes over the searches that are done
+        optimiser.zero_grad()
         total.backward()
+        for search in active:
+            if search.done:
+                search.delta.grad = None  # zero would still let Adam's momentum move it
         optimiser.step()
     for search in moving:
         search.shorten()
