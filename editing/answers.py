@@ -108,6 +108,7 @@ def probabilities(model: LanguageModel, rows: Sequence[Answered]) -> list[float]
     found: list[float] = []
     for portion in portions([(1, len(row.ids)) for row in rows]):
         some = [rows[index] for index in portion]
-        nll = Targets(some, model.device).nll(model.logits(padded(model, some)))
+        lengths, prompts = [len(row.ids) for row in some], [row.n_prompt for row in some]
+        nll = Targets(some, model.device).nll(model.logits(padded(model, some), lengths, prompts))
         found += [math.exp(-float(value) * (len(row.ids) - row.n_prompt)) for value, row in zip(nll, some, strict=True)]
     return found

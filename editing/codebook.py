@@ -100,7 +100,7 @@ class CodebookRewrite:
             return output
         positions = torch.arange(rows.shape[1], device=rows.device)[None]
         last = (ends - 1)[:, None]
-        chosen = {"last": positions == last, "prompt": positions < last, "all": positions >= 0}[self.book.where]
+        chosen = {"last": positions == last, "prompt": positions < last, "all": positions <= last}[self.book.where]
         values = self.book.values.to(output)[nearest][:, None]
         shaped = output.reshape(*rows.shape[:2], output.shape[-1])
         return torch.where((chosen & inside[:, None])[..., None], values, shaped).reshape(output.shape)

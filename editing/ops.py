@@ -21,7 +21,7 @@ from typing import Any, Literal, get_args
 import torch
 
 Where = Literal["last", "prompt", "all"]
-"""Positions at which a codebook writes: the prompt's last token, those before it, or every token of the first pass."""
+"""Positions at which a codebook writes: the prompt's last token, those before it, or both."""
 
 
 @dataclass(frozen=True, eq=False)

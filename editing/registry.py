@@ -10,10 +10,13 @@ from editing.configs import unknown
 from editing.edit import Cancelled, Edit, Progress
 from editing.emmet import EmmetMethod
 from editing.finetune import ConstrainedMethod, FineTuneMethod, MaskedMethod
+from editing.grace import GraceMethod
+from editing.in_context import IceMethod, IkeMethod
 from editing.kn import KnowledgeNeuronsMethod
 from editing.lora import LoraMethod
 from editing.memit import MemitMethod
 from editing.rome import RomeMethod
+from editing.wise import WiseMethod
 from facts import EditRequest
 from models import LanguageModel
 
@@ -71,6 +74,10 @@ METHODS: dict[str, Method] = {
     "ft-l": ConstrainedMethod(),
     "ft-m": MaskedMethod(),
     "lora": LoraMethod(),
+    "ice": IceMethod(),
+    "ike": IkeMethod(),
+    "grace": GraceMethod(),
+    "wise": WiseMethod(),
 }
 
 

@@ -147,30 +147,38 @@ class EditedModel(LanguageModel):
         """As `LanguageModel.logits`; rows that stay with the weights are computed in one batch, routed or not."""
         ids = self.checked_ids(input_ids)
         ends = self.prompt_ends(ids, lengths, prompt_lengths)
-        before = torch.tensor(self.prefix, dtype=ids.dtype, device=ids.device).expand(len(ids), -1)
-        shift = len(self.prefix)
-        whole = None if lengths is None else torch.as_tensor(lengths, device=ids.device) + shift
-        found = self._inner.logits(torch.cat([before, ids], dim=1), whole, ends + shift)[:, shift:]
-        for row, end in enumerate(ends.tolist()):
+        stops = [ids.shape[1]] * len(ids) if lengths is None else torch.as_tensor(lengths).tolist()
+        if self.prefix:
+            found = self._behind_prefix(ids, torch.tensor(stops), ends)
+        else:
+            found = self._inner.logits(ids, lengths, ends)
+        for row, (stop, end) in enumerate(zip(stops, ends.tolist(), strict=True)):
             routed = self.route(ids[row, :end].tolist())
-            if routed is None:
-                continue
-            memory, context = routed
-            stop = ids.shape[1] if lengths is None else int(lengths[row])
-            answered = torch.cat([torch.tensor(context, dtype=ids.dtype, device=ids.device), ids[row, :stop]])
-            found[row, :stop] = memory.answers.logits(answered[None], prompt_lengths=[len(context) + end])[
-                0, len(context) :
-            ]
+            if routed is not None:
+                memory, context = routed
+                read, lead = prefix.behind(self.base, context, ids[row, :stop].tolist())
+                answer = memory.answers.logits(torch.tensor([read]), prompt_lengths=[len(context) + end])[0]
+                found[row, :stop] = prefix.own_positions(answer, lead, len(context))
         return found
+
+    def _behind_prefix(self, ids: torch.Tensor, stops: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
+        """[batch, pos, d_vocab] of the rows' own positions."""
+        shift = len(self.prefix)
+        rows, leads = zip(*(prefix.behind(self.base, self.prefix, row) for row in ids.tolist()), strict=True)
+        found = self._inner.logits(torch.tensor(rows), stops + shift, ends + shift)
+        return torch.stack([prefix.own_positions(row, lead, shift) for row, lead in zip(found, leads, strict=True)])
 
     def continuations(self, rows: Sequence[Sequence[int]], max_new_tokens: int) -> list[list[int]]:
         """As `LanguageModel.continuations`."""
-        found = self._inner.continuations([[*self.prefix, *row] for row in rows], max_new_tokens)
+        found = self._inner.continuations(
+            [prefix.behind(self.base, self.prefix, row)[0] for row in rows], max_new_tokens
+        )
         for index, row in enumerate(rows):
             routed = self.route(list(row))
             if routed is not None:
                 memory, context = routed
-                found[index] = memory.answers.continuations([[*context, *row]], max_new_tokens)[0]
+                read, _ = prefix.behind(self.base, context, row)
+                found[index] = memory.answers.continuations([read], max_new_tokens)[0]
         return found
 
     def route(self, prompt: Sequence[int]) -> tuple[Memory, tuple[int, ...]] | None:
@@ -208,7 +216,7 @@ def apply_edits(model: LanguageModel, edits: Sequence[Edit], *, force: bool = Fa
     inner = _weights_view(base, active)
     prompts = [op for edit in active for op in edit.ops if isinstance(op, PromptOp)]
     memories = _memories(base, active)
-    return EditedModel(base, active, inner, prefix.fold(prompts, base.max_positions), memories)
+    return EditedModel(base, active, inner, prefix.fold(base, prompts), memories)
 
 
 def on_base(edit: Edit, base: LanguageModel, active: Sequence[Edit]) -> Edit:

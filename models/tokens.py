@@ -128,9 +128,11 @@ def join(model: LanguageModel, prompt: str, target: str) -> tuple[list[int], int
     other.  The logits at positions `n_prompt - 1` to `len(ids) - 2` predict the answer.
 
     Raises:
-        ValueError: if either is empty, or both together are longer than the model's context.
+        ValueError: if either is empty or without tokens, or both together are longer than the model's context.
     """
     answer = target_ids(model, target)
+    if not answer:
+        raise ValueError(f"the answer {target!r} has no tokens in {model.name}; write it in words the tokenizer knows")
     alone = model.encode(prompt)
     together = model.tokenize(f"{prompt} {target.lstrip()}")
     if together[: len(alone)] != alone or len(together) == len(alone):

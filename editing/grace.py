@@ -1,0 +1,228 @@
+"""GRACE: a codebook beside one layer, which answers for inputs near those of earlier edits.  No weight changes.
+
+Hartvigsen et al. 2023, section 3 (arXiv:2211.11031).  At one layer's down projection, for every request in turn,
+
+    k   the layer's input at the prompt's last token
+    v   what the layer shall write there: gradient descent on -log P[answer | prompt, the layer writes v]
+
+and (k, v, the answer) becomes an entry of the codebook, whose radii follow from the entries (`editing.codebook`).
+
+Where it differs from the two public codes: values are put in place while the prompt is read and stay in the attention's
+cache, and the codebook is not asked again for every generated token; labels are compared as the answer's tokens.
+`where` is by default the prompt's last token (EasyEdit); the authors' is "prompt", the tokens before it, which a layer
+behind which no attention follows cannot use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from time import perf_counter
+from typing import Literal
+
+import torch
+
+from editing.answers import Asked, Targets, new_answers, padded, probabilities
+from editing.codebook import Codebook, distances, fold
+from editing.configs import check_config
+from editing.diagnosis import answer_diagnostics
+from editing.edit import Cancelled, Diagnostic, Edit, EditCancelled, LossStep, Progress
+from editing.ops import CodebookOp, Where
+from editing.requests import check_batch, check_layer
+from editing.view import apply_edits
+from facts import EditRequest
+from models import LanguageModel, run
+
+STOP_LOSS = 1e-3
+"""The search for a value stops below this loss; the public codes always take all their steps."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GraceConfig:
+    """Settings of GRACE.
+
+    The paper's radius of 1 is a length in the layer's input, which means nothing on another model: by default it is
+    taken relative to the norm of the edited key.
+
+    Raises:
+        ValueError: if a value is out of its range.
+    """
+
+    layer: int = field(default=3, metadata={"help": "Layer whose MLP gets the codebook, counted from 0.", "min": 0})
+    radius: float = field(
+        default=0.5, metadata={"help": "Of a new entry: how far its scope reaches.", "min": 0.0, "max": 1e6}
+    )
+    radius_unit: Literal["key norm", "absolute"] = field(
+        default="key norm",
+        metadata={
+            "help": "What the radius is measured in: the norm of the new key, or the layer's own units (the paper).",
+            "choices": ("key norm", "absolute"),
+        },
+    )
+    where: Where = field(
+        default="last",
+        metadata={
+            "help": "Where the value is written: at the prompt's last token, at the tokens before it, or at both.",
+            "choices": ("last", "prompt", "all"),
+        },
+    )
+    start: Literal["warm", "cold"] = field(
+        default="warm",
+        metadata={
+            "help": "Where the search for a value starts: what the layer writes now, or numbers drawn from [0, 1].",
+            "choices": ("warm", "cold"),
+        },
+    )
+    steps: int = field(default=100, metadata={"help": "Most steps of the search for a value.", "min": 1, "max": 1000})
+    learning_rate: float = field(default=1.0, metadata={"help": "Of Adam, in the search.", "min": 1e-6, "max": 100.0})
+    seed: int = field(default=0, metadata={"help": "Seed of a cold start.", "min": 0, "max": 2**31 - 1})
+
+    def __post_init__(self) -> None:
+        check_config(self)
+
+
+@dataclass(frozen=True, eq=False)
+class Place:
+    """Where an entry is made: the layer in the unedited-there model, and the row that asks."""
+
+    row: Asked
+    key: torch.Tensor
+    """[d_mlp], input of the down projection at the prompt's last token."""
+    written: torch.Tensor
+    """[pos, d_model], what the layer gives now."""
+
+
+class GraceMethod:
+    """`METHODS["grace"]`."""
+
+    name = "grace"
+    title = "GRACE"
+    family = "memory"
+    config_type = GraceConfig
+    batch = True
+    needs = frozenset[str]()
+
+    def compute(
+        self,
+        model: LanguageModel,
+        requests: Sequence[EditRequest],
+        config: GraceConfig,
+        *,
+        active: Sequence[Edit] = (),
+        progress: Progress | None = None,
+        cancelled: Cancelled | None = None,
+    ) -> Edit:
+        """One entry a request, in turn; the model is left bit for bit as it was.
+
+        Args:
+            progress: called with (requests done, requests in all).
+
+        Raises:
+            ValueError: if the layer is out of range, a prompt does not fit, or requests contradict each other.
+            EditCancelled: when `cancelled` said so.
+        """
+        check_layer(model, config.layer)
+        check_batch(requests)
+        began = perf_counter()
+        rows = new_answers(model, requests)
+        before = probabilities(model, rows)
+        path = model.architecture.key_path(config.layer)
+        earlier = [op for edit in active for op in edit.ops if isinstance(op, CodebookOp) and op.module == path]
+        entries: list[CodebookOp] = []
+        losses: list[LossStep] = []
+        for index, row in enumerate(rows):
+            place = _place(model, config.layer, row)
+            reach = config.radius * (float(place.key.norm()) if config.radius_unit == "key norm" else 1.0)
+            label = row.ids[row.n_prompt :]
+            start = _start(place, [*earlier, *entries], label, reach, config)
+            value = _search(model, config, place, start, losses, cancelled)
+            entries.append(CodebookOp(path, place.key[None], value[None], (label,), reach, config.where))
+            if progress is not None:
+                progress(index + 1, len(rows))
+        edit = Edit(
+            self.name,
+            tuple(requests),
+            config,
+            tuple(entries),
+            model.revision,
+            losses=tuple(losses) if len(rows) == 1 else (),
+            seconds={"value": perf_counter() - began},
+        )
+        after = probabilities(apply_edits(model, [edit]), rows)
+        own = _diagnostics(fold([*earlier, *entries]), [*earlier, *entries])
+        return replace(edit, diagnostics=(*own, *answer_diagnostics(edit, before, after)))
+
+
+def _place(model: LanguageModel, layer: int, row: Asked) -> Place:
+    found = run(model, padded(model, [row]), captures=[("mlp_key", layer), ("mlp_out", layer)]).captured
+    return Place(row, found["mlp_key", layer][0, row.n_prompt - 1].float(), found["mlp_out", layer][0].float())
+
+
+def _start(
+    place: Place, ops: Sequence[CodebookOp], label: tuple[int, ...], reach: float, config: GraceConfig
+) -> torch.Tensor:
+    """Where the search begins, [d_model]: at the value of the entry that this one will join, else warm or cold."""
+    if ops:
+        book = fold(ops)
+        distance, nearest = distances(place.key[None], book.keys)[0].min(dim=0)
+        if book.labels[int(nearest)] == label and float(distance) <= float(book.radii[nearest]) + reach:
+            return book.values[int(nearest)].clone()
+    if config.start == "cold":
+        generator = torch.Generator().manual_seed(config.seed)
+        return torch.rand(place.written.shape[-1], generator=generator).to(place.written)
+    return place.written[place.row.n_prompt - 1].clone()
+
+
+def _search(
+    model: LanguageModel,
+    config: GraceConfig,
+    place: Place,
+    start: torch.Tensor,
+    losses: list[LossStep],
+    cancelled: Cancelled | None,
+) -> torch.Tensor:
+    """v: Adam on the mean negative log probability of the answer, [d_model]."""
+    row = place.row
+    positions = torch.arange(len(row.ids), device=model.device)
+    chosen = {
+        "last": positions == row.n_prompt - 1,
+        "prompt": positions < row.n_prompt - 1,
+        "all": positions < row.n_prompt,
+    }
+    mask = chosen[config.where][:, None]
+    value = start.to(model.device).requires_grad_(True)
+    optimiser = torch.optim.Adam([value], lr=config.learning_rate)
+    targets, ids = Targets([row], model.device), padded(model, [row])
+
+    def put(written: torch.Tensor) -> torch.Tensor:
+        return torch.where(mask, value.to(written.dtype), written)
+
+    best, lowest = value.detach().clone(), float("inf")
+    for _ in range(config.steps):
+        if cancelled is not None and cancelled():
+            raise EditCancelled
+        with torch.enable_grad():
+            logits = run(model, ids, patches={("mlp_out", config.layer): put}, grad=True).logits
+            loss = targets.nll(logits)[0]
+        losses.append(LossStep(float(loss.detach()), 0.0, 0.0))
+        if losses[-1].total < lowest:  # steps of 1.0 overshoot: keep the best value seen
+            best, lowest = value.detach().clone(), losses[-1].total
+        if lowest < STOP_LOSS:
+            break
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    return best.float().cpu()
+
+
+def _diagnostics(book: Codebook, ops: Sequence[CodebookOp]) -> list[Diagnostic]:
+    n_asked = sum(len(op.labels) for op in ops)
+    norms = book.keys.double().norm(dim=1)
+    help_text = (
+        "Entries of this layer's codebook, those of earlier edits included; edits with one answer may share one."
+    )
+    return [
+        Diagnostic("codebook", float(len(book.labels)), f"entries of {n_asked} facts", help_text),
+        Diagnostic("radius", float(book.radii[-1]), "|k - k'|", "Of the newest entry, after its neighbours' share."),
+        Diagnostic("key norm", float(norms[-1]), "|k|", "Input of the down projection at the prompt's last token."),
+    ]

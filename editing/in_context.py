@@ -1,0 +1,195 @@
+"""IKE and ICE: edits that only put words before the prompt.  No weight changes.
+
+Zheng et al. 2023, section 3 (IKE, arXiv:2305.12740): 32 demonstrations, a copy demonstration of the edit itself, the
+statement of the new fact.  ICE, the baseline of Cohen et al. 2023, section 5 (arXiv:2307.12976): the statement alone.
+
+    demonstrations (nearest last)   copy of the edit          statement               the reader's prompt
+    "New Fact: p' o' / Prompt: ..." "New Fact: p o / ... o"   "New Fact: p o / Prompt:"
+
+A small model has room for few demonstrations: as many are kept as leave `reserve` tokens for the prompt and its answer,
+in the paper's ratio of kinds, and the edit says how many that are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from time import perf_counter
+from typing import Any
+
+from editing.answers import new_answers, probabilities
+from editing.configs import check_config
+from editing.demonstrations import (
+    OPENINGS,
+    Similarity,
+    Wording,
+    demonstrate,
+    kinds,
+    nearest,
+    question,
+    statement,
+)
+from editing.diagnosis import answer_diagnostics
+from editing.edit import Cancelled, Diagnostic, Edit, EditCancelled, Progress
+from editing.ops import PromptOp
+from editing.requests import single
+from editing.view import apply_edits
+from facts import EditRequest
+from facts.atlas import load_atlas
+from models import LanguageModel
+
+
+@dataclass(frozen=True, kw_only=True)
+class IceConfig:
+    """Settings of ICE.
+
+    The wording differs from the paper's, which was made for models that have read much text with labels and line
+    breaks: plain sentences are what a small model knows.
+
+    Raises:
+        ValueError: if a value is out of its range.
+    """
+
+    wording: Wording = field(
+        default="sentence",
+        metadata={
+            "help": "How facts are stated: in plain sentences, or under the labels of the paper.",
+            "choices": ("sentence", "paper"),
+        },
+    )
+    reserve: int = field(
+        default=48,
+        metadata={"help": "Tokens of the context kept free for the prompt and its answer.", "min": 1, "max": 10**6},
+    )
+
+    def __post_init__(self) -> None:
+        check_config(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class IkeConfig(IceConfig):
+    """Settings of IKE; the number of demonstrations and their kinds are the paper's.
+
+    Raises:
+        ValueError: if a value is out of its range.
+    """
+
+    demonstrations: int = field(
+        default=32, metadata={"help": "Demonstrations, of which an eighth copy and half retain.", "min": 0, "max": 1000}
+    )
+    similarity: Similarity = field(
+        default="embedding",
+        metadata={
+            "help": "What makes a fact near: the model's own embeddings, or words in common.",
+            "choices": ("embedding", "words"),
+        },
+    )
+    seed: int = field(
+        default=0, metadata={"help": "Seed of the made-up answers and the order of kinds.", "min": 0, "max": 2**31 - 1}
+    )
+
+
+class IceMethod:
+    """`METHODS["ice"]`."""
+
+    name = "ice"
+    title = "ICE"
+    family = "in-context"
+    config_type: type[Any] = IceConfig
+    batch = False
+    needs = frozenset({"subject"})
+
+    def compute(
+        self,
+        model: LanguageModel,
+        requests: Sequence[EditRequest],
+        config: Any,
+        *,
+        active: Sequence[Edit] = (),
+        progress: Progress | None = None,
+        cancelled: Cancelled | None = None,
+    ) -> Edit:
+        """The words to put before every prompt; the model is left bit for bit as it was.
+
+        Raises:
+            ValueError: if there is not one request, or the statement leaves no room for prompt and answer.
+            EditCancelled: when `cancelled` said so.
+        """
+        request, began = single(requests, self.title), perf_counter()
+        rows = new_answers(model, requests)
+        if len(rows[0].ids) > config.reserve:
+            raise ValueError(
+                f"prompt and answer are {len(rows[0].ids)} tokens long, but only {config.reserve} are kept free for "
+                "them; raise reserve"
+            )
+        op = self.prefix(model, request, config)
+        seconds = {"solve": perf_counter() - began}
+        edit = Edit(self.name, (request,), config, (op,), model.revision, seconds=seconds)
+        if cancelled is not None and cancelled():
+            raise EditCancelled
+        view = apply_edits(model, [edit])
+        if progress is not None:
+            progress(1, 1)
+        answered = answer_diagnostics(edit, probabilities(model, rows), probabilities(view, rows))
+        return replace(edit, diagnostics=(*self.diagnostics(config, op), *answered))
+
+    def prefix(self, model: LanguageModel, request: EditRequest, config: Any) -> PromptOp:
+        """The statement alone."""
+        stated = _ids(model, statement(request.fact, request.target_new, config.wording))
+        return PromptOp((), stated, _ids(model, OPENINGS[config.wording]), config.reserve)
+
+    def diagnostics(self, config: Any, op: PromptOp) -> list[Diagnostic]:
+        """How long the prefix is."""
+        n_tokens = sum(map(len, op.demonstrations)) + len(op.fact) + len(op.opening)
+        return [Diagnostic("prefix", float(n_tokens), "tokens", "Put before every prompt.")]
+
+
+class IkeMethod(IceMethod):
+    """`METHODS["ike"]`."""
+
+    name = "ike"
+    title = "IKE"
+    config_type: type[Any] = IkeConfig
+    needs = frozenset({"subject", "demonstrations"})
+
+    def prefix(self, model: LanguageModel, request: EditRequest, config: IkeConfig) -> PromptOp:
+        """As many demonstrations as fit, then the edit's own copy and its statement."""
+        fact, new, wording = request.fact, request.target_new, config.wording
+        stated = statement(fact, new, wording)
+        own = _ids(model, stated + question(fact.prompt, new, wording) + stated)
+        opening = _ids(model, OPENINGS[wording])
+        room = model.max_positions - config.reserve - len(own) - len(opening)
+        return PromptOp(self._demonstrations(model, request, config, room), own, opening, config.reserve)
+
+    def _demonstrations(
+        self, model: LanguageModel, request: EditRequest, config: IkeConfig, room: int
+    ) -> tuple[tuple[int, ...], ...]:
+        """Token ids of the most demonstrations that fit `room` tokens, the nearest one last."""
+        atlas = load_atlas()
+        facts = nearest(model, atlas, request.fact, config.demonstrations, config.similarity)
+        for n in range(len(facts), 0, -1):
+            shown = [
+                demonstrate(atlas, fact, kind, config.seed)
+                for fact, kind in zip(facts[:n], kinds(n, config.seed), strict=True)
+            ]
+            texts = (
+                statement(one.stated, one.stated.target_true, config.wording)
+                + question(one.prompt, one.answer, config.wording)
+                for one in reversed(shown)
+            )
+            found = tuple(_ids(model, text) for text in texts)
+            if sum(map(len, found)) <= room:
+                return found
+        return ()
+
+    def diagnostics(self, config: IkeConfig, op: PromptOp) -> list[Diagnostic]:
+        """The prefix, and how many demonstrations there was room for."""
+        n, warning = len(op.demonstrations), ""
+        if n < config.demonstrations:
+            warning = f"only {n} of {config.demonstrations} demonstrations fit the model's context; lower reserve"
+        help_text = "Facts that show how a stated fact is used."
+        return [*super().diagnostics(config, op), Diagnostic("demonstrations", float(n), "", help_text, warning)]
+
+
+def _ids(model: LanguageModel, text: str) -> tuple[int, ...]:
+    return tuple(model.tokenize(text, special_tokens=False)) if text else ()

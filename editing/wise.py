@@ -1,0 +1,301 @@
+"""WISE: edits live in a side copy of one MLP weight, which only the rows that need it take.
+
+Wang et al. 2024, section 3 (arXiv:2405.14768).  W' starts as the layer's weight W; for every request, on the prompt and
+answer behind several contexts, all tokens through the side weight,
+
+    L = -log P[answer] + max(0, D_out - alpha) + max(0, beta - D_in) + max(0, gamma - (D_in - D_out)),
+    D(x) = mean over the prompt's tokens of |(W' - W) x|,   D_in of the edited prompt, D_out of irrelevant ones,
+
+by SGD on the entries of a random mask of W' (`mask_ratio` of them), none of which may leave W by more than
+`norm_bound`.  The answer is later taken from W' where D exceeds `act_ratio` x the smallest D_in of the shard's edits
+(`editing.side`).  After `save_every` edits a new shard begins, with a mask of its own; shards are merged, or asked for
+the most active.
+
+Where it differs from the public code: D is the paper's, not the distance of activated outputs; the switch is thrown for
+each row and by its prompt alone; there is no weight decay, which in the public code also shrinks what is masked.  An
+edit is stored as what it added to W', so that it can be taken out again; edits made after it keep what they learnt.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from time import perf_counter
+from typing import Any, Literal
+
+import torch
+
+from editing.answers import Asked, Targets, ask, new_answers, padded, probabilities
+from editing.configs import check_config
+from editing.contexts import BARE, make_contexts
+from editing.diagnosis import answer_diagnostics
+from editing.edit import Cancelled, Diagnostic, Edit, EditCancelled, LossStep, Progress
+from editing.ops import SideOp
+from editing.requests import check_layer, single
+from editing.view import apply_edits
+from facts import EditRequest, Fact
+from facts.atlas import load_atlas
+from models import LanguageModel, as_out_in, run
+
+SETTLED = 1e-4
+"""The search ends when the loss is low and changes by less than this, as in the public code."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WiseConfig:
+    """Settings of WISE.
+
+    The paper's margins of 5, 20 and 10 are lengths in the layer's output, which mean nothing on another model: by
+    default they are taken in units of the layer's own output there, in the same proportion.
+
+    Raises:
+        ValueError: if a value is out of its range.
+    """
+
+    layer: int = field(default=3, metadata={"help": "Layer whose MLP gets the side weight, counted from 0.", "min": 0})
+    steps: int = field(default=70, metadata={"help": "Most steps of the search.", "min": 1, "max": 1000})
+    learning_rate: float = field(default=1.0, metadata={"help": "Of SGD.", "min": 1e-6, "max": 1000.0})
+    mask_ratio: float = field(
+        default=0.2, metadata={"help": "Share of the side weight's entries a shard may change.", "min": 0.0, "max": 1.0}
+    )
+    norm_bound: float = field(
+        default=1.0, metadata={"help": "Farthest any entry may move from the weight.", "min": 0.0, "max": 1e6}
+    )
+    alpha: float = field(
+        default=0.25, metadata={"help": "Irrelevant prompts should be less active than this.", "min": 0.0, "max": 1e6}
+    )
+    beta: float = field(
+        default=1.0, metadata={"help": "The edited prompt should be more active than this.", "min": 0.0, "max": 1e6}
+    )
+    gamma: float = field(default=0.5, metadata={"help": "How far the two should lie apart.", "min": 0.0, "max": 1e6})
+    margin_unit: Literal["output", "absolute"] = field(
+        default="output",
+        metadata={
+            "help": "What the three margins are measured in: the mean norm of the layer's output, or absolute.",
+            "choices": ("output", "absolute"),
+        },
+    )
+    act_ratio: float = field(
+        default=0.88,
+        metadata={"help": "Share of the edits' smallest activation above which a row is sent aside.", "min": 0.0},
+    )
+    stop_loss: float = field(default=0.02, metadata={"help": "The search stops below this loss.", "min": 0.0})
+    irrelevant: int = field(
+        default=4, metadata={"help": "Prompts of the atlas that should not be sent aside.", "min": 1, "max": 100}
+    )
+    prefixes: int = field(default=10, metadata={"help": "Generated texts put before the prompt.", "min": 0, "max": 50})
+    save_every: int = field(
+        default=500, metadata={"help": "Edits after which a new shard begins.", "min": 1, "max": 10**6}
+    )
+    shards: Literal["merge", "retrieve"] = field(
+        default="merge",
+        metadata={"help": "Merge the shards into one, or ask the most active.", "choices": ("merge", "retrieve")},
+    )
+    density: float = field(
+        default=0.53,
+        metadata={"help": "Share of a shard's change that is kept in a merge.", "min": 0.01, "max": 1.0},
+    )
+    seed: int = field(
+        default=0, metadata={"help": "Seed of masks, prefixes and irrelevant prompts.", "min": 0, "max": 2**31 - 1}
+    )
+
+    def __post_init__(self) -> None:
+        check_config(self)
+
+
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """A layer's input on some rows; later layers do not reach it, so it is read once."""
+
+    rows: tuple[Asked, ...]
+    states: torch.Tensor
+    """[batch, pos, d_mlp]"""
+
+    def prompt_mask(self) -> torch.Tensor:
+        """[batch, pos], true at the prompts' tokens."""
+        ends = torch.tensor([row.n_prompt for row in self.rows], device=self.states.device)
+        return torch.arange(self.states.shape[1], device=self.states.device)[None] < ends[:, None]
+
+    def activations(self, change: torch.Tensor) -> torch.Tensor:
+        """D of each row: [d_model, d_mlp] -> [batch]."""
+        mask = self.prompt_mask()
+        length = (self.states @ change.T).square().sum(-1)
+        # the root has no slope at 0, which is where a fresh side weight is
+        return ((length + 1e-12).sqrt() * mask).sum(1) / mask.sum(1)
+
+
+def margins(d_in: torch.Tensor, d_out: torch.Tensor, alpha: float, beta: float, gamma: float) -> torch.Tensor:
+    """The three hinges of the loss: [in], [out] -> scalar; every edited row is held apart from every irrelevant one."""
+    apart = (gamma - (d_in[:, None] - d_out[None])).clamp_min(0).mean()
+    return (d_out - alpha).clamp_min(0).mean() + (beta - d_in).clamp_min(0).mean() + apart
+
+
+class WiseMethod:
+    """`METHODS["wise"]`."""
+
+    name = "wise"
+    title = "WISE"
+    family = "memory"
+    config_type: type[Any] = WiseConfig
+    batch = False
+    needs = frozenset({"demonstrations"})
+
+    def compute(
+        self,
+        model: LanguageModel,
+        requests: Sequence[EditRequest],
+        config: Any,
+        *,
+        active: Sequence[Edit] = (),
+        progress: Progress | None = None,
+        cancelled: Cancelled | None = None,
+    ) -> Edit:
+        """What the request adds to the side weight; the model is left bit for bit as it was.
+
+        Raises:
+            ValueError: if there is not one request, the layer is out of range, or the prompt does not fit.
+            EditCancelled: when `cancelled` said so.
+        """
+        check_layer(model, config.layer)
+        request, began = single(requests, self.title), perf_counter()
+        name = model.architecture.key_weight_name(config.layer)
+        weight = as_out_in(model.key_module(config.layer), model.weight(name))
+        earlier = [op for edit in active for op in edit.ops if isinstance(op, SideOp) and op.name == name]
+        shard = len(earlier) // config.save_every
+        index = mask_of(weight, config, shard)
+        asked, others = _rows(model, request, config)
+        inside, outside = _inputs(model, config.layer, asked), _inputs(model, config.layer, others)
+        start = torch.zeros(weight.numel(), device=weight.device)
+        for op in (op for op in earlier if op.shard == shard):
+            start.index_add_(0, op.index.to(start.device), op.change.to(start))
+        change, losses = _search(model, config, inside, outside, start, index, progress, cancelled)
+        total = start.index_add(0, index, change).reshape(weight.shape)
+        active_in, active_out = inside.activations(total), outside.activations(total)
+        moved = change != 0
+        op = SideOp(
+            name,
+            (weight.shape[0], weight.shape[1]),
+            index[moved].cpu(),
+            change[moved].cpu(),
+            shard,
+            float(active_in[0]),
+            config.act_ratio,
+            config.density if config.shards == "merge" else 0.0,
+        )
+        edit = Edit(self.name, (request,), config, (op,), model.revision, losses=losses)
+        bare = asked[:1]
+        after = probabilities(apply_edits(model, [edit]), bare)
+        own = _diagnostics(op, float(active_out.max()))
+        found = (*own, *answer_diagnostics(edit, probabilities(model, bare), after))
+        return replace(edit, diagnostics=found, seconds={"training": perf_counter() - began})
+
+
+def mask_of(weight: torch.Tensor, config: WiseConfig, shard: int) -> torch.Tensor:
+    """[n] int64, the entries of the flattened weight [d_out, d_in] that a shard may change: Bernoulli(mask_ratio)."""
+    generator = torch.Generator().manual_seed(config.seed * 1_000_003 + shard)
+    chosen = torch.rand(weight.numel(), generator=generator) < config.mask_ratio
+    return chosen.nonzero()[:, 0].to(weight.device)
+
+
+def _rows(model: LanguageModel, request: EditRequest, config: WiseConfig) -> tuple[list[Asked], list[Asked]]:
+    """The edited prompt in its contexts, the bare one first; and irrelevant prompts of other subjects and relations."""
+    asked = new_answers(model, [request])
+    answer = len(asked[0].ids) - asked[0].n_prompt
+    for context in make_contexts(model, config.prefixes, config.seed):
+        prompt = context.replace(BARE, request.fact.prompt)
+        if context != BARE and len(model.tokenize(prompt)) + answer <= model.max_positions:
+            asked.append(ask(model, prompt, request.target_new))
+    return asked, [ask(model, fact.prompt, fact.target_true) for fact in _irrelevant(model, request, config)]
+
+
+def _irrelevant(model: LanguageModel, request: EditRequest, config: WiseConfig) -> list[Fact]:
+    atlas = load_atlas()
+    others = [
+        row for row in atlas.facts if row.subject != request.fact.subject and row.relation != request.fact.relation
+    ]
+    drawn = random.Random(f"{config.seed}|{request.fact.prompt}").sample(others, len(others))
+    facts = (atlas.as_fact(row) for row in drawn)
+    found = []
+    for fact in facts:
+        if len(model.tokenize(f"{fact.prompt} {fact.target_true}")) <= model.max_positions:
+            found.append(fact)
+        if len(found) == config.irrelevant:
+            break
+    return found
+
+
+def _inputs(model: LanguageModel, layer: int, rows: Sequence[Asked]) -> Inputs:
+    found = run(model, padded(model, rows), captures=[("mlp_key", layer)]).captured["mlp_key", layer]
+    return Inputs(tuple(rows), found.float())
+
+
+def _search(
+    model: LanguageModel,
+    config: WiseConfig,
+    inside: Inputs,
+    outside: Inputs,
+    start: torch.Tensor,
+    index: torch.Tensor,
+    progress: Progress | None,
+    cancelled: Cancelled | None,
+) -> tuple[torch.Tensor, tuple[LossStep, ...]]:
+    """What is added at `index` [n] to the side weight, whose change so far is `start` [d_out * d_in]."""
+    module = model.key_module(config.layer)
+    weight = as_out_in(module, model.weight(model.architecture.key_weight_name(config.layer)))
+    own = torch.nn.functional.linear(inside.states.to(weight.dtype), weight, getattr(module, "bias", None)).float()
+    unit = float(own[inside.prompt_mask()].norm(dim=-1).mean()) if config.margin_unit == "output" else 1.0
+    alpha, beta, gamma = (unit * margin for margin in (config.alpha, config.beta, config.gamma))
+    first = start[index]
+    side = first.clone().requires_grad_(True)  # only what the mask lets through exists: the rest cannot drift
+    optimiser = torch.optim.SGD([side], lr=config.learning_rate)
+    targets, ids = Targets(inside.rows, model.device), padded(model, inside.rows)
+    losses: list[LossStep] = []
+    for step in range(config.steps):
+        if cancelled is not None and cancelled():
+            raise EditCancelled
+        with torch.enable_grad():
+            change = start.index_put((index,), side).reshape(weight.shape)
+            written = own + inside.states @ change.T
+            logits = _through(model, config.layer, ids, written)
+            nll = targets.nll(logits).mean()
+            hinges = margins(inside.activations(change), outside.activations(change), alpha, beta, gamma)
+        losses.append(LossStep(float(nll.detach()), 0.0, float(hinges.detach())))
+        if progress is not None:
+            progress(step + 1, config.steps)
+        if _settled(losses, config.stop_loss):
+            break
+        optimiser.zero_grad()
+        (nll + hinges).backward()
+        optimiser.step()
+        with torch.no_grad():
+            side.clamp_(-config.norm_bound, config.norm_bound)
+    return side.detach() - first, tuple(losses)
+
+
+def _through(model: LanguageModel, layer: int, ids: torch.Tensor, written: torch.Tensor) -> torch.Tensor:
+    """Logits [batch, pos, d_vocab] where the layer writes `written` [batch, pos, d_model]."""
+    return run(model, ids, patches={("mlp_out", layer): lambda _: written}, grad=True).logits
+
+
+def _settled(losses: Sequence[LossStep], stop_loss: float) -> bool:
+    if len(losses) < 2 or losses[-1].total > stop_loss:
+        return False
+    return abs(losses[-1].total - losses[-2].total) <= SETTLED
+
+
+def _diagnostics(op: SideOp, highest_out: float) -> list[Diagnostic]:
+    threshold = op.activation * op.ratio
+    warning = ""
+    if highest_out > threshold:
+        warning = (
+            f"an irrelevant prompt is as active as the edited one ({highest_out:.3g} against a threshold of "
+            f"{threshold:.3g}) and would be sent to the side weight; take more steps or more irrelevant prompts"
+        )
+    share = len(op.index) / (op.shape[0] * op.shape[1])
+    return [
+        Diagnostic("activation", op.activation, "|(W' - W) x|", "Of the edited prompt, mean over its tokens."),
+        Diagnostic("activation elsewhere", highest_out, "|(W' - W) x|", "Highest of the irrelevant prompts.", warning),
+        Diagnostic("side entries", share, "of the weight", "Entries of the side weight this edit changed."),
+        Diagnostic("shard", float(op.shard), "", "Which side weight it lives in."),
+    ]
