@@ -48,9 +48,9 @@ class GraceConfig:
         ValueError: if a value is out of its range.
     """
 
-    layer: int = field(default=3, metadata={"help": "Layer whose MLP gets the codebook, counted from 0.", "min": 0})
+    layer: int = field(default=9, metadata={"help": "Layer whose MLP gets the codebook, counted from 0.", "min": 0})
     radius: float = field(
-        default=0.5, metadata={"help": "Of a new entry: how far its scope reaches.", "min": 0.0, "max": 1e6}
+        default=0.4, metadata={"help": "Of a new entry: how far its scope reaches.", "min": 0.0, "max": 1e6}
     )
     radius_unit: Literal["key norm", "absolute"] = field(
         default="key norm",

@@ -53,7 +53,7 @@ class WiseConfig:
         ValueError: if a value is out of its range.
     """
 
-    layer: int = field(default=3, metadata={"help": "Layer whose MLP gets the side weight, counted from 0.", "min": 0})
+    layer: int = field(default=9, metadata={"help": "Layer whose MLP gets the side weight, counted from 0.", "min": 0})
     steps: int = field(default=70, metadata={"help": "Most steps of the search.", "min": 1, "max": 1000})
     learning_rate: float = field(default=1.0, metadata={"help": "Of SGD.", "min": 1e-6, "max": 1000.0})
     mask_ratio: float = field(
