@@ -8,25 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any
 
 import nnsight
 import torch
 from torch import Tensor
 
+from models.hooks import sequence_length
 from models.language_model import LanguageModel
+from models.sites import INPUTS, Key, Site, Visit, in_execution_order, site_path
 
-Site = Literal["embed", "attn_heads", "attn_out", "mlp_key", "mlp_out", "resid_post"]
-"""In the order a block computes them.
+__all__ = ["Patch", "Run", "Site", "run", "run_batched", "run_traced"]
 
-embed: output of the token embedding, before positions, layer 0.  attn_heads: input of the attention's output
-projection, every head's part after the other.  attn_out, mlp_out: what attention and MLP write to the residual stream.
-mlp_key: input of the MLP's down projection.  resid_post: the block's output.
-"""
 Patch = Callable[[Tensor], Tensor]
-_ORDER = {site: rank for rank, site in enumerate(get_args(Site))}
-_INPUTS: frozenset[Site] = frozenset({"attn_heads", "mlp_key"})
-"""Sites that are what a module reads, not what it returns."""
+"""From an activation [batch, pos, d] to its replacement."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +30,7 @@ class Run:
 
     logits: Tensor
     """[batch, pos, d_vocab], float32; pos is 1 when only the last position was asked for."""
-    captured: dict[tuple[Site, int], Tensor]
+    captured: dict[Key, Tensor]
     """(site, layer) -> [batch, pos, d_model], [batch, pos, d_mlp] for mlp_key; copies, taken after patching."""
 
 
@@ -45,8 +40,8 @@ def run(
     *,
     attention_mask: Tensor | None = None,
     position_ids: Tensor | None = None,
-    captures: Collection[tuple[Site, int]] = (),
-    patches: Mapping[tuple[Site, int], Patch] | None = None,
+    captures: Collection[Key] = (),
+    patches: Mapping[Key, Patch] | None = None,
     grad: bool = False,
     last_only: bool = False,
 ) -> Run:
@@ -69,7 +64,7 @@ def run(
     """
     ids = model.checked_ids(input_ids)
     wanted = patches or {}
-    order = _in_execution_order(model, [*captures, *wanted])
+    keys = in_execution_order(model, [*captures, *wanted])
     inputs: dict[str, Any] = {"input_ids": ids, "use_cache": False}
     if attention_mask is not None:
         inputs["attention_mask"] = attention_mask.to(model.device)
@@ -77,8 +72,12 @@ def run(
         inputs["position_ids"] = position_ids.to(model.device)
     if last_only:
         inputs["logits_to_keep"] = 1
+    captured: dict[Key, Tensor] = {}
+    kept = frozenset(captures)
+    visits = {key: _visitor(key, wanted.get(key), captured if key in kept else None) for key in keys}
     with model.lock, torch.set_grad_enabled(grad):
-        return _traced(model, inputs, order, frozenset(captures), wanted)
+        logits = run_traced(model, inputs, visits)
+    return Run(logits.float(), captured)
 
 
 def run_batched(
@@ -86,7 +85,7 @@ def run_batched(
     input_ids: Tensor,
     *,
     batch_size: int,
-    captures: Collection[tuple[Site, int]] = (),
+    captures: Collection[Key] = (),
     last_only: bool = False,
 ) -> Run:
     """`run` on slices of the batch, joined again; the lock is let go between slices so that others get a turn.
@@ -107,78 +106,54 @@ def run_batched(
     )
 
 
-def _traced(
-    model: LanguageModel,
-    inputs: dict[str, Any],
-    order: list[tuple[Site, int]],
-    captures: frozenset[tuple[Site, int]],
-    patches: Mapping[tuple[Site, int], Patch],
-) -> Run:
-    """The forward itself.  Small, because nnsight keeps a traced function's variables alive until it returns."""
-    captured: dict[tuple[Site, int], Tensor] = {}
-    pos = inputs["input_ids"].shape[1]
-    wrapped = model.wrapped
+def run_traced(model: LanguageModel, inputs: Mapping[str, Any], visits: Mapping[Key, Visit]) -> Tensor:
+    """`models.hooks.run_hooked`, by nnsight: the same visits, the same logits [row, pos, d_vocab].
+
+    Small, because nnsight keeps a traced function's variables alive until it returns.
+
+    Raises:
+        ValueError: if a site or layer does not exist.
+    """
+    order, length, wrapped = in_execution_order(model, list(visits)), sequence_length(inputs), model.wrapped
     with wrapped.trace(**inputs):
         for key in order:
-            value = _visit(wrapped, model, key, pos, patches.get(key))
-            if key in captures:
-                captured[key] = value.clone()
+            _visit(wrapped.get(site_path(model.architecture, key)), key[0] in INPUTS, visits[key], length)
         logits = nnsight.save(wrapped.output.logits)
-    return Run(logits.float(), captured)
+    found: Tensor = logits
+    return found
 
 
-def _visit(wrapped: Any, model: LanguageModel, key: tuple[Site, int], pos: int, patch: Patch | None) -> Tensor:
-    """Wait for one activation, patch it, and give it as [batch, pos, d]."""
-    site, layer = key
-    module = wrapped.get(_path(model, site, layer))
-    held = module.input if site in _INPUTS else module.output
+def _visit(module: Any, reads: bool, visit: Visit, length: int) -> None:
+    """Wait for one activation, show it as [row, pos, d], and put its replacement in place."""
+    held = module.input if reads else module.output
     value: Tensor = held[0] if isinstance(held, tuple) else held
-    flat = value.ndim == 2  # OPT folds [batch, pos] into one axis around its MLP
-    shaped = value.reshape(-1, pos, value.shape[-1]) if flat else value
-    if patch is None:
-        return shaped
-    shaped = _patched(patch, shaped, key)
-    new = shaped.reshape(-1, shaped.shape[-1]) if flat else shaped
-    if site in _INPUTS:
+    flat = value.ndim == 2  # OPT folds [row, pos] into one axis around its MLP
+    new = visit(value.reshape(-1, length, value.shape[-1]) if flat else value)
+    if new is None:
+        return
+    new = new.reshape(-1, new.shape[-1]) if flat else new
+    if reads:
         module.input = new
     else:
         module.output = (new, *held[1:]) if isinstance(held, tuple) else new
-    return shaped
 
 
-def _patched(patch: Patch, value: Tensor, key: tuple[Site, int]) -> Tensor:
+def _visitor(key: Key, patch: Patch | None, captured: dict[Key, Tensor] | None) -> Visit:
+    """Patch a copy, check the shape, keep a copy of what came out."""
+
+    def visit(value: Tensor) -> Tensor | None:
+        new = None if patch is None else _patched(patch, value, key)
+        if captured is not None:
+            captured[key] = (value if new is None else new).clone()
+        return new
+
+    return visit
+
+
+def _patched(patch: Patch, value: Tensor, key: Key) -> Tensor:
     """The replacement a patch gives, checked: only resid_post may change the number of rows."""
     new = patch(value.clone())
     free = 1 if key[0] == "resid_post" else 0
     if new.ndim != 3 or new.shape[free:] != value.shape[free:]:
         raise ValueError(f"the patch at {key} returned shape {list(new.shape)}; expected {list(value.shape)}")
     return new.to(value.dtype)
-
-
-def _path(model: LanguageModel, site: Site, layer: int) -> str:
-    names = model.architecture
-    if site == "embed":
-        return names.embedding
-    if site == "attn_heads":
-        return names.heads_path(layer)
-    if site == "attn_out":
-        return names.attn_path(layer)
-    if site == "mlp_out":
-        return names.mlp_path(layer)
-    if site == "mlp_key":
-        return names.key_path(layer)
-    return names.block(layer)
-
-
-def _in_execution_order(model: LanguageModel, keys: Collection[tuple[Site, int]]) -> list[tuple[Site, int]]:
-    """The distinct keys in the order the model computes them, as nnsight asks for.
-
-    Attention runs before the MLP in every supported family, the parallel ones included.
-    """
-    for site, layer in keys:
-        if site not in _ORDER:
-            raise ValueError(f"unknown site {site!r}; choose from {', '.join(_ORDER)}")
-        last = 0 if site == "embed" else model.n_layers - 1
-        if not 0 <= layer <= last:
-            raise ValueError(f"layer {layer} is out of range for {site}; {model.name} has layers 0 to {last} there")
-    return sorted(set(keys), key=lambda key: (key[0] != "embed", key[1], _ORDER[key[0]]))

@@ -1,315 +1,249 @@
-"""The runs behind a trace: capture clean and corrupted states once, then restore many cells in few forward passes.
+"""From a question and its corruption to every cell of the maps: the clean and corrupted runs, then the restored ones.
 
-A cell (layer l, position t) of sample s is one row of computation (`Row`).  It differs from the corrupted run only from
-the block output of its window's first layer on, and there only at position t: a block's own modules act on that
-position alone once attention has read the unchanged input.  So its state there is the corrupted one with position t
-replaced, either by the clean block output or, for a module, by the block output that the corrupted run has when that
-layer's module output is restored everywhere (`module_entries`, one forward for all layers).  Two exact ways to go on:
-
-* **sweep**: one forward starts with a single dummy row; after each layer the rows whose window begins there join the
-  batch with that state.  After the last layer only the positions that predict the answer go on to the output head.
-* **replay**: every row is a whole forward, batched.  For models whose forward ties something (a mask, ALiBi, position
-  ids) to the batch it started with.
-
-`grows_exactly` decides between them: it lets the unrestored corrupted rows join, one per layer, and asks that their
-logits equal the corrupted run's.
+Two ways to run restored runs, both exact: packed sweeps (`tracing.sweep`), in which each layer of the model is called
+once a pass, and replay (`tracing.replay`), whole forwards in batches.  `tracing.probe` chooses.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from models import LanguageModel, run
-from models.interventions import Site
-from tracing.types import TraceConfig, TraceSite
+from models import LanguageModel
+from models.sites import Site
+from tracing.config import TraceConfig
+from tracing.memory import Pass, is_out_of_memory
+from tracing.passes import sweep_logits
+from tracing.plan import Cell, Chunk, chunks, lay_out, packs, split
+from tracing.probe import EngineName
+from tracing.question import QUANTITIES, Question, ask
+from tracing.replay import Replay, Row
+from tracing.runs import Driver, Runs, capture
+from tracing.sweep import Sweep
 
-Patch = Callable[[Tensor], Tensor]
-Patches = dict[tuple[Site, int], Patch]
+__all__ = ["Engine", "Question", "Samples", "ask"]
 
-LOGIT_TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-8}
-HALF_PRECISION_TOLERANCE = 3e-2  # bfloat16 keeps 8 bits: a batch of another size rounds differently
-
-
-@dataclass(frozen=True, eq=False)
-class Question:
-    """A prompt and its answer in tokens."""
-
-    ids: tuple[int, ...]
-    """Prompt and answer, without the answer's last token: nothing has to be predicted from that one."""
-    n_prompt: int
-    answer_ids: tuple[int, ...]
-    subject: range
-    """Token positions of the subject."""
-
-    def log_prob(self, logits: Tensor) -> Tensor:
-        """[row, answer, d_vocab] float32 logits at the answer's positions to [row, answer] log-probabilities."""
-        answer = torch.tensor(self.answer_ids, device=logits.device)
-        return torch.log_softmax(logits.float(), -1).gather(2, answer.expand(logits.shape[0], -1)[..., None])[..., 0]
+Tick = Callable[[int], None]
+"""Called before each pass with the restored runs that it will do; it may raise to stop the trace."""
 
 
 @dataclass(frozen=True, eq=False)
-class Capture:
-    """States of the clean run and of every corrupted run."""
+class Samples:
+    """What is known of some samples of one question."""
 
-    clean: dict[tuple[TraceSite, int], Tensor]
-    """[pos, d_model] by site and layer, what a restoration writes."""
-    entry: dict[tuple[TraceSite, int], Tensor]
-    """[sample, pos, d_model] by site and layer: at each position, the corrupted run's block output of that layer after
-    restoring the site there."""
-    corrupted: dict[int, Tensor]
-    """resid_post, [sample, pos, d_model] by layer."""
-    noise: Tensor
-    """[sample, n_subject, d_model], scaled."""
-    clean_logits: Tensor
-    """[1, answer, d_vocab], float32."""
-    corrupted_logits: Tensor
-    """[sample, answer, d_vocab], float32."""
-
-
-@dataclass(frozen=True, order=True)
-class Row:
-    """One restored cell of one sample.  Ordered by where its window begins, so that chunks hold neighbours."""
-
-    joins: int
-    """First layer of the window: the row equals the corrupted run up to this layer's output."""
-    cell: int
-    """The layer the cell is drawn at."""
-    pos: int
-    sample: int
-    window: range = field(compare=False)
-    """Layers whose output is restored at `pos`."""
+    clean: Tensor
+    """[answer, quantity], readings of the clean run (`tracing.question.QUANTITIES`)."""
+    corrupted: Tensor
+    """[sample, answer, quantity]."""
+    restored: list[Tensor]
+    """For each config, [sample, pos, column, answer, quantity] on the CPU; NaN at positions not asked for."""
 
 
 @dataclass(frozen=True, eq=False)
+class _Task:
+    """One config's restored runs for some samples, and where their readings go."""
+
+    config: TraceConfig
+    base: Runs
+    source: Runs
+    reference: Tensor
+    """[answer, d_vocab], logits of the clean run."""
+    embeddings: Tensor
+    grid: Tensor
+    tick: Tick
+
+
+@dataclass(eq=False)
 class Engine:
     """The runs of one question on one model."""
 
     model: LanguageModel
     question: Question
-    capture: Capture
+    embeddings: Tensor
+    """[sample, n_subject, d_model], what stands at the subject in the corrupted runs."""
+    configs: Sequence[TraceConfig]
+    positions: Sequence[int]
+    """Prompt positions to restore, sorted."""
+    other: int | None
+    """First token of another answer, for the logit difference."""
+    name: EngineName
+    driver: Driver
+    _clean: Runs | None = field(default=None, init=False)
 
-    @cached_property
-    def corrupted(self) -> Tensor:
-        """[sample, answer], log-probabilities of the answer's tokens in the corrupted runs."""
-        return self.question.log_prob(self.capture.corrupted_logits)
+    @property
+    def clean_logits(self) -> Tensor:
+        """[answer, d_vocab], float32; there after the first samples."""
+        assert self._clean is not None
+        return self._clean.logits[0].float()
 
-    def rows(self, config: TraceConfig, positions: Sequence[int]) -> list[Row]:
-        """All rows that need computing, in order of joining; cells known exactly (`known_cell`) are left out."""
-        rows = []
-        for layer in range(self.model.n_layers):
-            window = config.layers_of(layer, self.model.n_layers)
-            for pos in positions:
-                if self.known_cell(config, layer, pos) is None:
-                    rows += [Row(window.start, layer, pos, sample, window) for sample in range(config.samples)]
-        return sorted(rows)
+    def n_runs(self) -> int:
+        """Restored runs of one sample over all configs, those known without running left out."""
+        return sum(len(cells) * len(where) for config in self.configs for cells, where in self._work(config))
 
-    def known_cell(self, config: TraceConfig, layer: int, pos: int) -> Tensor | None:
-        """[sample], the log-probability of a cell that is known without computing it, else None.
+    def run(self, samples: range, tick: Tick) -> Iterator[Samples]:
+        """Some samples, as many at a time as one capture holds.
 
-        Before the subject nothing was corrupted.  At the last layer a position feeds only its own prediction, so
-        restoring one that predicts nothing changes nothing, and restoring the block output at the prompt's last
-        token makes the answer's first token as likely as in the clean run.
+        Raises:
+            TraceMemoryError: naming the pass that did not fit and what would.
         """
-        corrupted = self.corrupted
-        if pos < self.question.subject.start:
-            return corrupted.sum(1)
-        if config.layers_of(layer, self.model.n_layers).start == self.model.n_layers - 1:
-            if pos < self.question.n_prompt - 1:
-                return corrupted.sum(1)
-            if config.site == "resid_post":
-                first = self.question.log_prob(self.capture.clean_logits)[:, 0]
-                return first + corrupted[:, 1:].sum(1)
-        return None
+        length = len(self.question.ids)
+        limit = self._rows(self.configs[0], length, length, self.question.n_answer)
+        for part in split(samples, limit):
+            yield self._samples(part, tick)
 
-    def sweep(self, site: TraceSite, rows: Sequence[Row]) -> Tensor:
-        """[row], log-probability of the answer, by one forward that rows join.  `rows` are in order of joining."""
-        restored, joined = self._restorations(site, rows, joined=True), self._joining(site, rows)
-        # Windows of block outputs may meet new rows at a layer: earlier rows are restored, then the new ones join.
-        meeting = {key: _in_turn(restored[key], joined[key]) for key in restored.keys() & joined.keys()}
-        patches = restored | joined | meeting
-        return self.question.log_prob(self._answer_logits(patches, len(rows))).sum(1)
+    def _samples(self, part: range, tick: Tick) -> Samples:
+        tick(0)
+        clean, corrupted = self._capture(part)
+        # the counterfactual run's own answer is what its logits are held against
+        if self.other is None and self.configs[0].corruption == "token":
+            found = int(corrupted.logits[0, 0].argmax())
+            self.other = None if found == self.question.answer_ids[0] else found
+        logits = torch.cat([clean.logits, corrupted.logits])
+        readings = self.question.read(logits, clean.logits[0], self.other).cpu()
+        grids = [self._grid(config, readings, clean, corrupted, part, tick) for config in self.configs]
+        return Samples(readings[0], readings[1:], grids)
 
-    def replay(self, site: TraceSite, rows: Sequence[Row]) -> Tensor:
-        """[row], log-probability of the answer, by whole forwards."""
-        patches: Patches = {("embed", 0): self._corruption([row.sample for row in rows])}
-        patches |= self._restorations(site, rows, joined=False)
-        ids = torch.tensor(self.question.ids, device=self.model.device).expand(len(rows), -1)
-        logits = run(self.model, ids, patches=patches).logits[:, self.question.n_prompt - 1 :]
-        return self.question.log_prob(logits).sum(1)
-
-    def grows_exactly(self) -> bool:
-        """Whether this model's forward computes joined rows as it would have computed them from the start."""
-        n_layers, n_samples = self.model.n_layers, len(self.capture.corrupted_logits)
-        samples = [layer % n_samples for layer in range(n_layers - 1)]
-        if not samples:
-            return True
-        rows = [Row(layer, layer, 0, sample, range(0)) for layer, sample in enumerate(samples)]
-        try:
-            logits = self._answer_logits(self._joining(None, rows), len(rows))
-        except torch.OutOfMemoryError:
-            raise
-        except (RuntimeError, ValueError, IndexError):  # shapes that do not broadcast
-            return False
-        expected = self.capture.corrupted_logits[samples]
-        allowed = LOGIT_TOLERANCE.get(self.model.dtype, HALF_PRECISION_TOLERANCE) * float(expected.abs().max())
-        return logits.shape == expected.shape and float((logits - expected).abs().max()) <= allowed
-
-    def _joining(self, site: TraceSite | None, rows: Sequence[Row]) -> Patches:
-        """Patches that append each row's state after the layer where it joins; unrestored without a site."""
-
-        def join(layer: int) -> Patch:
-            new = [row for row in rows if row.joins == layer]
-            first = layer == rows[0].joins
-            samples, positions = [row.sample for row in new], [row.pos for row in new]
-
-            def patch(state: Tensor) -> Tensor:
-                block = self.capture.corrupted[layer][samples]
-                if site is not None:
-                    block[range(len(new)), positions] = self.capture.entry[site, layer][samples, positions]
-                return torch.cat([state[:0] if first else state, block])  # the first to join push the dummy out
-
-            return patch
-
-        return {("resid_post", layer): join(layer) for layer in sorted({row.joins for row in rows})}
-
-    def _restorations(self, site: TraceSite, rows: Sequence[Row], *, joined: bool) -> Patches:
-        """Patches that overwrite, at each layer, the clean output in the rows that have it in their window.
-
-        With `joined` the first layer of a window is left out: the state a row joins with has it already.
-        """
-
-        def restore(layer: int, index: list[int]) -> Patch:
-            positions = [rows[i].pos for i in index]
-
-            def patch(state: Tensor) -> Tensor:
-                state[index, positions] = self.capture.clean[site, layer][positions]
-                return state
-
-            return patch
-
-        patches: Patches = {}
-        for layer in range(self.model.n_layers):
-            index = [i for i, row in enumerate(rows) if layer in row.window and not (joined and layer == row.joins)]
-            if index:
-                patches[site, layer] = restore(layer, index)
-        return patches
-
-    def _corruption(self, samples: Sequence[int]) -> Patch:
-        return corruption(self.capture.noise[list(samples)], self.question.subject)
-
-    def _answer_logits(self, patches: Patches, n_rows: int) -> Tensor:
-        """[row, answer, d_vocab]: run from a dummy row, keeping at the end the positions that predict the answer.
-
-        They are folded into whole rows of the prompt's length, as some families' forwards demand; what follows the
-        last block treats every position alike.
-        """
-        n_pos, start = len(self.question.ids), self.question.n_prompt - 1
-        n_kept = n_rows * (n_pos - start)
-
-        def fold(state: Tensor) -> Tensor:
-            kept = state[:, start:].reshape(n_kept, -1)
-            padded = torch.cat([kept, kept.new_zeros((-n_kept) % n_pos, kept.shape[1])])
-            return padded.reshape(-1, n_pos, kept.shape[1])
-
-        last: tuple[Site, int] = ("resid_post", self.model.n_layers - 1)
-        ids = torch.tensor([self.question.ids], device=self.model.device)
-        finish = _in_turn(patches[last], fold) if last in patches else fold
-        logits = run(self.model, ids, patches={**patches, last: finish}).logits
-        return logits.reshape(-1, logits.shape[-1])[:n_kept].reshape(n_rows, n_pos - start, -1)
-
-
-def _in_turn(first: Patch, second: Patch) -> Patch:
-    return lambda state: second(first(state))
-
-
-def corruption(noise: Tensor, subject: range) -> Patch:
-    """A patch of the embedding output that adds `noise` [batch, n_subject, d_model] at the subject's positions."""
-
-    def patch(state: Tensor) -> Tensor:
-        part = state[:, subject.start : subject.stop]
-        # added in float32: in half precision the sum would round twice
-        state[:, subject.start : subject.stop] = (part.float() + noise).to(state.dtype)
-        return state
-
-    return patch
-
-
-def capture_runs(
-    model: LanguageModel, question: Question, noise: Tensor, sites: Sequence[TraceSite], batch_size: int
-) -> Capture:
-    """One clean forward, the corrupted ones, and one more per module site (`module_entries`).
-
-    Args:
-        noise: [sample, n_subject, d_model], scaled; corrupted rows go `batch_size` at a time.
-        sites: whose restoration is prepared.
-    """
-    layers = range(model.n_layers)
-    ids = torch.tensor(question.ids, device=model.device)
-    noise = noise.to(model.device)
-    kept: list[tuple[TraceSite, int]] = [(site, layer) for site in sites for layer in layers]
-    clean = run(model, ids[None], captures=[*kept])
-    states = {(site, layer): clean.captured[site, layer][0] for site, layer in kept}
-    logits: list[Tensor] = []
-    corrupted: dict[int, list[Tensor]] = {layer: [] for layer in layers}
-    entry: dict[tuple[TraceSite, int], list[Tensor]] = {key: [] for key in kept}
-    for part in noise.split(batch_size):
-        corrupt = corruption(part, question.subject)
-        blocks: list[tuple[Site, int]] = [("resid_post", layer) for layer in layers]
-        ran = run(model, ids.expand(len(part), -1), captures=blocks, patches={("embed", 0): corrupt})
-        logits.append(ran.logits[:, question.n_prompt - 1 :])
-        found = {layer: ran.captured["resid_post", layer] for layer in layers}
-        for layer in layers:
-            corrupted[layer].append(found[layer])
-        for site in sites:
-            restored = (
-                {layer: states[site, layer].expand(len(part), -1, -1) for layer in layers}
-                if site == "resid_post"
-                else module_entries(model, ids.expand(len(part), -1), corrupt, site, states, found)
+    def _capture(self, part: range) -> tuple[Runs, Runs]:
+        """The clean run, the first time together with the corrupted ones, and those."""
+        wanted = {config.site for config in self.configs} | {config.severed for config in self.configs}
+        sites: set[Site] = {site for site in wanted if site}
+        size = Pass(len(part) + 1, len(self.question.ids), len(self.question.ids), self.question.n_answer)
+        with _memory(self.model, size):
+            runs = capture(
+                self.model,
+                self.question,
+                self.embeddings[part.start : part.stop],
+                sites,
+                clean=self._clean is None,
+                keys_values=self.name == "packed",
+                driver=self.driver,
             )
-            for layer in layers:
-                entry[site, layer].append(restored[layer])
-    return Capture(
-        clean=states,
-        entry={key: torch.cat(parts) for key, parts in entry.items()},
-        corrupted={layer: torch.cat(parts) for layer, parts in corrupted.items()},
-        noise=noise,
-        clean_logits=clean.logits[:, question.n_prompt - 1 :],
-        corrupted_logits=torch.cat(logits),
-    )
+        if self._clean is not None:
+            return self._clean, runs
+        self._clean = runs.rows(range(1))
+        return self._clean, runs.rows(range(1, len(runs)))
+
+    def _grid(
+        self, config: TraceConfig, readings: Tensor, clean: Runs, corrupted: Runs, part: range, tick: Tick
+    ) -> Tensor:
+        """[sample, pos, column, answer, quantity] of one config."""
+        base, source = (corrupted, clean) if config.direction == "denoising" else (clean, corrupted)
+        grid = self._known(config, readings, len(part))
+        task = _Task(config, base, source, clean.logits[0], self.embeddings[part.start : part.stop], grid, tick)
+        for cells, where in self._work(config):
+            if self.name == "packed":
+                self._sweep(task, cells, where)
+            else:
+                self._replay(task, cells, where)
+        return grid
+
+    def _sweep(self, task: _Task, cells: Sequence[Cell], where: Sequence[int]) -> None:
+        """Fill in these cells at these positions by packed sweeps."""
+        question, model = self.question, self.model
+        for pack in packs(where, len(question.ids), question.n_answer, model.d_model):
+            shape = (pack.size, pack.size + pack.prefix, pack.ends.numel())
+            for chunk in chunks(pack, cells, range(len(task.grid)), self._rows(task.config, *shape)):
+                task.tick(chunk.n_runs)
+                sweep = self._pass(task, chunk)
+                with _memory(model, Pass(len(sweep.blocks) * sweep.n_samples, *shape)):
+                    logits = sweep_logits(model, sweep, self.driver)
+                    found = question.read(logits, task.reference, self.other).cpu()
+                values = found.unflatten(0, (len(sweep.blocks), sweep.n_samples, len(pack.positions)))
+                part = slice(chunk.samples.start, chunk.samples.stop)
+                for block, value in zip(sweep.blocks, values, strict=True):
+                    for column in block.columns:
+                        task.grid[part, list(pack.positions), column] = value
+
+    def _pass(self, task: _Task, chunk: Chunk) -> Sweep:
+        return Sweep(
+            pack=chunk.pack,
+            blocks=lay_out(chunk.cells, of_block_outputs=task.config.site == "resid_post"),
+            site=task.config.site,
+            severed=task.config.severed,
+            base=task.base.rows(chunk.samples),
+            source=task.source.rows(chunk.samples),
+            n_samples=len(chunk.samples),
+            n_layers=self.model.n_layers,
+            n_heads=self.model.n_heads,
+            gather_mlp=self.model.architecture.mlp is not None,
+        )
+
+    def _replay(self, task: _Task, cells: Sequence[Cell], where: Sequence[int]) -> None:
+        """Fill in these cells at these positions by whole forwards."""
+        question, length = self.question, len(self.question.ids)
+        rows = [Row(cell, pos, sample) for cell in cells for pos in where for sample in range(len(task.grid))]
+        limit = self._rows(task.config, length, length, question.n_answer)
+        for share in split(range(len(rows)), limit):
+            batch = rows[share.start : share.stop]
+            task.tick(len(batch))
+            replay = Replay(task.config, question, task.embeddings, task.base, task.source, batch, self.model.n_heads)
+            with _memory(self.model, Pass(len(batch), length, length, question.n_answer)):
+                found = question.read(replay.run(self.model, self.driver), task.reference, self.other).cpu()
+            index = ([row.sample for row in batch], [row.pos for row in batch], [row.cell.column for row in batch])
+            task.grid[index] = found
+
+    def _rows(self, config: TraceConfig, positions: int, keys: int, predicted: int) -> int:
+        """Rows of one pass."""
+        return config.batch_size or Pass(1, positions, keys, predicted).rows_that_fit(self.model)
+
+    def _columns(self, config: TraceConfig) -> int:
+        """Columns of a config's map: its layers, for heads each head of each layer."""
+        return self.model.n_layers * (self.model.n_heads if config.site == "attn_heads" else 1)
+
+    def _cells(self, config: TraceConfig) -> list[Cell]:
+        """Every column of the map, ordered by window."""
+        n_layers = self.model.n_layers
+        heads = range(self.model.n_heads) if config.site == "attn_heads" else [None]
+        cells = [
+            Cell(layer * len(heads) + index, config.layers_of(layer, n_layers), head)
+            for layer in range(n_layers)
+            for index, head in enumerate(heads)
+        ]
+        return sorted(cells, key=lambda cell: (cell.window.start, cell.window.stop, cell.column))
+
+    def _work(self, config: TraceConfig) -> Iterator[tuple[list[Cell], list[int]]]:
+        """Which cells have to be run at which positions: all, less those that `_known` fills in."""
+        where = [pos for pos in self.positions if pos >= self.question.subject.start]
+        last = [cell for cell in self._cells(config) if cell.window.start == self.model.n_layers - 1]
+        others = [cell for cell in self._cells(config) if cell.window.start < self.model.n_layers - 1]
+        if where and others:
+            yield others, where
+        final = [pos for pos in where if pos >= self.question.n_prompt - 1]
+        if final and last and config.site != "resid_post":
+            yield last, final
+
+    def _known(self, config: TraceConfig, readings: Tensor, n_samples: int) -> Tensor:
+        """[sample, pos, column, answer, quantity]: what is known exactly without running it, everything else NaN.
+
+        Before the subject nothing was corrupted.  In the last layer a position feeds only its own prediction, so
+        restoring one that predicts nothing changes nothing, and restoring the block output at the prompt's last token
+        makes the answer's first token as likely as where it came from.
+        """
+        clean, corrupted = readings[:1].expand(n_samples, -1, -1), readings[1:]
+        base, source = (corrupted, clean) if config.direction == "denoising" else (clean, corrupted)
+        question, columns = self.question, self._columns(config)
+        shape = (n_samples, question.n_prompt, columns, question.n_answer, len(QUANTITIES))
+        grid = torch.full(shape, torch.nan)
+        grid[:, : question.subject.start] = base[:, None, None]
+        final = [cell.column for cell in self._cells(config) if cell.window.start == self.model.n_layers - 1]
+        for pos in self.positions:
+            if question.subject.start <= pos < question.n_prompt - 1:
+                grid[:, pos, final] = base[:, None]
+            elif pos == question.n_prompt - 1 and config.site == "resid_post":
+                grid[:, pos, final] = torch.cat([source[:, :1], base[:, 1:]], 1)[:, None]
+        return grid
 
 
-def module_entries(
-    model: LanguageModel,
-    ids: Tensor,
-    corrupt: Patch,
-    site: TraceSite,
-    clean: dict[tuple[TraceSite, int], Tensor],
-    corrupted: dict[int, Tensor],
-) -> dict[int, Tensor]:
-    """By layer, [sample, pos, d_model]: the block output when only that layer's module is restored, at every position.
-
-    One forward for all layers: after each block its output is noted and put back to the corrupted run's, so that the
-    next block starts from the corrupted input again.
-    """
-    noted: dict[int, Tensor] = {}
-
-    def write(layer: int) -> Patch:
-        return lambda state: clean[site, layer].expand_as(state)
-
-    def note(layer: int) -> Patch:
-        def patch(state: Tensor) -> Tensor:
-            noted[layer] = state
-            return corrupted[layer]
-
-        return patch
-
-    patches: Patches = {("embed", 0): corrupt}
-    patches |= {(site, layer): write(layer) for layer in range(model.n_layers)}
-    patches |= {("resid_post", layer): note(layer) for layer in range(model.n_layers)}
-    run(model, ids, patches=patches, last_only=True)
-    return noted
+@contextmanager
+def _memory(model: LanguageModel, size: Pass) -> Iterator[None]:
+    """Say in words what did not fit."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise size.did_not_fit(model) from error

@@ -6,13 +6,18 @@ restoration**, the same with one state (token t, layer l) put back to its clean 
     TE = P(answer | clean) - P(answer | corrupted)
     IE(t, l) = P(answer | corrupted, h_t^l restored) - P(answer | corrupted)
 
+`TraceConfig.direction` "noising" asks the converse: one corrupted state is put into the clean run, and
+
+    IE(t, l) = P(answer | clean) - P(answer | clean, h_t^l corrupted)
+
 An answer of several tokens is teacher-forced: P is the product over its tokens, each given the prompt and the answer's
 earlier tokens, summed in float32 log space.  Only states of the prompt are restored.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -20,13 +25,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from facts import Fact
-from models import LanguageModel, join, run, subject_span
-from tracing.corruption import NoiseLevel, draw_noise, measure_noise
-from tracing.engine import Engine, Question, Row, capture_runs
-from tracing.types import PositionName, TraceConfig, TraceResult, TraceSite
+from models import LanguageModel
+from models.hooks import run_hooked
+from tracing.config import TraceConfig, TraceSite
+from tracing.corruption import Corruption, NoiseLevel, corrupt, measure_noise
+from tracing.engine import Engine, Samples
+from tracing.measures import MEASURES, Measure, Readings
+from tracing.probe import EngineName, engine_for
+from tracing.question import Question, ask, first_token, whole_answer
+from tracing.runs import Driver
+from tracing.types import PositionName, TraceResult
+
+__all__ = ["Progress", "TraceCancelled", "ask", "causal_trace", "refine_trace", "trace_all", "trace_sites"]
 
 Progress = Callable[[int, int], None]
-"""Called with (rows done, rows in all) after every forward pass of the trace."""
+"""Called with (restored runs done, restored runs in all) after every forward pass of the trace."""
 
 
 class TraceCancelled(Exception):  # noqa: N818 - not an error: somebody asked for it
@@ -42,26 +55,36 @@ def causal_trace(
     positions: Sequence[int | PositionName] | None = None,
     progress: Progress | None = None,
     cancelled: Callable[[], bool] | None = None,
+    engine: EngineName | None = None,
 ) -> TraceResult:
-    """Trace one fact at one site; `trace_sites` traces several for less.
+    """Trace one fact once; `trace_all` traces it in several ways for less, `refine_trace` shows the first sample soon.
 
     Args:
         fact: its prompt, subject and answer; an empty `target_true` asks for the model's own greedy next token.
         config: the paper's setting by default.
         level: the spread of the embeddings, from `measure_noise`; by default measured over the whole vocabulary.
         positions: restrict the trace to these prompt positions to save time; others are NaN in the result.
-        progress: told (rows done, rows in all) after every forward pass.
+        progress: told (restored runs done, in all) after every forward pass.
         cancelled: asked before every forward pass.
+        engine: "packed" or "replay"; by default what is exact for the model and fast (`tracing.probe`).
 
     Raises:
         TraceCancelled: when `cancelled` said so, at most one forward pass later.
-        ValueError: if the prompt does not fit the model, the subject is not in it, or a setting does not fit the model.
+        TraceMemoryError: if a pass did not fit; it names the batch size that would.
+        ValueError: if the prompt does not fit the model, the subject is not in it, a setting does not fit the model, or
+            the corruption changes nothing.
     """
-    config = config or TraceConfig()
-    traced = trace_sites(
-        model, fact, [config], level=level, positions=positions, progress=progress, cancelled=cancelled
-    )
-    return traced[config.site]
+    asked = [config or TraceConfig()]
+    return trace_all(
+        model,
+        fact,
+        asked,
+        level=level,
+        positions=positions,
+        progress=progress,
+        cancelled=cancelled,
+        engine=engine,
+    )[0]
 
 
 def trace_sites(
@@ -74,69 +97,203 @@ def trace_sites(
     progress: Progress | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> dict[TraceSite, TraceResult]:
-    """Trace one fact at several sites that share the clean and corrupted runs; arguments as in `causal_trace`.
+    """`trace_all` for configs of different sites, by site.
 
     Raises:
-        ValueError: as in `causal_trace`, and if the configs name a site twice or differ in noise, samples or seed.
+        ValueError: as in `trace_all`, and if a site repeats.
     """
-    _check_configs(model, configs)
-    stop = cancelled or (lambda: False)
-    if stop():
-        raise TraceCancelled("the trace was cancelled before it began")
-    shared = configs[0]
-    level = level or measure_noise(model)
-    question = ask(model, fact)
-    asked = _positions(question, positions)
-    noise = shared.noise * level.sigma * draw_noise(shared.samples, len(question.subject), model.d_model, shared.seed)
-    capture = capture_runs(model, question, noise, [config.site for config in configs], shared.batch_size or 64)
-    engine = Engine(model, question, capture)
-    rows = {config.site: engine.rows(config, asked) if noise.any() else [] for config in configs}
-    restore = engine.sweep if engine.grows_exactly() else engine.replay
-    done, total = 0, sum(map(len, rows.values()))
-    results = {}
-    for config in configs:
-        grid = _known(engine, config, asked)
-        for chunk in _chunks(rows[config.site], config.batch_size or 64):
-            if stop():
-                raise TraceCancelled(f"the trace was cancelled after {done} of {total} rows")
-            grid[_index(chunk)] = restore(config.site, chunk).cpu()
-            done += len(chunk)
-            if progress:
-                progress(done, total)
-        results[config.site] = _result(engine, fact, config, level, grid, restore.__name__)
-    return results
+    sites = [config.site for config in configs]
+    if len(set(sites)) < len(sites):
+        raise ValueError(f"the sites {sites} repeat; trace each site once, or use trace_all")
+    results = trace_all(model, fact, configs, level=level, positions=positions, progress=progress, cancelled=cancelled)
+    return dict(zip(sites, results, strict=True))
 
 
-def ask(model: LanguageModel, fact: Fact) -> Question:
-    """The fact's prompt and answer in tokens, the model's greedy next token where the fact names no answer.
+def trace_all(
+    model: LanguageModel,
+    fact: Fact,
+    configs: Sequence[TraceConfig],
+    *,
+    level: NoiseLevel | None = None,
+    positions: Sequence[int | PositionName] | None = None,
+    progress: Progress | None = None,
+    cancelled: Callable[[], bool] | None = None,
+    engine: EngineName | None = None,
+    driver: Driver = run_hooked,
+) -> tuple[TraceResult, ...]:
+    """Trace one fact in several ways (sites, windows, severed or not) that share the clean and corrupted runs.
+
+    Arguments as in `causal_trace`; the results are in the order of the configs.
+
+    Args:
+        driver: what runs a forward: plain hooks, or nnsight (`models.interventions.run_traced`).
 
     Raises:
-        ValueError: if the prompt is empty, does not hold the subject, or is too long for the model with its answer.
+        ValueError: as in `causal_trace`, and if the configs differ in the corruption or in the answer compared with.
     """
-    # The template says which occurrence is meant: the one after its own text.
-    occurrence = fact.prompt[: fact.template.index("{}")].count(fact.subject)
-    span = subject_span(model, fact.prompt, fact.subject, occurrence)
-    if fact.target_true.strip():
-        ids, n_prompt = join(model, fact.prompt, fact.target_true)
-    else:
-        prompt = model.encode(fact.prompt)
-        logits = run(model, torch.tensor([prompt], device=model.device)).logits[0, -1]
-        ids, n_prompt = [*prompt, int(logits.argmax())], len(prompt)
-    if len(ids) - 1 > model.max_positions:
-        raise ValueError(
-            f"the prompt and its answer have {len(ids)} tokens, more than the {model.max_positions} "
-            f"that {model.name} reads; shorten the prompt"
+    trace = _Trace(model, fact, configs, level, positions, engine, progress, cancelled, driver)
+    for part in trace.engine.run(range(len(trace.corruption.embeddings)), trace.tick):
+        trace.found.append(part)
+    trace.tick(0)
+    return trace.results()
+
+
+def refine_trace(
+    model: LanguageModel,
+    fact: Fact,
+    config: TraceConfig | None = None,
+    *,
+    width: float = 0.0,
+    step: int = 1,
+    level: NoiseLevel | None = None,
+    positions: Sequence[int | PositionName] | None = None,
+    progress: Progress | None = None,
+    cancelled: Callable[[], bool] | None = None,
+) -> Iterator[TraceResult]:
+    """The exact map of the first corrupted run, then of the first two, and so on: an unbiased preview, ever sharper.
+
+    Each result is what `causal_trace` gives for that many samples.  It ends after `config.samples`, or as soon as no
+    95 % interval of an indirect effect is wider than `width`.
+
+    Args:
+        width: of an interval, as a difference of probabilities; 0 for all samples.
+        step: samples between two results.
+
+    Raises:
+        ValueError: as in `causal_trace`, and if `width` is negative or `step` below 1.
+    """
+    if not width >= 0 or step < 1:
+        raise ValueError(f"width is {width} and step {step}; expected a width of 0 or more and a step of 1 or more")
+    trace = _Trace(model, fact, [config or TraceConfig()], level, positions, None, progress, cancelled)
+    total = len(trace.corruption.embeddings)
+    for start in range(0, total, step):
+        trace.found += trace.engine.run(range(start, min(start + step, total)), trace.tick)
+        trace.tick(0)
+        result = trace.results()[0]
+        yield result
+        low, high = result.ci()
+        if result.config.n_samples > 1 and float(np.nanmax(high - low)) <= width:
+            return
+
+
+class _Trace:
+    """One call: what was asked, what is known so far, whom to tell."""
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        fact: Fact,
+        configs: Sequence[TraceConfig],
+        level: NoiseLevel | None,
+        positions: Sequence[int | PositionName] | None,
+        engine: EngineName | None,
+        progress: Progress | None,
+        cancelled: Callable[[], bool] | None,
+        driver: Driver = run_hooked,
+    ) -> None:
+        _check_configs(model, configs)
+        self._cancelled, self._progress, self._done, self._pending = cancelled, progress, 0, 0
+        self._total = 0
+        self.tick(0)
+        self.model, self.fact, self.configs, shared = model, fact, configs, configs[0]
+        self.level = level or measure_noise(model)
+        question = ask(model, fact)
+        subject = question.ids[question.subject.start : question.subject.stop]
+        self.corruption: Corruption = corrupt(
+            model, fact, question.subject, model.embedding(subject), shared, self.level
         )
-    return Question(tuple(ids[:-1]), n_prompt, tuple(ids[n_prompt:]), range(span.start, span.stop))
+        self.engine = Engine(
+            model=model,
+            question=question,
+            embeddings=self.corruption.embeddings.to(model.device),
+            configs=configs,
+            positions=_positions(question, positions),
+            other=first_token(model, question, shared.against) if shared.against.strip() else None,
+            name=engine or engine_for(model, driver),
+            driver=driver,
+        )
+        self._total = self.engine.n_runs() * len(self.corruption.embeddings)
+        self.found: list[Samples] = []
+
+    def tick(self, coming: int) -> None:
+        """Tell of the pass that is over, and stop before the next if that is asked."""
+        self._done += self._pending
+        if self._pending and self._progress:
+            self._progress(self._done, self._total)
+        self._pending = coming
+        if self._cancelled and self._cancelled():
+            before = f"after {self._done} of {self._total} restored runs" if self._total else "before it began"
+            raise TraceCancelled(f"the trace was cancelled {before}")
+
+    def results(self) -> tuple[TraceResult, ...]:
+        """One result a config, of the samples found so far."""
+        return tuple(self._result(index) for index in range(len(self.configs)))
+
+    def _result(self, index: int) -> TraceResult:
+        config, model, question = self.configs[index], self.model, self.engine.question
+        corrupted = torch.cat([part.corrupted for part in self.found])
+        restored = torch.cat([part.restored[index] for part in self.found])
+        if config.n_samples > 1:
+            config = replace(config, samples=len(corrupted))
+        if config.site == "attn_heads":
+            restored = restored.unflatten(2, (model.n_layers, model.n_heads))
+        readings = _readings(self.found[0].clean, corrupted, restored)
+        probability = readings.pop("probability")
+        greedy = self.engine.clean_logits.argmax(-1).tolist()
+        answer = self.fact.target_true.strip() or model.token_strings(question.answer_ids)[0]
+        other = self.engine.other
+        return TraceResult(
+            config=config,
+            model_name=model.name,
+            revision=model.revision,
+            prompt=self.fact.prompt,
+            subject=self.fact.subject,
+            tokens=tuple(model.token_strings(question.ids[: question.n_prompt])),
+            subject_span=(question.subject.start, question.subject.stop),
+            answer=answer.strip() or answer,
+            answer_ids=question.answer_ids,
+            predicted=model.token_strings(greedy[:1])[0],
+            answer_is_greedy=greedy == list(question.answer_ids),
+            noise_std=self.corruption.std,
+            noise_source=self.level.source,
+            engine=self.engine.name,
+            clean=probability.clean,
+            corrupted=probability.corrupted,
+            restored=probability.restored,
+            corruption=self.corruption.source,
+            against="" if other is None else model.token_strings([other])[0],
+            others=readings,
+        )
+
+
+def _readings(clean: Tensor, corrupted: Tensor, restored: Tensor) -> dict[Measure, Readings]:
+    """By measure; a logit difference only where there is another answer.
+
+    Args:
+        clean: [answer, quantity].
+        corrupted: [sample, answer, quantity].
+        restored: [sample, pos, layer, answer, quantity], for heads with their axis behind the layer.
+    """
+    runs = [whole_answer(each) for each in (clean, corrupted, restored)]
+    found: dict[Measure, Readings] = {}
+    for measure in MEASURES:
+        alone, low, grid = (run[measure] for run in runs)
+        if not torch.isnan(alone):
+            found[measure] = Readings(float(alone), _array(low), _array(grid))
+    return found
 
 
 def _check_configs(model: LanguageModel, configs: Sequence[TraceConfig]) -> None:
     if not configs:
         raise ValueError("no site to trace; give at least one TraceConfig")
-    if len({config.site for config in configs}) < len(configs):
-        raise ValueError(f"the sites {[config.site for config in configs]} repeat; trace each site once")
-    if len({(config.noise, config.samples, config.seed) for config in configs}) > 1:
-        raise ValueError("the configs differ in noise, samples or seed; sites traced together share one corruption")
+    shared = ("corruption", "noise", "samples", "seed", "additive", "counterfactual", "against")
+    for name in shared:
+        values = {getattr(config, name) for config in configs}
+        if len(values) > 1:
+            raise ValueError(
+                f"the configs differ in {name} ({', '.join(map(repr, sorted(values)))}); "
+                "sites traced together share one corruption"
+            )
     for config in configs:
         if config.window > model.n_layers:
             raise ValueError(
@@ -163,59 +320,5 @@ def _positions(question: Question, asked: Sequence[int | PositionName] | None) -
     return sorted(found)
 
 
-def _known(engine: Engine, config: TraceConfig, positions: Iterable[int]) -> Tensor:
-    """[sample, pos, layer] log-probabilities: what is known exactly filled in, everything else NaN."""
-    question, n_layers = engine.question, engine.model.n_layers
-    grid = torch.full((config.samples, question.n_prompt, n_layers), torch.nan)
-    for pos in [*range(question.subject.start), *positions]:
-        for layer in range(n_layers):
-            known = engine.known_cell(config, layer, pos)
-            if known is not None:
-                grid[:, pos, layer] = known.cpu()
-    return grid
-
-
-def _chunks(rows: list[Row], size: int) -> Iterator[list[Row]]:
-    """At most `size` rows at a time."""
-    for start in range(0, len(rows), size):
-        yield rows[start : start + size]
-
-
-def _index(rows: Sequence[Row]) -> tuple[list[int], list[int], list[int]]:
-    """Where the rows' values go in [sample, pos, layer]."""
-    return [row.sample for row in rows], [row.pos for row in rows], [row.cell for row in rows]
-
-
-def _result(engine: Engine, fact: Fact, config: TraceConfig, level: NoiseLevel, grid: Tensor, how: str) -> TraceResult:
-    """The finished trace from [sample, pos, layer] log-probabilities."""
-    model, question, capture = engine.model, engine.question, engine.capture
-    greedy = capture.clean_logits[0].argmax(-1).tolist()
-    clean = question.log_prob(capture.clean_logits).sum().exp()
-    corrupted = engine.corrupted.sum(1).exp()
-    restored = grid.exp()
-    if not capture.noise.any():
-        corrupted, restored = clean.expand(config.samples), clean.expand(grid.shape)
-    answer = fact.target_true.strip() or model.token_strings(question.answer_ids)[0]
-    return TraceResult(
-        config=config,
-        model_name=model.name,
-        revision=model.revision,
-        prompt=fact.prompt,
-        subject=fact.subject,
-        tokens=tuple(model.token_strings(question.ids[: question.n_prompt])),
-        subject_span=(question.subject.start, question.subject.stop),
-        answer=answer.strip() or answer,
-        answer_ids=question.answer_ids,
-        predicted=model.token_strings(greedy[:1])[0],
-        answer_is_greedy=greedy == list(question.answer_ids),
-        noise_std=config.noise * level.sigma,
-        noise_source=level.source,
-        engine=how,
-        clean=float(clean),
-        corrupted=_array(corrupted),
-        restored=_array(restored),
-    )
-
-
 def _array(values: Tensor) -> NDArray[np.float32]:
-    return np.array(values.float().cpu().numpy(), dtype=np.float32)
+    return np.array(values.float().numpy(), dtype=np.float32)

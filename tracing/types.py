@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import math
-import zipfile
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -23,16 +22,21 @@ from tracing.config import (
     TraceSite,
     WindowCentre,
 )
+from tracing.measures import MEASURES, Measure, Readings
 from tracing.statistics import interval
+from tracing.storage import plain, read
 
 __all__ = [
     "CATEGORIES",
     "CORRUPTIONS",
+    "MEASURES",
     "SITES",
     "Category",
     "Corruption",
     "Direction",
+    "Measure",
     "PositionName",
+    "Readings",
     "SeveredSite",
     "TraceConfig",
     "TraceResult",
@@ -46,7 +50,9 @@ Category = Literal[
 ]
 CATEGORIES: tuple[Category, ...] = get_args(Category)
 
-FORMAT = "engram-trace-1"
+FORMAT = "engram-trace-2"
+READABLE = (FORMAT, "engram-trace-1")
+"""The first version knew one measure, Gaussian noise and no heads; its files still open."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +61,10 @@ class TraceResult:
 
     Probabilities are of the whole answer: the product over its tokens under teacher forcing, computed in float32
     log space.  Effects are differences of such probabilities and are never clipped: a negative effect means that
-    restoring the state made the answer less likely.
+    restoring the state made the answer less likely.  `by` gives the same trace by another measure, and everything
+    here then speaks of that one.
+
+    A trace of heads has one axis more: wherever [.., layer] stands, it is [.., layer, head].
     """
 
     config: TraceConfig
@@ -78,20 +87,48 @@ class TraceResult:
     noise_source: str
     """What that was measured on, in words."""
     engine: str
-    """"sweep" (rows join one forward at the layer after their restoration) or "replay" (whole forwards)."""
+    """"packed" (one sweep through the layers for many restored runs) or "replay" (whole forwards)."""
     clean: float
     corrupted: NDArray[np.float32]
     """[sample], probability of the answer with the subject corrupted and nothing restored."""
     restored: NDArray[np.float32]
     """[sample, pos, layer], probability with that one state restored; NaN at positions that were not asked for."""
+    corruption: str = ""
+    """What was done to the subject's embeddings, in words."""
+    against: str = ""
+    """The other answer's first token as text, where logits were compared with it."""
+    measure: Measure = "probability"
+    """What `clean`, `corrupted` and `restored` are."""
+    others: Mapping[Measure, Readings] = field(default_factory=dict)
+    """The same runs by other measures, for `by`."""
 
     def __post_init__(self) -> None:
-        expected = (self.config.n_samples, len(self.tokens), self.restored.shape[-1])
-        if self.restored.ndim != 3 or self.restored.shape != expected or self.corrupted.shape != expected[:1]:
+        axes = "[sample, pos, layer, head]" if self.config.site == "attn_heads" else "[sample, pos, layer]"
+        shape = (self.config.n_samples, len(self.tokens), *self.restored.shape[2:])
+        ndim = axes.count(",") + 1
+        if self.restored.shape != shape or self.restored.ndim != ndim or self.corrupted.shape != shape[:1]:
             raise ValueError(
                 f"restored has shape {self.restored.shape} and corrupted {self.corrupted.shape}; "
-                f"expected [sample, pos, layer] = {expected} and [sample]"
+                f"expected {axes} = {shape} and [sample]"
             )
+
+    def by(self, measure: Measure) -> TraceResult:
+        """The same trace by another measure.
+
+        Raises:
+            ValueError: if the measure is unknown or was not taken.
+        """
+        if measure == self.measure:
+            return self
+        if measure not in self.others:
+            taken = ", ".join(name for name in MEASURES if name in self.others or name == self.measure)
+            hint = "; name another answer in TraceConfig.against" if measure == "logit_difference" else ""
+            raise ValueError(f"the trace has no measure {measure!r}; it has {taken}{hint}")
+        others = dict(self.others) | {self.measure: Readings(self.clean, self.corrupted, self.restored)}
+        found = others.pop(measure)
+        return replace(
+            self, measure=measure, clean=found.clean, corrupted=found.corrupted, restored=found.restored, others=others
+        )
 
     @property
     def n_layers(self) -> int:
@@ -117,7 +154,10 @@ class TraceResult:
 
     @property
     def indirect_effect(self) -> NDArray[np.float32]:
-        """[pos, layer], IE = mean P(restored) - mean P(corrupted): what restoring it gives back (section 2.1)."""
+        """[pos, layer], IE = mean P(restored) - mean P(corrupted): what restoring it gives back (section 2.1).
+
+        For noising it is P(clean) - mean P(noised): what corrupting that state alone takes away.
+        """
         return self._paired().mean(axis=0).astype(np.float32)
 
     @property
@@ -152,27 +192,29 @@ class TraceResult:
         row = self.indirect_effect[pos]
         if np.isnan(row).any():
             raise ValueError(f"position {pos} was not measured; trace it by leaving `positions` out")
-        return pos, int(row.argmax())
+        return pos, int(row.argmax()) // int(np.prod(row.shape[1:]))
 
     def to_frame(self) -> pd.DataFrame:
-        """One row per measured cell: position, token, in_subject, layer, site, effect, its interval, p_restored, sd."""
-        n_pos, n_layers = self.restored.shape[1:]
+        """One row per measured cell: position, token, in_subject, layer, site, effect, its interval, p_restored, sd.
+
+        With heads a column `head` follows `layer`; by another measure `p_restored` is named after it.
+        """
         low, high = self.ci()
-        positions = np.repeat(np.arange(n_pos), n_layers)
-        frame = pd.DataFrame(
-            {
-                "position": positions,
-                "token": [self.tokens[pos] for pos in positions],
-                "in_subject": (positions >= self.subject_span[0]) & (positions < self.subject_span[1]),
-                "layer": np.tile(np.arange(n_layers), n_pos),
-                "site": self.config.site,
-                "effect": self.indirect_effect.ravel(),
-                "effect_low": low.ravel(),
-                "effect_high": high.ravel(),
-                "p_restored": self.mean.ravel(),
-                "sd": self.sd.ravel(),
-            }
-        )
+        positions, layers, *heads = (axis.ravel() for axis in np.indices(self.restored.shape[1:]))
+        columns = {
+            "position": positions,
+            "token": [self.tokens[pos] for pos in positions],
+            "in_subject": (positions >= self.subject_span[0]) & (positions < self.subject_span[1]),
+            "layer": layers,
+            **({"head": heads[0]} if heads else {}),
+            "site": self.config.site,
+            "effect": self.indirect_effect.ravel(),
+            "effect_low": low.ravel(),
+            "effect_high": high.ravel(),
+            ("p_restored" if self.measure == "probability" else self.measure): self.mean.ravel(),
+            "sd": self.sd.ravel(),
+        }
+        frame = pd.DataFrame(columns)
         return frame[frame["effect"].notna()].reset_index(drop=True)
 
     def to_dict(self) -> dict[str, Any]:
@@ -184,10 +226,10 @@ class TraceResult:
             "total_effect": self.total_effect,
             "corrupted": self.corrupted.tolist(),
             "suggested": {"position": pos, "layer": layer},
-            "p_restored": _plain(self.mean),
-            "effect": _plain(self.indirect_effect),
-            "effect_low": _plain(low),
-            "effect_high": _plain(high),
+            "p_restored": plain(self.mean),
+            "effect": plain(self.indirect_effect),
+            "effect_low": plain(low),
+            "effect_high": plain(high),
         }
         return record
 
@@ -196,10 +238,13 @@ class TraceResult:
         return json.dumps(self.to_dict(), ensure_ascii=False, indent=1, allow_nan=False)
 
     def save(self, path: str | Path) -> None:
-        """Write an .npz file: the two arrays, and everything else as JSON in UTF-8 bytes (no pickle)."""
+        """Write an .npz file: the arrays of every measure, and everything else as JSON in UTF-8 bytes (no pickle)."""
         header = np.frombuffer(json.dumps(self._header()).encode(), dtype=np.uint8)
+        arrays: dict[str, Any] = {"corrupted": self.corrupted, "restored": self.restored}
+        for measure, readings in self.others.items():
+            arrays |= {f"{measure}/corrupted": readings.corrupted, f"{measure}/restored": readings.restored}
         with open(path, "wb") as file:
-            np.savez_compressed(file, header=header, corrupted=self.corrupted, restored=self.restored)
+            np.savez_compressed(file, header=header, **arrays)
 
     @classmethod
     def load(cls, path: str | Path) -> TraceResult:
@@ -209,25 +254,25 @@ class TraceResult:
             FileNotFoundError: if there is no such file.
             ValueError: if the file is not a saved trace.
         """
-        try:
-            # opened here, since np.load leaves a broken archive open
-            with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
-                header = json.loads(file["header"].tobytes().decode())
-                corrupted, restored = file["corrupted"], file["restored"]
-            if header.pop("format") != FORMAT:
-                raise KeyError("format")
-        except FileNotFoundError:
-            raise FileNotFoundError(f"there is no file {str(path)!r}") from None
-        except (KeyError, OSError, EOFError, ValueError, TypeError, AttributeError, zipfile.BadZipFile):
-            raise ValueError(f"{str(path)!r} is not a saved trace; expected what TraceResult.save wrote") from None
+        header, arrays = read(path)
+        if header.pop("kind") not in READABLE:
+            raise ValueError(f"{str(path)!r} is not a saved trace; expected what TraceResult.save wrote")
+        header.pop("format")
         header["config"] = TraceConfig(**header["config"])
         for name in ("tokens", "subject_span", "answer_ids"):
             header[name] = tuple(header[name])
-        return cls(corrupted=corrupted, restored=restored, **header)
+        header["others"] = {
+            measure: Readings(clean, arrays.pop(f"{measure}/corrupted"), arrays.pop(f"{measure}/restored"))
+            for measure, clean in header.pop("others", {}).items()
+        }
+        return cls(corrupted=arrays["corrupted"], restored=arrays["restored"], **header)
 
     def _paired(self) -> NDArray[np.float64]:
-        """[sample, pos, layer], restored minus corrupted under the same noise."""
-        return self.restored.astype(np.float64) - self.corrupted.astype(np.float64)[:, None, None]
+        """[sample, pos, layer], the effect of each sample: against its own corrupted run, for noising the clean one."""
+        restored = self.restored.astype(np.float64)
+        if self.config.direction == "noising":
+            return self.clean - restored
+        return restored - self.corrupted.astype(np.float64).reshape(-1, *[1] * (restored.ndim - 1))
 
     def _measured(self, pos: int) -> bool:
         return not bool(np.isnan(self.restored[:, pos]).any())
@@ -235,9 +280,5 @@ class TraceResult:
     def _header(self) -> dict[str, Any]:
         """Every field but the arrays, as JSON-ready values."""
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("corrupted", "restored")}
-        return {"format": FORMAT} | values | {"config": asdict(self.config)}
-
-
-def _plain(array: NDArray[np.float32]) -> list[list[float | None]]:
-    """A [pos, layer] array as lists, NaN as None."""
-    return [[None if math.isnan(value) else float(value) for value in row] for row in array]
+        clean = {measure: readings.clean for measure, readings in self.others.items()}
+        return {"format": FORMAT} | values | {"config": asdict(self.config), "others": clean}

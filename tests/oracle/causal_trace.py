@@ -7,14 +7,23 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-LAYER_LISTS = ("transformer.h", "gpt_neox.layers", "model.decoder.layers", "model.layers")
-ATTENTION = ("attn", "attention", "self_attn")
-MLP = ("mlp", "fc2")  # OPT has no MLP module; its fc2 writes to the residual stream
+LAYER_LISTS = (
+    "transformer.h",
+    "transformer.blocks",
+    "gpt_neox.layers",
+    "model.decoder.layers",
+    "model.layers",
+)
+ATTENTION = ("attn", "attention", "self_attn", "self_attention")
+PROJECTION = ("attention.out_proj", "c_proj", "out_proj", "dense", "o_proj")
+RESIDUAL_INSIDE = ("Bloom", "Mpt")
+"""Their modules return the residual with their own write in it, so the write is what the last linear layer gives."""
 
 
 def layers_of(module: nn.Module) -> Sequence[nn.Module]:
@@ -26,86 +35,141 @@ def layers_of(module: nn.Module) -> Sequence[nn.Module]:
 
 
 def child(block: nn.Module, names: Sequence[str]) -> nn.Module:
-    """The first child with one of these names."""
-    return next(getattr(block, name) for name in names if hasattr(block, name))
+    """The first part with one of these names."""
+    for name in names:
+        with contextlib.suppress(AttributeError):
+            return block.get_submodule(name)
+    raise AssertionError(f"{type(block).__name__} has none of {names}")
 
 
-def site_modules(module: nn.Module, site: str) -> list[nn.Module]:
-    """The module of every layer whose output is the site."""
-    blocks = layers_of(module)
+def site_module(block: nn.Module, site: str) -> nn.Module:
+    """The module whose output is the site, or whose input for attn_heads."""
+    inside = type(block).__name__.startswith(RESIDUAL_INSIDE)
+    attention = child(block, ATTENTION)
     if site == "resid_post":
-        return list(blocks)
-    return [child(block, ATTENTION if site == "attn_out" else MLP) for block in blocks]
+        return block
+    if site == "attn_heads" or (site == "attn_out" and inside):
+        return child(attention, PROJECTION)
+    if site == "attn_out":
+        return attention
+    # OPT has no MLP module; its fc2 writes to the residual stream
+    return child(block, ("mlp.dense_4h_to_h", "ffn.down_proj") if inside else ("mlp", "fc2"))
 
 
 @contextlib.contextmanager
-def rewritten(module: nn.Module, change: Callable[[Tensor], Tensor], length: int) -> Iterator[None]:
-    """While open, `module`'s output [1, pos, d_model] passes through `change`."""
+def rewritten(module: nn.Module, change: Callable[[Tensor], Tensor], length: int, *, reads: bool) -> Iterator[None]:
+    """While open, what `module` returns (or reads) [1, pos, d] passes through `change`."""
 
-    def hook(_: nn.Module, __: object, output: object) -> object:
-        tensor = output[0] if isinstance(output, tuple) else output
-        assert isinstance(tensor, Tensor)
-        new = change(tensor.clone().reshape(1, length, -1)).reshape(tensor.shape)
-        return (new, *output[1:]) if isinstance(output, tuple) else new
+    def changed(tensor: Tensor) -> Tensor:
+        return change(tensor.clone().reshape(1, length, -1)).reshape(tensor.shape)
 
-    handle = module.register_forward_hook(hook)
+    def after(_: nn.Module, __: object, output: object) -> object:
+        if isinstance(output, tuple):
+            return (changed(output[0]), *output[1:])
+        assert isinstance(output, Tensor)
+        return changed(output)
+
+    def before(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (changed(args[0]), *args[1:])
+
+    handle = module.register_forward_pre_hook(before) if reads else module.register_forward_hook(after)
     try:
         yield
     finally:
         handle.remove()
 
 
-def answer_probability(module: nn.Module, ids: Sequence[int], n_prompt: int) -> float:
-    """P(ids[n_prompt:] | ids[:n_prompt]) as a product of softmax probabilities."""
-    logits = module(input_ids=torch.tensor([ids])).logits[0].float()
-    probabilities = torch.softmax(logits, -1)
-    return float(np.prod([float(probabilities[pos - 1, ids[pos]]) for pos in range(n_prompt, len(ids))]))
+@dataclass
+class Cell:
+    """One restored run: which layers at which position, and which head of them."""
+
+    pos: int
+    window: range
+    head: int | None = None
 
 
-@torch.no_grad()
-def trace(
-    module: nn.Module,
-    ids: Sequence[int],
-    n_prompt: int,
-    subject: range,
-    noise: Tensor,
-    site: str,
-    windows: Sequence[range],
-) -> tuple[float, np.ndarray, np.ndarray]:
-    """(clean, corrupted [sample], restored [sample, pos, layer]): probabilities of `ids[n_prompt:]`.
+@dataclass
+class Oracle:
+    """A prompt's runs, one forward at a time.
 
-    `noise` is [sample, n_subject, d_model], already scaled; `windows[l]` are the layers restored for layer l.
+    `ids` are prompt and answer; `embeddings` [sample, n_subject, d_model] stand at the subject in corrupted runs.
     """
-    modules, embedding = site_modules(module, site), module.get_input_embeddings()  # type: ignore[operator]
-    kept: dict[int, Tensor] = {}
-    with contextlib.ExitStack() as stack:
-        for layer, part in enumerate(modules):
 
-            def keep(state: Tensor, layer: int = layer) -> Tensor:
-                kept[layer] = state.clone()
-                return state
+    module: nn.Module
+    ids: Sequence[int]
+    n_prompt: int
+    subject: range
+    embeddings: Tensor
+    site: str
+    severed: str | None = None
+    noising: bool = False
+    n_heads: int = 1
 
-            stack.enter_context(rewritten(part, keep, len(ids)))
-        clean = answer_probability(module, ids, n_prompt)
-    corrupted = np.zeros(len(noise))
-    restored = np.zeros((len(noise), n_prompt, len(modules)))
-    for sample, eps in enumerate(noise):
+    def kept(self, site: str, sample: int | None) -> list[Tensor]:
+        """[1, pos, d] by layer, in the clean run (None) or a corrupted one."""
+        states: list[Tensor] = []
+        with contextlib.ExitStack() as stack:
+            for block in layers_of(self.module):
 
-        def corrupt(state: Tensor, eps: Tensor = eps) -> Tensor:
-            state[0, subject.start : subject.stop] += eps
+                def keep(state: Tensor) -> Tensor:
+                    states.append(state.clone())
+                    return state
+
+                stack.enter_context(self.rewritten(block, site, keep))
+            self.run(sample)
+        return states
+
+    def rewritten(
+        self, block: nn.Module, site: str, change: Callable[[Tensor], Tensor]
+    ) -> contextlib.AbstractContextManager[None]:
+        return rewritten(site_module(block, site), change, len(self.ids), reads=site == "attn_heads")
+
+    @torch.no_grad()
+    def run(self, sample: int | None) -> Tensor:
+        """[answer, d_vocab] float32 logits of a run, clean (None) or corrupted, under whatever hooks are open."""
+
+        def corrupt(state: Tensor) -> Tensor:
+            state[0, self.subject.start : self.subject.stop] = self.embeddings[sample]
             return state
 
-        with rewritten(embedding, corrupt, len(ids)):
-            corrupted[sample] = answer_probability(module, ids, n_prompt)
-            for pos in range(n_prompt):
-                for layer, window in enumerate(windows):
-                    with contextlib.ExitStack() as stack:
-                        for restored_layer in window:
+        with contextlib.ExitStack() as stack:
+            if sample is not None:
+                embedding = self.module.get_input_embeddings()  # type: ignore[operator]
+                stack.enter_context(rewritten(embedding, corrupt, len(self.ids), reads=False))
+            logits = self.module(input_ids=torch.tensor([self.ids])).logits[0].float()
+        return logits[self.n_prompt - 1 : -1]
 
-                            def restore(state: Tensor, layer: int = restored_layer, pos: int = pos) -> Tensor:
-                                state[0, pos] = kept[layer][0, pos]
-                                return state
+    def restored(self, cell: Cell, sample: int) -> Tensor:
+        """[answer, d_vocab], the run with the cell's states put in."""
+        base, source = (None, sample) if self.noising else (sample, None)
+        new = self.kept(self.site, source)
+        held = self.kept(self.severed, base) if self.severed else []
+        same = self.severed == ("attn_out" if self.site == "attn_heads" else self.site)
+        with contextlib.ExitStack() as stack:
+            for layer, block in enumerate(layers_of(self.module)):
+                # a module inside its own window is restored, not held
+                if self.severed and not (same and layer in cell.window):
 
-                            stack.enter_context(rewritten(modules[restored_layer], restore, len(ids)))
-                        restored[sample, pos, layer] = answer_probability(module, ids, n_prompt)
-    return clean, corrupted, restored
+                    def hold(state: Tensor, layer: int = layer) -> Tensor:
+                        state[0, cell.pos] = held[layer][0, cell.pos]
+                        return state
+
+                    stack.enter_context(self.rewritten(block, self.severed, hold))
+                if layer in cell.window:
+
+                    def restore(state: Tensor, layer: int = layer) -> Tensor:
+                        if cell.head is None:
+                            state[0, cell.pos] = new[layer][0, cell.pos]
+                        else:
+                            width = state.shape[-1] // self.n_heads
+                            part = slice(cell.head * width, (cell.head + 1) * width)
+                            state[0, cell.pos, part] = new[layer][0, cell.pos, part]
+                        return state
+
+                    stack.enter_context(self.rewritten(block, self.site, restore))
+            return self.run(base)
+
+    def probability(self, logits: Tensor) -> float:
+        """P(answer) as a product of softmax probabilities."""
+        chances = torch.softmax(logits.double(), -1)
+        return float(np.prod([float(chances[i, token]) for i, token in enumerate(self.ids[self.n_prompt :])]))

@@ -10,7 +10,7 @@ import pytest
 
 from tests.tracing.made import made_result
 from tracing.statistics import interval, nan_mean, t_quantile
-from tracing.types import TraceConfig, TraceResult
+from tracing.types import Readings, TraceConfig, TraceResult
 
 
 @pytest.mark.parametrize(
@@ -144,10 +144,10 @@ def test_files_that_are_no_traces_are_refused(tmp_path: Path) -> None:
         TraceResult.load(tmp_path / "absent.npz")
     for name, content in (("text.npz", b"hello"), ("empty.npz", b""), ("zip.npz", b"PK\x03\x04broken")):
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(ValueError, match="is not a saved trace"):
+        with pytest.raises(ValueError, match="is not a saved"):
             TraceResult.load(tmp_path / name)
     np.savez(tmp_path / "other.npz", numbers=np.arange(3))
-    with pytest.raises(ValueError, match="is not a saved trace"):
+    with pytest.raises(ValueError, match="is not a saved"):
         TraceResult.load(tmp_path / "other.npz")
 
 
@@ -174,3 +174,68 @@ def test_an_interval_leaves_out_what_is_missing() -> None:
     np.testing.assert_array_equal(nan_mean(np.array([[1.0, np.nan], [3.0, np.nan]])), [2.0, np.nan])
     with pytest.raises(ValueError, match="degrees of freedom is 0"):
         t_quantile(0)
+
+
+def test_other_measures_are_the_same_trace(tmp_path: Path) -> None:
+    base = made_result()
+    ranks = Readings(1.0, np.array([5, 9], dtype=np.float32), np.full((2, 4, 3), 3.0, dtype=np.float32))
+    result = made_result(others={"rank": ranks})
+    rank = result.by("rank")
+    assert (rank.measure, rank.clean, rank.total_effect) == ("rank", 1.0, -6.0)
+    np.testing.assert_allclose(rank.indirect_effect, -4.0)  # 3 against a mean of 7
+    np.testing.assert_allclose(rank.fraction_restored, 4 / 6, atol=1e-6)
+    assert "rank" in rank.to_frame().columns
+    back = rank.by("probability")
+    assert back.to_dict() == result.to_dict()
+    assert base.by("probability") is base
+    with pytest.raises(ValueError, match=r"no measure 'kl'; it has probability, rank"):
+        result.by("kl")
+    with pytest.raises(ValueError, match=r"'logit_difference'; it has probability; name another answer"):
+        base.by("logit_difference")
+    rank.save(tmp_path / "rank.npz")
+    loaded = TraceResult.load(tmp_path / "rank.npz")
+    assert loaded.to_dict() == rank.to_dict()
+    np.testing.assert_array_equal(loaded.by("probability").restored, result.restored)
+
+
+def test_a_file_of_the_first_version_opens(tmp_path: Path) -> None:
+    result = made_result()
+    header = {
+        name: value
+        for name, value in result._header().items()
+        if name not in ("corruption", "against", "measure", "others")
+    }
+    config = {name: header["config"][name] for name in ("site", "window", "window_centre", "noise", "samples", "seed")}
+    header |= {"format": "engram-trace-1", "config": config | {"batch_size": 64}}
+    text = np.frombuffer(json.dumps(header).encode(), dtype=np.uint8)
+    np.savez(tmp_path / "old.npz", header=text, corrupted=result.corrupted, restored=result.restored)
+    loaded = TraceResult.load(tmp_path / "old.npz")
+    np.testing.assert_array_equal(loaded.indirect_effect, result.indirect_effect)
+    header["format"] = "engram-trace-9"
+    text = np.frombuffer(json.dumps(header).encode(), dtype=np.uint8)
+    np.savez(tmp_path / "new.npz", header=text, corrupted=result.corrupted, restored=result.restored)
+    with pytest.raises(ValueError, match="is not a saved trace"):
+        TraceResult.load(tmp_path / "new.npz")
+
+
+def test_effects_of_noising_are_what_it_takes_away() -> None:
+    result = made_result(config=TraceConfig(samples=2, direction="noising"))
+    np.testing.assert_allclose(result.indirect_effect[2], [0.9 - 0.4, 0.9 - 0.7, 0.9 - 0.6], atol=1e-6)
+    assert result.total_effect == pytest.approx(0.7)
+
+
+def test_a_trace_of_heads_has_one_axis_more() -> None:
+    restored = np.full((2, 4, 3, 2), 0.2, dtype=np.float32)
+    restored[:, 2, 1, 1] = 0.8
+    result = made_result(config=TraceConfig(samples=2, site="attn_heads"), restored=restored)
+    assert result.n_layers == 3
+    assert result.peak() == (2, 1)
+    assert result.indirect_effect.shape == result.ci()[0].shape == result.sd.shape == (4, 3, 2)
+    frame = result.to_frame()
+    assert len(frame) == 24
+    row = frame.iloc[(2 * 3 + 1) * 2 + 1]
+    assert (row["position"], row["layer"], row["head"]) == (2, 1, 1)
+    assert row["effect"] == pytest.approx(0.6)
+    assert len(json.loads(result.to_json())["effect"][0][0]) == 2
+    with pytest.raises(ValueError, match=r"expected \[sample, pos, layer\] = "):
+        made_result(restored=restored)

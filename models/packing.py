@@ -1,0 +1,162 @@
+"""Running a model on a packed sequence: many suffixes of one prompt side by side, each reading the same prefix.
+
+Three things a packed forward needs that only transformers can be told: keys and values of an earlier forward to read
+but not to write, an attention pattern that is not causal, and, for two families, where that pattern has to be put.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.cache_utils import DynamicCache
+
+from models.language_model import LanguageModel
+
+KeysValues = tuple[Tensor, Tensor]
+"""One layer's keys and values, each [row, head, pos, d_head]."""
+
+
+class RecordingCache(DynamicCache):  # type: ignore[misc]  # transformers is not typed
+    """Keeps every layer's keys and values of one forward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept: dict[int, KeysValues] = {}
+
+    def update(self, keys: Tensor, values: Tensor, layer_idx: int, *_: Any, **__: Any) -> KeysValues:
+        """Note them and hand them back."""
+        self.kept[layer_idx] = keys, values
+        return keys, values
+
+    def get_seq_length(self, layer_idx: int = 0, *_: Any, **__: Any) -> int:
+        """Nothing came before."""
+        return 0
+
+
+class PrefixCache(DynamicCache):  # type: ignore[misc]  # transformers is not typed
+    """Puts the keys and values of the first `length` positions before those of every row, and is never written to.
+
+    Args:
+        kept: by layer, keys and values of one row or of as many rows as samples.
+        length: positions of the prefix.
+        samples: rows of a block; the batch is any number of blocks, or one row before the first block is there.
+    """
+
+    def __init__(self, kept: Sequence[KeysValues], length: int, samples: int) -> None:
+        super().__init__()
+        self._kept, self._length, self._samples = kept, length, samples
+
+    def update(self, keys: Tensor, values: Tensor, layer_idx: int, *_: Any, **__: Any) -> KeysValues:
+        """[row, head, prefix + pos, d_head] each."""
+        if self._length == 0:
+            return keys, values
+        before, behind = self._kept[layer_idx]
+        return self._joined(before, keys), self._joined(behind, values)
+
+    def _joined(self, prefix: Tensor, own: Tensor) -> Tensor:
+        rows, heads, pos, width = own.shape
+        out = own.new_empty(rows, heads, self._length + pos, width)
+        samples = min(self._samples, rows)
+        out.unflatten(0, (-1, samples))[:, :, :, : self._length] = prefix[:samples, :, : self._length].to(own.device)
+        out[:, :, self._length :] = own
+        return out
+
+    def get_seq_length(self, layer_idx: int = 0, *_: Any, **__: Any) -> int:
+        """Length of the prefix."""
+        return self._length
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int = 0, *_: Any, **__: Any) -> tuple[int, int]:
+        """(keys, offset of the first key)."""
+        return self._length + query_length, 0
+
+    def get_query_offset(self, layer_idx: int = 0, *_: Any, **__: Any) -> int:
+        """Keys before the first query."""
+        return self._length
+
+
+def packed_inputs(
+    model: LanguageModel, positions: Tensor, allowed: Tensor, distance: Tensor, cache: PrefixCache
+) -> dict[str, Any]:
+    """Keyword arguments of a forward on one row of packed positions; its embeddings are zeros, to be replaced.
+
+    Args:
+        positions: [pos], the prompt position of each packed one.
+        allowed: [pos, prefix + pos], whether a query may read a key.
+        distance: [pos, prefix + pos], prompt positions from the key to the query.
+        cache: the prefix.
+    """
+    embedding = model.weight(f"{model.architecture.embedding}.weight")
+    return {
+        "inputs_embeds": embedding.new_zeros(1, len(positions), embedding.shape[1]),
+        "position_ids": positions[None].to(model.device),
+        "attention_mask": _masks(model, allowed, distance),
+        "past_key_values": cache,
+        "use_cache": True,
+    }
+
+
+def _masks(model: LanguageModel, allowed: Tensor, distance: Tensor) -> Tensor | dict[str, Tensor]:
+    """Numbers to add to attention scores, [1, 1, pos, prefix + pos]; by kind of layer where some read a window."""
+    config = model.module.config
+    window = getattr(config, "sliding_window", None)
+    if not window or not getattr(config, "use_sliding_window", True):
+        return _additive(model, allowed)
+    kinds = set(getattr(config, "layer_types", None) or ["sliding_attention"])
+    masks = {"full_attention": allowed, "sliding_attention": allowed & (distance < window)}
+    if len(kinds) == 1:
+        return _additive(model, masks[kinds.pop()])
+    return {kind: _additive(model, mask) for kind, mask in masks.items()}
+
+
+def _additive(model: LanguageModel, allowed: Tensor) -> Tensor:
+    mask = torch.zeros(allowed.shape, dtype=model.dtype, device=model.device)
+    return mask.masked_fill_(~allowed.to(model.device), torch.finfo(model.dtype).min)[None, None]
+
+
+@contextmanager
+def packed_pattern(model: LanguageModel, allowed: Tensor, distance: Tensor) -> Iterator[None]:
+    """While open, GPT-Neo's attention reads the packed pattern; other families are given it as a mask.
+
+    GPT-Neo keeps its causal and local patterns in a buffer of each attention and reads rows k-q..k and columns 0..k of
+    it, for q queries and k keys.  The caller holds the model's lock.
+    """
+    if model.architecture.family != "gpt_neo":
+        yield
+        return
+    modules: list[Any] = [module for module in model.module.modules() if hasattr(module, "attention_type")]
+    modules = [module for module in modules if isinstance(getattr(module, "bias", None), Tensor)]
+    window = model.module.config.window_size
+    saved = [module.bias for module in modules]
+    try:
+        for module in modules:
+            read = allowed & (distance < window) if module.attention_type == "local" else allowed
+            module.bias = _buffer(read).to(module.bias.device)
+        yield
+    finally:
+        for module, bias in zip(modules, saved, strict=True):
+            module.bias = bias
+
+
+def _buffer(allowed: Tensor) -> Tensor:
+    """[1, 1, keys, keys] with the pattern in the last rows."""
+    queries, keys = allowed.shape
+    buffer = torch.zeros(1, 1, keys, keys, dtype=torch.bool)
+    buffer[0, 0, keys - queries :] = allowed
+    return buffer
+
+
+def plain(module: nn.Module) -> bool:
+    """Whether a module is made of transformers' and torch's own parts, without hooks: what a probe says holds for all.
+
+    A forward that somebody changed, by a hook or by a part of their own, may depend on the whole prompt.
+    """
+    for part in module.modules():
+        if type(part).__module__.partition(".")[0] not in ("transformers", "torch"):
+            return False
+        if part._forward_hooks or part._forward_pre_hooks:
+            return False
+    return True

@@ -1,0 +1,33 @@
+"""What can be measured of a run: one number for a whole answer, by any of five measures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+Measure = Literal["probability", "log_probability", "logit_difference", "kl", "rank"]
+"""probability, log_probability: of the whole answer, teacher-forced.  logit_difference: logit of the answer's first
+token minus that of another answer's.  kl: KL(clean || run) in nats, summed over the answer's tokens.  rank: of the
+answer among all tokens, 1 for the likeliest; the worst over its tokens."""
+MEASURES: tuple[Measure, ...] = get_args(Measure)
+UNITS: dict[Measure, str] = {
+    "probability": "probability",
+    "log_probability": "nats",
+    "logit_difference": "logits",
+    "kl": "nats",
+    "rank": "rank",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Readings:
+    """Every run of a trace by one measure."""
+
+    clean: float
+    corrupted: NDArray[np.float32]
+    """[sample]."""
+    restored: NDArray[np.float32]
+    """[sample, pos, layer], or [sample, pos, layer, head]; NaN at positions that were not asked for."""

@@ -1,0 +1,82 @@
+"""How many rows go into one forward: what is free, what a row takes, and what to say when it was too much."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from models import LanguageModel
+
+CPU_POSITIONS = 2048
+"""Rows x positions of one pass on a CPU: enough to fill its matrix units; more only leaves the caches."""
+SHARE = 0.5
+"""Of the free memory that a pass may take; the rest is for what the estimate leaves out."""
+
+
+class TraceMemoryError(MemoryError):
+    """A pass did not fit; the message names its size, the estimate and the `batch_size` that would fit."""
+
+
+@dataclass(frozen=True)
+class Pass:
+    """The size of one forward."""
+
+    rows: int
+    positions: int
+    """In each row."""
+    keys: int
+    """That a position may read."""
+    predicted: int
+    """Positions in each row whose logits are needed."""
+
+    def bytes(self, model: LanguageModel) -> int:
+        """An estimate of what it holds at once: one block's activations, scores, keys and values, and the logits."""
+        config, width = model.module.config, model.dtype.itemsize
+        inner = int(getattr(config, "intermediate_size", None) or getattr(config, "ffn_dim", None) or 4 * model.d_model)
+        activations = self.positions * (8 * model.d_model + 3 * inner) * width
+        scores = 2 * self.positions * self.keys * model.n_heads * width
+        keys_values = 2 * self.keys * model.d_model * width
+        logits = self.predicted * model.d_vocab * (width + 8)  # in float32, and once more inside logsumexp
+        return self.rows * (activations + scores + keys_values + logits)
+
+    def rows_that_fit(self, model: LanguageModel) -> int:
+        """Rows of this shape that the free memory takes, at least one."""
+        one = Pass(1, self.positions, self.keys, self.predicted)
+        fit = int(SHARE * free_memory(model.device)) // one.bytes(model)
+        if model.device.type == "cpu":
+            fit = min(fit, CPU_POSITIONS // self.positions)
+        return max(1, fit)
+
+    def did_not_fit(self, model: LanguageModel) -> TraceMemoryError:
+        """The error for this pass."""
+        free = free_memory(model.device)
+        fit = min(self.rows // 2, self.rows_that_fit(model))
+        advice = f"set batch_size to {fit} or less" if fit >= 1 else "trace fewer positions, or a shorter prompt"
+        return TraceMemoryError(
+            f"out of memory in a forward of {self.rows} rows of {self.positions} positions: about "
+            f"{_gib(self.bytes(model))} are needed and {_gib(free)} are free on {model.device}; {advice}"
+        )
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that can still be had on a device."""
+    if device.type == "cuda":
+        reserved = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + reserved
+    meminfo = Path("/proc/meminfo")
+    if meminfo.is_file():
+        lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines() if ":" in line)
+        return int(lines["MemAvailable"].split()[0]) * 1024
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether torch could not get memory: it has a type for that on accelerators, and a sentence on a CPU."""
+    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.1f} GiB"

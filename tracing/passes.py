@@ -1,0 +1,20 @@
+"""One pass of the packed sweep on a model."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from models import LanguageModel
+from models.packing import PrefixCache, packed_inputs, packed_pattern
+from tracing.runs import Driver
+from tracing.sweep import Sweep
+
+
+def sweep_logits(model: LanguageModel, sweep: Sweep, driver: Driver) -> Tensor:
+    """[block x sample x variant, answer, d_vocab] logits; the model's lock is held throughout."""
+    pack = sweep.pack
+    kept = [sweep.base.keys_values[layer] for layer in range(model.n_layers)]
+    cache = PrefixCache(kept, pack.prefix, sweep.n_samples)
+    inputs = packed_inputs(model, pack.source, pack.allowed, pack.distance, cache)
+    with model.lock, packed_pattern(model, pack.allowed, pack.distance):
+        return sweep.answers(driver(model, inputs, sweep.visits()))

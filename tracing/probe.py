@@ -1,0 +1,81 @@
+"""Whether a model computes a packed sweep as it computes whole forwards: measured, never assumed.
+
+Unrestored runs are let into the batch, one behind the first layer and one in the middle, as suffixes of a packed
+sequence; they have to end in the logits of the corrupted run itself.  ALiBi built from the batch, position ids that are
+ignored, a mask that is rebuilt: each shows as another number or as an error of shapes.
+
+The answer is kept with the model, for its configuration and the installed transformers.  A model with parts or hooks of
+somebody else's (an edited view that acts by the prompt) may do on one prompt what it does not on another, so no probe
+can speak for it: it is always replayed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from importlib.metadata import version
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from models import LanguageModel
+from models.packing import plain
+from tracing.passes import sweep_logits
+from tracing.plan import Block, Pack
+from tracing.question import Question
+from tracing.runs import Driver, Runs, capture
+from tracing.sweep import Sweep
+
+EngineName = Literal["packed", "replay"]
+
+PROBE_TOKENS = 8
+TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-8}
+"""Largest difference of logits, in units of the largest logit."""
+HALF_PRECISION_TOLERANCE = 5e-2  # bfloat16 keeps 8 bits: a batch of another size rounds differently
+
+
+def engine_for(model: LanguageModel, driver: Driver) -> EngineName:
+    """ "packed" where that is exact, else "replay"; measured at the first call."""
+    if not plain(model.module):
+        return "replay"
+    described = model.module.config.to_json_string(use_diff=False)
+    parts = (described, version("transformers"), str(model.dtype), str(model.device))
+    key = "tracing engine " + hashlib.sha256("\n".join(parts).encode()).hexdigest()
+    if key not in model.findings:
+        model.findings[key] = "packed" if packs_exactly(model, driver) else "replay"
+    return "packed" if model.findings[key] == "packed" else "replay"
+
+
+def packs_exactly(model: LanguageModel, driver: Driver) -> bool:
+    """Whether unrestored runs, packed and joining on the way, end where the corrupted run does."""
+    question = _prompt(model)
+    noise = torch.randn(1, len(question.subject), model.d_model, generator=torch.Generator().manual_seed(0))
+    embeddings = 3 * float(model.embedding(question.ids).float().std()) * noise
+    pack = Pack((question.subject.start, question.subject.stop, len(question.ids) - 1), len(question.ids), 1)
+    # twice each, so that what `Sweep` folds for the head is more than one row
+    joins = sorted([-1, 0, model.n_layers // 2 - 1] * 2)
+    blocks = [Block(layer, range(0), ()) for layer in joins]
+    try:
+        runs = capture(model, question, embeddings, (), clean=False, keys_values=True, driver=driver)
+        # a module as the site: no block output is restored
+        gather = model.architecture.mlp is not None
+        sweep = Sweep(pack, blocks, "attn_out", None, runs, runs, 1, model.n_layers, 1, gather)
+        logits = sweep_logits(model, sweep, driver)
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, ValueError, IndexError, TypeError):  # shapes or arguments
+        return False
+    return _agree(logits, runs, model.dtype)
+
+
+def _agree(logits: Tensor, runs: Runs, dtype: torch.dtype) -> bool:
+    expected = runs.logits.float().expand_as(logits)
+    allowed = TOLERANCE.get(dtype, HALF_PRECISION_TOLERANCE) * float(expected.abs().max())
+    return float((logits.float() - expected).abs().max()) <= allowed
+
+
+def _prompt(model: LanguageModel) -> Question:
+    """Arbitrary tokens, more than the attention windows of tiny models hold."""
+    length = min(PROBE_TOKENS, model.max_positions)
+    ids = torch.randint(0, model.d_vocab, (length,), generator=torch.Generator().manual_seed(0)).tolist()
+    return Question(tuple(ids), length, (0,), range(1, 3))

@@ -1,0 +1,110 @@
+"""A prompt and its answer in tokens, and what is read off the logits about it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from facts import Fact
+from models import LanguageModel, join, subject_span, target_ids
+from tracing.measures import Measure
+
+QUANTITIES = ("log_probability", "logit_difference", "kl", "rank")
+"""What `Question.read` gives for every token of the answer, along its last axis."""
+
+
+@dataclass(frozen=True, eq=False)
+class Question:
+    """A prompt and its answer in tokens."""
+
+    ids: tuple[int, ...]
+    """Prompt and answer, without the answer's last token: nothing has to be predicted from that one."""
+    n_prompt: int
+    answer_ids: tuple[int, ...]
+    subject: range
+    """Token positions of the subject."""
+
+    @property
+    def n_answer(self) -> int:
+        """Tokens of the answer; the last so many positions of `ids` predict them."""
+        return len(self.answer_ids)
+
+    def read(self, logits: Tensor, clean: Tensor, other: int | None) -> Tensor:
+        """[row, answer, quantity] float32 of [row, answer, d_vocab] logits, in the order of `QUANTITIES`.
+
+        One pass over the vocabulary for the normaliser, one for the rank and a product with the clean distribution p:
+        KL(p || q) = sum p log p - sum p z + log sum exp z.  No softmax is ever stored.
+
+        Args:
+            clean: [answer, d_vocab], logits of the clean run.
+            other: first token of another answer; without one there is no logit difference (NaN).
+        """
+        logits, clean = logits.float(), clean.float()
+        answer = torch.tensor(self.answer_ids, device=logits.device)
+        chosen = logits.gather(2, answer.expand(len(logits), -1)[..., None])[..., 0]
+        normaliser = torch.logsumexp(logits, -1)
+        log_p = torch.log_softmax(clean, -1)
+        p = log_p.exp()
+        expected = torch.stack([logits[:, token] @ p[token] for token in range(len(answer))], 1)
+        kl = (p * log_p).sum(-1) - expected + normaliser
+        rank = (logits > chosen[..., None]).sum(-1) + 1
+        difference = torch.full_like(chosen, torch.nan)
+        if other is not None:
+            difference[:, 0] = chosen[:, 0] - logits[:, 0, other]
+        return torch.stack([chosen - normaliser, difference, kl.clamp_min(0.0), rank.float()], -1)
+
+
+def whole_answer(readings: Tensor) -> dict[Measure, Tensor]:
+    """[..., answer, quantity] readings as one value an answer [...], by measure.
+
+    Log-probabilities and divergences of the tokens add up, the rank is the worst of them, and the logit difference is
+    that of the first token, where two answers part.
+    """
+    log_probability = readings[..., 0].sum(-1)
+    return {
+        "probability": log_probability.exp(),
+        "log_probability": log_probability,
+        "logit_difference": readings[..., 0, 1],
+        "kl": readings[..., 2].sum(-1),
+        "rank": readings[..., 3].amax(-1),
+    }
+
+
+def ask(model: LanguageModel, fact: Fact) -> Question:
+    """The fact's prompt and answer in tokens, the model's greedy next token where the fact names no answer.
+
+    Raises:
+        ValueError: if the prompt is empty, does not hold the subject, or is too long for the model with its answer.
+    """
+    # The template says which occurrence is meant: the one after its own text.
+    occurrence = fact.prompt[: fact.template.index("{}")].count(fact.subject)
+    span = subject_span(model, fact.prompt, fact.subject, occurrence)
+    if fact.target_true.strip():
+        ids, n_prompt = join(model, fact.prompt, fact.target_true)
+    else:
+        prompt = model.encode(fact.prompt)
+        logits = model.logits(torch.tensor([prompt]))[0, -1]
+        ids, n_prompt = [*prompt, int(logits.argmax())], len(prompt)
+    if len(ids) - 1 > model.max_positions:
+        raise ValueError(
+            f"the prompt and its answer have {len(ids)} tokens, more than the {model.max_positions} "
+            f"that {model.name} reads; shorten the prompt"
+        )
+    return Question(tuple(ids[:-1]), n_prompt, tuple(ids[n_prompt:]), range(span.start, span.stop))
+
+
+def first_token(model: LanguageModel, question: Question, against: str) -> int:
+    """The first token of another answer.
+
+    Raises:
+        ValueError: if it is empty or begins as the answer does, so that no logits tell them apart.
+    """
+    token = target_ids(model, against)[0]
+    if token == question.answer_ids[0]:
+        raise ValueError(
+            f"the other answer {against!r} begins with the answer's own first token "
+            f"{model.token_strings([token])[0]!r}; name one that differs from its start"
+        )
+    return token

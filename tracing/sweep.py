@@ -1,0 +1,182 @@
+"""A packed sweep: what happens to the activations of one pass, in plain tensor functions that no model is needed for.
+
+The pass starts with one dummy row.  Behind each layer the blocks that join there are added to the batch, in the base
+run's state with the restored position overwritten (`_enter`); inside a block's window, and wherever a path is severed,
+a module's output is overwritten at that position (`_restore`, `_sever`); behind the last layer only the positions that
+predict the answer go on to the output head (`_finish`).  Nothing else differs from an ordinary forward.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from models.sites import Key, Site, Visit
+from tracing.config import TraceSite
+from tracing.plan import Block, Pack
+from tracing.runs import Runs
+
+
+@dataclass(frozen=True, eq=False)
+class Sweep:
+    """One pass.  Rows are ordered by block, then by sample."""
+
+    pack: Pack
+    blocks: Sequence[Block]
+    site: TraceSite
+    severed: Site | None
+    base: Runs
+    """The runs that states are written into, one or one for each sample."""
+    source: Runs
+    """The runs that those states come from, one or one for each sample."""
+    n_samples: int
+    n_layers: int
+    n_heads: int
+    gather_mlp: bool
+    """Whether the last layer's MLP runs only where its output is needed."""
+
+    def visits(self) -> dict[Key, Visit]:
+        """What to do at each site of the forward."""
+        last = self.n_layers - 1
+        found: dict[Key, list[Visit]] = {}
+        for layer in range(-1, self.n_layers):
+            if layer >= 0 and self.severed:
+                found.setdefault((self.severed, layer), []).append(self._sever(layer))
+            if any(layer in block.window for block in self.blocks):
+                found.setdefault((self.site, layer), []).append(self._restore(layer))
+            if any(block.joins == layer for block in self.blocks):
+                key: Key = ("resid_post", layer) if layer >= 0 else ("resid_pre", 0)
+                found.setdefault(key, []).append(self._enter(layer))
+        if self.gather_mlp and self._ends.numel() < self.pack.size:
+            found["mlp_in", last] = [self._gather]
+            found["mlp_out", last] = [self._scatter, *found.get(("mlp_out", last), [])]
+        found.setdefault(("resid_post", last), []).append(self._finish)
+        return {key: _in_turn(visits) for key, visits in found.items()}
+
+    def answers(self, logits: Tensor) -> Tensor:
+        """[row x variant, answer, d_vocab] from what the head gave for the rows that `_finish` folded."""
+        rows = len(self.blocks) * self.n_samples * self._ends.numel()
+        return logits.flatten(0, 1)[:rows].unflatten(0, (-1, self.pack.n_answer))
+
+    @cached_property
+    def _ends(self) -> Tensor:
+        """[variant x answer], packed positions the head needs."""
+        return self.pack.ends.flatten()
+
+    @cached_property
+    def _restored(self) -> Tensor:
+        """[variant], prompt positions."""
+        return torch.tensor(self.pack.positions)
+
+    def _live(self, layer: int) -> list[Block]:
+        """The blocks whose rows run through a layer; they are the first of all."""
+        return [block for block in self.blocks if block.joins < layer]
+
+    def _enter(self, layer: int) -> Visit:
+        """Let the rows join that part from the base run behind `layer`."""
+
+        def visit(hidden: Tensor) -> Tensor:
+            live = self._live(layer)
+            parts = [hidden] if live else []
+            fresh: Tensor | None = None
+            for block in self.blocks:
+                if block.joins == layer and block.origin is None:
+                    fresh = self._new_rows(layer).to(hidden) if fresh is None else fresh
+                    parts.append(fresh)
+                elif block.joins == layer and block.origin is not None:
+                    parts.append(hidden[block.origin * self.n_samples : (block.origin + 1) * self.n_samples])
+            return torch.cat(parts) if len(parts) > 1 else parts[0]
+
+        return visit
+
+    def _new_rows(self, layer: int) -> Tensor:
+        """[sample, packed, d_model]: the base run behind `layer`, the block output restored where that is asked."""
+        key: Key = ("resid_post", layer) if layer >= 0 else ("resid_pre", 0)
+        rows = self.base.states[key][:, self.pack.source]
+        if len(rows) < self.n_samples:
+            rows = rows.repeat(self.n_samples, 1, 1)
+        if self.site == "resid_post":
+            rows[:, self.pack.starts] = self.source.states[key][:, self._restored]
+        return rows
+
+    def _restore(self, layer: int) -> Visit:
+        """Overwrite the restored position in the blocks that have the layer in their window."""
+        live = self._live(layer)
+        chosen = [index for index, block in enumerate(live) if layer in block.window]
+        heads = [block.head for block in live if layer in block.window]
+
+        def visit(value: Tensor) -> Tensor | None:
+            new = self.source.states[self.site, layer][:, self._restored].to(value).transpose(0, 1)
+            blocks = value.unflatten(0, (len(live), self.n_samples))
+            index = torch.tensor(chosen)[:, None]
+            if self.site == "attn_heads":
+                parts = blocks.unflatten(-1, (self.n_heads, -1))
+                which = torch.tensor([0 if head is None else head for head in heads])[:, None]
+                # [block, variant, sample, d_head], since indices apart from one another come first
+                parts[index, :, self.pack.starts, which] = new.unflatten(-1, (self.n_heads, -1)).permute(2, 0, 1, 3)[
+                    which[:, 0]
+                ]
+            else:
+                blocks[index, :, self.pack.starts] = new
+            return value
+
+        return visit
+
+    def _sever(self, layer: int) -> Visit:
+        """Hold the severed module, at the restored position, at the base run's output, outside a block's own window."""
+        live = self._live(layer)
+        restored_too = self.severed == ("attn_out" if self.site == "attn_heads" else self.site)
+        free = [index for index, block in enumerate(live) if not (restored_too and layer in block.window)]
+
+        def visit(value: Tensor) -> Tensor | None:
+            if not free or self.severed is None:
+                return None
+            held = self.base.states[self.severed, layer][:, self._restored].to(value)
+            blocks = value.unflatten(0, (len(live), self.n_samples))
+            if len(free) == len(live):
+                blocks[:, :, self.pack.starts] = held
+            else:
+                blocks[torch.tensor(free)[:, None], :, self.pack.starts] = held.transpose(0, 1)
+            return value
+
+        return visit
+
+    def _gather(self, value: Tensor) -> Tensor:
+        """The positions that predict the answer: nobody reads the last MLP elsewhere."""
+        return value[:, self._ends]
+
+    def _scatter(self, value: Tensor) -> Tensor:
+        """Back to all packed positions."""
+        out = value.new_zeros(value.shape[0], self.pack.size, value.shape[2])
+        out[:, self._ends] = value
+        return out
+
+    def _finish(self, hidden: Tensor) -> Tensor:
+        """The positions that predict the answer, folded into rows of as many positions as the pack has.
+
+        Folded, because GPT-2 gives its output the shape of its input.  Gathered into fresh memory, because the head
+        would run a strided slice as many small products.
+        """
+        needed = hidden[:, self._ends].flatten(0, 1)
+        missing = -len(needed) % self.pack.size
+        if missing:
+            needed = torch.cat([needed, needed.new_zeros(missing, needed.shape[1])])
+        return needed.unflatten(0, (-1, self.pack.size))
+
+
+def _in_turn(visits: Sequence[Visit]) -> Visit:
+    """One visit after the other."""
+    if len(visits) == 1:
+        return visits[0]
+
+    def visit(value: Tensor) -> Tensor:
+        for each in visits:
+            new = each(value)
+            value = value if new is None else new
+        return value
+
+    return visit
