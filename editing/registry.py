@@ -12,10 +12,13 @@ from editing.emmet import EmmetMethod
 from editing.finetune import ConstrainedMethod, FineTuneMethod, MaskedMethod
 from editing.grace import GraceMethod
 from editing.in_context import IceMethod, IkeMethod
+from editing.ke import KeMethod
 from editing.kn import KnowledgeNeuronsMethod
 from editing.lora import LoraMethod
 from editing.memit import MemitMethod
+from editing.mend import MendMethod
 from editing.rome import RomeMethod
+from editing.serac import SeracMethod
 from editing.wise import WiseMethod
 from facts import EditRequest
 from models import LanguageModel
@@ -78,6 +81,9 @@ METHODS: dict[str, Method] = {
     "ike": IkeMethod(),
     "grace": GraceMethod(),
     "wise": WiseMethod(),
+    "ke": KeMethod(),
+    "mend": MendMethod(),
+    "serac": SeracMethod(),
 }
 
 

@@ -75,7 +75,7 @@ def load_artefact(folder: Path, kind: str, revision: str) -> Artefact:
         FileNotFoundError: if there is none; the sentence says how to train one.
         ValueError: if it was changed since it was written, or belongs to another method or model.
     """
-    command = f"`python -m editing.train {kind} --model NAME --out FOLDER`"
+    command = f"`python -m editing.train {kind} --model NAME --out FOLDER` and give its folder as the setting artefact"
     if not (folder / MANIFEST).is_file():
         raise FileNotFoundError(f"there is no trained {kind} editor in {str(folder)!r}; train one with {command}")
     manifest, digest = _manifest(folder)

@@ -65,7 +65,11 @@ def gradient_factors(forward: Forward, rows: Rows, names: Sequence[str]) -> dict
     finally:
         for handle in handles:
             handle.remove()
-    return {name: Factors(inputs[name].float(), grad.detach().float()) for name, grad in zip(names, found, strict=True)}
+
+    def by_row(states: Tensor) -> Tensor:
+        return states.detach().float().reshape(rows.n_rows, -1, states.shape[-1])  # OPT runs its MLP on [row x pos]
+
+    return {name: Factors(by_row(inputs[name]), by_row(grad)) for name, grad in zip(names, found, strict=True)}
 
 
 def weight_shapes(model: LanguageModel, names: Sequence[str]) -> dict[str, tuple[int, int]]:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from editing.train.rows import Encoder, LowRank, Rows
 from models import LanguageModel, pad
+from models.calls import calling
 
 BATCH = 128
 """Rows of one forward that needs no gradient."""
@@ -42,6 +43,9 @@ class Forward:
         self._kept: dict[tuple[int, ...], Tensor] = {}
         self._n_kept = 0
         self._states: Tensor | None = None
+        self._places: tuple[Tensor, Tensor] | None = None
+        self._read: Tensor | None = None
+        self.module_of(f"{model.architecture.head}.weight").register_forward_pre_hook(self._select)
         if first:
             self._pass_through()
 
@@ -51,11 +55,22 @@ class Forward:
 
     def log_probs(self, rows: Rows) -> Tensor:
         """Log probabilities where the answers are predicted, [token, d_vocab] float32; with gradients if enabled."""
+        return self._run(rows).float().log_softmax(-1)
+
+    def read_by_head(self, rows: Rows) -> Tensor:
+        """What the head reads there, [token, d_model]: the final norm's output."""
+        self._run(rows)
+        assert self._read is not None
+        return self._read
+
+    def _run(self, rows: Rows) -> Tensor:
+        """[token, d_vocab], the logits."""
         self._states = self._lower_states(rows) if self._first else None
-        states = _last_states(self.view, rows.ids)
-        head = self.view.module.get_submodule(self.view.architecture.head)
-        logits: Tensor = head(states[rows.row, rows.pos])
-        return logits.float().log_softmax(-1)
+        self._places = (rows.row, rows.pos)
+        first_answer = torch.full((rows.n_rows,), rows.ids.shape[1], device=rows.ids.device)
+        ends = first_answer.scatter_reduce(0, rows.row, rows.pos + 1, "amin")
+        with calling(ends):
+            return _logits(self.view, rows.ids)
 
     @contextmanager
     def changed(self, changes: Mapping[str, LowRank]) -> Iterator[None]:
@@ -73,7 +88,7 @@ class Forward:
         returned: list[object] = []
         handle = blocks[0].register_forward_hook(lambda module, args, output: returned.append(output))
         with torch.no_grad():
-            _last_states(self.view, torch.tensor([[self.view.pad_id]], device=self.view.device))
+            _logits(self.view, torch.tensor([[self.view.pad_id]], device=self.view.device))
         handle.remove()
         as_tuple = isinstance(returned[0], tuple)
 
@@ -84,6 +99,13 @@ class Forward:
             # the block stays, because the model reads attributes of it; only what it computes is replaced
             blocks[index].forward = same
         blocks[self._first].register_forward_pre_hook(self._put_in, with_kwargs=True)
+
+    def _select(self, module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Let the head run where an answer token is predicted; whatever the model does to logits goes on as ever."""
+        if self._places is None:
+            return args
+        self._read = args[0][self._places]
+        return (self._read,)
 
     def _put_in(self, module: nn.Module, args: Any, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         if "hidden_states" in options:
@@ -114,10 +136,11 @@ class Forward:
             entering.append(options["hidden_states"] if "hidden_states" in options else args[0])
             raise _Stopped
 
-        ids, _ = pad(keys, self.view.pad_id)
+        ids, lengths = pad(keys, self.view.pad_id)
         handle = block.register_forward_pre_hook(stop, with_kwargs=True)
         try:
-            _last_states(self._below, ids.to(self.view.device))
+            with calling(lengths.to(self.view.device)):
+                _logits(self._below, ids.to(self.view.device))
         except _Stopped:
             pass
         finally:
@@ -129,11 +152,11 @@ class _Stopped(Exception):  # noqa: N818 - no error: the rest of the forward is 
     """Raised where the states that were wanted are known."""
 
 
-def _last_states(model: LanguageModel, ids: Tensor) -> Tensor:
-    """The final norm's output, [row, pos, d_model]."""
+def _logits(model: LanguageModel, ids: Tensor) -> Tensor:
+    """What the head gives: [row, pos, d_vocab], or [token, d_vocab] where places were selected."""
     positions = torch.arange(ids.shape[1], device=ids.device).expand(ids.shape)
-    states: Tensor = model.module.base_model(input_ids=ids, position_ids=positions, use_cache=False)[0]
-    return states
+    logits: Tensor = model.module(input_ids=ids, position_ids=positions, use_cache=False).logits
+    return logits
 
 
 def _adding(change: LowRank) -> Any:

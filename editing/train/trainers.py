@@ -8,6 +8,7 @@ from editing.train.episodes import Episodes, Split, known_facts
 from editing.train.ke_trainer import KeSettings, KeTrainer
 from editing.train.loop import Trainer
 from editing.train.mend_trainer import MendSettings, MendTrainer
+from editing.train.serac_trainer import SeracSettings, SeracTrainer
 from editing.train.weight_trainer import last_layers
 from facts.atlas import load_atlas
 from models import LanguageModel
@@ -25,7 +26,11 @@ def _ke(model: LanguageModel, seed: int, source: Source) -> Trainer:
     return KeTrainer(model, settings, source("train"), source("validation"))
 
 
-TRAINERS: dict[str, Callable[[LanguageModel, int, Source], Trainer]] = {"mend": _mend, "ke": _ke}
+def _serac(model: LanguageModel, seed: int, source: Source) -> Trainer:
+    return SeracTrainer(model, SeracSettings(seed=seed), source("train"), source("validation"))
+
+
+TRAINERS: dict[str, Callable[[LanguageModel, int, Source], Trainer]] = {"mend": _mend, "ke": _ke, "serac": _serac}
 
 
 def make_trainer(method: str, model: LanguageModel, seed: int = 0) -> Trainer:

@@ -153,4 +153,6 @@ class WeightTrainer(ABC):
             for name, (successes, count) in shares(batch, result).items():
                 good[name] += successes
                 cases[name] += count
-        return {name: good[name] / max(cases[name], 1) for name in cases} | {"kl": sum(kls) / len(kls)}
+        # where the unedited model answers no bystander, there is nothing to lose
+        found = {name: good[name] / cases[name] if cases[name] else 1.0 for name in cases}
+        return found | {"kl": sum(kls) / len(kls)}

@@ -1,0 +1,128 @@
+"""From a trained network's proposal to an edit: what the methods MEND and KE do alike."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from editing.edit import Diagnostic, Edit
+from editing.ops import WeightDelta
+from editing.requests import check_batch
+from editing.train.artefact import BUNDLED, Artefact, load_artefact
+from editing.train.factors import Factors, gradient_factors, mlp_weights
+from editing.train.forward import Forward
+from editing.train.rows import Encoder, LowRank, Rows
+from facts import EditRequest
+from models import LanguageModel, as_out_in
+
+
+def artefact_for(folder: str, kind: str, model: LanguageModel, active: Sequence[Edit]) -> Artefact:
+    """The trained editor in a folder, or the bundled one if none is named.
+
+    It must be one for the model below all active edits.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        ValueError: if it is not whole, or was trained for another model.
+    """
+    base = active[0].model_revision if active else model.revision
+    return load_artefact(folder_of(folder, kind), kind, base)
+
+
+def folder_of(folder: str, kind: str) -> Path:
+    """Where a trained editor lies: the folder given, or the bundled one's."""
+    return Path(folder).expanduser() if folder else BUNDLED / kind
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """Requests as rows, with the gradients of their answers."""
+
+    forward: Forward
+    rows: Rows
+    """[request] rows: prompt and new answer."""
+    factors: dict[str, Factors]
+
+    def nll(self, changes: Mapping[str, LowRank]) -> Tensor:
+        """Mean NLL of each new answer with its own change, nats: [request]."""
+        return self.rows.nll(self._log_probs(changes))
+
+    def right(self, changes: Mapping[str, LowRank]) -> Tensor:
+        """[request] bool: whether the new answer is the greedy one with the request's own change."""
+        return self.rows.right(self._log_probs(changes))
+
+    @torch.no_grad()
+    def _log_probs(self, changes: Mapping[str, LowRank]) -> Tensor:
+        with self.forward.changed(changes):
+            return self.forward.log_probs(self.rows)
+
+
+def ask(model: LanguageModel, requests: Sequence[EditRequest], layers: Sequence[int]) -> Asked:
+    """Read the gradients of the new answers in the MLP weights of the given layers.
+
+    Raises:
+        ValueError: if there is no request, two ask the same, or one does not fit the context.
+    """
+    check_batch(requests)
+    forward = Forward(model)
+    rows = Encoder(model).rows([(request.fact.prompt, request.target_new) for request in requests])
+    return Asked(forward, rows, gradient_factors(forward, rows, mlp_weights(model, layers)))
+
+
+def scaled(changes: Mapping[str, LowRank], factors: Tensor) -> dict[str, LowRank]:
+    """Every request's change times its own factor [request]."""
+    return {name: LowRank(factors[:, None, None] * change.rows, change.cols) for name, change in changes.items()}
+
+
+def weight_deltas(changes: Mapping[str, LowRank]) -> tuple[WeightDelta, ...]:
+    """The sum over requests of every weight's change; tokens that contribute nothing are left out."""
+    deltas = []
+    for name, change in changes.items():
+        rows = change.rows.reshape(-1, change.rows.shape[-1])
+        cols = change.cols.reshape(-1, change.cols.shape[-1])
+        used = (rows != 0).any(-1) & (cols != 0).any(-1)
+        used[0] = True  # a change that is zero is still a matrix
+        deltas.append(WeightDelta(name, rows[used].T.contiguous(), cols[used].contiguous()))
+    return tuple(deltas)
+
+
+def diagnostics(
+    model: LanguageModel, asked: Asked, deltas: Sequence[WeightDelta], artefact: Artefact, trained_for: int
+) -> tuple[Diagnostic, ...]:
+    """How large the change is, what it makes of the new answers, and how many edits the editor was trained to sum."""
+    n = asked.rows.n_rows
+    sizes = [delta.norm / float(_weight(model, delta.name).norm()) for delta in deltas]
+    warning = ""
+    if n > trained_for:
+        warning = (
+            f"{n} edits were summed, but the editor was trained to sum at most {trained_for}; such sums are known to "
+            "break the model"
+        )
+    return (
+        Diagnostic("relative change", max(sizes), "|Δ| / |W|", "Of the weight that changes most."),
+        Diagnostic("rank", float(max(delta.cols.shape[0] for delta in deltas)), "", "Of the widest change."),
+        Diagnostic("p(new) before", _probability(asked.nll({})), "probability", "Per token, geometric mean."),
+        Diagnostic(
+            "p(new) after", _probability(asked.nll(_together(deltas))), "probability", "With all requests' changes."
+        ),
+        Diagnostic("edits summed", float(n), "", f"Trained for up to {trained_for}.", warning),
+        Diagnostic(
+            "editor's validation", float(artefact.validation["score"]), "score", f"Editor {artefact.digest[:12]}."
+        ),
+    )
+
+
+def _together(deltas: Sequence[WeightDelta]) -> dict[str, LowRank]:
+    return {delta.name: LowRank(delta.rows.T[None], delta.cols[None]) for delta in deltas}
+
+
+def _probability(nll: Tensor) -> float:
+    return float((-nll).exp().mean())
+
+
+def _weight(model: LanguageModel, name: str) -> Tensor:
+    return as_out_in(model.module.get_submodule(name.rpartition(".")[0]), model.weight(name))
