@@ -266,12 +266,10 @@ def _rewrites(base: LanguageModel, edits: Sequence[Edit]) -> dict[str, Rewrite]:
     ops = [op for edit in edits for op in edit.ops]
     for name, sides in _grouped([op for op in ops if isinstance(op, SideOp)], lambda op: op.name).items():
         path = name.rpartition(".")[0]
-        size = tuple(as_out_in(base.module.get_submodule(path), base.weight(name)).shape)
-        _check_size(name, size, {op.shape for op in sides})
+        _check_size(base, name, {op.shape for op in sides})
         rewrites[path] = side.SideRewrite(side.fold(sides))
     for path, books in _grouped([op for op in ops if isinstance(op, CodebookOp)], lambda op: op.module).items():
-        size = tuple(as_out_in(base.module.get_submodule(path), base.weight(f"{path}.weight")).shape)
-        _check_size(path, size, {(op.values.shape[1], op.keys.shape[1]) for op in books})
+        _check_size(base, f"{path}.weight", {(op.values.shape[1], op.keys.shape[1]) for op in books})
         book = codebook.CodebookRewrite(codebook.fold(books))
         rewrites[path] = _both(rewrites[path], book) if path in rewrites else book
     return rewrites
@@ -281,7 +279,9 @@ def _both(first: Rewrite, second: Rewrite) -> Rewrite:
     return lambda inputs, output: second(inputs, first(inputs, output))
 
 
-def _check_size(name: str, size: tuple[int, ...], given: set[tuple[int, int]]) -> None:
+def _check_size(base: LanguageModel, name: str, given: set[tuple[int, int]]) -> None:
+    stored = base.weight(name)
+    size = tuple(as_out_in(base.module.get_submodule(name.rpartition(".")[0]), stored).shape)
     for shape in given:
         if shape != size:
             raise ValueError(
