@@ -8,33 +8,71 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tracing.average import AverageEffects, average_effects
+    from tracing.attribution import AttributionResult, attribution_patching
+    from tracing.average import AverageEffects
+    from tracing.averaging import average_effects
     from tracing.corruption import NoiseLevel, measure_noise
-    from tracing.tracer import TraceCancelled, causal_trace, trace_sites
+    from tracing.counterfactuals import suggest_counterfactuals
+    from tracing.knockout import KnockoutResult, attention_knockout
+    from tracing.lenses.logit import LensResult, logit_lens
+    from tracing.lenses.tuned import TunedLens, fit_tuned_lens, tuned_lens
+    from tracing.memory import TraceMemoryError
+    from tracing.paths import PathResult, path_patching
+    from tracing.tracer import TraceCancelled, causal_trace, refine_trace, trace_all, trace_sites
     from tracing.types import TraceConfig, TraceResult
 
 HOMES = {
+    "AttributionResult": "attribution",
     "AverageEffects": "average",
+    "KnockoutResult": "knockout",
+    "LensResult": "lenses.logit",
     "NoiseLevel": "corruption",
+    "PathResult": "paths",
     "TraceCancelled": "tracer",
     "TraceConfig": "types",
+    "TraceMemoryError": "memory",
     "TraceResult": "types",
-    "average_effects": "average",
+    "TunedLens": "lenses.tuned",
+    "attention_knockout": "knockout",
+    "attribution_patching": "attribution",
+    "average_effects": "averaging",
     "causal_trace": "tracer",
+    "fit_tuned_lens": "lenses.tuned",
+    "logit_lens": "lenses.logit",
     "measure_noise": "corruption",
+    "path_patching": "paths",
+    "suggest_counterfactuals": "counterfactuals",
+    "refine_trace": "tracer",
+    "trace_all": "tracer",
     "trace_sites": "tracer",
+    "tuned_lens": "lenses.tuned",
 }
 
 __all__ = [
+    "AttributionResult",
     "AverageEffects",
+    "KnockoutResult",
+    "LensResult",
     "NoiseLevel",
+    "PathResult",
     "TraceCancelled",
     "TraceConfig",
+    "TraceMemoryError",
     "TraceResult",
+    "TunedLens",
+    "attention_knockout",
+    "attribution_patching",
     "average_effects",
     "causal_trace",
+    "fit_tuned_lens",
+    "logit_lens",
     "measure_noise",
+    "path_patching",
+    "refine_trace",
+    "suggest_counterfactuals",
+    "trace_all",
     "trace_sites",
+    "tuned_lens",
 ]
 
 

@@ -1,4 +1,11 @@
-"""`python -m tracing "The Space Needle is located in the city of" --subject "Space Needle"`: a table and a figure."""
+"""`python -m tracing "The Space Needle is located in the city of" --subject "Space Needle"`: a table and a figure.
+
+python -m tracing trace PROMPT --subject S      one exact map (the word `trace` may be left out)
+python -m tracing lens|knockout|attribution|paths|counterfactuals PROMPT --subject S
+python -m tracing facts FILE --folder F         every fact of a CSV or JSON Lines file
+python -m tracing average FILE|atlas            average effects over facts
+python -m tracing open RESULT.npz               a saved result again
+"""
 
 from __future__ import annotations
 
@@ -8,109 +15,75 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import cast, get_args
 
-from facts import Fact
-from facts.atlas import load_atlas
-from tracing.labels import SITE_NAMES, layer_title, token_label, token_labels
-from tracing.types import SITES, TraceConfig, TraceResult, TraceSite, WindowCentre
+from tracing import commands
+from tracing.options import add_config, add_model, add_output, add_prompt
+from tracing.types import MEASURES, SITES, PositionName, SeveredSite
 
 FIGURE_FORMATS = ("pdf", "svg", "png")
-LAYERS_PER_BLOCK = 16  # columns that fit a terminal
-LITTLE = 0.05  # a total effect, as a difference of probabilities
+Command = Callable[[argparse.Namespace, Callable[[int, int], None] | None], commands.Output]
+AddCommand = Callable[[str, str], argparse.ArgumentParser]
+COMMANDS: dict[str, Command] = {
+    "trace": commands.trace,
+    "lens": commands.lens,
+    "knockout": commands.knockout,
+    "attribution": commands.attribution,
+    "paths": commands.paths,
+    "counterfactuals": commands.counterfactuals,
+    "facts": commands.many,
+    "average": commands.average,
+    "open": commands.reopen,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Trace, print, write; 0, or 2 with one sentence on stderr when the request cannot be met."""
-    options = _parser().parse_args(argv)
+    """Do, print, write; 0, or 2 with one sentence on stderr when the request cannot be met."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments and arguments[0] not in (*COMMANDS, "-h", "--help"):
+        arguments.insert(0, "trace")
+    options = _parser().parse_args(arguments)
     try:
-        suffix = _figure_format(options.out)
-        for path in filter(None, (options.out, options.html, options.csv, options.npz)):
-            if not Path(path).parent.is_dir():  # said now, not after the work
-                raise ValueError(f"there is no folder {str(Path(path).parent)!r} to write {path!r} into; make it first")
-        result = _trace(options)
-        _write(result, options, suffix)
+        _check_files(options)
+        output = COMMANDS[options.command](options, _progress())
+        written = _write(output, options)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     if options.json:
-        print(result.to_json())
+        print(output.result.to_json())
     else:
-        print(table(result))
-        print(f"\nFigure written to {options.out}")
+        print(output.table)
+        if written:
+            print(f"\nFigure written to {written}")
     return 0
 
 
-def table(result: TraceResult) -> str:
-    """The trace in text: probabilities, noise, indirect effects by token and layer, the suggested layer."""
-    config, low_corrupted = result.config, float(result.corrupted.mean())
-    pos, layer = result.peak()
-    known = "" if result.answer_is_greedy else f"; the model would say {token_label(result.predicted.strip())!r}"
-    lines = [
-        f"model      {result.model_name} ({result.n_layers} layers), revision {result.revision[:12]}",
-        f"answer     {token_label(result.answer)!r}{known}",
-        f"noise      sigma {result.noise_std:.4g} = {config.noise:g} x the standard deviation of {result.noise_source}",
-        f"samples    {config.samples}, seed {config.seed}",
-        f"p(answer)  clean {result.clean:.4f}, corrupted {low_corrupted:.4f}, total effect {result.total_effect:.4f}",
-        "",
-        f"Indirect effect of restoring the {SITE_NAMES[config.site]}, by token (* subject) and {layer_title(result)}:",
-    ]
-    if result.total_effect < LITTLE:
-        lines.insert(5, "           the corruption takes little away, so the map says little; try a larger --noise")
-    names = token_labels(result)
-    width = max(map(len, names)) + 1
-    for start in range(0, result.n_layers, LAYERS_PER_BLOCK):
-        layers = range(start, min(start + LAYERS_PER_BLOCK, result.n_layers))
-        lines += ["", " " * width + "".join(f"{number:>7}" for number in layers)]
-        for name, row in zip(names, result.indirect_effect, strict=True):
-            lines.append(f"{name:<{width}}" + "".join(f"{row[number]:>7.3f}" for number in layers))
-    lines += [
-        "",
-        f"Suggested layer: {layer}, where restoring the last subject token {token_label(result.tokens[pos])} has the "
-        f"largest effect ({result.indirect_effect[pos, layer]:.3f}).",
-        "A suggestion only: where a fact is traced to says little about where an edit works best (arXiv:2301.04213).",
-    ]
-    return "\n".join(lines)
+def _check_files(options: argparse.Namespace) -> None:
+    """Say now, not after the work, that a file cannot be written."""
+    wanted = [getattr(options, name, None) for name in ("out", "html", "csv", "npz", "journal", "save_tuned")]
+    if "out" in options and Path(options.out).suffix.lower().lstrip(".") not in FIGURE_FORMATS:
+        raise ValueError(f"cannot write a figure to {options.out!r}; end the name in .pdf, .svg or .png")
+    for path in filter(None, wanted):
+        if not Path(path).parent.is_dir():
+            raise ValueError(f"there is no folder {str(Path(path).parent)!r} to write {path!r} into; make it first")
 
 
-def _trace(options: argparse.Namespace) -> TraceResult:
-    fact = Fact.from_prompt(options.prompt, options.subject, options.answer or "")
-    site = cast(TraceSite, options.site)
-    # Torch and transformers take seconds to import: not for --help, nor for a prompt without its subject.
-    from models import load_model
-    from tracing.corruption import measure_noise
-    from tracing.tracer import causal_trace
-
-    model = load_model(options.model)
-    default_window = 1 if site == "resid_post" else max(1, model.n_layers // 4)
-    config = TraceConfig(
-        site=site,
-        window=default_window if options.window is None else options.window,
-        window_centre=options.window_centre,
-        noise=options.noise,
-        samples=options.samples,
-        seed=options.seed,
-        batch_size=options.batch_size,
-    )
-    level = measure_noise(model, load_atlas().subjects())
-    return causal_trace(model, fact, config, level=level, progress=_progress())
-
-
-def _write(result: TraceResult, options: argparse.Namespace, suffix: str) -> None:
-    from tracing.plots import FigureFormat, figure_bytes, heatmap_html
-
-    Path(options.out).write_bytes(figure_bytes(result, cast(FigureFormat, suffix), width_in=options.width))
-    if options.html:
-        Path(options.html).write_text(heatmap_html(result), encoding="utf-8")
+def _write(output: commands.Output, options: argparse.Namespace) -> str:
+    """The files that were asked for; the name of the figure, if there is one."""
     if options.csv:
-        result.to_frame().to_csv(options.csv, index=False)
+        output.result.to_frame().to_csv(options.csv, index=False)
     if options.npz:
-        result.save(options.npz)
+        output.result.save(options.npz)
+    if output.figure is None or output.chart is None:
+        return ""
+    from tracing import plots
 
-
-def _figure_format(path: str) -> str:
-    suffix = Path(path).suffix.lower().lstrip(".")
-    if suffix not in FIGURE_FORMATS:
-        raise ValueError(f"cannot write a figure to {path!r}; end the name in .pdf, .svg or .png")
-    return suffix
+    how = {} if options.width is None else {"width_in": options.width}
+    name = Path(options.out)
+    suffix = cast(plots.FigureFormat, name.suffix.lower().lstrip("."))
+    name.write_bytes(plots.export(output.figure(**how), suffix, record=plots.run_record(output.result)))
+    if options.html:
+        Path(options.html).write_text(plots.page(output.chart()), encoding="utf-8")
+    return str(name)
 
 
 def _progress() -> Callable[[int, int], None] | None:
@@ -119,35 +92,99 @@ def _progress() -> Callable[[int, int], None] | None:
         return None
 
     def show(done: int, total: int) -> None:
-        print(f"\r{done}/{total} rows", end="\n" if done == total else "", file=sys.stderr, flush=True)
+        print(f"\r{done}/{total}", end="\n" if done == total else "", file=sys.stderr, flush=True)
 
     return show
 
 
 def _parser() -> argparse.ArgumentParser:
-    defaults = TraceConfig()
     parser = argparse.ArgumentParser(
         prog="python -m tracing",
-        description="Causal tracing (Meng et al. 2022): which states of a language model carry a fact?",
+        description="Which states of a language model carry a fact?  Causal tracing (Meng et al. 2022) and its kin.",
+        epilog="A prompt in place of a command is traced; COMMAND --help lists the options of a command.",
     )
-    parser.add_argument("prompt", help="a sentence that stops where the answer should come")
-    parser.add_argument("--subject", required=True, help="the words of the prompt that name what it is about")
-    parser.add_argument("--model", default="reference", help="'reference', a folder or a hub id (default: %(default)s)")
-    parser.add_argument("--answer", help="the answer to follow (default: the model's own next token)")
-    parser.add_argument("--site", choices=SITES, default=defaults.site, help="which state is restored")
-    parser.add_argument("--window", type=int, help="layers restored together (default: 1, or a quarter of the layers)")
-    parser.add_argument("--window-centre", choices=get_args(WindowCentre), default=defaults.window_centre)
-    parser.add_argument("--noise", type=float, default=defaults.noise, help="x std of subject embeddings")
-    parser.add_argument("--samples", type=int, default=defaults.samples, help="noise draws (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=defaults.seed)
-    parser.add_argument("--batch-size", type=int, default=defaults.batch_size, help="rows in one forward pass")
-    parser.add_argument("--out", default="trace.pdf", help="the figure: .pdf, .svg or .png (default: %(default)s)")
-    parser.add_argument("--width", type=float, default=3.25, help="of the figure, in inches (default: %(default)s)")
-    parser.add_argument("--html", help="also write an interactive page")
-    parser.add_argument("--csv", help="also write every cell as a row")
-    parser.add_argument("--npz", help="also write the trace itself, for TraceResult.load")
-    parser.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, text: str) -> argparse.ArgumentParser:
+        added = subparsers.add_parser(name, help=text, description=text)
+        add_model(added)
+        return added
+
+    _add_traces(command)
+    _add_lenses(command)
+    _add_many(command)
+    opening = subparsers.add_parser("open", help="show a saved result", description="show a saved result")
+    opening.add_argument("path", help="what --npz wrote")
+    _add_measure(opening)
+    add_output(opening, "result.pdf")
     return parser
+
+
+def _add_traces(command: AddCommand) -> None:
+    one = command("trace", "trace one prompt exactly")
+    add_prompt(one)
+    add_config(one)
+    _add_measure(one)
+    add_output(one, "trace.pdf")
+    estimating = command("attribution", "estimate the map from one backward pass (attribution patching)")
+    add_prompt(estimating)
+    add_config(estimating, without=("severed", "batch_size", "against"))
+    estimating.add_argument("--verify", type=int, default=0, help="compute this many of the largest cells exactly")
+    add_output(estimating, "attribution.pdf")
+    patching = command("paths", "patch the paths from one state through each module behind it")
+    add_prompt(patching)
+    patching.add_argument("--sender", required=True, help="site:layer:position, such as mlp_out:3:5 (-1 is the last)")
+    through = ("nothing", "mlps")
+    patching.add_argument("--through", choices=through, default=through[0], help="computed, not held, in between")
+    add_config(patching, without=("site", "window", "window_centre", "severed", "batch_size", "against"))
+    add_output(patching, "paths.pdf")
+
+
+def _add_lenses(command: AddCommand) -> None:
+    reading = command("lens", "read every state through the final norm and head (logit lens)")
+    add_prompt(reading)
+    reading.add_argument("--target", default="", help="another word to follow, such as the answer after an edit")
+    reading.add_argument("--top-k", type=int, default=5, help="predictions kept at every cell (default: %(default)s)")
+    reading.add_argument("--tuned", action="store_true", help="translate states first, fitted on the model's own text")
+    reading.add_argument("--tuned-from", help="the same with translators saved before")
+    reading.add_argument("--save-tuned", help="save the fitted translators to this file")
+    add_output(reading, "lens.pdf")
+    cutting = command("knockout", "cut attention edges from the last token to subject, relation and itself")
+    add_prompt(cutting)
+    cutting.add_argument("--window", type=int, help="layers cut together (default: a fifth of the layers)")
+    add_output(cutting, "knockout.pdf")
+    suggesting = command("counterfactuals", "suggest other subjects of as many tokens, from the atlas")
+    add_prompt(suggesting)
+    suggesting.add_argument("--limit", type=int, default=10, help="at most so many (default: %(default)s)")
+    add_output(suggesting, None)
+
+
+def _add_many(command: AddCommand) -> None:
+    several = command("facts", "trace every fact of a CSV or JSON Lines file")
+    _add_facts(several)
+    several.add_argument("--folder", required=True, help="where each trace and summary.csv go")
+    add_config(several)
+    add_output(several, None)
+    averaging = command("average", "average effects over facts, by kind of token")
+    _add_facts(averaging)
+    sites: tuple[str, ...] = ("resid_post", "mlp_out", "attn_out")
+    averaging.add_argument("--sites", nargs="+", choices=SITES, default=sites, help="one map each")
+    modules = get_args(SeveredSite)
+    averaging.add_argument("--sever", nargs="*", choices=modules, default=(), help="a map of states with it severed")
+    averaging.add_argument("--positions", nargs="+", choices=get_args(PositionName), help="these tokens only: faster")
+    averaging.add_argument("--journal", help="a file that finished facts are added to; a stopped run resumes from it")
+    add_config(averaging, without=("site", "severed"))
+    add_output(averaging, "average.pdf")
+
+
+def _add_facts(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("facts", help="a .csv, .jsonl or .json file with subject, prompt and answer, or 'atlas'")
+    parser.add_argument("--limit", type=int, help="the first so many facts")
+    parser.add_argument("--facts-seed", type=int, default=0, help="which facts of the atlas (default: %(default)s)")
+
+
+def _add_measure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--measure", choices=MEASURES, default="probability", help="what the map shows")
 
 
 if __name__ == "__main__":

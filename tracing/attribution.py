@@ -5,8 +5,9 @@ putting the source run's state in the base run's place is the first term of its 
 
     estimate(t, l) = (h_source - h_base) . d log P(answer) / d h      at the base run
 
-with the corrupted run as base and the clean one as source (denoising), or the other way round.  It is an **estimate**,
-in nats of log-probability, good for ranking cells where exact maps are too dear.  Known false negatives (same paper,
+with the corrupted run as base and the clean one as source (denoising), or the other way round (noising, with the sign
+turned, as an effect there is what corrupting takes away).  It is an **estimate**, in nats of log-probability, good for
+ranking cells where exact maps are too dear.  Known false negatives (same paper,
 section 3): where attention is saturated, the gradient through its softmax is close to zero though the exact effect is
 large; and where a cell's direct and indirect effects have opposite signs, their estimates cancel.  `verify` computes
 the exact effect of the cells with the largest estimates; it cannot find what the estimate has missed.
@@ -166,15 +167,14 @@ def verify(
     trace = causal_trace(
         model, fact, result.config, level=level, positions=positions, progress=progress, cancelled=cancelled
     )
-    base = np.log(trace.clean) if result.config.direction == "noising" else np.log(trace.corrupted.astype(np.float64))
-    exact = (np.log(trace.restored.astype(np.float64)).T - base).T.mean(axis=0)
+    exact = trace.by("log_probability").indirect_effect
     frame = result.to_frame().drop(columns=["site", "estimate_sd"])
     rows = [int(np.ravel_multi_index(cell, result.estimate.shape)) for cell in cells]
     return frame.iloc[rows].assign(exact=[float(exact[cell]) for cell in cells]).reset_index(drop=True)
 
 
 def _products(pair: Pair, keys: Sequence[Key], samples: slice) -> dict[Key, Tensor]:
-    """(h_source - h_base) * gradient at the base run, [sample, pos, d] by site and layer."""
+    """(h_source - h_base) * gradient at the base run, [sample, pos, d] by site and layer; for noising its negative."""
     base, source = pair.states(keys, samples)
     leaves = {key: torch.zeros_like(state, requires_grad=True) for key, state in base.items()}
 
@@ -185,8 +185,9 @@ def _products(pair: Pair, keys: Sequence[Key], samples: slice) -> dict[Key, Tens
     patches = pair.base(samples) | {key: add(key) for key in keys}
     log_prob = pair.answer(run(pair.model, ids, patches=patches, grad=True).logits)
     gradients = torch.autograd.grad(log_prob.sum(), [leaves[key] for key in keys])
+    sign = -1 if pair.noising else 1
     return {
-        key: ((source[key].float() - base[key].float()) * gradient.float()).cpu()
+        key: sign * ((source[key].float() - base[key].float()) * gradient.float()).cpu()
         for key, gradient in zip(keys, gradients, strict=True)
     }
 

@@ -5,50 +5,61 @@ token); the others are left out and counted.  Rows follow the paper's figure: fi
 first subsequent token, further tokens, last token.  A one-token subject counts as first and as last, as there; a row a
 prompt does not have is missing for that fact.  Differences from the published notebook: each fact weighs the same
 however many tokens a row pools, the intervals use the number of facts that have the row, and negative means are kept.
+A mean says little about any one fact (Hase et al. 2023, arXiv:2301.04213), so every fact's effects are kept beside it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
-import torch
 from numpy.typing import NDArray
 
-from facts import Fact
-from models import LanguageModel, run
-from tracing.corruption import NoiseLevel, measure_noise
-from tracing.engine import Question
-from tracing.statistics import interval, nan_mean
-from tracing.tracer import Progress, TraceCancelled, ask, trace_sites
-from tracing.types import CATEGORIES, Category, PositionName, TraceConfig, TraceResult, TraceSite
+from tracing.statistics import Correction, interval, nan_mean, significant
+from tracing.storage import Stored
+from tracing.types import CATEGORIES, Category, TraceConfig, TraceResult
+
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
 @dataclass(frozen=True, eq=False)
-class AverageEffects:
+class AverageEffects(Stored):
     """Effects of every fact that counted, and their means."""
+
+    KIND: ClassVar[str] = "engram-average-1"
+    NESTED: ClassVar[dict[str, type]] = {"configs": TraceConfig}
 
     configs: tuple[TraceConfig, ...]
     model_name: str
     revision: str
     noise_std: float
     noise_source: str
-    n_unknown: int
-    """Facts left out because the model does not answer them correctly."""
+    prompts: tuple[str, ...]
+    """[fact], those that counted."""
+    unknown: tuple[str, ...]
+    """Prompts left out because the model does not answer them correctly."""
+    unaligned: tuple[str, ...]
+    """Prompts left out because no counterfactual subject aligns with theirs."""
     clean: NDArray[np.float32]
     """[fact], probability of the answer in the clean run."""
     corrupted: NDArray[np.float32]
     """[fact], its mean over corrupted runs."""
-    effects: dict[TraceSite, NDArray[np.float32]]
-    """By site: [fact, category, layer], indirect effects; NaN where a prompt has no such token or it was not traced."""
+    effects: dict[str, NDArray[np.float32]]
+    """By map (`map_name`): [fact, category, layer], with a head axis behind it for attn_heads; indirect effects, NaN
+    where a prompt has no such token or it was not traced."""
 
     @property
     def n_facts(self) -> int:
         """Facts that counted."""
         return len(self.clean)
+
+    @property
+    def n_unknown(self) -> int:
+        """Facts left out because the model does not answer them correctly."""
+        return len(self.unknown)
 
     @property
     def ate(self) -> float:
@@ -60,45 +71,101 @@ class AverageEffects:
         low, high = interval(self.clean - self.corrupted)
         return float(low), float(high)
 
-    def mean(self, site: TraceSite, category: Category) -> NDArray[np.float64]:
+    def mean(self, site: str, category: Category) -> NDArray[np.float64]:
         """[layer], average indirect effect of restoring `site` at tokens of `category`."""
-        return nan_mean(self._row(site, category))
+        return nan_mean(self.values(site, category))
 
-    def ci(self, site: TraceSite, category: Category) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def ci(self, site: str, category: Category) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """([layer], [layer]), 95 % t-interval of `mean` over facts."""
-        return interval(self._row(site, category))
+        return interval(self.values(site, category))
 
-    def n(self, site: TraceSite, category: Category) -> int:
+    def quantiles(self, site: str, category: Category, levels: Sequence[float] = QUANTILES) -> NDArray[np.float64]:
+        """[level, layer], quantiles of the effect over facts: the distribution that the mean stands for."""
+        values = self.values(site, category).astype(np.float64)
+        present = values[~np.isnan(values).reshape(len(values), -1).any(1)]
+        if not len(present):
+            return np.full((len(levels), *values.shape[1:]), np.nan)
+        return np.asarray(np.quantile(present, levels, axis=0))
+
+    def significant(self, site: str, *, alpha: float = 0.05, correction: Correction = "holm") -> NDArray[np.bool_]:
+        """[category, layer], where the mean differs from 0: a paired t-test over facts, corrected over all cells."""
+        return significant(self._map(site), alpha=alpha, correction=correction)
+
+    def peaks(self, site: str, category: Category = "last_subject") -> NDArray[np.int64]:
+        """[layer], how many facts have their largest effect there; facts without such a token do not count."""
+        values = self.values(site, category).reshape(self.n_facts, self.effects[site].shape[2], -1).max(2)
+        present = values[~np.isnan(values).any(1)]
+        return np.bincount(present.argmax(1), minlength=values.shape[1]).astype(np.int64)
+
+    def n(self, site: str, category: Category) -> int:
         """Facts whose prompt has such a token."""
-        return int(np.sum(~np.isnan(self._row(site, category)[:, 0])))
+        values = self.values(site, category)
+        return int(np.sum(~np.isnan(values.reshape(len(values), -1)[:, 0])))
 
-    def last_subject(self, site: TraceSite = "resid_post") -> NDArray[np.float64]:
+    def last_subject(self, site: str = "resid_post") -> NDArray[np.float64]:
         """[layer], average indirect effect at the last subject token: the early site."""
         return self.mean(site, "last_subject")
 
-    def last_token(self, site: TraceSite = "resid_post") -> NDArray[np.float64]:
+    def last_token(self, site: str = "resid_post") -> NDArray[np.float64]:
         """[layer], average indirect effect at the prompt's last token: the late site."""
         return self.mean(site, "last_token")
 
+    def values(self, site: str, category: Category) -> NDArray[np.float32]:
+        """[fact, layer], every fact's effect.
+
+        Raises:
+            ValueError: if the site was not traced or there is no such category.
+        """
+        if category not in CATEGORIES:
+            raise ValueError(f"unknown token category {category!r}; choose from {', '.join(CATEGORIES)}")
+        return self._map(site)[:, CATEGORIES.index(category)]
+
     def to_frame(self) -> pd.DataFrame:
-        """One row per site, category and layer: effect, effect_low, effect_high, n."""
-        rows = []
-        for site in self.effects:
-            for category in CATEGORIES:
+        """One row per map, category, layer (and head): effect, its interval, n, quantiles, significant (Holm)."""
+        frames = []
+        for site, effects in self.effects.items():
+            marked = self.significant(site)
+            for index, category in enumerate(CATEGORIES):
+                cells = [axis.ravel() for axis in np.indices(effects.shape[2:])]
                 mean, (low, high) = self.mean(site, category), self.ci(site, category)
-                rows += [
-                    (site, category, layer, mean[layer], low[layer], high[layer], self.n(site, category))
-                    for layer in range(len(mean))
-                ]
-        return pd.DataFrame(rows, columns=["site", "category", "layer", "effect", "effect_low", "effect_high", "n"])
+                columns: dict[str, Any] = {"site": site, "category": category, "layer": cells[0]}
+                if len(cells) == 2:
+                    columns["head"] = cells[1]
+                columns |= {"effect": mean.ravel(), "effect_low": low.ravel(), "effect_high": high.ravel()}
+                columns["n"] = self.n(site, category)
+                for level, row in zip(QUANTILES, self.quantiles(site, category), strict=True):
+                    columns[f"q{round(100 * level):02d}"] = row.ravel()
+                frames.append(pd.DataFrame(columns | {"significant": marked[index].ravel()}))
+        return pd.concat(frames, ignore_index=True)
+
+    def per_fact(self) -> pd.DataFrame:
+        """One row per fact, map, category, layer (and head) that was measured: prompt, clean, corrupted, effect."""
+        frames = []
+        for site, effects in self.effects.items():
+            fact, category, *rest = (axis.ravel() for axis in np.indices(effects.shape))
+            columns: dict[str, Any] = {"prompt": [self.prompts[index] for index in fact], "site": site}
+            columns |= {"category": [CATEGORIES[index] for index in category]}
+            columns |= dict(zip(("layer", "head"), rest, strict=False))
+            columns |= {"clean": self.clean[fact], "corrupted": self.corrupted[fact], "effect": effects.ravel()}
+            frames.append(pd.DataFrame(columns))
+        frame = pd.concat(frames, ignore_index=True)
+        return frame[frame["effect"].notna()].reset_index(drop=True)
 
     def to_dict(self) -> dict[str, Any]:
-        """Means by site and category as plain lists by layer, with n and the average total effect."""
+        """Means by map and category as plain lists by layer, with n and the average total effect."""
+        low, high = self.ate_ci()
         return {
+            "kind": self.KIND,
+            "model_name": self.model_name,
+            "revision": self.revision,
+            "configs": [asdict(config) for config in self.configs],
             "n_facts": self.n_facts,
             "n_unknown": self.n_unknown,
+            "n_unaligned": len(self.unaligned),
             "noise_std": self.noise_std,
+            "noise_source": self.noise_source,
             "ate": self.ate,
+            "ate_ci": [low, high] if self.n_facts > 1 else None,
             "effects": {
                 site: {
                     category: self.mean(site, category).tolist() if self.n(site, category) else None
@@ -108,73 +175,15 @@ class AverageEffects:
             },
         }
 
-    def _row(self, site: TraceSite, category: Category) -> NDArray[np.float32]:
+    def _map(self, site: str) -> NDArray[np.float32]:
         if site not in self.effects:
             raise ValueError(f"site {site!r} was not traced; choose from {', '.join(self.effects)}")
-        if category not in CATEGORIES:
-            raise ValueError(f"unknown token category {category!r}; choose from {', '.join(CATEGORIES)}")
-        return self.effects[site][:, CATEGORIES.index(category)]
+        return self.effects[site]
 
 
-def average_effects(
-    model: LanguageModel,
-    facts: Iterable[Fact],
-    configs: Sequence[TraceConfig],
-    *,
-    level: NoiseLevel | None = None,
-    positions: Sequence[PositionName] | None = None,
-    progress: Progress | None = None,
-    cancelled: Callable[[], bool] | None = None,
-) -> AverageEffects:
-    """Trace every known fact at every site and average.
-
-    Args:
-        facts: each needs its true answer.
-        level: by default measured on the embeddings of the facts' subjects, as in the paper.
-        positions: restrict to e.g. ("last_subject", "last_token"), many times faster; other categories are then NaN.
-        progress: told (facts done, facts in all).
-
-    Raises:
-        TraceCancelled: when `cancelled` said so, within one forward pass.
-        ValueError: if a fact has no answer, or the model knows none of the facts.
-    """
-    chosen = list(facts)
-    for fact in chosen:
-        if not fact.target_true.strip():
-            raise ValueError(f"the fact {fact.prompt!r} has no true answer; averages need one to tell known facts")
-    level = level or measure_noise(model, [fact.subject for fact in chosen])
-    traces: list[dict[TraceSite, TraceResult]] = []
-    for number, fact in enumerate(chosen, 1):
-        if cancelled and cancelled():
-            raise TraceCancelled(f"the average was cancelled after {number - 1} of {len(chosen)} facts")
-        if knows(model, ask(model, fact)):
-            traces.append(trace_sites(model, fact, configs, level=level, positions=positions, cancelled=cancelled))
-        if progress:
-            progress(number, len(chosen))
-    if not traces:
-        raise ValueError(f"{model.name} answers none of the {len(chosen)} facts correctly; there is nothing to average")
-    effects = {config.site: np.stack([by_category(sites[config.site]) for sites in traces]) for config in configs}
-    if positions is not None:  # a one-token subject's only token is also its first: a biased few, so left out
-        for effect in effects.values():
-            effect[:, [index for index, name in enumerate(CATEGORIES) if name not in positions]] = np.nan
-    firsts = [next(iter(sites.values())) for sites in traces]
-    return AverageEffects(
-        configs=tuple(configs),
-        model_name=model.name,
-        revision=model.revision,
-        noise_std=firsts[0].noise_std,
-        noise_source=level.source,
-        n_unknown=len(chosen) - len(traces),
-        clean=np.array([result.clean for result in firsts], dtype=np.float32),
-        corrupted=np.array([result.corrupted.mean() for result in firsts], dtype=np.float32),
-        effects=effects,
-    )
-
-
-def knows(model: LanguageModel, question: Question) -> bool:
-    """Whether the clean model's argmax is the answer, at each of its tokens given the earlier ones."""
-    logits = run(model, torch.tensor([question.ids], device=model.device)).logits[0, question.n_prompt - 1 :]
-    return bool(logits.argmax(-1).tolist() == list(question.answer_ids))
+def map_name(config: TraceConfig) -> str:
+    """What a map is called among others: its site, and the module that was severed."""
+    return config.site if config.severed is None else f"{config.site}, {config.severed} severed"
 
 
 def by_category(result: TraceResult) -> NDArray[np.float32]:
@@ -195,3 +204,9 @@ def category_positions(result: TraceResult) -> tuple[range, ...]:
         range(stop + 1, last),
         range(last, last + 1),
     )
+
+
+def not_positions(categories: Iterable[Category]) -> list[int]:
+    """Indices of the other categories."""
+    kept = set(categories)
+    return [index for index, name in enumerate(CATEGORIES) if name not in kept]

@@ -25,9 +25,10 @@ from torch import Tensor
 from facts import Fact
 from models import LanguageModel
 from models.attention import edges_cut
-from tracing.engine import Question
+from tracing.pair import answer_log_prob
+from tracing.question import Question, ask
 from tracing.storage import Stored
-from tracing.tracer import TraceCancelled, ask
+from tracing.tracer import TraceCancelled
 from tracing.types import TraceConfig
 
 Edges = tuple[Sequence[int], Sequence[int]]
@@ -138,7 +139,7 @@ def attention_knockout(
         answer_ids=question.answer_ids,
         window=window,
         edges=tuple(cuts),
-        clean=float(question.log_prob(clean[:, question.n_prompt - 1 :]).sum().exp()),
+        clean=float(answer_log_prob(question, clean)[0].exp()),
         log_prob=torch.stack(found).cpu().numpy(),
     )
 
@@ -179,7 +180,7 @@ def _scored(model: LanguageModel, question: Question, ids: Tensor, cut: Tensor, 
     }
     with edges_cut(model, by_layer):
         logits = model.logits(ids.expand(len(windows), -1))
-    return question.log_prob(logits[:, question.n_prompt - 1 :]).sum(1)
+    return answer_log_prob(question, logits)
 
 
 def _check_cutting(model: LanguageModel, ids: Tensor, clean: Tensor) -> None:

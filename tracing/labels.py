@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tracing.types import Category, TraceResult, TraceSite
+from tracing.types import Category, Direction, Measure, TraceResult, TraceSite
+
+if TYPE_CHECKING:
+    from tracing.average import AverageEffects
 
 ColourScale = Literal["cividis", "viridis", "rome"]
 
@@ -25,7 +28,29 @@ CATEGORY_NAMES: dict[Category, str] = {
     "further_tokens": "Further tokens",
     "last_token": "Last token",
 }
+EFFECTS: dict[Direction, str] = {"denoising": "restoring", "noising": "corrupting"}
+MEASURED: dict[Measure, str] = {
+    "probability": "p({})",
+    "log_probability": "log p({})",
+    "logit_difference": "the logit difference of {}",
+    "kl": "the divergence from the clean run",
+    "rank": "the rank of {}",
+}
 VISIBLE = str.maketrans({" ": "␣", "\n": "↵", "\r": "↵", "\t": "⇥"})
+
+
+class Prompted(Protocol):
+    """Any result about one prompt."""
+
+    @property
+    def tokens(self) -> tuple[str, ...]:
+        """The prompt's tokens as text."""
+        ...
+
+    @property
+    def subject_span(self) -> tuple[int, int]:
+        """Half-open token positions of the subject."""
+        ...
 
 
 def token_label(text: str) -> str:
@@ -34,15 +59,35 @@ def token_label(text: str) -> str:
     return shown or "∅"
 
 
-def token_labels(result: TraceResult) -> list[str]:
+def token_labels(result: Prompted) -> list[str]:
     """Every token's label, subject tokens marked with a star as in the paper."""
     start, stop = result.subject_span
     return [token_label(text) + ("*" if start <= pos < stop else "") for pos, text in enumerate(result.tokens)]
 
 
 def title(result: TraceResult) -> str:
-    """One line: what was restored, and the answer it is about."""
-    return f"Effect of restoring the {SITE_NAMES[result.config.site]} on p({token_label(result.answer.strip())})"
+    """One line: what was restored, what was severed, and the answer it is about."""
+    config = result.config
+    without = "" if config.severed is None else f", {SITE_NAMES[config.severed]} severed,"
+    return f"Effect of {EFFECTS[config.direction]} the {SITE_NAMES[config.site]}{without} on {measured(result)}"
+
+
+def measured(result: TraceResult) -> str:
+    """What the effect is an effect on, such as "p(Seattle)"."""
+    return MEASURED[result.measure].format(token_label(result.answer.strip()))
+
+
+def map_title(name: str) -> str:
+    """A map among several, such as "residual stream, MLP output severed"."""
+    site, _, rest = name.partition(", ")
+    words: dict[str, str] = {str(key): value for key, value in SITE_NAMES.items()}
+    severed = rest.removesuffix(" severed")
+    return words.get(site, site) + (f", {words.get(severed, severed)} severed" if rest else "")
+
+
+def average_title(average: AverageEffects) -> str:
+    """One line: of what, over how many facts, and how much the corruption takes away."""
+    return f"{average.model_name}, {average.n_facts} facts, average total effect {average.ate:.2f}"
 
 
 def layer_title(result: TraceResult) -> str:

@@ -12,8 +12,7 @@ from facts import Fact
 from models import LanguageModel, run
 from models.interventions import Site
 from tracing.corruption import Corruption, NoiseLevel, corrupt, measure_noise
-from tracing.engine import Question
-from tracing.tracer import ask
+from tracing.question import Question, ask
 from tracing.types import TraceConfig
 
 Patch = Callable[[Tensor], Tensor]
@@ -64,7 +63,7 @@ class Pair:
 
     def answer(self, logits: Tensor) -> Tensor:
         """[row, pos, d_vocab] logits to the [row] log-probability of the whole answer."""
-        return self.question.log_prob(logits[:, self.question.n_prompt - 1 :]).sum(1)
+        return answer_log_prob(self.question, logits)
 
     def _corrupted(self, samples: slice) -> dict[Key, Patch]:
         embeddings, subject = self.corruption.embeddings[samples], self.question.subject
@@ -74,6 +73,13 @@ class Pair:
             return state
 
         return {("embed", 0): write}
+
+
+def answer_log_prob(question: Question, logits: Tensor) -> Tensor:
+    """[row, pos, d_vocab] logits of prompt and answer to the [row] log-probability of the whole answer, in float32."""
+    answer = torch.tensor(question.answer_ids, device=logits.device).expand(len(logits), -1)
+    log_prob = torch.log_softmax(logits[:, question.n_prompt - 1 :].float(), -1)
+    return log_prob.gather(2, answer[..., None])[..., 0].sum(1)
 
 
 def make_pair(model: LanguageModel, fact: Fact, config: TraceConfig, level: NoiseLevel | None) -> Pair:

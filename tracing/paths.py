@@ -7,7 +7,7 @@ For a sender s and a receiver r:
    run: r reads the change through the residual stream alone; what r would write is noted
 2. the base run with r's output replaced by the noted one, everything behind it computed as usual
 
-    effect(s -> r) = P(answer | r as noted) - P(answer | base)
+    effect(s -> r) = P(answer | r as noted) - P(answer | base)      (noising: the other way round, what is lost)
 
 The receiver "logits" is step 1's own prediction: the direct path from s to the head.  With `through = "mlps"` MLPs
 between s and r are computed rather than held, as in Wang et al.
@@ -80,24 +80,29 @@ class PathResult(Stored):
     """[sample], the same for the direct path to the logits."""
 
     @property
+    def effects(self) -> NDArray[np.float64]:
+        """[receiver + 1, sample], effect of every path, the direct one to the logits last; in probability."""
+        gained = np.concatenate([self.patched, self.direct[None]]).astype(np.float64) - self.base
+        return -gained if self.config.direction == "noising" else gained
+
+    @property
     def effect(self) -> NDArray[np.float32]:
-        """[receiver], mean over samples of patched minus base, as a difference of probabilities."""
-        return (self.patched - self.base).mean(axis=1, dtype=np.float64).astype(np.float32)
+        """[receiver], mean effect over samples, as a difference of probabilities."""
+        return self.effects[:-1].mean(axis=1).astype(np.float32)
 
     @property
     def direct_effect(self) -> float:
         """The same for the direct path to the logits."""
-        return float((self.direct - self.base).mean(dtype=np.float64))
+        return float(self.effects[-1].mean())
 
     def to_frame(self) -> pd.DataFrame:
         """One row per receiver, the logits last: receiver, site, layer, position, effect, effect_low, effect_high."""
-        values = np.concatenate([self.patched, self.direct[None]]).astype(np.float64) - self.base
-        low, high = interval(values, axis=1)
+        low, high = interval(self.effects, axis=1)
         nodes = [(str(node), node.site, node.layer, node.pos) for node in self.receivers]
         frame = pd.DataFrame(
             [*nodes, ("logits", "logits", -1, len(self.tokens) - 1)], columns=["receiver", "site", "layer", "position"]
         )
-        return frame.assign(effect=values.mean(axis=1), effect_low=low, effect_high=high)
+        return frame.assign(effect=self.effects.mean(axis=1), effect_low=low, effect_high=high)
 
 
 def path_patching(

@@ -13,7 +13,7 @@ import json
 import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import matplotlib as mpl
 import numpy as np
@@ -26,15 +26,18 @@ from numpy.typing import NDArray
 
 from tracing import labels
 from tracing.labels import ColourScale
-from tracing.types import CATEGORIES, TraceResult, TraceSite
+from tracing.measures import UNITS
+from tracing.types import CATEGORIES, Category, TraceResult
 
 if TYPE_CHECKING:
     from tracing.average import AverageEffects  # imports torch
 
 FigureFormat = Literal["pdf", "svg", "png"]
-ROME_MAPS: dict[TraceSite, str] = {"resid_post": "Purples", "mlp_out": "Greens", "attn_out": "Reds"}
+ROME_MAPS: dict[str, str] = {"resid_post": "Purples", "mlp_out": "Greens", "attn_out": "Reds", "attn_heads": "Reds"}
 DIVERGING = "PuOr"
+LIKELIHOODS = ("probability", "log_probability", "logit_difference")
 CJK_FONTS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Serif CJK SC", "Source Han Sans SC", "WenQuanYi Micro Hei")
+LINES = ["#6a3d9a", "#1b7837", "#b2182b", "#2166ac", "#e08214", "#4d4d4d"]
 FONT_SIZE = 8.0  # points at final size
 PNG_DPI = 300
 _saving = threading.Lock()  # Matplotlib reads font type and hash salt from process-wide settings while saving
@@ -64,6 +67,7 @@ def trace_heatmap(
         ValueError: if the layer is out of range or the scale is unknown.
     """
     n_pos, n_layers = len(result.tokens), result.n_layers
+    _flat(result)
     if selected_layer is not None and not 0 <= selected_layer < n_layers:
         raise ValueError(f"layer {selected_layer} is out of range; {result.model_name} has layers 0 to {n_layers - 1}")
     rows = n_layers if swap_axes else n_pos
@@ -102,7 +106,12 @@ def trace_heatmap(
 
 def heatmap_html(result: TraceResult, *, scale: ColourScale = "cividis") -> str:
     """The heatmap as one self-contained HTML page (5 MB) that opens offline; the same bytes for the same trace."""
-    figure = trace_heatmap(result, scale=scale).update_layout(paper_bgcolor="white", plot_bgcolor="white")
+    return page(trace_heatmap(result, scale=scale))
+
+
+def page(figure: go.Figure) -> str:
+    """Any figure for the screen as such a page."""
+    figure.update_layout(paper_bgcolor="white", plot_bgcolor="white")
     # Only the button that saves a picture: others offer to send the figure away.
     config = {"displaylogo": False, "modeBarButtons": [["toImage"]], "toImageButtonOptions": {"format": "svg"}}
     return str(figure.to_html(include_plotlyjs=True, full_html=True, div_id="trace", config=config))
@@ -122,11 +131,11 @@ def trace_figure(
         ValueError: if the width is not from 1 to 40 inches, or no installed font can draw the tokens.
     """
     names = labels.token_labels(result)
-    figure, (axes,) = _sheet(width_in, 0.75 + 0.165 * len(names) + (0.25 if title else 0), 1)
-    fonts = _fonts([*names, labels.title(result), result.model_name, title or ""])
-    effect = result.indirect_effect
-    bar_label = f"effect on p({labels.token_label(result.answer.strip())})"
-    _panel(figure, axes, effect, _map_name(result.config.site, scale), names, bar_label, fonts, effect)
+    figure, (axes,) = sheet(width_in, 0.75 + 0.165 * len(names) + (0.25 if title else 0), 1)
+    fonts = font_families([*names, labels.title(result), result.model_name, title or ""])
+    effect = _flat(result)
+    bar_label = f"effect on {labels.measured(result)}"
+    panel(figure, axes, effect, _map_name(result.config.site, scale), names, bar_label, fonts, effect)
     where = labels.SITE_NAMES[result.config.site]
     window = result.config.window
     what = f"layer of the restored {where}" if window == 1 else f"centre of {window} layers of restored {where}"
@@ -137,21 +146,61 @@ def trace_figure(
 
 
 def average_figure(average: AverageEffects, *, width_in: float = 6.75, scale: ColourScale = "rome") -> Figure:
-    """Average indirect effects by token category and layer, one panel a site, all on one colour scale."""
-    sites = list(average.effects)
-    figure, panels = _sheet(width_in, 1.9, len(sites))
-    grids = [np.stack([average.mean(site, category) for category in CATEGORIES]) for site in sites]
+    """Average indirect effects by token category and layer, one panel a map, all on one colour scale.
+
+    Raises:
+        ValueError: if there is no map but of heads, which have no place on a layer axis.
+    """
+    maps = _maps(average)
+    figure, panels = sheet(width_in, 1.9, len(maps))
+    grids = [np.stack([average.mean(name, category) for category in CATEGORIES]) for name in maps]
     everything = np.concatenate(grids)
-    fonts = _fonts([average.model_name])
+    fonts = font_families([average.model_name])
     names = list(labels.CATEGORY_NAMES.values())
-    for axes, site, grid in zip(panels, sites, grids, strict=True):
-        first = axes is panels[0]
-        _panel(figure, axes, grid, _map_name(site, scale), names if first else [], "AIE", fonts, everything)
-        axes.set_title(labels.SITE_NAMES[site], fontsize=FONT_SIZE, fontfamily=fonts)
+    for axes, name, grid in zip(panels, maps, grids, strict=True):
+        rows = names if axes is panels[0] else []
+        panel(figure, axes, grid, _map_name(_site(name), scale), rows, "AIE", fonts, everything)
+        axes.set_title(labels.map_title(name), fontsize=FONT_SIZE, fontfamily=fonts)
         axes.set_xlabel("layer", fontsize=FONT_SIZE, fontfamily=fonts)
-    summary = f"{average.model_name}, {average.n_facts} facts, average total effect {average.ate:.2f}"
-    figure.suptitle(summary, fontsize=FONT_SIZE, fontfamily=fonts)
+    figure.suptitle(labels.average_title(average), fontsize=FONT_SIZE, fontfamily=fonts)
     return figure
+
+
+def average_chart(average: AverageEffects, category: Category = "last_subject") -> go.Figure:
+    """Average indirect effect by layer at one kind of token, a line a map: the 95 % interval of the mean over facts as
+    a band, and half of the facts between the dotted lines.
+
+    Raises:
+        ValueError: as `average_figure`, or if there is no such category.
+    """
+    figure = go.Figure()
+    for name, colour in zip(_maps(average), LINES * 8, strict=False):
+        mean, (low, high) = average.mean(name, category), average.ci(name, category)
+        lower, upper = average.quantiles(name, category, (0.25, 0.75))
+        layers = list(range(len(mean)))
+        band = {"x": layers + layers[::-1], "y": [*high, *low[::-1]], "fill": "toself", "opacity": 0.25}
+        figure.add_scatter(**band, line={"width": 0}, fillcolor=colour, hoverinfo="skip", showlegend=False)
+        for edge in (lower, upper):
+            dots = {"color": colour, "width": 1, "dash": "dot"}
+            figure.add_scatter(x=layers, y=edge, line=dots, mode="lines", hoverinfo="skip", showlegend=False)
+        figure.add_scatter(x=layers, y=mean, name=labels.map_title(name), line={"color": colour}, mode="lines+markers")
+    figure.update_xaxes(title_text="Layer")
+    figure.update_yaxes(title_text="Average indirect effect (probability)", zeroline=True)
+    where = labels.CATEGORY_NAMES[category]
+    return figure.update_layout(title={"text": html.escape(f"{where}: {labels.average_title(average)}")})
+
+
+def _maps(average: AverageEffects) -> list[str]:
+    """The maps that have a layer axis alone."""
+    maps = [name for name, effects in average.effects.items() if effects.ndim == 3]
+    if not maps:
+        raise ValueError("the average holds heads alone, which have no place on a layer axis; use its table")
+    return maps
+
+
+def _site(name: str) -> str:
+    """The site of a map, whatever was severed."""
+    return name.partition(",")[0]
 
 
 def figure_bytes(
@@ -167,10 +216,18 @@ def figure_bytes(
     Raises:
         ValueError: for an unknown format, and as `trace_figure`.
     """
-    record = {"prompt": result.prompt, "model": result.model_name, "revision": result.revision}
-    record |= {"noise_std": result.noise_std} | asdict(result.config)
     figure = trace_figure(result, width_in=width_in, scale=scale, title=title)
-    return export(figure, fmt, title=labels.title(result), record=json.dumps(record, sort_keys=True))
+    return export(figure, fmt, title=labels.title(result), record=run_record(result))
+
+
+def run_record(result: Any) -> str:
+    """What a figure's metadata says about its run, as JSON: prompt, model, revision, noise and config, where it has
+    them."""
+    names = {"prompt": "prompt", "model": "model_name", "revision": "revision", "noise_std": "noise_std"}
+    record = {name: getattr(result, field) for name, field in names.items() if hasattr(result, field)}
+    if hasattr(result, "config"):
+        record |= asdict(result.config)
+    return json.dumps(record, sort_keys=True)
 
 
 def export(figure: Figure, fmt: FigureFormat, *, title: str = "", record: str = "") -> bytes:
@@ -198,7 +255,8 @@ def _cells(result: TraceResult, scale: ColourScale, dark: bool, swap_axes: bool,
     """The coloured cells, with the colour bar that says what the colours mean."""
     effect = result.indirect_effect
     low, high = labels.colour_range(effect, zmax)
-    meaning = "Indirect effect<br>(probability)" + ("<br>orange: answer<br>less likely" if low < 0 else "")
+    less = "less likely" if result.measure in LIKELIHOODS else "below zero"
+    meaning = f"Indirect effect<br>({UNITS[result.measure]})" + (f"<br>orange: answer<br>{less}" if low < 0 else "")
     return go.Heatmap(
         z=effect.T if swap_axes else effect,
         zmin=low,
@@ -219,6 +277,8 @@ def _click_targets(result: TraceResult, swap_axes: bool) -> go.Scatter:
     names = [html.escape(label) for label in labels.token_labels(result)]
     values = [result.indirect_effect, result.mean, low, high]
     columns = [[_number(value) for value in array.ravel().tolist()] for array in values]
+    done = "restored" if result.config.direction == "denoising" else "corrupted"
+    shown = f"p(answer) {done}" if result.measure == "probability" else f"{UNITS[result.measure]} {done}"
     return go.Scatter(
         x=positions if swap_axes else layers,
         y=layers if swap_axes else positions,
@@ -233,16 +293,23 @@ def _click_targets(result: TraceResult, swap_axes: bool) -> go.Scatter:
         hovertemplate=(
             "layer %{customdata[0]}, token %{customdata[1]}<br>indirect effect %{customdata[2]}"
             "<br>95 % interval %{customdata[4]} to %{customdata[5]}"
-            "<br>p(answer) restored %{customdata[3]}<extra></extra>"
+            f"<br>{shown} %{{customdata[3]}}<extra></extra>"
         ),
     )
+
+
+def _flat(result: TraceResult) -> NDArray[np.float32]:
+    """[pos, layer], the indirect effect, where the trace has a map of one."""
+    if result.indirect_effect.ndim != 2:
+        raise ValueError("a trace of heads has a map for each position; draw it with heads_chart or heads_figure")
+    return result.indirect_effect
 
 
 def _number(value: float) -> str:
     return "not measured" if np.isnan(value) else f"{value:.4f}"
 
 
-def _plotly_scale(site: TraceSite, scale: ColourScale, *, two_sided: bool, dark: bool) -> str:
+def _plotly_scale(site: str, scale: ColourScale, *, two_sided: bool, dark: bool) -> str:
     """The name of a Plotly colour scale."""
     _check_scale(scale)
     if two_sided:
@@ -252,7 +319,7 @@ def _plotly_scale(site: TraceSite, scale: ColourScale, *, two_sided: bool, dark:
     return scale
 
 
-def _map_name(site: TraceSite, scale: ColourScale) -> str:
+def _map_name(site: str, scale: ColourScale) -> str:
     _check_scale(scale)
     return ROME_MAPS[site] if scale == "rome" else scale
 
@@ -262,7 +329,7 @@ def _check_scale(scale: str) -> None:
         raise ValueError(f"unknown colour scale {scale!r}; choose from {', '.join(get_args(ColourScale))}")
 
 
-def _sheet(width_in: float, height_in: float, n_panels: int) -> tuple[Figure, Sequence[Axes]]:
+def sheet(width_in: float, height_in: float, n_panels: int) -> tuple[Figure, Sequence[Axes]]:
     """An empty figure of exactly this size, with panels side by side."""
     if not 1 <= width_in <= 40:
         raise ValueError(f"width is {width_in} inches; expected 1 to 40 (3.25 for a column)")
@@ -271,7 +338,7 @@ def _sheet(width_in: float, height_in: float, n_panels: int) -> tuple[Figure, Se
     return figure, figure.subplots(1, n_panels, squeeze=False)[0].tolist()
 
 
-def _panel(
+def panel(
     figure: Figure,
     axes: Axes,
     effect: NDArray[np.floating],
@@ -305,7 +372,7 @@ def _panel(
         label.set_fontfamily(fonts)
 
 
-def _fonts(texts: Iterable[str]) -> list[str]:
+def font_families(texts: Iterable[str]) -> list[str]:
     """Font families that together draw every character: STIX and DejaVu come with Matplotlib, CJK is added if needed.
 
     Raises:

@@ -9,8 +9,6 @@ from unittest.mock import patch
 import torch
 from torch import Tensor, nn
 
-from tests.oracle.causal_trace import child, rewritten
-
 ATTENTION = ("attn", "attention", "self_attn", "self_attention")
 NORMS = ("transformer.ln_f", "gpt_neox.final_layer_norm", "model.decoder.final_layer_norm", "model.final_layernorm")
 NORMS += ("model.norm", "transformer.norm_f")
@@ -25,15 +23,14 @@ def layers_of(module: nn.Module) -> list[nn.Module]:
 def block_outputs(module: nn.Module, ids: Sequence[int]) -> list[Tensor]:
     """Every block's output, [pos, d_model]."""
     kept: list[Tensor] = []
-    with contextlib.ExitStack() as stack:
-        for block in layers_of(module):
 
-            def keep(state: Tensor) -> Tensor:
-                kept.append(state[0].clone())
-                return state
+    def keep(_: nn.Module, __: object, output: Tensor | tuple[Tensor, ...]) -> None:
+        kept.append((output[0] if isinstance(output, tuple) else output)[0].clone())
 
-            stack.enter_context(rewritten(block, keep, len(ids)))
-        module(input_ids=torch.tensor([list(ids)]))
+    handles = [block.register_forward_hook(keep) for block in layers_of(module)]
+    module(input_ids=torch.tensor([list(ids)]))
+    for handle in handles:
+        handle.remove()
     return kept
 
 
@@ -65,7 +62,8 @@ def weights_cut(module: nn.Module, layers: Sequence[int], cut: Tensor) -> Iterat
 
     with contextlib.ExitStack() as stack:
         for layer in layers:
-            attention = child(layers_of(module)[layer], ATTENTION)
+            block = layers_of(module)[layer]
+            attention = next(getattr(block, name) for name in ATTENTION if hasattr(block, name))
             stack.callback(attention.register_forward_pre_hook(lambda *_: inside.append(1)).remove)
             stack.callback(attention.register_forward_hook(lambda *_: inside.clear()).remove)
         stack.enter_context(patch.object(nn.functional, "softmax", softmax))

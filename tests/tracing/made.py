@@ -36,3 +36,11 @@ def made_result(**changes: Any) -> TraceResult:
         restored=restored,
     )
     return replace(result, **changes)
+
+
+def heads_result() -> TraceResult:
+    """The same of three heads, of which only head 2 of layer 1 has an effect at the last token: 0.5."""
+    restored = np.zeros((2, 4, 3, 3), dtype=np.float32)
+    restored[:] = np.array([0.1, 0.3]).reshape(2, 1, 1, 1)
+    restored[:, 3, 1, 2] += 0.5
+    return made_result(config=TraceConfig(site="attn_heads", samples=2), restored=restored)

@@ -47,6 +47,7 @@ def test_estimates_are_derivatives_of_the_exact_patch(family: str, direction: st
         base, source = (state[key] for state in pair.states([key], slice(None)))
 
         slope = (moved(pair, key, pos, base, source, STEP) - moved(pair, key, pos, base, source, -STEP)) / (2 * STEP)
+        slope = -slope if direction == "noising" else slope  # what corrupting takes away
         estimate = results[site].estimate[pos, layer].sum()  # type: ignore[index]
         assert estimate == pytest.approx(slope, abs=3e-3 + 0.01 * abs(slope))
     whole, heads = results["attn_out"].estimate, results["attn_heads"].estimate

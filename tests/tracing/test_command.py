@@ -1,19 +1,26 @@
-"""`python -m tracing`: the table, the files, the JSON, and one sentence for each thing that can be wrong."""
+"""`python -m tracing`: every command, every file it writes, and one sentence for each thing that can be wrong."""
 
 from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 import pytest
 
-from tests.tiny import build_tiny
+from facts import Fact
+from tests.tiny import build_tiny, tiny_model
 from tests.tracing.made import made_result
-from tracing import TraceResult
-from tracing.__main__ import main, table
+from tests.tracing.test_average import known_facts
+from tracing import TraceConfig, TraceResult
+from tracing.__main__ import COMMANDS, main
+from tracing.tables import trace_table
 
 PROMPT = "the Space Needle is in"
+TWO = ("--samples", "2")
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +38,17 @@ def somewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def trace(folder: str, *more: str, prompt: str = PROMPT, subject: str = "Space Needle") -> int:
-    return main([prompt, "--subject", subject, "--model", folder, "--samples", "2", *more])
+    return main([prompt, "--subject", subject, "--model", folder, *TWO, *more])
+
+
+def about(command: str, folder: str, *more: str) -> int:
+    return main([command, PROMPT, "--subject", "Space Needle", "--model", folder, *more])
+
+
+def printed(capsys: pytest.CaptureFixture[str]) -> Any:
+    shown = capsys.readouterr()
+    assert shown.err == ""
+    return json.loads(shown.out)
 
 
 def test_the_table_and_every_file(folder: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -41,7 +58,8 @@ def test_the_table_and_every_file(folder: str, capsys: pytest.CaptureFixture[str
     result = TraceResult.load("trace.npz")
     assert (result.config.site, result.config.window) == ("mlp_out", 2)
     assert f"clean {result.clean:.4f}" in shown.out
-    assert f"sigma {result.noise_std:.4g} = 3 x" in shown.out
+    assert "Gaussian noise of 3 x the standard deviation of the embeddings of" in shown.out
+    assert f"(sigma {result.noise_std:.4g})" in shown.out
     assert "subjects" in result.noise_source  # measured on the atlas, as in the paper
     assert f"Suggested layer: {result.peak()[1]}" in shown.out
     assert "MLP output" in shown.out
@@ -55,7 +73,7 @@ def test_the_table_and_every_file(folder: str, capsys: pytest.CaptureFixture[str
 
 def test_json_is_one_object(folder: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert trace(folder, "--json", "--out", "figure.svg", "--answer", "Seattle") == 0
-    record = json.loads(capsys.readouterr().out)
+    record = printed(capsys)
     assert record["answer"] == "Seattle"
     assert record["config"]["site"] == "resid_post"
     assert Path("figure.svg").exists()
@@ -65,7 +83,117 @@ def test_modules_are_restored_in_windows_of_a_quarter_of_the_layers(
     folder: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert trace(folder, "--json", "--site", "attn_out") == 0
-    assert json.loads(capsys.readouterr().out)["config"]["window"] == 1  # of four layers
+    assert printed(capsys)["config"]["window"] == 1  # of four layers
+
+
+def test_every_field_of_the_config_is_an_option(folder: str, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = {
+        "site": "mlp_out",
+        "window": 2,
+        "window_centre": "rome-code",
+        "noise": 1.5,
+        "samples": 3,
+        "seed": 7,
+        "batch_size": 11,
+        "corruption": "uniform",
+        "direction": "noising",
+        "against": "Rome",
+    }
+    flags = [part for name, value in asked.items() for part in (f"--{name.replace('_', '-')}", str(value))]
+    assert (
+        main(["trace", PROMPT, "--subject", "Space Needle", "--model", folder, "--json", "--no-additive", *flags]) == 0
+    )
+    config = printed(capsys)["config"]
+    assert config == config | asked | {"additive": False}
+    other = ["--severed", "mlp_out", "--counterfactual", "Rome city", "--json"]
+    assert trace(folder, *other) == 0
+    config = printed(capsys)["config"]
+    assert (config["severed"], config["corruption"], config["counterfactual"]) == ("mlp_out", "token", "Rome city")
+    assert {*asked, "additive", "severed", "counterfactual"} == {field.name for field in fields(TraceConfig)}
+
+
+def test_every_lens_writes_its_figures_and_opens_again(folder: str, capsys: pytest.CaptureFixture[str]) -> None:
+    wanted = {
+        "lens": (["--target", "Rome"], "logit lens of"),
+        "knockout": (["--window", "2"], "last <- subject"),
+        "attribution": ([*TWO, "--verify", "2"], "ESTIMATED effects"),
+        "paths": ([*TWO, "--sender", "mlp_out:1:-2", "--through", "mlps"], "Paths from mlp_out 1 @ 4"),
+    }
+    for command, (more, words) in wanted.items():
+        files = ["--html", "page.html", "--npz", f"{command}.npz", "--csv", "table.csv"]
+        assert about(command, folder, *more, *files) == 0
+        shown = capsys.readouterr()
+        assert words in shown.out
+        assert f"Figure written to {command}.pdf" in shown.out
+        assert Path(f"{command}.pdf").read_bytes().startswith(b"%PDF")
+        assert Path("page.html").read_text(encoding="utf-8").startswith("<!doctype html>")
+        assert len(pd.read_csv("table.csv")) > 2
+        assert main(["open", f"{command}.npz", "--out", "again.png"]) == 0
+        assert words in capsys.readouterr().out
+        assert Path("again.png").read_bytes().startswith(b"\x89PNG")
+        Path("again.png").unlink()
+    assert about("attribution", folder, *TWO, "--verify", "2") == 0
+    assert "Verified exactly" in capsys.readouterr().out
+
+
+def test_heads_are_drawn_and_listed(folder: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert trace(folder, "--site", "attn_heads", "--html", "heads.html") == 0
+    assert "head 3" in capsys.readouterr().out
+    assert about("attribution", folder, *TWO, "--site", "attn_heads") == 0
+    assert " head " in capsys.readouterr().out
+
+
+def test_a_tuned_lens_is_fitted_saved_and_used_again(folder: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert about("lens", folder, "--tuned", "--save-tuned", "tuned.npz", "--json") == 0
+    first = printed(capsys)
+    assert first["lens"] == "tuned"
+    assert about("lens", folder, "--tuned-from", "tuned.npz", "--json") == 0
+    assert printed(capsys) == first
+
+
+def test_another_measure(folder: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert trace(folder, "--measure", "kl", "--npz", "trace.npz") == 0
+    assert "the divergence from the clean run" in capsys.readouterr().out
+    assert main(["open", "trace.npz", "--measure", "log_probability"]) == 0
+    assert "nats" in capsys.readouterr().out
+
+
+def test_a_counterfactual_is_suggested_and_taken(capsys: pytest.CaptureFixture[str]) -> None:
+    fact = ["The Space Needle is located in the city of", "--subject", "Space Needle"]
+    assert main(["counterfactuals", *fact, "--json", "--limit", "2"]) == 0
+    first = printed(capsys)[0]["subject"]
+    assert main(["trace", *fact, "--corruption", "token", "--json"]) == 0
+    config = printed(capsys)["config"]
+    assert (config["corruption"], config["counterfactual"]) == ("token", first)
+
+
+def known_csv(path: Path) -> None:
+    """Two facts that the tiny model knows, and one it does not."""
+    facts = [*known_facts(tiny_model("gpt2"))[:2], Fact.from_prompt(PROMPT, "Space Needle", "Copenhagen")]
+    rows = [f"{fact.subject},{fact.prompt},{fact.target_true}" for fact in facts]
+    path.write_text("\n".join(["subject,prompt,answer", *rows]) + "\n", encoding="utf-8")
+
+
+def test_a_file_of_facts_is_traced_and_averaged(
+    folder: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known_csv(tmp_path / "facts.csv")
+    assert main(["facts", "facts.csv", "--folder", "out", "--model", folder, *TWO]) == 0
+    summary = pd.read_csv("out/summary.csv")
+    assert summary["known"].tolist() == [True, True, False]
+    assert TraceResult.load("out/0001.npz").prompt == summary["prompt"][1]
+    capsys.readouterr()
+    more = ["--sever", "mlp_out", "--journal", "done.jsonl", "--npz", "average.npz", "--html", "average.html"]
+    assert main(["average", "facts.csv", "--model", folder, *TWO, *more]) == 0
+    shown = capsys.readouterr().out
+    assert "2 facts, average total effect" in shown
+    assert "left out: 1 facts the model does not know" in shown
+    assert "residual stream, MLP output severed, by token and layer" in shown
+    assert len(Path("done.jsonl").read_text(encoding="utf-8").splitlines()) == 4
+    assert Path("average.pdf").read_bytes().startswith(b"%PDF")
+    assert main(["open", "average.npz", "--json", "--csv", "average.csv"]) == 0
+    assert printed(capsys)["n_facts"] == 2
+    assert {"q50", "significant"} <= set(pd.read_csv("average.csv"))
 
 
 @pytest.mark.parametrize(
@@ -82,6 +210,9 @@ def test_modules_are_restored_in_windows_of_a_quarter_of_the_layers(
         (PROMPT, "Space Needle", ["--window", "9"], "window is 9, but"),
         (PROMPT, "Space Needle", ["--samples", "0"], "samples is 0"),
         (PROMPT, "Space Needle", ["--noise", "-1"], "noise is -1.0"),
+        (PROMPT, "Space Needle", ["--noise", "0"], "leaves the subject's embeddings as they are"),
+        (PROMPT, "Space Needle", ["--counterfactual", "Rome"], "takes 1 tokens where the subject"),
+        (PROMPT, "Space Needle", ["--measure", "logit_difference"], "has no measure 'logit_difference'"),
         (PROMPT, "Space Needle", ["--out", "trace.eps"], "end the name in .pdf, .svg or .png"),
         (PROMPT, "Space Needle", ["--out", "absent/trace.pdf"], "there is no folder 'absent'"),
         (PROMPT, "Space Needle", ["--width", "0"], "width is 0.0 inches"),
@@ -91,6 +222,33 @@ def test_what_is_wrong_is_said_in_one_sentence(
     folder: str, prompt: str, subject: str, more: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert trace(folder, *more, prompt=prompt, subject=subject) == 2
+    check_sentence(message, capsys)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["open", "absent.npz"], "there is no file 'absent.npz'"),
+        (["facts", "absent.csv", "--folder", "out"], "there is no file 'absent.csv'"),
+        (["average", "facts.txt"], "end its name in .csv, .jsonl or .json"),
+        (["paths", PROMPT, "--subject", "Space Needle", "--sender", "mlp_out"], "write site:layer:position"),
+        (["paths", PROMPT, "--subject", "Space Needle", "--sender", "mlp_in:1:1"], "choose from resid_post"),
+        (["lens", PROMPT, "--subject", "Space Needle", "--top-k", "0"], "top_k is 0"),
+        (["lens", PROMPT, "--subject", "Space Needle", "--tuned-from", "absent.npz"], "there is no file 'absent.npz'"),
+        (["knockout", PROMPT, "--subject", "Space Needle", "--window", "0"], "window is 0, but"),
+        (["counterfactuals", PROMPT, "--subject", "Space Needle"], "the atlas holds no relation for the prompt"),
+    ],
+)
+def test_what_is_wrong_with_other_commands_is_said_too(
+    folder: str, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("facts.txt").write_text("Rome", encoding="utf-8")
+    model = [] if arguments[0] == "open" else ["--model", folder]
+    assert main([*arguments, *model]) == 2
+    check_sentence(message, capsys)
+
+
+def check_sentence(message: str, capsys: pytest.CaptureFixture[str]) -> None:
     shown = capsys.readouterr()
     assert shown.out == ""
     assert shown.err.startswith("error: ")
@@ -106,15 +264,26 @@ def test_a_folder_without_safetensors_is_refused(
     assert "safetensors" in capsys.readouterr().err
 
 
-def test_help_lists_the_options(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_lists_the_options(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([command, "--help"])
+    assert stop.value.code == 0
+    shown = capsys.readouterr().out
+    assert "--json" in shown
+    if command == "trace":
+        for option in ("subject", "model", "answer", "measure", "out", *(field.name for field in fields(TraceConfig))):
+            assert f"--{option.replace('_', '-')}" in shown
+
+
+def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         main(["--help"])
     assert stop.value.code == 0
     shown = capsys.readouterr().out
-    for option in ("subject", "model", "answer", "site", "window", "samples", "noise", "seed", "json", "out"):
-        assert f"--{option}" in shown
+    assert all(command in shown for command in COMMANDS)
 
 
 def test_a_corruption_without_effect_is_pointed_out() -> None:
-    assert "takes little away" not in table(made_result())
-    assert "takes little away" in table(made_result(clean=0.22))
+    assert "takes little away" not in trace_table(made_result())
+    assert "takes little away" in trace_table(made_result(clean=0.22))

@@ -13,9 +13,9 @@ from models import LanguageModel
 from models.attention import edges_cut
 from tests.oracle import lenses as oracle
 from tests.tiny import FAMILIES, build_tiny, tiny_model
-from tracing.engine import Question
 from tracing.knockout import KnockoutResult, attention_knockout, paper_edges
-from tracing.tracer import TraceCancelled, ask
+from tracing.question import Question, ask
+from tracing.tracer import TraceCancelled
 from tracing.types import TraceConfig
 
 FACT = Fact.from_prompt("the city of Paris is in", "Paris", "France")
@@ -36,8 +36,10 @@ def test_cut_weights_are_zero_and_the_rest_renormalised(family: str, window: int
         for layer in range(model.n_layers):
             layers = TraceConfig(window=window).layers_of(layer, model.n_layers)
             with torch.no_grad(), oracle.weights_cut(module, layers, cut):
-                logits = module(input_ids=ids).logits[:, question.n_prompt - 1 :]
-            by_hand = float(question.log_prob(logits).sum())
+                log_prob = torch.log_softmax(module(input_ids=ids).logits[0], -1)
+            by_hand = sum(
+                float(log_prob[question.n_prompt - 1 + i, token]) for i, token in enumerate(question.answer_ids)
+            )
             assert result.log_prob[edge, layer] == pytest.approx(by_hand, abs=2e-4)
     assert np.ptp(result.change) > 1e-3
 

@@ -46,6 +46,8 @@ def test_paths_agree_with_three_plain_forwards(family: str, direction: str) -> N
                 assert result.patched[index, sample] == pytest.approx(by_hand(as_tuple(receiver)), abs=1e-5)
             assert result.direct[sample] == pytest.approx(by_hand(None), abs=1e-5)
         assert np.abs(result.effect).max() > 1e-6
+        gained = (result.patched - result.base).mean(1)
+        np.testing.assert_allclose(result.effect, -gained if direction == "noising" else gained, atol=1e-6)
 
 
 def test_what_a_path_cannot_carry() -> None:

@@ -16,10 +16,10 @@ import numpy as np
 import pypdf
 import pytest
 
-from tests.tracing.made import made_result
+from tests.tracing.made import heads_result, made_result
 from tracing.average import AverageEffects
 from tracing.labels import colour_range, layer_ticks, token_label
-from tracing.plots import average_figure, export, figure_bytes, heatmap_html, trace_figure, trace_heatmap
+from tracing.plots import average_chart, average_figure, export, figure_bytes, heatmap_html, trace_figure, trace_heatmap
 from tracing.types import TraceConfig, TraceResult
 
 
@@ -156,11 +156,21 @@ def test_layer_ticks_always_have_both_ends() -> None:
 
 def made_average() -> AverageEffects:
     grid = np.full((3, 6, 4), 0.1, dtype=np.float32)
-    grid[:, 2, 0] = 0.5
+    grid[:, 2, 0] = [0.4, 0.5, 0.6]
     grid[:, 1] = np.nan
-    configs = (TraceConfig(), TraceConfig(site="mlp_out"))
-    means = np.full(3, 0.8, dtype=np.float32), np.full(3, 0.2, dtype=np.float32)
-    return AverageEffects(configs, "made", "0", 0.1, "a test", 0, *means, {"resid_post": grid, "mlp_out": grid / 2})
+    return AverageEffects(
+        configs=(TraceConfig(), TraceConfig(site="mlp_out")),
+        model_name="made",
+        revision="0",
+        noise_std=0.1,
+        noise_source="a test",
+        prompts=("a", "b", "c"),
+        unknown=(),
+        unaligned=(),
+        clean=np.full(3, 0.8, dtype=np.float32),
+        corrupted=np.full(3, 0.2, dtype=np.float32),
+        effects={"resid_post": grid, "resid_post, mlp_out severed": grid / 2},
+    )
 
 
 def test_averages_are_drawn_on_one_scale() -> None:
@@ -169,3 +179,31 @@ def test_averages_are_drawn_on_one_scale() -> None:
     assert len(meshes) == 2
     assert {mesh.get_clim() for mesh in meshes} == {(0.0, 0.5)}
     assert export(figure, "png") == export(average_figure(made_average()), "png")
+    assert [axes.get_title() for axes in figure.axes[:2]] == ["residual stream", "residual stream, MLP output severed"]
+
+
+def test_the_distribution_is_drawn_around_the_mean() -> None:
+    figure = average_chart(made_average(), "last_subject")
+    shown = {line.name: list(line.y) for line in figure.data if line.name}
+    assert shown["residual stream"] == pytest.approx([0.5, 0.1, 0.1, 0.1])
+    assert shown["residual stream, MLP output severed"][0] == pytest.approx(0.25)
+    band, lower, upper = figure.data[:3]
+    assert band.y[0] > 0.6  # three facts say little
+    assert (lower.y[0], upper.y[0]) == (pytest.approx(0.45), pytest.approx(0.55))
+    heads = AverageEffects(**{**vars(made_average()), "effects": {"attn_heads": np.zeros((3, 6, 4, 2), np.float32)}})
+    for draw in (average_chart, average_figure):
+        with pytest.raises(ValueError, match="holds heads alone"):
+            draw(heads)
+
+
+def test_what_is_measured_is_on_the_labels() -> None:
+    config = TraceConfig(samples=2, direction="noising", severed="attn_out")
+    noised = made_result(config=config, measure="log_probability")
+    figure = trace_heatmap(noised)
+    assert figure.layout.title.text == (
+        "Effect of corrupting the residual stream, attention output severed, on log p(Seattle)"
+    )
+    assert "(nats)" in figure.data[0].colorbar.title.text
+    assert "nats corrupted" in figure.data[1].hovertemplate
+    with pytest.raises(ValueError, match="a trace of heads has a map for each position"):
+        trace_figure(heads_result())

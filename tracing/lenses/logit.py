@@ -22,8 +22,8 @@ from torch import Tensor
 
 from facts import Fact
 from models import LanguageModel, run, target_ids
+from tracing.question import ask
 from tracing.storage import Stored
-from tracing.tracer import ask
 
 Translate = Callable[[int, Tensor], Tensor]
 """(layer, states [pos, d_model]) to the states that are read instead."""

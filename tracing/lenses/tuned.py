@@ -47,9 +47,13 @@ class TunedLens(Stored):
 
 
 def own_texts(model: LanguageModel, prompts: Sequence[str], max_new_tokens: int = 24) -> list[str]:
-    """The prompts with the model's own greedy continuations: texts to fit a lens on without any corpus."""
-    continued = model.generate(prompts, max_new_tokens)
-    return [prompt + text for prompt, text in zip(prompts, continued, strict=True)]
+    """The prompts with the model's own greedy continuations: texts to fit a lens on without any corpus.
+
+    Prompts that leave no room for a continuation are left out.
+    """
+    fitting = [prompt for prompt in prompts if len(model.tokenize(prompt)) < model.max_positions]
+    continued = model.generate(fitting, max_new_tokens)
+    return [prompt + text for prompt, text in zip(fitting, continued, strict=True)]
 
 
 def fit_tuned_lens(
@@ -63,8 +67,8 @@ def fit_tuned_lens(
     """Fit every layer's translator by least squares.
 
     Args:
-        texts: what the states are taken from; their first positions are left out, since many models keep a state of
-            another size altogether there.
+        texts: what the states are taken from, as far as the model's context reaches; their first positions are left
+            out, since many models keep a state of another size altogether there.
         ridge: times the mean variance of the layer's states; keeps directions that the texts hardly use from blowing
             up.
         progress: told (texts done, texts in all).
@@ -74,7 +78,7 @@ def fit_tuned_lens(
     """
     if model.n_layers < 2:
         raise ValueError(f"{model.name} has one layer; there is nothing to translate")
-    rows = [model.encode(text) for text in texts]
+    rows = [row for text in texts if (row := model.tokenize(text)[: model.max_positions])]
     n_tokens = sum(len(row) - 1 for row in rows)
     if n_tokens < 2 * model.d_model:
         raise ValueError(

@@ -1,0 +1,242 @@
+"""Tracing many facts: which of them count, what is kept of each, and a journal that a stopped run resumes from."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from facts import Fact
+from models import LanguageModel
+from tracing.average import AverageEffects, by_category, map_name, not_positions
+from tracing.corruption import NoiseLevel, measure_noise
+from tracing.question import Question, ask
+from tracing.storage import plain
+from tracing.tracer import Progress, TraceCancelled, trace_sites
+from tracing.types import PositionName, TraceConfig, TraceResult
+
+JOURNAL = "engram-average-journal-1"
+ChooseCounterfactual = Callable[[Fact], str | None]
+"""Another subject for a fact, or None where none aligns."""
+
+
+@dataclass(frozen=True, eq=False)
+class Record:
+    """What is kept of one fact."""
+
+    prompt: str
+    answer: str
+    kept: bool
+    reason: str
+    """Why it was left out: "unknown" or "unaligned"; empty where it counts."""
+    noise_std: float = math.nan
+    noise_source: str = ""
+    clean: float = math.nan
+    corrupted: float = math.nan
+    effects: dict[str, Any] | None = None
+    """By map, [category, layer] as nested lists or an array."""
+
+
+def average_effects(
+    model: LanguageModel,
+    facts: Iterable[Fact],
+    configs: Sequence[TraceConfig],
+    *,
+    level: NoiseLevel | None = None,
+    positions: Sequence[PositionName] | None = None,
+    counterfactual: ChooseCounterfactual | None = None,
+    journal: str | Path | None = None,
+    progress: Progress | None = None,
+    cancelled: Callable[[], bool] | None = None,
+) -> AverageEffects:
+    """Trace every known fact at every site and average.
+
+    Args:
+        facts: each needs its true answer.
+        configs: one for each map; severed variants of a site are maps of their own.  All share one corruption.
+        level: by default measured on the embeddings of the facts' subjects, as in the paper.
+        positions: restrict to e.g. ("last_subject", "last_token"), many times faster; other categories are then NaN.
+        counterfactual: for the corruption "token", names another subject for each fact in place of the configs' own.
+        journal: a JSON Lines file that every finished fact is added to; facts it already holds are not traced again.
+        progress: told (facts done, facts in all).
+
+    Raises:
+        TraceCancelled: when `cancelled` said so, within one forward pass; the journal keeps what was done.
+        ValueError: if a fact has no answer, a map is asked for twice, the model knows none of the facts, or the journal
+            is of another run.
+    """
+    chosen = list(facts)
+    for fact in chosen:
+        if not fact.target_true.strip():
+            raise ValueError(f"the fact {fact.prompt!r} has no true answer; averages need one to tell known facts")
+    names = [map_name(config) for config in configs]
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"the maps {names} are none or repeat; give one config for each map")
+    level = level or measure_noise(model, [fact.subject for fact in chosen])
+    done = _Journal.open(journal, _settings(model, configs, level, positions))
+    records = []
+    for number, fact in enumerate(chosen, 1):
+        if cancelled and cancelled():
+            raise TraceCancelled(f"the average was cancelled after {number - 1} of {len(chosen)} facts")
+        record = done.get(fact)
+        if record is None:
+            record = _record(model, fact, configs, level, positions, counterfactual, cancelled)
+            done.add(record)
+        records.append(record)
+        if progress:
+            progress(number, len(chosen))
+    if not any(record.kept for record in records):
+        unaligned = sum(record.reason == "unaligned" for record in records)
+        also = f" ({unaligned} more have no counterfactual that aligns)" if unaligned else ""
+        raise ValueError(
+            f"{model.name} answers none of the {len(chosen) - unaligned} facts correctly{also}; "
+            "there is nothing to average"
+        )
+    return _average(model, configs, records, positions)
+
+
+def knows(model: LanguageModel, question: Question) -> bool:
+    """Whether the clean model's argmax is the answer, at each of its tokens given the earlier ones."""
+    logits = model.logits(torch.tensor([question.ids]))[0, question.n_prompt - 1 :]
+    return bool(logits.argmax(-1).tolist() == list(question.answer_ids))
+
+
+def _record(
+    model: LanguageModel,
+    fact: Fact,
+    configs: Sequence[TraceConfig],
+    level: NoiseLevel,
+    positions: Sequence[PositionName] | None,
+    counterfactual: ChooseCounterfactual | None,
+    cancelled: Callable[[], bool] | None,
+) -> Record:
+    if not knows(model, ask(model, fact)):
+        return Record(fact.prompt, fact.target_true, False, "unknown")
+    if counterfactual is not None:
+        other = counterfactual(fact)
+        if other is None:
+            return Record(fact.prompt, fact.target_true, False, "unaligned")
+        configs = [replace(config, corruption="token", counterfactual=other) for config in configs]
+    results: dict[str, TraceResult] = {}
+    for severed in dict.fromkeys(config.severed for config in configs):
+        group = [config for config in configs if config.severed == severed]
+        found = trace_sites(model, fact, group, level=level, positions=positions, cancelled=cancelled)
+        results |= {map_name(config): found[config.site] for config in group}
+    first = next(iter(results.values()))
+    return Record(
+        fact.prompt,
+        fact.target_true,
+        True,
+        "",
+        first.noise_std,
+        first.noise_source,
+        float(first.clean),
+        float(first.corrupted.mean()),
+        {name: by_category(result) for name, result in results.items()},
+    )
+
+
+def _average(
+    model: LanguageModel,
+    configs: Sequence[TraceConfig],
+    records: Sequence[Record],
+    positions: Sequence[PositionName] | None,
+) -> AverageEffects:
+    counted = [record for record in records if record.kept]
+    effects = {map_name(config): _stack([record.effects or {} for record in counted], config) for config in configs}
+    if positions is not None:  # a one-token subject's only token is also its first: a biased few, so left out
+        for effect in effects.values():
+            effect[:, not_positions(positions)] = np.nan
+    return AverageEffects(
+        configs=tuple(configs),
+        model_name=model.name,
+        revision=model.revision,
+        noise_std=counted[0].noise_std,
+        noise_source=counted[0].noise_source,
+        prompts=tuple(record.prompt for record in counted),
+        unknown=tuple(record.prompt for record in records if record.reason == "unknown"),
+        unaligned=tuple(record.prompt for record in records if record.reason == "unaligned"),
+        clean=np.array([record.clean for record in counted], dtype=np.float32),
+        corrupted=np.array([record.corrupted for record in counted], dtype=np.float32),
+        effects=effects,
+    )
+
+
+def _stack(effects: Sequence[dict[str, Any]], config: TraceConfig) -> NDArray[np.float32]:
+    """[fact, category, layer]; None in lists becomes NaN."""
+    return np.stack([np.array(one[map_name(config)], dtype=np.float32) for one in effects])
+
+
+def _settings(
+    model: LanguageModel,
+    configs: Sequence[TraceConfig],
+    level: NoiseLevel,
+    positions: Sequence[PositionName] | None,
+) -> dict[str, Any]:
+    """What two runs must share for one to resume the other."""
+    return {
+        "kind": JOURNAL,
+        "revision": model.revision,
+        "configs": [asdict(config) for config in configs],
+        "sigma": level.sigma,
+        "positions": None if positions is None else sorted(positions),
+    }
+
+
+class _Journal:
+    """Finished facts in a JSON Lines file: the settings in its first line, one fact a line behind."""
+
+    def __init__(self, path: Path | None, records: dict[tuple[str, str], Record]) -> None:
+        self._path, self._records = path, records
+
+    @classmethod
+    def open(cls, path: str | Path | None, settings: dict[str, Any]) -> _Journal:
+        """Read what is there, or begin the file.
+
+        Raises:
+            ValueError: if it is no journal, or one of other settings.
+        """
+        if path is None:
+            return cls(None, {})
+        path = Path(path)
+        if not path.exists():
+            path.write_text(json.dumps(settings) + "\n", encoding="utf-8")
+            return cls(path, {})
+        text = path.read_text(encoding="utf-8")
+        whole, _, torn = text.rpartition("\n")
+        if torn:  # the run was stopped in the middle of a line
+            path.write_text(whole + "\n" if whole else "", encoding="utf-8")
+        try:
+            found, *lines = [json.loads(line) for line in whole.splitlines()]
+            records = [Record(**line) for line in lines]
+            other = [name for name, value in settings.items() if found[name] != value]
+        except (ValueError, TypeError, KeyError):
+            raise ValueError(f"{str(path)!r} is not a journal of average_effects; name a new file") from None
+        if other:
+            raise ValueError(f"the journal {str(path)!r} is of a run with other {', '.join(other)}; name a new file")
+        return cls(path, {(record.prompt, record.answer): record for record in records})
+
+    def get(self, fact: Fact) -> Record | None:
+        """The fact's record, if it is done."""
+        return self._records.get((fact.prompt, fact.target_true))
+
+    def add(self, record: Record) -> None:
+        """Keep a record; written at once, so that a stop loses one fact at most."""
+        if self._path is None:
+            return
+        values = {name: value for name, value in vars(record).items() if not _is_nan(value)}
+        if record.effects is not None:
+            values["effects"] = {name: plain(np.asarray(effect)) for name, effect in record.effects.items()}
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(values, allow_nan=False) + "\n")
+
+
+def _is_nan(value: object) -> bool:
+    return isinstance(value, float) and math.isnan(value)

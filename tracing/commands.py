@@ -1,0 +1,302 @@
+"""What each command of `python -m tracing` does: options in, a result with its table and figures out.
+
+Torch and transformers take seconds to import, so nothing here imports them before the request makes sense.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import pandas as pd
+
+from facts import Fact
+from facts.atlas import load_atlas
+from tracing import tables
+from tracing.fact_files import read_facts
+from tracing.options import config_of, usual_window, without_counterfactual
+from tracing.storage import read
+from tracing.types import TraceConfig, TraceResult
+
+if TYPE_CHECKING:
+    from models import LanguageModel
+    from tracing.corruption import NoiseLevel
+
+Progress = Callable[[int, int], None]
+TUNED_TEXTS = 256  # prompts of the atlas that a tuned lens is fitted on
+
+
+@dataclass(frozen=True, eq=False)
+class Output:
+    """A finished result with its faces."""
+
+    result: Any
+    """With to_json, to_frame and save."""
+    table: str
+    chart: Callable[[], Any] | None = None
+    """The figure for the screen."""
+    figure: Callable[..., Any] | None = None
+    """The figure for print; takes `width_in` where a width was asked for."""
+
+
+def trace(options: argparse.Namespace, progress: Progress | None) -> Output:
+    """One prompt, one exact map."""
+    fact = _fact(options)
+    model = _load(options)
+    from tracing.tracer import causal_trace
+
+    config = _config(options, model, fact)
+    return shown(causal_trace(model, fact, config, level=_level(model), progress=progress).by(options.measure))
+
+
+def lens(options: argparse.Namespace, progress: Progress | None) -> Output:
+    """What every state says when it is read as the last one."""
+    fact = _fact(options)
+    model = _load(options)
+    from tracing.lenses.logit import logit_lens
+    from tracing.lenses.tuned import TunedLens, fit_tuned_lens, own_texts, tuned_lens
+
+    if not (options.tuned or options.tuned_from):
+        return shown(logit_lens(model, fact, target=options.target, top_k=options.top_k))
+    if options.tuned_from:
+        fitted = TunedLens.load(options.tuned_from)
+    else:
+        prompts = [fact.prompt for fact in _atlas_facts(TUNED_TEXTS, seed=0)]
+        fitted = fit_tuned_lens(model, own_texts(model, prompts), progress=progress)
+    if options.save_tuned:
+        fitted.save(options.save_tuned)
+    return shown(tuned_lens(model, fact, fitted, target=options.target, top_k=options.top_k))
+
+
+def knockout(options: argparse.Namespace, progress: Progress | None) -> Output:
+    """What the answer loses when the last position may not read some tokens."""
+    fact = _fact(options)
+    model = _load(options)
+    from tracing.knockout import attention_knockout
+
+    return shown(attention_knockout(model, fact, window=options.window, progress=progress))
+
+
+def attribution(options: argparse.Namespace, progress: Progress | None) -> Output:
+    """An estimated map from one backward pass, and exact values of its largest cells."""
+    fact = _fact(options)
+    model = _load(options)
+    from tracing.attribution import attribution_patching, verify
+
+    config, level = _config(options, model, fact), _level(model)
+    found = attribution_patching(model, fact, config, sites=[config.site], level=level, progress=progress)
+    output = shown(found[config.site])
+    if not options.verify:
+        return output
+    exact = verify(model, fact, output.result, options.verify, level=level)
+    return replace(output, table=f"{output.table}\n\nVerified exactly:\n{exact.to_string(index=False)}")
+
+
+def paths(options: argparse.Namespace, progress: Progress | None) -> Output:
+    """What one state tells the answer through each module behind it."""
+    fact = _fact(options)
+    model = _load(options)
+    from tracing.paths import Node, path_patching
+
+    parts = options.sender.split(":")
+    if len(parts) != 3 or not (parts[1] + parts[2].lstrip("-")).isdigit():
+        raise ValueError(f"the sender is {options.sender!r}; write site:layer:position, such as mlp_out:3:5")
+    pos = int(parts[2])
+    pos = pos if pos >= 0 else len(model.encode(fact.prompt)) + pos
+    sender = Node(cast(Any, parts[0]), int(parts[1]), pos)
+    config, level = _config(options, model, fact), _level(model)
+    found = path_patching(model, fact, sender, None, config, through=options.through, level=level, progress=progress)
+    return shown(found)
+
+
+def counterfactuals(options: argparse.Namespace, progress: Progress | None) -> Output:
+    """Subjects of the atlas that can stand in the prompt's place."""
+    fact = _fact(options)
+    model = _load(options)
+    from tracing.counterfactuals import suggest_counterfactuals
+
+    found = suggest_counterfactuals(model, fact, limit=options.limit)
+    frame = pd.DataFrame([asdict(one) for one in found], columns=["subject", "answer", "shared_tokens"])
+    text = frame.to_string(index=False) if found else f"no subject of the atlas aligns with {fact.subject!r}"
+    return Output(Table(frame), text)
+
+
+def many(options: argparse.Namespace, progress: Progress | None) -> Output:
+    """Every fact of a file, each saved for itself, and a table of them."""
+    facts, folder = _facts(options), Path(options.folder)
+    model = _load(options)
+    from tracing.tracer import causal_trace
+
+    folder.mkdir(parents=True, exist_ok=True)
+    level = _level(model, [fact.subject for fact in facts])
+    rows = []
+    for number, fact in enumerate(facts):
+        result = causal_trace(model, fact, _config(options, model, fact), level=level)
+        result.save(folder / f"{number:04d}.npz")
+        pos, layer = result.peak()
+        rows.append(
+            {
+                "file": f"{number:04d}.npz",
+                "prompt": result.prompt,
+                "answer": result.answer,
+                "known": result.answer_is_greedy,
+                "clean": result.clean,
+                "corrupted": float(result.corrupted.mean()),
+                "peak_position": pos,
+                "peak_layer": layer,
+                "peak_effect": float(result.indirect_effect[pos, layer].max()),
+            }
+        )
+        if progress:
+            progress(number + 1, len(facts))
+    frame = pd.DataFrame(rows)
+    frame.to_csv(folder / "summary.csv", index=False)
+    return Output(Table(frame), f"{frame.to_string(index=False)}\n\nTraces and summary.csv written to {folder}")
+
+
+def average(options: argparse.Namespace, progress: Progress | None) -> Output:
+    """Average effects of many facts at several sites."""
+    facts = _facts(options)
+    model = _load(options)
+    from tracing.averaging import average_effects
+    from tracing.counterfactuals import suggest_counterfactuals
+
+    def choose(fact: Fact) -> str | None:
+        found = suggest_counterfactuals(model, fact, limit=1)
+        return found[0].subject if found else None
+
+    chosen = without_counterfactual(options)
+    # a stand-in: every fact gets its own
+    changes = {"counterfactual": "chosen for each fact"} if chosen else {}
+    configs = []
+    for site, severed in [*((site, None) for site in options.sites), *(("resid_post", one) for one in options.sever)]:
+        window = usual_window(site, model.n_layers)
+        if options.window is not None and site in ("mlp_out", "attn_out"):
+            window = options.window
+        configs.append(config_of(options, model.n_layers, site=site, window=window, severed=severed, **changes))
+    found = average_effects(
+        model,
+        facts,
+        configs,
+        level=_level(model, () if options.facts == "atlas" else [fact.subject for fact in facts]),
+        positions=options.positions,
+        counterfactual=choose if chosen else None,
+        journal=options.journal,
+        progress=progress,
+    )
+    return shown(found)
+
+
+def reopen(options: argparse.Namespace, progress: Progress | None) -> Output:
+    """A saved result again."""
+    header, _ = read(options.path)
+    kind = str(header["kind"])
+    if kind.startswith("engram-trace"):
+        return shown(TraceResult.load(options.path).by(options.measure))
+    from tracing.attribution import AttributionResult
+    from tracing.average import AverageEffects
+    from tracing.knockout import KnockoutResult
+    from tracing.lenses.logit import LensResult
+    from tracing.paths import PathResult
+
+    for one in (LensResult, KnockoutResult, AttributionResult, PathResult, AverageEffects):
+        if kind == one.KIND:
+            return shown(one.load(options.path))
+    raise ValueError(f"{options.path!r} holds {kind!r}, which has no table; open it in Python")
+
+
+def shown(result: Any) -> Output:
+    """A result with its table and its figures."""
+    from tracing import plots
+    from tracing.lenses import plots as lens_plots
+
+    name = type(result).__name__
+    if isinstance(result, TraceResult):
+        if result.config.site == "attn_heads":
+            faces: tuple[Any, ...] = (tables.trace_table, lens_plots.heads_chart, lens_plots.heads_figure)
+        else:
+            faces = (tables.trace_table, plots.trace_heatmap, plots.trace_figure)
+    elif name == "AttributionResult" and result.config.site == "attn_heads":
+        faces = (tables.attribution_table, lens_plots.heads_chart, lens_plots.heads_figure)
+    else:
+        faces = {
+            "LensResult": (tables.lens_table, lens_plots.lens_chart, lens_plots.lens_figure),
+            "KnockoutResult": (tables.knockout_table, lens_plots.knockout_chart, lens_plots.knockout_figure),
+            "AttributionResult": (
+                tables.attribution_table,
+                lens_plots.attribution_chart,
+                lens_plots.attribution_figure,
+            ),
+            "PathResult": (tables.paths_table, lens_plots.paths_chart, lens_plots.paths_figure),
+            "AverageEffects": (tables.average_table, plots.average_chart, plots.average_figure),
+        }[name]
+    table, chart, figure = faces
+    return Output(result, table(result), lambda: chart(result), lambda **how: figure(result, **how))
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """A plain table where a command has no result of its own."""
+
+    frame: pd.DataFrame
+
+    def to_frame(self) -> pd.DataFrame:
+        """The table."""
+        return self.frame
+
+    def to_json(self) -> str:
+        """One object a row."""
+        return str(self.frame.to_json(orient="records", force_ascii=False, indent=1))
+
+
+def _fact(options: argparse.Namespace) -> Fact:
+    return Fact.from_prompt(options.prompt, options.subject, options.answer)
+
+
+def _facts(options: argparse.Namespace) -> Sequence[Fact]:
+    facts = _atlas_facts(options.limit, options.facts_seed) if options.facts == "atlas" else read_facts(options.facts)
+    return facts[: options.limit]
+
+
+def _atlas_facts(limit: int | None, seed: int) -> list[Fact]:
+    atlas = load_atlas()
+    rows = list(atlas.facts)
+    random.Random(seed).shuffle(rows)
+    return [atlas.as_fact(row) for row in rows[:limit]]
+
+
+def _load(options: argparse.Namespace) -> LanguageModel:
+    from models import load_model
+
+    return load_model(options.model)
+
+
+def _level(model: LanguageModel, subjects: Sequence[str] = ()) -> NoiseLevel:
+    """The spread of the embeddings of these subjects, by default the atlas's."""
+    from tracing.corruption import measure_noise
+
+    return measure_noise(model, subjects or load_atlas().subjects())
+
+
+def _config(options: argparse.Namespace, model: LanguageModel, fact: Fact) -> TraceConfig:
+    """The config asked for, with a suggested counterfactual where one is needed and nobody named it."""
+    changes = {"counterfactual": _counterfactual(model, fact)} if without_counterfactual(options) else {}
+    return config_of(options, model.n_layers, **changes)
+
+
+def _counterfactual(model: LanguageModel, fact: Fact) -> str:
+    """The first suggestion.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    from tracing.counterfactuals import suggest_counterfactuals
+
+    found = suggest_counterfactuals(model, fact, limit=1)
+    if not found:
+        raise ValueError(f"no subject of the atlas aligns with {fact.subject!r}; name one with --counterfactual")
+    return found[0].subject

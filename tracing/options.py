@@ -1,0 +1,85 @@
+"""The command line's options: one for every field of TraceConfig, and those that all commands share."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Collection
+from dataclasses import fields
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from tracing.types import TraceConfig, TraceSite
+
+FIELDS = {field.name: field for field in fields(TraceConfig)}
+
+
+def add_prompt(parser: argparse.ArgumentParser) -> None:
+    """The prompt, its subject and its answer."""
+    parser.add_argument("prompt", help="a sentence that stops where the answer should come")
+    parser.add_argument("--subject", required=True, help="the words of the prompt that name what it is about")
+    parser.add_argument("--answer", default="", help="the answer to follow (default: the model's own next token)")
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Which model."""
+    parser.add_argument("--model", default="reference", help="'reference', a folder or a hub id (default: %(default)s)")
+
+
+def add_output(parser: argparse.ArgumentParser, figure: str | None) -> None:
+    """Where the result goes; `figure` is the default name of the print figure, None for no figure."""
+    if figure is not None:
+        parser.add_argument("--out", default=figure, help="the figure: .pdf, .svg or .png (default: %(default)s)")
+        parser.add_argument("--width", type=float, help="of the figure, in inches (3.25 for a column)")
+        parser.add_argument("--html", help="also write an interactive page")
+    parser.add_argument("--csv", help="also write every number as a table")
+    parser.add_argument("--npz", help="also save the result itself, for `python -m tracing open`")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
+
+
+def add_config(parser: argparse.ArgumentParser, *, without: Collection[str] = ()) -> None:
+    """An option for every field of TraceConfig but these; left out, the field keeps its default."""
+    hints = get_type_hints(TraceConfig)
+    group = parser.add_argument_group("the trace")
+    for name, field in FIELDS.items():
+        if name in without:
+            continue
+        flag, hint = f"--{name.replace('_', '-')}", hints[name]
+        text = f"{field.metadata.get('help', '')} (default: {_default(field.default)})"
+        if get_origin(hint) in (Union, UnionType):
+            (hint,) = [one for one in get_args(hint) if one is not NoneType]
+        if hint is bool:
+            group.add_argument(flag, action=argparse.BooleanOptionalAction, help=text)
+        elif get_origin(hint) is Literal:
+            group.add_argument(flag, choices=get_args(hint), help=text)
+        else:
+            group.add_argument(flag, type=hint, help=text)
+
+
+def config_of(options: argparse.Namespace, n_layers: int, **changes: Any) -> TraceConfig:
+    """The config the options ask for; modules are restored in windows of a quarter of the layers unless told.
+
+    Raises:
+        ValueError: as TraceConfig.
+    """
+    given = {name: getattr(options, name, None) for name in FIELDS}
+    values = {name: value for name, value in given.items() if value is not None} | changes
+    if "counterfactual" in values and "corruption" not in values:
+        values["corruption"] = "token"
+    site: TraceSite = values.get("site", "resid_post")
+    if "window" not in values:
+        values["window"] = usual_window(site, n_layers)
+    return TraceConfig(**values)
+
+
+def usual_window(site: TraceSite, n_layers: int) -> int:
+    """Layers restored together: one of states and heads, a quarter of the layers of what modules write."""
+    return max(1, n_layers // 4) if site in ("mlp_out", "attn_out") else 1
+
+
+def without_counterfactual(options: argparse.Namespace) -> bool:
+    """Whether tokens are to be replaced by a subject that nobody named."""
+    return bool(options.corruption == "token" and not options.counterfactual)
+
+
+def _default(value: object) -> str:
+    return "none" if value in (None, "") else str(value)

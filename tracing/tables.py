@@ -1,0 +1,156 @@
+"""Every result as text for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tracing.labels import (
+    CATEGORY_NAMES,
+    EFFECTS,
+    SITE_NAMES,
+    average_title,
+    layer_title,
+    map_title,
+    measured,
+    token_label,
+    token_labels,
+)
+from tracing.measures import UNITS
+from tracing.types import CATEGORIES, TraceResult
+
+if TYPE_CHECKING:  # these import torch
+    from tracing.attribution import AttributionResult
+    from tracing.average import AverageEffects
+    from tracing.knockout import KnockoutResult
+    from tracing.lenses.logit import LensResult
+    from tracing.paths import PathResult
+
+COLUMNS = 16  # that fit a terminal
+LITTLE = 0.05  # a total effect, as a difference of probabilities
+
+
+def trace_table(result: TraceResult) -> str:
+    """Probabilities, corruption, indirect effects by token and layer, the suggested layer."""
+    config, corrupted = result.config, float(result.corrupted.mean())
+    known = "" if result.answer_is_greedy else f"; the model would say {token_label(result.predicted.strip())!r}"
+    done = f"corrupted with {result.corruption}" if result.corruption else f"noise {result.noise_source}"
+    lines = [
+        f"model      {result.model_name} ({result.n_layers} layers), revision {result.revision[:12]}",
+        f"answer     {token_label(result.answer)!r}{known}",
+        f"subject    {done}" + (f" (sigma {result.noise_std:.4g})" if result.noise_std else ""),
+        f"samples    {len(result.corrupted)}, seed {config.seed}",
+        f"{measured(result)}  clean {result.clean:.4f}, corrupted {corrupted:.4f}, "
+        f"total effect {result.total_effect:.4f} ({UNITS[result.measure]})",
+        "",
+    ]
+    if result.measure == "probability" and result.total_effect < LITTLE:
+        lines[5:5] = ["           the corruption takes little away, so the map says little; try a larger --noise"]
+    effect = result.indirect_effect
+    what = f"{EFFECTS[config.direction]} the {SITE_NAMES[config.site]}"
+    if effect.ndim == 3:
+        lines += [f"Indirect effect of {what} at the last token, by head and layer:"]
+        lines += grid([f"head {head}" for head in range(effect.shape[2])], effect[-1].T)
+    else:
+        lines += [f"Indirect effect of {what}, by token (* subject) and {layer_title(result)}:"]
+        lines += grid(token_labels(result), effect)
+    last = result.subject_span[1] - 1
+    if result.measure == "probability" and not np.isnan(effect[last]).any():
+        pos, layer = result.peak()
+        lines += [
+            "",
+            f"Suggested layer: {layer}, where {EFFECTS[config.direction]} at the last subject token "
+            f"{token_label(result.tokens[pos])} has the largest effect ({effect[pos, layer].max():.3f}).",
+            "A suggestion only: where a fact is traced to says little about where an edit works best "
+            "(arXiv:2301.04213).",
+        ]
+    return "\n".join(lines)
+
+
+def lens_table(result: LensResult) -> str:
+    """At the prompt's last position: every layer's first choices, and the followed words with their ranks."""
+    lines = [f"{result.lens} lens of {result.model_name} at the last token of {result.prompt!r}", ""]
+    words = [token_label(word) for word in result.words]
+    lines.append("layer  " + "".join(f"{f'p({word})':>16}{'rank':>8}" for word in words) + "   first choices")
+    for layer in range(result.n_layers):
+        cells = "".join(
+            f"{result.probability(word)[-1, layer]:>16.4f}{result.rank[word, -1, layer]:>8}"
+            for word in range(len(words))
+        )
+        first = " ".join(token_label(text) for text in result.top_words[-1][layer])
+        lines.append(f"{layer:>5}  {cells}   {first}")
+    return "\n".join(lines)
+
+
+def knockout_table(result: KnockoutResult) -> str:
+    """Relative change of the answer's probability by edge set and layer."""
+    lines = [
+        f"Change of p({token_label(result.answer)}) = {result.clean:.4f} in {result.model_name} when attention edges "
+        f"are cut in {result.window} layers around each:"
+    ]
+    return "\n".join(lines + grid(list(result.edges), result.change))
+
+
+def attribution_table(result: AttributionResult) -> str:
+    """The largest estimates."""
+    lines = [
+        f"ESTIMATED effects on log p({token_label(result.answer)}) in {result.model_name}, in nats, by attribution "
+        "patching; not exact, see --verify",
+        "",
+    ]
+    names = token_labels(result)
+    for pos, layer, *head in result.top(12):
+        where = f"layer {layer}" + (f" head {head[0]}" if head else "")
+        lines.append(
+            f"{result.estimate[(pos, layer, *head)]:>9.4f}  {SITE_NAMES[result.config.site]}, {where}, {names[pos]}"
+        )
+    return "\n".join(lines)
+
+
+def paths_table(result: PathResult) -> str:
+    """Effect of each path, the largest first."""
+    frame = result.to_frame()
+    frame = frame.reindex(frame["effect"].abs().sort_values(ascending=False, kind="stable").index)
+    lines = [
+        f"Paths from {result.sender} in {result.model_name}; p({token_label(result.answer)}) clean {result.clean:.4f}",
+        "",
+    ]
+    for row in frame.itertuples():
+        lines.append(f"{row.effect:>9.4f}  [{row.effect_low:.4f}, {row.effect_high:.4f}]  {row.receiver}")
+    return "\n".join(lines)
+
+
+def average_table(average: AverageEffects) -> str:
+    """Average indirect effects by map, token category and layer."""
+    low, high = average.ate_ci()
+    lines = [
+        average_title(average) + f", 95 % interval {low:.3f} to {high:.3f}",
+        f"left out: {average.n_unknown} facts the model does not know, {len(average.unaligned)} without an aligned "
+        "counterfactual",
+        f"noise: {average.noise_source}, sigma {average.noise_std:.4g}",
+    ]
+    for name, effects in average.effects.items():
+        if effects.ndim == 4:
+            rows = average.mean(name, "last_token").T
+            lines += ["", f"{map_title(name)}, last token, by head and layer:"]
+            lines += grid([f"head {head}" for head in range(len(rows))], rows)
+            continue
+        lines += ["", f"{map_title(name)}, by token and layer (n of facts):"]
+        names = [f"{CATEGORY_NAMES[category]} ({average.n(name, category)})" for category in CATEGORIES]
+        lines += grid(names, np.stack([average.mean(name, category) for category in CATEGORIES]))
+    return "\n".join(lines)
+
+
+def grid(names: Sequence[str], values: NDArray[np.floating]) -> list[str]:
+    """[row, layer] numbers with the layers above, in blocks that fit a terminal."""
+    width = max(map(len, names)) + 1
+    lines = []
+    for start in range(0, values.shape[1], COLUMNS):
+        layers = range(start, min(start + COLUMNS, values.shape[1]))
+        lines += ["", " " * width + "".join(f"{number:>7}" for number in layers)]
+        for name, row in zip(names, values, strict=True):
+            lines.append(f"{name:<{width}}" + "".join(f"{row[number]:>7.3f}" for number in layers))
+    return lines
