@@ -1,0 +1,282 @@
+"""The ledger: which edits a model has, in which order, on which branch; kept in a folder, or in memory alone.
+
+    ledger.json                 format, revision of the base, branches: name -> digests, the current branch
+    edits/<digest>.safetensors  every edit once, whichever branches it is on
+
+Every change is one atomic replacement of `ledger.json`, made after the edit's file is whole: a crash or a bad file
+leaves the ledger as it was.  The model of a branch is a view built from the base and the branch's edits, so taking out
+any one edit gives, bit for bit, the model that never had it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from editing.configs import unknown
+from editing.edit import Edit
+from editing.export import export_model
+from editing.files import load_edit
+from editing.view import EditedModel, apply_edits, on_base
+from models import LanguageModel
+
+FORMAT = "engram-ledger-1"
+MAIN = "main"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What two branches say to one prompt."""
+
+    prompt: str
+    first: str
+    second: str
+
+    @property
+    def differs(self) -> bool:
+        """Whether the two say different things."""
+        return self.first != self.second
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """Two branches side by side."""
+
+    only_first: tuple[Edit, ...]
+    only_second: tuple[Edit, ...]
+    shared: tuple[Edit, ...]
+    answers: tuple[Answer, ...]
+
+
+class Ledger:
+    """The edits of one model; safe for threads of one process.
+
+    Args:
+        model: the unedited base.
+        folder: where to keep it; made if missing, read if it holds a ledger.  None: in memory alone.
+
+    Raises:
+        ValueError: if the folder holds a ledger of other weights, or one that cannot be read.
+    """
+
+    def __init__(self, model: LanguageModel, folder: Path | None = None) -> None:
+        self.model, self.folder = model, folder
+        self._lock = threading.RLock()
+        self._edits: dict[str, Edit] = {}
+        self._branches: dict[str, tuple[str, ...]] = {MAIN: ()}
+        self._current = MAIN
+        if folder is not None and (folder / "ledger.json").is_file():
+            self._read(folder)
+        elif folder is not None:
+            (folder / "edits").mkdir(parents=True, exist_ok=True)
+            self._write()
+
+    @property
+    def branches(self) -> dict[str, tuple[str, ...]]:
+        """Branch name -> digests of its edits, oldest first."""
+        return dict(self._branches)
+
+    @property
+    def current(self) -> str:
+        """The branch that `add` and `undo` change."""
+        return self._current
+
+    def edits(self, branch: str | None = None) -> tuple[Edit, ...]:
+        """The edits of a branch, oldest first; by default the current one's.
+
+        Raises:
+            ValueError: if there is no such branch.
+        """
+        return tuple(self._edits[digest] for digest in self._branch(branch))
+
+    def view(self, branch: str | None = None) -> EditedModel:
+        """The model as it is on a branch.
+
+        Raises:
+            ValueError: if there is no such branch, or an edit does not fit the model (one that was forced).
+        """
+        return apply_edits(self.model, self.edits(branch), force=True)
+
+    def add(self, edit: Edit, position: int | None = None) -> Edit:
+        """Put an edit on the current branch, by default as its newest.
+
+        Args:
+            edit: computed on the base, or on this branch's view.
+            position: how many edits it comes after.
+
+        Raises:
+            ValueError: if it belongs to other weights, is there already, or does not fit the model.
+        """
+        with self._lock:
+            active = self.edits()
+            if edit.model_revision != self.model.revision and edit.model_revision != self.view().revision:
+                raise ValueError(
+                    f"the edit was computed from weights {edit.model_revision[:12]}, but the ledger is of "
+                    f"{self.model.name!r}, {self.model.revision[:12]}; import it with force, or load its model"
+                )
+            return self._put(on_base(edit, self.model, active), position)
+
+    def undo(self, digest: str | None = None) -> Edit:
+        """Take one edit off the current branch, by default the newest; `add` puts it back.
+
+        Raises:
+            ValueError: if the branch has no such edit, or none at all.
+        """
+        with self._lock:
+            there = self._branch(None)
+            if not there:
+                raise ValueError(f"the branch {self._current!r} has no edit to undo")
+            wanted = there[-1] if digest is None else self._full(digest, there)
+            self._change(self._current, tuple(each for each in there if each != wanted))
+            return self._edits[wanted]
+
+    def branch(self, name: str, keep: int | None = None) -> None:
+        """Begin a branch with the current one's edits, or the oldest `keep` of them, and go there.
+
+        Raises:
+            ValueError: if the name is empty or taken, or the branch has fewer edits.
+        """
+        with self._lock:
+            there = self._branch(None)
+            if not name.strip() or name in self._branches:
+                raise ValueError(f"a branch cannot be called {name!r}; there are {', '.join(self._branches)}")
+            if keep is not None and not 0 <= keep <= len(there):
+                raise ValueError(f"keep is {keep}, but {self._current!r} has {len(there)} edits")
+            self._change(name, there if keep is None else there[:keep], current=name)
+
+    def switch(self, name: str) -> None:
+        """Go to another branch.
+
+        Raises:
+            ValueError: if there is none of that name.
+        """
+        with self._lock:
+            self._change(name, self._branch(name), current=name)
+
+    def compare(self, first: str, second: str, prompts: Sequence[str], max_new_tokens: int = 16) -> Comparison:
+        """Two branches side by side: which edits each has, and what they say.
+
+        Raises:
+            ValueError: if a branch does not exist, or a prompt does not fit.
+        """
+        ours, theirs = self._branch(first), self._branch(second)
+        said = [self.view(name).generate(prompts, max_new_tokens) for name in (first, second)]
+        return Comparison(
+            only_first=tuple(self._edits[digest] for digest in ours if digest not in theirs),
+            only_second=tuple(self._edits[digest] for digest in theirs if digest not in ours),
+            shared=tuple(self._edits[digest] for digest in ours if digest in theirs),
+            answers=tuple(Answer(*row) for row in zip(prompts, *said, strict=True)),
+        )
+
+    def export_edit(self, digest: str, path: Path) -> None:
+        """Write one edit of the current branch as a file of its own.
+
+        Raises:
+            ValueError: if the branch has no such edit.
+            FileNotFoundError: if the file's folder does not exist.
+        """
+        self._edits[self._full(digest, self._branch(None))].save(path)
+
+    def import_edit(self, path: Path, *, force: bool = False) -> Edit:
+        """Put an edit from a file on the current branch.
+
+        Args:
+            force: also take an edit of other weights; it is then one of this ledger's model.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            ValueError: if it is not a whole saved edit, belongs to other weights, or does not fit the model.
+        """
+        edit = load_edit(path)
+        if edit.model_revision == self.model.revision or not force:
+            return self.add(edit)
+        with self._lock:
+            return self._put(replace(edit, model_revision=self.model.revision), None)
+
+    def export_model(self, folder: Path, branch: str | None = None) -> None:
+        """Merge a branch's edits into the weights and write the model for transformers; see `editing.export`."""
+        export_model(self.view(branch), folder)
+
+    def _put(self, edit: Edit, position: int | None) -> Edit:
+        there = self._branch(None)
+        if edit.digest in there:
+            raise ValueError(f"the branch {self._current!r} already has this edit, {edit.digest[:12]}")
+        at = len(there) if position is None else position
+        order = (*there[:at], edit.digest, *there[at:])
+        known = self._edits | {edit.digest: edit}
+        apply_edits(self.model, [known[digest] for digest in order], force=True)  # fails now rather than in the ledger
+        if self.folder is not None and not self._file(edit.digest).is_file():
+            scratch = self._file(edit.digest).with_suffix(".part")
+            edit.save(scratch)
+            os.replace(scratch, self._file(edit.digest))
+        self._edits = known
+        self._change(self._current, order)
+        return edit
+
+    def _branch(self, name: str | None) -> tuple[str, ...]:
+        name = self._current if name is None else name
+        if name not in self._branches:
+            raise ValueError(unknown("branch", name, self._branches))
+        return self._branches[name]
+
+    def _full(self, digest: str, there: Sequence[str]) -> str:
+        """The digest that begins like this."""
+        found = [each for each in there if digest and each.startswith(digest)]
+        if len(found) != 1:
+            shown = ", ".join(each[:12] for each in there) or "none"
+            raise ValueError(f"{len(found)} edits of {self._current!r} are called {digest!r}; it has {shown}")
+        return found[0]
+
+    def _change(self, name: str, digests: tuple[str, ...], current: str | None = None) -> None:
+        """Write first, then remember, so that a full disk leaves both as they were."""
+        branches, now = self._branches | {name: digests}, current or self._current
+        self._write(branches, now)
+        self._branches, self._current = branches, now
+
+    def _file(self, digest: str) -> Path:
+        assert self.folder is not None
+        return self.folder / "edits" / f"{digest}.safetensors"
+
+    def _write(self, branches: dict[str, tuple[str, ...]] | None = None, current: str | None = None) -> None:
+        if self.folder is None:
+            return
+        state = {
+            "format": FORMAT,
+            "base_revision": self.model.revision,
+            "branches": self._branches if branches is None else branches,
+            "current": current or self._current,
+        }
+        scratch = self.folder / "ledger.json.part"
+        with scratch.open("w", encoding="utf-8") as file:
+            json.dump(state, file, ensure_ascii=False, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(scratch, self.folder / "ledger.json")
+
+    def _read(self, folder: Path) -> None:
+        try:
+            state = json.loads((folder / "ledger.json").read_text(encoding="utf-8"))
+            if state["format"] != FORMAT:
+                raise ValueError(f"its format is {state['format']!r}, expected {FORMAT!r}")
+            branches = {str(name): tuple(map(str, digests)) for name, digests in state["branches"].items()}
+            revision, current = state["base_revision"], state["current"]
+            if current not in branches:
+                raise ValueError(f"its current branch {current!r} is not there")
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise ValueError(f"{str(folder)!r} does not hold a ledger that can be read: {error}") from error
+        if revision != self.model.revision:
+            raise ValueError(
+                f"the ledger in {str(folder)!r} is of weights {revision[:12]}, but {self.model.name!r} has "
+                f"{self.model.revision[:12]}; load its model, or give another folder"
+            )
+        edits = {
+            digest: load_edit(folder / "edits" / f"{digest}.safetensors") for digest in set().union(*branches.values())
+        }
+        for digest, edit in edits.items():
+            if edit.digest != digest:
+                raise ValueError(f"the ledger's file for edit {digest[:12]} holds another edit, {edit.digest[:12]}")
+        self._edits, self._branches, self._current = edits, branches, current
