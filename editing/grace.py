@@ -83,13 +83,13 @@ class GraceConfig:
 
 @dataclass(frozen=True, eq=False)
 class Place:
-    """Where an entry is made: the layer in the unedited-there model, and the row that asks."""
+    """Where an entry is made: what the layer does at the end of the prompt, read without the answer behind it."""
 
     row: Asked
     key: torch.Tensor
     """[d_mlp], input of the down projection at the prompt's last token."""
     written: torch.Tensor
-    """[pos, d_model], what the layer gives now."""
+    """[d_model], what the layer gives there now."""
 
 
 class GraceMethod:
@@ -154,8 +154,9 @@ class GraceMethod:
 
 
 def _place(model: LanguageModel, layer: int, row: Asked) -> Place:
-    found = run(model, padded(model, [row]), captures=[("mlp_key", layer), ("mlp_out", layer)]).captured
-    return Place(row, found["mlp_key", layer][0, row.n_prompt - 1].float(), found["mlp_out", layer][0].float())
+    prompt = torch.tensor([row.ids[: row.n_prompt]], device=model.device)
+    found = run(model, prompt, captures=[("mlp_key", layer), ("mlp_out", layer)]).captured
+    return Place(row, found["mlp_key", layer][0, -1].float(), found["mlp_out", layer][0, -1].float())
 
 
 def _start(
@@ -169,8 +170,8 @@ def _start(
             return book.values[int(nearest)].clone()
     if config.start == "cold":
         generator = torch.Generator().manual_seed(config.seed)
-        return torch.rand(place.written.shape[-1], generator=generator).to(place.written)
-    return place.written[place.row.n_prompt - 1].clone()
+        return torch.rand(len(place.written), generator=generator).to(place.written)
+    return place.written.clone()
 
 
 def _search(

@@ -1,0 +1,202 @@
+"""GRACE: the codebook's rules by hand, and the method on tiny models (Hartvigsen et al. 2023, algorithm 1)."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from editing import Edit, EditCancelled, apply_edits
+from editing.codebook import GAP, Codebook, fold
+from editing.grace import GraceConfig, GraceMethod
+from editing.ops import CodebookOp
+from facts import EditRequest, Fact
+from models import LanguageModel, run
+from tests.editing import made as by_hand
+from tests.editing.made import last_key, made
+from tests.editing.quick import REQUESTS
+from tests.tiny import tiny_model
+
+FAST = GraceConfig(layer=3, steps=60, learning_rate=0.5)
+# Answers of one token: a random model of four layers has no way to go from one value to several tokens.
+ASKED = EditRequest(Fact("Space Needle", "The {} is located in the city of", "Seattle"), "the")
+RIVAL = EditRequest(Fact("Eiffel Tower", "The {} is located in the city of", "Paris"), "of")
+
+
+def one(key: tuple[float, float], label: int, radius: float = 1.0, value: float = 0.0) -> CodebookOp:
+    return CodebookOp("m", torch.tensor([key]), torch.full((1, 2), value), ((label,),), radius)
+
+
+def balls(book: Codebook) -> list[tuple[list[float], float, int]]:
+    return [
+        (key, pytest.approx(radius, abs=1e-9), label[0])
+        for key, radius, label in zip(book.keys.tolist(), book.radii.tolist(), book.labels, strict=True)
+    ]
+
+
+def test_far_entries_get_balls_of_their_own() -> None:
+    book = fold([one((0, 0), 1), one((3, 0), 2)])
+    assert balls(book) == [([0, 0], 1.0, 1), ([3, 0], 1.0, 2)]
+
+
+def test_a_conflict_parts_the_way_and_leaves_the_balls_disjoint() -> None:
+    book = fold([one((0, 0), 1), one((1.5, 0), 2)])
+    assert balls(book) == [([0, 0], 0.75 - GAP, 1), ([1.5, 0], 0.75, 2)]
+    assert float(book.radii.sum()) < 1.5
+    assert float(fold([one((0, 0), 1), one((0, 0), 2)]).radii.max()) == 0.0  # the same key twice
+
+
+def test_the_same_answer_stretches_the_ball_to_exactly_the_new_key() -> None:
+    book = fold([one((0, 0), 1, value=4.0), one((1.5, 0), 1, value=5.0)])
+    assert balls(book) == [([0, 0], 1.5, 1)]
+    assert book.values.tolist() == [[5.0, 5.0]]
+    inside = fold([one((0, 0), 1), one((0.5, 0), 1)])
+    assert balls(inside) == [([0, 0], 1.0, 1)]
+    far = fold([one((0, 0), 1), one((2.5, 0), 1)])
+    assert len(far.labels) == 2
+
+
+def test_labels_stay_with_their_keys_after_many_inserts() -> None:
+    """EasyEdit prepends labels and appends keys, so that from the second edit on the wrong ones are compared."""
+    ops = [one((10.0 * i, 0), i) for i in range(5)]
+    book = fold([*ops, one((20.5, 0), 2, value=9.0)])
+    assert [label[0] for label in book.labels] == [0, 1, 2, 3, 4]
+    assert [key[0] for key in book.keys.tolist()] == [0, 10, 20, 30, 40]
+    assert book.values[2].tolist() == [9.0, 9.0]
+    nearest, inside = book.hits(torch.tensor([[20.9, 0.0], [31.5, 0.0]]))
+    assert (nearest.tolist(), inside.tolist()) == ([2, 3], [True, False])
+
+
+def test_leaving_out_an_entry_leaves_no_trace_of_it() -> None:
+    """The neighbour's radius comes back: neither public code restores it."""
+    first, rival = one((0, 0), 1), one((1.5, 0), 2)
+    assert balls(fold([first, rival]))[0] != balls(fold([first]))[0]
+    model = tiny_model("gpt2")
+    entries = [made(model, by_hand.entry(model, 1, radius=20.0, label=label)) for label in (3, 4, 5)]
+    every = apply_edits(model, entries)
+    for gone in entries:
+        rest = apply_edits(model, [edit for edit in entries if edit is not gone])
+        assert torch.equal(every.without(gone.digest).logits(by_hand.IDS), rest.logits(by_hand.IDS))
+
+
+def test_a_radius_of_zero_fires_at_the_exact_key_only() -> None:
+    model = tiny_model("gpt2")
+    view = apply_edits(model, [made(model, by_hand.entry(model, 1, radius=0.0))])
+    prompt, other = (torch.tensor([model.encode(text)]) for text in (by_hand.PROMPT, "The Space Needle is at"))
+    assert not torch.equal(view.logits(prompt), model.logits(prompt))
+    assert torch.equal(view.logits(other), model.logits(other))
+
+
+def test_only_rows_in_a_ball_change_in_a_mixed_batch() -> None:
+    model = tiny_model("gpt2")
+    view = apply_edits(model, [made(model, by_hand.entry(model, 1))])
+    rows = [model.encode(by_hand.PROMPT), [*model.encode(by_hand.PROMPT)[:-1], 77]]
+    ids = torch.tensor(rows)
+    before, after = model.logits(ids), view.logits(ids)
+    assert not torch.equal(before[0, -1], after[0, -1])
+    assert torch.equal(before[0, :-1], after[0, :-1])
+    assert torch.equal(before[1], after[1])
+
+
+@pytest.mark.parametrize("where", ["last", "prompt", "all"])
+def test_the_value_is_written_where_it_should_be(where: str) -> None:
+    model = tiny_model("gpt2")
+    op = by_hand.entry(model, 1, where=where)
+    ids = torch.tensor([model.encode(by_hand.PROMPT)])
+    view = apply_edits(model, [made(model, op)])
+    written = run(view, ids, captures=[("mlp_out", 1)]).captured["mlp_out", 1][0]
+    holds = [bool(torch.equal(row, op.values[0])) for row in written]
+    n = ids.shape[1]
+    assert holds == {"last": [False] * (n - 1) + [True], "prompt": [True] * (n - 1) + [False], "all": [True] * n}[where]
+
+
+def test_later_tokens_do_not_ask_the_codebook_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    hits = Codebook.hits
+    monkeypatch.setattr(Codebook, "hits", lambda self, queries: (asked.append(len(queries)), hits(self, queries))[1])
+    model = tiny_model("gpt2")
+    view = apply_edits(model, [made(model, by_hand.entry(model, 1))])
+    view.continuations([model.encode(by_hand.PROMPT)], 6)
+    assert asked == [1]
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_an_edit_teaches_the_answer_and_keeps_everything_else(family: str) -> None:
+    model = tiny_model(family)
+    before = model.weights_digest()
+    edit = GraceMethod().compute(model, [ASKED], FAST)
+    assert model.weights_digest() == before
+    assert edit.diagnostic("p(new) after").value > 0.5 > 10 * edit.diagnostic("p(new) before").value
+    assert edit.losses[-1].total < edit.losses[0].total
+    key = last_key(model, 3, ASKED.fact.prompt)
+    assert torch.equal(edit.ops[0].keys[0], key)  # type: ignore[union-attr]
+    view = apply_edits(model, [edit])
+    assert view.generate([ASKED.fact.prompt], 4)[0].startswith(" the")
+    far = torch.tensor([model.encode("Marie Curie was born in")])
+    assert torch.equal(view.logits(far), model.logits(far))
+
+
+def test_a_shuffled_target_is_not_learnt() -> None:
+    """Negative control: what is trained for one answer does not give another."""
+    model = tiny_model("gpt2")
+    view = apply_edits(model, [GraceMethod().compute(model, [ASKED], FAST)])
+    assert not view.generate([ASKED.fact.prompt], 4)[0].startswith(" of")
+
+
+def test_edits_in_turn_equal_the_batch_and_the_same_answer_shares_an_entry() -> None:
+    model = tiny_model("gpt2")
+    same = EditRequest(Fact("Space Needle", "The {} stands in", "Seattle"), "the")
+    config = dataclasses.replace(FAST, radius=100.0)  # every key is near
+    batch = GraceMethod().compute(model, [ASKED, same], config)
+    first = GraceMethod().compute(model, [ASKED], config)
+    view = apply_edits(model, [first])
+    second = view.with_edit(GraceMethod().compute(view, [same], config, active=view.edits))
+    book = fold([op for edit in second.edits for op in edit.ops if isinstance(op, CodebookOp)])
+    together = fold([op for op in batch.ops if isinstance(op, CodebookOp)])
+    assert len(book.labels) == len(together.labels) == 1
+    torch.testing.assert_close(book.values, together.values, rtol=1e-3, atol=1e-3)
+    assert second.generate([same.fact.prompt], 1) == [" the"]
+
+
+def test_conflicting_neighbours_both_hold() -> None:
+    model = tiny_model("gpt2")
+    edit = GraceMethod().compute(model, [ASKED, RIVAL], dataclasses.replace(FAST, radius=100.0))
+    said = apply_edits(model, [edit]).generate([ASKED.fact.prompt, RIVAL.fact.prompt], 1)
+    assert said == [" the", " of"]
+
+
+def test_a_cold_start_and_the_papers_units_work() -> None:
+    model = tiny_model("gpt2")
+    cold = dataclasses.replace(FAST, start="cold", radius_unit="absolute", radius=1.0)
+    edit = GraceMethod().compute(model, [ASKED], cold)
+    assert edit.ops[0].radius == 1.0  # type: ignore[union-attr]
+    assert edit.diagnostic("p(new) after").value > 0.5
+    first_loss = GraceMethod().compute(model, [ASKED], dataclasses.replace(cold, seed=1)).losses[0]
+    assert first_loss != edit.losses[0]
+
+
+def test_bad_input_is_told() -> None:
+    model = tiny_model("gpt2")
+    with pytest.raises(ValueError, match="layer 9 is out of range"):
+        GraceMethod().compute(model, [ASKED], GraceConfig())
+    with pytest.raises(ValueError, match="did you mean 'last'"):
+        GraceConfig(where="lst")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="two requests ask"):
+        GraceMethod().compute(model, [ASKED, ASKED], FAST)
+    with pytest.raises(EditCancelled):
+        GraceMethod().compute(model, REQUESTS, FAST, cancelled=lambda: True)
+
+
+def test_many_in_turn_keep_the_first() -> None:
+    """Lifelong: five edits, all still there in the end."""
+    model = tiny_model("gpt2")
+    answers = {"Berlin": "the", "London": "of", "Madrid": "in", "Vienna": "is", "Oslo": "the"}
+    requests = [EditRequest(Fact(name, "{} is the capital of", ""), answer) for name, answer in answers.items()]
+    view: LanguageModel = model
+    edits: tuple[Edit, ...] = ()
+    for request in requests:
+        view = apply_edits(view, [GraceMethod().compute(view, [request], FAST, active=edits)])
+        edits = view.edits
+    said = view.generate([request.fact.prompt for request in requests], 1)
+    assert [text.strip() for text in said] == list(answers.values())
