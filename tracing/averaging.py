@@ -19,8 +19,8 @@ from tracing.average import AverageEffects, by_category, map_name, not_positions
 from tracing.corruption import NoiseLevel, measure_noise
 from tracing.question import Question, ask
 from tracing.storage import plain
-from tracing.tracer import Progress, TraceCancelled, trace_sites
-from tracing.types import PositionName, TraceConfig, TraceResult
+from tracing.tracer import Progress, TraceCancelled, trace_all
+from tracing.types import PositionName, TraceConfig
 
 JOURNAL = "engram-average-journal-1"
 ChooseCounterfactual = Callable[[Fact], str | None]
@@ -124,12 +124,8 @@ def _record(
         if other is None:
             return Record(fact.prompt, fact.target_true, False, "unaligned")
         configs = [replace(config, corruption="token", counterfactual=other) for config in configs]
-    results: dict[str, TraceResult] = {}
-    for severed in dict.fromkeys(config.severed for config in configs):
-        group = [config for config in configs if config.severed == severed]
-        found = trace_sites(model, fact, group, level=level, positions=positions, cancelled=cancelled)
-        results |= {map_name(config): found[config.site] for config in group}
-    first = next(iter(results.values()))
+    results = trace_all(model, fact, configs, level=level, positions=positions, cancelled=cancelled)
+    first = results[0]
     return Record(
         fact.prompt,
         fact.target_true,
@@ -139,7 +135,7 @@ def _record(
         first.noise_source,
         float(first.clean),
         float(first.corrupted.mean()),
-        {name: by_category(result) for name, result in results.items()},
+        {map_name(config): by_category(result) for config, result in zip(configs, results, strict=True)},
     )
 
 

@@ -160,7 +160,7 @@ def average_figure(average: AverageEffects, *, width_in: float = 6.75, scale: Co
     for axes, name, grid in zip(panels, maps, grids, strict=True):
         rows = names if axes is panels[0] else []
         panel(figure, axes, grid, _map_name(_site(name), scale), rows, "AIE", fonts, everything)
-        axes.set_title(labels.map_title(name), fontsize=FONT_SIZE, fontfamily=fonts)
+        axes.set_title(labels.map_title(name).replace(", ", ",\n"), fontsize=FONT_SIZE - 1, fontfamily=fonts)
         axes.set_xlabel("layer", fontsize=FONT_SIZE, fontfamily=fonts)
     figure.suptitle(labels.average_title(average), fontsize=FONT_SIZE, fontfamily=fonts)
     return figure
@@ -178,12 +178,13 @@ def average_chart(average: AverageEffects, category: Category = "last_subject") 
         mean, (low, high) = average.mean(name, category), average.ci(name, category)
         lower, upper = average.quantiles(name, category, (0.25, 0.75))
         layers = list(range(len(mean)))
-        band = {"x": layers + layers[::-1], "y": [*high, *low[::-1]], "fill": "toself", "opacity": 0.25}
+        shared = {"legendgroup": name, "mode": "lines"}  # a click in the legend hides all of a map
+        band = {"x": layers + layers[::-1], "y": [*high, *low[::-1]], "fill": "toself", "opacity": 0.25, **shared}
         figure.add_scatter(**band, line={"width": 0}, fillcolor=colour, hoverinfo="skip", showlegend=False)
         for edge in (lower, upper):
             dots = {"color": colour, "width": 1, "dash": "dot"}
-            figure.add_scatter(x=layers, y=edge, line=dots, mode="lines", hoverinfo="skip", showlegend=False)
-        figure.add_scatter(x=layers, y=mean, name=labels.map_title(name), line={"color": colour}, mode="lines+markers")
+            figure.add_scatter(x=layers, y=edge, line=dots, hoverinfo="skip", showlegend=False, **shared)
+        figure.add_scatter(x=layers, y=mean, name=labels.map_title(name), line={"color": colour}, **shared)
     figure.update_xaxes(title_text="Layer")
     figure.update_yaxes(title_text="Average indirect effect (probability)", zeroline=True)
     where = labels.CATEGORY_NAMES[category]

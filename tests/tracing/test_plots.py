@@ -179,7 +179,7 @@ def test_averages_are_drawn_on_one_scale() -> None:
     assert len(meshes) == 2
     assert {mesh.get_clim() for mesh in meshes} == {(0.0, 0.5)}
     assert export(figure, "png") == export(average_figure(made_average()), "png")
-    assert [axes.get_title() for axes in figure.axes[:2]] == ["residual stream", "residual stream, MLP output severed"]
+    assert [axes.get_title() for axes in figure.axes[:2]] == ["residual stream", "residual stream,\nMLP output severed"]
 
 
 def test_the_distribution_is_drawn_around_the_mean() -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import plotly.graph_objects as go
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -140,8 +141,8 @@ def knockout_figure(result: KnockoutResult, *, width_in: float = 3.25) -> Figure
     axes.axhline(0, color="0.6", linewidth=0.5)
     axes.set_xlabel(f"{_window_title(result.window)} in {result.model_name}", fontsize=FONT_SIZE, fontfamily=fonts)
     axes.set_ylabel(f"change of p({labels.token_label(result.answer)}), %", fontsize=FONT_SIZE, fontfamily=fonts)
-    axes.tick_params(labelsize=FONT_SIZE - 1, length=2)
-    axes.legend(fontsize=FONT_SIZE - 1, frameon=False)
+    axes.legend(prop={"family": fonts, "size": FONT_SIZE - 1}, frameon=False)
+    _small_ticks(axes, fonts)
     return figure
 
 
@@ -164,11 +165,17 @@ def paths_figure(result: PathResult, *, width_in: float = 5.5) -> Figure:
     places = list(range(len(frame)))
     axes.bar(places, frame["effect"], yerr=error, color=LINES[0], ecolor="0.3", error_kw={"linewidth": 0.6})
     axes.axhline(0, color="0.6", linewidth=0.5)
-    axes.set_xticks(places, list(frame["receiver"]), rotation=90, fontsize=FONT_SIZE - 2, fontfamily=fonts)
+    axes.set_xticks(places, list(frame["receiver"]), rotation=90)
     axes.set_ylabel(f"effect on p({labels.token_label(result.answer)})", fontsize=FONT_SIZE, fontfamily=fonts)
     axes.set_title(f"paths from {result.sender} in {result.model_name}", fontsize=FONT_SIZE, fontfamily=fonts)
-    axes.tick_params(axis="y", labelsize=FONT_SIZE - 1, length=2)
+    _small_ticks(axes, fonts)
     return figure
+
+
+def _small_ticks(axes: Axes, fonts: list[str]) -> None:
+    axes.tick_params(labelsize=FONT_SIZE - 1, length=2)
+    for label in [*axes.get_xticklabels(), *axes.get_yticklabels()]:
+        label.set_fontfamily(fonts)
 
 
 def _grid_layout(figure: go.Figure, result: labels.Prompted, n_layers: int, title: str) -> go.Figure:
