@@ -66,9 +66,10 @@ def summary(edit: Edit, report: EditReport) -> str:
     from metrics.tables import HEADERS, cells
 
     request = edit.requests[0]
+    layer = f", layer {edit.config.layer}" if hasattr(edit.config, "layer") else ""
     lines = [
         f"{request.fact.prompt} … {request.fact.target_true} → {request.target_new}",
-        f"model {report.model_name}, revision {edit.model_revision[:12]}; {edit.method}, layer {edit.config.layer}",
+        f"model {report.model_name}, revision {edit.model_revision[:12]}; {edit.method}{layer}",
         "",
     ]
     width = max(len(diagnostic.name) for diagnostic in edit.diagnostics)

@@ -29,6 +29,7 @@ import torch
 from editing.configs import check_config
 from editing.edit import Diagnostic, Edit
 from editing.moments import Moment, factor
+from editing.spectrum import spectrum
 from editing.spread import SpreadConfig, SpreadMethod, Update
 from models import LanguageModel
 
@@ -63,13 +64,15 @@ class AlphaEditConfig(SpreadConfig):
         check_config(self)
 
 
-def null_basis(moment: torch.Tensor, threshold: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Orthonormal eigenvectors U0 [d_mlp, r] of C with eigenvalues [r] below `threshold` x the mean; float64.
+def null_basis(values: torch.Tensor, vectors: torch.Tensor, threshold: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """The eigenvectors U0 [d_mlp, r] of C with eigenvalues [r] below `threshold` x the mean.
+
+    Args:
+        values, vectors: of C, ascending, [d_mlp] and [d_mlp, d_mlp] (`editing.spectrum`).
 
     Raises:
         ValueError: if there is none.
     """
-    values, vectors = torch.linalg.eigh(moment.double())
     small = values < threshold * values.mean()
     if not bool(small.any()):
         raise ValueError(
@@ -114,8 +117,8 @@ class _AlphaEdit:
         """Eigenvalues of the directions each layer was allowed."""
 
     def directions(self, layer: int, keys: torch.Tensor) -> torch.Tensor:
-        moment = self.moments[layer].matrix
-        basis, self.spectra[layer] = null_basis(moment, self.config.null_threshold)
+        values, vectors = spectrum(self.moments[layer])
+        basis, self.spectra[layer] = null_basis(values, vectors, self.config.null_threshold)
         return alphaedit_directions(keys, self.past[layer], basis, self.config.l2 * self._mean(layer))
 
     def diagnostics(self) -> list[Diagnostic]:

@@ -29,9 +29,13 @@ class PromptEndTargets(Targets):
 
 @dataclass(frozen=True, kw_only=True)
 class DescentSettings:
-    """Adam's, as in the public code of ROME's fine-tuning baselines."""
+    """Adam's, as in the public code of ROME's fine-tuning baselines, but for the steps.
 
-    steps: int = field(default=25, metadata={"help": "Most steps of Adam.", "min": 1, "max": 1000})
+    There 25 suffice; on models whose new answers start at a probability of 1e-4 they do not, and where they do training
+    stops early anyway.
+    """
+
+    steps: int = field(default=100, metadata={"help": "Most steps of Adam.", "min": 1, "max": 1000})
     learning_rate: float = field(default=5e-4, metadata={"help": "Of Adam.", "min": 1e-7, "max": 1.0})
     stop_loss: float = field(default=0.01, metadata={"help": "Training stops below this loss.", "min": 0.0})
 

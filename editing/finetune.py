@@ -55,7 +55,7 @@ class ConstrainedConfig(FineTuneConfig):
     """
 
     epsilon: float = field(
-        default=0.2,
+        default=0.5,
         metadata={
             "help": "Farthest any entry may move, in units of the weight's mean absolute entry.",
             "min": 0.0,

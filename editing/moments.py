@@ -242,24 +242,29 @@ def moment_for(
     )
 
 
-def _checksum(matrix: torch.Tensor) -> str:
+def checksum(matrix: torch.Tensor) -> str:
+    """sha256 over the bytes of a tensor on the CPU."""
     return hashlib.sha256(matrix.contiguous().view(torch.uint8).numpy().tobytes()).hexdigest()
 
 
 def _write(path: Path, moment: Moment) -> None:
-    """Atomic: written beside its place and renamed.  A cache that cannot be written is no reason to fail."""
     metadata = {
         "n_tokens": str(moment.n_tokens),
         "condition_number": repr(moment.condition_number),
         "source": moment.source,
-        "sha256": _checksum(moment.matrix),
+        "sha256": checksum(moment.matrix),
     }
+    write_file(path, {"matrix": moment.matrix.contiguous()}, metadata)
+
+
+def write_file(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
+    """Atomic: written beside its place and renamed.  A cache that cannot be written is no reason to fail."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
         os.close(handle)
         try:
-            save_file({"matrix": moment.matrix.contiguous()}, temporary, metadata)
+            save_file(tensors, temporary, metadata)
             os.replace(temporary, path)
         finally:
             Path(temporary).unlink(missing_ok=True)
@@ -272,7 +277,7 @@ def _read(path: Path, d_mlp: int) -> Moment | None:
     try:
         with safe_open(str(path), framework="pt") as file:
             metadata, matrix = file.metadata() or {}, file.get_tensor("matrix")
-        intact = matrix.shape == (d_mlp, d_mlp) and _checksum(matrix) == metadata["sha256"]
+        intact = matrix.shape == (d_mlp, d_mlp) and checksum(matrix) == metadata["sha256"]
         number = float(metadata["condition_number"])
         return Moment(matrix, int(metadata["n_tokens"]), number, metadata["source"]) if intact else None
     except (OSError, SafetensorError, KeyError, ValueError):

@@ -77,8 +77,9 @@ class RomeConfig(MomentSettings, SearchSettings):
     compat: Compat = field(
         default="r-rome",
         metadata={
-            "help": "The corrected form with one key (R-ROME), or what the public ROME code computes.",
-            "choices": ("r-rome", "rome-code"),
+            "help": "One key throughout, as in the paper's equations (R-ROME); the public code's two keys; or all of "
+            "the public code, constants included.",
+            "choices": ("r-rome", "rome", "rome-code"),
         },
     )
 
@@ -135,7 +136,7 @@ def solve(
 ) -> Solution:
     """The change of `weight` [d_model, d_mlp] from what the search found; see the module's equations."""
     delta = value.delta.double().cpu()
-    if compat == "rome-code":
+    if compat != "r-rome":
         key, target = start.keys[0].double().cpu(), start.values[0].double().cpu() + delta
         residual = target - start.values[0].double().cpu()
     else:

@@ -101,6 +101,11 @@ class SpreadMethod(ABC):
         """
         check_layer(model, config.layer)
         check_batch(requests)
+        if model.architecture.post_norm:
+            raise ValueError(
+                f"a {model.architecture.family} model normalises what its MLPs write, so a share of the residual "
+                f"cannot be written there and {self.title} does not apply; choose rome, which edits the output itself"
+            )
         began = perf_counter()
         moments = {}
         for index, layer in enumerate(config.layers):

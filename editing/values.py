@@ -28,10 +28,10 @@ from editing.edit import Cancelled, EditCancelled, LossStep, Progress
 from editing.keys import Batch, Row
 from models import LanguageModel, Site, run
 
-Compat = Literal["r-rome", "rome-code"]
+Compat = Literal["r-rome", "rome", "rome-code"]
 """r-rome: learning rate relative to the residual, KL at the last token of p', decay |delta|^2 relative to the reference
-norm, one key throughout (arXiv:2403.07175).  rome-code, as in the public code: an absolute learning rate, KL at the
-subject's token of p', decay |delta| / |v|^2, two keys."""
+norm, one key throughout (arXiv:2403.07175).  rome: the same with the public code's two keys.  rome-code: all of it as
+in the public code, two keys, an absolute learning rate, KL at the subject's token of p', decay |delta| / |v|^2."""
 LimitReference = Literal["residual", "mlp_out"]
 ValueSite = Literal["mlp_out", "resid_post"]
 

@@ -1,6 +1,7 @@
 """MEMIT's algorithm on models: agreement with the slow oracle, and what its steps must do."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,8 +11,9 @@ from editing.alphaedit import past_keys
 from editing.contexts import make_contexts
 from editing.edit import Edit
 from editing.keys import make_batch, mean_by_kind, read_lookups
-from editing.moments import moment_for, regular
+from editing.moments import Moment, moment_for, regular
 from editing.registry import get_method
+from editing.spectrum import spectrum
 from editing.values import optimise_values, read_starts
 from models import LanguageModel, as_out_in
 from tests.editing.quick import DAVIS, NEEDLE, REQUESTS, TOWER, quick
@@ -161,6 +163,25 @@ def test_protected_keys_are_those_of_the_edits_still_there(small_corpus: str) ->
     torch.testing.assert_close(both, torch.cat([first.keys[name], second.keys[name]]).T.double())
     assert torch.equal(past_keys([second], name, model.d_mlp), second.keys[name].T.double())
     assert past_keys([], name, model.d_mlp).shape == (model.d_mlp, 0)
+
+
+def test_a_spectrum_is_kept_and_a_damaged_one_is_not_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = torch.randn(20, 6, generator=torch.Generator().manual_seed(0))
+    moment = Moment(old.T @ old / 20, 20, 1.0, "old keys")
+    values, vectors = spectrum(moment, tmp_path)
+    torch.testing.assert_close(vectors @ values.diag() @ vectors.T, moment.matrix.double())
+    decompose = torch.linalg.eigh
+    monkeypatch.setattr(torch.linalg, "eigh", lambda _: pytest.fail("decomposed again"))
+    again = spectrum(moment, tmp_path)
+    assert torch.equal(again[0], values)
+    assert torch.equal(again[1], vectors)
+    monkeypatch.setattr(torch.linalg, "eigh", decompose)
+    (file,) = (tmp_path / "spectra").iterdir()
+    content = bytearray(file.read_bytes())
+    content[-5] ^= 1
+    file.write_bytes(bytes(content))
+    torch.testing.assert_close(spectrum(moment, tmp_path)[1], vectors)
+    assert torch.equal(spectrum(moment, tmp_path)[1], vectors)
 
 
 def disturbed(model: LanguageModel, edit: Edit, keys: Edit) -> float:

@@ -97,7 +97,7 @@ def test_emmet_needs_slack_where_keys_are_alike(moment: torch.Tensor) -> None:
 
 def test_null_basis_is_a_projection_off_the_old_keys() -> None:
     old = random(5, D_MLP, seed=5)  # five old keys in twelve dimensions: seven are free
-    basis, values = null_basis(old.T @ old / 5, 1e-9)
+    basis, values = null_basis(*torch.linalg.eigh(old.T @ old / 5), 1e-9)
     project = basis @ basis.T
     assert basis.shape == (D_MLP, D_MLP - 5)
     assert float(values.abs().max()) < 1e-12
@@ -108,12 +108,12 @@ def test_null_basis_is_a_projection_off_the_old_keys() -> None:
 
 def test_without_a_free_direction_the_reader_is_told(moment: torch.Tensor) -> None:
     with pytest.raises(ValueError, match="no direction carries less than 1e-09 of the mean share"):
-        null_basis(moment, 1e-9)
+        null_basis(*torch.linalg.eigh(moment), 1e-9)
 
 
 def test_alphaedit_leaves_old_keys_exactly_where_they_were() -> None:
     old, past = random(5, D_MLP, seed=5), random(D_MLP, 2, seed=6)
-    basis, _ = null_basis(old.T @ old / 5, 1e-9)
+    basis, _ = null_basis(*torch.linalg.eigh(old.T @ old / 5), 1e-9)
     change = RESIDUALS @ alphaedit_directions(KEYS, past, basis, 0.1)
     assert float((change @ old.T).abs().max()) < 1e-9
     without = RESIDUALS @ memit_directions(KEYS, old.T @ old / 5 + torch.eye(D_MLP), 0.1)
@@ -123,7 +123,7 @@ def test_alphaedit_leaves_old_keys_exactly_where_they_were() -> None:
 
 def test_alphaedit_is_the_published_solve(moment: torch.Tensor) -> None:
     """delta^T = solve(P (K K^T + K_p K_p^T) + L2 I, P K R^T), as the authors' code has it."""
-    basis, _ = null_basis(moment, 0.9)
+    basis, _ = null_basis(*torch.linalg.eigh(moment), 0.9)
     project, past = basis @ basis.T, random(D_MLP, 4, seed=6)
     system = project @ (KEYS @ KEYS.T + past @ past.T) + 0.7 * torch.eye(D_MLP).double()
     published = torch.linalg.solve(system, project @ KEYS @ RESIDUALS.T).T
@@ -139,13 +139,13 @@ def test_alphaedit_with_nothing_to_protect_is_ridge_regression() -> None:
 
 def test_alphaedit_disturbs_old_keys_within_its_bound(moment: torch.Tensor) -> None:
     """E |delta k|^2 = tr(delta C delta^T) <= (largest eigenvalue kept) |delta|^2."""
-    basis, values = null_basis(moment, 0.9)
+    basis, values = null_basis(*torch.linalg.eigh(moment), 0.9)
     change = RESIDUALS @ alphaedit_directions(KEYS, KEYS[:, :0], basis, 0.1)
     assert torch.trace(change @ moment @ change.T) <= values.max() * change.square().sum()
 
 
 def test_keys_of_earlier_edits_are_disturbed_less_when_they_are_known(moment: torch.Tensor) -> None:
-    basis, _ = null_basis(moment, 0.9)
+    basis, _ = null_basis(*torch.linalg.eigh(moment), 0.9)
     first = KEYS[:, :1] + 0.1 * random(D_MLP, 1, seed=8)  # close to one of the new keys
     blind = RESIDUALS @ alphaedit_directions(KEYS, first[:, :0], basis, 0.1) @ first
     aware = RESIDUALS @ alphaedit_directions(KEYS, 10 * first, basis, 0.1) @ first

@@ -1,0 +1,40 @@
+"""Eigenvalues and eigenvectors of a second moment, kept on disk: for wide layers they cost more than all else.
+
+The file is named by the digest of the matrix itself, so that it can never belong to another one, and holds a digest of
+what was written; a file that does not read back as that is computed again.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from editing.moments import Moment, cache_folder, checksum, write_file
+
+LARGEST = 4096
+"""Widest matrix whose spectrum is kept: 8 bytes x 4096^2 are 134 MB."""
+
+
+def spectrum(moment: Moment, folder: Path | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ascending eigenvalues [d_mlp] and orthonormal eigenvectors [d_mlp, d_mlp] in columns; float64."""
+    place = (cache_folder() if folder is None else folder) / "spectra"
+    path = place / f"{checksum(moment.matrix)}.safetensors"
+    found = _read(path, len(moment.matrix))
+    if found is None:
+        values, vectors = torch.linalg.eigh(moment.matrix.double())
+        found = values, vectors.contiguous()
+        if len(values) <= LARGEST:
+            write_file(path, {"values": values, "vectors": found[1]}, {"sha256": checksum(found[1])})
+    return found
+
+
+def _read(path: Path, width: int) -> tuple[torch.Tensor, torch.Tensor] | None:
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            metadata, values, vectors = file.metadata() or {}, file.get_tensor("values"), file.get_tensor("vectors")
+        intact = values.shape == (width,) and vectors.shape == (width, width)
+        return (values, vectors) if intact and checksum(vectors) == metadata["sha256"] else None
+    except (OSError, SafetensorError, KeyError):
+        return None

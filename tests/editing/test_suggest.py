@@ -1,0 +1,42 @@
+"""Layers to begin with: published ones, a share of the depth, and never a silent MLP."""
+
+import pytest
+import torch
+
+from editing.registry import get_method
+from editing.suggest import PUBLISHED, suggest_layers
+from models import LanguageModel
+from tests.editing.quick import NEEDLE, quick
+from tests.tiny import build_tiny, tiny_model
+
+
+def model_of(n_layers: int) -> LanguageModel:
+    module, tokenizer = build_tiny("gpt2", num_hidden_layers=n_layers)
+    return LanguageModel("tiny", "0" * 64, module, tokenizer)
+
+
+@pytest.mark.parametrize(("n_layers", "expected"), [(4, (0, 1)), (12, (1, 2, 3)), (32, (3, 4, 5, 6, 7, 8))])
+def test_a_share_of_the_depth(n_layers: int, expected: tuple[int, ...]) -> None:
+    assert suggest_layers(model_of(n_layers)) == expected
+
+
+def test_published_layers_come_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PUBLISHED, ("gpt2", 4, 32), (2, 3))
+    assert suggest_layers(tiny_model("gpt2")) == (2, 3)
+    assert PUBLISHED["gpt2", 48, 1600] == (13, 14, 15, 16, 17)  # MEMIT's for GPT-2 XL
+
+
+def test_silent_layers_are_passed_over() -> None:
+    model = tiny_model("gpt2")
+    names = [model.architecture.key_weight_name(layer) for layer in range(4)]
+    silent = model.view({name: torch.zeros_like(model.weight(name)) for name in names[:1]})
+    assert suggest_layers(silent) == (1,)
+    silent = model.view({name: torch.zeros_like(model.weight(name)) for name in names[:2]})
+    assert suggest_layers(silent) == (2,)
+    with pytest.raises(ValueError, match="every MLP of tiny gpt2 is silent"):
+        suggest_layers(model.view({name: torch.zeros_like(model.weight(name)) for name in names}))
+
+
+def test_families_that_normalise_what_mlps_write_are_refused_in_words() -> None:
+    with pytest.raises(ValueError, match="a gemma2 model normalises what its MLPs write"):
+        get_method("memit").compute(tiny_model("gemma2"), (NEEDLE,), quick("memit", "", second_moment="identity"))
