@@ -1,7 +1,7 @@
 """Cutting attention edges: in chosen layers, chosen queries no longer read chosen keys.
 
 An edge is cut in the mask that the attention module is given, before its softmax, so the remaining weights add up to
-one again (Geva et al. 2023, section 4.2, arXiv:2304.14767).  Families hand their attention a mask of one of four
+one again (Geva et al. 2023, arXiv:2304.14767).  Families hand their attention a mask of one of four
 kinds: none at all (plain causal), numbers to add, booleans that say what may be read, or what may not (MPT).
 """
 

@@ -1,16 +1,16 @@
 """Attribution patching: every cell of a trace estimated from one forward and one backward pass.
 
-Nanda 2023 (neelnanda.io, "Attribution patching"); Kramar et al. 2024 (arXiv:2403.00745, section 2.1).  The effect of
-putting the source run's state in the base run's place is the first term of its Taylor series:
+Nanda 2023 (neelnanda.io, "Attribution patching"); Kramár et al. 2024 (arXiv:2403.00745).  The effect of putting the
+source run's state in the base run's place is approximated by the first term of its Taylor series:
 
     estimate(t, l) = (h_source - h_base) . d log P(answer) / d h      at the base run
 
 with the corrupted run as base and the clean one as source (denoising), or the other way round (noising, with the sign
 turned, as an effect there is what corrupting takes away).  It is an **estimate**, in nats of log-probability, good for
-ranking cells where exact maps are too dear.  Known false negatives (same paper,
-section 3): where attention is saturated, the gradient through its softmax is close to zero though the exact effect is
-large; and where a cell's direct and indirect effects have opposite signs, their estimates cancel.  `verify` computes
-the exact effect of the cells with the largest estimates; it cannot find what the estimate has missed.
+ranking cells where exact maps are too dear.  Known false negatives (same paper): where attention is saturated, the
+gradient through its softmax is close to zero though the exact effect is large; and where a cell's direct and indirect
+effects have opposite signs, their estimates cancel.  `verify` computes the exact effect of the cells with the largest
+estimates; it cannot find what the estimate has missed.
 """
 
 from __future__ import annotations

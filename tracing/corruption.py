@@ -8,7 +8,7 @@ runs behind a trace need not know which kind it was.  With h the clean embedding
     gaussian_fixed  h* = h + k z                        the published code's plain number
     uniform         h* = h + k sigma z, z ~ U(-1, 1)    appendix B.4, k = 3
     multivariate    h* = h + mu + k (x - mu), x ~ N(mu, Sigma) of the embeddings    appendix B.4, k = 1
-    token           h* = embeddings of another subject of as many tokens   (Zhang & Nanda 2023, arXiv:2309.16042, 2.1)
+    token           h* = embeddings of another subject of as many tokens   (Zhang & Nanda 2023, arXiv:2309.16042)
     zero, mean      h* = 0, or the mean embedding
 
 `additive = False` leaves h out of the first four (the published code's `replace`); the others always replace.

@@ -1,6 +1,6 @@
 """Other subjects to put in a prompt's place: same relation, another answer, as many tokens, the same tokens around.
 
-Symmetric token replacement (Zhang & Nanda 2023, arXiv:2309.16042, section 2.1) corrupts a prompt with another subject
+Symmetric token replacement (Zhang & Nanda 2023, arXiv:2309.16042) corrupts a prompt with another subject
 instead of noise, which keeps the model on texts it knows; it needs a subject that aligns with the original's tokens.
 """
 

@@ -1,6 +1,6 @@
 """Attention knockout: what the answer loses when the last position may not read the subject, the relation, or itself.
 
-Geva et al. 2023, section 4.2 and figure 2 (arXiv:2304.14767).  For each edge set and each window of layers the edges
+Geva et al. 2023 (arXiv:2304.14767).  For each edge set and each window of layers the edges
 are cut in every head of those layers (`models.attention`), and the answer's probability is compared with the clean
 run's:
 

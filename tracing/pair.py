@@ -24,7 +24,7 @@ class Pair:
     """A question with its corruption; the *base* run is patched with states of the *source* run.
 
     Denoising patches clean states into the corrupted run (what suffices to bring the answer back?), noising corrupted
-    states into the clean one (what is needed to keep it?).  Heimersheim & Nanda 2024, arXiv:2404.15255, section 3.
+    states into the clean one (what is needed to keep it?).  Heimersheim & Nanda 2024, arXiv:2404.15255.
     """
 
     model: LanguageModel

@@ -1,6 +1,6 @@
 """Path patching: what one state tells the answer through one other module, and through nothing else.
 
-Wang et al. 2022 (arXiv:2211.00593, section 3.1, appendix B); Goldowsky-Dill et al. 2023 (arXiv:2304.05969, section 3).
+Wang et al. 2022 (arXiv:2211.00593, appendix B); Goldowsky-Dill et al. 2023 (arXiv:2304.05969).
 For a sender s and a receiver r:
 
 1. the base run with the source run's state at s, every other attention and MLP output held at what it is in the base

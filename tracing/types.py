@@ -23,7 +23,7 @@ from tracing.config import (
     WindowCentre,
 )
 from tracing.measures import MEASURES, Measure, Readings
-from tracing.statistics import interval
+from tracing.statistics import Correction, interval, significant
 from tracing.storage import plain, read
 
 __all__ = [
@@ -175,6 +175,11 @@ class TraceResult:
         """
         low, high = interval(self._paired())
         return low.astype(np.float32), high.astype(np.float32)
+
+    def significant(self, *, alpha: float = 0.05, correction: Correction = "holm") -> NDArray[np.bool_]:
+        """[pos, layer], where the indirect effect differs from 0 over samples: a paired t-test at level `alpha`, after
+        correction for the number of cells.  Nowhere for one sample."""
+        return significant(self._paired(), alpha=alpha, correction=correction)
 
     def peak(self, pos: int | None = None) -> tuple[int, int]:
         """(pos, layer) of the largest indirect effect at one position, by default the last subject token.

@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from tests.tracing.made import made_result
 from tracing.statistics import adjust, interval, significant, t_quantile, t_test
+from tracing.types import TraceConfig
 
 
 @pytest.mark.parametrize(
@@ -62,3 +64,16 @@ def test_quantiles_of_many_degrees() -> None:
     assert t_quantile(999) == pytest.approx(1.9623, abs=1e-4)
     low, high = interval(np.tile([[0.0], [1.0]], (500, 3)))
     assert (high - low)[0] == pytest.approx(2 * 1.9623 * np.sqrt(0.25 * 1000 / 999 / 1000), rel=1e-3)
+
+
+def test_a_trace_marks_its_cells() -> None:
+    restored = np.full((6, 4, 3), 0.2, dtype=np.float32)
+    restored += np.linspace(-0.1, 0.1, 6, dtype=np.float32)[:, None, None]  # the corrupted run's own spread
+    corrupted = restored[:, 0, 0].copy()
+    restored[:, 2, 1] += [0.30, 0.31, 0.29, 0.30, 0.32, 0.28]
+    restored[:, 3, 2] += [0.30, -0.31, 0.29, -0.30, 0.32, -0.28]
+    restored[:, 3, 0] = np.nan
+    result = made_result(config=TraceConfig(samples=6), restored=restored, corrupted=corrupted)
+    expected = np.zeros((4, 3), dtype=bool)
+    expected[2, 1] = True
+    np.testing.assert_array_equal(result.significant(), expected)

@@ -3,9 +3,9 @@
     lens(h_t^l) = softmax(W_U norm(h_t^l))
 
 `h_t^l` is the block output of layer l at token t (resid_post); at the last layer this is the model's own prediction
-("interpreting GPT: the logit lens", LessWrong 2020; Geva et al. 2022, arXiv:2203.14680, section 3, for what MLPs add
-in these coordinates).  The states are put in the last block's place and the model's own code does the rest, so a
-family's norm, scaling and capping of logits are all its own.
+("interpreting GPT: the logit lens", LessWrong 2020; Geva et al. 2022, arXiv:2203.14680, for what MLPs add in these
+coordinates).  The states are put in the last block's place and the model's own code does the rest, so a family's norm,
+scaling and capping of logits are all its own.
 """
 
 from __future__ import annotations

@@ -133,7 +133,7 @@ def knockout_chart(result: KnockoutResult) -> go.Figure:
 
 
 def knockout_figure(result: KnockoutResult, *, width_in: float = 3.25) -> Figure:
-    """`knockout_chart` for print: figure 2 of Geva et al. 2023."""
+    """`knockout_chart` for print, as Geva et al. 2023 draw it."""
     figure, (axes,) = sheet(width_in, 0.7 * width_in, 1)
     fonts = font_families([result.answer, result.model_name, *result.edges])
     for name, change, colour in zip(result.edges, result.change, LINES * 8, strict=False):

@@ -1,6 +1,6 @@
 """A tuned-style lens: each layer's states translated into the last layer's before they are read.
 
-Belrose et al. 2023 (arXiv:2303.08112, section 3) train an affine translator per layer so that its reading matches the
+Belrose et al. 2023 (arXiv:2303.08112) train an affine translator per layer so that its reading matches the
 model's own prediction in KL.  Here the translator is the least-squares solution instead, in closed form:
 
     A_l, b_l = argmin  sum_t || A h_t^l + b - g_t ||^2 + ridge,     g_t = h_t^L / rms(h_t^L)
