@@ -60,28 +60,74 @@ class EditAsk:
     new: str
     method: str
     config: tuple[tuple[str, object], ...]
-    """Fields of the method's config, `layer` among them."""
+    """Fields of the method's config, `layer` among them where it has one."""
+    active: tuple[str, ...] = ()
+    """Keys of the edits that are in the model meanwhile, oldest first."""
 
     @property
     def key(self) -> str:
-        """Name of the job."""
+        """Name of the job, and of the edit that comes of it."""
         return job_key("edit", asdict(self))
 
+
+@dataclass(frozen=True)
+class FileAsk:
+    """Take an edit from a file."""
+
+    model: str
+    file: str
+    """Name among the uploads."""
+    forced: bool
+    """Even if it was made for other weights."""
+    active: tuple[str, ...] = ()
+    """Keys of the edits that stay beside it."""
+
     @property
-    def layer(self) -> object:
-        """The layer that is edited."""
-        return dict(self.config).get("layer")
+    def key(self) -> str:
+        """Name of the job, and of the edit that comes of it."""
+        return job_key("file", [self.model, self.file, self.forced])
 
 
 @dataclass(frozen=True)
 class ScoreAsk:
     """Five scores of an edit on these probes."""
 
-    edit: EditAsk
-    probes: tuple[tuple[str, str, str], ...]
-    """(kind, prompt, expected answer)."""
+    model: str
+    edit: str
+    """Key of the edit whose fact is asked for."""
+    active: tuple[str, ...]
+    """Keys of all edits in the model, that one among them."""
+    probes: tuple[tuple[str, str, str], ...] | None
+    """(kind, prompt, expected answer); None for those the edit came with."""
 
     @property
     def key(self) -> str:
         """Name of the job."""
         return job_key("score", asdict(self))
+
+
+@dataclass(frozen=True)
+class LayersAsk:
+    """The same edit at every layer."""
+
+    edit: EditAsk
+    trace: TraceAsk
+
+    @property
+    def key(self) -> str:
+        """Name of the job."""
+        return job_key("layers", asdict(self))
+
+
+@dataclass(frozen=True)
+class CompareAsk:
+    """Two sets of edits side by side."""
+
+    model: str
+    left: tuple[str, ...]
+    right: tuple[str, ...]
+
+    @property
+    def key(self) -> str:
+        """Name of the job."""
+        return job_key("compare", asdict(self))

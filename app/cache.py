@@ -1,20 +1,24 @@
-"""What all sessions of one server share: the worker, the loaded models, and nothing else."""
+"""What all sessions of one server share: the worker, the loaded models, computed edits by their keys, and uploads."""
 
 from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import streamlit as st
 
 from app.catalog import choices
 from app.jobs import Runner
+from app.uploads import Uploads
 
 if TYPE_CHECKING:
+    from editing import Edit
     from models import LanguageModel
 
 KEPT_MODELS = 2
+KEPT_EDIT_BYTES = 2**30
 
 
 class Shelf:
@@ -45,6 +49,41 @@ class Shelf:
             return self._models[name]
 
 
+class Drawer:
+    """Computed edits by the keys of their jobs.  Jobs are soon forgotten; an edit is kept while others build on it."""
+
+    def __init__(self, kept_bytes: int = KEPT_EDIT_BYTES) -> None:
+        self._edits: OrderedDict[str, Edit] = OrderedDict()
+        self._lock = threading.Lock()
+        self._kept = kept_bytes
+
+    def put(self, key: str, edit: Edit) -> None:
+        """Keep an edit; the ones used longest ago go when there are too many."""
+        with self._lock:
+            self._edits[key] = edit
+            self._edits.move_to_end(key)
+            while len(self._edits) > 1 and sum(kept.n_bytes for kept in self._edits.values()) > self._kept:
+                self._edits.popitem(last=False)
+
+    def get(self, key: str) -> Edit | None:
+        """The edit, if it is still kept."""
+        with self._lock:
+            if key in self._edits:
+                self._edits.move_to_end(key)
+            return self._edits.get(key)
+
+    def all(self, keys: Sequence[str]) -> list[Edit]:
+        """Several edits, in order.
+
+        Raises:
+            ValueError: if one is not kept any more.
+        """
+        found = [edit for key in keys if (edit := self.get(key)) is not None]
+        if len(found) < len(keys):
+            raise ValueError("an earlier edit is not kept any more; undo the edits and apply them again")
+        return found
+
+
 @st.cache_resource(show_spinner=False)
 def runner() -> Runner:
     """The one worker of this server."""
@@ -55,3 +94,15 @@ def runner() -> Runner:
 def shelf() -> Shelf:
     """The models this server has loaded."""
     return Shelf()
+
+
+@st.cache_resource(show_spinner=False)
+def drawer() -> Drawer:
+    """The edits this server has computed."""
+    return Drawer()
+
+
+@st.cache_resource(show_spinner=False)
+def uploads() -> Uploads:
+    """The files readers have handed in."""
+    return Uploads()

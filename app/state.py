@@ -1,8 +1,11 @@
 """What one reader's session remembers, and what changes it.
 
 Three kinds of memory: the fields of the form (widgets whose values also stand in the URL, so a link restores the
-question), the questions last asked (`TraceAsk`, `EditAsk`, `ScoreAsk`; the answers live with the jobs), and the layer.
-An edit is remembered as data; the model that everybody shares is never changed.
+question), the questions last asked (`app/asks.py`; the answers live with the jobs), and the layer.  The edits are in
+`app/ledger.py`.
+
+A button's callback only remembers that it was pressed.  What is asked is read off the fields when the script has drawn
+them: a field left by the same click that presses the button has its new value only then.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from typing import Any
 import streamlit as st
 
 from app import examples
-from app.asks import SITES, EditAsk, ReadAsk, ScoreAsk, TraceAsk
+from app.asks import SITES, ReadAsk, TraceAsk
 from app.catalog import REFERENCE, Choice
 from app.jobs import Job, Runner, Work
 
@@ -101,7 +104,8 @@ def start_session(models: dict[str, Choice]) -> None:
     if "asker" in st.session_state:
         return
     st.session_state.asker = uuid.uuid4().hex
-    st.session_state.trace_ask = st.session_state.edit_ask = st.session_state.score_ask = None
+    st.session_state.trace_ask = st.session_state.layers_ask = None
+    st.session_state.pressed = ""
     site = st.query_params.get("site", DEFAULT_SITE)
     st.session_state.site = site if site in SITE_CODES else DEFAULT_SITE
     st.session_state.seen_trace = st.session_state.last_pick = None
@@ -201,30 +205,25 @@ def suggest_layer(trace_key: str, layer: int) -> None:
         choose_layer(layer)
 
 
+def press(button: str) -> None:
+    """Callback of a button whose question is read off the fields."""
+    st.session_state.pressed = button
+
+
+def pressed(button: str) -> bool:
+    """Whether that button was pressed; true once."""
+    if st.session_state.pressed != button:
+        return False
+    st.session_state.pressed = ""
+    return True
+
+
 def start_trace(ask: TraceAsk) -> None:
-    """Callback of Run."""
+    """Run was pressed."""
     st.session_state.trace_ask = ask
     st.session_state.keep_layer = False
     st.query_params["run"] = "1"
-    _start(ask.key)
-
-
-def start_edit(ask: EditAsk) -> None:
-    """Callback of Apply: the scores will be taken on the probes as they stand now."""
-    st.session_state.edit_ask = ask
-    start_scores(ScoreAsk(ask, st.session_state.get("probe_rows", ())))
-    _start(ask.key)
-
-
-def start_scores(ask: ScoreAsk) -> None:
-    """Callback of Score again."""
-    st.session_state.score_ask = ask
-    _start(ask.key)
-
-
-def undo() -> None:
-    """Callback of Undo: the edit was never in the model, so forgetting it is all there is to do."""
-    st.session_state.edit_ask = st.session_state.score_ask = None
+    ask_anew(ask.key)
 
 
 def give_up(runner: Runner, job: Job) -> None:
@@ -247,6 +246,7 @@ def job_for(runner: Runner, key: str, label: str, work: Work) -> Job:
     return job
 
 
-def _start(key: str) -> None:
+def ask_anew(key: str) -> None:
+    """A button was pressed for this job: it is tried again even if it failed or was given up before."""
     st.session_state.given_up.discard(key)
     st.session_state.fresh.add(key)

@@ -24,6 +24,7 @@ from app.probes import Row, find_fact, make_request, probes_of
 from editing import Edit, apply_edits
 from editing.configs import make_config
 from editing.registry import get_method
+from editing.view import on_base
 from facts import EditRequest, Fact
 from facts.atlas import load_atlas
 from metrics import EditReport, Efficiency
@@ -223,14 +224,16 @@ def edit(
     method: str = "rome",
     config: Any | Mapping[str, Any] | None = None,
     *,
+    active: Sequence[Edit] = (),
     progress: Progress | None = None,
     cancelled: Cancelled | None = None,
 ) -> Edit:
-    """The change of weights that rewrites the fact; the model is left bit for bit as it was.
+    """The change that rewrites the fact; the model is left bit for bit as it was.
 
     Args:
         method: a name of `editing.METHODS`.
         config: the method's config, or its fields by name.
+        active: edits that are in effect already, oldest first; the new one is computed with them in the model.
 
     Raises:
         ValueError: if the method is unknown, a setting is out of range, or the request does not fit the model.
@@ -240,7 +243,9 @@ def edit(
     chosen = get_method(method)
     if isinstance(config, Mapping) or config is None:
         config = make_config(chosen.config_type, config or {})
-    return chosen.compute(model, [request], config, progress=progress, cancelled=cancelled)
+    view = apply_edits(model, active) if active else model
+    made = chosen.compute(view, [request], config, active=tuple(active), progress=progress, cancelled=cancelled)
+    return on_base(made, model, active)
 
 
 def evaluate(
@@ -248,6 +253,7 @@ def evaluate(
     change: Edit,
     request: EditRequest,
     *,
+    active: Sequence[Edit] | None = None,
     trace_seconds: float | None = None,
     guard_texts: Sequence[str] | None = None,
     progress: Progress | None = None,
@@ -256,6 +262,7 @@ def evaluate(
     """Five metrics of an edit, before and after, on a view of the model.
 
     Args:
+        active: all edits in effect, `change` among them; by default it alone.
         trace_seconds: what finding the layer took, for the report.
         guard_texts: neutral texts for the perplexity guard; by default the bundled corpus, from a seed of its own.
 
@@ -264,7 +271,7 @@ def evaluate(
         metrics.EvaluationCancelled: when `cancelled` said so.
     """
     with stopwatch() as applying:
-        edited = apply_edits(model, [change])
+        edited = apply_edits(model, [change] if active is None else active)
     with stopwatch() as undoing:
         apply_edits(model, [])
     seconds = dict(change.seconds or {})
@@ -276,13 +283,18 @@ def evaluate(
         apply_seconds=applying.seconds,
         undo_seconds=undoing.seconds,
     )
+    about: dict[str, str | int | float] = {
+        "method": change.method,
+        "layer": getattr(change.config, "layer", "-"),
+        "edit": change.digest[:16],
+    }
     return score(
         model,
         edited,
         request,
         guard_texts=sample_texts(GUARD_TEXTS, GUARD_SEED) if guard_texts is None else guard_texts,
         efficiency=efficiency,
-        about={"method": change.method, "layer": getattr(change.config, "layer", "-"), "edit": change.digest[:16]},
+        about=about if active is None or len(active) < 2 else about | {"active edits": len(active)},
         progress=progress,
         cancelled=cancelled,
     )

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import streamlit as st
 
-from app import state
+from app import cache, ledger, state
 from app.asks import EditAsk
 from app.jobs import Job, Runner
 from app.state import KEEP, Form
+from app.views import settings
 from app.views.locate import SUMMARY_STYLE
 from app.views.waiting import Waiting
 from app.wording import duration, markup, plain, probability
@@ -19,32 +19,27 @@ if TYPE_CHECKING:
     from app.workflow import Located
     from editing import Diagnostic, Edit
 
-METHOD_NAMES = {"rome": "ROME"}
 PROBABILITIES = ("p(new) before", "p(new) after")
+GENTLER = "alphaedit"
+"""Offered when an edit disturbs much: it leaves what other keys are mapped to as it is."""
 
 
-def draw(form: Form, runner: Runner, trace: Job | None, edit: Job | None) -> list[Waiting]:
-    """The whole card."""
+def controls(form: Form, trace: Job | None) -> EditAsk | None:
+    """The layer and, once there is a trace, the method with its settings; what Apply would ask."""
     with st.container(horizontal=True, vertical_alignment="center"):
         st.subheader("2 · Edit", anchor=False, width="content")
+    if trace is not None and trace.state == "done":
+        state.suggest_layer(trace.key, trace.result.suggested)
     layer = _layer(form, trace)
-    ready = trace is not None and trace.state == "done"
-    method = st.session_state.get("method", "rome")
-    config: dict[str, Any] = {"layer": layer}
+    if trace is None or trace.state != "done":
+        return None
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        if ready:
-            method = st.selectbox(
-                "Method",
-                _methods(),
-                format_func=lambda code: METHOD_NAMES.get(code, code),
-                key="method",
-                persist_state="session",
-            )
-            with st.popover("Advanced", icon=":material/tune:"):
-                config |= _advanced(method)
-        else:
-            st.selectbox("Method", ["ROME"], key="method_waiting", disabled=True)
-    ask = EditAsk(
+        method = settings.method()
+        with st.popover("Advanced", icon=":material/tune:"):
+            config = settings.config(method, layer)
+    if "layer" not in config:
+        st.caption("This method does not take a layer.")
+    return EditAsk(
         form.model.name,
         form.prompt,
         form.subject,
@@ -52,16 +47,25 @@ def draw(form: Form, runner: Runner, trace: Job | None, edit: Job | None) -> lis
         form.new.strip(),
         method,
         tuple(sorted(config.items())),
+        ledger.beside(form.prompt),
     )
-    waiting = _actions(form, runner, ask, edit, ready)
-    if edit is None and not ready:
+
+
+def draw(form: Form, runner: Runner, ask: EditAsk | None, edit: Job | None) -> list[Waiting]:
+    """The buttons and what came of them."""
+    waiting = _actions(form, runner, ask, edit)
+    if ask is None and edit is None:
         st.caption("Run a trace first; it suggests a layer.")
-    elif edit is not None and edit.state == "cancelled":
+    if edit is not None and edit.state == "cancelled":
         st.info("Cancelled. The model is as it was.", icon=":material/block:")
     elif edit is not None and edit.state == "failed":
         st.error(plain(edit.error), icon=":material/error:")
     elif edit is not None and edit.state == "done":
         _applied(edit.result, ask)
+    elif edit is None and ledger.active():
+        last = cache.drawer().get(ledger.active()[-1])
+        if last is not None:
+            _applied(last, None)
     return waiting
 
 
@@ -92,9 +96,10 @@ def _suggestion(found: Located, layer: int) -> str:
     return words if layer == suggested else f"{words} You chose layer {layer}."
 
 
-def _actions(form: Form, runner: Runner, ask: EditAsk, edit: Job | None, ready: bool) -> list[Waiting]:
+def _actions(form: Form, runner: Runner, ask: EditAsk | None, edit: Job | None) -> list[Waiting]:
     live = edit is not None and edit.live
-    blocked = form.problems or form.edit_problem
+    full = len(ledger.active()) >= ledger.MOST
+    hint = f"At most {ledger.MOST} edits; undo one first." if full else form.edit_problem or None
     with st.container(horizontal=True):
         if live and edit is not None:
             st.button(
@@ -105,65 +110,19 @@ def _actions(form: Form, runner: Runner, ask: EditAsk, edit: Job | None, ready: 
                 "Apply edit",
                 key="apply_edit",
                 icon=":material/edit:",
-                type="secondary" if st.context.theme.type == "dark" or not ready else "primary",
-                disabled=not ready or bool(blocked),
-                help=form.edit_problem or None,
-                on_click=state.start_edit,
-                args=(ask,),
+                type="secondary" if st.context.theme.type == "dark" or ask is None else "primary",
+                disabled=ask is None or full or bool(form.problems or form.edit_problem),
+                help=hint,
+                on_click=state.press,
+                args=("apply",),
             )
-        if edit is not None and edit.state == "done":
-            st.button("Undo", key="undo", icon=":material/undo:", on_click=state.undo)
+        if ledger.active() and not live:
+            st.button("Undo", key="undo", icon=":material/undo:", on_click=ledger.undo)
     return [Waiting(edit, st.empty())] if live and edit is not None else []
 
 
-def _methods() -> list[str]:
-    from editing import METHODS
-
-    return list(METHODS)
-
-
-def _advanced(method: str) -> dict[str, Any]:
-    """One widget per field of the method's config; only values that differ from the defaults are returned."""
-    from editing import METHODS
-
-    changed: dict[str, Any] = {}
-    knobs = [knob for knob in dataclasses.fields(METHODS[method].config_type) if _shown(knob)]
-    for column, half in zip(st.columns(2), (knobs[0::2], knobs[1::2]), strict=True):
-        with column:
-            values = {knob.name: _knob(method, knob) for knob in half}
-        changed |= {knob.name: values[knob.name] for knob in half if values[knob.name] != knob.default}
-    st.caption(f"{len(changed)} changed from the defaults." if changed else "All at their defaults.")
-    return changed
-
-
-def _shown(knob: dataclasses.Field[Any]) -> bool:
-    """The layer has its slider.  Free text is left out: it names files, and the server's files are not the reader's."""
-    free_text = isinstance(knob.default, str) and not knob.metadata.get("choices")
-    return knob.name != "layer" and "help" in knob.metadata and not free_text
-
-
-def _knob(method: str, knob: dataclasses.Field[Any]) -> Any:
-    key, label, help_text = (
-        f"{method}_{knob.name}",
-        knob.name.replace("_", " ").capitalize(),
-        str(knob.metadata["help"]),
-    )
-    options = knob.metadata.get("choices")
-    keep: dict[str, Any] = {"key": key, "help": help_text, "persist_state": "session"}
-    if options:
-        return st.selectbox(label, list(options), list(options).index(knob.default), **keep)
-    if isinstance(knob.default, bool):
-        return st.checkbox(label, knob.default, **keep)
-    if isinstance(knob.default, int | float):
-        kind = type(knob.default)
-        bounds = [None if (bound := knob.metadata.get(name)) is None else kind(bound) for name in ("min", "max")]
-        step = 1 if kind is int else None
-        return st.number_input(label, *bounds, knob.default, step, format=None if kind is int else "%g", **keep)
-    return knob.default
-
-
-def _applied(edit: Edit, ask: EditAsk) -> None:
-    if st.session_state.edit_ask != ask:
+def _applied(edit: Edit, ask: EditAsk | None) -> None:
+    if ask is not None and st.session_state.edit_ask is not None and not _same(st.session_state.edit_ask, ask):
         st.warning(
             "Inputs changed since this edit; the scores below belong to the earlier ones.", icon=":material/history:"
         )
@@ -177,8 +136,41 @@ def _applied(edit: Edit, ask: EditAsk) -> None:
     st.html(f'{SUMMARY_STYLE}<dl class="numbers">{cells}</dl>')
     for warning in edit.warnings:
         st.warning(plain(f"{warning[:1].upper()}{warning[1:].rstrip('.')}."), icon=":material/report:")
+    if edit.warnings:
+        _ways_out(edit)
     with st.expander("Loss and diagnostics"):
         _diagnostics(edit)
+
+
+def _same(made: object, ask: EditAsk) -> bool:
+    """Whether an edit answers the question as it stands; which others are active does not change the question."""
+    if not isinstance(made, EditAsk):
+        return True
+    return (made.prompt, made.subject, made.answer, made.new, made.method, made.config) == (
+        ask.prompt,
+        ask.subject,
+        ask.answer,
+        ask.new,
+        ask.method,
+        ask.config,
+    )
+
+
+def _ways_out(edit: Edit) -> None:
+    """What can be done about a warning."""
+    from editing import METHODS
+
+    offered = GENTLER in METHODS and METHODS[edit.method].family == "locate-then-edit" and edit.method != GENTLER
+    with st.container(horizontal=True):
+        st.button("Roll back", key="roll_back", icon=":material/undo:", on_click=ledger.undo)
+        if offered:
+            st.button("Try AlphaEdit instead", key="gentler", icon=":material/shield:", on_click=_try_gentler)
+
+
+def _try_gentler() -> None:
+    """Callback: the same edit by the gentler method, in place of this one."""
+    st.session_state.method = GENTLER
+    state.press("apply")
 
 
 def _diagnostics(edit: Edit) -> None:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
-from app import state
-from app.asks import EditAsk, ScoreAsk
+from app import ledger, state
+from app.asks import EditAsk, FileAsk, ScoreAsk
 from app.jobs import Job, Runner, job_key
 from app.probes import KINDS, Row, find_fact, make_request, rows_of, usable
 from app.state import Form
@@ -56,7 +56,9 @@ def _banner(report: EditReport) -> None:
     request, about = report.request, report.about
     old, new = plain(request.fact.target_true or "?"), plain(request.target_new)
     method = str(about.get("method", "")).upper()
-    st.caption(f"{method} at layer {about.get('layer')}: {old} → {new}. Each change is against the unedited model.")
+    where = "" if about.get("layer") == "-" else f" at layer {about.get('layer')}"
+    several = f" {about['active edits']} edits are active." if "active edits" in about else ""
+    st.caption(f"{method}{where}: {old} → {new}.{several} Each change is against the unedited model.")
     score = report.headline("reliability")
     if score.value is not None and score.value < LOW_RELIABILITY:
         st.error(
@@ -182,14 +184,24 @@ def _texts(report: EditReport | None) -> None:
 
 def _probe_editor(form: Form, edit: Job | None, scores: Job | None) -> None:
     rows = current_probes(form)
-    asked: EditAsk | None = st.session_state.edit_ask
-    if edit is None or edit.state != "done" or asked is None:
+    if edit is None or edit.state != "done" or not _about(form, st.session_state.edit_ask):
         return
-    ask = ScoreAsk(asked, rows)
-    ended = scores is not None and not scores.live
-    if st.session_state.score_ask != ask or (ended and scores is not None and scores.state != "done"):
+    asked: ScoreAsk | None = st.session_state.score_ask
+    failed = scores is not None and scores.state in ("failed", "cancelled")
+    if failed or (asked is not None and asked.probes != rows):
         st.warning("Probes changed since these scores.", icon=":material/history:")
-        st.button("Score again", key="score_again", icon=":material/refresh:", on_click=state.start_scores, args=(ask,))
+        st.button("Score again", key="score_again", icon=":material/refresh:", on_click=ledger.score, args=(rows,))
+
+
+def _about(form: Form, ask: EditAsk | FileAsk | None) -> bool:
+    """Whether the edit is one of the fact in the fields, so that the probes in the editor are its own."""
+    fields = (form.prompt, form.subject, form.new.strip())
+    return isinstance(ask, EditAsk) and (ask.prompt, ask.subject, ask.new) == fields
+
+
+def rows_for(form: Form, ask: EditAsk | FileAsk | None) -> tuple[Row, ...] | None:
+    """The probes an edit is scored on: those of the editor, or None for those it came with."""
+    return st.session_state.get("probe_rows", ()) if _about(form, ask) else None
 
 
 def current_probes(form: Form) -> tuple[Row, ...]:

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
+import io
 import re
+import tempfile
+import zipfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import streamlit as st
 
+from app import cache
+
 if TYPE_CHECKING:
+    from editing import Edit
     from metrics import EditReport
     from tracing import TraceResult
     from tracing.plots import FigureFormat
@@ -74,3 +82,51 @@ def _name(result: TraceResult, extension: str) -> str:
 
 def _slug(text: str) -> str:
     return re.sub(r"[^\w-]+", "-", text).strip("-").lower()
+
+
+def edit_button(edit: Edit, key: str) -> None:
+    """One edit as a file that can be brought back."""
+    _button("Save", lambda: _edit_file(edit), f"{_edit_name(edit)}.safetensors", "application/octet-stream", f"{key}_")
+
+
+def model_button(keys: tuple[str, ...], model: str) -> None:
+    """The edited model as a folder that transformers loads, zipped, where all active edits are changes of weights."""
+    edits = [edit for edit in map(cache.drawer().get, keys) if edit is not None]
+    outside = sorted({edit.method for edit in edits if len(edit.weights) < len(edit.ops)})
+    if not edits:
+        st.caption("Apply an edit to take the edited model away.")
+    elif outside:
+        st.caption(
+            f"The active edits of {', '.join(outside)} are not changes of weights, so no model folder can hold them; "
+            "save the edits themselves."
+        )
+    else:
+        _button("Edited model (zip)", lambda: _model_zip(edits, model), "edited-model.zip", "application/zip")
+        st.caption("A folder for `AutoModelForCausalLM.from_pretrained`, with the edits written into the weights.")
+
+
+def _edit_name(edit: Edit) -> str:
+    return _slug(f"edit-{edit.method}-{edit.requests[0].fact.subject}-{edit.requests[0].target_new}")
+
+
+def _edit_file(edit: Edit) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "edit.safetensors"
+        if getattr(edit.config, "corpus", ""):  # where it lay on this server is nobody's business
+            edit = dataclasses.replace(edit, config=dataclasses.replace(edit.config, corpus="uploaded text"))
+        edit.save(path)
+        return path.read_bytes()
+
+
+def _model_zip(edits: list[Edit], name: str) -> bytes:
+    from editing import apply_edits
+
+    model = apply_edits(cache.shelf().get(name), edits)
+    with tempfile.TemporaryDirectory() as folder:
+        model.module.save_pretrained(folder)
+        model.tokenizer.save_pretrained(folder)
+        packed = io.BytesIO()
+        with zipfile.ZipFile(packed, "w", zipfile.ZIP_STORED) as archive:
+            for path in sorted(Path(folder).iterdir()):
+                archive.write(path, f"edited-model/{path.name}")
+        return packed.getvalue()

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import streamlit as st
 
 from app import state
+from app.asks import EditAsk
 from app.jobs import Job, Runner
 from app.state import KEEP, Form
-from app.views import export, show_map
+from app.views import every_layer, export, show_map
 from app.views.waiting import Waiting
 from app.wording import markup, plain, probability, short, visible
 
@@ -62,7 +63,7 @@ def _settings(n_layers: int) -> dict[str, object]:
     return {"noise": noise, "samples": samples, "window": window, "seed": seed}
 
 
-def draw(form: Form, runner: Runner, trace: Job | None) -> list[Waiting]:
+def draw(form: Form, runner: Runner, trace: Job | None, ask: EditAsk | None) -> list[Waiting]:
     """The rest of the card: run or cancel, what was measured, the map and its table."""
     waiting: list[Waiting] = []
     live = trace is not None and trace.live
@@ -91,7 +92,7 @@ def draw(form: Form, runner: Runner, trace: Job | None) -> list[Waiting]:
     elif trace.state == "failed":
         st.error(plain(trace.error), icon=":material/error:")
     else:
-        _results(form, trace)
+        waiting += _results(form, runner, trace, ask)
     return waiting
 
 
@@ -105,25 +106,24 @@ def _run_button(form: Form, again: bool) -> None:
         shortcut="Mod+Enter",
         disabled=bool(form.problems),
         help="First correct the field named above." if form.problems else None,
-        on_click=state.start_trace,
-        args=(form.trace_ask(),),
+        on_click=state.press,
+        args=("run",),
     )
 
 
-def _results(form: Form, trace: Job) -> None:
+def _results(form: Form, runner: Runner, trace: Job, ask: EditAsk | None) -> list[Waiting]:
     found: Located = trace.result
     if st.session_state.trace_ask != form.trace_ask():
         st.warning(
             "Inputs changed since this trace; the map below belongs to the earlier ones.", icon=":material/history:"
         )
-    state.suggest_layer(trace.key, found.suggested)
     _summary(found.main, *found.main.peak())
     if found.main.total_effect < WEAK_TOTAL_EFFECT:
         st.warning(
             "The noise hardly changes the answer, so there is nothing to restore: raise the noise in Settings.",
             icon=":material/volume_up:",
         )
-    heat_map, table = st.tabs(["Heat map", "Table"])
+    heat_map, table, layers = st.tabs(["Heat map", "Table", "Every layer"])
     highest = max(float(abs(result.indirect_effect).max()) for result in found.results)
     with heat_map:
         for result in found.results:
@@ -133,6 +133,8 @@ def _results(form: Form, trace: Job) -> None:
         for result in found.results:
             _site_heading(result, found.results)
             show_map.table(trace.key, result)
+    with layers:
+        return every_layer.draw(runner, ask, found)
 
 
 def _summary(result: TraceResult, position: int, layer: int) -> None:

@@ -8,7 +8,6 @@ For this the plot's margins are fixed, since only then is it known where a layer
 
 from __future__ import annotations
 
-import unicodedata
 from typing import TYPE_CHECKING
 
 import streamlit as st
@@ -17,12 +16,9 @@ from app import state
 
 if TYPE_CHECKING:
     import pandas as pd
-    import plotly.graph_objects as go
 
     from tracing import TraceResult
 
-TOP, RIGHT, BOTTOM = 62, 10, 54
-"""Pixels around the cells; above them lies the colour bar."""
 OUTLINE = """<style>
 .st-key-{key} [data-testid=stPlotlyChart] {{ position: relative }}
 .st-key-{key} [data-testid=stPlotlyChart]::after {{ content: ""; position: absolute; pointer-events: none;
@@ -40,7 +36,9 @@ def draw(key: str, result: TraceResult, zmax: float) -> None:
     """
     name = f"map_{key}_{result.config.site}"
     dark = st.context.theme.type == "dark"
-    figure = _figure(result, zmax, dark)
+    from app.plots import clickable_heatmap
+
+    figure = clickable_heatmap(result, zmax=zmax, dark=dark)
     left, right = figure.layout.margin.l, figure.layout.margin.r
     st.html(
         OUTLINE.format(
@@ -63,30 +61,6 @@ def draw(key: str, result: TraceResult, zmax: float) -> None:
         config={"displayModeBar": False, "doubleClick": False, "doubleClickDelay": 1},
         alt=description(result),
     )
-
-
-def _figure(result: TraceResult, zmax: float, dark: bool) -> go.Figure:
-    """The library's heatmap, with the colour bar above it: beside it, it would leave a phone no room for the layers."""
-    from tracing.labels import token_labels
-    from tracing.plots import trace_heatmap
-
-    figure = trace_heatmap(result, dark=dark, scale="rome", zmax=zmax)
-    words = figure.data[0].colorbar.title.text.replace("<br>", " ")
-    bar = {"orientation": "h", "x": 0, "xanchor": "left", "y": 1, "yanchor": "bottom", "len": 0.6, "thickness": 9}
-    bar |= {"xpad": 0, "ypad": 5}
-    figure.data[0].colorbar.update(bar | {"title": {"text": words, "side": "top", "font": {"size": 12}}})
-    ink = "#dfe6ec" if dark else "#2b333b"  # the theme's own grey is too faint for small print
-    left = 40 + max(map(_pixels, token_labels(result)))
-    margin = {"t": TOP, "r": RIGHT, "b": BOTTOM, "l": left, "pad": 0, "autoexpand": False}
-    figure.update_layout(title=None, margin=margin, height=TOP + BOTTOM + 28 * len(result.tokens), font_color=ink)
-    for axis in (figure.layout.xaxis, figure.layout.yaxis):
-        axis.update(tickfont_color=ink, title_font_color=ink, title_standoff=12, automargin=False)
-    return figure
-
-
-def _pixels(label: str) -> int:
-    """About how wide a tick label is at 12 px: Chinese characters are as wide as they are high."""
-    return round(sum(13 if unicodedata.east_asian_width(letter) in "WF" else 7.2 for letter in label))
 
 
 def description(result: TraceResult) -> str:

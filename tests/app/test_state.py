@@ -58,8 +58,9 @@ def test_equal_questions_share_a_key_and_different_ones_do_not() -> None:
     keys = {replace(FORM, **change).trace_ask().key for change in ({}, {"seed": 1}, {"noise": 2.0}, {"site": "attn"})}
     assert len(keys) == 4
     edit = EditAsk("reference", FORM.prompt, FORM.subject, "", "Paris", "rome", (("layer", 3),))
-    assert edit.layer == 3
-    assert ScoreAsk(edit, ()).key != ScoreAsk(edit, (("alias", "x", "y"),)).key
+    assert edit.key != replace(edit, active=("edit-0",)).key
+    score = ScoreAsk("reference", edit.key, (edit.key,), None)
+    assert len({score.key, replace(score, probes=()).key, replace(score, active=("edit-0", edit.key)).key}) == 3
 
 
 def test_windows_are_a_quarter_of_the_layers_and_at_most_ten() -> None:

@@ -12,7 +12,9 @@ from playwright.sync_api import Download, Locator, Page, expect
 from app.catalog import choices
 
 PATIENCE = 90_000
+"""Milliseconds; nothing here measures speed, and test machines are busy."""
 LAYERS = choices()["reference"].n_layers
+"""Of the bundled model, and of the small one that stands in for it."""
 MAP = ".js-plotly-plot"
 
 
@@ -20,10 +22,11 @@ def button(page: Page, name: str) -> Locator:
     return page.get_by_role("button", name=name)
 
 
-def trace(page: Page) -> None:
+def trace(page: Page, run: str = "Run trace") -> None:
     """Press Run and wait for the map."""
-    expect(button(page, "Run trace")).to_be_enabled(timeout=PATIENCE)
-    button(page, "Run trace").click()
+    expect(button(page, run)).to_be_enabled(timeout=PATIENCE)
+    button(page, run).click()
+    expect(button(page, "Run again")).to_have_count(0, timeout=PATIENCE)
     traced(page)
 
 
@@ -119,6 +122,16 @@ def settled(page: Page) -> None:
 
 def parameters(page: Page) -> dict[str, str]:
     return {name: values[0] for name, values in parse_qs(urlsplit(page.url).query).items()}
+
+
+def fill_number(page: Page, name: str, value: int) -> None:
+    """Change one of the trace's settings."""
+    button(page, "Settings").click()
+    box = page.get_by_role("spinbutton", name=name)
+    box.fill(str(value))
+    box.press("Enter")
+    page.keyboard.press("Escape")
+    expect(button(page, "Run again")).to_be_visible(timeout=PATIENCE)
 
 
 def fill(page: Page, name: str, text: str) -> None:

@@ -1,12 +1,11 @@
-"""One server and one Chromium for all browser tests; a fresh browser context (so a fresh session) for each."""
+"""Servers and one Chromium for all browser tests; a fresh browser context (so a fresh session) for each.
+
+Nearly all of it happens on a small random model, which answers at once; the bundled one has a server of its own, which
+is started only for the tests that need what it knows.
+"""
 
 import os
 import shutil
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import urlencode, urlsplit
@@ -14,7 +13,9 @@ from urllib.parse import urlencode, urlsplit
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Error, Page, sync_playwright
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.browser.actions import LAYERS, PATIENCE, traced
+from tests.browser.servers import Server, served
+
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 CHROMIUM = os.environ.get("ENGRAM_CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
 """None: the one Playwright has installed, if it has."""
@@ -28,8 +29,6 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-PATIENCE = 90_000
-"""Milliseconds; nothing here measures speed, and test machines are busy."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -39,42 +38,36 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a running page."""
-    folder = tmp_path_factory.mktemp("server")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    settings = {
-        "STREAMLIT_SERVER_PORT": str(port),
-        "STREAMLIT_SERVER_HEADLESS": "true",
-        "OMP_NUM_THREADS": "1",
-        "ENGRAM_CACHE": str(folder / "cache"),
-        "HF_HUB_OFFLINE": "1",
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small random model with as many layers as the bundled one, the first one's MLP silent as there."""
+    from tests.tiny import build_tiny
+
+    folder = tmp_path_factory.mktemp("tiny")
+    layers = {
+        "num_layers": LAYERS,
+        "num_hidden_layers": LAYERS,
+        "attention_types": [[["local", "global"], LAYERS // 2]],
     }
-    with (folder / "server.txt").open("w") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "app"], cwd=ROOT, env=os.environ | settings, stdout=log, stderr=subprocess.STDOUT
-        )
-        try:
-            _wait_until_healthy(port, process, folder / "server.txt")
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            process.terminate()
-            process.wait(30)
+    module, tokenizer = build_tiny("gpt_neo", **layers)
+    for parameter in module.transformer.h[0].mlp.parameters():
+        parameter.zero_()
+    module.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
 
 
-def _wait_until_healthy(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            break
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/_stcore/health", timeout=2):
-                return
-        except OSError:
-            time.sleep(0.1)
-    raise AssertionError(f"the server did not start: {log.read_text()}")
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> Iterator[Server]:
+    """The page with the small model."""
+    with served(tmp_path_factory.mktemp("server"), ENGRAM_MODELS=f"reference={tiny_folder}") as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def bundled_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The page as a user starts it."""
+    with served(tmp_path_factory.mktemp("bundled"), ENGRAM_MODELS="") as running:
+        yield running
 
 
 @pytest.fixture(scope="session")
@@ -92,29 +85,62 @@ def browser() -> Iterator[Browser]:
         found.close()
 
 
-@pytest.fixture
-def new_page(browser: Browser, server: str) -> Iterator[Callable[..., Page]]:
-    """Opens the Workbench in a browser of its own; at the end no request may have left the server (check 2)."""
-    contexts: list[BrowserContext] = []
-    strangers: list[str] = []
+class Opener:
+    """Opens pages, each in a browser of its own, and remembers every request that left the server."""
 
-    def watch(url: str) -> None:
-        parts = urlsplit(url)
-        if parts.scheme in ("http", "https", "ws", "wss") and parts.netloc != urlsplit(server).netloc:
-            strangers.append(url)
+    def __init__(self, browser: Browser, server: Server) -> None:
+        self._browser, self._server = browser, server
+        self._contexts: list[BrowserContext] = []
+        self._strangers: list[str] = []
 
-    def opened(**params: str) -> Page:
-        context = browser.new_context(viewport={"width": 1440, "height": 1500}, accept_downloads=True)
+    def __call__(self, *, dark: bool = False, width: int = 1440, **params: str) -> Page:
+        """A page with these parameters in its link."""
+        context = self._browser.new_context(
+            viewport={"width": width, "height": 1500},
+            accept_downloads=True,
+            color_scheme="dark" if dark else "light",
+        )
         context.set_default_timeout(PATIENCE)
-        contexts.append(context)
+        self._contexts.append(context)
         page = context.new_page()
-        page.on("request", lambda request: watch(request.url))
-        page.on("websocket", lambda socket: watch(socket.url))
-        page.goto(f"{server}/?{urlencode(params)}" if params else server)
+        page.on("request", lambda request: self._watch(request.url))
+        page.on("websocket", lambda socket: self._watch(socket.url))
+        page.goto(f"{self._server.address}/?{urlencode(params)}" if params else self._server.address)
         page.get_by_role("textbox", name="Prompt").wait_for()
         return page
 
-    yield opened
-    for context in contexts:
-        context.close()
-    assert strangers == [], "requests left the server's host"
+    def _watch(self, url: str) -> None:
+        parts = urlsplit(url)
+        if parts.scheme in ("http", "https", "ws", "wss") and parts.netloc != urlsplit(self._server.address).netloc:
+            self._strangers.append(url)
+
+    def close(self) -> None:
+        for context in self._contexts:
+            context.close()
+        assert self._strangers == [], "requests left the server's host"  # check 2
+
+
+@pytest.fixture
+def new_page(browser: Browser, server: Server) -> Iterator[Callable[..., Page]]:
+    """Opens the Workbench with the small model; at the end no request may have left the server."""
+    opener = Opener(browser, server)
+    yield opener
+    opener.close()
+
+
+@pytest.fixture(scope="module")
+def shared_page(browser: Browser, server: Server) -> Iterator[Page]:
+    """One traced page for all tests of a module that only look at it, pick layers or take files away."""
+    opener = Opener(browser, server)
+    page = opener(run="1")
+    traced(page)
+    yield page
+    opener.close()
+
+
+@pytest.fixture
+def bundled_page(browser: Browser, bundled_server: Server) -> Iterator[Callable[..., Page]]:
+    """Opens the Workbench as a user finds it."""
+    opener = Opener(browser, bundled_server)
+    yield opener
+    opener.close()

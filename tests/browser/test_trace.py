@@ -4,9 +4,11 @@ import io
 import json
 import random
 from collections.abc import Callable
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from PIL import Image
 from playwright.sync_api import Page, expect
 from pypdf import PdfReader
 
@@ -29,16 +31,9 @@ from tests.browser.actions import (
     trace,
     traced,
 )
+from tests.browser.servers import Server
 
 NewPage = Callable[..., Page]
-
-
-@pytest.fixture
-def traced_page(new_page: NewPage) -> Page:
-    """A page with the first example traced; the server remembers it, so only the first of these computes it."""
-    page = new_page(run="1")
-    traced(page)
-    return page
 
 
 def test_run_by_mouse_gives_a_cell_for_every_token_and_layer(new_page: NewPage) -> None:  # checks 4 and 5
@@ -59,8 +54,8 @@ def test_run_by_keyboard(new_page: NewPage) -> None:  # check 4
     assert np.array(grid(page)).shape[1] == LAYERS
 
 
-def test_a_click_picks_the_layer_it_lands_on(traced_page: Page) -> None:  # check 7
-    page = traced_page
+def test_a_click_picks_the_layer_it_lands_on(shared_page: Page) -> None:  # check 7
+    page = shared_page
     chance = random.Random(0)
     rows = len(token_labels(page))
     for _ in range(20):
@@ -71,8 +66,8 @@ def test_a_click_picks_the_layer_it_lands_on(traced_page: Page) -> None:  # chec
         expect_layer(page, layer)
 
 
-def test_slider_outline_and_link_move_together(traced_page: Page) -> None:  # checks 8 and 9
-    page = traced_page
+def test_slider_outline_and_link_move_together(shared_page: Page) -> None:  # checks 8 and 9
+    page = shared_page
     late, early = LAYERS - 2, 1
     page.mouse.click(*at(page, late, 3))
     expect_layer(page, late)
@@ -92,8 +87,8 @@ def test_slider_outline_and_link_move_together(traced_page: Page) -> None:  # ch
     assert outlined_layer(page) == early
 
 
-def test_hover_and_file_give_the_same_number(traced_page: Page) -> None:  # check 10
-    page = traced_page
+def test_hover_and_file_give_the_same_number(shared_page: Page) -> None:  # check 10
+    page = shared_page
     rows = exported_csv(page)
     assert len(rows) == len(token_labels(page)) * LAYERS
     page.mouse.move(*at(page, 6, 4))
@@ -107,8 +102,8 @@ def test_hover_and_file_give_the_same_number(traced_page: Page) -> None:  # chec
     assert token_labels(page)[4] in shown
 
 
-def test_table_is_the_keyboard_twin(traced_page: Page) -> None:  # check 11
-    page = traced_page
+def test_table_is_the_keyboard_twin(shared_page: Page) -> None:  # check 11
+    page = shared_page
     numbers = grid(page)
     page.get_by_role("tab", name="Table").click()
     cells = page.locator("[data-testid=stDataFrame] [role=gridcell]")
@@ -133,54 +128,48 @@ def expect_picked(page: Page, layer: int) -> None:
     page.wait_for_function(f"() => new URLSearchParams(location.search).get('layer') === '{layer}'")
 
 
-def slow(**more: str) -> dict[str, str]:
-    """A question that takes a while: three maps, many samples, a long prompt."""
-    prompt = "It is well known that, as every guide book will tell you, the Space Needle, which many people visit,"
-    return {"prompt": f"{prompt} is located in the city of", "site": "all", "samples": "10", "run": "1", **more}
-
-
-def test_cancel_leaves_a_usable_page_and_no_partial_map(new_page: NewPage) -> None:  # check 13
-    page = new_page(**slow(seed="31"))
-    button(page, "Cancel").click()
-    expect(page.get_by_text("Cancelled. Nothing is shown")).to_be_visible(timeout=PATIENCE)
+def test_cancel_leaves_a_usable_page_and_no_partial_map(new_page: NewPage, server: Server) -> None:  # check 13
+    with server.held():
+        page = new_page(run="1", site="all", seed="31")
+        expect(page.get_by_text("Tracing, ")).to_be_visible(timeout=PATIENCE)
+        button(page, "Cancel").click()
+        expect(page.get_by_text("Cancelled. Nothing is shown")).to_be_visible(timeout=PATIENCE)
     expect(page.locator(MAP)).to_have_count(0)
     expect(button(page, "Run trace")).to_be_enabled()
     expect(page.get_by_role("textbox", name="Subject")).to_have_value("Space Needle")
     # The worker is free again: another question is answered.
     page.get_by_role("radio", name="State").click(force=True)
-    fill(page, "Prompt", "The Space Needle is located in the city of")
     trace(page)
     assert np.array(grid(page)).shape[1] == LAYERS
 
 
-def test_typing_and_clicking_during_a_run(new_page: NewPage) -> None:  # check 12
-    page = new_page(**slow(seed="32"))
-    expect(button(page, "Cancel")).to_be_visible(timeout=PATIENCE)
-    fill(page, "New answer", "London")
-    page.get_by_role("tab", name="Probes").click()
-    expect(page.get_by_role("textbox", name="New answer")).to_have_value("London")
-    expect(button(page, "Cancel")).to_be_visible()
+def test_typing_and_clicking_during_a_run(new_page: NewPage, server: Server) -> None:  # check 12
+    with server.held():
+        page = new_page(run="1", site="all", seed="32")
+        expect(page.get_by_text("Tracing, ")).to_be_visible(timeout=PATIENCE)
+        fill(page, "New answer", "London")
+        page.get_by_role("tab", name="Probes").click()
+        expect(page.get_by_role("textbox", name="New answer")).to_have_value("London")
+        expect(button(page, "Cancel")).to_be_visible()
     traced(page)
     expect(page.locator(MAP)).to_have_count(3)
     expect(page.get_by_role("textbox", name="New answer")).to_have_value("London")
 
 
-def test_changed_inputs_are_marked(traced_page: Page) -> None:
-    page = traced_page
-    fill(page, "Prompt", "The Space Needle is in the city of")
-    expect(page.get_by_text("Inputs changed since this trace")).to_be_visible(timeout=PATIENCE)
-    expect(button(page, "Run again")).to_be_enabled()
-    expect(page.locator(MAP)).to_have_count(1)
+def test_two_readers_with_one_question_cause_one_run(new_page: NewPage, server: Server) -> None:  # check 15
+    before = server.ask("runs").get("Tracing", 0)
+    with server.held():
+        pages = [new_page(run="1", seed="33") for _ in range(2)]
+        for page in pages:
+            expect(button(page, "Cancel")).to_be_visible(timeout=PATIENCE)
+    for page in pages:
+        traced(page)
+    assert grid(pages[0]) == grid(pages[1])
+    assert server.ask("runs")["Tracing"] == before + 1
 
 
-def test_too_little_noise_is_said(new_page: NewPage) -> None:
-    page = new_page(noise="0.1", samples="2", run="1")
-    traced(page)
-    expect(page.get_by_text("raise the noise")).to_be_visible()
-
-
-def test_figure_for_a_paper(traced_page: Page) -> None:  # check 22
-    page = traced_page
+def test_figure_for_a_paper(shared_page: Page) -> None:  # check 22
+    page = shared_page
     first = exported(page, "Figure (PDF)")
     assert exported(page, "Figure (PDF)") == first
     reader = PdfReader(io.BytesIO(first))
@@ -195,10 +184,13 @@ def test_figure_for_a_paper(traced_page: Page) -> None:  # check 22
         assert {"/FontFile", "/FontFile2", "/FontFile3"} & set(inside), "a font is not embedded"
 
 
-def test_other_files(traced_page: Page) -> None:  # check 23
-    page = traced_page
-    assert exported(page, "PNG 300 dpi").startswith(b"\x89PNG")
-    assert b"<svg" in exported(page, "SVG")
+def test_other_files(shared_page: Page) -> None:  # check 23
+    page = shared_page
+    picture = Image.open(io.BytesIO(exported(page, "PNG 300 dpi")))
+    assert picture.info["dpi"] == pytest.approx((300, 300), abs=0.5)  # stored in dots per metre
+    assert picture.width == round(3.25 * 300)
+    drawing = ElementTree.fromstring(exported(page, "SVG"))
+    assert drawing.get("width") == "234pt"  # 3.25 in
     record = json.loads(exported(page, "JSON"))
     assert np.allclose(record["effect"], grid(page), atol=1e-6)
     assert b"<script src" not in exported(page, "HTML")

@@ -1,0 +1,111 @@
+"""Edit every layer, to see where an edit works beside where a trace points.
+
+Hase et al. 2023 (arXiv:2301.04213) found next to no correlation between the two over many facts.  For one fact this
+shows both profiles over the layers, and their correlation over so few points.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from app import workflow
+from app.workflow import Cancelled, Located, Progress
+from editing import Edit, EditCancelled
+from facts import EditRequest
+from models import LanguageModel
+
+METRICS = ("reliability", "generalization", "locality", "portability")
+NEW_ANSWER = "p(new answer)"
+"""The smooth one of the profiles: with few prompts a share of right answers has few values."""
+
+
+@dataclass(frozen=True, eq=False)
+class EveryLayer:
+    """What the same edit does at each layer."""
+
+    method: str
+    layers: tuple[int, ...]
+    """Those it was tried at."""
+    effect: tuple[float, ...]
+    """Indirect effect of each of them at the last subject token."""
+    scores: dict[str, tuple[float | None, ...]]
+    """`NEW_ANSWER` and each metric's headline, by layer; None where it was not measured."""
+    failures: dict[int, str]
+    """Layers where no edit could be computed, and why."""
+
+    def correlation(self, name: str) -> tuple[float, int]:
+        """(Pearson's r of the trace's effect with a score, layers it is over); NaN where one of them does not vary."""
+        pairs = [(x, y) for x, y in zip(self.effect, self.scores[name], strict=True) if y is not None]
+        x, y = np.array(pairs, dtype=np.float64).reshape(-1, 2).T
+        if len(pairs) < 3 or np.ptp(x) < 1e-9 or np.ptp(y) < 1e-9:
+            return math.nan, len(pairs)
+        return float(np.corrcoef(x, y)[0, 1]), len(pairs)
+
+
+def edit_every_layer(
+    model: LanguageModel,
+    request: EditRequest,
+    found: Located,
+    method: str,
+    config: dict[str, Any],
+    *,
+    active: Sequence[Edit] = (),
+    progress: Progress | None = None,
+    cancelled: Cancelled | None = None,
+) -> EveryLayer:
+    """Compute and score the same edit at every layer whose MLP is not silent; nothing stays applied.
+
+    Args:
+        config: fields of the method's config; the layer is set here.
+        progress: called with (percent of a layer done, percent in all).
+
+    Raises:
+        ValueError: if the method or a setting is unusable at every layer; the sentence is the first layer's.
+        editing.EditCancelled: when `cancelled` said so.
+    """
+    layers = [layer for layer in range(model.n_layers) if layer not in found.silent]
+    effects = found.main.indirect_effect[found.main.peak()[0]]
+    rows: dict[int, dict[str, float | None]] = {}
+    failures: dict[int, str] = {}
+    for index, layer in enumerate(layers):
+        if cancelled is not None and cancelled():
+            raise EditCancelled
+        step = _part(progress, index, len(layers))
+        try:
+            rows[layer] = _one(model, request, method, config | {"layer": layer}, active, step, cancelled)
+        except ValueError as error:
+            failures[layer] = str(error)
+    if not rows:
+        raise ValueError(next(iter(failures.values()), "every layer's MLP is silent at the subject; choose another"))
+    done = tuple(rows)
+    scores = {name: tuple(rows[layer][name] for layer in done) for name in (NEW_ANSWER, *METRICS)}
+    return EveryLayer(method, done, tuple(float(effects[layer]) for layer in done), scores, failures)
+
+
+def _one(
+    model: LanguageModel,
+    request: EditRequest,
+    method: str,
+    config: dict[str, Any],
+    active: Sequence[Edit],
+    progress: Progress | None,
+    cancelled: Cancelled | None,
+) -> dict[str, float | None]:
+    edit = workflow.edit(model, request, method, config, active=active, progress=progress, cancelled=cancelled)
+    edits = [*active, edit]
+    report = workflow.evaluate(model, edit, request, active=edits, guard_texts=(), cancelled=cancelled)
+    asked = next(row for row in report.rows if row.kind == "edit")
+    scores = {name: report.headline(name).value for name in METRICS}  # type: ignore[arg-type]
+    return {NEW_ANSWER: asked.after.p_answer if asked.after else None} | scores
+
+
+def _part(progress: Progress | None, index: int, count: int) -> Progress | None:
+    if progress is None:
+        return None
+    whole = progress
+    return lambda done, total: whole(100 * index + 100 * min(done, total) // max(total, 1), 100 * count)

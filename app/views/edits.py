@@ -1,0 +1,181 @@
+"""4 · Edits: which are active, with undo of any one; branches to compare; files to take away and bring back."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import streamlit as st
+
+from app import cache, ledger, state, work
+from app.asks import CompareAsk, FileAsk
+from app.jobs import Job, Runner
+from app.views import export
+from app.views.waiting import Waiting
+from app.wording import markup, plain
+
+if TYPE_CHECKING:
+    from app.branches import Comparison
+    from editing import Edit
+
+SCORE_NAMES = {
+    "reliability.greedy": "Reliability",
+    "generalization.greedy": "Generalization",
+    "locality.greedy": "Locality",
+    "portability.greedy": "Portability",
+}
+
+
+def draw(runner: Runner) -> list[Waiting]:
+    """The whole card."""
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.subheader("4 · Edits", anchor=False, width="content")
+    active, compare, files = st.tabs(["Active", "Branches", "Files"])
+    with active:
+        _active()
+    with files:
+        _files()
+    with compare:
+        return _branches(runner)
+
+
+def title(edit: Edit) -> str:
+    """An edit in a few words."""
+    from editing import METHODS
+
+    layer = getattr(edit.config, "layer", None)
+    where = "" if layer is None else f", layer {layer}"
+    first = edit.requests[0]
+    more = f" and {len(edit.requests) - 1} more" if len(edit.requests) > 1 else ""
+    method = METHODS[edit.method].title if edit.method in METHODS else edit.method
+    return f"{first.fact.prompt} → {first.target_new}{more} ({method}{where})"
+
+
+def _active() -> None:
+    keys = ledger.active()
+    if not keys:
+        st.caption("No edit is active; the model answers as it was trained.")
+    for number, key in enumerate(keys, 1):
+        edit = cache.drawer().get(key)
+        with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
+            words = title(edit) if edit is not None else "an edit that is not kept any more"
+            st.markdown(f"{number}\\. {plain(words)}", width="stretch")
+            if edit is not None:
+                export.edit_button(edit, key)
+            st.button("Undo", key=f"undo_{key}", icon=":material/undo:", on_click=ledger.undo, args=(key,))
+        if edit is not None and _missing_parents(edit, keys):
+            st.caption("It was computed with an edit in the model that is not active now.")
+
+
+def _missing_parents(edit: Edit, keys: tuple[str, ...]) -> bool:
+    present = {other.digest for other in map(cache.drawer().get, keys) if other is not None}
+    return not set(edit.parents) <= present
+
+
+def _branches(runner: Runner) -> list[Waiting]:
+    st.caption("A branch is a set of edits under a name. Switching and comparing change nothing in the others.")
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        st.text_input("Name", key="branch_name", max_chars=40, placeholder="Branch 1")
+        st.button(
+            "Save active edits",
+            key="save_branch",
+            icon=":material/bookmark_add:",
+            on_click=ledger.save_branch,
+        )
+    for name, keys in st.session_state.branches.items():
+        with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
+            count = f"{len(keys)} edit" if len(keys) == 1 else f"{len(keys)} edits"
+            st.markdown(f"**{plain(name)}**, {count}", width="stretch")
+            st.button("Switch to it", key=f"switch_{name}", on_click=ledger.switch, args=(name,))
+    names = list(ledger.branches())
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        left = st.selectbox("Compare", names, 0, key="compare_left")
+        right = st.selectbox("with", names, 1, key="compare_right")
+        st.button(
+            "Compare",
+            key="compare",
+            icon=":material/compare_arrows:",
+            disabled=left == right,
+            on_click=ledger.start_comparison,
+            args=(left, right),
+        )
+    return _comparison(runner)
+
+
+def _comparison(runner: Runner) -> list[Waiting]:
+    ask: CompareAsk | None = st.session_state.compare_ask
+    if ask is None:
+        return []
+    job = state.job_for(runner, ask.key, "Comparing", work.compare(ask))
+    if job.live:
+        st.button(
+            "Cancel", key="cancel_compare", icon=":material/stop_circle:", on_click=state.give_up, args=(runner, job)
+        )
+        return [Waiting(job, st.empty())]
+    if job.state == "failed":
+        st.error(plain(job.error), icon=":material/error:")
+    elif job.state == "cancelled":
+        st.info("Cancelled. Nothing is shown of a comparison that did not finish.", icon=":material/block:")
+    else:
+        _side_by_side(job, *st.session_state.compared)
+    return []
+
+
+def _side_by_side(job: Job, left: str, right: str) -> None:
+    import pandas as pd
+
+    found: Comparison = job.result
+    right = right if right != left else f"{right} (2)"
+    columns = list(dict.fromkeys(["score", ledger.UNEDITED, left, right, "facts"]))
+    rows = []
+    for name, before, first, second, n in found.scores:
+        values = {"score": SCORE_NAMES[name], ledger.UNEDITED: before, left: first, right: second, "facts": n}
+        shown = {key: _share(value) if key not in ("score", "facts") else str(value) for key, value in values.items()}
+        rows.append(shown)
+    st.dataframe(
+        pd.DataFrame(rows, columns=columns),
+        hide_index=True,
+        key=f"compared_{job.key}",
+        alt=f"Scores of {left} and {right}",
+    )
+    st.caption("Means over the facts that either side rewrites; — where it was not measured.")
+    for said in found.said:
+        st.html(f"<p><b>{markup(said.prompt)}</b> <small>(wanted: {markup(said.wanted)})</small></p>")
+        texts = {ledger.UNEDITED: said.unedited, left: said.left, right: said.right}
+        for column, (name, text) in zip(st.columns(len(texts)), texts.items(), strict=True):
+            column.html(f"<p><small>{markup(name)}</small><br>{markup(text.strip())}</p>")
+
+
+def _share(value: object) -> str:
+    return "—" if value is None else f"{100 * float(value):.0f} %"  # type: ignore[arg-type]
+
+
+def _files() -> None:
+    export.model_button(ledger.active(), st.session_state.ledger_model)
+    import_edit()
+
+
+def import_edit() -> None:
+    """A field for an edit file; it becomes active once it is read."""
+    file = st.file_uploader(
+        "Edit from a file",
+        ["safetensors"],
+        key="edit_file",
+        help="An edit that was downloaded here: a .safetensors file of at most 2 MB. It is checked, and refused if it "
+        "was made for other weights.",
+    )
+    forced = st.checkbox(
+        "Apply it even if it was made for other weights", key="force_file", help="Its numbers may mean nothing there."
+    )
+    if file is not None:
+        st.button("Apply the file", key="apply_file", icon=":material/upload_file:", on_click=_apply, args=(forced,))
+
+
+def _apply(forced: bool) -> None:
+    """Callback: keep the bytes and ask for the edit in them."""
+    file = st.session_state.edit_file
+    try:
+        name = cache.uploads().keep(file.getvalue(), ".safetensors")
+    except ValueError as error:
+        st.toast(plain(str(error)), icon=":material/error:")
+        return
+    ledger.start_edit(FileAsk(st.session_state.ledger_model, name, forced, ledger.active()))

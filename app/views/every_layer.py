@@ -1,0 +1,101 @@
+"""The tab "Every layer": does the layer the trace points at edit better than others?"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import streamlit as st
+
+from app import state, work
+from app.asks import EditAsk, LayersAsk
+from app.jobs import Job, Runner
+from app.views.waiting import Waiting
+from app.wording import plain, short
+
+if TYPE_CHECKING:
+    from app.every_layer import EveryLayer
+    from app.workflow import Located
+
+
+def draw(runner: Runner, ask: EditAsk | None, found: Located) -> list[Waiting]:
+    """Button, progress and figure."""
+    st.caption(
+        "The same edit is computed and scored at every layer, one after the other; nothing stays applied. Over many "
+        "facts, where a fact is traced to says next to nothing about where an edit works (Hase et al. 2023)."
+    )
+    if ask is None or "layer" not in dict(ask.config):
+        st.caption("The chosen method does not take a layer; choose another.")
+        return []
+    trace = st.session_state.trace_ask
+    config = tuple(pair for pair in ask.config if pair[0] != "layer")
+    layers_ask = LayersAsk(
+        EditAsk(ask.model, ask.prompt, ask.subject, ask.answer, ask.new, ask.method, config, ask.active), trace
+    )
+    ours = (trace.prompt, trace.subject) == (ask.prompt, ask.subject)
+    if state.pressed("layers") and ours:
+        st.session_state.layers_ask = layers_ask
+        state.ask_anew(layers_ask.key)
+    asked: LayersAsk | None = st.session_state.layers_ask
+    job = None
+    if asked is not None:
+        job = state.job_for(runner, asked.key, "Editing every layer", work.every_layer(asked, found))
+    if job is not None and job.live:
+        st.button(
+            "Cancel", key="cancel_layers", icon=":material/stop_circle:", on_click=state.give_up, args=(runner, job)
+        )
+        return [Waiting(job, st.empty())]
+    st.button(
+        "Edit every layer",
+        key="edit_layers",
+        icon=":material/stacked_line_chart:",
+        disabled=not ours,
+        help=None if ours else "Trace this prompt first.",
+        on_click=state.press,
+        args=("layers",),
+    )
+    if job is not None:
+        _result(job, stale=asked != layers_ask)
+    return []
+
+
+def _result(job: Job, stale: bool) -> None:
+    if job.state == "failed":
+        st.error(plain(job.error), icon=":material/error:")
+    elif job.state == "cancelled":
+        st.info("Cancelled. Nothing is shown of layers that were not all edited.", icon=":material/block:")
+    elif job.state == "done":
+        if stale:
+            st.warning("Inputs changed since these layers were edited.", icon=":material/history:")
+        _figure(job.key, job.result)
+
+
+def _figure(key: str, found: EveryLayer) -> None:
+    import pandas as pd
+
+    from app.plots import every_layer_figure
+
+    figure = every_layer_figure(found, dark=st.context.theme.type == "dark")
+    config = {"displayModeBar": False, "doubleClick": False}
+    st.plotly_chart(figure, key=f"layers_{key}", config=config, alt=summary(found))
+    st.caption(plain(summary(found)))
+    frame = pd.DataFrame({"layer": found.layers, "trace effect": found.effect, **found.scores})
+    with st.expander("Numbers"):
+        st.dataframe(frame.round(4), hide_index=True, key=f"layers_table_{key}", alt="Trace effect and scores by layer")
+    for layer, reason in found.failures.items():
+        st.caption(plain(f"Layer {layer} could not be edited: {reason}."))
+
+
+def summary(found: EveryLayer) -> str:
+    """The figure in words: the best layers of either, and how far they go together."""
+    from app.every_layer import NEW_ANSWER
+
+    r, n = found.correlation(NEW_ANSWER)
+    traced = found.layers[max(range(len(found.layers)), key=found.effect.__getitem__)]
+    reached = [value if value is not None else -1.0 for value in found.scores[NEW_ANSWER]]
+    edited = found.layers[max(range(len(found.layers)), key=reached.__getitem__)]
+    together = "no correlation can be given, since one of them does not vary" if math.isnan(r) else f"r = {short(r)}"
+    return (
+        f"The trace is strongest at layer {traced}, the edit reaches the highest p(new answer) at layer {edited}. "
+        f"Trace effect and p(new answer) over n = {n} layers: {together}. One fact says little."
+    )

@@ -1,0 +1,84 @@
+"""The method and its settings: one widget for each field of the method's config, drawn from the field itself."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import streamlit as st
+
+from app import cache
+from app.wording import plain
+
+ACRONYMS = {"kl": "KL", "l2": "L2"}
+
+
+def method() -> str:
+    """Draw the picker; the chosen method's name."""
+    from editing import METHODS
+
+    def title(name: str) -> str:
+        return f"{METHODS[name].title} · {METHODS[name].family}"
+
+    return str(st.selectbox("Method", list(METHODS), format_func=title, key="method", persist_state="session"))
+
+
+def config(method: str, layer: int) -> dict[str, Any]:
+    """Draw the form; the layer, where the method has one, and the values that differ from the defaults."""
+    from editing import METHODS
+
+    knobs = dataclasses.fields(METHODS[method].config_type)
+    changed: dict[str, Any] = {"layer": layer} if any(knob.name == "layer" for knob in knobs) else {}
+    n_changed = len(changed)
+    shown = [knob for knob in knobs if _shown(knob)]
+    for column, half in zip(st.columns(2), (shown[0::2], shown[1::2]), strict=True):
+        with column:
+            values = {knob.name: _knob(method, knob) for knob in half}
+        changed |= {knob.name: values[knob.name] for knob in half if values[knob.name] != knob.default}
+    if any(knob.name == "corpus" for knob in knobs) and changed.get("second_moment", "estimate") == "estimate":
+        corpus = _corpus(method)
+        changed |= {"corpus": corpus} if corpus else {}
+    n_changed = len(changed) - n_changed
+    st.caption(f"{n_changed} changed from the defaults." if n_changed else "All at their defaults.")
+    return changed
+
+
+def _shown(knob: dataclasses.Field[Any]) -> bool:
+    """The layer has its slider.  Free text is left out: it names files, and the server's files are not the reader's."""
+    plain_value = isinstance(knob.default, int | float) or bool(knob.metadata.get("choices"))
+    return knob.name != "layer" and "help" in knob.metadata and plain_value
+
+
+def _knob(method: str, knob: dataclasses.Field[Any]) -> Any:
+    options = knob.metadata.get("choices")
+    label = " ".join(ACRONYMS.get(word, word) for word in knob.name.split("_"))
+    label = label[:1].upper() + label[1:]
+    keep: dict[str, Any] = {"key": f"{method}_{knob.name}", "help": str(knob.metadata["help"])}
+    keep |= {"persist_state": "session"}
+    if options:
+        return st.selectbox(label, list(options), list(options).index(knob.default), **keep)
+    if isinstance(knob.default, bool):
+        return st.checkbox(label, knob.default, **keep)
+    kind = type(knob.default)
+    bounds = [None if (bound := knob.metadata.get(name)) is None else kind(bound) for name in ("min", "max")]
+    step = 1 if kind is int else None
+    return st.number_input(label, *bounds, knob.default, step, format=None if kind is int else "%g", **keep)
+
+
+def _corpus(method: str) -> str:
+    """The text the second moment is taken over, as a name among the uploads; empty for the bundled corpus."""
+    file = st.file_uploader(
+        "Text for the second moment",
+        ["txt"],
+        key=f"{method}_corpus",
+        help="Ordinary text whose keys the edit should not disturb: UTF-8, a document a line, at most 2 MB. Without "
+        "one the bundled corpus is taken.",
+    )
+    if file is None:
+        return ""
+    try:
+        return cache.uploads().keep_text(file.getvalue())
+    except ValueError as error:
+        message = str(error)
+        st.error(plain(message[:1].upper() + message[1:]), icon=":material/error:")
+        return ""

@@ -1,0 +1,160 @@
+"""The jobs of the page: each turns a question into work for the worker, which alone imports torch."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+from app import cache
+from app.asks import SITES, CompareAsk, EditAsk, FileAsk, LayersAsk, ReadAsk, ScoreAsk, TraceAsk
+from app.jobs import Cancelled, Progress, Work
+
+if TYPE_CHECKING:
+    from editing import Edit
+    from models import LanguageModel
+
+
+def read(ask: ReadAsk) -> Work:
+    """Tokens and the model's own answer; the first of these loads the model."""
+    shelf = cache.shelf()
+
+    def work(progress: Progress, cancelled: Cancelled) -> object:
+        from app import workflow
+
+        return workflow.look(shelf.get(ask.model), ask.prompt, ask.subject, ask.answer)
+
+    return work
+
+
+def trace(ask: TraceAsk) -> Work:
+    """One map, or three, and the layer they suggest."""
+    shelf = cache.shelf()
+
+    def work(progress: Progress, cancelled: Cancelled) -> object:
+        from app import workflow
+        from facts import Fact
+
+        return workflow.locate(
+            shelf.get(ask.model),
+            Fact.from_prompt(ask.prompt, ask.subject, ask.answer),
+            [SITES[code] for code in ask.sites],
+            window=ask.window,
+            noise=ask.noise,
+            samples=ask.samples,
+            seed=ask.seed,
+            progress=progress,
+            cancelled=cancelled,
+        )
+
+    return work
+
+
+def edit(ask: EditAsk | FileAsk) -> Work:
+    """The change of weights, computed or read; nothing is applied."""
+    shelf, drawer = cache.shelf(), cache.drawer()
+
+    def work(progress: Progress, cancelled: Cancelled) -> object:
+        model, active = shelf.get(ask.model), drawer.all(ask.active)
+        made = _read_file(model, ask) if isinstance(ask, FileAsk) else _compute(model, ask, active, progress, cancelled)
+        drawer.put(ask.key, made)
+        return made
+
+    return work
+
+
+def _compute(model: LanguageModel, ask: EditAsk, active: list[Edit], progress: Progress, cancelled: Cancelled) -> Edit:
+    from app import workflow
+
+    request = workflow.request_for(model, ask.prompt, ask.subject, ask.answer, ask.new)
+    return workflow.edit(
+        model, request, ask.method, config_of(ask), active=active, progress=progress, cancelled=cancelled
+    )
+
+
+def config_of(ask: EditAsk) -> dict[str, object]:
+    """The fields of the method's config; the name of an uploaded text becomes its place."""
+    config = dict(ask.config)
+    if config.get("corpus"):
+        config["corpus"] = str(cache.uploads().path(str(config["corpus"])))
+    return config
+
+
+def _read_file(model: LanguageModel, ask: FileAsk) -> Edit:
+    """The edit of a file, tried on the model.
+
+    Raises:
+        ValueError: if the file is not an edit, or is one for another model.
+    """
+    from editing import Edit, apply_edits
+
+    path = cache.uploads().path(ask.file)
+    try:
+        read = Edit.load(path)
+    except ValueError as error:
+        raise ValueError(str(error).replace(repr(str(path)), "the file")) from None
+    if ask.forced:
+        read = dataclasses.replace(read, model_revision=model.revision)
+    apply_edits(model, [read])
+    return read
+
+
+def score(ask: ScoreAsk, trace_seconds: float | None) -> Work:
+    """Five metrics of a finished edit, with all active ones in the model."""
+    shelf, drawer, probes = cache.shelf(), cache.drawer(), ask.probes
+
+    def work(progress: Progress, cancelled: Cancelled) -> object:
+        from app import workflow
+        from app.probes import probes_of
+
+        (change,) = drawer.all([ask.edit])
+        request = change.requests[0]
+        if probes is not None:
+            request = dataclasses.replace(request, probes=probes_of(probes, request.probes))
+        return workflow.evaluate(
+            shelf.get(ask.model),
+            change,
+            request,
+            active=drawer.all(ask.active),
+            trace_seconds=trace_seconds,
+            progress=progress,
+            cancelled=cancelled,
+        )
+
+    return work
+
+
+def every_layer(ask: LayersAsk, located: object) -> Work:
+    """The same edit at every layer, beside the trace."""
+    shelf, drawer = cache.shelf(), cache.drawer()
+
+    def work(progress: Progress, cancelled: Cancelled) -> object:
+        from app import workflow
+        from app.every_layer import edit_every_layer
+
+        asked, model = ask.edit, shelf.get(ask.edit.model)
+        request = workflow.request_for(model, asked.prompt, asked.subject, asked.answer, asked.new)
+        return edit_every_layer(
+            model,
+            request,
+            located,  # type: ignore[arg-type]
+            asked.method,
+            config_of(asked),
+            active=drawer.all(asked.active),
+            progress=progress,
+            cancelled=cancelled,
+        )
+
+    return work
+
+
+def compare(ask: CompareAsk) -> Work:
+    """Two branches side by side."""
+    shelf, drawer = cache.shelf(), cache.drawer()
+
+    def work(progress: Progress, cancelled: Cancelled) -> object:
+        from app import branches
+
+        sides = drawer.all(ask.left), drawer.all(ask.right)
+        return branches.compare(shelf.get(ask.model), *sides, progress=progress, cancelled=cancelled)
+
+    return work

@@ -1,0 +1,71 @@
+"""The page as `python -m app` serves it, with a door beside it for the tests alone.
+
+    python -m tests.browser.serve DOOR_PORT
+
+The door answers on its own port: `/hold` lets no job go on until `/release`, so that a test can look at a running job
+however fast the machine is; `/runs` counts the jobs that were really run, by label; `/weights` hashes the weights in
+this process anew.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+import time
+from collections import Counter
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from app import cache
+from app.__main__ import main
+from app.jobs import Cancelled, Job, Progress, Runner, Work
+
+going_on = threading.Event()
+going_on.set()
+runs: Counter[str] = Counter()
+submit = Runner.submit
+
+
+def watched(self: Runner, key: str, label: str, work: Work, asker: str = "") -> Job:
+    """`Runner.submit`, with the work counted and held at every step."""
+
+    def held(progress: Progress, cancelled: Cancelled) -> object:
+        runs[label] += 1
+
+        def step(done: int, total: int) -> None:
+            progress(done, total)
+            while not going_on.is_set() and not cancelled():
+                time.sleep(0.02)
+
+        return work(step, cancelled)
+
+    return submit(self, key, label, held, asker)
+
+
+class Door(BaseHTTPRequestHandler):
+    """Requests of the tests."""
+
+    def do_GET(self) -> None:
+        answer: object = None
+        if self.path == "/hold":
+            going_on.clear()
+        elif self.path == "/release":
+            going_on.set()
+        elif self.path == "/runs":
+            answer = runs
+        elif self.path == "/weights":
+            model = cache.shelf().get("reference")
+            answer = {"revision": model.revision, "digest": model.weights_digest()}
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(json.dumps(answer).encode())
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        """Say nothing."""
+
+
+if __name__ == "__main__":
+    Runner.submit = watched  # type: ignore[method-assign]
+    door = ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Door)
+    threading.Thread(target=door.serve_forever, daemon=True).start()
+    main([])

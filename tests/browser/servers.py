@@ -1,0 +1,82 @@
+"""A running page with the door of `tests/browser/serve.py` beside it."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running page, and the door its tests have (`tests/browser/serve.py`)."""
+
+    address: str
+    door: str
+
+    def ask(self, what: str) -> Any:
+        with urllib.request.urlopen(f"{self.door}/{what}", timeout=60) as answer:
+            return json.load(answer)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """No job goes on meanwhile."""
+        self.ask("hold")
+        try:
+            yield
+        finally:
+            self.ask("release")
+
+
+@contextmanager
+def served(folder: Path, **settings: str) -> Iterator[Server]:
+    ports = free_ports(2)
+    settings |= {
+        "STREAMLIT_SERVER_PORT": str(ports[0]),
+        "STREAMLIT_SERVER_HEADLESS": "true",
+        "OMP_NUM_THREADS": "1",
+        "ENGRAM_CACHE": str(folder / "cache"),
+        "HF_HUB_OFFLINE": "1",
+    }
+    command = [sys.executable, "-m", "tests.browser.serve", str(ports[1])]
+    with (folder / "server.txt").open("w") as log:
+        process = subprocess.Popen(command, cwd=ROOT, env=os.environ | settings, stdout=log, stderr=subprocess.STDOUT)
+        try:
+            _wait_until_healthy(ports[0], process, folder / "server.txt")
+            yield Server(f"http://127.0.0.1:{ports[0]}", f"http://127.0.0.1:{ports[1]}")
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for probe in sockets:
+            probe.bind(("127.0.0.1", 0))
+        return [int(probe.getsockname()[1]) for probe in sockets]
+    finally:
+        for probe in sockets:
+            probe.close()
+
+
+def _wait_until_healthy(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            break
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/_stcore/health", timeout=2):
+                return
+        except OSError:
+            time.sleep(0.1)
+    raise AssertionError(f"the server did not start: {log.read_text()}")

@@ -1,0 +1,49 @@
+"""The main job on the bundled model, as a user finds the page: trace, pick a layer, edit, read five metrics, undo."""
+
+from collections.abc import Callable
+
+import numpy as np
+from playwright.sync_api import Page, expect
+
+from tests.browser.actions import (
+    LAYERS,
+    PATIENCE,
+    apply_edit,
+    at,
+    button,
+    expect_layer,
+    grid,
+    report,
+    tile,
+    trace,
+)
+from tests.browser.servers import Server
+
+NewPage = Callable[..., Page]
+METRICS = ("Reliability", "Generalization", "Locality", "Portability", "Efficiency")
+
+
+def test_trace_click_edit_read_and_undo(bundled_page: NewPage, bundled_server: Server) -> None:
+    page = bundled_page()
+    expect(page.get_by_text("it knows this")).to_be_visible(timeout=PATIENCE)
+    trace(page)
+    effect = np.array(grid(page))
+    assert effect.shape[1] == LAYERS
+    # The answer is carried by the last subject token in early layers, and by the last token in late ones.
+    last_subject = page.locator(".tokens span.subject").count()
+    assert effect.max() == effect[last_subject, : LAYERS // 2].max()
+    weights = bundled_server.ask("weights")
+    page.mouse.click(*at(page, 3, last_subject))
+    expect_layer(page, 3)
+    apply_edit(page)
+    for name in METRICS:
+        expect(tile(page, name)).to_contain_text("n = ")
+    scores = {score["metric"]: score for score in report(page)["scores"] if score["headline"]}
+    assert scores["reliability"]["value"] == 1.0
+    assert scores["reliability"]["before"] == 0.0
+    assert scores["efficiency"]["value"] > 0
+    page.get_by_role("tab", name="Text before and after").click()
+    expect(page.get_by_text("Before", exact=True).first).to_be_visible()
+    button(page, "Undo").click()
+    expect(page.locator(".st-key-tiles").get_by_text("—")).to_have_count(5)
+    assert bundled_server.ask("weights") == weights
