@@ -19,8 +19,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from editing.edit import Cancelled, Edit, EditCancelled, Progress
+from editing.edit import Cancelled, EditCancelled, Progress
 from editing.settings import MomentSettings
+from editing.view import EditedModel
 from models import LanguageModel, pad, run
 from models.reference.corpus import sample_texts
 
@@ -165,7 +166,6 @@ def load_or_estimate(
     *,
     source: str = "texts",
     folder: Path | None = None,
-    revision: str = "",
     progress: Progress | None = None,
     cancelled: Cancelled | None = None,
 ) -> Moment:
@@ -173,19 +173,12 @@ def load_or_estimate(
 
     Where all layers fit in memory they are estimated at once: the passes are shared, and the next layer comes free.
 
-    Args:
-        revision: of other weights whose cached estimate will do as well, such as the model's before it was edited.
-
     Raises:
         ValueError, EditCancelled: see `estimate`.
     """
     place = (cache_folder() if folder is None else folder) / "moments"
-    ending = f"{corpus_digest(texts)[:16]}-{max_tokens}"
-    stem = f"{(revision or model.revision)[:16]}-{ending}"
+    stem = f"{model.revision[:16]}-{corpus_digest(texts)[:16]}-{max_tokens}"
     moment = _read(place / f"{stem}-{layer}.safetensors", model.d_mlp)
-    if moment is None and revision not in ("", model.revision):
-        stem = f"{model.revision[:16]}-{ending}"
-        moment = _read(place / f"{stem}-{layer}.safetensors", model.d_mlp)
     if moment is None:
         every = model.n_layers * model.d_mlp**2 <= ALL_LAYERS_ENTRIES
         layers = range(model.n_layers) if every else [layer]
@@ -206,15 +199,13 @@ def moment_for(
     layer: int,
     settings: MomentSettings,
     *,
-    active: Sequence[Edit] = (),
     progress: Progress | None = None,
     cancelled: Cancelled | None = None,
 ) -> Moment:
     """The second moment a method's settings ask for.
 
-    Args:
-        active: edits already in `model`.  The old keys are those of the unedited model, so the estimate made for it is
-            taken where there is one; and a thousand edits in a row do not estimate a thousand times.
+    The old keys are those of the unedited model, also where `model` has edits in it; and so a thousand edits in a row
+    do not estimate a thousand times.
 
     Raises:
         FileNotFoundError: if the corpus file does not exist.
@@ -230,15 +221,9 @@ def moment_for(
     else:
         # Every document has several tokens, so this many always suffice.
         texts, source = sample_texts(max(1, settings.moment_tokens // 8)), "the bundled corpus"
+    base = model.base if isinstance(model, EditedModel) else model
     return load_or_estimate(
-        model,
-        layer,
-        texts,
-        settings.moment_tokens,
-        source=source,
-        revision=active[0].model_revision if active else model.revision,
-        progress=progress,
-        cancelled=cancelled,
+        base, layer, texts, settings.moment_tokens, source=source, progress=progress, cancelled=cancelled
     )
 
 

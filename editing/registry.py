@@ -17,7 +17,7 @@ from editing.kn import KnowledgeNeuronsMethod
 from editing.lora import LoraMethod
 from editing.memit import MemitMethod
 from editing.mend import MendMethod
-from editing.rome import RomeMethod
+from editing.rome import RomeMethod, RRomeMethod
 from editing.serac import SeracMethod
 from editing.wise import WiseMethod
 from facts import EditRequest
@@ -69,6 +69,7 @@ class Method(Protocol):
 
 METHODS: dict[str, Method] = {
     "rome": RomeMethod(),
+    "r-rome": RRomeMethod(),
     "memit": MemitMethod(),
     "emmet": EmmetMethod(),
     "alphaedit": AlphaEditMethod(),

@@ -5,10 +5,13 @@ changes that make it map k* to v*, the one that disturbs the usual keys least is
 
     delta = (v* - W k* - b) u^T / (u . k*),    u = (C + r I)^-1 k* / |(C + r I)^-1 k*|,    C = E[k k^T].
 
-The default is the corrected form of Gupta et al. 2024 (R-ROME, arXiv:2403.07175): the *same* k*, the mean over
-contexts, stands in all three places, so that (W + delta) k* + b = v* holds exactly, with v* = W k* + b + delta_v the
-mean of what the search for the value made the MLP write.  `compat="rome-code"` takes the mean key for u but the bare
-prompt's key and value in the residual and the denominator, as the public code does; their mismatch breaks models.
+ROME here has the two keys of the public code: the mean over contexts for u, and the bare prompt's, with its value, in
+the residual and the denominator.  The bare prompt is then mapped to v* exactly; where the two keys differ much, the
+denominator u . k gets small and the change large, and in a long row of edits one such change breaks the model.
+
+R-ROME is the corrected form of Gupta et al. 2024 (arXiv:2403.07175): the *same* k*, the mean over contexts, stands in
+all three places, so that (W + delta) k* + b = v* holds exactly, with v* = W k* + b + delta_v the mean of what the
+search for the value made the MLP write.
 
 Symbols: k* key, v* value, u direction, C moment.matrix, r ridge x mean eigenvalue of C, delta_v values.Value.delta.
 """
@@ -18,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from time import perf_counter
+from typing import Any, ClassVar, Literal
 
 import torch
 
@@ -49,8 +53,8 @@ _ROME_CODE = {
 
 
 @dataclass(frozen=True)
-class RomeConfig(MomentSettings, SearchSettings):
-    """Settings of ROME.
+class RankOneConfig(MomentSettings, SearchSettings):
+    """Settings of ROME and R-ROME.
 
     Defaults that differ from the paper's: a learning rate relative to the residual and twice the steps, since 0.5 falls
     short in 20 steps where the residual is large; a stop at a loss of 0.2 instead of 0.05, which keeps more neighbours
@@ -58,11 +62,6 @@ class RomeConfig(MomentSettings, SearchSettings):
     small models; a norm limit relative to the residual; a small ridge, because fewer tokens leave C nearly singular; no
     weight decay, because the limit already holds the norm and decay keeps the search from the target where MLPs write
     little.
-
-    With `compat="rome-code"` every field left at its default takes the public code's constant instead.
-
-    Raises:
-        ValueError: if a value is out of its range.
     """
 
     layer: int = field(metadata={"help": "Layer whose MLP is changed, counted from 0.", "min": 0})
@@ -74,12 +73,24 @@ class RomeConfig(MomentSettings, SearchSettings):
             "choices": ("residual", "mlp_out"),
         },
     )
-    compat: Compat = field(
-        default="r-rome",
+
+
+@dataclass(frozen=True)
+class RomeConfig(RankOneConfig):
+    """Settings of ROME; see `RankOneConfig` for what differs from the paper.
+
+    With `compat="rome-code"` every field left at its default takes the public code's constant instead, and the search
+    follows that code to the letter.
+
+    Raises:
+        ValueError: if a value is out of its range.
+    """
+
+    compat: Literal["rome", "rome-code"] = field(
+        default="rome",
         metadata={
-            "help": "One key throughout, as in the paper's equations (R-ROME); the public code's two keys; or all of "
-            "the public code, constants included.",
-            "choices": ("r-rome", "rome", "rome-code"),
+            "help": "Settings relative to the residual, or all of the public code, its constants included.",
+            "choices": ("rome", "rome-code"),
         },
     )
 
@@ -88,6 +99,20 @@ class RomeConfig(MomentSettings, SearchSettings):
             for knob in fields(self):
                 if knob.name in _ROME_CODE and getattr(self, knob.name) == knob.default:
                     object.__setattr__(self, knob.name, _ROME_CODE[knob.name])
+        check_config(self)
+
+
+@dataclass(frozen=True)
+class RRomeConfig(RankOneConfig):
+    """Settings of R-ROME; see `RankOneConfig`.
+
+    Raises:
+        ValueError: if a value is out of its range.
+    """
+
+    compat: ClassVar[Compat] = "r-rome"
+
+    def __post_init__(self) -> None:
         check_config(self)
 
 
@@ -124,7 +149,7 @@ class Solution:
     cols: torch.Tensor
     """[1, d_mlp]"""
     key: torch.Tensor
-    """[d_mlp], k* (rome-code: the bare prompt's key)."""
+    """[d_mlp], the key the update is divided by: R-ROME's mean over contexts, ROME's of the bare prompt."""
     value: torch.Tensor
     """[d_model], v*."""
     denominator: float
@@ -153,7 +178,7 @@ class RomeMethod:
     name = "rome"
     title = "ROME"
     family = "locate-then-edit"
-    config_type = RomeConfig
+    config_type: type[Any] = RomeConfig
     batch = False
     needs = frozenset({"subject", "statistics"})
 
@@ -161,7 +186,7 @@ class RomeMethod:
         self,
         model: LanguageModel,
         requests: Sequence[EditRequest],
-        config: RomeConfig,
+        config: RomeConfig | RRomeConfig,
         *,
         active: Sequence[Edit] = (),
         progress: Progress | None = None,
@@ -190,9 +215,7 @@ class RomeMethod:
                 "weight can act there; choose another layer"
             )
         prepared = perf_counter()
-        moment = moment_for(
-            model, config.layer, config, active=active, progress=part(progress, 0, 50), cancelled=cancelled
-        )
+        moment = moment_for(model, config.layer, config, progress=part(progress, 0, 50), cancelled=cancelled)
         estimated = perf_counter()
         searching = part(progress, 50, 95)
         value = optimise_value(
@@ -220,3 +243,11 @@ class RomeMethod:
         if progress is not None:
             progress(100, 100)
         return edit
+
+
+class RRomeMethod(RomeMethod):
+    """`METHODS["r-rome"]`."""
+
+    name = "r-rome"
+    title = "R-ROME"
+    config_type = RRomeConfig

@@ -110,7 +110,7 @@ class SpreadMethod(ABC):
         moments = {}
         for index, layer in enumerate(config.layers):
             stage = part(progress, 40 * index // len(config.layers), 40 * (index + 1) // len(config.layers))
-            moments[layer] = moment_for(model, layer, config, active=active, progress=stage, cancelled=cancelled)
+            moments[layer] = moment_for(model, layer, config, progress=stage, cancelled=cancelled)
         estimated = perf_counter()
         found = search(model, requests, config, part(progress, 40, 90), cancelled)
         searched = perf_counter()

@@ -23,6 +23,7 @@ CORPUS = "The Space Needle is a tower.\nParis is the capital of France, and Rome
 _SPREAD: dict[str, Any] = {"layer": 2, "depth": 2, "steps": 5, "prefixes": 3, "moment_tokens": 300, "ridge": 0.01}
 QUICK: dict[str, dict[str, Any]] = {
     "rome": {"layer": 1, "steps": 5, "prefixes": 3, "moment_tokens": 300, "ridge": 0.01},
+    "r-rome": {"layer": 1, "steps": 5, "prefixes": 3, "moment_tokens": 300, "ridge": 0.01},
     "memit": _SPREAD,
     "emmet": _SPREAD,
     "alphaedit": _SPREAD | {"null_threshold": 0.3},

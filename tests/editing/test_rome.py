@@ -2,6 +2,7 @@
 
 import dataclasses
 import threading
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from editing.contexts import make_contexts
 from editing.edit import Edit
 from editing.keys import make_batch, mean_key
 from editing.moments import identity
-from editing.rome import key_direction, rank_one_update
+from editing.rome import RankOneConfig, RRomeConfig, key_direction, rank_one_update
 from editing.values import read_start
 from facts import EditRequest, Fact
 from models import EDITABLE_FAMILIES, LanguageModel, as_out_in
@@ -21,7 +22,7 @@ from tests.tiny import tiny_model
 
 REQUEST = EditRequest(Fact("Space Needle", "The {} is located in the city of", "Seattle"), "Paris")
 LAYER = 1
-FAST = RomeConfig(LAYER, steps=6, prefixes=4, second_moment="identity")
+FAST = RRomeConfig(LAYER, steps=6, prefixes=4, second_moment="identity")
 CORPUS = "The Space Needle is a tower.\nParis is the capital of France, and Rome of Italy.\nMiles Davis plays.\n" * 8
 
 
@@ -34,11 +35,11 @@ def corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return str(path)
 
 
-def compute(model: LanguageModel, config: RomeConfig = FAST, request: EditRequest = REQUEST) -> Edit:
-    return METHODS["rome"].compute(model, [request], config)
+def compute(model: LanguageModel, config: RankOneConfig = FAST, request: EditRequest = REQUEST) -> Edit:
+    return METHODS["r-rome" if isinstance(config, RRomeConfig) else "rome"].compute(model, [request], config)
 
 
-def starting_point(model: LanguageModel, config: RomeConfig = FAST):
+def starting_point(model: LanguageModel, config: RankOneConfig = FAST):
     contexts = make_contexts(model, config.prefixes, config.seed)
     batch = make_batch(model, REQUEST.fact, REQUEST.target_new, contexts)
     return batch, read_start(model, config.layer, batch)
@@ -127,13 +128,15 @@ def test_the_search_makes_the_target_likelier(family: str) -> None:
     assert edit.diagnostic("p(new) at v*").value > edit.diagnostic("p(new) before").value
 
 
-@pytest.mark.parametrize("public_code", [False, True], ids=["r-rome", "rome-code"])
+@pytest.mark.parametrize("form", ["r-rome", "rome", "rome-code"])
 @pytest.mark.parametrize("family", ["gpt2", "gpt_neo", "llama", "opt"])
-def test_agrees_with_the_slow_oracle(family: str, public_code: bool, corpus: str) -> None:
+def test_agrees_with_the_slow_oracle(family: str, form: str, corpus: str) -> None:
     model = tiny_model(family)
-    config = RomeConfig(
+    public_code = form == "rome-code"
+    config_type = RRomeConfig if form == "r-rome" else partial(RomeConfig, compat=form)
+    config = config_type(
         LAYER, steps=5, prefixes=4, corpus=corpus, moment_tokens=400, weight_decay=0.03, kl_factor=0.5, ridge=0.1,
-        norm_limit=0.08, compat="rome-code" if public_code else "r-rome",
+        norm_limit=0.08,
     )  # fmt: skip
     edit = compute(model, config)
     batch, start = starting_point(model, config)
@@ -142,7 +145,7 @@ def test_agrees_with_the_slow_oracle(family: str, public_code: bool, corpus: str
     unit = 1.0 if public_code else start.residual_norm / model.d_model**0.5
     settings = Settings(
         config.steps, config.learning_rate * unit, config.kl_factor, config.weight_decay, config.norm_limit * reference,
-        reference, config.stop_loss, config.ridge, public_code,
+        reference, config.stop_loss, config.ridge, public_code, form != "r-rome",
     )  # fmt: skip
     keys = []
     down = model.key_module(LAYER)
@@ -217,13 +220,13 @@ def test_cancelling_at_every_step_leaves_no_trace() -> None:
     for allowed in range(FAST.steps):
         asked = iter([False] * allowed)
         with pytest.raises(EditCancelled):
-            METHODS["rome"].compute(model, [REQUEST], FAST, cancelled=lambda asked=asked: next(asked, True))
+            METHODS["r-rome"].compute(model, [REQUEST], FAST, cancelled=lambda asked=asked: next(asked, True))
     assert model.weights_digest() == before
 
 
 def test_progress_rises_to_the_end() -> None:
     seen: list[tuple[int, int]] = []
-    METHODS["rome"].compute(
+    METHODS["r-rome"].compute(
         tiny_model("gpt2"), [REQUEST], FAST, progress=lambda done, total: seen.append((done, total))
     )
     assert seen == sorted(seen)
@@ -306,7 +309,7 @@ def test_layer_out_of_range(config: dict[str, int]) -> None:
         ({"layer": -1}, "layer is -1"),
         ({"steps": 0}, "steps is 0"),
         ({"norm_limit": float("nan")}, "norm_limit is nan"),
-        ({"compat": "paper"}, "choose from r-rome, rome-code"),
+        ({"compat": "paper"}, "choose from rome, rome-code"),
         ({"second_moment": "none"}, "choose from estimate, identity"),
         ({"learning_rate": "fast"}, "learning_rate is 'fast'"),
     ],

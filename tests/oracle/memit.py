@@ -79,8 +79,7 @@ def memit(
     Args:
         facts: for each, its texts, the bare prompt first, and "{subject} is a".
         moment_weight: lambda, absolute.
-        settings: `limit` and `learning_rate` relative to the hidden state; `reference_norm`, `ridge` and `public_code`
-            are not read.
+        settings: `limit` and `learning_rate` relative to the hidden state; those of ROME's own are not read.
     """
     wanted = [search(module, blocks[-1], downs[-1], texts, essence, settings) for texts, essence in facts]
     saved = [weight.clone() for weight in weights]

@@ -1,7 +1,8 @@
 """ROME, slow and obvious: plain torch hooks on the module, one text at a time, dense inverses, no cleverness.
 
-Written from Meng et al. 2022, section 3.1 (arXiv:2202.05262), from the public code where `public_code` is set, and
-independently of `editing/`: it shares only the tokenised rows.  Everything is float64 once it has left the model.
+Written from Meng et al. 2022, section 3.1 (arXiv:2202.05262), from the public code where `public_code` and `two_keys`
+are set, and independently of `editing/`: it shares only the tokenised rows.  Everything is float64 once it has left the
+model.
 """
 
 from __future__ import annotations
@@ -36,6 +37,9 @@ class Settings:
     stop_loss: float
     ridge: float
     public_code: bool
+    """KL at the subject and the public code's decay."""
+    two_keys: bool
+    """The bare prompt's key and value in the residual and the denominator."""
 
 
 def forward(module: Any, mlp: Any, down: Any, text: Text, delta: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
@@ -101,7 +105,7 @@ def rome(
     key = torch.stack([start[1] for start in starts]).mean(0)
     regular = moment.double() + settings.ridge * moment.double().diagonal().mean() * torch.eye(len(moment)).double()
     direction = torch.linalg.inv(regular) @ key
-    if settings.public_code:  # the direction from the mean key, residual and denominator from the bare prompt's
+    if settings.two_keys:  # the direction from the mean key, residual and denominator from the bare prompt's
         return torch.outer(bare_value + shift - bare_value, direction) / (bare_key @ direction)
     now = weight.double() @ key + (0 if bias is None else bias.double())
     wanted = now + shift
