@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from models.activations import fused_activations
 from models.language_model import LanguageModel
 from models.sites import INPUTS, Key, Visit, site_path
 
@@ -32,7 +33,7 @@ def run_hooked(model: LanguageModel, inputs: Mapping[str, Any], visits: Mapping[
             it.  At resid_pre and resid_post it may return any number of rows, if nothing else is tied to the batch.
     """
     length = sequence_length(inputs)
-    with model.lock, ExitStack() as stack:
+    with model.lock, fused_activations(model), ExitStack() as stack:
         for key, visit in visits.items():
             module = model.module.get_submodule(site_path(model.architecture, key))
             hang = _before if key[0] in INPUTS else _after

@@ -10,7 +10,7 @@ import torch
 
 from models import LanguageModel
 
-CPU_POSITIONS = 2048
+CPU_POSITIONS = 4096
 """Rows x positions of one pass on a CPU: enough to fill its matrix units; more only leaves the caches."""
 SHARE = 0.5
 """Of the free memory that a pass may take; the rest is for what the estimate leaves out."""

@@ -17,7 +17,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-PACK_LIMIT = 0.6
+PACK_LIMIT = 0.15
 """Positions of a pack, in units of d_model: beyond, its attention costs more than it saves (measured on a CPU)."""
 
 

@@ -49,11 +49,12 @@ class Question:
         p = log_p.exp()
         expected = torch.stack([logits[:, token] @ p[token] for token in range(len(answer))], 1)
         kl = (p * log_p).sum(-1) - expected + normaliser
-        rank = (logits > chosen[..., None]).sum(-1) + 1
+        # counted in float32: a sum of booleans takes longer than all the rest
+        rank = torch.gt(logits, chosen[..., None], out=torch.empty_like(logits)).sum(-1) + 1
         difference = torch.full_like(chosen, torch.nan)
         if other is not None:
             difference[:, 0] = chosen[:, 0] - logits[:, 0, other]
-        return torch.stack([chosen - normaliser, difference, kl.clamp_min(0.0), rank.float()], -1)
+        return torch.stack([chosen - normaliser, difference, kl.clamp_min(0.0), rank], -1)
 
 
 def whole_answer(readings: Tensor) -> dict[Measure, Tensor]:
