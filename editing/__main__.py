@@ -50,7 +50,8 @@ def description(edit: Edit) -> dict[str, Any]:
         "method": edit.method,
         "config": asdict(edit.config),
         "digest": edit.digest,
-        "weights": [delta.name for delta in edit.deltas],
+        "operations": [type(op).__name__ for op in edit.ops],
+        "weights": [op.name for op in edit.weights],
         "diagnostics": [
             asdict(diagnostic) | {"value": diagnostic.value if math.isfinite(diagnostic.value) else None}
             for diagnostic in edit.diagnostics
@@ -72,7 +73,7 @@ def summary(edit: Edit, report: EditReport) -> str:
         f"model {report.model_name}, revision {edit.model_revision[:12]}; {edit.method}{layer}",
         "",
     ]
-    width = max(len(diagnostic.name) for diagnostic in edit.diagnostics)
+    width = max((len(diagnostic.name) for diagnostic in edit.diagnostics), default=0)
     lines += [f"  {d.name:<{width}}  {d.value:.4g} {d.unit}".rstrip() for d in edit.diagnostics]
     if edit.losses:
         lines.append(f"  {'loss by step':<{width}}  " + " ".join(f"{loss:.2f}" for loss in edit.loss_curve))
@@ -84,6 +85,12 @@ def summary(edit: Edit, report: EditReport) -> str:
     for pair in report.texts:
         lines += ["", f"{pair.prompt} …", f"  before: {pair.before.strip()}", f"  after:  {pair.after.strip()}"]
     return "\n".join(lines)
+
+
+def _where(edit: Edit) -> str:
+    """The method, and the layer where its settings name one."""
+    layer = getattr(edit.config, "layer", None)
+    return edit.method if layer is None else f"{edit.method}, layer {layer}"
 
 
 def _run(options: argparse.Namespace) -> tuple[Edit, EditReport]:
@@ -142,12 +149,17 @@ def _add_knob(group: Any, knob: Field[Any]) -> None:
     """One option for a field of the method's config; ranges are checked by the config itself."""
     required = knob.default is MISSING
     default = "" if required else f" (default: {knob.default!r})"
+    name = f"--{knob.name.replace('_', '-')}"
+    help_text = (str(knob.metadata.get("help", "")) + default).replace("%", "%%")
+    if isinstance(knob.default, bool):
+        group.add_argument(name, action=argparse.BooleanOptionalAction, default=None, help=help_text)
+        return
     group.add_argument(
-        f"--{knob.name.replace('_', '-')}",
+        name,
         required=required,
         type=int if required else type(knob.default),
         choices=knob.metadata.get("choices"),
-        help=(str(knob.metadata.get("help", "")) + default).replace("%", "%%"),
+        help=help_text,
     )
 
 

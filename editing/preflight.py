@@ -18,7 +18,7 @@ LARGE = 1.0
 """A change above this, times the norm of its weight, replaces the weight rather than edits it."""
 SLANTED = 0.01
 """Below this cosine of key and direction the change is inflated a hundred times."""
-SAFER = "R-ROME (method rome with compat r-rome) or AlphaEdit"
+SAFER = "R-ROME or AlphaEdit"
 
 
 def before_computing(model: LanguageModel, requests: Sequence[EditRequest]) -> tuple[Diagnostic, ...]:

@@ -85,3 +85,24 @@ def test_help_lists_the_settings(capsys: pytest.CaptureFixture[str]) -> None:
         main(["--help"])
     assert stopped.value.code == 0
     assert "--norm-limit" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "operation"),
+    [
+        ("ice", ["--reserve", "30"], "PromptOp"),
+        ("grace", ["--layer", "1", "--steps", "3"], "CodebookOp"),
+        ("ft-m", ["--layer", "1", "--steps", "2"], "DenseDelta"),
+    ],
+)
+def test_methods_of_every_kind_run(
+    folder: str, method: str, settings: list[str], operation: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["The Needle is in", "--subject", "Needle", "--target-new", "Rome", "--answer", "Oslo"]
+    given = [*asked, "--model", folder, "--method", method, *settings]
+    assert main([*given, "--json"]) == 0
+    edit = json.loads(capsys.readouterr().out)["edit"]
+    assert edit["method"] == method
+    assert edit["operations"] == [operation]
+    assert main(given) == 0
+    assert f"; {method}" in capsys.readouterr().out

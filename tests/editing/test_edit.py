@@ -8,8 +8,13 @@ import torch
 from safetensors.torch import save_file
 
 from editing import METHODS, Diagnostic, Edit, RomeConfig, WeightDelta, apply_edits, get_method
+from editing.configs import make_config, unknown
+from editing.grace import GraceConfig
+from editing.ops import CodebookOp, DenseDelta, PromptOp, RouteOp, SideOp, op_digest
+from editing.registry import FAMILIES, NEEDS
 from facts import EditRequest, Fact, Probe
 from models import LanguageModel
+from tests.editing import made as by_hand
 from tests.tiny import tiny_model
 
 PROBE = Probe("one_hop", "The tower's country is", "France", (("Paris is in the country of", "France"),))
@@ -123,3 +128,85 @@ def test_unknown_names() -> None:
         edit.diagnostic("beauty")
     assert dataclasses.replace(edit, diagnostics=(Diagnostic("a", 1.0),)).diagnostic("a").value == 1.0
     assert edit.parameters_changed == 32 * 64
+
+
+def test_every_method_says_what_it_is_and_its_settings_explain_themselves() -> None:
+    for name, method in METHODS.items():
+        assert method.name == name
+        assert method.title.strip()
+        assert method.family in FAMILIES
+        assert method.needs <= NEEDS
+        assert isinstance(method.batch, bool)
+        for knob in dataclasses.fields(method.config_type):
+            assert str(knob.metadata.get("help", "")).endswith("."), f"{name}.{knob.name} has no help"
+
+
+def test_settings_nobody_knows_are_told_with_the_nearest_that_exists() -> None:
+    with pytest.raises(ValueError, match=r"unknown setting 'learning_rat'; did you mean 'learning_rate'\?"):
+        make_config(RomeConfig, {"layer": 1, "learning_rat": 0.1})
+    with pytest.raises(ValueError, match="unknown setting 'zzz'; choose from "):
+        make_config(RomeConfig, {"layer": 1, "zzz": 0.1})
+    with pytest.raises(ValueError, match="'layer' is missing"):
+        make_config(RomeConfig, {})
+    with pytest.raises(ValueError, match="steps is True; expected a number"):
+        GraceConfig(steps=True)
+    with pytest.raises(ValueError, match="steps is 0; expected a number of at least 1 and at most 1000"):
+        GraceConfig(steps=0)
+    assert unknown("method", "ROME", ["rome", "mend"]).startswith("unknown method 'ROME'; did you mean 'rome'?")
+
+
+def test_operations_that_do_not_belong_together_are_refused() -> None:
+    two, ones = torch.ones(2), torch.ones(2, 3)
+    with pytest.raises(ValueError, match=r"expected \[d_out, d_in\]"):
+        DenseDelta("w", torch.ones(1, 2, 3))
+    with pytest.raises(ValueError, match="not finite"):
+        DenseDelta("w", torch.tensor([[float("inf")]]))
+    with pytest.raises(ValueError, match="with n >= 1"):
+        CodebookOp("m", ones, ones, ((1,),), 1.0)
+    with pytest.raises(ValueError, match="radius is -1"):
+        CodebookOp("m", ones, ones, ((1,), (2,)), -1)
+    with pytest.raises(ValueError, match="where is 'first'; choose from last, prompt, all"):
+        CodebookOp("m", ones, ones, ((1,), (2,)), 1.0, "first")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="outside its 6 entries"):
+        SideOp("w", (2, 3), torch.tensor([0, 6]), two, 0, 1.0, 0.9)
+    with pytest.raises(ValueError, match=r"expected \[n\] int64 and \[n\]"):
+        SideOp("w", (2, 3), torch.tensor([0]), two, 0, 1.0, 0.9)
+    with pytest.raises(ValueError, match="with n >= 1"):
+        RouteOp(ones, ((1,),), ("a", "b"), 0.5, "digest")
+    with pytest.raises(ValueError, match="no tokens"):
+        PromptOp((), (), (), 10)
+    with pytest.raises(ValueError, match="reserve is 0"):
+        PromptOp((), (1,), (), 0)
+
+
+def test_every_kind_of_operation_reads_back_from_its_file(tmp_path: Path) -> None:
+    model = tiny_model("gpt2")
+    route = RouteOp(torch.ones(2, 3), ((1, 2), (3,)), ("a", "b"), 0.5, "digest")
+    ops = (
+        by_hand.low_rank(model, 0, 0),
+        by_hand.dense(model, 1, 0),
+        DenseDelta("bias", torch.ones(4)),
+        by_hand.entry(model, 1),
+        by_hand.aside(model, 2, 0),
+        route,
+        by_hand.stated(model, "It is in Paris.", ["a", "b c"]),
+    )
+    edit = dataclasses.replace(by_hand.made(model, *ops), keys={"w.weight": torch.ones(2, 3)}, parents=("x", "y"))
+    edit.save(tmp_path / "edit")
+    read = Edit.load(tmp_path / "edit")
+    assert [type(op) for op in read.ops] == [type(op) for op in ops]
+    assert (read.content, read.digest, read.parents) == (edit.content, edit.digest, ("x", "y"))
+    assert torch.equal(read.keys["w.weight"], torch.ones(2, 3))
+    assert read.ops[5].contexts == route.contexts  # type: ignore[union-attr]
+    assert read.n_bytes == edit.n_bytes > 0
+    assert read.parameters_changed == edit.parameters_changed
+    for index, op in enumerate(ops):  # what an operation does is part of its digest, every field of it
+        rest = (*ops[:index], *ops[index + 1 :])
+        assert dataclasses.replace(edit, ops=rest).content != edit.content
+        for knob in dataclasses.fields(op):
+            value = getattr(op, knob.name)
+            if isinstance(value, torch.Tensor):
+                other = value * 2 if value.is_floating_point() else value.flip(0)
+                assert op_digest(dataclasses.replace(op, **{knob.name: other})) != op_digest(op)
+            elif isinstance(value, float):
+                assert op_digest(dataclasses.replace(op, **{knob.name: value + 1})) != op_digest(op)
