@@ -278,7 +278,7 @@ def evaluate(
     efficiency = Efficiency(
         trace_seconds=trace_seconds,
         moments_seconds=seconds.get("moments"),
-        value_seconds=seconds.get("value"),
+        value_seconds=_searching(seconds),
         solve_seconds=seconds.get("solve"),
         apply_seconds=applying.seconds,
         undo_seconds=undoing.seconds,
@@ -298,6 +298,12 @@ def evaluate(
         progress=progress,
         cancelled=cancelled,
     )
+
+
+def _searching(seconds: Mapping[str, float]) -> float | None:
+    """Seconds of whatever a method calls its search: for a value, in training, for neurons; None where it has none."""
+    stages = [value for stage, value in seconds.items() if stage not in ("moments", "solve")]
+    return sum(stages) if stages else None
 
 
 def run_edit(
