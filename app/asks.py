@@ -63,6 +63,8 @@ class EditAsk:
     """Fields of the method's config, `layer` among them where it has one."""
     active: tuple[str, ...] = ()
     """Keys of the edits that are in the model meanwhile, oldest first."""
+    roll_back: bool = False
+    """Give the edit up where ordinary text shows that it breaks the model."""
 
     @property
     def key(self) -> str:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import tempfile
 import threading
+import weakref
 from collections import OrderedDict
 from pathlib import Path
 
@@ -18,7 +20,8 @@ class Uploads:
     """The files of all sessions.  A name says nothing of where the file is or who sent it."""
 
     def __init__(self, kept: int = KEPT) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="engram-")
+        self._folder = Path(tempfile.mkdtemp(prefix="engram-"))
+        weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)  # also when the server ends
         self._paths: OrderedDict[str, Path] = OrderedDict()
         self._lock = threading.Lock()
         self._kept = kept
@@ -36,7 +39,7 @@ class Uploads:
         name = hashlib.sha256(data).hexdigest()[:24] + suffix
         with self._lock:
             if name not in self._paths:
-                path = Path(self._folder.name) / name
+                path = self._folder / name
                 path.write_bytes(data)
                 self._paths[name] = path
             self._paths.move_to_end(name)

@@ -50,7 +50,7 @@ def trace(ask: TraceAsk) -> Work:
 
 
 def edit(ask: EditAsk | FileAsk) -> Work:
-    """The change of weights, computed or read; nothing is applied."""
+    """The edit, computed with an eye on ordinary text, or read; nothing is applied."""
     shelf, drawer = cache.shelf(), cache.drawer()
 
     def work(progress: Progress, cancelled: Cancelled) -> object:
@@ -64,11 +64,25 @@ def edit(ask: EditAsk | FileAsk) -> Work:
 
 def _compute(model: LanguageModel, ask: EditAsk, active: list[Edit], progress: Progress, cancelled: Cancelled) -> Edit:
     from app import workflow
+    from app.sequence import guarded
 
     request = workflow.request_for(model, ask.prompt, ask.subject, ask.answer, ask.new)
-    return workflow.edit(
-        model, request, ask.method, config_of(ask), active=active, progress=progress, cancelled=cancelled
+    found = guarded(
+        model,
+        [request],
+        ask.method,
+        config_of(ask),
+        active=active,
+        roll_back=ask.roll_back,
+        progress=progress,
+        cancelled=cancelled,
     )
+    if found.rolled_back:
+        raise ValueError(f"rolled back: {found.warnings[-1]}")
+    # The methods that divide by the denominator say themselves that it is small.
+    told = {"denominator cosine"} if any(d.name == "denominator" and d.warning for d in found.edit.diagnostics) else ()
+    checks = tuple(check for check in found.checks if check.name not in told)
+    return dataclasses.replace(found.edit, diagnostics=(*found.edit.diagnostics, *checks))
 
 
 def config_of(ask: EditAsk) -> dict[str, object]:

@@ -37,6 +37,12 @@ def controls(form: Form, trace: Job | None) -> EditAsk | None:
         method = settings.method()
         with st.popover("Advanced", icon=":material/tune:"):
             config = settings.config(method, layer)
+            roll_back = st.checkbox(
+                "Roll back an edit that breaks the model",
+                key="roll_back_broken",
+                persist_state="session",
+                help="An edit is given up where it makes ordinary text more than twice as surprising.",
+            )
     if "layer" not in config:
         st.caption("This method does not take a layer.")
     return EditAsk(
@@ -48,6 +54,7 @@ def controls(form: Form, trace: Job | None) -> EditAsk | None:
         method,
         tuple(sorted(config.items())),
         ledger.beside(form.prompt),
+        roll_back,
     )
 
 

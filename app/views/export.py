@@ -120,13 +120,12 @@ def _edit_file(edit: Edit) -> bytes:
 
 def _model_zip(edits: list[Edit], name: str) -> bytes:
     from editing import apply_edits
+    from editing.export import export_model
 
-    model = apply_edits(cache.shelf().get(name), edits)
     with tempfile.TemporaryDirectory() as folder:
-        model.module.save_pretrained(folder)
-        model.tokenizer.save_pretrained(folder)
+        export_model(apply_edits(cache.shelf().get(name), edits), Path(folder) / "edited-model")
         packed = io.BytesIO()
         with zipfile.ZipFile(packed, "w", zipfile.ZIP_STORED) as archive:
-            for path in sorted(Path(folder).iterdir()):
-                archive.write(path, f"edited-model/{path.name}")
+            for path in sorted(Path(folder).rglob("*")):
+                archive.write(path, path.relative_to(folder))
         return packed.getvalue()

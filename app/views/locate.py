@@ -20,6 +20,13 @@ if TYPE_CHECKING:
     from tracing import TraceResult
 
 SITE_NAMES = {"state": "State", "mlp": "MLP", "attn": "Attention", "all": "All"}
+MEASURE_NAMES: dict[str, str] = {
+    "probability": "Probability",
+    "log_probability": "Log-probability",
+    "logit_difference": "Logit difference",
+    "kl": "KL divergence",
+    "rank": "Rank",
+}
 WEAK_TOTAL_EFFECT = 0.05
 
 
@@ -78,7 +85,10 @@ def draw(form: Form, runner: Runner, trace: Job | None, ask: EditAsk | None) -> 
             )
         else:
             _run_button(form, again=trace is not None and trace.state == "done")
-        export.trace_panel(trace.result.results if trace is not None and trace.state == "done" else None)
+        results = trace.result.results if trace is not None and trace.state == "done" else ()
+        if results:
+            results = _by_measure(results)
+        export.trace_panel(results)
     if trace is None:
         st.info(
             "Press **Run trace** (Ctrl + Enter): the subject is blurred with noise, then one state at a time is put "
@@ -92,7 +102,7 @@ def draw(form: Form, runner: Runner, trace: Job | None, ask: EditAsk | None) -> 
     elif trace.state == "failed":
         st.error(plain(trace.error), icon=":material/error:")
     else:
-        waiting += _results(form, runner, trace, ask)
+        waiting += _results(form, runner, trace, ask, results)
     return waiting
 
 
@@ -111,27 +121,46 @@ def _run_button(form: Form, again: bool) -> None:
     )
 
 
-def _results(form: Form, runner: Runner, trace: Job, ask: EditAsk | None) -> list[Waiting]:
+def _by_measure(results: tuple[TraceResult, ...]) -> tuple[TraceResult, ...]:
+    """Draw the choice of what is shown; the same traces by that measure.  The suggestion stays with probability."""
+    taken = [name for name in MEASURE_NAMES if name == results[0].measure or name in results[0].others]
+    measure = st.selectbox(
+        "Measure",
+        taken,
+        format_func=MEASURE_NAMES.__getitem__,
+        key="measure",
+        label_visibility="collapsed",
+        width=190,
+        persist_state="session",
+        help="What the map shows of the answer. All of them come from the same runs.",
+    )
+    return tuple(result.by(measure) for result in results)
+
+
+def _results(
+    form: Form, runner: Runner, trace: Job, ask: EditAsk | None, shown: tuple[TraceResult, ...]
+) -> list[Waiting]:
     found: Located = trace.result
     if st.session_state.trace_ask != form.trace_ask():
         st.warning(
             "Inputs changed since this trace; the map below belongs to the earlier ones.", icon=":material/history:"
         )
-    _summary(found.main, *found.main.peak())
+    main = next(result for result in shown if result.config.site == found.main.config.site)
+    _summary(main, *main.peak())
     if found.main.total_effect < WEAK_TOTAL_EFFECT:
         st.warning(
             "The noise hardly changes the answer, so there is nothing to restore: raise the noise in Settings.",
             icon=":material/volume_up:",
         )
     heat_map, table, layers = st.tabs(["Heat map", "Table", "Every layer"])
-    highest = max(float(abs(result.indirect_effect).max()) for result in found.results)
+    highest = max(float(abs(result.indirect_effect).max()) for result in shown)
     with heat_map:
-        for result in found.results:
-            _site_heading(result, found.results)
+        for result in shown:
+            _site_heading(result, shown)
             show_map.draw(trace.key, result, highest)
     with table:
-        for result in found.results:
-            _site_heading(result, found.results)
+        for result in shown:
+            _site_heading(result, shown)
             show_map.table(trace.key, result)
     with layers:
         return every_layer.draw(runner, ask, found)
@@ -142,9 +171,11 @@ def _summary(result: TraceResult, position: int, layer: int) -> None:
     effect = float(result.indirect_effect[position, layer])
     corrupted = float(result.corrupted.mean())
     interval = "" if math.isnan(low) else f", 95 % CI {short(low)} to {short(high)}"
+    plain_measure = result.measure == "probability"
+    number, name = (probability, "p") if plain_measure else (short, MEASURE_NAMES[result.measure])
     items = (
-        ("p clean", probability(float(result.clean)), f"of “{result.answer.strip()}”"),
-        ("p corrupted", probability(corrupted), f"noise {result.config.noise:g} σ = {result.noise_std:.3g}"),
+        (f"{name} clean", number(float(result.clean)), f"of “{result.answer.strip()}”"),
+        (f"{name} corrupted", number(corrupted), f"noise {result.config.noise:g} σ = {result.noise_std:.3g}"),
         ("Total effect", short(result.total_effect), f"n = {result.config.samples} samples"),
         ("Largest effect", short(effect), f"layer {layer}, {visible(result.tokens[position])}{interval}"),
     )

@@ -34,7 +34,7 @@ def draw(key: str, result: TraceResult, zmax: float) -> None:
         key: of the trace; the map's own name is made from it.
         zmax: top of the colour scale, which several maps share.
     """
-    name = f"map_{key}_{result.config.site}"
+    name = f"map_{key}_{result.config.site}_{result.measure}"
     dark = st.context.theme.type == "dark"
     from app.plots import clickable_heatmap
 
@@ -66,15 +66,18 @@ def draw(key: str, result: TraceResult, zmax: float) -> None:
 def description(result: TraceResult) -> str:
     """The map in one sentence, for those who cannot see it."""
     position, layer = result.peak()
+    strongest, measure = float(result.indirect_effect[position, layer]), result.measure.replace("_", " ")
     return (
         f"Causal trace of {len(result.tokens)} tokens by {result.n_layers} layers. At the last subject token the "
-        f"strongest effect, {float(result.indirect_effect[position, layer]):.2f}, is at layer {layer}."
+        f"strongest effect, {strongest:.2f} by {measure}, is at layer {layer}."
     )
 
 
 def table(key: str, result: TraceResult) -> None:
     """The numbers of the map; the column of the chosen cell is the layer."""
-    name = f"table_{key}_{result.config.site}"
+    from tracing.measures import UNITS
+
+    name = f"table_{key}_{result.config.site}_{result.measure}"
     st.dataframe(
         effect_table(result),
         key=name,
@@ -88,7 +91,8 @@ def table(key: str, result: TraceResult) -> None:
             **{str(layer): st.column_config.NumberColumn(format="%.3f", width=52) for layer in range(result.n_layers)},
         },
     )
-    st.caption("Mean indirect effect. The arrow keys move the cell; its column becomes the layer.")
+    unit = UNITS[result.measure]
+    st.caption(f"Mean indirect effect, in units of {unit}. The arrow keys move the cell; its column becomes the layer.")
 
 
 def effect_table(result: TraceResult) -> pd.DataFrame:

@@ -4,6 +4,9 @@ from collections.abc import Callable
 
 from streamlit.testing.v1 import AppTest
 
+from app import cache
+from app.views import export
+
 NewPage = Callable[..., AppTest]
 METRICS = ["Reliability", "Generalization", "Locality", "Portability", "Efficiency"]
 
@@ -50,3 +53,42 @@ def test_changes_after_an_edit_are_marked(new_page: NewPage) -> None:
     page.button(key="apply_edit").click().run()
     assert "Inputs changed since this edit" not in notices(page)
     assert any("→ London" in caption.value for caption in page.caption)
+
+
+def test_apply_takes_the_fields_as_they_stand_at_the_click(new_page: NewPage) -> None:
+    """A field that is left by the very click on the button arrives together with it."""
+    page = new_page(run="1", samples="2")
+    page.selectbox(key="method").set_value("ft-m").run()
+    page.text_input(key="new").set_value("Oslo")
+    page.slider(key="layer").set_value(3)
+    page.number_input(key="ft-m_steps").set_value(1)
+    page.button(key="apply_edit").click().run()
+    asked = page.session_state["edit_ask"]
+    assert (asked.new, dict(asked.config)) == ("Oslo", {"layer": 3, "steps": 1})
+    assert {probe[2] for probe in page.session_state["score_ask"].probes if probe[0] == "paraphrase"} == {"Oslo"}
+
+
+def test_a_text_for_the_second_moment_can_be_given(new_page: NewPage) -> None:
+    page = new_page(run="1", samples="2", layer="2")
+    page.number_input(key="rome_steps").set_value(1)
+    page.number_input(key="rome_moment_tokens").set_value(200)
+    text = "\n".join(f"Room {number} is on floor {number % 7}." for number in range(80)).encode()
+    page.file_uploader(key="rome_corpus").set_value(("notes.txt", text, "text/plain")).run()
+    apply = page.button(key="apply_edit").click().run()
+    assert not apply.exception
+    (made,) = cache.drawer().all(page.session_state["ledger"])
+    assert made.config.corpus.endswith(dict(page.session_state["edit_ask"].config)["corpus"])
+    assert cache.uploads().path(dict(page.session_state["edit_ask"].config)["corpus"]).read_bytes() == text
+    saved = export._edit_file(made)
+    assert made.config.corpus.encode() not in saved  # where the server keeps it
+    page.file_uploader(key="rome_corpus").set_value(("notes.txt", b"\xff\xfe\x00", "text/plain")).run()
+    assert "not UTF-8" in notices(page).replace("\\", "")
+
+
+def test_an_early_subject_of_one_token_is_warned_of_and_can_be_rolled_back(new_page: NewPage) -> None:
+    page = edited(new_page, prompt="A is located in the city of", subject="A")
+    assert "single token at the beginning" in notices(page)
+    assert page.button(key="gentler").label == "Try AlphaEdit instead"
+    page.button(key="roll_back").click().run()
+    assert page.session_state["ledger"] == ()
+    assert "single token" not in notices(page)

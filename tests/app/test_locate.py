@@ -59,3 +59,18 @@ def test_choosing_a_layer_does_not_change_the_figure(new_page: NewPage) -> None:
     assert (again.id, again.spec) == (chart.id, chart.spec)
     assert "shapes" not in json.loads(chart.spec)["layout"]
     assert "strongest effect" in chart.alt
+
+
+def test_another_measure_changes_map_table_and_words_but_not_the_suggestion(new_page: NewPage) -> None:
+    page = new_page(run="1", samples="2")
+    suggested = next(caption.value for caption in page.caption if "suggests" in caption.value)
+    first = json.loads(page.get("plotly_chart")[0].proto.spec)
+    page.selectbox(key="measure").set_value("log_probability").run()
+    assert not page.exception
+    second = json.loads(page.get("plotly_chart")[0].proto.spec)
+    assert "nats" in second["data"][0]["colorbar"]["title"]["text"]
+    assert "probability" in first["data"][0]["colorbar"]["title"]["text"]
+    assert first["data"][0]["z"] != second["data"][0]["z"]
+    assert "nats" in captions(page)
+    assert suggested in captions(page)
+    assert "log probability" in page.get("plotly_chart")[0].proto.alt
