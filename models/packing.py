@@ -12,9 +12,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import __version__ as TRANSFORMERS
 from transformers.cache_utils import DynamicCache
 
 from models.language_model import LanguageModel
+
+__all__ = ["TRANSFORMERS", "KeysValues", "PrefixCache", "RecordingCache", "packed_inputs", "packed_pattern", "plain"]
 
 KeysValues = tuple[Tensor, Tensor]
 """One layer's keys and values, each [row, head, pos, d_head]."""

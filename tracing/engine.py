@@ -82,7 +82,7 @@ class Engine:
 
     def n_runs(self) -> int:
         """Restored runs of one sample over all configs, those known without running left out."""
-        return sum(len(cells) * len(where) for config in self.configs for cells, where in self._work(config))
+        return sum(len(cells) * len(where) for config in self.configs for cells, where in self.work(config))
 
     def run(self, samples: range, tick: Tick) -> Iterator[Samples]:
         """Some samples, as many at a time as one capture holds.
@@ -134,7 +134,7 @@ class Engine:
         base, source = (corrupted, clean) if config.direction == "denoising" else (clean, corrupted)
         grid = self._known(config, readings, len(part))
         task = _Task(config, base, source, clean.logits[0], self.embeddings[part.start : part.stop], grid, tick)
-        for cells, where in self._work(config):
+        for cells, where in self.work(config):
             if self.name == "packed":
                 self._sweep(task, cells, where)
             else:
@@ -205,7 +205,7 @@ class Engine:
         ]
         return sorted(cells, key=lambda cell: (cell.window.start, cell.window.stop, cell.column))
 
-    def _work(self, config: TraceConfig) -> Iterator[tuple[list[Cell], list[int]]]:
+    def work(self, config: TraceConfig) -> Iterator[tuple[list[Cell], list[int]]]:
         """Which cells have to be run at which positions: all, less those that `_known` fills in."""
         where = [pos for pos in self.positions if pos >= self.question.subject.start]
         last = [cell for cell in self._cells(config) if cell.window.start == self.model.n_layers - 1]

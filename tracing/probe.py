@@ -12,14 +12,13 @@ can speak for it: it is always replayed.
 from __future__ import annotations
 
 import hashlib
-from importlib.metadata import version
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from models import LanguageModel
-from models.packing import plain
+from models.packing import TRANSFORMERS, plain
 from tracing.passes import sweep_logits
 from tracing.plan import Block, Pack
 from tracing.question import Question
@@ -39,7 +38,7 @@ def engine_for(model: LanguageModel, driver: Driver) -> EngineName:
     if not plain(model.module):
         return "replay"
     described = model.module.config.to_json_string(use_diff=False)
-    parts = (described, version("transformers"), str(model.dtype), str(model.device))
+    parts = (described, TRANSFORMERS, str(model.dtype), str(model.device))
     key = "tracing engine " + hashlib.sha256("\n".join(parts).encode()).hexdigest()
     if key not in model.findings:
         model.findings[key] = "packed" if packs_exactly(model, driver) else "replay"

@@ -1,0 +1,215 @@
+"""`python -m benchmarks.tracing [--quick] [--json]`: how much faster a whole map is than one forward for each cell.
+
+Protocol: one process and one thread; contenders take turns within a round; the time is this thread's processor time, so
+that a busy machine slows all alike (on an accelerator, the clock's).  The ROME loop is timed on random cells and scaled
+to its T x L + 2 forwards; medians over rounds.  Before anything is timed, the engine's map is held against the loop at
+other random cells.  The matrix rate is measured in the same rounds; from it comes the floor, the time that the
+arithmetic alone would take, and rounds whose rate differs by more than 15 % from the median do not count.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+import torch
+
+from benchmarks.tracing_cases import (
+    KINDS,
+    LENGTH,
+    MUST,
+    MUST_HALF,
+    MUST_SAMPLE,
+    MUST_SMALL,
+    SAMPLES,
+    SUBJECTS,
+    Case,
+    floor_flops,
+    in_half,
+    matrix_rate,
+    random_model,
+    seconds,
+    task_of,
+    whole_map,
+)
+from benchmarks.tracing_contenders import NnsightLoop, RomeLoop, Task, transformer_lens_is_here
+from models import LanguageModel
+
+CELLS = 12
+EXACT = 1e-5
+DRIFT = 0.15
+"""Of the matrix rate, beyond which a round says more of the machine than of the code."""
+NNSIGHT_KINDS = ("states", "mlp window 10")
+ENGINE, SAMPLE, HALF, NNSIGHT = "engram", "engram, first sample", "engram, bfloat16", "nnsight per cell"
+
+
+@dataclass(frozen=True)
+class Line:
+    """One contender in one case."""
+
+    case: str
+    contender: str
+    speedup: float
+    """Times the ROME loop of the same rounds."""
+    floor_distance: float | None
+    """Time in units of the floor."""
+    max_abs_error: float | None
+    """Largest difference of a probability from the ROME loop's, over the cells compared."""
+    seconds: float
+    """For a whole map, median."""
+    spread: tuple[float, float]
+    """Least and greatest over rounds, in seconds."""
+
+
+def measure(model: LanguageModel, case: Case, rounds: int, *, half: bool) -> list[Line]:
+    """Every contender of one case.
+
+    Raises:
+        AssertionError: if the engine's map is not the loop's.
+    """
+    task = task_of(model, case)
+    device, loop = model.device.type, RomeLoop(task)
+    generator = torch.Generator().manual_seed(1)
+    cells = [_cell(generator, model.n_layers) for _ in range(CELLS)]
+    errors = {ENGINE: _error(whole_map(task), loop, cells)}
+    assert errors[ENGINE] <= EXACT, f"{case.name}: the map differs from the ROME loop by {errors[ENGINE]:.1e}"
+    contenders: dict[str, Callable[[], object]] = {ENGINE: lambda: whole_map(task)}
+    if case.kind == "states":
+        contenders[SAMPLE] = lambda: whole_map(task, samples=1)
+    if half:
+        small = in_half(task)
+        errors[HALF] = _error(whole_map(small), loop, cells)
+        contenders[HALF] = lambda: whole_map(small)
+    baseline: list[float] = []
+    times: dict[str, list[float]] = {name: [] for name in contenders}
+    traced = case.kind in NNSIGHT_KINDS
+    times |= {NNSIGHT: []} if traced else {}
+    rates = []
+    for _ in range(rounds):
+        rates.append(matrix_rate(device))
+        drawn = [_cell(generator, model.n_layers) for _ in range(CELLS)]
+        baseline.append(_per_map(_timed(loop, drawn, device), model))
+        for name, work in contenders.items():
+            times[name].append(seconds(work, device))
+        if traced:
+            few = drawn[: CELLS // 3]
+            times[NNSIGHT].append(_per_map(_timed(NnsightLoop(task), few, device) * CELLS / len(few), model))
+    return _lines(case, task, baseline, times, rates, errors)
+
+
+def _lines(
+    case: Case,
+    task: Task,
+    baseline: list[float],
+    times: dict[str, list[float]],
+    rates: list[float],
+    errors: dict[str, float],
+) -> list[Line]:
+    middle = statistics.median(rates)
+    steady = [index for index, rate in enumerate(rates) if abs(rate / middle - 1) <= DRIFT]
+    rome = statistics.median(baseline[index] for index in steady)
+    floor = floor_flops(task) / middle
+    lines = []
+    for name, spent in {"rome loop": baseline, **times}.items():
+        kept = [spent[index] for index in steady]
+        median = statistics.median(kept)
+        exact_floor = name in ("rome loop", ENGINE, NNSIGHT)
+        lines.append(
+            Line(
+                case=case.name,
+                contender=name,
+                speedup=rome / median,
+                floor_distance=median / floor if exact_floor else None,
+                max_abs_error=errors.get(name),
+                seconds=median,
+                spread=(min(kept), max(kept)),
+            )
+        )
+    return lines
+
+
+def _timed(contender: RomeLoop | NnsightLoop, cells: list[tuple[int, int]], device: str) -> float:
+    """Seconds for some cells."""
+    return seconds(lambda: [contender.cell(*cell) for cell in cells], device)
+
+
+def _cell(generator: torch.Generator, n_layers: int) -> tuple[int, int]:
+    pos, layer = (int(torch.randint(0, size, (1,), generator=generator)) for size in (LENGTH, n_layers))
+    return pos, layer
+
+
+def _per_map(spent: float, model: LanguageModel) -> float:
+    """From the time of `CELLS` cells to that of a map: a cell each, the clean and the corrupted run."""
+    return spent / CELLS * (LENGTH * model.n_layers + 2)
+
+
+def _error(found: torch.Tensor, loop: RomeLoop, cells: list[tuple[int, int]]) -> float:
+    return max(abs(float(found[cell]) - loop.cell(*cell)) for cell in cells)
+
+
+def table(lines: list[Line]) -> str:
+    """The lines in Markdown, with what the engine has to reach."""
+    rows = [
+        "| case | contender | a map, s | x ROME loop | must | x floor | largest error |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for line in lines:
+        _, subject, kind = line.case.split(", ")
+        must = MUST.get((subject, kind)) if line.contender == ENGINE else None
+        verdict = "" if must is None else f"{must:g} ({'met' if line.speedup >= must else 'missed'})"
+        floor = "" if line.floor_distance is None else f"{line.floor_distance:.2f}"
+        error = "" if line.max_abs_error is None else f"{line.max_abs_error:.0e}"
+        spread = f"{line.seconds:.3g} ({line.spread[0]:.3g}-{line.spread[1]:.3g})"
+        rows.append(
+            f"| {line.case} | {line.contender} | {spread} | {line.speedup:.2f} | {verdict} | {floor} | {error} |"
+        )
+    return "\n".join(rows)
+
+
+def _must(line: Line, whole: float) -> float | None:
+    """Times the ROME loop that a line has to reach, if it has to; `whole` is what the engine's whole map reached."""
+    size, subject, kind = line.case.split(", ")
+    if line.contender == ENGINE:
+        return (MUST_SMALL if size == "8x256" else MUST).get((subject, kind))
+    if line.contender == HALF:
+        return MUST_HALF[subject]
+    return whole / MUST_SAMPLE if line.contender == SAMPLE else None
+
+
+def main() -> int:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.tracing", description=__doc__.partition("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="the 8 x 256 cases only, about a minute")
+    parser.add_argument("--json", action="store_true", help="print a JSON list instead of a table")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--sizes", nargs="+", default=["8x256", "gpt2-small"])
+    parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=list(KINDS))
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    lines: list[Line] = []
+    for size in ["8x256"] if options.quick else options.sizes:
+        model = random_model(size, options.device)
+        for kind in options.kinds:
+            for subject in SUBJECTS:
+                half = kind == "states" and not options.quick
+                lines += measure(model, Case(size, subject, kind), options.rounds, half=half)
+                print(f"{lines[-1].case} done", file=sys.stderr, flush=True)
+    if options.json:
+        print(json.dumps([asdict(line) for line in lines], indent=1))
+        return 0
+    print(f"{platform.machine()}, torch {torch.__version__}, one thread, {SAMPLES} samples, {LENGTH} tokens")
+    print(f"matrix rate {matrix_rate(options.device) / 1e9:.0f} GFLOP/s")
+    if not transformer_lens_is_here():
+        print("TransformerLens is not installed, so it is no contender here.")
+    print(table(lines))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
