@@ -132,12 +132,9 @@ def read_states(
     last = model.n_layers - 1
     row = torch.tensor([ids], device=model.device)
     captured = run(model, row, captures=[("resid_post", layer) for layer in range(model.n_layers)]).captured
-    states = torch.stack(
-        [
-            captured["resid_post", layer][0] if layer == last else translate(layer, captured["resid_post", layer][0])
-            for layer in range(model.n_layers)
-        ]
-    )
+    final = captured["resid_post", last][0]
+    read = [translate(layer, captured["resid_post", layer][0]).to(final.device) for layer in range(last)]
+    states = torch.stack([*read, final])  # on one device, wherever a spread model keeps its layers
     at_once = max(1, LOGITS_AT_ONCE // (len(ids) * model.d_vocab))
     followed, ranks, tops, top_ids = [], [], [], []
     for part in states.split(at_once):
