@@ -45,7 +45,7 @@ class LoraConfig(DescentSettings):
         ValueError: if a value is out of its range.
     """
 
-    learning_rate: float = field(default=2e-3, metadata={"help": "Of Adam.", "min": 1e-7, "max": 1.0})
+    learning_rate: float = field(default=1e-3, metadata={"help": "Of Adam.", "min": 1e-7, "max": 1.0})
     stop_loss: float = field(default=0.05, metadata={"help": "Training stops below this loss.", "min": 0.0})
     rank: int = field(default=8, metadata={"help": "Rank of the change of each matrix.", "min": 1, "max": 4096})
     alpha: float = field(
