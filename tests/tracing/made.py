@@ -30,7 +30,7 @@ def made_result(**changes: Any) -> TraceResult:
         answer_is_greedy=True,
         noise_std=0.15,
         noise_source="the embeddings of 3 subjects (9 tokens)",
-        engine="sweep",
+        engine="packed",
         clean=0.9,
         corrupted=np.array([0.1, 0.3], dtype=np.float32),
         restored=restored,
