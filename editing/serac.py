@@ -93,7 +93,7 @@ class SeracRouter:
         scores = torch.exp(-squared_distance(stored, self.keys(model, [prompt])).double())
         text = model.decode(list(prompt))
         held = torch.tensor([subject in text for op in ops for subject in op.subjects], device=scores.device)
-        age = torch.arange(len(scores) - 1, -1, -1, device=scores.device)
+        age = torch.arange(len(scores) - 1, -1, -1, device=scores.device, dtype=scores.dtype)
         return scores * held * (1 - 1e-12 * age)
 
     @torch.no_grad()

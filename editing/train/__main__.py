@@ -16,7 +16,7 @@ import torch
 
 from editing.train.artefact import LOG
 from editing.train.loop import Budget, train
-from editing.train.trainers import TRAINERS, make_trainer
+from editing.train.trainers import SETTINGS, make_trainer, parsed
 from models import load_model
 
 
@@ -29,7 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         torch.set_num_threads(options.threads)
         minutes = 20.0 if options.steps is None and options.minutes is None else options.minutes
         budget = Budget(options.steps, minutes, options.validate_every)
-        trainer = make_trainer(options.method, load_model(options.model), options.seed)
+        changes = {"seed": options.seed, **parsed(options.set)}
+        trainer = make_trainer(options.method, load_model(options.model), changes)
         train(trainer, options.out, budget, lambda line: print(described(line), flush=True))
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -47,13 +48,14 @@ def described(line: dict[str, Any]) -> str:
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("method", choices=tuple(TRAINERS), help="the editor to train")
+    parser.add_argument("method", choices=tuple(SETTINGS), help="the editor to train")
     parser.add_argument("--model", default="reference", help='"reference", a folder or a hub id')
     parser.add_argument("--out", type=Path, required=True, help="folder for the editor")
     parser.add_argument("--minutes", type=float, help="stop after this much training; 20 unless --steps is given")
     parser.add_argument("--steps", type=int, help="stop after this many steps; the same steps give the same editor")
     parser.add_argument("--validate-every", type=int, default=50, help="steps between validations and checkpoints")
     parser.add_argument("--seed", type=int, default=0, help="of the network and the episodes")
+    parser.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="settings, such as layers=[3,4,5]")
     parser.add_argument("--threads", type=int, default=2, help="processor cores to use")
     return parser.parse_args(arguments)
 

@@ -28,7 +28,7 @@ class MendSettings(WeightSettings):
     """Of the editor network; 1920 in the paper, for models a hundred times larger."""
     edit_weight: float = 0.1
     """c_e"""
-    learning_rate: float = 5e-4
+    learning_rate: float = 1e-3
     rate_learning_rate: float = 1e-4
     """Of the step sizes."""
     clip: float = 100.0

@@ -85,7 +85,8 @@ def weight_deltas(changes: Mapping[str, LowRank]) -> tuple[WeightDelta, ...]:
         rows = change.rows.reshape(-1, change.rows.shape[-1])
         cols = change.cols.reshape(-1, change.cols.shape[-1])
         used = (rows != 0).any(-1) & (cols != 0).any(-1)
-        used[0] = True  # a change that is zero is still a matrix
+        if not used.any():  # a change that is zero is still a matrix
+            used[0] = True
         deltas.append(WeightDelta(name, rows[used].T.contiguous(), cols[used].contiguous()))
     return tuple(deltas)
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from editing.train.episodes import Episodes, Split, known_facts
+from editing.configs import make_config
+from editing.train.episodes import Episodes, known_facts
 from editing.train.ke_trainer import KeSettings, KeTrainer
 from editing.train.loop import Trainer
 from editing.train.mend_trainer import MendSettings, MendTrainer
@@ -13,38 +16,50 @@ from editing.train.weight_trainer import last_layers
 from facts.atlas import load_atlas
 from models import LanguageModel
 
-Source = Callable[..., Episodes]
+SETTINGS: dict[str, type[Any]] = {"mend": MendSettings, "ke": KeSettings, "serac": SeracSettings}
+"""Editor -> its settings."""
 
 
-def _mend(model: LanguageModel, seed: int, source: Source) -> Trainer:
-    settings = MendSettings(last_layers(model), seed=seed)
-    return MendTrainer(model, settings, source("train"), source("validation"))
-
-
-def _ke(model: LanguageModel, seed: int, source: Source) -> Trainer:
-    settings = KeSettings(last_layers(model), seed=seed)
-    return KeTrainer(model, settings, source("train"), source("validation"))
-
-
-def _serac(model: LanguageModel, seed: int, source: Source) -> Trainer:
-    return SeracTrainer(model, SeracSettings(seed=seed), source("train"), source("validation"))
-
-
-TRAINERS: dict[str, Callable[[LanguageModel, int, Source], Trainer]] = {"mend": _mend, "ke": _ke, "serac": _serac}
-
-
-def make_trainer(method: str, model: LanguageModel, seed: int = 0) -> Trainer:
-    """The trainer of a method with its usual settings, on the bundled atlas.
+def make_trainer(method: str, model: LanguageModel, changes: Mapping[str, Any] | None = None) -> Trainer:
+    """The trainer of a method with its usual settings, save those given, on the bundled atlas.
 
     Raises:
-        ValueError: if the method is not a learned editor, or the model knows too few facts of the atlas.
+        ValueError: if the method is not a learned editor, a setting is unknown or not usable, or the model knows too
+            few facts of the atlas.
     """
-    if method not in TRAINERS:
-        raise ValueError(f"unknown editor {method!r}; choose from {', '.join(TRAINERS)}")
+    if method not in SETTINGS:
+        raise ValueError(f"unknown editor {method!r}; choose from {', '.join(SETTINGS)}")
+    values = {} if method == "serac" else {"layers": last_layers(model)}
+    settings = make_config(SETTINGS[method], {**values, **(changes or {})})
     atlas = load_atlas()
     known = known_facts(model, atlas.facts, atlas)
+    own = {name: getattr(settings, name) for name in ("paraphrases", "locality", "prefixed") if hasattr(settings, name)}
+    training, validation = (Episodes(atlas, split, known, **own) for split in ("train", "validation"))
+    match settings:
+        case MendSettings():
+            return MendTrainer(model, settings, training, validation)
+        case KeSettings():
+            return KeTrainer(model, settings, training, validation)
+        case _:
+            return SeracTrainer(model, settings, training, validation)
 
-    def source(split: Split, **options: float) -> Episodes:
-        return Episodes(atlas, split, known, **options)  # type: ignore[arg-type]
 
-    return TRAINERS[method](model, seed, source)
+def parsed(changes: Sequence[str]) -> dict[str, Any]:
+    """Settings from "NAME=VALUE", values as JSON, lists as tuples.
+
+    Raises:
+        ValueError: if one is not of that form.
+    """
+    found: dict[str, Any] = {}
+    for change in changes:
+        name, equals, text = change.partition("=")
+        try:
+            value = json.loads(text)
+        except json.JSONDecodeError:
+            equals = ""
+        if not equals:
+            raise ValueError(
+                f"{change!r} is no setting; write NAME=VALUE, such as layers=[3,4,5] or learning_rate=0.001"
+            )
+        found[name] = tuple(value) if isinstance(value, list) else value
+    return found

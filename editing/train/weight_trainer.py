@@ -28,12 +28,13 @@ class WeightSettings:
     """How an editor of weights is built and trained.
 
     Raises:
-        ValueError: if the batch sizes do not divide the edits of a step.
+        ValueError: if the batch sizes do not divide the edits of a step, or a number is not positive.
     """
 
     layers: tuple[int, ...]
     """Blocks whose MLP weights are edited."""
-    edits_per_step: int = 16
+    edits_per_step: int = 8
+    """Or as many as are summed, where that is more."""
     batch_sizes: tuple[int, ...] = (1, 4, 16)
     """Numbers of edits that are summed into one change; the largest is what the editor is trained for."""
     single_share: float = 0.3
@@ -48,11 +49,16 @@ class WeightSettings:
     """Sizes of the network."""
 
     def __post_init__(self) -> None:
-        for name in ("edits_per_step", "validation_edits"):
-            count = getattr(self, name)
-            wrong = [n for n in self.batch_sizes if count % n]
+        for name in ("edits_per_step", "paraphrases", "locality", "validation_edits"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1")
+        most = max((self.edits_per_step, *self.batch_sizes))
+        for count in (self.edits_per_step, most):
+            wrong = [n for n in self.batch_sizes if n < 1 or (n <= count and count % n)]
             if wrong:
-                raise ValueError(f"{name} is {count}, which {wrong[0]} summed edits do not divide; choose a multiple")
+                raise ValueError(
+                    f"{wrong[0]} summed edits do not divide {count} edits of a step; choose another number"
+                )
 
 
 def last_layers(model: LanguageModel, n: int = 3) -> tuple[int, ...]:
@@ -105,7 +111,7 @@ class WeightTrainer(ABC):
         """One update; see `loop.Trainer`."""
         source = random.Random(f"{self.plan.seed}|{number}")
         n = self.summed_edits(source, share)
-        batch = self.builder.batch(self.training.draw(source, self.plan.edits_per_step))
+        batch = self.builder.batch(self.training.draw(source, max(self.plan.edits_per_step, n)))
         self.learned.train()
         with torch.enable_grad():
             result = outcome(self.forward, batch, self._changes(batch, n))
@@ -124,7 +130,7 @@ class WeightTrainer(ABC):
         return {name: change.summed(n) for name, change in self.propose(batch.episodes, factors).items()}
 
     def _validation_batches(self, validation: Episodes) -> list[EpisodeBatch]:
-        count, size = self.plan.validation_edits, self.plan.edits_per_step
+        count, size = self.plan.validation_edits, max(self.plan.edits_per_step, *self.plan.batch_sizes)
         source = random.Random(f"{self.plan.seed}|validation")
         return [self.builder.batch(validation.draw(source, size)) for _ in range(0, count, size)]
 

@@ -1,0 +1,50 @@
+"""The edits every method is measured by: facts of test subjects, which no trained editor has seen."""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from dataclasses import replace
+
+from editing.train.episodes import known_facts, split_of
+from editing.train.forward import greedy_right
+from facts import EditRequest
+from facts.atlas import Atlas, AtlasFact
+from facts.probes import edit_request
+from models import LanguageModel
+
+
+def held_out_requests(
+    model: LanguageModel, atlas: Atlas, n: int, seed: int = 0, max_neighbors: int = 5
+) -> list[EditRequest]:
+    """`n` requests about facts the model knows and answers at the edit prompt, all relations alike, with every probe
+    the atlas can derive.
+
+    Subjects are those of the test split; a subject whose words give the answer away is left out.
+
+    Raises:
+        ValueError: if the model knows fewer.
+    """
+    source = random.Random(f"benchmark|{seed}")
+    rows = [fact for fact in atlas.facts if split_of(fact.subject) == "test" and not fact.contains_answer]
+    source.shuffle(rows)
+    known = known_facts(model, rows, atlas)
+    templates = [source.choice(atlas.relations[row.relation].templates) for row in rows]
+    asked = [(template.replace("{}", row.subject), row.object) for row, template in zip(rows, templates, strict=True)]
+    answered = greedy_right(model, asked)
+    by_relation: dict[str, list[tuple[AtlasFact, str]]] = defaultdict(list)
+    for row, template, right in zip(rows, templates, answered, strict=True):
+        if right and (row.subject, row.relation) in known:
+            by_relation[row.relation].append((row, template))
+    total = sum(map(len, by_relation.values()))
+    if total < n:
+        raise ValueError(f"{n} edits were asked for, but {model.name} knows {total} facts of the test subjects")
+    chosen: list[EditRequest] = []
+    while len(chosen) < n:
+        for left in by_relation.values():
+            if left and len(chosen) < n:
+                row, template = left.pop()
+                target = atlas.counterfactual(row, seed)
+                request = edit_request(atlas, atlas.as_fact(row, template), target, max_neighbors)
+                chosen.append(replace(request, generation_prompts=()))
+    return chosen

@@ -1,0 +1,243 @@
+"""`python -m benchmarks.methods --n 200`
+
+Measures every editing method on the same edits of held-out subjects, one edit at a time on the unedited model, and
+prints one table.  Each method's results go to a file of its own as they are made, so that a run that was stopped goes
+on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from time import perf_counter
+from typing import Any
+
+import torch
+
+from benchmarks.held_out import held_out_requests
+from benchmarks.memory import reset_peak, since_reset
+from benchmarks.variants import NO_OP, variants
+from editing import METHODS, apply_edits, get_method
+from editing.configs import make_config
+from facts import EditRequest
+from facts.atlas import load_atlas
+from metrics import EditReport, evaluate
+from metrics.statistics import bootstrap
+from models import LanguageModel, load_model
+
+KINDS = ("alias", "one_hop", "inverse")
+COLUMNS: dict[str, str] = {
+    "reliability": "Reliability",
+    "generalization": "Generalization",
+    "locality_same_relation": "Locality, same relation",
+    "locality_same_subject": "Locality, same subject",
+    "locality": "Locality, all",
+    "portability_alias": "Portability, alias",
+    "portability_one_hop": "one hop",
+    "portability_inverse": "inverse",
+    "kl": "KL, nats",
+    "seconds": "Seconds",
+    "peak_bytes": "Peak MiB",
+    "parameters": "Entries changed",
+}
+"""Key of a figure -> head of its column."""
+_SCORES = {
+    "reliability": "reliability.greedy",
+    "generalization": "generalization.greedy",
+    "locality_same_relation": "locality.greedy",
+    "locality_same_subject": "locality.same_subject_greedy",
+    "portability": "portability.greedy",
+    **{f"portability_{kind}": f"portability.{kind}_greedy" for kind in KINDS},
+    "kl": "locality.kl",
+}
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A figure over edits."""
+
+    value: float | None
+    """None if no edit measured it."""
+    ci: tuple[float, float] | None
+    """95 % bootstrap interval over edits."""
+    n: int
+    """Edits that measured it."""
+
+
+def measured(model: LanguageModel, name: str, settings: Mapping[str, Any], request: EditRequest) -> dict[str, Any]:
+    """One edit's figures, ready for JSON; `failed` holds the sentence of a method that refused it."""
+    reset_peak()
+    began = perf_counter()
+    entries = 0
+    edited = model
+    if name != NO_OP:
+        method = get_method(name)
+        try:
+            edit = method.compute(model, (request,), make_config(method.config_type, settings))
+        except ValueError as error:
+            return {"prompt": request.fact.prompt, "failed": str(error)}
+        entries = edit.parameters_changed
+        edited = apply_edits(model, [edit])
+    seconds, peak = perf_counter() - began, since_reset()
+    report = evaluate(model, edited, request, distractors=())
+    found: dict[str, Any] = {"prompt": request.fact.prompt, "target": request.target_new}
+    found |= {key: report.score(score).value for key, score in _SCORES.items()}
+    return found | {"locality": _kept(report), "seconds": seconds, "peak_bytes": peak, "parameters": entries}
+
+
+def _kept(report: EditReport) -> float | None:
+    """Share kept of all locality prompts, of the same relation and of the same subject, that the model answered."""
+    rows = [row for row in report.rows if row.kind in ("neighborhood", "same_subject") and row.counted and row.after]
+    return fmean(row.after.match for row in rows if row.after) if rows else None
+
+
+def summarised(lines: Sequence[Mapping[str, Any]]) -> dict[str, Mean]:
+    """Mean over edits of every figure, each edit weighing the same; a refused edit counts as one that did nothing new:
+    reliability and generalization 0, the others not measured."""
+    means = {}
+    for key in (*COLUMNS, "portability"):
+        values = [
+            0.0 if "failed" in line else line[key]
+            for line in lines
+            if ("failed" not in line or key in ("reliability", "generalization"))
+            and ("failed" in line or line[key] is not None)
+        ]
+        means[key] = Mean(fmean(values) if values else None, bootstrap(values) if values else None, len(values))
+    return means
+
+
+def run(
+    model: LanguageModel,
+    name: str,
+    settings: Mapping[str, Any],
+    requests: Sequence[EditRequest],
+    path: Path,
+    tick: Callable[[int], None] = lambda done: None,
+) -> list[dict[str, Any]]:
+    """Every request's figures; those already in the file are read, the others measured and added.
+
+    Raises:
+        ValueError: if the file holds other edits, another model or other settings.
+    """
+    about = {"model": model.revision, "method": name, "settings": dict(settings)}
+    lines: list[dict[str, Any]] = []
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_file():
+        head, *rest = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        if head != about:
+            raise ValueError(f"{str(path)!r} holds figures of another model or other settings; remove it")
+        lines = rest
+    else:
+        path.write_text(json.dumps(about) + "\n", encoding="utf-8")
+    prompts = [request.fact.prompt for request in requests]
+    if [line["prompt"] for line in lines[: len(prompts)]] != prompts[: len(lines)]:
+        raise ValueError(f"{str(path)!r} holds figures of other edits; remove it")
+    for request in requests[len(lines) :]:
+        lines.append(measured(model, name, settings, request))
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(lines[-1]) + "\n")
+        tick(len(lines))
+    return lines[: len(requests)]
+
+
+def as_json(means: Mapping[str, Mapping[str, Mean]], n: int) -> dict[str, dict[str, Any]]:
+    """{method: {n, figure, ..., ci: {figure: [low, high]}}}; `portability` pools its kinds."""
+    found = {}
+    for method, figures in means.items():
+        values: dict[str, Any] = {"n": n} | {key: mean.value for key, mean in figures.items()}
+        values["ci"] = {key: mean.ci for key, mean in figures.items()}
+        found[method] = values
+    return found
+
+
+def table(means: Mapping[str, Mapping[str, Mean]], n: int, about: str) -> str:
+    """The figures as Markdown: shares in %, with their intervals."""
+    heads = ["Method", *COLUMNS.values()]
+    rows = ["| " + " | ".join(heads) + " |", "|---|" + "---:|" * len(COLUMNS)]
+    for method, figures in means.items():
+        rows.append(f"| {method} | " + " | ".join(_cell(key, figures[key]) for key in COLUMNS) + " |")
+    note = (
+        f"{about}; n = {n} edits of subjects no trained editor has seen, one at a time. Shares are greedy top-1 in %, "
+        "mean over edits with a 95 % bootstrap interval; locality over prompts the unedited model answers; portability "
+        "over prompts whose bridge fact it knows. Peak: most memory the process held while an edit was computed."
+    )
+    return "\n".join([*rows, "", note])
+
+
+def _cell(key: str, mean: Mean) -> str:
+    if mean.value is None:
+        return "–"
+    if key == "seconds":
+        return f"{mean.value:.2f}"
+    if key == "kl":
+        return f"{mean.value:.3f}"
+    if key == "peak_bytes":
+        return f"{mean.value / 2**20:,.0f}"
+    if key == "parameters":
+        return f"{mean.value:,.0f}"
+    low, high = mean.ci or (mean.value, mean.value)
+    return f"{100 * mean.value:.1f} ({100 * low:.0f}–{100 * high:.0f})"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the table; 0, or 2 with one sentence on stderr when it cannot be made."""
+    options = _options(arguments)
+    torch.set_num_threads(options.threads)
+    means: dict[str, dict[str, Mean]] = {}
+    try:
+        model = load_model(options.model)
+        chosen = variants(model, options.methods, options.set)
+        requests = held_out_requests(model, load_atlas(), options.n, options.seed)
+        for label, (name, settings) in chosen.items():
+            path = options.out / f"{label}.jsonl"
+            try:
+                lines = run(model, name, settings, requests, path, _ticker(label, options.n))
+            except FileNotFoundError as error:  # a learned editor that nobody trained for this model
+                print(f"{label} is left out: {error}", file=sys.stderr)
+                continue
+            refused = sum("failed" in line for line in lines)
+            if refused:
+                print(f"{label}: {refused} edits refused, such as: {_first_refusal(lines)}", file=sys.stderr)
+            means[label] = summarised(lines)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    text = table(means, options.n, f"{model.name}, revision {model.revision[:12]}")
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "table.md").write_text(text + "\n", encoding="utf-8")
+    print(json.dumps(as_json(means, options.n)) if options.json else text)
+    return 0
+
+
+def _first_refusal(lines: Sequence[Mapping[str, Any]]) -> str:
+    return str(next(line["failed"] for line in lines if "failed" in line))
+
+
+def _ticker(label: str, n: int) -> Callable[[int], None]:
+    def tick(done: int) -> None:
+        if done % 10 == 0 or done == n:
+            print(f"{label}: {done} of {n}", file=sys.stderr, flush=True)
+
+    return tick
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="reference", help='"reference", a folder or a hub id')
+    parser.add_argument("--methods", nargs="+", help=f"of {NO_OP}, {', '.join(METHODS)} and variants; all by default")
+    parser.add_argument("--set", nargs="+", default=[], metavar="METHOD.SETTING=VALUE", help="such as rome.layer=1")
+    parser.add_argument("--n", type=int, default=200, help="edits for each method")
+    parser.add_argument("--seed", type=int, default=0, help="of the choice of edits")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/methods"), help="folder for the results")
+    parser.add_argument("--threads", type=int, default=2, help="processor cores to use")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,67 @@
+"""What a benchmark runs: every method in its usual form, and the forms that are told apart in papers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import MISSING, fields
+from typing import Any
+
+from editing import METHODS, get_method
+from editing.configs import make_config, unknown
+from editing.suggest import suggest_layers
+from models import LanguageModel
+
+NO_OP = "no-op"
+"""The unedited model: the floor of what edits should change, the ceiling of what they should keep."""
+FORMS: dict[str, tuple[str, dict[str, Any]]] = {
+    "rome-code": ("rome", {"compat": "rome-code"}),
+    "ke+loop": ("ke", {"loop": 5}),
+    "serac+gate": ("serac", {"subject_gate": True}),
+}
+"""Name of a form -> method and settings."""
+
+Variants = dict[str, tuple[str, dict[str, Any]]]
+"""Name -> (method, settings)."""
+
+
+def variants(model: LanguageModel, names: Sequence[str] | None = None, changes: Sequence[str] = ()) -> Variants:
+    """The variants of those names, all by default, with settings as "METHOD.SETTING=VALUE".
+
+    A setting without a default that is a layer takes the suggested one.
+
+    Raises:
+        ValueError: if a name or setting is unknown, or a value is not usable.
+    """
+    every: Variants = {NO_OP: (NO_OP, {})}
+    every |= {name: (name, {}) for name in METHODS}
+    every |= {form: (name, dict(settings)) for form, (name, settings) in FORMS.items() if name in METHODS}
+    given = _given(changes, every)
+    for label in names or every:
+        if label not in every:
+            raise ValueError(unknown("method", label, every))
+    chosen = {label: every[label] for label in names or every}
+    for label, (name, settings) in chosen.items():
+        if name == NO_OP:
+            continue
+        config_type = get_method(name).config_type
+        for knob in fields(config_type):
+            if knob.name == "layer" and knob.default is MISSING:
+                settings["layer"] = suggest_layers(model)[-1]
+        settings |= given.get(name, {}) | given.get(label, {})
+        make_config(config_type, settings)  # a wrong setting is said now, not after the work
+    return chosen
+
+
+def _given(changes: Sequence[str], every: Variants) -> dict[str, dict[str, Any]]:
+    given: dict[str, dict[str, Any]] = {}
+    for change in changes:
+        path, equals, value = change.partition("=")
+        name, dot, setting = path.partition(".")
+        if not (equals and dot and name in every):
+            raise ValueError(f"{change!r} is no setting; write METHOD.SETTING=VALUE, such as rome.layer=1")
+        try:
+            given.setdefault(name, {})[setting] = json.loads(value)
+        except json.JSONDecodeError:
+            given.setdefault(name, {})[setting] = value
+    return given

@@ -1,0 +1,159 @@
+"""The tables and curves, on tiny models with figures that can be checked by hand."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks import held_out, methods, sequences
+from benchmarks.memory import reset_peak, since_reset
+from benchmarks.methods import Mean, as_json, measured, run, summarised, table
+from benchmarks.plots import sequence_figure
+from benchmarks.variants import NO_OP, variants
+from editing.train.episodes import split_of
+from facts import EditRequest, Fact, Probe
+from facts.atlas import load_atlas
+from metrics.statistics import bootstrap
+from tests.tiny import tiny_model
+
+MODEL = tiny_model("gpt2")
+FAST = {"steps": 2, "layer": 2}
+
+
+def request(subject: str, new: str) -> EditRequest:
+    prompt = "{} is in the city of"
+    probes = (
+        Probe("paraphrase", f"{subject} stands in", new),
+        Probe("neighborhood", "The Colosseum is in", MODEL.generate(["The Colosseum is in"], 1)[0].strip() or "Rome"),
+    )
+    return EditRequest(Fact(subject, prompt, "Seattle"), new, probes)
+
+
+REQUESTS = [request("The Space Needle", "Paris"), request("The tower", "Rome"), request("Toyota", "Oslo")]
+
+
+def test_the_no_op_changes_nothing() -> None:
+    line = measured(MODEL, NO_OP, {}, REQUESTS[0])
+    assert (line["reliability"], line["generalization"], line["kl"], line["parameters"]) == (0.0, 0.0, 0.0, 0)
+    assert line["locality_same_relation"] in (1.0, None)
+
+
+def test_an_edit_is_measured_and_a_refused_one_counts_as_failed() -> None:
+    line = measured(MODEL, "ft-m", {"layer": 2, "steps": 25, "learning_rate": 0.05}, REQUESTS[0])
+    assert line["reliability"] == 1.0
+    assert line["parameters"] == 32 * 64
+    assert line["seconds"] > 0
+    refused = measured(MODEL, "ft-m", {"layer": 99}, REQUESTS[0])
+    assert "layer 99 is out of range" in refused["failed"]
+    means = summarised([line, refused])
+    assert means["reliability"] == Mean(0.5, bootstrap([1.0, 0.0]), 2)
+    assert means["kl"].n == 1
+    assert means["portability"].value is None
+
+
+def test_a_run_goes_on_where_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "ft-m.jsonl"
+    first = run(MODEL, "ft-m", FAST, REQUESTS[:2], path)
+    seen: list[int] = []
+    everything = run(MODEL, "ft-m", FAST, REQUESTS, path, seen.append)
+    assert seen == [3]
+    assert everything[:2] == first
+    assert len(path.read_text().splitlines()) == 4
+    assert run(MODEL, "ft-m", FAST, REQUESTS[:1], path) == first[:1]
+    with pytest.raises(ValueError, match="another model or other settings"):
+        run(MODEL, "ft-m", {"steps": 3, "layer": 2}, REQUESTS, path)
+    with pytest.raises(ValueError, match="holds figures of other edits"):
+        run(MODEL, "ft-m", FAST, REQUESTS[::-1], path)
+
+
+def test_table_and_json_hold_the_figures() -> None:
+    means = {"rome": {key: Mean(0.5, (0.25, 0.75), 4) for key in (*methods.COLUMNS, "portability")}}
+    means["rome"]["peak_bytes"] = Mean(2.0**21, None, 4)
+    means["rome"]["portability_alias"] = Mean(None, None, 0)
+    text = table(means, 4, "tiny")
+    row = next(line for line in text.splitlines() if line.startswith("| rome"))
+    assert row.split(" | ")[1] == "50.0 (25–75)"
+    assert " | 2 | " in row
+    assert " | – | " in row
+    found = as_json(means, 4)["rome"]
+    wanted = (
+        "n reliability generalization locality_same_relation locality_same_subject portability kl seconds peak_bytes"
+    )
+    assert set(wanted.split()) <= set(found)
+    assert found["n"] == 4
+    assert found["ci"]["kl"] == (0.25, 0.75)
+    json.dumps(found)
+
+
+def test_variants_and_their_settings() -> None:
+    chosen = variants(MODEL)
+    assert next(iter(chosen)) == NO_OP
+    assert {"rome", "memit", "mend", "ke", "ke+loop", "serac", "rome-code"} <= set(chosen)
+    assert chosen["ke+loop"] == ("ke", {"loop": 5})
+    assert "layer" in chosen["rome"][1]
+    only = variants(MODEL, ["rome", "rome-code"], ["rome.layer=1", "rome-code.steps=3"])
+    assert only["rome"][1] == {"layer": 1}
+    assert only["rome-code"][1] == {"layer": 1, "compat": "rome-code", "steps": 3}
+    with pytest.raises(ValueError, match="unknown method 'rom'; did you mean 'rome'"):
+        variants(MODEL, ["rom"])
+    with pytest.raises(ValueError, match="unknown setting 'laier'; did you mean 'layer'"):
+        variants(MODEL, ["rome"], ["rome.laier=1"])
+    with pytest.raises(ValueError, match=r"'rome' is no setting; write METHOD.SETTING=VALUE"):
+        variants(MODEL, ["rome"], ["rome"])
+
+
+def test_held_out_edits_are_of_test_subjects(monkeypatch: pytest.MonkeyPatch) -> None:
+    atlas = load_atlas()
+    every = frozenset((fact.subject, fact.relation) for fact in atlas.facts)
+    monkeypatch.setattr(held_out, "known_facts", lambda model, rows, atlas: every)
+    monkeypatch.setattr(held_out, "greedy_right", lambda model, asked: [True] * len(asked))
+    requests = held_out.held_out_requests(MODEL, atlas, 200)
+    assert len({(r.fact.subject, r.fact.relation) for r in requests}) == 200
+    assert all(split_of(r.fact.subject) == "test" for r in requests)
+    assert len({r.fact.relation for r in requests}) >= 30
+    assert requests == held_out.held_out_requests(MODEL, atlas, 200)
+    with pytest.raises(ValueError, match="5000 edits were asked for, but"):
+        held_out.held_out_requests(MODEL, atlas, 5000)
+
+
+def test_sequences_and_batches() -> None:
+    settings = {"layer": 2, "steps": 25, "learning_rate": 0.05}
+    (one, three) = sequences.sequence(MODEL, "ft-m", settings, REQUESTS, [1, 3])
+    assert (one["edits"], one["immediate"], one["retention"]) == (1, 1.0, 1.0)
+    assert three["edits"] == 3
+    assert three["reliability"] <= three["immediate"] == 1.0
+    assert three["perplexity"] > 1
+    (batch,) = sequences.batches(MODEL, "ft-m", settings, REQUESTS, [2])
+    assert batch["edits"] == 2
+    with pytest.raises(ValueError, match="ROME takes one request at a time; measure it with --kind sequential"):
+        list(sequences.batches(MODEL, "rome", {"layer": 1}, REQUESTS, [2]))
+
+
+def test_the_figure_has_a_panel_a_quantity() -> None:
+    lines = [{"edits": n, "reliability": 0.9, "locality": None, "perplexity": 10.0 * n} for n in (10, 50, 200)]
+    figure = sequence_figure({"memit": lines, "mend": lines[:1]}, "batch")
+    assert [axes.get_ylabel() for axes in figure.axes] == [
+        "Edits that hold (%)",
+        "Neighbours kept (%)",
+        "Perplexity of neutral text",
+    ]
+    assert figure.axes[0].get_lines()[0].get_ydata().tolist() == [90.0] * 3
+    assert figure.axes[0].get_xlabel() == "Edits at once"
+
+
+def test_the_peak_is_since_the_reset() -> None:
+    reset_peak()
+    low = since_reset()
+    assert low is not None
+    block = bytearray(b"x" * 2**26)
+    high = since_reset()
+    assert high is not None
+    assert high >= low + 2**25
+    del block
+
+
+def test_the_command_says_what_is_wrong(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert methods.main(["--model", str(tmp_path), "--out", str(tmp_path / "out")]) == 2
+    assert "config.json" in capsys.readouterr().err
+    assert sequences.main(["--kind", "batch", "--methods", "rome", "--model", str(tmp_path)]) == 2
+    assert "config.json" in capsys.readouterr().err

@@ -1,0 +1,115 @@
+"""The loop: a stopped training goes on as if it had not been, the best is kept, what does not fit is refused."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from editing.train import __main__ as command
+from editing.train.artefact import LOG, MANIFEST, load_artefact
+from editing.train.loop import CHECKPOINT, Budget, train
+from tests.editing.train.toys import ke_trainer, mend_trainer
+from tests.tiny import tiny_model
+
+MODEL = tiny_model("gpt2")
+TRAINERS = {"mend": mend_trainer, "ke": ke_trainer}
+
+
+class Stopped(Exception):  # noqa: N818 - a power cut is no error of ours
+    """Raised from inside a training."""
+
+
+@pytest.mark.parametrize("kind", list(TRAINERS))
+def test_a_stopped_training_goes_on_bit_for_bit(kind: str, tmp_path: Path) -> None:
+    budget = Budget(steps=6, validate_every=2)
+    whole = TRAINERS[kind](MODEL)
+    train(whole, tmp_path / "whole", budget, lambda line: None)
+
+    def stop(line: dict[str, Any]) -> None:
+        if line["step"] == 4:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        train(TRAINERS[kind](MODEL), tmp_path / "parts", budget, stop)
+    assert (tmp_path / "parts" / CHECKPOINT).is_file()
+    rest = TRAINERS[kind](MODEL)
+    seen: list[int] = []
+    train(rest, tmp_path / "parts", budget, lambda line: seen.append(line["step"]))
+    assert seen == [6]
+    wanted, found = whole.learned.state_dict(), rest.learned.state_dict()
+    assert all(torch.equal(wanted[name], found[name]) for name in wanted)
+    first, second = (load_artefact(tmp_path / name, kind, MODEL.revision) for name in ("whole", "parts"))
+    assert all(torch.equal(first.tensors[name], second.tensors[name]) for name in first.tensors)
+    lines = [json.loads(line) for line in (tmp_path / "parts" / LOG).read_text().splitlines()]
+    assert [line["step"] for line in lines] == [2, 4, 6]
+    assert not (tmp_path / "parts" / CHECKPOINT).exists()
+
+
+def test_the_best_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer, scores = mend_trainer(MODEL), iter([0.2, 0.9, 0.4])
+    monkeypatch.setattr(trainer, "validate", lambda: {"score": next(scores)})
+    states: list[dict[str, torch.Tensor]] = []
+
+    def remember(line: dict[str, Any]) -> None:
+        states.append({name: tensor.clone() for name, tensor in trainer.editor().items()})
+
+    train(trainer, tmp_path, Budget(steps=3, validate_every=1), remember)
+    kept = load_artefact(tmp_path, "mend", MODEL.revision)
+    assert kept.validation["score"] == 0.9
+    assert kept.validation["step"] == 2
+    assert all(torch.equal(kept.tensors[name], states[1][name]) for name in states[1])
+    assert not all(torch.equal(kept.tensors[name], states[2][name]) for name in states[2])
+
+
+def test_rates_rise_and_fall(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = mend_trainer(MODEL)
+    seen: list[float] = []
+    monkeypatch.setattr(trainer, "validate", lambda: {"score": 0.0})
+
+    def step(number: int, share: float) -> dict[str, float]:
+        seen.append(trainer.optimizers[0].param_groups[0]["lr"] / trainer.own.learning_rate)
+        return {"nll": 0.0}
+
+    monkeypatch.setattr(trainer, "step", step)
+    train(trainer, tmp_path, Budget(steps=100, validate_every=100), lambda line: None)
+    assert seen[0] == pytest.approx(1 / 20)
+    assert seen[20] == pytest.approx(0.8)
+    assert seen[-1] == pytest.approx(0.05)
+
+
+def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no budget was given"):
+        Budget()
+    with pytest.raises(ValueError, match=r"minutes is 0.0; expected a number above 0"):
+        Budget(minutes=0.0)
+    assert Budget(steps=10, minutes=1.0).share(5, 45.0) == pytest.approx(0.75)
+
+    def stop(line: dict[str, Any]) -> None:
+        raise Stopped
+
+    with pytest.raises(Stopped):
+        train(mend_trainer(MODEL), tmp_path, Budget(steps=4, validate_every=1), stop)
+    with pytest.raises(ValueError, match="a training with other settings"):
+        train(mend_trainer(MODEL, rank=8), tmp_path, Budget(steps=4), lambda line: None)
+    with pytest.raises(ValueError, match="a training with other settings or of another model"):
+        train(ke_trainer(MODEL), tmp_path, Budget(steps=4), lambda line: None)
+    train(mend_trainer(MODEL), tmp_path, Budget(steps=2, validate_every=1), lambda line: None)
+    assert (tmp_path / MANIFEST).exists()
+    with pytest.raises(ValueError, match="holds a trained editor already"):
+        train(mend_trainer(MODEL), tmp_path, Budget(steps=2), lambda line: None)
+    (tmp_path / CHECKPOINT).write_bytes(b"no checkpoint")
+    with pytest.raises(ValueError, match="is not a checkpoint"):
+        train(mend_trainer(MODEL), tmp_path, Budget(steps=2), lambda line: None)
+
+
+def test_the_command_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = ["--out", str(tmp_path / "out")]
+    assert command.main(["mend", "--model", str(tmp_path), *out]) == 2
+    assert "config.json" in capsys.readouterr().err
+    assert command.main(["mend", "--threads", "0", *out]) == 2
+    assert "threads is 0" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        command.main(["rome", *out])
+    assert "invalid choice: 'rome'" in capsys.readouterr().err
