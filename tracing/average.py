@@ -37,6 +37,7 @@ class AverageEffects(Stored):
     revision: str
     noise_std: float
     noise_source: str
+    """What was done to the subjects' embeddings, in words."""
     prompts: tuple[str, ...]
     """[fact], those that counted."""
     unknown: tuple[str, ...]

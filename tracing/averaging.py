@@ -124,6 +124,7 @@ def _record(
         if other is None:
             return Record(fact.prompt, fact.target_true, False, "unaligned")
         configs = [replace(config, corruption="token", counterfactual=other) for config in configs]
+    source = "another subject of as many tokens for each fact"
     results = trace_all(model, fact, configs, level=level, positions=positions, cancelled=cancelled)
     first = results[0]
     return Record(
@@ -132,7 +133,7 @@ def _record(
         True,
         "",
         first.noise_std,
-        first.noise_source,
+        first.corruption if counterfactual is None else source,
         float(first.clean),
         float(first.corrupted.mean()),
         {map_name(config): by_category(result) for config, result in zip(configs, results, strict=True)},

@@ -130,7 +130,7 @@ def average_table(average: AverageEffects) -> str:
         average_title(average) + f", 95 % interval {low:.3f} to {high:.3f}",
         f"left out: {average.n_unknown} facts the model does not know, {len(average.unaligned)} without an aligned "
         "counterfactual",
-        f"noise: {average.noise_source}, sigma {average.noise_std:.4g}",
+        f"corrupted with {average.noise_source}" + (f" (sigma {average.noise_std:.4g})" if average.noise_std else ""),
     ]
     for name, effects in average.effects.items():
         if effects.ndim == 4:

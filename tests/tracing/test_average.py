@@ -186,6 +186,7 @@ def test_every_fact_gets_its_own_counterfactual() -> None:
     average = average_effects(model, facts, [stand_in], counterfactual=lambda fact: chosen[fact.prompt])
     assert average.unaligned == (facts[1].prompt,)
     assert average.n_facts == 2
+    assert average.noise_source == "another subject of as many tokens for each fact"
     by_hand = []
     for fact, other in ((facts[0], "Rome city"), (facts[2], "Space")):
         own = TraceConfig(corruption="token", counterfactual=other)
@@ -217,7 +218,7 @@ def test_a_stopped_run_resumes_from_its_journal(tmp_path: Path, monkeypatch: pyt
     assert len(traced) == 2
     for average in (resumed, again):
         assert (average.unknown, average.prompts) == (whole.unknown, whole.prompts)
-        assert average.noise_std == whole.noise_std
+        assert (average.noise_std, average.noise_source) == (whole.noise_std, whole.noise_source)
         for name, effects in whole.effects.items():
             np.testing.assert_allclose(average.effects[name], effects, atol=1e-6)
     with pytest.raises(ValueError, match="is of a run with other configs; name a new file"):

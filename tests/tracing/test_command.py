@@ -188,6 +188,7 @@ def test_a_file_of_facts_is_traced_and_averaged(
     shown = capsys.readouterr().out
     assert "2 facts, average total effect" in shown
     assert "left out: 1 facts the model does not know" in shown
+    assert "corrupted with Gaussian noise of 3 x the standard deviation of the embeddings of 3 subjects" in shown
     assert "residual stream, MLP output severed, by token and layer" in shown
     assert len(Path("done.jsonl").read_text(encoding="utf-8").splitlines()) == 4
     assert Path("average.pdf").read_bytes().startswith(b"%PDF")
