@@ -32,6 +32,7 @@ from editing.requests import check_batch, check_layer
 from editing.view import apply_edits
 from facts import EditRequest
 from models import LanguageModel, run
+from models.calls import calling
 
 STOP_LOSS = 1e-3
 """The search for a value stops below this loss; the public codes always take all their steps."""
@@ -202,7 +203,8 @@ def _search(
     for _ in range(config.steps):
         if cancelled is not None and cancelled():
             raise EditCancelled
-        with torch.enable_grad():
+        # other memories in the model must not take the answer for a part of the prompt
+        with torch.enable_grad(), calling(torch.tensor([row.n_prompt], device=model.device)):
             logits = run(model, ids, patches={("mlp_out", config.layer): put}, grad=True).logits
             loss = targets.nll(logits)[0]
         losses.append(LossStep(float(loss.detach()), 0.0, 0.0))

@@ -152,6 +152,8 @@ class EditedModel(LanguageModel):
             found = self._behind_prefix(ids, torch.tensor(stops), ends)
         else:
             found = self._inner.logits(ids, lengths, ends)
+        if not self._memories:
+            return found
         for row, (stop, end) in enumerate(zip(stops, ends.tolist(), strict=True)):
             routed = self.route(ids[row, :end].tolist())
             if routed is not None:

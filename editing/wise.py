@@ -37,6 +37,7 @@ from editing.view import apply_edits
 from facts import EditRequest, Fact
 from facts.atlas import load_atlas
 from models import LanguageModel, as_out_in, run
+from models.calls import calling
 
 SETTLED = 1e-4
 """The search ends when the loss is low and changes by less than this, as in the public code."""
@@ -226,8 +227,14 @@ def _irrelevant(model: LanguageModel, request: EditRequest, config: WiseConfig) 
 
 
 def _inputs(model: LanguageModel, layer: int, rows: Sequence[Asked]) -> Inputs:
-    found = run(model, padded(model, rows), captures=[("mlp_key", layer)]).captured["mlp_key", layer]
+    with calling(_ends(model, rows)):
+        found = run(model, padded(model, rows), captures=[("mlp_key", layer)]).captured["mlp_key", layer]
     return Inputs(tuple(rows), found.float())
+
+
+def _ends(model: LanguageModel, rows: Sequence[Asked]) -> torch.Tensor:
+    """[batch], tokens of each prompt: other memories in the model must not take an answer for a part of it."""
+    return torch.tensor([row.n_prompt for row in rows], device=model.device)
 
 
 def _search(
@@ -257,7 +264,8 @@ def _search(
         with torch.enable_grad():
             change = start.index_put((index,), side).reshape(weight.shape)
             written = own + inside.states @ change.T
-            logits = _through(model, config.layer, ids, written)
+            with calling(_ends(model, inside.rows)):
+                logits = _through(model, config.layer, ids, written)
             nll = targets.nll(logits).mean()
             hinges = margins(inside.activations(change), outside.activations(change), alpha, beta, gamma)
         losses.append(LossStep(float(nll.detach()), 0.0, float(hinges.detach())))
