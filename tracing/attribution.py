@@ -127,16 +127,15 @@ def attribution_patching(
         if progress:
             progress(min(start + SAMPLES_AT_ONCE, pair.n_samples), pair.n_samples)
     clean, corrupted = pair.log_probs()
-    answer = fact.target_true.strip() or model.token_strings(pair.question.answer_ids)[0]
     return {
         site: AttributionResult(
             config=configs[site],
             model_name=model.name,
             revision=model.revision,
             prompt=fact.prompt,
-            tokens=tuple(model.token_strings(pair.question.ids[: pair.question.n_prompt])),
-            subject_span=(pair.question.subject.start, pair.question.subject.stop),
-            answer=answer.strip() or answer,
+            tokens=pair.tokens(),
+            subject_span=pair.span(),
+            answer=pair.answer_text(fact),
             noise_source=pair.corruption.source,
             clean_log_prob=clean,
             corrupted_log_prob=corrupted.numpy(),

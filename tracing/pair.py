@@ -42,6 +42,19 @@ class Pair:
         """[1, pos], prompt and answer."""
         return torch.tensor([self.question.ids], device=self.model.device)
 
+    def tokens(self) -> tuple[str, ...]:
+        """The prompt's tokens as text."""
+        return tuple(self.model.token_strings(self.question.ids[: self.question.n_prompt]))
+
+    def span(self) -> tuple[int, int]:
+        """Half-open token positions of the subject."""
+        return self.question.subject.start, self.question.subject.stop
+
+    def answer_text(self, fact: Fact) -> str:
+        """The fact's answer, or the model's own next token where it names none."""
+        text = fact.target_true.strip() or self.model.token_strings(self.question.answer_ids)[0]
+        return text.strip() or text
+
     def base(self, samples: slice) -> dict[Key, Patch]:
         """What makes a row for each of these samples the base run: nothing, or the corrupted embeddings."""
         return {} if self.noising else self._corrupted(samples)

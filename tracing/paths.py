@@ -133,14 +133,10 @@ def path_patching(
     if through not in get_args(Through):
         raise ValueError(f"through is {through!r}; choose from {', '.join(get_args(Through))}")
     pair = make_pair(model, fact, config, level)
-    last, n_layers = pair.question.n_prompt - 1, model.n_layers
-    first = sender.layer + (sender.site != "attn_out")
-    if receivers is None:
-        receivers = [Node(site, layer, last) for layer in range(first, n_layers) for site in MODULES]
-        receivers = [node for node in receivers if (node.site, node.layer) != (sender.site, sender.layer)]
+    receivers = _behind(pair, sender) if receivers is None else receivers
     _check(model, pair, sender, receivers)
     everything = slice(None)
-    keys: list[Key] = [(site, layer) for layer in range(n_layers) for site in MODULES]
+    keys: list[Key] = [(site, layer) for layer in range(model.n_layers) for site in MODULES]
     base, source = pair.states([*keys, (sender.site, sender.layer)], everything)
     noted, direct = _noted(pair, sender, base, source, keys, through)
     patched = []
@@ -154,7 +150,6 @@ def path_patching(
         if progress:
             progress(number, len(receivers))
     clean, corrupted = pair.log_probs()
-    answer = fact.target_true.strip() or model.token_strings(pair.question.answer_ids)[0]
     started = torch.full_like(corrupted, clean) if pair.noising else corrupted
     return PathResult(
         config=config,
@@ -162,9 +157,9 @@ def path_patching(
         model_name=model.name,
         revision=model.revision,
         prompt=fact.prompt,
-        tokens=tuple(model.token_strings(pair.question.ids[: pair.question.n_prompt])),
-        subject_span=(pair.question.subject.start, pair.question.subject.stop),
-        answer=answer.strip() or answer,
+        tokens=pair.tokens(),
+        subject_span=pair.span(),
+        answer=pair.answer_text(fact),
         noise_source=pair.corruption.source,
         sender=sender,
         receivers=tuple(receivers),
@@ -173,6 +168,13 @@ def path_patching(
         patched=torch.stack(patched).exp().cpu().numpy() if patched else np.zeros((0, pair.n_samples), np.float32),
         direct=direct.exp().cpu().numpy(),
     )
+
+
+def _behind(pair: Pair, sender: Node) -> list[Node]:
+    """Attention and MLP outputs that are computed after the sender, at the prompt's last position."""
+    first, last = sender.layer + (sender.site != "attn_out"), pair.question.n_prompt - 1
+    nodes = [Node(site, layer, last) for layer in range(first, pair.model.n_layers) for site in MODULES]
+    return [node for node in nodes if (node.site, node.layer) != (sender.site, sender.layer)]
 
 
 def _noted(
