@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from editing.registry import get_method
-from editing.suggest import PUBLISHED, suggest_layers
+from editing.suggest import PUBLISHED, PUBLISHED_ONE, suggest_layer, suggest_layers
 from models import LanguageModel
 from tests.editing.quick import NEEDLE, quick
 from tests.tiny import build_tiny, tiny_model
@@ -24,6 +24,13 @@ def test_published_layers_come_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(PUBLISHED, ("gpt2", 4, 32), (2, 3))
     assert suggest_layers(tiny_model("gpt2")) == (2, 3)
     assert PUBLISHED["gpt2", 48, 1600] == (13, 14, 15, 16, 17)  # MEMIT's for GPT-2 XL
+
+
+def test_one_layer_is_the_published_or_the_middle_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert all(layer in PUBLISHED[size] for size, layer in PUBLISHED_ONE.items())
+    assert suggest_layer(model_of(12)) == 2
+    monkeypatch.setitem(PUBLISHED_ONE, ("gpt2", 12, 32), 3)
+    assert suggest_layer(model_of(12)) == 3
 
 
 def test_silent_layers_are_passed_over() -> None:
