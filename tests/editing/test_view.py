@@ -81,6 +81,14 @@ def test_changes_of_one_weight_add_up_whatever_their_kind() -> None:
     assert swapped.revision == both.revision
 
 
+def test_the_sum_depends_on_the_set_of_edits_even_where_rounding_would_show() -> None:
+    model = tiny_model("gpt2")
+    name = model.architecture.key_weight_name(1)
+    edits = [made(model, by_hand.DenseDelta(name, torch.full((32, 64), size))) for size in (1e17, 1.0, -1e17)]
+    digests = {apply_edits(model, order).weights_digest() for order in itertools.permutations(edits)}
+    assert len(digests) == 1
+
+
 def test_tied_embeddings_stay_tied_and_both_names_add_up() -> None:
     model = tiny_model("gpt2")
     head = f"{model.architecture.head}.weight"

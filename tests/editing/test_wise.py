@@ -11,6 +11,7 @@ from editing import Edit, EditCancelled, apply_edits
 from editing.side import Shard, SideRewrite, fold, ties
 from editing.wise import WiseConfig, WiseMethod, margins, mask_of
 from models import LanguageModel, as_out_in, run
+from models.calls import calling
 from tests.editing import made as by_hand
 from tests.editing.made import OTHER, made
 from tests.editing.quick import DAVIS, NEEDLE, REQUESTS, TOWER
@@ -49,6 +50,15 @@ def test_rows_go_aside_by_the_mean_over_their_prompt() -> None:
     assert SideRewrite([shard, loud]).choose(rows, ends).tolist() == [1, 1]
     quiet = Shard(torch.eye(2) * 2, threshold=50.0)
     assert SideRewrite([shard, quiet]).choose(rows, ends).tolist() == [-1, 0]
+
+
+def test_a_row_stays_where_its_prompt_sent_it_while_the_answer_is_generated() -> None:
+    rewrite = SideRewrite([Shard(torch.eye(2), threshold=2.0)])
+    loud, quiet = torch.tensor([[[3.0, 0.0]], [[0.5, 0.0]]]), torch.tensor([[[0.1, 0.0]], [[9.0, 0.0]]])
+    with calling(torch.tensor([1, 1])) as call:
+        assert rewrite(loud, torch.zeros(2, 1, 2)).tolist() == [[[3.0, 0.0]], [[0.0, 0.0]]]
+        call.reads_prompt = False
+        assert torch.equal(rewrite(quiet, torch.zeros(2, 1, 2)), torch.tensor([[[0.1, 0.0]], [[0.0, 0.0]]]))
 
 
 def test_merging_disjoint_changes_keeps_both() -> None:
