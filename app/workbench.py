@@ -4,9 +4,21 @@ import streamlit as st
 
 from app import cache, catalog, ledger, state, work
 from app.asks import EditAsk, FileAsk
-from app.jobs import Job
+from app.jobs import Job, Work
 from app.views import edit, edits, evaluate, locate, show_fact
 from app.views.waiting import Waiting, wait
+
+live_at_first: list[Job] = []
+"""Jobs that were live when this run of the script came by them.  One that ends while the page is being drawn is drawn
+here as running and there as done, so the page is drawn again."""
+
+
+def job_for(key: str, label: str, task: Work) -> Job:
+    """The job of a question."""
+    job = state.job_for(runner, key, label, task)
+    if job.live:
+        live_at_first.append(job)
+    return job
 
 
 def edit_job(ask: EditAsk | FileAsk) -> Job:
@@ -14,7 +26,7 @@ def edit_job(ask: EditAsk | FileAsk) -> Job:
     kept = cache.drawer().get(ask.key)
     if kept is not None and runner.get(ask.key) is None:
         return Job(ask.key, "", state="done", result=kept)
-    return state.job_for(runner, ask.key, "Computing the edit", work.edit(ask))
+    return job_for(ask.key, "Computing the edit", work.edit(ask))
 
 
 models = catalog.choices()
@@ -39,7 +51,7 @@ if painted:
     state.tell_refused()
 reading = None
 if painted and not form.problems:
-    reading = state.job_for(runner, form.read_ask().key, "Reading the prompt", work.read(form.read_ask()))
+    reading = job_for(form.read_ask().key, "Reading the prompt", work.read(form.read_ask()))
 if state.pressed("run") and not form.problems:
     state.start_trace(form.trace_ask())
 if session.run_on_load and not form.problems:
@@ -49,24 +61,24 @@ if session.trace_ask and st.query_params.get("run") != "1":
     st.query_params["run"] = "1"  # lost when another page was shown
 trace = None
 if painted and session.trace_ask:
-    trace = state.job_for(runner, session.trace_ask.key, "Tracing", work.trace(session.trace_ask))
+    trace = job_for(session.trace_ask.key, "Tracing", work.trace(session.trace_ask))
 
 with below_fields:
     show_fact.problems(form)
     show_fact.reading(form, reading)
 with right, st.container(border=True, height="stretch"):
     ask = edit.controls(form, trace)
-    if state.pressed("apply") and ask is not None:
+    if state.pressed("apply") and ask is not None and trace is not None and trace.state == "done":
         ledger.start_edit(ask)
     edited = edit_job(session.edit_ask) if session.edit_ask else None
     ledger.settle(edited)
-    waiting = edit.draw(form, runner, ask, edited)
+    waiting = edit.draw(form, runner, trace, ask, edited)
 with below_controls:
     waiting += locate.draw(form, runner, trace, ask)
 scores = None
 if session.score_ask is not None:
     traced = trace.seconds if trace and trace.state == "done" else None
-    scores = state.job_for(runner, session.score_ask.key, "Scoring", work.score(session.score_ask, traced))
+    scores = job_for(session.score_ask.key, "Scoring", work.score(session.score_ask, traced))
 with st.container(border=True):
     waiting += evaluate.draw(form, runner, edited, scores)
 with st.container(border=True):
@@ -78,6 +90,8 @@ if not painted:
 if session.score_wanted and session.edit_ask and session.edit_ask.key in ledger.active():
     ledger.score(evaluate.rows_for(form, session.edit_ask))
     st.rerun()
-if reading is not None and reading.live:
+if not all(job.live for job in live_at_first):
+    st.rerun()
+if reading in live_at_first:
     waiting.append(Waiting(reading, below_fields.empty()))
 wait(runner, waiting)

@@ -30,8 +30,10 @@ def controls(form: Form, trace: Job | None) -> EditAsk | None:
         st.subheader("2 · Edit", anchor=False, width="content")
     if trace is not None and trace.state == "done":
         state.suggest_layer(trace.key, trace.result.suggested)
+        st.session_state.method_shown = True
     layer = _layer(form, trace)
-    if trace is None or trace.state != "done":
+    # Once there, the picker stays, also while another trace runs: what moves up would stand there twice meanwhile.
+    if not st.session_state.get("method_shown"):
         return None
     with st.container(horizontal=True, vertical_alignment="bottom"):
         method = settings.method()
@@ -43,8 +45,6 @@ def controls(form: Form, trace: Job | None) -> EditAsk | None:
                 persist_state="session",
                 help="An edit is given up where it makes ordinary text more than twice as surprising.",
             )
-    if "layer" not in config:
-        st.caption("This method does not take a layer.")
     return EditAsk(
         form.model.name,
         form.prompt,
@@ -58,11 +58,9 @@ def controls(form: Form, trace: Job | None) -> EditAsk | None:
     )
 
 
-def draw(form: Form, runner: Runner, ask: EditAsk | None, edit: Job | None) -> list[Waiting]:
+def draw(form: Form, runner: Runner, trace: Job | None, ask: EditAsk | None, edit: Job | None) -> list[Waiting]:
     """The buttons and what came of them."""
-    waiting = _actions(form, runner, ask, edit)
-    if ask is None and edit is None:
-        st.caption("Run a trace first; it suggests a layer.")
+    waiting = _actions(form, runner, ask, edit, ready=trace is not None and trace.state == "done")
     if edit is not None and edit.state == "cancelled":
         st.info("Cancelled. The model is as it was.", icon=":material/block:")
     elif edit is not None and edit.state == "failed":
@@ -88,8 +86,8 @@ def _layer(form: Form, trace: Job | None) -> int:
         "you choose.",
         **KEEP,
     )  # fmt: skip
-    if trace is not None and trace.state == "done":
-        st.caption(_suggestion(trace.result, layer))
+    traced = trace is not None and trace.state == "done"
+    st.caption(_suggestion(trace.result, layer) if trace and traced else "A trace suggests a layer; run one first.")
     return layer
 
 
@@ -103,7 +101,7 @@ def _suggestion(found: Located, layer: int) -> str:
     return words if layer == suggested else f"{words} You chose layer {layer}."
 
 
-def _actions(form: Form, runner: Runner, ask: EditAsk | None, edit: Job | None) -> list[Waiting]:
+def _actions(form: Form, runner: Runner, ask: EditAsk | None, edit: Job | None, ready: bool) -> list[Waiting]:
     live = edit is not None and edit.live
     full = len(ledger.active()) >= ledger.MOST
     hint = f"At most {ledger.MOST} edits; undo one first." if full else form.edit_problem or None
@@ -117,15 +115,16 @@ def _actions(form: Form, runner: Runner, ask: EditAsk | None, edit: Job | None) 
                 "Apply edit",
                 key="apply_edit",
                 icon=":material/edit:",
-                type="secondary" if st.context.theme.type == "dark" or ask is None else "primary",
-                disabled=ask is None or full or bool(form.problems or form.edit_problem),
+                type="secondary" if st.context.theme.type == "dark" or not ready else "primary",
+                disabled=ask is None or not ready or full or bool(form.problems or form.edit_problem),
                 help=hint,
                 on_click=state.press,
                 args=("apply",),
             )
         if ledger.active() and not live:
             st.button("Undo", key="undo", icon=":material/undo:", on_click=ledger.undo)
-    return [Waiting(edit, st.empty())] if live and edit is not None else []
+    bar = st.empty()
+    return [Waiting(edit, bar)] if live and edit is not None else []
 
 
 def _applied(edit: Edit, ask: EditAsk | None) -> None:

@@ -86,9 +86,11 @@ def draw(form: Form, runner: Runner, trace: Job | None, ask: EditAsk | None) -> 
         else:
             _run_button(form, again=trace is not None and trace.state == "done")
         results = trace.result.results if trace is not None and trace.state == "done" else ()
+        panel = st.container(width="content")
         if results:
             results = _by_measure(results)
-        export.trace_panel(results)
+        with panel:
+            export.trace_panel(results)
     if trace is None:
         st.info(
             "Press **Run trace** (Ctrl + Enter): the subject is blurred with noise, then one state at a time is put "
@@ -180,7 +182,7 @@ def _summary(result: TraceResult, position: int, layer: int) -> None:
         ("Largest effect", short(effect), f"layer {layer}, {visible(result.tokens[position])}{interval}"),
     )
     cells = "".join(
-        f"<div><dt>{markup(name)}</dt><dd>{markup(value)}</dd><small>{markup(note)}</small></div>"
+        f'<div><dt>{markup(name)}</dt><dd>{markup(value)}</dd><dd class="note">{markup(note)}</dd></div>'
         for name, value, note in items
     )
     st.html(f'{SUMMARY_STYLE}<dl class="numbers">{cells}</dl>')
@@ -193,7 +195,8 @@ dl.numbers { display: grid; grid-template-columns: repeat(auto-fit, minmax(120px
 .numbers div { margin: 0; padding: 0 }
 .numbers dt { padding: 0; margin: 0; font-size: 0.84rem; color: color-mix(in srgb, currentColor 78%, transparent) }
 .numbers dd { margin: 0; font-size: 1.3rem; line-height: 1.35; font-variant-numeric: tabular-nums }
-.numbers small { font-size: 0.8rem; color: color-mix(in srgb, currentColor 78%, transparent); overflow-wrap: anywhere }
+.numbers dd.note { font-size: 0.8rem; line-height: 1.6; overflow-wrap: anywhere;
+  color: color-mix(in srgb, currentColor 78%, transparent) }
 </style>
 """
 

@@ -39,7 +39,8 @@ def config(method: str, layer: int) -> dict[str, Any]:
         corpus = _corpus(method)
         changed |= {"corpus": corpus} if corpus else {}
     n_changed = len(changed) - n_changed
-    st.caption(f"{n_changed} changed from the defaults." if n_changed else "All at their defaults.")
+    words = f"{n_changed} changed from the defaults." if n_changed else "All at their defaults."
+    st.caption(words if "layer" in changed else f"{words} This method finds its places itself; the layer is not used.")
     return changed
 
 

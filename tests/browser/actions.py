@@ -44,6 +44,11 @@ def apply_edit(page: Page) -> None:
     scored(page)
 
 
+def undo(page: Page) -> Locator:
+    """The button that takes the last edit back; every line of the ledger has one of its own."""
+    return page.locator(".st-key-undo").get_by_role("button")
+
+
 def scored(page: Page) -> None:
     expect(button(page, "Report")).to_be_visible(timeout=PATIENCE)
 

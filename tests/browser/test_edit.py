@@ -18,6 +18,7 @@ from tests.browser.actions import (
     tile,
     trace,
     traced,
+    undo,
 )
 from tests.browser.servers import Server
 
@@ -59,9 +60,9 @@ def test_apply_shows_five_metrics_and_undo_takes_them_back(
     assert first["about"]["layer"] == 4
     page.get_by_role("tab", name="Text before and after").click()
     expect(page.get_by_text("Before", exact=True).first).to_be_visible()
-    button(page, "Undo").click()
+    undo(page).click()
     expect(page.locator(".st-key-tiles").get_by_text("—")).to_have_count(5)
-    expect(button(page, "Undo")).to_have_count(0)
+    expect(undo(page)).to_have_count(0)
     # Hashed anew in the server, not read off a record.
     assert server.ask("weights") == weights
     # Traced anew after the edit, the numbers are those of a model never edited.
