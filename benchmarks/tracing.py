@@ -24,6 +24,7 @@ from benchmarks.tracing_cases import (
     LENGTH,
     MUST,
     MUST_HALF,
+    MUST_RAGGED,
     MUST_SAMPLE,
     MUST_SMALL,
     SAMPLES,
@@ -33,12 +34,13 @@ from benchmarks.tracing_cases import (
     in_half,
     matrix_rate,
     random_model,
+    real_tasks,
     seconds,
     task_of,
     whole_map,
 )
 from benchmarks.tracing_contenders import NnsightLoop, RomeLoop, Task, transformer_lens_is_here
-from models import LanguageModel
+from models import LanguageModel, load_model
 
 CELLS = 12
 EXACT = 1e-5
@@ -102,6 +104,41 @@ def measure(model: LanguageModel, case: Case, rounds: int, *, half: bool) -> lis
     return _lines(case, task, baseline, times, rates, errors)
 
 
+def measure_ragged(model: LanguageModel, count: int, rounds: int) -> list[Line]:
+    """States of real prompts, one map each, against the loop on every prompt.
+
+    Raises:
+        AssertionError: if a map is not the loop's.
+    """
+    tasks, generator = real_tasks(model, count), torch.Generator().manual_seed(1)
+    device, error = model.device.type, 0.0
+    baseline, spent, halved = [], [], []
+    small = [in_half(task) for task in tasks]
+    wrong = 0.0
+    for _ in range(rounds):
+        loops, maps = 0.0, []
+        for task in tasks:
+            loop = RomeLoop(task)
+            drawn = [_cell(generator, model.n_layers, len(task.ids)) for _ in range(2)]
+            loops += _timed(loop, drawn, device) / len(drawn) * (len(task.ids) * model.n_layers + 2)
+            maps.append((loop, drawn))
+        baseline.append(loops)
+        spent.append(seconds(lambda: [whole_map(task) for task in tasks], device))
+        halved.append(seconds(lambda: [whole_map(task) for task in small], device))
+        for (loop, drawn), task, half in zip(maps, tasks, small, strict=True):
+            error = max(error, _error(whole_map(task), loop, drawn))
+            wrong = max(wrong, _error(whole_map(half), loop, drawn))
+    assert error <= EXACT, f"a map differs from the ROME loop by {error:.1e}"
+    lengths = [len(task.ids) for task in tasks]
+    case = f"{model.name}, {count} prompts of {min(lengths)}-{max(lengths)} tokens, states"
+    rome = statistics.median(baseline)
+    contenders = (("rome loop", baseline, None), (ENGINE, spent, error), (HALF, halved, wrong))
+    return [
+        Line(case, name, rome / statistics.median(each), None, off, statistics.median(each), (min(each), max(each)))
+        for name, each, off in contenders
+    ]
+
+
 def _lines(
     case: Case,
     task: Task,
@@ -138,8 +175,8 @@ def _timed(contender: RomeLoop | NnsightLoop, cells: list[tuple[int, int]], devi
     return seconds(lambda: [contender.cell(*cell) for cell in cells], device)
 
 
-def _cell(generator: torch.Generator, n_layers: int) -> tuple[int, int]:
-    pos, layer = (int(torch.randint(0, size, (1,), generator=generator)) for size in (LENGTH, n_layers))
+def _cell(generator: torch.Generator, n_layers: int, length: int = LENGTH) -> tuple[int, int]:
+    pos, layer = (int(torch.randint(0, size, (1,), generator=generator)) for size in (length, n_layers))
     return pos, layer
 
 
@@ -174,6 +211,8 @@ def table(lines: list[Line]) -> str:
 def _must(line: Line, whole: float) -> float | None:
     """Times the ROME loop that a line has to reach, if it has to; `whole` is what the engine's whole map reached."""
     size, subject, kind = line.case.split(", ")
+    if "prompts" in subject:
+        return MUST_RAGGED if line.contender == ENGINE else None
     if line.contender == ENGINE:
         return (MUST_SMALL if size == "8x256" else MUST).get((subject, kind))
     if line.contender == HALF:
@@ -187,8 +226,9 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="the 8 x 256 cases only, about a minute")
     parser.add_argument("--json", action="store_true", help="print a JSON list instead of a table")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--sizes", nargs="+", default=["8x256", "gpt2-small"])
+    parser.add_argument("--sizes", nargs="*", default=["8x256", "gpt2-small"])
     parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=list(KINDS))
+    parser.add_argument("--prompts", type=int, default=0, help="also trace so many real prompts on the bundled model")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -200,6 +240,8 @@ def main() -> int:
                 half = kind == "states" and not options.quick
                 lines += measure(model, Case(size, subject, kind), options.rounds, half=half)
                 print(f"{lines[-1].case} done", file=sys.stderr, flush=True)
+    if options.prompts:
+        lines += measure_ragged(load_model("reference"), options.prompts, options.rounds)
     if options.json:
         print(json.dumps([asdict(line) for line in lines], indent=1))
         return 0

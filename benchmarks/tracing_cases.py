@@ -15,14 +15,15 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from benchmarks.tracing_contenders import Task
+from facts.atlas import load_atlas
 from models import LanguageModel
 from models.hooks import run_hooked
 from tracing.config import TraceConfig
-from tracing.corruption import draw_noise
+from tracing.corruption import draw_noise, measure_noise
 from tracing.engine import Engine
 from tracing.plan import lay_out
 from tracing.probe import engine_for
-from tracing.question import Question
+from tracing.question import Question, ask
 
 LENGTH, SAMPLES = 12, 10
 SIZES: dict[str, dict[str, Any]] = {
@@ -47,6 +48,8 @@ MUST_SMALL = MUST | {("subject 5-8", "states"): 15.0}
 """The same for 8 layers of width 256."""
 MUST_HALF = {"subject 0-3": 11.0, "subject 5-8": 25.0}
 """In bfloat16, against the loop in float32; states."""
+MUST_RAGGED = 6.5
+"""For real prompts of different lengths."""
 MUST_SAMPLE = 0.15
 """Of a whole map, for its first sample."""
 KINDS: dict[str, dict[str, Any]] = {
@@ -106,16 +109,31 @@ def task_of(model: LanguageModel, case: Case) -> Task:
     return Task(model, ids, subject, noise, config, answer)
 
 
+def real_tasks(model: LanguageModel, count: int) -> list[Task]:
+    """States of facts spread over the atlas: real prompts of different lengths."""
+    atlas = load_atlas()
+    step = max(1, len(atlas.facts) // count)
+    facts = [atlas.as_fact(entry) for entry in atlas.facts[::step][:count]]
+    level = measure_noise(model, atlas.subjects())
+    tasks = []
+    for fact in facts:
+        question = ask(model, fact)
+        noise = 3 * level.sigma * draw_noise(SAMPLES, len(question.subject), model.d_model, seed=0)
+        ids = question.ids[: question.n_prompt]
+        tasks.append(Task(model, ids, question.subject, noise, TraceConfig(samples=SAMPLES), question.answer_ids[0]))
+    return tasks
+
+
 def engine_of(task: Task) -> Engine:
     """The project's engine on the same task."""
-    question = Question(task.ids, LENGTH, (task.answer,), task.subject)
+    question = Question(task.ids, len(task.ids), (task.answer,), task.subject)
     clean = task.model.embedding(task.ids[task.subject.start : task.subject.stop]).float().cpu()
     return Engine(
         model=task.model,
         question=question,
         embeddings=(clean + task.noise).to(task.model.device),
         configs=[task.config],
-        positions=range(LENGTH),
+        positions=range(len(task.ids)),
         other=None,
         name=engine_for(task.model, run_hooked),
         driver=run_hooked,
@@ -140,7 +158,7 @@ def floor_flops(task: Task) -> float:
     flops = 0.0
     for cells, where in engine.work(task.config):
         blocks = lay_out(cells, of_block_outputs=task.config.site == "resid_post")
-        positions = sum(LENGTH - pos for pos in where)
+        positions = sum(len(task.ids) - pos for pos in where)
         runs = sum(model.n_layers - 1 - block.joins for block in blocks)
         flops += 2 * matrices * SAMPLES * runs * positions
         flops += 2 * model.d_vocab * model.d_model * SAMPLES * len(cells) * len(where)
