@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Edit, measure, print; 0, or 2 with one sentence on stderr when the request cannot be met."""
-    options = _options(arguments)
     try:
+        options = _options(arguments)
         if options.save_to and not options.save_to.parent.is_dir():  # said now, not after the work
             raise FileNotFoundError(f"there is no folder {str(options.save_to.parent)!r}; make it first")
         edit, report = _run(options)
@@ -121,7 +121,8 @@ def _progress() -> Callable[[int, int], None] | None:
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     chooser = argparse.ArgumentParser(add_help=False)
-    chooser.add_argument("--method", choices=list(METHODS), default="rome", help="default: %(default)s")
+    names = f"one of {', '.join(METHODS)} (default: %(default)s)"
+    chooser.add_argument("--method", default="rome", metavar="METHOD", help=names)
     chosen, _ = chooser.parse_known_args(arguments)
     parser = argparse.ArgumentParser(
         prog="python -m editing",

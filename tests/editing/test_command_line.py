@@ -106,3 +106,9 @@ def test_methods_of_every_kind_run(
     assert edit["operations"] == [operation]
     assert main(given) == 0
     assert f"; {method}" in capsys.readouterr().out
+
+
+def test_a_misspelt_method_is_told_in_one_sentence(folder: str, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["The Needle is in", "--subject", "Needle", "--target-new", "Rome", "--model", folder]
+    assert main([*asked, "--method", "gracee"]) == 2
+    assert capsys.readouterr().err.startswith("error: unknown method 'gracee'; did you mean 'grace'?")
