@@ -147,10 +147,9 @@ class Episodes:
         template = source.choice(relation.templates)
         request = EditRequest(self.atlas.as_fact(fact, template), source.choice(self._targets(fact)))
         others = [other for other in relation.templates if other != template]
-        if self.split != "train":  # what no editor was trained with comes first
-            others = [*relation.held_out_templates, *others]
-        else:
-            source.shuffle(others)
+        source.shuffle(others)
+        if self.split != "train":  # one wording that no editor was trained with, then the others
+            others = [source.choice(relation.held_out_templates), *others]
         paraphrases = tuple(
             self._prefix(source, fact) + other.replace("{}", fact.subject) for other in others[: self.n_paraphrases]
         )

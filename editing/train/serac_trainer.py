@@ -37,11 +37,13 @@ class SeracSettings:
 
     heads: int = 4
     width: int = 128
-    scope_rate: float = 3e-3
-    weights_rate: float = 3e-2
-    """Learning rate of the tokens' weights, of which each step moves few."""
+    scope_rate: float = 1e-3
+    weights_rate: float = 1e-3
+    """Learning rate of the tokens' weights; a larger one fits the training subjects alone."""
     pairs: int = 96
-    """Pairs of prompts in a step, half of them in scope."""
+    """Pairs of prompts in a step of the classifier, half of them in scope."""
+    scope_steps: int = 4
+    """Steps of the classifier for one of the counterfactual model, which costs far more."""
     rank: int = 8
     """Of the counterfactual model's change."""
     answers_rate: float = 2e-3
@@ -138,8 +140,9 @@ class SeracTrainer:
         """One update of each part; see `loop.Trainer`."""
         source = random.Random(f"{self.plan.seed}|{number}")
         with torch.enable_grad():
+            drawn = [self.training.draw(source, self.plan.pairs // 2) for _ in range(self.plan.scope_steps)]
             return {
-                "scope": self._scope_step(self.training.draw(source, self.plan.pairs // 2)),
+                "scope": sum(self._scope_step(episodes) for episodes in drawn) / len(drawn),
                 "answers": self._answers_step(source, self.training.draw(source, self.plan.answers)),
             }
 
