@@ -99,6 +99,23 @@ def test_every_measure_of_a_cell() -> None:
     assert result.by("kl").by("probability").clean == result.clean
 
 
+def test_the_logits_of_another_subject_are_held_against_its_own_answer() -> None:
+    model = tiny_model("llama")
+    fact, other = Fact.from_prompt("the city of Paris is in", "Paris"), "Berlin"
+    config = TraceConfig(corruption="token", counterfactual=other)
+    result = causal_trace(model, fact, config, level=LEVEL)
+    assert result.config.n_samples == len(result.corrupted) == 1
+    logits = model.logits(torch.tensor([model.encode(fact.template.replace("{}", other))]))[0, -1]
+    its_own, answer = int(logits.argmax()), result.answer_ids[0]
+    assert its_own != answer
+    assert result.against == model.token_strings([its_own])[0]
+    assert result.corrupted[0] == pytest.approx(float(torch.softmax(logits, -1)[answer]), abs=1e-6)
+    difference = result.by("logit_difference")
+    assert difference.corrupted[0] == pytest.approx(float(logits[answer] - logits[its_own]), abs=1e-4)
+    assert difference.clean > 0 > difference.corrupted[0]
+    assert_agrees(model, fact, result, cells_of(result, 3, seed=4))
+
+
 @pytest.mark.parametrize("site", SITES)
 def test_replay_and_packed_give_the_same_map(site: TraceSite) -> None:
     model = tiny_model("gpt_neo")
