@@ -24,6 +24,7 @@ from benchmarks.memory import reset_peak, since_reset
 from benchmarks.variants import NO_OP, variants
 from editing import METHODS, apply_edits, get_method
 from editing.configs import make_config
+from editing.train.artefact import EditorError
 from facts import EditRequest
 from facts.atlas import load_atlas
 from metrics import EditReport, evaluate
@@ -70,7 +71,11 @@ class Mean:
 
 
 def measured(model: LanguageModel, name: str, settings: Mapping[str, Any], request: EditRequest) -> dict[str, Any]:
-    """One edit's figures, ready for JSON; `failed` holds the sentence of a method that refused it."""
+    """One edit's figures, ready for JSON; `failed` holds the sentence of a method that refused it.
+
+    Raises:
+        FileNotFoundError, EditorError: if the method has no trained editor for this model.
+    """
     reset_peak()
     began = perf_counter()
     entries = 0
@@ -79,6 +84,8 @@ def measured(model: LanguageModel, name: str, settings: Mapping[str, Any], reque
         method = get_method(name)
         try:
             edit = method.compute(model, (request,), make_config(method.config_type, settings))
+        except EditorError:  # says nothing about the method
+            raise
         except ValueError as error:
             return {"prompt": request.fact.prompt, "failed": str(error)}
         entries = edit.parameters_changed
@@ -197,7 +204,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             path = options.out / f"{label}.jsonl"
             try:
                 lines = run(model, name, settings, requests, path, _ticker(label, options.n))
-            except FileNotFoundError as error:  # a learned editor that nobody trained for this model
+            except (FileNotFoundError, EditorError) as error:  # a learned editor that nobody trained for this model
                 print(f"{label} is left out: {error}", file=sys.stderr)
                 continue
             refused = sum("failed" in line for line in lines)

@@ -27,6 +27,10 @@ BUNDLED = Path(__file__).parents[1] / "artefacts"
 MANIFEST, TENSORS, LOG = "manifest.json", "editor.safetensors", "log.jsonl"
 
 
+class EditorError(ValueError):
+    """A trained editor cannot be used: it was changed, or belongs to another method or model."""
+
+
 @dataclass(frozen=True, eq=False)
 class Artefact:
     """A trained editor: everything a method needs to compute edits."""
@@ -73,16 +77,16 @@ def load_artefact(folder: Path, kind: str, revision: str) -> Artefact:
 
     Raises:
         FileNotFoundError: if there is none; the sentence says how to train one.
-        ValueError: if it was changed since it was written, or belongs to another method or model.
+        EditorError: if it was changed since it was written, or belongs to another method or model.
     """
     command = f"`python -m editing.train {kind} --model NAME --out FOLDER` and give its folder as the setting artefact"
     if not (folder / MANIFEST).is_file():
         raise FileNotFoundError(f"there is no trained {kind} editor in {str(folder)!r}; train one with {command}")
     manifest, digest = _manifest(folder)
     if manifest["kind"] != kind:
-        raise ValueError(f"the editor in {str(folder)!r} is one of {manifest['kind']!r}, not of {kind!r}")
+        raise EditorError(f"the editor in {str(folder)!r} is one of {manifest['kind']!r}, not of {kind!r}")
     if manifest["base_revision"] != revision:
-        raise ValueError(
+        raise EditorError(
             f"the {kind} editor in {str(folder)!r} was trained for weights {manifest['base_revision'][:12]}, but the "
             f"model has {revision[:12]}; train one for this model with {command}"
         )
@@ -92,7 +96,7 @@ def load_artefact(folder: Path, kind: str, revision: str) -> Artefact:
             raise ValueError("its digest differs from the manifest's")
         tensors = load(content)
     except (OSError, ValueError, SafetensorError) as error:
-        raise ValueError(
+        raise EditorError(
             f"{str(folder / TENSORS)!r} does not hold what was trained: {error}; fetch it again, or train anew with "
             f"{command}"
         ) from error
@@ -109,7 +113,7 @@ def _manifest(folder: Path) -> tuple[dict[str, Any], str]:
         for key in ("kind", "base_revision", "settings", "validation", "sha256"):
             manifest[key]
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{str(folder / MANIFEST)!r} is not an editor's manifest: {error}") from error
+        raise EditorError(f"{str(folder / MANIFEST)!r} is not an editor's manifest: {error}") from error
     return manifest, _sha256(content)
 
 

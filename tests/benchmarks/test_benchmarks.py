@@ -4,12 +4,14 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from benchmarks import held_out, methods, sequences
 from benchmarks.memory import reset_peak, since_reset
 from benchmarks.methods import Mean, as_json, measured, run, summarised, table
 from benchmarks.plots import sequence_figure
 from benchmarks.variants import NO_OP, variants
+from editing.train.artefact import Artefact, EditorError, save_artefact
 from editing.train.episodes import split_of
 from facts import EditRequest, Fact, Probe
 from facts.atlas import load_atlas
@@ -49,6 +51,14 @@ def test_an_edit_is_measured_and_a_refused_one_counts_as_failed() -> None:
     assert means["reliability"] == Mean(0.5, bootstrap([1.0, 0.0]), 2)
     assert means["kl"].n == 1
     assert means["portability"].value is None
+
+
+def test_a_method_without_its_editor_is_no_refusal(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no trained mend editor"):
+        measured(MODEL, "mend", {"artefact": str(tmp_path)}, REQUESTS[0])
+    save_artefact(Artefact("mend", "a" * 64, {}, {}, {"w": torch.ones(1)}), tmp_path)
+    with pytest.raises(EditorError, match="was trained for weights aaaaaaaaaaaa"):
+        measured(MODEL, "mend", {"artefact": str(tmp_path)}, REQUESTS[0])
 
 
 def test_a_run_goes_on_where_it_was(tmp_path: Path) -> None:
