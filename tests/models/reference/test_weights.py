@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from facts.atlas import load_atlas
 from models import load_model
 from models.folder import check_manifest
-from models.reference.evaluate import answers, effects, known_facts, lines, table
+from models.reference.evaluate import answers, effects, in_context, known_facts, lines, table
 from models.reference.train import WEIGHTS
 
 pytestmark = pytest.mark.reference
@@ -58,16 +58,20 @@ def test_it_knows_the_atlas(model) -> None:
         (source.choice(atlas.relations[fact.relation].held_out_templates).replace("{}", fact.subject), fact.object)
         for fact in source.sample([fact for fact in atlas.facts if fact.held_out], 200)
     ]
-    assert np.mean(answers(model, trained)) >= 0.95
-    assert np.mean(answers(model, unseen)) >= 0.9
+    assert np.mean(answers(model, trained)) >= 0.98
+    assert np.mean(answers(model, unseen)) >= 0.96
+
+
+def test_it_follows_the_context(model) -> None:
+    assert in_context(model, load_atlas(), 60) >= 0.8
 
 
 def test_corruption_takes_answers_away_and_both_sites_show(model) -> None:
     average = effects(model, known_facts(model, load_atlas(), 10, seed=3, one_token=True), everywhere=False)
-    assert average.ate > 0.4
+    assert average.ate > 0.5
     early, late = average.last_subject(), average.last_token()
-    assert early[0] > late[0], "the last subject token matters early"
-    assert late[-1] > early[-1], "the last token matters late"
+    assert min(early[:4]) > 0.55 * average.ate > 0.35 * average.ate > max(late[:4]), "the last subject token, early"
+    assert min(late[-3:]) > 0.8 * average.ate > max(early[-3:]), "the last token, late"
     assert late[-1] == pytest.approx(average.ate, abs=1e-5), "restoring the final state restores the answer"
 
 
@@ -85,6 +89,7 @@ def test_the_table_names_what_is_missed() -> None:
         "mlp_aie": [0.1, 0.1, 0.1],
         "attn_aie": [0.1, 0.1, 0.1],
         "mlp_over_attention": 1.0,
+        "in_context": 0.9,
         "layer": 0,
         "n_edits": 2,
         **dict.fromkeys(("es", "ps", "ns", "es_greedy", "ps_greedy", "ns_greedy"), 1.0),
