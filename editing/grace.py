@@ -15,6 +15,7 @@ behind which no attention follows cannot use.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from time import perf_counter
@@ -31,9 +32,12 @@ from editing.ops import CodebookOp, Where
 from editing.requests import check_batch, check_layer
 from editing.view import apply_edits
 from facts import EditRequest
-from models import LanguageModel, run
+from facts.atlas import load_atlas
+from models import LanguageModel, pad, run
 from models.calls import calling
 
+STRANGERS = 4
+"""Other subjects whose keys are compared with the new one."""
 STOP_LOSS = 1e-3
 """The search for a value stops below this loss; the public codes always take all their steps."""
 
@@ -150,7 +154,8 @@ class GraceMethod:
             seconds={"value": perf_counter() - began},
         )
         after = probabilities(apply_edits(model, [edit]), rows)
-        own = _diagnostics(fold([*earlier, *entries]), [*earlier, *entries])
+        book = fold([*earlier, *entries])
+        own = [*_diagnostics(book, [*earlier, *entries]), *_strangers(model, requests[-1], config, book)]
         return replace(edit, diagnostics=(*own, *answer_diagnostics(edit, before, after)))
 
 
@@ -229,3 +234,26 @@ def _diagnostics(book: Codebook, ops: Sequence[CodebookOp]) -> list[Diagnostic]:
         Diagnostic("radius", float(book.radii[-1]), "|k - k'|", "Of the newest entry, after its neighbours' share."),
         Diagnostic("key norm", float(norms[-1]), "|k|", "Input of the down projection at the prompt's last token."),
     ]
+
+
+def _strangers(model: LanguageModel, request: EditRequest, config: GraceConfig, book: Codebook) -> list[Diagnostic]:
+    """How near the same words about other subjects come to the newest entry: inside its ball they get its value."""
+    others = [name for name in load_atlas().subjects() if name != request.fact.subject]
+    drawn = random.Random(f"{config.seed}|{request.fact.prompt}").sample(others, STRANGERS)
+    prompts = [request.fact.template.replace("{}", name) for name in drawn]
+    rows = [ids for ids in map(model.tokenize, prompts) if len(ids) <= model.max_positions]
+    if not rows:  # names too long for the context
+        return []
+    ids, lengths = pad(rows, model.pad_id)
+    with calling(lengths.to(model.device)):
+        read = run(model, ids, captures=[("mlp_key", config.layer)]).captured["mlp_key", config.layer].float()
+    keys = read[torch.arange(len(lengths)), lengths - 1]
+    nearest, radius = float(distances(keys.cpu(), book.keys[-1:].cpu()).min()), float(book.radii[-1])
+    warning = ""
+    if nearest <= radius:
+        warning = (
+            f"the same words about another subject fall inside the radius ({nearest:.3g} against {radius:.3g}) and get "
+            "this answer too; choose a later layer or a smaller radius"
+        )
+    help_text = f"Distance of the nearest of {len(rows)} prompts with the same words about other subjects."
+    return [Diagnostic("nearest stranger", nearest, "|k - k'|", help_text, warning)]

@@ -176,6 +176,17 @@ def test_a_cold_start_and_the_papers_units_work() -> None:
     assert first_loss != edit.losses[0]
 
 
+def test_strangers_inside_the_radius_are_told() -> None:
+    model = tiny_model("gpt2")
+    narrow, wide = (
+        GraceMethod().compute(model, [ASKED], dataclasses.replace(FAST, radius=radius, steps=1))
+        for radius in (0.001, 100.0)
+    )
+    assert narrow.diagnostic("nearest stranger").value == wide.diagnostic("nearest stranger").value > 0
+    assert not narrow.diagnostic("nearest stranger").warning
+    assert "choose a later layer or a smaller radius" in wide.diagnostic("nearest stranger").warning
+
+
 def test_bad_input_is_told() -> None:
     model = tiny_model("gpt2")
     with pytest.raises(ValueError, match="layer 9 is out of range"):
