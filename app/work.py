@@ -166,9 +166,9 @@ def compare(ask: CompareAsk) -> Work:
     shelf, drawer = cache.shelf(), cache.drawer()
 
     def work(progress: Progress, cancelled: Cancelled) -> object:
-        from app import branches
+        from app import side_by_side
 
         sides = drawer.all(ask.left), drawer.all(ask.right)
-        return branches.compare(shelf.get(ask.model), *sides, progress=progress, cancelled=cancelled)
+        return side_by_side.compare(shelf.get(ask.model), *sides, progress=progress, cancelled=cancelled)
 
     return work

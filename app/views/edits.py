@@ -14,7 +14,7 @@ from app.views.waiting import Waiting
 from app.wording import markup, plain
 
 if TYPE_CHECKING:
-    from app.branches import Comparison
+    from app.side_by_side import Comparison
     from editing import Edit
 
 SCORE_NAMES = {

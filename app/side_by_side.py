@@ -1,0 +1,83 @@
+"""Two sets of edits side by side: what the model says with each, and the five metrics' means over their facts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from app.workflow import Cancelled, Progress
+from editing import Edit, apply_edits
+from facts import EditRequest
+from metrics import EditReport, evaluate
+from metrics.aggregate import aggregate
+from models import LanguageModel
+
+SCORES = ("reliability.greedy", "generalization.greedy", "locality.greedy", "portability.greedy")
+TOKENS = 12
+
+
+@dataclass(frozen=True)
+class Said:
+    """One fact that either side rewrites."""
+
+    prompt: str
+    wanted: str
+    unedited: str
+    left: str
+    right: str
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two branches on the facts that either of them rewrites."""
+
+    said: tuple[Said, ...]
+    scores: tuple[tuple[str, float | None, float | None, float | None, int], ...]
+    """(score, unedited, left, right, facts it is over), each a mean over facts; None where it was not measured."""
+
+
+def compare(
+    model: LanguageModel,
+    left: Sequence[Edit],
+    right: Sequence[Edit],
+    *,
+    progress: Progress | None = None,
+    cancelled: Cancelled | None = None,
+) -> Comparison:
+    """Evaluate both branches on every fact that one of them rewrites.
+
+    Raises:
+        ValueError: if neither holds an edit, or an edit belongs to other weights.
+        metrics.EvaluationCancelled: when `cancelled` said so.
+    """
+    requests = _requests([*left, *right])
+    if not requests:
+        raise ValueError("neither branch holds an edit; apply one first")
+    sides = (tuple(left), tuple(right))
+    reports: tuple[list[EditReport], list[EditReport]] = ([], [])
+    steps = 2 * len(requests)
+    for step, (side, request) in enumerate((side, request) for side in (0, 1) for request in requests):
+        if progress is not None:
+            progress(step, steps)
+        reports[side].append(_scored(model, sides[side], request, cancelled))
+    prompts = [request.fact.prompt for request in requests]
+    texts = [view.generate(prompts, TOKENS) for view in (model, *(apply_edits(model, side) for side in sides))]
+    said = tuple(
+        Said(request.fact.prompt, request.target_new, *(text[index] for text in texts))
+        for index, request in enumerate(requests)
+    )
+    first, second = (aggregate(reports[side]) for side in (0, 1))
+    scores = tuple((name, first[name].before, first[name].value, second[name].value, first[name].n) for name in SCORES)
+    return Comparison(said, scores)
+
+
+def _requests(edits: Sequence[Edit]) -> list[EditRequest]:
+    """What the edits rewrite, each prompt once, the last request for it counting."""
+    found = {request.fact.prompt: request for edit in edits for request in edit.requests}
+    return list(found.values())
+
+
+def _scored(
+    model: LanguageModel, edits: Sequence[Edit], request: EditRequest, cancelled: Cancelled | None
+) -> EditReport:
+    return evaluate(model, apply_edits(model, edits), request, guard_texts=(), cancelled=cancelled)
