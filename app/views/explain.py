@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import streamlit as st
 
 TRACING = """
@@ -71,6 +73,7 @@ def draw() -> None:
         st.markdown(TRACING)
         st.subheader("2 · Edit", anchor=False)
         st.markdown(EDITING)
+        _edit_methods()
         st.subheader("3 · Evaluate", anchor=False)
         st.markdown(
             "Every score is taken on the unedited and on the edited model; the tile shows the edited one, the change, "
@@ -82,6 +85,18 @@ def draw() -> None:
         lines = [
             f"- {title}, [arXiv:{number}](https://arxiv.org/abs/{number}): {used}." for number, title, used in PAPERS
         ]
+        st.markdown("\n".join(lines))
+
+
+def _edit_methods() -> None:
+    """Every method in the first sentence of its own file."""
+    with st.spinner("Reading the methods…"):
+        from editing import METHODS
+    lines = ["| method | family | what it does |", "|---|---|---|"]
+    for method in METHODS.values():
+        opening = (sys.modules[type(method).__module__].__doc__ or "").strip().split("\n\n")[0].replace("\n", " ")
+        lines.append(f"| **{method.title}** | {method.family} | {_cell(opening)} |")
+    with st.expander(f"All {len(METHODS)} methods"):
         st.markdown("\n".join(lines))
 
 
