@@ -13,8 +13,9 @@ the model, keeps those edits where they are.  With the keys in the coordinates o
 which is symmetric and small.  K_p comes from the active edits themselves, so that undoing one undoes its protection.
 
 The paper's threshold (eigenvalues below 0.02) and L2 (10) are absolute and depend on the model; here both are in units
-of the mean eigenvalue of C.  Protection is approximate: E |delta k|^2 over old keys is at most the largest eigenvalue
-kept times |delta|^2.
+of the mean eigenvalue of C.  Where few directions are nearly empty, as in narrow models, a batch of facts needs more of
+them than a small threshold leaves: the change then gets many times the weight's size and breaks what it should keep.
+Protection is approximate: E |delta k|^2 over old keys is at most the largest eigenvalue kept times |delta|^2.
 
 Symbols: U0 basis [d_mlp, r], K keys [d_mlp, n], K_p past [d_mlp, m], R [d_model, n], C Moment.matrix.
 """
@@ -43,7 +44,7 @@ class AlphaEditConfig(SpreadConfig):
     """
 
     null_threshold: float = field(
-        default=0.02,
+        default=0.5,
         metadata={
             "help": "Directions whose share of the old keys is below this may be changed; in units of the mean "
             "eigenvalue of the second moment.",
@@ -52,7 +53,7 @@ class AlphaEditConfig(SpreadConfig):
         },
     )
     l2: float = field(
-        default=0.1,
+        default=10.0,
         metadata={
             "help": "Penalty on the size of the change, in units of the mean eigenvalue of the second moment.",
             "min": 1e-9,

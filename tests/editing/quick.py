@@ -26,7 +26,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "r-rome": {"layer": 1, "steps": 5, "prefixes": 3, "moment_tokens": 300, "ridge": 0.01},
     "memit": _SPREAD,
     "emmet": _SPREAD,
-    "alphaedit": _SPREAD | {"null_threshold": 0.3},
+    "alphaedit": _SPREAD | {"null_threshold": 0.3, "l2": 0.1},
     "kn": {"steps": 4, "prefixes": 1},
     "ft": {"layer": 1, "steps": 4},
     "ft-l": {"layer": 1, "steps": 4},
