@@ -26,7 +26,7 @@ class SearchSettings:
     )
     steps: int = field(default=40, metadata={"help": "Most steps of the search for the value.", "min": 1, "max": 500})
     learning_rate: float = field(
-        default=0.4,
+        default=0.3,
         metadata={
             "help": "Of Adam, in the search, in units of the residual's root mean square at the edited token.",
             "min": 1e-4,
@@ -48,7 +48,7 @@ class SearchSettings:
     kl_factor: float = field(
         default=0.0625, metadata={"help": "Weight of keeping what the model says the subject is.", "min": 0.0}
     )
-    stop_loss: float = field(default=0.05, metadata={"help": "The search stops below this loss.", "min": 0.0})
+    stop_loss: float = field(default=0.1, metadata={"help": "The search stops below this loss.", "min": 0.0})
     prefixes: int = field(
         default=6,
         metadata={
