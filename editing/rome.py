@@ -19,7 +19,7 @@ Symbols: k* key, v* value, u direction, C moment.matrix, r ridge x mean eigenval
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from time import perf_counter
 from typing import Any, ClassVar, Literal
 
@@ -58,10 +58,10 @@ class RankOneConfig(MomentSettings, SearchSettings):
 
     Defaults that differ from the paper's: a learning rate relative to the residual and twice the steps, since 0.5 falls
     short in 20 steps where the residual is large; a stop at a loss of 0.1 instead of 0.05, which keeps more neighbours
-    and loses no paraphrases to speak of (100 edits of the bundled model: NS .91 for .86, PS .93 for .94); 6 contexts instead of 50 and 20,000 tokens instead of 100,000, which score the same on
-    small models; a norm limit relative to the residual; a small ridge, because fewer tokens leave C nearly singular; no
-    weight decay, because the limit already holds the norm and decay keeps the search from the target where MLPs write
-    little.
+    and loses hardly a paraphrase (100 edits of the bundled model: NS .91 for .86, PS .93 for .94); 6 contexts instead
+    of 50 and 20,000 tokens instead of 100,000, which score the same on small models; a norm limit relative to the
+    residual; a small ridge, because fewer tokens leave C nearly singular; no weight decay, because the limit already
+    holds the norm and decay keeps the search from the target where MLPs write little.
     """
 
     layer: int = field(metadata={"help": "Layer whose MLP is changed, counted from 0.", "min": 0})
@@ -235,10 +235,8 @@ class RomeMethod:
             "value": (prepared - began) + (found - estimated),
             "solve": perf_counter() - found,
         }
-        keys = {name: solution.key[None].float()}
-        edit = Edit(
-            self.name, (request,), config, (delta,), model.revision, losses=value.losses, seconds=seconds, keys=keys
-        )
+        edit = Edit(self.name, (request,), config, (delta,), model.revision, losses=value.losses, seconds=seconds)
+        edit = replace(edit, keys={name: solution.key[None].float()})
         edit = diagnose(model, edit, batch, start, value, moment, solution)
         if progress is not None:
             progress(100, 100)
