@@ -195,10 +195,10 @@ def table(lines: list[Line]) -> str:
         "| case | contender | a map, s | x ROME loop | must | x floor | largest error |",
         "|---|---|---|---|---|---|---|",
     ]
+    whole = {line.case: line.speedup for line in lines if line.contender == ENGINE}
     for line in lines:
-        _, subject, kind = line.case.split(", ")
-        must = MUST.get((subject, kind)) if line.contender == ENGINE else None
-        verdict = "" if must is None else f"{must:g} ({'met' if line.speedup >= must else 'missed'})"
+        must = _must(line, whole[line.case])
+        verdict = "" if must is None else f"{must:.3g} ({'met' if line.speedup >= must else 'missed'})"
         floor = "" if line.floor_distance is None else f"{line.floor_distance:.2f}"
         error = "" if line.max_abs_error is None else f"{line.max_abs_error:.0e}"
         spread = f"{line.seconds:.3g} ({line.spread[0]:.3g}-{line.spread[1]:.3g})"

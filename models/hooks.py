@@ -38,6 +38,8 @@ def run_hooked(model: LanguageModel, inputs: Mapping[str, Any], visits: Mapping[
             module = model.module.get_submodule(site_path(model.architecture, key))
             hang = _before if key[0] in INPUTS else _after
             stack.callback(hang(module, visit, length).remove)
+        head = model.module.get_submodule(model.architecture.head)
+        stack.callback(head.register_forward_pre_hook(_contiguous).remove)
         logits: Tensor = model.module(**inputs).logits
     return logits
 
@@ -46,6 +48,11 @@ def sequence_length(inputs: Mapping[str, Any]) -> int:
     """Positions in a row of a module's keyword arguments."""
     rows = inputs["input_ids"] if "input_ids" in inputs else inputs["inputs_embeds"]
     return int(rows.shape[1])
+
+
+def _contiguous(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The last positions of each row are a strided slice, for which torch copies the head's weight for every row."""
+    return (args[0].contiguous(), *args[1:])
 
 
 def _before(module: nn.Module, visit: Visit, length: int) -> RemovableHandle:
