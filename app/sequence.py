@@ -17,7 +17,7 @@ from editing import Diagnostic, Edit, apply_edits
 from editing.configs import make_config
 from editing.edit import EditCancelled
 from editing.preflight import after_computing, before_computing
-from editing.registry import get_method
+from editing.registry import DEFAULT_METHOD, get_method
 from editing.view import on_base
 from facts import EditRequest
 from metrics.sequence import Held, Point, SequenceReport, held, kept_answers, summed, text_perplexity
@@ -52,7 +52,7 @@ class Guarded:
 def guarded(
     model: LanguageModel,
     requests: Sequence[EditRequest],
-    method: str = "rome",
+    method: str = DEFAULT_METHOD,
     config: Any | Mapping[str, Any] | None = None,
     *,
     active: Sequence[Edit] = (),
@@ -112,7 +112,7 @@ def _perplexity_check(before: float | None, after: float | None, any_text: bool)
 def run_sequence(
     model: LanguageModel,
     requests: Sequence[EditRequest],
-    method: str = "rome",
+    method: str = DEFAULT_METHOD,
     config: Any | Mapping[str, Any] | None = None,
     *,
     every: int = 10,

@@ -23,7 +23,7 @@ import torch
 from app.probes import Row, find_fact, make_request, probes_of
 from editing import Edit, apply_edits
 from editing.configs import make_config
-from editing.registry import get_method
+from editing.registry import DEFAULT_METHOD, get_method
 from editing.view import on_base
 from facts import EditRequest, Fact
 from facts.atlas import load_atlas
@@ -221,7 +221,7 @@ def request_for(
 def edit(
     model: LanguageModel,
     request: EditRequest,
-    method: str = "rome",
+    method: str = DEFAULT_METHOD,
     config: Any | Mapping[str, Any] | None = None,
     *,
     active: Sequence[Edit] = (),
@@ -309,7 +309,7 @@ def _searching(seconds: Mapping[str, float]) -> float | None:
 def run_edit(
     model: LanguageModel,
     request: EditRequest,
-    method: str = "rome",
+    method: str = DEFAULT_METHOD,
     config: Any | Mapping[str, Any] | None = None,
     *,
     trace_seconds: float | None = None,

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from editing.edit import Edit
-from editing.registry import METHODS, get_method
+from editing.registry import DEFAULT_METHOD, METHODS, get_method
 
 if TYPE_CHECKING:
     from metrics import EditReport
@@ -122,7 +122,7 @@ def _progress() -> Callable[[int, int], None] | None:
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     chooser = argparse.ArgumentParser(add_help=False)
     names = f"one of {', '.join(METHODS)} (default: %(default)s)"
-    chooser.add_argument("--method", default="rome", metavar="METHOD", help=names)
+    chooser.add_argument("--method", default=DEFAULT_METHOD, metavar="METHOD", help=names)
     chosen, _ = chooser.parse_known_args(arguments)
     parser = argparse.ArgumentParser(
         prog="python -m editing",

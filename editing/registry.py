@@ -67,9 +67,12 @@ class Method(Protocol):
         """
 
 
+DEFAULT_METHOD = "r-rome"
+"""The corrected rank-one edit: what the field starts with, without the mismatch of keys that breaks models."""
+
 METHODS: dict[str, Method] = {
-    "rome": RomeMethod(),
     "r-rome": RRomeMethod(),
+    "rome": RomeMethod(),
     "memit": MemitMethod(),
     "emmet": EmmetMethod(),
     "alphaedit": AlphaEditMethod(),

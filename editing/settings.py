@@ -50,7 +50,7 @@ class SearchSettings:
     )
     stop_loss: float = field(default=0.1, metadata={"help": "The search stops below this loss.", "min": 0.0})
     prefixes: int = field(
-        default=6,
+        default=2,
         metadata={
             "help": "Generated texts put before the prompt, so that the edit holds anywhere.",
             "min": 0,

@@ -35,8 +35,9 @@ HALF_PRECISION_TOLERANCE = 5e-2  # bfloat16 keeps 8 bits: a batch of another siz
 
 def engine_for(model: LanguageModel, driver: Driver) -> EngineName:
     """ "packed" where that is exact, else "replay"; measured at the first call."""
-    if not plain(model.module):
-        return "replay"
+    with model.lock:  # outside of it, hooks of another thread's forward would be taken for somebody else's
+        if not plain(model.module):
+            return "replay"
     described = model.module.config.to_json_string(use_diff=False)
     parts = (described, TRANSFORMERS, str(model.dtype), str(model.device))
     key = "tracing engine " + hashlib.sha256("\n".join(parts).encode()).hexdigest()

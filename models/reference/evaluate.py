@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from editing import METHODS, RomeConfig, apply_edits
+from editing import METHODS, apply_edits
+from editing.rome import RRomeConfig
 from facts.atlas import Atlas, AtlasFact, load_atlas
 from facts.probes import edit_request
 from facts.types import Fact
@@ -136,7 +137,7 @@ def mlp_over_attention(average: AverageEffects) -> float:
 
 def edits(model: LanguageModel, atlas: Atlas, facts: Sequence[Fact], layer: int) -> dict[str, Any]:
     """One rank-one edit a fact, each on the unedited model, scored by paraphrases and neighbours."""
-    method = METHODS["rome"]
+    method = METHODS["r-rome"]
     reports = []
     for fact in facts:
         row = atlas.find(fact.subject, fact.relation)
@@ -144,7 +145,7 @@ def edits(model: LanguageModel, atlas: Atlas, facts: Sequence[Fact], layer: int)
         request = edit_request(atlas, fact, atlas.counterfactual(row))
         wanted = (*request.of_kind("paraphrase"), *request.of_kind("neighborhood"))
         request = replace(request, probes=wanted, generation_prompts=())
-        edit = method.compute(model, [request], RomeConfig(layer=layer))
+        edit = method.compute(model, [request], RRomeConfig(layer=layer))
         reports.append(evaluate(model, apply_edits(model, [edit]), request, distractors=()))
     summary = aggregate(reports)
     return {"n_edits": len(reports), **summary.short()}

@@ -248,7 +248,7 @@ def test_an_error_in_a_patch_comes_out_as_it_is_and_leaves_the_model_usable() ->
         (("resid_post", 4), r"layer 4 is out of range for resid_post; tiny gpt2 has layers 0 to 3"),
         (("resid_post", -1), r"layer -1 is out of range"),
         (("embed", 1), r"layer 1 is out of range for embed"),
-        (("resid_mid", 0), r"unknown site 'resid_pre'; choose from embed"),
+        (("resid_mid", 0), r"unknown site 'resid_mid'; choose from embed"),
     ],
 )
 def test_a_site_that_does_not_exist_is_named(key: tuple[str, int], message: str) -> None:
