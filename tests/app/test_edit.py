@@ -14,8 +14,8 @@ METRICS = ["Reliability", "Generalization", "Locality", "Portability", "Efficien
 def edited(new_page: NewPage, **params: str) -> AppTest:
     """A page with an edit applied."""
     page = new_page(run="1", samples="2", layer="2", **params)
-    page.number_input(key="rome_steps").set_value(2)
-    page.number_input(key="rome_moment_tokens").set_value(500)
+    page.number_input(key="r-rome_steps").set_value(2)
+    page.number_input(key="r-rome_moment_tokens").set_value(500)
     page.button(key="apply_edit").click().run()
     assert not page.exception
     return page
@@ -70,10 +70,10 @@ def test_apply_takes_the_fields_as_they_stand_at_the_click(new_page: NewPage) ->
 
 def test_a_text_for_the_second_moment_can_be_given(new_page: NewPage) -> None:
     page = new_page(run="1", samples="2", layer="2")
-    page.number_input(key="rome_steps").set_value(1)
-    page.number_input(key="rome_moment_tokens").set_value(200)
+    page.number_input(key="r-rome_steps").set_value(1)
+    page.number_input(key="r-rome_moment_tokens").set_value(200)
     text = "\n".join(f"Room {number} is on floor {number % 7}." for number in range(80)).encode()
-    page.file_uploader(key="rome_corpus").set_value(("notes.txt", text, "text/plain")).run()
+    page.file_uploader(key="r-rome_corpus").set_value(("notes.txt", text, "text/plain")).run()
     apply = page.button(key="apply_edit").click().run()
     assert not apply.exception
     (made,) = cache.drawer().all(page.session_state["ledger"])
@@ -81,7 +81,7 @@ def test_a_text_for_the_second_moment_can_be_given(new_page: NewPage) -> None:
     assert cache.uploads().path(dict(page.session_state["edit_ask"].config)["corpus"]).read_bytes() == text
     saved = export._edit_file(made)
     assert made.config.corpus.encode() not in saved  # where the server keeps it
-    page.file_uploader(key="rome_corpus").set_value(("notes.txt", b"\xff\xfe\x00", "text/plain")).run()
+    page.file_uploader(key="r-rome_corpus").set_value(("notes.txt", b"\xff\xfe\x00", "text/plain")).run()
     assert "not UTF-8" in notices(page).replace("\\", "")
 
 
