@@ -14,8 +14,8 @@ from tests.browser.actions import (
     button,
     choose_layer,
     download,
+    expect_layer,
     fill,
-    outlined_layer,
     settled,
     traced,
     undo,
@@ -79,4 +79,4 @@ def test_every_layer_runs_beside_the_trace_and_can_be_cancelled(new_page: NewPag
     expect(page.get_by_role("figure", name="The trace is strongest at layer")).to_be_visible()
     tab(page, "Heat map")
     choose_layer(page, 6)
-    assert outlined_layer(page) == 6
+    expect_layer(page, 6)
