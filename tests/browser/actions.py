@@ -147,7 +147,8 @@ def fill(page: Page, name: str, text: str) -> None:
 
 
 def download(page: Page, press: Callable[[], Any]) -> bytes:
-    """The bytes of the file that a click sends."""
+    """The bytes of the file that a click sends; a button that is being drawn anew would not send any."""
+    settled(page)
     with page.expect_download() as waiting:
         press()
     found: Download = waiting.value
