@@ -15,6 +15,8 @@ from tests.tiny import tiny_model
 
 MODEL = tiny_model("gpt2")
 TRAINERS = {"mend": mend_trainer, "ke": ke_trainer}
+AS_ONE_RUN = 1e-6
+"""A resumed run that lost its optimizer's moments is off by about 1e-4."""
 
 
 class Stopped(Exception):  # noqa: N818 - a power cut is no error of ours
@@ -22,7 +24,8 @@ class Stopped(Exception):  # noqa: N818 - a power cut is no error of ours
 
 
 @pytest.mark.parametrize("kind", list(TRAINERS))
-def test_a_stopped_training_goes_on_bit_for_bit(kind: str, tmp_path: Path) -> None:
+def test_a_stopped_training_goes_on_where_it_was(kind: str, tmp_path: Path) -> None:
+    """Up to rounding: what is kept of the lower blocks is computed anew, in batches of another make-up."""
     budget = Budget(steps=6, validate_every=2)
     whole = TRAINERS[kind](MODEL)
     train(whole, tmp_path / "whole", budget, lambda line: None)
@@ -39,9 +42,9 @@ def test_a_stopped_training_goes_on_bit_for_bit(kind: str, tmp_path: Path) -> No
     train(rest, tmp_path / "parts", budget, lambda line: seen.append(line["step"]))
     assert seen == [6]
     wanted, found = whole.learned.state_dict(), rest.learned.state_dict()
-    assert all(torch.equal(wanted[name], found[name]) for name in wanted)
+    torch.testing.assert_close(found, wanted, rtol=0, atol=AS_ONE_RUN)
     first, second = (load_artefact(tmp_path / name, kind, MODEL.revision) for name in ("whole", "parts"))
-    assert all(torch.equal(first.tensors[name], second.tensors[name]) for name in first.tensors)
+    torch.testing.assert_close(dict(second.tensors), dict(first.tensors), rtol=0, atol=AS_ONE_RUN)
     lines = [json.loads(line) for line in (tmp_path / "parts" / LOG).read_text().splitlines()]
     assert [line["step"] for line in lines] == [2, 4, 6]
     assert not (tmp_path / "parts" / CHECKPOINT).exists()
