@@ -93,5 +93,5 @@ if session.score_wanted and session.edit_ask and session.edit_ask.key in ledger.
 if not all(job.live for job in live_at_first):
     st.rerun()
 if reading in live_at_first:
-    waiting.append(Waiting(reading, below_fields.empty()))
+    waiting.append(Waiting(reading, None if show_fact.read_before(form) else below_fields.empty()))
 wait(runner, waiting)

@@ -23,6 +23,7 @@ STYLE = """
 .tokens span.subject { background: color-mix(in srgb, #2f8fce 24%, transparent); font-weight: 600 }
 .says { margin: 8px 0 0; font-size: 0.93rem; line-height: 1.5 }
 .says b { font-weight: 600 }
+.earlier { opacity: 0.45 }
 </style>
 """
 
@@ -99,21 +100,32 @@ def problems(form: Form) -> None:
 
 
 def reading(form: Form, job: Job | None) -> None:
-    """The token strip with the model's answer, or what stands in its way."""
+    """The token strip with the model's answer, or what stands in its way.
+
+    While changed words are read, the earlier strip stands there, dimmed: a page that moves under the mouse would take
+    the click that left the field.
+    """
     if form.problems:
         return
+    session = st.session_state
     if job is not None and job.state == "failed":
         st.error(plain(job.error), icon=":material/error:")
     elif job is not None and job.state == "done":
+        session.look = (form.model.name, job.result)
         _strip(job.result)
-        doubt = _doubt(job.result)
-        if doubt:
-            st.warning(doubt, icon=":material/help:")
+    elif read_before(form):
+        _strip(session.look[1], earlier=True)
     else:
         st.html(STYLE + '<p class="says">Loading the model; the form can be filled in meanwhile.</p>')
 
 
-def _strip(look: FirstLook) -> None:
+def read_before(form: Form) -> bool:
+    """Whether this session has read a prompt with this model."""
+    look = st.session_state.get("look")
+    return look is not None and look[0] == form.model.name
+
+
+def _strip(look: FirstLook, earlier: bool = False) -> None:
     start, stop = look.span
     chips = "".join(
         f'<span class="subject" title="subject">{markup(visible(token))}*</span>'
@@ -128,9 +140,12 @@ def _strip(look: FirstLook) -> None:
         f"with probability <b>{probability(p)}</b>" + (": ✓ it knows this." if look.knows else ".")
     )
     st.html(
-        f'{STYLE}<div class="tokens" role="group" aria-label="Tokens of the prompt">{chips}</div>'
-        f'<p class="says">{sentence}</p>'
+        f'{STYLE}<div class="{"earlier" if earlier else "now"}"><div class="tokens" role="group" '
+        f'aria-label="Tokens of the prompt">{chips}</div><p class="says">{sentence}</p></div>'
     )
+    doubt = _doubt(look)
+    if doubt:
+        st.warning(doubt, icon=":material/help:")
 
 
 def _doubt(look: FirstLook) -> str:

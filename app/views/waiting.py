@@ -20,7 +20,7 @@ TICK_SECONDS = 0.2
 
 @dataclass(frozen=True)
 class Waiting:
-    """A live job and the place on the page that shows how it goes."""
+    """A live job and the place on the page that shows how it goes; None where nothing shows it."""
 
     job: Job
     place: Any
@@ -29,6 +29,8 @@ class Waiting:
 def show(runner: Runner, waiting: Waiting) -> None:
     """One line and a bar."""
     job = waiting.job
+    if waiting.place is None:
+        return
     if job.stop.is_set():
         waiting.place.progress(job.fraction, text="Stopping…")
         return

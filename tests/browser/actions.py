@@ -39,10 +39,7 @@ def traced(page: Page) -> None:
 
 
 def apply_edit(page: Page) -> None:
-    """Press Apply and wait for the scores.  A field that is left by the press may move the button away under it."""
-    page.keyboard.press("Tab")
-    page.wait_for_timeout(300)
-    settled(page)
+    """Press Apply, which may leave a field that was changed, and wait for the scores."""
     button(page, "Apply edit").click()
     scored(page)
 
