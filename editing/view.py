@@ -24,7 +24,7 @@ import torch
 from editing import codebook, prefix, side
 from editing.edit import Edit
 from editing.ops import CodebookOp, PromptOp, RouteOp, SideOp
-from models import LanguageModel, as_out_in
+from models import LanguageModel, Sampling, as_out_in
 from models.views import Rewrite
 
 T = TypeVar("T")
@@ -170,17 +170,19 @@ class EditedModel(LanguageModel):
         found = self._inner.logits(torch.tensor(rows), stops + shift, ends + shift)
         return torch.stack([prefix.own_positions(row, lead, shift) for row, lead in zip(found, leads, strict=True)])
 
-    def continuations(self, rows: Sequence[Sequence[int]], max_new_tokens: int) -> list[list[int]]:
+    def continuations(
+        self, rows: Sequence[Sequence[int]], max_new_tokens: int, sampling: Sampling | None = None
+    ) -> list[list[int]]:
         """As `LanguageModel.continuations`."""
         found = self._inner.continuations(
-            [prefix.behind(self.base, self.prefix, row)[0] for row in rows], max_new_tokens
+            [prefix.behind(self.base, self.prefix, row)[0] for row in rows], max_new_tokens, sampling
         )
         for index, row in enumerate(rows):
             routed = self.route(list(row))
             if routed is not None:
                 memory, context = routed
                 read, _ = prefix.behind(self.base, context, row)
-                found[index] = memory.answers.continuations([read], max_new_tokens)[0]
+                found[index] = memory.answers.continuations([read], max_new_tokens, sampling)[0]
         return found
 
     def route(self, prompt: Sequence[int]) -> tuple[Memory, tuple[int, ...]] | None:

@@ -4,6 +4,7 @@ Nothing outside this package imports transformers or nnsight.
 """
 
 from models.architectures import EDITABLE_FAMILIES, FAMILIES, Architecture, as_out_in
+from models.generation import Sampling
 from models.interventions import Run, Site, run, run_batched
 from models.language_model import LanguageModel
 from models.load import load_model
@@ -15,6 +16,7 @@ __all__ = [
     "Architecture",
     "LanguageModel",
     "Run",
+    "Sampling",
     "Site",
     "Span",
     "as_out_in",

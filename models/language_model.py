@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from facts.types import MAX_PROMPT_CHARACTERS
 from models.architectures import Architecture, architecture_of, as_out_in, context_length
 from models.calls import calling
-from models.generation import greedy
+from models.generation import Sampling, decode
 from models.views import Rewrite, share
 
 
@@ -235,11 +235,12 @@ class LanguageModel:
             raise ValueError(f"the rows are {input_ids.shape[1]} tokens long; {self.name} takes {self.max_positions}")
         return input_ids.to(self.device)
 
-    def generate(self, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
-        """Greedy continuations, without their prompts.
+    def generate(self, prompts: Sequence[str], max_new_tokens: int, sampling: Sampling | None = None) -> list[str]:
+        """Continuations, without their prompts: greedy ones, or drawn ones.
 
         Prompts of equal length share a batch and no row is ever padded, so a continuation does not depend on
-        what else is asked.  A row ends at an end-of-text token, after `max_new_tokens`, or at the context's end.
+        what else is asked.  A row ends at an end-of-text token (a drawn row does not), after `max_new_tokens`, or at
+        the context's end.
 
         Raises:
             ValueError: if a prompt is empty or too long, or `max_new_tokens` is negative.
@@ -247,17 +248,20 @@ class LanguageModel:
         if max_new_tokens < 0:
             raise ValueError(f"max_new_tokens is {max_new_tokens}; expected 0 or more")
         rows = [self.encode(prompt) for prompt in prompts]
-        continued = self.continuations(rows, max_new_tokens)
+        continued = self.continuations(rows, max_new_tokens, sampling)
         return [self._continuation_text(row, ids) for row, ids in zip(rows, continued, strict=True)]
 
-    def continuations(self, rows: Sequence[Sequence[int]], max_new_tokens: int) -> list[list[int]]:
+    def continuations(
+        self, rows: Sequence[Sequence[int]], max_new_tokens: int, sampling: Sampling | None = None
+    ) -> list[list[int]]:
         """`generate` for token ids: the new ids behind each row, which must fit the context."""
         found: list[list[int]] = [[] for _ in rows]
         for length in sorted({len(row) for row in rows}):
             chosen = [index for index, row in enumerate(rows) if len(row) == length]
             batch = torch.tensor([list(rows[index]) for index in chosen], device=self.device)
+            steps = min(max_new_tokens, self.max_positions - length)
             with self.lock:
-                continued = greedy(self.module, batch, min(max_new_tokens, self.max_positions - length), self.eos_ids)
+                continued = decode(self.module, batch, steps, self.eos_ids, sampling)
             for index, continuation in zip(chosen, continued, strict=True):
                 found[index] = continuation
         return found
