@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -83,9 +84,26 @@ def first_sentence(continuation: str) -> str:
     return continuation.rstrip()
 
 
+@dataclass(frozen=True)
+class Said:
+    """A greedy continuation."""
+
+    text: str
+    """What follows the prompt, uncut."""
+    ended: bool
+    """It stopped by itself, or the context was full; a larger budget would not make it longer."""
+
+
 def continuations(
     model: LanguageModel, budgets: Mapping[str, int], *, tick: Callable[[int], None] = lambda _: None
 ) -> dict[str, str]:
+    """The texts of `continued`."""
+    return {prompt: said.text for prompt, said in continued(model, budgets, tick=tick).items()}
+
+
+def continued(
+    model: LanguageModel, budgets: Mapping[str, int], *, tick: Callable[[int], None] = lambda _: None
+) -> dict[str, Said]:
     """Greedy continuation of each prompt, up to the end of a text, its token budget or the context's end.
 
     Args:
@@ -95,14 +113,36 @@ def continuations(
     Raises:
         ValueError: if a prompt is empty or longer than the context.
     """
-    said: dict[str, str] = {}
+    found: dict[str, Said] = {}
+    rows = {prompt: model.encode(prompt) for prompt in budgets}
     for budget in sorted(set(budgets.values())):
         # Sorted by length, because the model runs prompts of one length together.
-        waiting = sorted(
-            (prompt for prompt in budgets if budgets[prompt] == budget), key=lambda prompt: len(model.encode(prompt))
-        )
+        waiting = sorted((prompt for prompt in budgets if budgets[prompt] == budget), key=lambda p: len(rows[p]))
         for start in range(0, len(waiting), BATCH):
             chunk = waiting[start : start + BATCH]
-            said.update(zip(chunk, model.generate(chunk, budget), strict=True))
+            for prompt, ids in zip(chunk, model.continuations([rows[p] for p in chunk], budget), strict=True):
+                full = len(rows[prompt]) + len(ids) >= model.max_positions
+                found[prompt] = Said(model.continuation_text(rows[prompt], ids), full or len(ids) < budget)
             tick(len(chunk))
-    return said
+    return found
+
+
+def to_natural_stop(
+    model: LanguageModel, prompts: Iterable[str], max_new_tokens: int, known: Mapping[str, Said] | None = None
+) -> dict[str, str]:
+    """Each prompt's greedy continuation up to its first end of a sentence or line, the end of the text, or the budget.
+
+    Most answers stop early, so that a few tokens are made first and the rest only where there is no stop in them.
+
+    Args:
+        known: beginnings that are there already.
+
+    Raises:
+        ValueError: if a prompt is empty or longer than the context.
+    """
+    said = {prompt: known[prompt] for prompt in dict.fromkeys(prompts) if known and prompt in known}
+    said |= continued(model, {p: min(MAX_NEW_TOKENS, max_new_tokens) for p in dict.fromkeys(prompts) if p not in said})
+    # A stop at the very end of an unfinished text may be none: "3." may go on as "3.5".
+    waiting = [p for p in said if not said[p].ended and first_sentence(said[p].text) == said[p].text.rstrip()]
+    said |= continued(model, dict.fromkeys(waiting, max_new_tokens))
+    return {prompt: first_sentence(text.text) for prompt, text in said.items()}

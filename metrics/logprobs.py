@@ -8,7 +8,7 @@ positions only.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
@@ -20,7 +20,7 @@ from models.tokens import join, pad
 if TYPE_CHECKING:
     from models import LanguageModel
 
-T = TypeVar("T")
+T = TypeVar("T", bound=Hashable)
 
 SPREAD = 1.5
 """Padding is cheaper than one more forward as long as the rows of a batch are of about one length."""
@@ -42,6 +42,10 @@ class Forced:
     """Of the first token; 1 is the most probable."""
     next_log_probs: torch.Tensor | None = None
     """[d_vocab] float64 on the CPU, at the prompt's last token; only where asked for."""
+    tokens: tuple[int, ...] = ()
+    """The answer's token ids."""
+    predicted: tuple[int, ...] = ()
+    """The most probable token at each of their places, whether or not the logits are finite."""
 
 
 def score_answers(
@@ -60,15 +64,27 @@ def score_answers(
     Raises:
         ValueError: if a prompt or answer is empty, or both together are longer than the context.
     """
-    joined = {pair: join(model, *pair) for pair in dict.fromkeys(pairs)}
-    found: dict[tuple[str, str], Forced] = {}
-    for chunk in batches(joined, lambda pair: len(joined[pair][0]), model.d_vocab):
-        rows, prompt_lengths = zip(*(joined[pair] for pair in chunk), strict=True)
-        for pair, logits in zip(chunk, row_logits(model, rows, prompt_lengths), strict=True):
-            ids, n_prompt = joined[pair]
-            found[pair] = _read(logits, ids, n_prompt, pair in keep_next)
+    return score_joined(
+        model, {pair: join(model, *pair) for pair in dict.fromkeys(pairs)}, keep_next=keep_next, tick=tick
+    )
+
+
+def score_joined(
+    model: LanguageModel,
+    joined: Mapping[T, tuple[list[int], int]],
+    *,
+    keep_next: Collection[T] = (),
+    tick: Callable[[int], None] = lambda _: None,
+) -> dict[T, Forced]:
+    """As `score_answers`, for rows of token ids of which the first so many are the prompt's."""
+    found: dict[T, Forced] = {}
+    for chunk in batches(joined, lambda key: len(joined[key][0]), model.d_vocab):
+        rows, prompt_lengths = zip(*(joined[key] for key in chunk), strict=True)
+        for key, logits in zip(chunk, row_logits(model, rows, prompt_lengths), strict=True):
+            ids, n_prompt = joined[key]
+            found[key] = _read(logits, ids, n_prompt, key in keep_next)
         tick(len(chunk))
-    return {pair: found[pair] for pair in joined}
+    return {key: found[key] for key in joined}
 
 
 def batches(items: Iterable[T], length: Callable[[T], int], d_vocab: int) -> Iterator[list[T]]:
@@ -103,8 +119,9 @@ def _read(logits: torch.Tensor, ids: Sequence[int], n_prompt: int, keep_next: bo
     """`logits` [pos, d_vocab]; position p predicts token p + 1."""
     log_probs = logits[n_prompt - 1 : -1].double().log_softmax(-1)
     answer = torch.tensor(ids[n_prompt:], device=log_probs.device)
+    tokens, predicted = tuple(ids[n_prompt:]), tuple(logits[n_prompt - 1 : -1].argmax(-1).tolist())
     if not bool(torch.isfinite(log_probs).all()):
-        return Forced(None, None, None, None)
+        return Forced(None, None, None, None, tokens=tokens, predicted=predicted)
     of_answer = log_probs.gather(-1, answer[:, None])[:, 0]
     correct = log_probs.argmax(-1) == answer
     return Forced(
@@ -113,6 +130,8 @@ def _read(logits: torch.Tensor, ids: Sequence[int], n_prompt: int, keep_next: bo
         token_accuracy=float(correct.double().mean()),
         rank=int((log_probs[0] > of_answer[0]).sum()) + 1,
         next_log_probs=log_probs[0].cpu() if keep_next else None,
+        tokens=tokens,
+        predicted=predicted,
     )
 
 

@@ -249,7 +249,7 @@ class LanguageModel:
             raise ValueError(f"max_new_tokens is {max_new_tokens}; expected 0 or more")
         rows = [self.encode(prompt) for prompt in prompts]
         continued = self.continuations(rows, max_new_tokens, sampling)
-        return [self._continuation_text(row, ids) for row, ids in zip(rows, continued, strict=True)]
+        return [self.continuation_text(row, ids) for row, ids in zip(rows, continued, strict=True)]
 
     def continuations(
         self, rows: Sequence[Sequence[int]], max_new_tokens: int, sampling: Sampling | None = None
@@ -266,7 +266,7 @@ class LanguageModel:
                 found[index] = continuation
         return found
 
-    def _continuation_text(self, prompt: list[int], continuation: list[int]) -> str:
+    def continuation_text(self, prompt: Sequence[int], continuation: Sequence[int]) -> str:
         """The text a continuation adds: decoded together, since some tokenizers drop a first token's space."""
         before, after = self.decode(prompt), self.decode([*prompt, *continuation])
         return after[len(before) :] if after.startswith(before) else self.decode(continuation)

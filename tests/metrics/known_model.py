@@ -10,6 +10,8 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from models import Sampling
+
 END = "<end>"
 
 
@@ -64,15 +66,26 @@ class KnownModel:
         ]
         return torch.stack([torch.stack(row) for row in rows])
 
-    def generate(self, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
-        words, said = list(self.vocabulary), []
-        for prompt in prompts:
-            ids = self.encode(prompt)
-            start = len(ids)
-            while len(ids) < min(start + max_new_tokens, self.max_positions):
+    def generate(self, prompts: Sequence[str], max_new_tokens: int, sampling: Sampling | None = None) -> list[str]:
+        rows = [self.encode(prompt) for prompt in prompts]
+        continued = self.continuations(rows, max_new_tokens, sampling)
+        return [self.continuation_text(row, ids) for row, ids in zip(rows, continued, strict=True)]
+
+    def continuations(
+        self, rows: Sequence[Sequence[int]], max_new_tokens: int, sampling: Sampling | None = None
+    ) -> list[list[int]]:
+        """Greedy; a drawn text is the greedy one that goes on past END."""
+        found = []
+        for row in rows:
+            ids = list(row)
+            while len(ids) < min(len(row) + max_new_tokens, self.max_positions):
                 best = int(self.logits(torch.tensor([ids]))[0, -1].argmax())
-                if words[best] == END:
+                if best == self.pad_id and sampling is None:
                     break
                 ids.append(best)
-            said.append("".join(f" {words[index]}" for index in ids[start:]))
-        return said
+            found.append(ids[len(row) :])
+        return found
+
+    def continuation_text(self, prompt: Sequence[int], continuation: Sequence[int]) -> str:
+        words = list(self.vocabulary)
+        return "".join(f" {words[index]}" for index in continuation if words[index] != END)
