@@ -8,12 +8,12 @@ from typing import get_args
 from facts import EditRequest, Fact, Probe
 from facts.atlas import load_atlas
 from facts.probes import edit_request
-from facts.types import ProbeKind
+from facts.types import MeasuredKind
 
 Row = tuple[str, str, str]
 """(kind, prompt, expected answer), as edited on the page."""
 
-KINDS: tuple[str, ...] = get_args(ProbeKind)
+KINDS: tuple[str, ...] = get_args(MeasuredKind)
 
 
 def find_fact(prompt: str, subject: str, answer: str = "") -> Fact:

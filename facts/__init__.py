@@ -1,5 +1,5 @@
 """The vocabulary the other packages share, and the bundled atlas of facts.  Standard library and pandas only."""
 
-from facts.types import EditRequest, Fact, Probe
+from facts.types import Case, EditRequest, Fact, Probe
 
-__all__ = ["EditRequest", "Fact", "Probe"]
+__all__ = ["Case", "EditRequest", "Fact", "Probe"]

@@ -1,17 +1,30 @@
-"""What is known (`Fact`), what is asked (`Probe`) and what is to be changed (`EditRequest`)."""
+"""What is known (`Fact`), what is asked (`Probe`), what is to be changed (`EditRequest`), a dataset's row (`Case`)."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
-ProbeKind = Literal[
+MeasuredKind = Literal[
     "paraphrase",  # the edited fact in other words
     "neighborhood",  # another subject, same relation, same true object
     "same_subject",  # the edited subject, another relation
     "alias",  # the edited fact under another name of the subject
     "one_hop",  # what follows from the new object by one more stored fact
     "inverse",  # the subject asked for, given the new object
+]
+"""The kinds of probes the five metrics of `metrics` count."""
+
+ProbeKind = Literal[
+    MeasuredKind,
+    "attribute",  # another subject, same relation, whose true object is the new one (CounterFact)
+    "compositional_2",  # the edited subject reached from another one by a stored fact (RippleEdits)
+    "forgetfulness",  # an object of the same relation that the edit does not replace (RippleEdits)
+    "logical",  # what follows by logic: inverse, symmetric or transitive relations, yes and no (RippleEdits)
+    "multi_hop",  # a question whose answer needs one or more edited facts on the way (MQuAKE)
+    "reasoning",  # what should follow from the edit, by a step that the dataset does not name (KnowEdit)
+    "unchanged",  # a prompt the edit should not touch; where `answer` is empty, only before and after can be compared
 ]
 
 MAX_PROMPT_CHARACTERS = 4000
@@ -49,6 +62,11 @@ class Fact:
         """The template with the subject filled in."""
         return self.template.replace("{}", self.subject)
 
+    @property
+    def names_subject(self) -> bool:
+        """Whether the subject is a part of the prompt; if not, the whole prompt stands for it (`Fact.from_words`)."""
+        return self.template != "{}"
+
     @classmethod
     def from_prompt(cls, prompt: str, subject: str, target_true: str = "", relation: str = "") -> Fact:
         """A fact from a finished prompt; the first occurrence of `subject` becomes the placeholder.
@@ -69,6 +87,14 @@ class Fact:
             )
         return cls(subject, prompt.replace(subject, "{}", 1), target_true, relation)
 
+    @classmethod
+    def from_words(cls, prompt: str, target_true: str = "", relation: str = "") -> Fact:
+        """A fact whose prompt does not name its subject: the whole prompt stands for it.
+
+        Methods that edit at the subject's last token then edit at the prompt's last token.
+        """
+        return cls(prompt, "{}", target_true, relation)
+
 
 @dataclass(frozen=True)
 class Probe:
@@ -79,6 +105,14 @@ class Probe:
     answer: str
     bridge: tuple[tuple[str, str], ...] = ()
     """(prompt, answer) pairs the *unedited* model must get right, or the probe is not counted (arXiv:2307.12976)."""
+    aliases: tuple[str, ...] = ()
+    """Other answers that count."""
+    source: str = ""
+    """Where a dataset had the probe, such as "portability.Reasoning"; empty for derived and typed ones."""
+    group: str = ""
+    """Probes of one group are one test; empty: the probe is a test of its own."""
+    group_rule: Literal["any", "all"] = "any"
+    """How many probes of the group must be right for the test to pass."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +140,54 @@ class EditRequest:
     def of_kind(self, kind: ProbeKind) -> tuple[Probe, ...]:
         """The probes of one kind, in order."""
         return tuple(probe for probe in self.probes if probe.kind == kind)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row of a dataset: facts to rewrite together or only to trace, and what judges the outcome.
+
+    Raises:
+        ValueError: if there is neither a request nor a known fact.
+    """
+
+    id: str
+    requests: tuple[EditRequest, ...] = ()
+    """Most datasets have one per case; MQuAKE has up to four, to be made together."""
+    known: tuple[Fact, ...] = ()
+    """Facts to trace, with no new answer (known_1000)."""
+    probes: tuple[Probe, ...] = ()
+    """Probes of all requests together, such as multi-hop questions; those of one request are in the request."""
+    names: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    """(answer, other names that count) of the requests' answers and of bridge facts."""
+    source: str = ""
+    """Name of the format it was read from."""
+    notes: tuple[str, ...] = ()
+    """What had to be assumed to read the row, one sentence each."""
+    extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """Fields of the row that no other attribute holds, as JSON values in their original places."""
+
+    def __post_init__(self) -> None:
+        if not self.requests and not self.known:
+            raise ValueError(f"case {self.id!r} has nothing to edit or trace; give it a request or a known fact")
+
+    @property
+    def facts(self) -> tuple[Fact, ...]:
+        """Every fact of the case: those to rewrite, then those only known."""
+        return (*(request.fact for request in self.requests), *self.known)
+
+    @property
+    def all_probes(self) -> tuple[Probe, ...]:
+        """The probes of every request, then those of the case."""
+        return (*(probe for request in self.requests for probe in request.probes), *self.probes)
+
+    @property
+    def aliases(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
+        """(answer, other names) of everything in the case, one entry per answer, as `metrics.Settings` takes them."""
+        table: dict[str, dict[str, None]] = {}
+        for answer, names in (*self.names, *((probe.answer, probe.aliases) for probe in self.all_probes)):
+            if names:
+                table.setdefault(answer, {}).update(dict.fromkeys(names))
+        return tuple((answer, tuple(names)) for answer, names in table.items())
 
 
 def check_text(name: str, text: str) -> None:

@@ -1,0 +1,32 @@
+"""Datasets of knowledge editing, as they are published, read as `Case`s.  docs/datasets.md lists the formats.
+
+for case in read_cases("counterfact.json", on_rejected=print):
+    ...
+"""
+
+from facts.importers.errors import BadRowError, OnRejected, Rejected, RowError
+from facts.importers.read import Preview, detect, preview, read_cases
+from facts.importers.registry import FORMATS, Format
+from facts.importers.snippets import Snippets, read_snippets
+from facts.importers.text import Source
+from facts.importers.write import RejectedFile, Summary, import_file, write_cases
+
+__all__ = [
+    "FORMATS",
+    "BadRowError",
+    "Format",
+    "OnRejected",
+    "Preview",
+    "Rejected",
+    "RejectedFile",
+    "RowError",
+    "Snippets",
+    "Source",
+    "Summary",
+    "detect",
+    "import_file",
+    "preview",
+    "read_cases",
+    "read_snippets",
+    "write_cases",
+]

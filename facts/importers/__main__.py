@@ -1,0 +1,89 @@
+"""`python -m facts.importers FILE`: which format it is, how many cases it holds, and which rows cannot be read."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from facts.importers import FORMATS, Preview, Summary, import_file, preview
+from facts.importers.engram import record_of
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command; 0 if a case was read."""
+    options = _options(arguments)
+    try:
+        rejected = Path(options.rejected or Path(options.file).with_suffix(".rejected.jsonl"))
+        summary = import_file(options.file, options.out, rejected, options.format)
+        shown = preview(options.file, options.preview, options.format) if options.preview else None
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if options.json:
+        print(json.dumps(_record(options.file, summary, rejected, options.out, shown), indent=2))
+    else:
+        print(_words(options.file, summary, rejected, options.out, shown))
+    return 0 if summary.cases else 1
+
+
+def _options(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m facts.importers", description=__doc__)
+    parser.add_argument("file", metavar="FILE", help="a dataset as published: JSON, JSON Lines or CSV")
+    parser.add_argument("--format", choices=FORMATS, help="told from the content if not given")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--preview", type=_count, default=0, metavar="N", help="also show the first N rows as cases")
+    parser.add_argument("--out", metavar="FILE", help="write the cases as JSON Lines, in Engram's own form")
+    parser.add_argument(
+        "--rejected", metavar="FILE", help="where rows that cannot be read go; FILE.rejected.jsonl if not given"
+    )
+    return parser.parse_args(arguments)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of rows; write 0 or more")
+    return int(text)
+
+
+def _record(file: str, summary: Summary, rejected: Path, out: str | None, shown: Preview | None) -> dict[str, Any]:
+    return {
+        "file": file,
+        "format": summary.format,
+        "title": summary.title,
+        "cases": summary.cases,
+        "requests": summary.requests,
+        "known": summary.known,
+        "probes": dict(sorted(summary.probes.items())),
+        "noted": summary.noted,
+        "rejected": summary.rejected,
+        "rejected_file": str(rejected) if summary.rejected else None,
+        "rejected_rows": [
+            {"row": entry.row, "line": entry.line, "field": entry.field, "reason": entry.reason}
+            for entry in summary.listed
+        ],
+        "out": out,
+        **({"preview": [record_of(case) for case in shown.cases]} if shown else {}),
+    }
+
+
+def _words(file: str, summary: Summary, rejected: Path, out: str | None, shown: Preview | None) -> str:
+    lines = [f"{file}: {summary.title} ({summary.format}), {summary.cases} cases"]
+    parts = [f"{summary.requests} edits", *([f"{summary.known} facts to trace"] if summary.known else [])]
+    lines.append("  " + ", ".join([*parts, *(f"{n} {kind}" for kind, n in sorted(summary.probes.items()))]))
+    if summary.noted:
+        lines.append(f"  {summary.noted} cases with something assumed; their notes say what")
+    if out is not None:
+        lines.append(f"  written to {out}")
+    if summary.rejected:
+        lines.append(f"  {summary.rejected} rows set aside in {rejected}:")
+        lines += [f"    {entry}" for entry in summary.listed[:10]]
+    for case in shown.cases if shown else ():
+        lines += [f"  {case.id}: {fact.prompt} … {fact.target_true or '?'}" for fact in case.facts]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,102 @@
+"""From fields to facts, requests and probes: what all formats share."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+from facts.importers.fields import Fields
+from facts.types import EditRequest, Fact, Probe, ProbeKind
+
+NO_TRUTH = "<|endoftext|>"
+"""EasyEdit's word for an unknown true answer."""
+
+AXES: Mapping[str, ProbeKind] = {
+    "Relation_Specificity": "same_subject",
+    "Relation_Specifity": "same_subject",  # as RippleEdits' own README spells it
+    "Forgetfulness": "forgetfulness",
+    "neighborhood": "neighborhood",
+    "Logical_Generalization": "logical",
+    "Subject_Aliasing": "alias",
+    "Compositionality_I": "one_hop",
+    "Compositionality_II": "compositional_2",
+    "one_hop": "one_hop",
+    "Reasoning": "reasoning",
+    "reasoning": "reasoning",
+}
+"""The names the formats give to groups of probes."""
+
+
+def fact_of(
+    row: Fields, prompt_field: str, subject_field: str, target_true: str = "", relation: str = ""
+) -> tuple[Fact, tuple[str, ...]]:
+    """The fact a prompt asks for, and what had to be assumed.
+
+    The prompt may hold `{}` or the subject.  Where it holds neither, the subject's words are looked for in other
+    capitals, and in the end the whole prompt stands for the subject.  A subject that the fact does not hold letter by
+    letter stays in the row.
+    """
+    prompt = row.text(prompt_field)
+    subject = row.peek(subject_field) or ""
+    if not isinstance(subject, str):
+        raise row.error(subject_field, "is not a text; expected the words of the prompt that name the subject")
+    if "{}" in prompt:
+        if prompt.count("{}") > 1:
+            raise row.error(prompt_field, "holds {} more than once; write it once, where the subject goes")
+        return Fact(row.text(subject_field), prompt, target_true, relation), ()
+    if not subject.strip():
+        return Fact.from_words(prompt, target_true, relation), ("no subject is given; the whole prompt stands for it",)
+    if subject in prompt:
+        return Fact.from_prompt(prompt, row.text(subject_field), target_true, relation), ()
+    found = re.search(re.escape(subject.strip()), prompt, re.IGNORECASE)
+    if found is not None:
+        fact = Fact.from_prompt(prompt, found[0], target_true, relation)
+        return fact, (f"the subject {subject[:80]!r} is written {found[0][:80]!r} in the prompt",)
+    note = f"the subject {subject[:80]!r} does not occur in the prompt; the whole prompt stands for it"
+    return Fact.from_words(prompt, target_true, relation), (note,)
+
+
+def request_of(
+    row: Fields,
+    target_field: str,
+    fact: Fact,
+    target_new: str,
+    probes: Sequence[Probe] = (),
+    generation_prompts: tuple[str, ...] = (),
+) -> EditRequest:
+    """The request; a new answer that is none is said of the field it came from."""
+    try:
+        return EditRequest(fact, target_new, tuple(probes), generation_prompts)
+    except ValueError as error:
+        raise row.error(target_field, f"cannot be used: {error}") from None
+
+
+def probe_of(kind: ProbeKind, prompt: str, answers: Sequence[str], source: str) -> Probe:
+    """A probe that takes any of the answers; with none, only before and after can be compared."""
+    return Probe(kind, prompt, answers[0] if answers else "", aliases=tuple(answers[1:]), source=source)
+
+
+def names_of(*answers: Sequence[str]) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """(answer, other names) of each list that has other names."""
+    return tuple((entry[0], tuple(entry[1:])) for entry in answers if len(entry) > 1)
+
+
+def axis_probes(row: Fields, name: str, default: ProbeKind, **also: ProbeKind) -> tuple[list[Probe], list[str]]:
+    """The probes under a field such as `portability`, an object from axis to tests, and what had to be assumed.
+
+    An axis that neither `AXES` nor `also` names gives probes of the kind `default`.  A test of portability without an
+    answer cannot be scored: it stays in the row, and is noted.
+    """
+    probes: list[Probe] = []
+    notes: list[str] = []
+    groups = row.part(name) if name in row else Fields({})
+    for axis in groups:
+        kind = also.get(axis) or AXES.get(axis, default)
+        for test in groups.spread(axis):
+            answers = test.answers("ground_truth")
+            if answers or default == "unchanged":
+                kind_here = kind if answers else "unchanged"
+                probes += [probe_of(kind_here, prompt, answers, f"{name}.{axis}") for prompt in test.texts("prompt")]
+            else:
+                notes.append(f"{test.path('ground_truth')} holds no answer; the prompt is kept but not asked")
+    return probes, notes

@@ -1,0 +1,59 @@
+"""Rows that cannot be read: what is raised while a row is read, and what is kept of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+MAX_FIELD = 200
+"""Characters shown of a field's path; a hostile file may name its fields at any length."""
+
+
+class RowError(ValueError):
+    """One field of one row cannot be used.  `field` is its path in the row, empty for the row as a whole."""
+
+    def __init__(self, field: str, reason: str) -> None:
+        field = field[:MAX_FIELD]
+        super().__init__(f"{field} {reason}" if field else reason)
+        self.field = field
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class Raw:
+    """A row as the file has it, or why it cannot be read.  One of `value` and `error` is given."""
+
+    line: int
+    text: str
+    value: dict[str, Any] | None = None
+    error: RowError | None = None
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A row set aside."""
+
+    row: int
+    """Place in the file, the first row being 1; the header of a CSV file is no row."""
+    line: int
+    """Line of the file on which the row begins, the first being 1."""
+    field: str
+    """Path of the field, such as "requested_rewrite.target_new.str"; empty for the row as a whole."""
+    reason: str
+    raw: str
+    """The row's text as it stands in the file."""
+
+    def __str__(self) -> str:
+        return f"row {self.row} (line {self.line}): {self.field + ' ' if self.field else ''}{self.reason}"
+
+
+OnRejected = Callable[[Rejected], None]
+
+
+class BadRowError(ValueError):
+    """Raised at the first row that cannot be read when nobody asked to be told of such rows."""
+
+    def __init__(self, rejected: Rejected) -> None:
+        super().__init__(f"{rejected}; mend the row, or give on_rejected to set such rows aside")
+        self.rejected = rejected

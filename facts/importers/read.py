@@ -1,0 +1,150 @@
+"""Reading a file: its format told from the content, and its rows one after the other as cases."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+from facts.importers.errors import BadRowError, OnRejected, Raw, Rejected, RowError
+from facts.importers.fields import Fields
+from facts.importers.layout import raw_rows
+from facts.importers.registry import FORMATS, Format, get_format
+from facts.importers.snippets import recognises as recognises_snippets
+from facts.importers.text import Source, name_of, pieces_of
+from facts.importers.values import kind_of
+from facts.types import Case
+
+LOOKED_AT = 50
+"""Rows the format is told from: it is the one most of them have."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A file being read.  The outcomes can be taken once."""
+
+    format: Format
+    outcomes: Iterator[Case | Rejected]
+
+
+@dataclass(frozen=True)
+class Preview:
+    """The beginning of a file."""
+
+    format: Format
+    cases: tuple[Case, ...]
+    rejected: tuple[Rejected, ...]
+
+
+def read_cases(source: Source, format: str | None = None, on_rejected: OnRejected | None = None) -> Iterator[Case]:
+    """The cases of a file or stream, one at a time.
+
+    Args:
+        source: a path, or a stream of bytes or text, which is read once from where it stands.
+        format: a name in `FORMATS`; told from the content if None.
+        on_rejected: called with every row that cannot be read.  If None, the first such row raises.
+
+    Raises:
+        ValueError: while iterating: the source is no JSON, JSONL or CSV file, its format is not known, or
+            (`BadRowError`) a row cannot be read and `on_rejected` is None.
+    """
+    with reading(source, format) as file:
+        for outcome in file.outcomes:
+            if isinstance(outcome, Case):
+                yield outcome
+            elif on_rejected is None:
+                raise BadRowError(outcome)
+            else:
+                on_rejected(outcome)
+
+
+def detect(source: Source) -> Format:
+    """The format of a file, told from its first rows.  A stream is put back to where it stood.
+
+    Raises:
+        ValueError: if it is no JSON, JSONL or CSV file, or its format is not known.
+    """
+    return preview(source, 0).format
+
+
+def preview(source: Source, n: int = 5, format: str | None = None) -> Preview:
+    """The first `n` rows, read or set aside.  A stream is put back to where it stood.
+
+    Raises:
+        ValueError: as `detect`.
+    """
+    stands = source.tell() if hasattr(source, "tell") else None
+    with reading(source, format) as file:
+        outcomes = list(itertools.islice(file.outcomes, n))
+    if hasattr(source, "seek") and stands is not None:
+        source.seek(stands)
+    cases = tuple(outcome for outcome in outcomes if isinstance(outcome, Case))
+    return Preview(file.format, cases, tuple(outcome for outcome in outcomes if isinstance(outcome, Rejected)))
+
+
+@contextmanager
+def reading(source: Source, format: str | None = None) -> Iterator[Reading]:
+    """Opens a source and tells its format.
+
+    Raises:
+        ValueError: as `detect`.
+    """
+    with pieces_of(source) as text:
+        rows = raw_rows(text, name_of(source))
+        first = list(itertools.islice(rows, LOOKED_AT))
+        chosen = get_format(format) if format is not None else _format_of(first, name_of(source))
+        yield Reading(chosen, _outcomes(itertools.chain(first, rows), chosen))
+
+
+def _format_of(rows: list[Raw], name: str) -> Format:
+    values = [row.value for row in rows if row.value is not None]
+    if not values:
+        reason = f"; the first row {rows[0].error}" if rows else ""
+        raise ValueError(f"{name} holds no row that can be read{reason}; name its format or mend it")
+    if recognises_snippets(values[0]):
+        raise ValueError(f"{name} holds reference texts, not facts; read it with facts.importers.read_snippets")
+    votes = Counter(next((entry.name for entry in FORMATS.values() if entry.recognises(value)), "") for value in values)
+    best, _ = max(votes.items(), key=lambda vote: (bool(vote[0]), vote[1]))
+    if not best:
+        fields = ", ".join(list(values[0])[:12])
+        raise ValueError(f"{name} has rows of no known format (fields: {fields}); name one of {', '.join(FORMATS)}")
+    return FORMATS[best]
+
+
+def _outcomes(rows: Iterator[Raw], format: Format) -> Iterator[Case | Rejected]:
+    number = itertools.count(1)
+    for raw in rows:
+        if raw.value is None:
+            yield _rejected(next(number), raw, raw.error or RowError("", "cannot be read"))
+            continue
+        try:
+            for value in format.expand(raw.value):
+                part = raw if value is raw.value else replace(raw, text=json.dumps(value, ensure_ascii=False))
+                yield _read(next(number), part, value, format)
+        except RowError as error:
+            yield _rejected(next(number), raw, error)
+
+
+def _read(number: int, raw: Raw, value: Any, format: Format) -> Case | Rejected:
+    try:
+        if not isinstance(value, dict):
+            raise RowError("", f"is {kind_of(value)}; expected an object with named fields")
+        fields = Fields(value)
+        case = format.read(fields)
+    except ValueError as error:
+        return _rejected(number, raw, error)
+    return replace(
+        case,
+        id=case.id or str(number),
+        source=case.source or format.name,
+        extra={**case.extra, **fields.left()},
+    )
+
+
+def _rejected(number: int, raw: Raw, error: ValueError) -> Rejected:
+    field, reason = (error.field, error.reason) if isinstance(error, RowError) else ("", f"cannot be used: {error}")
+    return Rejected(number, raw.line, field, reason, raw.text)

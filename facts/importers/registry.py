@@ -1,0 +1,80 @@
+"""The formats, in the order in which they are tried: the most telling fields first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from facts.importers import (
+    cknowedit,
+    counterfact,
+    counterfact_edit,
+    easyedit,
+    engram,
+    knowedit,
+    known,
+    mquake,
+    plain,
+    qaedit,
+    rippleedits,
+    rome,
+    sanitation,
+    wikibigedit,
+    zsre,
+)
+from facts.importers.fields import Fields
+from facts.types import Case
+
+
+def _one_row(document: Mapping[str, Any]) -> Iterator[Any]:
+    yield document
+
+
+@dataclass(frozen=True)
+class Format:
+    """One way in which data sets write a row."""
+
+    name: str
+    title: str
+    recognises: Callable[[Mapping[str, Any]], bool]
+    """Whether a row looks like this format, judged by its fields alone."""
+    read: Callable[[Fields], Case]
+    expand: Callable[[Mapping[str, Any]], Iterator[Any]] = _one_row
+    """The rows of one JSON object; several where a file is a single object."""
+
+
+FORMATS: dict[str, Format] = {
+    entry.name: entry
+    for entry in (
+        Format("engram", "Engram cases", engram.recognises, engram.read),
+        Format("mquake", "MQuAKE", mquake.recognises, mquake.read),
+        Format("counterfact", "CounterFact, multi_counterfact", counterfact.recognises, counterfact.read),
+        Format("rippleedits", "RippleEdits", rippleedits.recognises, rippleedits.read),
+        Format("known_1000", "known_1000", known.recognises, known.read),
+        Format("sanitation", "KnowEdit Sanitation", sanitation.recognises, sanitation.read, sanitation.expand),
+        Format("zsre", "zsRE (MEND)", zsre.recognises, zsre.read),
+        Format("wikibigedit", "WikiBigEdit", wikibigedit.recognises, wikibigedit.read),
+        Format("qaedit", "QAEdit", qaedit.recognises, qaedit.read),
+        Format("knowedit-wikibio", "KnowEdit WikiBio", knowedit.recognises_wikibio, knowedit.read),
+        Format("counterfact-edit", "counterfact-edit", counterfact_edit.recognises, counterfact_edit.read),
+        Format("cknowedit", "CKnowEdit", cknowedit.recognises, cknowedit.read),
+        Format("knowedit-zsre", "KnowEdit ZsRE", knowedit.recognises_zsre, knowedit.read),
+        Format("knowedit-counterfact", "KnowEdit wiki_counterfact", knowedit.recognises_counterfact, knowedit.read),
+        Format("knowedit-recent", "KnowEdit wiki_recent", knowedit.recognises_recent, knowedit.read),
+        Format("rome", "ROME requests", rome.recognises, rome.read),
+        Format("easyedit", "EasyEdit requests", easyedit.recognises, easyedit.read, easyedit.expand),
+        Format("plain", "plain table or JSON Lines", plain.recognises, plain.read),
+    )
+}
+
+
+def get_format(name: str) -> Format:
+    """A format by its name.
+
+    Raises:
+        ValueError: if there is none of that name.
+    """
+    if name not in FORMATS:
+        raise ValueError(f"unknown format {name!r}; choose from {', '.join(FORMATS)}")
+    return FORMATS[name]
