@@ -1,0 +1,90 @@
+"""`python -m experiments run PLAN.toml|STUDY`: many cells, stopped and resumed at will.
+
+python -m experiments run WHAT --out FOLDER     plan, compute, summarise; WHAT is a study or a plan in TOML
+python -m experiments status --out FOLDER       how far it is, and what failed why
+python -m experiments resume --out FOLDER       go on after a stop, a crash or a full disk
+python -m experiments retry --out FOLDER        try the failed cells once more
+python -m experiments export --out FOLDER       tables as Parquet, CSV and LaTeX, and the study's figure
+python -m experiments doctor --out FOLDER       hold every row against its hash; --mend has damaged ones computed again
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from experiments import commands
+from experiments.runner import DEADLINE, RunBrokenError
+from experiments.studies import Study, all_studies, get_study
+
+COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "run": commands.run,
+    "status": commands.status,
+    "resume": commands.resume,
+    "retry": commands.retry,
+    "export": commands.export,
+    "doctor": commands.doctor,
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """0 if all is well, 1 if cells failed, are left or are damaged, 2 with a sentence if it cannot be done."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        named = arguments[1] if arguments[:1] == ["run"] and len(arguments) > 1 else ""
+        study = get_study(named) if named and not named.startswith("-") and not named.endswith(".toml") else None
+        options = _parser(study).parse_args(arguments)
+        options.study = study
+        return COMMANDS[options.command](options)
+    except (ValueError, OSError, RunBrokenError, ImportError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def _parser(study: Study | None) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments",
+        description="Compute many cells over many facts; every result is kept, and a stopped run goes on.",
+    )
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, text: str, *, works: bool = False) -> argparse.ArgumentParser:
+        added = subparsers.add_parser(name, help=text, description=text)
+        added.add_argument("--out", type=Path, default=None, help="folder of the ledger (default: runs/NAME)")
+        added.add_argument("--run", default="", help="which run, where the ledger holds several")
+        added.add_argument("--network", action="store_true", help="the folder is on a network file system")
+        if works:
+            _add_executor(added)
+        return added
+
+    listed = "; ".join(f"{name}: {one.HELP}" for name, one in sorted(all_studies().items()))
+    run = command("run", study.HELP if study else f"plan and compute; studies: {listed or 'none'}", works=True)
+    run.add_argument("what", help="a study, or a plan that ends in .toml")
+    run.add_argument("--model", default=None, help="'reference', a folder or a hub id")
+    run.add_argument("--dtype", default=None, help="float32, bfloat16 or float16")
+    run.add_argument("--device", default=None, help="cpu or cuda")
+    run.add_argument("--name", default="", help="of the run, if not the study's or the plan's own")
+    if study:
+        study.add_options(run)
+    command("status", "how far a run is").add_argument("--json", action="store_true", help="as JSON")
+    command("resume", "go on with a run", works=True)
+    command("retry", "try failed cells once more", works=True)
+    command("export", "write the tables and the study's figure")
+    command("doctor", "hold every row against its hash").add_argument(
+        "--mend", action="store_true", help="take damaged rows out, so that `resume` computes them again"
+    )
+    return parser
+
+
+def _add_executor(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--executor", choices=commands.EXECUTORS, default="inline", help="where cells run")
+    parser.add_argument("--workers", type=int, default=2, help="processes or Ray actors (default: 2)")
+    parser.add_argument("--address", default="", help="of a Ray cluster; without one a local cluster is started")
+    parser.add_argument("--gpus", type=float, default=0.0, help="GPUs for each Ray actor")
+    parser.add_argument("--deadline", type=float, default=DEADLINE, help="seconds that one cell may take")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

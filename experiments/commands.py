@@ -1,0 +1,246 @@
+"""What each command of `python -m experiments` does."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from experiments.executors import Executor, Inline
+from experiments.ledger import Ledger
+from experiments.owners import host_of
+from experiments.records import damaged, mend
+from experiments.runner import Progress, execute
+from experiments.schema import LedgerError
+from experiments.studies import Study, get_study
+
+if TYPE_CHECKING:
+    from experiments.plan import Plan
+    from models import LanguageModel
+
+EXECUTORS = ("inline", "processes", "ray")
+SHOWN = 20
+"""Failures listed at most."""
+
+
+def run(options: argparse.Namespace) -> int:
+    """Plan, write the plan down, compute, summarise."""
+    model, plan = _planned(options)
+    from experiments.identity import identity_of
+
+    folder = options.out or Path("runs") / plan.name
+    with Ledger(folder, network=options.network) as ledger:
+        name = ledger.add(plan, identity_of(model))
+        _say(f"{len(plan.cells)} cells in {folder}, run {name!r}")
+        return _work(ledger, name, options, model)
+
+
+def resume(options: argparse.Namespace) -> int:
+    """Go on with a run."""
+    with _opened(options) as ledger:
+        return _work(ledger, ledger.only_run(options.run), options, None)
+
+
+def retry(options: argparse.Namespace) -> int:
+    """Failed cells again, and whatever else is left."""
+    with _opened(options) as ledger:
+        name = ledger.only_run(options.run)
+        _say(f"{ledger.retry(name)} failed cells are tried again")
+        return _work(ledger, name, options, None)
+
+
+def status(options: argparse.Namespace) -> int:
+    """Counts, who is at it, and failures with their reasons."""
+    with _opened(options) as ledger:
+        found = [_status(ledger, name) for name in ledger.runs() if options.run in ("", name)]
+    if options.json:
+        print(json.dumps(found, indent=1))
+        return 0
+    for one in found:
+        counts = one["cells"]
+        print(f"{one['run']}: {', '.join(f'{n} {status}' for status, n in counts.items())}")
+        for who in one["working"]:
+            print(f"  at work: {who['executor']} on {who['host']}, last sign of life {who['seconds_ago']:.0f} s ago")
+        for failure in one["failures"]:
+            print(f"  failed: {failure['kind']} {failure['key'][:12]} after {failure['attempts']}: {failure['reason']}")
+    return 0
+
+
+def export(options: argparse.Namespace) -> int:
+    """Tables of every cell and score, and what the study makes of them."""
+    with _opened(options) as ledger:
+        for path in _export(ledger, ledger.only_run(options.run)):
+            print(path)
+    return 0
+
+
+def doctor(options: argparse.Namespace) -> int:
+    """Hold every row of every run against its hash."""
+    bad = 0
+    with _opened(options) as ledger:
+        for name in ledger.runs():
+            found = mend(ledger, name) if options.mend else damaged(ledger, name)
+            bad += len(found)
+            for key, damage in found.items():
+                print(f"{name}: cell {key[:12]}: {damage}")
+            total = sum(ledger.counts(name).values())
+            done = " and taken out" if options.mend and found else ""
+            print(f"{name}: {total} cells checked, {len(found)} damaged{done}")
+    return 1 if bad and not options.mend else 0
+
+
+def _planned(options: argparse.Namespace) -> tuple[LanguageModel | None, Plan]:
+    from experiments.plan_files import plan_of, read_plan_file
+
+    study: Study | None = options.study
+    tables = {"model": "reference", "dtype": "float32", "device": "cpu"} if study else read_plan_file(options.what)
+    given = {name: getattr(options, name) for name in ("model", "dtype", "device", "name")}
+    tables |= {name: value for name, value in given.items() if value}
+    model = _load(tables)
+    if study is None:
+        return model, plan_of(tables, model)
+    options.model, options.dtype, options.device = (tables[name] for name in ("model", "dtype", "device"))
+    plan = study.plan(options, model)  # type: ignore[arg-type]  # a study has a model
+    about = {"study": study.NAME, **plan.about}
+    return model, replace(plan, about=about, dtype=tables["dtype"], device=tables["device"])
+
+
+def _load(tables: dict[str, Any]) -> LanguageModel | None:
+    if not tables["model"]:
+        return None
+    from experiments.executors import Setup
+    from experiments.worker import load
+
+    return load(Setup(tables["model"], tables["dtype"], tables["device"], {}, ()))
+
+
+def _work(ledger: Ledger, name: str, options: argparse.Namespace, model: LanguageModel | None) -> int:
+    executor = _executor(options, model)
+    with _stoppable() as stop:
+        end = execute(ledger, name, executor, deadline=options.deadline, progress=_shown(), stop=stop)
+    _say(f"{end.done} done, {end.failed} failed, {end.left} left of {end.total}")
+    if end.left:
+        _say(f"stopped; go on with: python -m experiments resume --out {ledger.folder}")
+        return 1
+    if end.failed:
+        for failure in _status(ledger, name)["failures"][:SHOWN]:
+            _say(f"failed: {failure['key'][:12]}: {failure['reason']}")
+    for path in _export(ledger, name):
+        print(path)
+    return 1 if end.failed else 0
+
+
+def _executor(options: argparse.Namespace, model: LanguageModel | None) -> Executor:
+    if options.executor == "processes":
+        from experiments.processes import Processes
+
+        return Processes(options.workers)
+    if options.executor == "ray":
+        from experiments.ray_cluster import RayCluster
+
+        return RayCluster(options.workers, address=options.address, gpus=options.gpus)
+    from experiments.processes import one_thread
+
+    one_thread()  # as the other executors' workers have, so that all give the same bits
+    return Inline(model)
+
+
+def _export(ledger: Ledger, name: str) -> list[Path]:
+    from experiments.summary import cells_frame, scores_frame, write_table
+
+    folder = ledger.folder / name
+    frames = {"cells": cells_frame(ledger, name), "scores": scores_frame(ledger, name)}
+    written = [
+        write_table(frame, folder / f"{what}{ending}")
+        for what, frame in frames.items()
+        if len(frame)
+        for ending in (".parquet", ".csv")
+    ]
+    study = ledger.info(name).about.get("study")
+    return written + (get_study(study).summarise(ledger, name, folder) if study else [])
+
+
+def _status(ledger: Ledger, name: str) -> dict[str, Any]:
+    failures = ledger.read(
+        "SELECT key, kind, attempts, reason FROM members JOIN cells USING (key)"
+        " WHERE run = ? AND status = 'failed' ORDER BY position",
+        name,
+    )
+    working = [
+        {"host": host_of(owner), "executor": executor, "seconds_ago": ago}
+        for owner, executor, ago in ledger.working(name)
+    ]
+    names = ("key", "kind", "attempts", "reason")
+    listed = [dict(zip(names, row, strict=True)) for row in failures]
+    return {"run": name, "cells": ledger.counts(name), "working": working, "failures": listed}
+
+
+def _opened(options: argparse.Namespace) -> Ledger:
+    if options.out is None:
+        folders = sorted(path.parent for path in Path("runs").glob("*/ledger.sqlite"))
+        if len(folders) != 1:
+            raise LedgerError(
+                f"which run? there are {len(folders)} in 'runs' ({', '.join(map(str, folders)) or 'none'}); give --out"
+            )
+        options.out = folders[0]
+    return Ledger(options.out, create=False, network=options.network)
+
+
+@contextmanager
+def _stoppable() -> Iterator[Callable[[], bool]]:
+    """The first Ctrl-C or SIGTERM asks to stop after the current cells, the second stops at once."""
+    asked: list[int] = []
+
+    def ask(number: int, frame: Any) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(number)
+        _say("\nstopping once the current cells are done; again to stop at once")
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _shown() -> Callable[[Progress], None]:
+    """A line that is written over on a terminal; in a pipe a line every half minute."""
+    terminal = sys.stderr.isatty()
+    last = -1e9 if terminal else monotonic()
+
+    def show(now: Progress) -> None:
+        nonlocal last
+        if monotonic() - last < (0.2 if terminal else 30):
+            return
+        last = monotonic()
+        print(
+            f"\r{line(now)}\x1b[K" if terminal else line(now), end="" if terminal else "\n", file=sys.stderr, flush=True
+        )
+
+    return show
+
+
+def line(now: Progress) -> str:
+    """How far a run is, in words."""
+    words = [f"{now.done}/{now.total} done"]
+    if now.failed:
+        words.append(f"{now.failed} failed")
+    if now.rate:
+        words.append(f"{now.rate:.2f} cells/s")
+    if now.seconds_left is not None:
+        hours, rest = divmod(round(now.seconds_left), 3600)
+        words.append(f"{hours}:{rest // 60:02d}:{rest % 60:02d} left")
+    return ", ".join(words)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

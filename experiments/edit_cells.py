@@ -1,0 +1,161 @@
+"""The kind `edit`: one request, one method with its settings, measured before and after.  Settings:
+
+    request      {"fact", "target_new", "probes", "generation_prompts"}, from `request_of`
+    method       a name of `editing.METHODS`
+    layer        for methods that have one; null for the method's default
+    settings     the method's other settings by name
+    seed         of the bootstrap of the scores
+    distractors  unrelated sentences put before paraphrases; null for the usual ones, [] for none
+    texts        documents of the bundled corpus that perplexity is measured on; 0 for none
+
+The result has `scores` (a record each, with its protocol, n and interval), `diagnostics` and the edit's digest.
+Seconds and peak memory differ from run to run, so they stand in the notes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from experiments.kinds import Context, kind
+from experiments.plan import Spec, canonical
+from facts import EditRequest, Fact, Probe
+
+if TYPE_CHECKING:
+    from metrics import EditReport
+    from models import LanguageModel
+
+DEFAULTS: dict[str, Any] = {"layer": None, "settings": {}, "seed": 0, "distractors": None, "texts": 0}
+_TEXTS_SEED = 7
+"""Another than that of the corpus the second moments come from."""
+_BATCH = 64
+"""Rows that an evaluation may hold at once."""
+
+
+def request_of(request: EditRequest) -> dict[str, Any]:
+    """A request as a setting."""
+    found: dict[str, Any] = asdict(request)
+    return found
+
+
+def request_from(values: Mapping[str, Any]) -> EditRequest:
+    """What `request_of` was given.
+
+    Raises:
+        ValueError: if it is no request.
+    """
+    try:
+        probes = tuple(Probe(**_tuples(one)) for one in values.get("probes", ()))
+        rest = {name: value for name, value in values.items() if name not in ("fact", "probes")}
+        return EditRequest(fact=Fact(**values["fact"]), probes=probes, **_tuples(rest))
+    except (TypeError, KeyError) as error:
+        raise ValueError(
+            f"the request lacks or misnames something ({error}); expected fact, target_new, probes, generation_prompts"
+        ) from None
+
+
+def complete(spec: Spec) -> Spec:
+    """The settings, with the method's own defaults filled in.
+
+    Raises:
+        ValueError: naming the setting that is unknown or wrong.
+    """
+    unknown = sorted(set(spec) - {"request", "method", *DEFAULTS})
+    missing = [name for name in ("request", "method") if name not in spec]
+    if unknown or missing:
+        problem = f"it has no setting {unknown[0]!r}" if unknown else f"it needs {' and '.join(missing)}"
+        raise ValueError(f"an edit takes request, method, {', '.join(DEFAULTS)}; {problem}")
+    whole = DEFAULTS | dict(spec)
+    config = asdict(_config(whole))
+    layer = config.pop("layer", None)
+    return whole | {"request": request_of(request_from(spec["request"])), "layer": layer, "settings": config}
+
+
+def by_request(spec: Spec) -> str:
+    """Edits of one request follow one another on one worker."""
+    return hashlib.sha256(canonical(spec["request"]).encode()).hexdigest()
+
+
+def least_bytes(model: LanguageModel, spec: Spec) -> int:
+    """The edited matrix and its second moment in float64, and a batch of the evaluation."""
+    from tracing.memory import Pass
+
+    longest = max(len(model.tokenize(text)) for text in _prompts(request_from(spec["request"])))
+    matrices = model.d_model * model.d_mlp * model.dtype.itemsize + 3 * 8 * model.d_mlp**2
+    return matrices + Pass(_BATCH, longest, longest, longest).bytes(model)
+
+
+@kind("edit", version=1, complete=complete, group=by_request, estimate_bytes=least_bytes)
+def edit(model: LanguageModel, spec: Spec, context: Context) -> dict[str, Any]:
+    """Compute the edit, and measure it on a view of the model."""
+    from editing import apply_edits, get_method
+    from metrics import evaluate
+    from metrics.evaluate import DISTRACTORS
+    from models.reference.corpus import sample_texts
+
+    request = request_from(spec["request"])
+    began = perf_counter()
+    made = get_method(spec["method"]).compute(model, [request], _config(spec), cancelled=context.cancelled)
+    context.notes["edit_seconds"] = perf_counter() - began
+    texts = context.keep(f"texts {spec['texts']}", lambda: sample_texts(spec["texts"], _TEXTS_SEED))
+    report = evaluate(
+        model,
+        apply_edits(model, [made]),
+        request,
+        guard_texts=texts if spec["texts"] else (),
+        distractors=DISTRACTORS if spec["distractors"] is None else spec["distractors"],
+        seed=spec["seed"],
+        cancelled=context.cancelled,
+    )
+    timed = ("efficiency.evaluate_seconds", "efficiency.peak_memory")
+    context.notes |= {name.partition(".")[2]: report.score(name).value for name in timed}
+    return {
+        "method": made.method,
+        "layer": spec["layer"],
+        "edit_digest": made.digest,
+        "protocol": report.protocol,
+        "parameters_changed": made.parameters_changed,
+        "warnings": list(made.warnings),
+        "diagnostics": {one.name: one.value for one in made.diagnostics},
+        "scores": _scores(report),
+    }
+
+
+def _scores(report: EditReport) -> list[dict[str, Any]]:
+    """A record for every score but those of efficiency, which are times and sizes."""
+    kept = ("name", "metric", "label", "before", "after", "change", "n", "ci_low", "ci_high", "unit", "protocol")
+    frame = report.summary_frame()
+    records = frame[frame["metric"] != "efficiency"][list(kept)].to_dict("records")
+    return [{str(name): _plain(value) for name, value in record.items()} for record in records]
+
+
+def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON's lists as the tuples they were, at any depth."""
+
+    def frozen(value: Any) -> Any:
+        return tuple(frozen(one) for one in value) if isinstance(value, list | tuple) else value
+
+    return {name: frozen(value) for name, value in values.items()}
+
+
+def _plain(value: Any) -> Any:
+    """Numbers as Python's own; what is not finite as None."""
+    if hasattr(value, "item"):
+        value = value.item()
+    return None if isinstance(value, float) and not abs(value) < float("inf") else value
+
+
+def _config(spec: Mapping[str, Any]) -> Any:
+    from editing import get_method
+    from editing.configs import make_config
+
+    kind_of = get_method(spec["method"]).config_type
+    layer = {} if spec["layer"] is None else {"layer": spec["layer"]}
+    return make_config(kind_of, {**spec["settings"], **layer})
+
+
+def _prompts(request: EditRequest) -> list[str]:
+    return [f"{request.fact.prompt} {request.target_new}", *(f"{p.prompt} {p.answer}" for p in request.probes)]

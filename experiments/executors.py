@@ -1,0 +1,165 @@
+"""What every executor offers, and the one that runs cells in this process.
+
+An executor has slots.  A slot runs one cell at a time, so that when a worker dies it is known which cell it died of;
+the runner alone writes to the ledger.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from time import sleep
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from experiments.worker import Worker
+    from models import LanguageModel
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a worker needs before its first cell."""
+
+    model: str
+    """What `models.load_model` takes; empty for none."""
+    dtype: str
+    device: str
+    identity: dict[str, Any]
+    """What the keys were made with; a worker that finds another refuses to work."""
+    modules: tuple[str, ...]
+    """To be imported, since they register the kinds of the plan's cells."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A cell to run."""
+
+    key: str
+    kind: str
+    spec: dict[str, Any]
+    group: str
+    attempt: int
+    """How often it failed before."""
+    deadline: float | None
+    """Seconds it may take."""
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A slot's worker has its model and waits for cells."""
+
+    slot: int
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A cell's result."""
+
+    slot: int
+    key: str
+    payload: bytes
+    notes: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A cell raised; its worker goes on."""
+
+    slot: int
+    key: str
+    reason: str
+    final: bool = False
+    """Trying again would be no use."""
+
+
+@dataclass(frozen=True)
+class Died:
+    """A slot's worker is gone, and another is being started; the slot is not ready before that says so."""
+
+    slot: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Broken:
+    """No worker can do the work: the model is another than the plan's, or cannot be loaded."""
+
+    reason: str
+
+
+Event = Ready | Finished | Failed | Died | Broken
+
+
+class Executor(Protocol):
+    """Where cells are run."""
+
+    name: str
+    slots: int
+    can_kill: bool
+    """Whether a worker can be stopped in the middle of a cell."""
+
+    def start(self, setup: Setup) -> None:
+        """Start the workers; each slot says `Ready` when it is."""
+
+    def submit(self, slot: int, task: Task) -> None:
+        """Give a ready slot a cell; it is busy until its event comes."""
+
+    def wait(self, seconds: float) -> Sequence[Event]:
+        """What happened, at the latest after so many seconds."""
+
+    def kill(self, slot: int, reason: str) -> None:
+        """Stop a slot's worker now; `Died` follows with this reason."""
+
+    def close(self) -> None:
+        """Stop every worker."""
+
+
+@dataclass
+class Inline:
+    """Cells in this process, one after another.
+
+    A deadline is asked for only by kinds that can stop midway, and a cell that kills the process kills the run; the
+    next run puts it last, and gives it up in the end.
+    """
+
+    model: LanguageModel | None = None
+    """A loaded model; by default the plan's is loaded."""
+    name: str = "inline"
+    slots: int = 1
+    can_kill: bool = False
+    _worker: Worker | None = None
+    _events: list[Event] = field(default_factory=list)
+    _task: Task | None = None
+
+    def start(self, setup: Setup) -> None:
+        """Load the model, unless one was given."""
+        from experiments.worker import Worker
+
+        try:
+            self._worker = Worker(setup, self.model)
+        except (ValueError, OSError) as error:
+            self._events.append(Broken(str(error)))
+        else:
+            self._events.append(Ready(0))
+
+    def submit(self, slot: int, task: Task) -> None:
+        """Remember the cell; `wait` runs it."""
+        self._task = task
+
+    def wait(self, seconds: float) -> Sequence[Event]:
+        """Run the cell that was submitted, however long it takes."""
+        events, self._events = self._events, []
+        if self._task is not None and self._worker is not None:
+            task, self._task = self._task, None
+            events.append(self._worker.run(0, task))
+        elif not events:
+            sleep(seconds)
+        return events
+
+    def kill(self, slot: int, reason: str) -> None:
+        """Not possible: `can_kill` is False."""
+        raise NotImplementedError("a cell in this process cannot be stopped from outside")
+
+    def close(self) -> None:
+        """Forget the model."""
+        self._worker = None

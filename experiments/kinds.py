@@ -1,0 +1,128 @@
+"""The kinds of cells by name: what each computes, which cells share work, and what memory one takes.
+
+    @kind("trace", version=1, complete=..., group=..., estimate_bytes=...)
+    def trace(model, spec, context): ...
+
+A kind is a function of a module that can be imported by name, since workers in other processes import it.  What is
+measured while it runs and differs from run to run (seconds, peak memory) goes into `context.notes`, not into the
+result: results are compared bit for bit.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from experiments.plan import Spec, canonical
+
+if TYPE_CHECKING:
+    from models import LanguageModel
+
+T = TypeVar("T")
+
+BUILT_IN = {"trace": "experiments.trace_cells", "edit": "experiments.edit_cells"}
+"""Kind -> the module that registers it; imported when first asked for."""
+
+
+@dataclass
+class Context:
+    """What a cell is run with besides its model and settings."""
+
+    attempt: int = 0
+    """How often it failed before; after an out-of-memory it should try with half the batch."""
+    share: float = 1.0
+    """Of this machine's free memory, what this worker may take."""
+    cancelled: Callable[[], bool] = lambda: False
+    """True once the cell's deadline is over; for kinds whose work can be stopped midway."""
+    notes: dict[str, Any] = field(default_factory=dict)
+    """JSON values kept beside the result, such as seconds: they may differ between equal results."""
+    _group: str = ""
+    _memo: dict[str, Any] = field(default_factory=dict)
+    _kept: dict[str, Any] = field(default_factory=dict)
+
+    def memo(self, name: str, make: Callable[[], T]) -> T:
+        """`make()`, once for the cells of a group that run one after another on this worker."""
+        if name not in self._memo:
+            self._memo[name] = make()
+        found: T = self._memo[name]
+        return found
+
+    def keep(self, name: str, make: Callable[[], T]) -> T:
+        """`make()`, once for this worker's model."""
+        if name not in self._kept:
+            self._kept[name] = make()
+        found: T = self._kept[name]
+        return found
+
+    def enter(self, group: str, attempt: int, cancelled: Callable[[], bool]) -> None:
+        """Begin a cell; forgets what the last group shared."""
+        if group != self._group:
+            self._group, self._memo = group, {}
+        self.attempt, self.cancelled, self.notes = attempt, cancelled, {}
+
+
+Run = Callable[[Any, Spec, Context], Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of cell."""
+
+    name: str
+    version: int
+    """Raised whenever the same settings would give another result."""
+    run: Run
+    """`run(model, spec, context)`: JSON values, and numpy arrays at the top level."""
+    complete: Callable[[Spec], Spec]
+    """The settings checked, with every default filled in, so that a changed default is another key."""
+    group: Callable[[Spec], str]
+    """Cells with the same text run one after another on one worker, as far as possible."""
+    estimate_bytes: Callable[[LanguageModel, Spec], int]
+    """The least memory the cell can be run in."""
+
+    @property
+    def module(self) -> str:
+        """Where it is defined; what a worker has to import."""
+        return self.run.__module__
+
+
+_KINDS: dict[str, Kind] = {}
+
+
+def kind(
+    name: str,
+    *,
+    version: int = 1,
+    complete: Callable[[Spec], Spec] = dict,
+    group: Callable[[Spec], str] = canonical,
+    estimate_bytes: Callable[[LanguageModel, Spec], int] = lambda model, spec: 0,
+) -> Callable[[Run], Run]:
+    """Register a function as a kind of cell; by default settings are taken as they are and nothing is shared."""
+
+    def register(run: Run) -> Run:
+        known = _KINDS.get(name)
+        if known is not None and known.run.__module__ != run.__module__:
+            raise ValueError(f"the kind {name!r} is registered by {known.module} and {run.__module__}; rename one")
+        _KINDS[name] = Kind(name, version, run, complete, group, estimate_bytes)
+        return run
+
+    return register
+
+
+def get_kind(name: str) -> Kind:
+    """The kind of that name.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    if name not in _KINDS and name in BUILT_IN:
+        importlib.import_module(BUILT_IN[name])
+    if name not in _KINDS:
+        choices = sorted(_KINDS.keys() | BUILT_IN.keys())
+        near = get_close_matches(name, choices, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ValueError(f"unknown kind of cell {name!r}; {hint}choose from {', '.join(choices)}")
+    return _KINDS[name]

@@ -1,0 +1,329 @@
+"""The ledger: what is to be computed, who is at it, and every result; one SQLite file that several processes share.
+
+    todo ─► leased (owner, until) ─► done | failed (reason)
+
+A lease that its owner does not renew, or whose owner is dead, is taken over.  A result is written once, in the same
+transaction that marks its cell as done, and on disk before `put` returns.  Every result carries the hash of its bytes,
+every cell's settings are held against its key, and every run's list of cells against the run's own hash, so what a
+failing disk changed is named and never returned as a result (`experiments.records` reads them).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from experiments.kinds import get_kind
+from experiments.owners import is_dead
+from experiments.plan import Plan, canonical, cell_key
+from experiments.schema import FILE, LedgerDamagedError, LedgerError, connect, transaction, translated
+
+MOST_ATTEMPTS = 3
+"""Failures after which a cell is given up."""
+MOST_INTERRUPTIONS = 10
+"""Times the process that ran it may be gone, which is rarely the cell's fault but may be."""
+GROUP = 64
+"""Cells leased at once."""
+STATUSES = ("todo", "leased", "done", "failed")
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """A run as it was planned."""
+
+    name: str
+    model: str
+    dtype: str
+    device: str
+    identity: Mapping[str, Any]
+    about: Mapping[str, Any]
+    made: float
+    """Seconds since 1970."""
+    keys: tuple[str, ...]
+    """Of its cells, in the plan's order."""
+
+
+@dataclass(frozen=True)
+class Leased:
+    """A cell somebody holds."""
+
+    key: str
+    kind: str
+    version: int
+    spec: Mapping[str, Any]
+    group: str
+    attempts: int
+
+
+class Ledger:
+    """A folder's ledger; may be used by several threads.
+
+    Args:
+        folder: where `ledger.sqlite` is, or is to be made.
+        create: make it if it is not there.
+        network: allow a network file system, where only one machine may write.
+
+    Raises:
+        FileNotFoundError, LedgerError: as in `experiments.schema.connect`.
+    """
+
+    def __init__(self, folder: Path | str, *, create: bool = True, network: bool = False) -> None:
+        self.folder = Path(folder)
+        self.path = self.folder / FILE
+        self._lock = threading.RLock()
+        self._connection = connect(self.path, create=create, network=network)
+
+    def close(self) -> None:
+        """Close the file; nothing else may be called after."""
+        with self._lock:
+            self._connection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # ---- plans
+
+    def add(self, plan: Plan, identity: Mapping[str, Any]) -> str:
+        """Write a plan down as a run of its name; cells that are there already keep what is known of them.
+
+        Returns:
+            The run's name.  Adding the same plan again changes nothing.
+
+        Raises:
+            ValueError: if a cell's settings are wrong, or the name is taken by another plan.
+        """
+        rows: dict[str, tuple[str, int, str, str]] = {}
+        for cell in plan.cells:
+            kind = get_kind(cell.kind)
+            spec = kind.complete(cell.spec)
+            rows[cell_key(kind.name, kind.version, spec, identity)] = (
+                kind.name,
+                kind.version,
+                canonical(spec),
+                kind.group(spec),
+            )
+        head = (plan.model, plan.dtype, plan.device, canonical(identity), canonical(plan.about))
+        digest = run_digest(plan.name, head, rows)
+        with self.write() as connection:
+            known = connection.execute("SELECT digest FROM runs WHERE name = ?", (plan.name,)).fetchone()
+            if known is not None and known[0] != digest:
+                raise LedgerError(
+                    f"the ledger has a run {plan.name!r} with another plan, model or library; choose another name for "
+                    "this one (cells that both have are computed once)"
+                )
+            if known is None:
+                connection.execute(
+                    "INSERT INTO runs VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (plan.name, *head, digest, time.time())
+                )
+            connection.executemany(  # a known plan's too: that brings back a row that was damaged and taken out
+                "INSERT OR IGNORE INTO cells (key, kind, version, spec, grp) VALUES (?, ?, ?, ?, ?)",
+                [(key, *row) for key, row in rows.items()],
+            )
+            connection.executemany(
+                "INSERT OR IGNORE INTO members VALUES (?, ?, ?)",
+                [(plan.name, key, place) for place, key in enumerate(rows)],
+            )
+        return plan.name
+
+    def runs(self) -> list[str]:
+        """Names of all runs, oldest first."""
+        return [row[0] for row in self.read("SELECT name FROM runs ORDER BY made, rowid")]
+
+    def only_run(self, name: str = "") -> str:
+        """The run of that name; without a name, the ledger's only one.
+
+        Raises:
+            LedgerError: if there is no such run, or there are several and none is named.
+        """
+        names = self.runs()
+        if name in names or (not name and len(names) == 1):
+            return name or names[0]
+        if not names:
+            raise LedgerError(f"the ledger {str(self.path)!r} holds no run yet; start one with `run`")
+        asked = f"there is no run {name!r}" if name else f"there are {len(names)} runs"
+        raise LedgerError(f"{asked} in {str(self.path)!r}; name one of {', '.join(names)}")
+
+    def info(self, run: str) -> RunInfo:
+        """The run as it was planned.
+
+        Raises:
+            LedgerError: if there is none of that name.
+            LedgerDamagedError: if it is not as it was written.
+        """
+        rows = self.read("SELECT model, dtype, device, identity, about, digest, made FROM runs WHERE name = ?", run)
+        if not rows:
+            self.only_run(run)  # says which there are
+        head = rows[0][:5]
+        keys = [row[0] for row in self.read("SELECT key FROM members WHERE run = ? ORDER BY position", run)]
+        if run_digest(run, head, keys) != rows[0][5]:
+            raise LedgerDamagedError(f"the plan of run {run!r} is damaged; add it again under another name")
+        model, dtype, device, identity, about = head
+        return RunInfo(run, model, dtype, device, json.loads(identity), json.loads(about), rows[0][6], tuple(keys))
+
+    def counts(self, run: str) -> dict[str, int]:
+        """Cells of a run by status; every status is there."""
+        found = self.read(
+            "SELECT status, count(*) FROM members JOIN cells USING (key) WHERE run = ? GROUP BY status", run
+        )
+        return dict.fromkeys(STATUSES, 0) | {status: int(n) for status, n in found}
+
+    # ---- leases
+
+    def lease(self, run: str, owner: str, slot: int, seconds: float, most: int = GROUP) -> list[Leased]:
+        """The next cells of one group, now held by `owner` for its `slot`; empty if none is free.
+
+        Those that never failed come first, so that a bad cell holds up nobody.
+        """
+        now = time.time()
+        with self.write() as connection:
+            self._take_over(connection, now)
+            first = connection.execute(
+                "SELECT grp, attempts + interrupted FROM cells AS c WHERE status = 'todo'"
+                " AND EXISTS (SELECT 1 FROM members WHERE run = ? AND key = c.key)"
+                " ORDER BY attempts + interrupted, number LIMIT 1",
+                (run,),
+            ).fetchone()
+            if first is None:
+                return []
+            rows = connection.execute(
+                "SELECT key, kind, version, spec, grp, attempts FROM cells AS c"
+                " WHERE grp = ? AND status = 'todo' AND attempts + interrupted = ?"
+                " AND EXISTS (SELECT 1 FROM members WHERE run = ? AND key = c.key) ORDER BY number LIMIT ?",
+                (*first, run, most),
+            ).fetchall()
+            connection.executemany(
+                "UPDATE cells SET status = 'leased', owner = ?, slot = ?, turn = ?, until = ? WHERE key = ?",
+                [(owner, slot, turn, now + seconds, row[0]) for turn, row in enumerate(rows)],
+            )
+        return [Leased(key, kind, version, json.loads(spec), group, n) for key, kind, version, spec, group, n in rows]
+
+    def beat(self, run: str, owner: str, executor: str, seconds: float) -> None:
+        """Say that the owner is alive, and renew all it holds."""
+        now = time.time()
+        with self.write() as connection:
+            connection.execute(
+                "INSERT INTO owners VALUES (?, ?, ?, ?, ?) ON CONFLICT (owner) DO UPDATE SET beat = excluded.beat",
+                (owner, run, executor, now, now),
+            )
+            connection.execute(
+                "UPDATE cells SET until = ? WHERE owner = ? AND status = 'leased'", (now + seconds, owner)
+            )
+
+    def release(self, owner: str) -> None:
+        """Give back everything an owner holds, and forget the owner: it ends in good order."""
+        with self.write() as connection:
+            connection.execute(
+                "UPDATE cells SET status = 'todo', owner = NULL WHERE owner = ? AND status = 'leased'", (owner,)
+            )
+            connection.execute("DELETE FROM owners WHERE owner = ?", (owner,))
+
+    def working(self, run: str) -> list[tuple[str, str, float]]:
+        """(owner, executor, seconds since its last sign of life) of every live process at a run."""
+        now = time.time()
+        rows = self.read("SELECT owner, executor, beat FROM owners WHERE run = ?", run)
+        return [(owner, executor, now - beat) for owner, executor, beat in rows if not is_dead(owner)]
+
+    def _take_over(self, connection: sqlite3.Connection, now: float) -> None:
+        """Free leases that ran out and those of dead owners; only the cell each slot was at has been interrupted."""
+        held = connection.execute(
+            "SELECT owner, min(until) FROM cells WHERE owner IS NOT NULL GROUP BY owner"
+        ).fetchall()
+        for owner, until in held:
+            if not (is_dead(owner) or until < now):
+                continue
+            at = "owner = ? AND status = 'leased'"
+            connection.execute(
+                f"UPDATE cells SET interrupted = interrupted + 1 WHERE {at} AND turn ="
+                f" (SELECT min(turn) FROM cells AS other WHERE {at} AND other.slot = cells.slot)",
+                (owner, owner),
+            )
+            connection.execute(
+                "UPDATE cells SET status = CASE WHEN interrupted >= ? THEN 'failed' ELSE 'todo' END, owner = NULL,"
+                f" reason = CASE WHEN interrupted >= ? THEN ? ELSE reason END WHERE {at}",
+                (
+                    MOST_INTERRUPTIONS,
+                    MOST_INTERRUPTIONS,
+                    f"the process that ran it was gone {MOST_INTERRUPTIONS} times",
+                    owner,
+                ),
+            )
+            connection.execute("DELETE FROM owners WHERE owner = ?", (owner,))
+
+    # ---- results
+
+    def put(self, key: str, payload: bytes, notes: Mapping[str, Any]) -> bool:
+        """Write a result; on disk when this returns.
+
+        Returns:
+            False if the cell was done already: the first result stands.
+
+        Raises:
+            LedgerFullError: if there is no room for it.
+        """
+        text = canonical(notes)
+        with self.write() as connection:
+            changed = connection.execute(
+                "UPDATE cells SET status = 'done', owner = NULL, reason = '' WHERE key = ? AND status != 'done'", (key,)
+            ).rowcount
+            if changed:
+                connection.execute(
+                    "INSERT INTO results VALUES (?, ?, ?, ?, ?)",
+                    (key, payload, text, result_digest(key, payload, text), time.time()),
+                )
+        return bool(changed)
+
+    def fail(self, key: str, owner: str, reason: str, *, final: bool = False) -> None:
+        """Note a failure of a cell the owner holds; it is tried again unless that was the last time, or `final`."""
+        with self.write() as connection:
+            connection.execute(
+                "UPDATE cells SET attempts = attempts + 1, reason = ?, owner = NULL,"
+                " status = CASE WHEN ? OR attempts + 1 >= ? THEN 'failed' ELSE 'todo' END"
+                " WHERE key = ? AND owner = ? AND status = 'leased'",
+                (reason, final, MOST_ATTEMPTS, key, owner),
+            )
+
+    def retry(self, run: str) -> int:
+        """Failed cells of a run are to be done once more, as if they had never been tried; how many."""
+        with self.write() as connection:
+            return connection.execute(
+                "UPDATE cells SET status = 'todo', attempts = 0, interrupted = 0, reason = ''"
+                " WHERE status = 'failed' AND key IN (SELECT key FROM members WHERE run = ?)",
+                (run,),
+            ).rowcount
+
+    # ---- the file
+
+    def read(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
+        """The rows of a query."""
+        with self._lock, translated(self.path):
+            return self._connection.execute(query, values).fetchall()
+
+    @contextmanager
+    def write(self) -> Iterator[sqlite3.Connection]:
+        """One transaction, on disk when the block is left."""
+        with self._lock, translated(self.path), transaction(self._connection):
+            yield self._connection
+
+
+def result_digest(key: str, payload: bytes, notes: str) -> str:
+    """sha256 of a result's row."""
+    digest = hashlib.sha256(f"{key} {len(payload)} ".encode())
+    digest.update(payload)
+    digest.update(notes.encode())
+    return digest.hexdigest()
+
+
+def run_digest(name: str, head: Iterable[str], keys: Iterable[str]) -> str:
+    """sha256 of a run's row and its list of cells."""
+    return hashlib.sha256("\n".join([name, *head, *keys]).encode()).hexdigest()

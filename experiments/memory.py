@@ -1,0 +1,102 @@
+"""The memory guard: what a cell needs is held against what is free before it runs, rather than after.
+
+Free means what the machine has, or what is left under the control group's limit where a container or `systemd-run` set
+one, whichever is less; the kernel kills a process that goes beyond either.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+    from experiments.kinds import Kind
+    from experiments.plan import Spec
+    from models import LanguageModel
+
+SHARE = 0.5
+"""Of the free memory that a batch is made to fit; the rest is for what the estimate leaves out."""
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+class MemoryRefusedError(MemoryError):
+    """A cell would not fit; the message says what it needs and what is free."""
+
+
+def free_bytes(device: torch.device) -> int:
+    """Bytes that can still be had on a device."""
+    from tracing.memory import free_memory
+
+    free = free_memory(device)
+    limit = cgroup_room() if device.type == "cpu" else None
+    return free if limit is None else min(free, limit)
+
+
+def cgroup_room(root: Path = _CGROUP, membership: Path = Path("/proc/self/cgroup")) -> int | None:
+    """Bytes left under the tightest limit of this process's control groups (version 2); None where there is none."""
+    if not membership.is_file():
+        return None
+    own = next((line[3:] for line in membership.read_text().splitlines() if line.startswith("0::")), None)
+    if own is None:
+        return None
+    rooms = []
+    folder = root / own.strip("/")
+    for place in (folder, *folder.parents):
+        limit, current = _number(place / "memory.max"), _number(place / "memory.current")
+        if limit is not None and current is not None:
+            rooms.append(max(0, limit - current + _reclaimable(place / "memory.stat")))
+        if place == root:
+            break
+    return min(rooms, default=None)
+
+
+def check_fits(model: LanguageModel, kind: Kind, spec: Spec, share: float = 1.0) -> None:
+    """Refuse a cell that cannot be run in what is free.
+
+    Args:
+        share: of the free memory that is this worker's.
+
+    Raises:
+        MemoryRefusedError: naming both numbers.
+    """
+    needed, free = kind.estimate_bytes(model, spec), int(share * free_bytes(model.device))
+    if needed > free:
+        raise MemoryRefusedError(
+            f"the cell needs about {_size(needed)} and {_size(free)} are free for it on {model.device}; "
+            "use fewer workers, a shorter prompt, or a machine with more memory"
+        )
+
+
+def batch_that_fits(row: int, device: torch.device, share: float, attempt: int, most: int) -> int:
+    """Rows of one forward pass: as many as fit, half as many after each failure, at least one.
+
+    Args:
+        row: bytes that one row takes.
+        most: more are of no use.
+    """
+    fit = int(SHARE * share * free_bytes(device)) // max(1, row)
+    return max(1, min(most, fit) >> attempt)
+
+
+def _number(path: Path) -> int | None:
+    """The number in a file; None where there is none, as for "max"."""
+    try:
+        text = path.read_text().strip()
+    except OSError:
+        return None
+    return int(text) if text.isdigit() else None
+
+
+def _reclaimable(path: Path) -> int:
+    """Bytes of cached files, which count as used but are given up when memory is wanted."""
+    try:
+        lines = path.read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith("inactive_file ")), 0)
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"

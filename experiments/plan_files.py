@@ -1,0 +1,138 @@
+"""Plans in TOML: a name, a model, and grids of settings.
+
+    name = "windows"
+    model = "reference"
+
+    [[grid]]
+    kind = "trace"
+    facts = { atlas = 50, seed = 0 }       # or { file = "facts.csv" }
+    site = ["mlp_out", "attn_out"]         # a list is an axis of the grid
+    window = [1, 3]
+    positions = [["last_subject"]]         # a setting that is itself a list: a list of one
+    only_known = true
+
+    [[grid]]
+    kind = "edit"
+    facts = { atlas = 20, seed = 0 }       # each with the false answer and the probes that the atlas derives
+    method = ["r-rome", "ft-m"]
+    layer = [0, 1, 2]
+
+Every other kind takes its settings as they stand, facts left out.
+"""
+
+from __future__ import annotations
+
+import random
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from experiments.edit_cells import request_of
+from experiments.kinds import get_kind
+from experiments.plan import Cell, Plan, grid
+from experiments.trace_cells import level_of
+from facts import Fact
+from facts.atlas import AtlasFact, load_atlas
+from facts.probes import edit_request
+from tracing.fact_files import read_facts
+
+if TYPE_CHECKING:
+    from models import LanguageModel
+
+HEAD = ("name", "model", "dtype", "device", "grid")
+
+
+def read_plan_file(path: Path | str) -> dict[str, Any]:
+    """The file's tables, with the head's defaults filled in.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is no TOML, or says something a plan does not have.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no plan {str(path)!r}")
+    try:
+        found = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"the plan {str(path)!r} is not TOML: {error}") from None
+    unknown = sorted(set(found) - set(HEAD))
+    if unknown:
+        raise ValueError(f"the plan {str(path)!r} has no place for {unknown[0]!r}; it takes {', '.join(HEAD)}")
+    grids = found.get("grid")
+    if not isinstance(grids, list) or not all(isinstance(one, dict) and "kind" in one for one in grids):
+        raise ValueError(f"the plan {str(path)!r} needs a [[grid]] with a kind")
+    return {"name": path.stem, "model": "reference", "dtype": "float32", "device": "cpu"} | found
+
+
+def plan_of(tables: Mapping[str, Any], model: LanguageModel | None) -> Plan:
+    """The plan that a file's tables describe.
+
+    Args:
+        model: the loaded model; needed by traces, whose noise is measured on it.
+
+    Raises:
+        ValueError: if a grid's settings are wrong.
+    """
+    cells: list[Cell] = []
+    for number, table in enumerate(tables["grid"], 1):
+        try:
+            cells += _cells(table, model)
+        except ValueError as error:
+            raise ValueError(f"grid {number}: {error}") from None
+    head = {name: tables[name] for name in ("name", "model", "dtype", "device")}
+    return Plan(cells=tuple(cells), **head)
+
+
+def sample_facts(count: int, seed: int) -> list[AtlasFact]:
+    """Facts of the atlas in an order of their own, without those whose subject gives the answer away.
+
+    Raises:
+        ValueError: if there are fewer.
+    """
+    rows = [row for row in load_atlas().facts if not row.contains_answer]
+    if not 1 <= count <= len(rows):
+        raise ValueError(f"{count} facts were asked for; expected 1 to {len(rows)}, which the atlas holds")
+    random.Random(f"facts|{seed}").shuffle(rows)
+    return rows[:count]
+
+
+def _cells(table: Mapping[str, Any], model: LanguageModel | None) -> list[Cell]:
+    axes = {name: value for name, value in table.items() if name not in ("kind", "facts")}
+    name = table["kind"]
+    get_kind(name)
+    if name == "trace":
+        facts = _facts(table.get("facts"))
+        if "level" not in axes and model is not None:
+            from tracing.corruption import measure_noise
+
+            axes["level"] = level_of(measure_noise(model, [fact.subject for fact in facts]))
+        return list(grid(name, [{"fact": asdict(fact)} for fact in facts], axes))
+    if name == "edit":
+        return list(grid(name, [{"request": one} for one in _requests(table.get("facts"))], axes))
+    if "facts" in table:
+        raise ValueError(f"cells of kind {name!r} take no facts; leave them out")
+    return list(grid(name, [{}], axes))
+
+
+def _facts(source: Any) -> list[Fact]:
+    if isinstance(source, dict) and set(source) == {"file"}:
+        return read_facts(source["file"])
+    return [load_atlas().as_fact(row) for row in _sampled(source)]
+
+
+def _requests(source: Any) -> Sequence[dict[str, Any]]:
+    atlas, seed = load_atlas(), source.get("seed", 0) if isinstance(source, dict) else 0
+    return [
+        request_of(edit_request(atlas, atlas.as_fact(row), atlas.counterfactual(row, seed))) for row in _sampled(source)
+    ]
+
+
+def _sampled(source: Any) -> list[AtlasFact]:
+    if not (isinstance(source, dict) and "atlas" in source and set(source) <= {"atlas", "seed"}):
+        raise ValueError(
+            f'facts is {source!r}; expected {{ atlas = 50, seed = 0 }}, or {{ file = "facts.csv" }} for traces'
+        )
+    return sample_facts(int(source["atlas"]), int(source.get("seed", 0)))

@@ -1,0 +1,168 @@
+"""Cells in processes of this machine, one thread each: a worker that hangs or dies takes nothing with it.
+
+Workers are spawned, not forked: a forked copy of a process with threads and an accelerator does not work.  They end by
+themselves when this process does, however it ends.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from multiprocessing.connection import Connection, wait
+from typing import TYPE_CHECKING
+
+from experiments.executors import Broken, Died, Event, Ready, Setup, Task
+from experiments.worker import Worker, pack_event, unpack_event
+
+if TYPE_CHECKING:
+    from multiprocessing.context import SpawnProcess
+
+_SPAWN = multiprocessing.get_context("spawn")
+_STILLBORN = 3
+"""Workers in a row that may die before they are ready; then the fault is not with a cell."""
+
+
+@dataclass
+class _Slot:
+    process: SpawnProcess
+    connection: Connection
+    ready: bool = False
+    told: str = ""
+    """Why it was killed, if it was."""
+
+
+class Processes:
+    """Worker processes, each with a model of its own.
+
+    Raises:
+        ValueError: if there are to be none.
+    """
+
+    name = "processes"
+    can_kill = True
+
+    def __init__(self, workers: int = 2) -> None:
+        if workers < 1:
+            raise ValueError(f"workers is {workers}; expected at least 1")
+        self.slots = workers
+        self._setup: Setup | None = None
+        self._live: dict[int, _Slot] = {}
+        self._stillborn = 0
+
+    def start(self, setup: Setup) -> None:
+        """Start the workers."""
+        self._setup = setup
+        for slot in range(self.slots):
+            self._live[slot] = self._spawn(slot)
+
+    def submit(self, slot: int, task: Task) -> None:
+        """Give a ready slot a cell; if its worker is dead by now, `wait` says so."""
+        try:
+            self._live[slot].connection.send_bytes(json.dumps(asdict(task)).encode())
+        except OSError:
+            self._live[slot].process.join(1)
+
+    def wait(self, seconds: float) -> Sequence[Event]:
+        """What happened, at the latest after so many seconds."""
+        waited: list[Connection | int] = []
+        for live in self._live.values():
+            waited += [live.connection, live.process.sentinel]
+        wait(waited, seconds)
+        events: list[Event] = []
+        for slot, live in list(self._live.items()):
+            events += self._received(live)
+            if not live.process.is_alive() and not live.connection.poll():
+                events.append(self._buried(slot, live))
+        return events
+
+    def kill(self, slot: int, reason: str) -> None:
+        """Stop a slot's worker now."""
+        self._live[slot].told = reason
+        self._live[slot].process.kill()
+
+    def close(self) -> None:
+        """Stop every worker."""
+        for live in self._live.values():
+            live.process.kill()
+        for live in self._live.values():
+            live.process.join()
+            live.connection.close()
+        self._live = {}
+
+    @property
+    def pids(self) -> dict[int, int]:
+        """Slot -> process id, for tests that kill workers."""
+        return {slot: live.process.pid for slot, live in self._live.items() if live.process.pid is not None}
+
+    def _received(self, live: _Slot) -> list[Event]:
+        events: list[Event] = []
+        try:
+            while live.connection.poll():
+                message = live.connection.recv_bytes()
+                if message.startswith(b"!"):
+                    return [*events, Broken(message[1:].decode())]
+                if not live.ready:
+                    live.ready, self._stillborn = True, 0
+                events.append(unpack_event(message))
+        except (EOFError, OSError):
+            live.process.join(5)  # it closed its end, so it is about to be gone
+        return events
+
+    def _buried(self, slot: int, live: _Slot) -> Event:
+        live.process.join()
+        live.connection.close()
+        code = live.process.exitcode or 0
+        reason = live.told or f"its worker process died ({signal.Signals(-code).name if code < 0 else f'code {code}'})"
+        if not live.ready and not live.told:
+            self._stillborn += 1
+            if self._stillborn >= _STILLBORN:
+                return Broken(f"{self._stillborn} workers in a row died before they were ready: {reason}")
+        self._live[slot] = self._spawn(slot)
+        return Died(slot, reason)
+
+    def _spawn(self, slot: int) -> _Slot:
+        assert self._setup is not None
+        ours, theirs = _SPAWN.Pipe()
+        arguments = (theirs, slot, asdict(self._setup), 1.0 / self.slots, os.getpid())
+        process = _SPAWN.Process(target=serve, args=arguments, daemon=True)
+        process.start()
+        theirs.close()
+        return _Slot(process, ours)
+
+
+def serve(connection: Connection, slot: int, setup: dict[str, object], share: float, parent: int) -> None:
+    """A worker's life: load, say so, then a cell at a time until the other end is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal reaches the whole group; the parent decides
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    try:
+        one_thread()
+        worker = Worker(Setup(**setup), share=share)  # type: ignore[arg-type]  # what asdict made of one
+    except (ValueError, OSError, ImportError) as error:
+        connection.send_bytes(b"!" + str(error).encode())
+        return
+    try:
+        connection.send_bytes(pack_event(Ready(slot)))
+        while True:
+            task = Task(**json.loads(connection.recv_bytes()))
+            connection.send_bytes(pack_event(worker.run(slot, task)))
+    except (EOFError, OSError):
+        return  # nobody is there any more
+
+
+def one_thread() -> None:
+    """Workers share the cores: more threads than one each would only wait for one another."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)

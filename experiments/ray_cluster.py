@@ -1,0 +1,186 @@
+"""Cells on a Ray cluster: an actor for each slot keeps the model, on this machine or on others.
+
+Without an address a cluster of this machine is started and stopped again, with a token only this user can read.  To
+join one that runs, `RAY_AUTH_MODE=token` and `RAY_AUTH_TOKEN_PATH` have to be set alike on every node and here.  A
+token does not encrypt: use a private network.  Every node needs the same folder, installation and model as this one;
+what differs is named when an actor starts.
+
+Ray restarts nothing by itself here: an actor that is gone is replaced, and only the cell it was at counts as failed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from experiments.executors import Broken, Died, Event, Ready, Setup, Task
+from experiments.processes import one_thread
+from experiments.worker import Worker, pack_event, unpack_event
+
+_STILLBORN = 3
+"""Actors in a row that may die before they are ready; then the fault is not with a cell."""
+MISSING = "Ray is not installed; run `pip install ray==2.60.0`, or use the executor 'processes'"
+
+
+class RayCluster:
+    """Actors on a Ray cluster.
+
+    Args:
+        workers: actors.
+        address: of a cluster that runs, such as "10.0.0.1:6379"; empty to start one here.
+        gpus: that each actor takes.
+
+    Raises:
+        ValueError: if there are to be no workers.
+    """
+
+    name = "ray"
+    can_kill = True
+
+    def __init__(self, workers: int = 2, *, address: str = "", gpus: float = 0.0) -> None:
+        if workers < 1:
+            raise ValueError(f"workers is {workers}; expected at least 1")
+        self.slots, self.address, self.gpus = workers, address, gpus
+        self._setup: Setup | None = None
+        self._actors: dict[int, Any] = {}
+        self._waiting: dict[Any, int] = {}
+        self._told: dict[int, str] = {}
+        self._stillborn = 0
+        self._folder: Path | None = None
+        self._ray: Any = None
+
+    def start(self, setup: Setup) -> None:
+        """Join or start the cluster, and start the actors.
+
+        Raises:
+            ImportError: if Ray is not installed.
+            OSError: if the cluster cannot be reached.
+        """
+        self._ray = self._connect()
+        self._setup = setup
+        for slot in range(self.slots):
+            self._spawn(slot)
+
+    def submit(self, slot: int, task: Task) -> None:
+        """Give a ready slot a cell."""
+        self._waiting[self._actors[slot].run.remote(json.dumps(asdict(task)))] = slot
+
+    def wait(self, seconds: float) -> Sequence[Event]:
+        """What happened, at the latest after so many seconds."""
+        answered, _ = self._ray.wait(list(self._waiting), num_returns=1, timeout=seconds)
+        if answered:  # and whatever else is there by now
+            answered, _ = self._ray.wait(list(self._waiting), num_returns=len(self._waiting), timeout=0)
+        return [self._answer(reference, self._waiting.pop(reference)) for reference in answered]
+
+    def kill(self, slot: int, reason: str) -> None:
+        """Stop a slot's actor now."""
+        self._told[slot] = reason
+        self._ray.kill(self._actors[slot], no_restart=True)
+
+    def close(self) -> None:
+        """Stop the actors, and the cluster if it was started here."""
+        if self._ray is not None:
+            for actor in self._actors.values():
+                self._ray.kill(actor, no_restart=True)
+            self._ray.shutdown()
+        self._actors, self._waiting = {}, {}
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    @property
+    def pids(self) -> dict[int, int]:
+        """Slot -> process id, for tests that kill workers on this machine; only of idle actors."""
+        return {slot: self._ray.get(actor.pid.remote()) for slot, actor in self._actors.items()}
+
+    def _connect(self) -> Any:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+        if not self.address and "RAY_AUTH_TOKEN_PATH" not in os.environ and "RAY_AUTH_TOKEN" not in os.environ:
+            self._folder = Path(tempfile.mkdtemp(prefix="engram-ray-"))  # readable by this user alone
+            token = self._folder / "token"
+            token.touch(mode=0o600)
+            token.write_text(secrets.token_hex(32), encoding="utf-8")
+            os.environ["RAY_AUTH_TOKEN_PATH"] = str(token)
+        try:
+            import ray
+        except ImportError:
+            raise ImportError(MISSING) from None
+        own: dict[str, Any] = {
+            "num_cpus": self.slots,
+            "include_dashboard": False,
+            "_node_ip_address": "127.0.0.1",
+            "object_store_memory": 100 * 2**20,  # results are small and models stay with their actors
+        }
+        where = {"address": self.address} if self.address else {"address": "local", **own}
+        try:
+            ray.init(log_to_driver=False, configure_logging=False, **where)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            reason = str(error).strip().partition("\n")[0]
+            raise OSError(
+                f"the Ray cluster {self.address or 'of this machine'} cannot be used: {reason}; check the address, and "
+                "that RAY_AUTH_MODE and RAY_AUTH_TOKEN_PATH are the same here and there"
+            ) from error
+        return ray
+
+    def _spawn(self, slot: int) -> None:
+        assert self._setup is not None
+        kind = self._ray.remote(num_cpus=1, num_gpus=self.gpus, max_restarts=0, max_task_retries=0)(Actor)
+        self._actors[slot] = kind.remote(slot, json.dumps(asdict(self._setup)), 1.0 / self.slots)
+        self._waiting[self._actors[slot].ready.remote()] = slot
+
+    def _answer(self, reference: Any, slot: int) -> Event:
+        try:
+            message = self._ray.get(reference)
+        except self._ray.exceptions.RayError as error:
+            return self._replaced(slot, error)
+        self._stillborn = 0
+        if message.startswith(b"!"):
+            return Broken(message[1:].decode())
+        return unpack_event(message)
+
+    def _replaced(self, slot: int, error: Exception) -> Event:
+        told = self._told.pop(slot, "")
+        reason = told or f"its Ray actor was lost ({type(error).__name__})"
+        self._stillborn += not told
+        if self._stillborn > _STILLBORN * self.slots:
+            return Broken(f"{self._stillborn} Ray actors in a row were lost before one answered: {error}")
+        self._spawn(slot)
+        return Died(slot, reason)
+
+
+class Actor:
+    """A worker on a node; takes and gives text and bytes only.
+
+    Args:
+        slot: of the executor.
+        setup: of `experiments.executors.Setup`, as JSON.
+        share: of the node's free memory, what it may take.
+    """
+
+    def __init__(self, slot: int, setup: str, share: float) -> None:
+        self.slot, self.worker, self.problem = slot, None, ""
+        one_thread()
+        try:
+            self.worker = Worker(Setup(**json.loads(setup)), share=share)
+        except (ValueError, OSError, ImportError) as error:
+            self.problem = f"{error} (on {os.uname().nodename})"
+
+    def ready(self) -> bytes:
+        """`Ready`, or "!" and what is wrong."""
+        return pack_event(Ready(self.slot)) if self.worker else b"!" + self.problem.encode()
+
+    def run(self, task: str) -> bytes:
+        """The event of a cell."""
+        assert self.worker is not None
+        return pack_event(self.worker.run(self.slot, Task(**json.loads(task))))
+
+    def pid(self) -> int:
+        """Of the actor's process."""
+        return os.getpid()

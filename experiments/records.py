@@ -1,0 +1,131 @@
+"""Reading a run's cells and results, each checked against its hash; and finding and mending what is damaged."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from experiments.ledger import STATUSES, Ledger, RunInfo, result_digest
+from experiments.payload import decode
+from experiments.plan import cell_key
+from experiments.schema import LedgerDamagedError
+
+_CHUNK = 200
+"""Cells read at once: a result may be megabytes."""
+
+
+@dataclass(frozen=True, eq=False)
+class Entry:
+    """A cell of a run as it stands."""
+
+    position: int
+    """In the plan."""
+    key: str
+    kind: str
+    version: int
+    spec: Mapping[str, Any]
+    status: str
+    attempts: int
+    reason: str
+    """Why it failed the last time."""
+    payload: bytes | None
+    """The result's bytes (`experiments.payload`); None unless it is done."""
+    notes: Mapping[str, Any]
+    """What was measured meanwhile, such as seconds."""
+    finished: float
+    """Seconds since 1970; 0 unless it is done."""
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        """None unless it is done."""
+        return None if self.payload is None else decode(self.payload)
+
+
+def entries(ledger: Ledger, run: str) -> Iterator[Entry]:
+    """Every cell of a run, in the plan's order.
+
+    Raises:
+        LedgerDamagedError: at the first cell that is not as it was written.
+    """
+    for _, key, entry, damage in _checked(ledger, ledger.info(run)):
+        if entry is None:
+            raise LedgerDamagedError(
+                f"cell {key[:12]} of run {run!r} is damaged: {damage}; "
+                "`python -m experiments doctor --mend` takes it out, and `resume` computes it again"
+            )
+        yield entry
+
+
+def damaged(ledger: Ledger, run: str) -> dict[str, str]:
+    """Key -> what is wrong with it, of every cell of a run that is not as it was written.
+
+    Raises:
+        LedgerDamagedError: if the plan itself is not.
+    """
+    return {key: damage for _, key, entry, damage in _checked(ledger, ledger.info(run)) if entry is None}
+
+
+def mend(ledger: Ledger, run: str) -> dict[str, str]:
+    """Take out the damaged rows, so that they are computed again; what `damaged` found.
+
+    A cell whose settings were hit is lost to the run until its plan is added again.
+    """
+    found = damaged(ledger, run)
+    with ledger.write() as connection:
+        for key, damage in found.items():
+            connection.execute("DELETE FROM results WHERE key = ?", (key,))
+            if damage == RESULT:
+                connection.execute(
+                    "UPDATE cells SET status = 'todo', attempts = 0, interrupted = 0, owner = NULL WHERE key = ?",
+                    (key,),
+                )
+            else:
+                connection.execute("DELETE FROM cells WHERE key = ?", (key,))
+    return found
+
+
+RESULT = "its result is not what was written"
+SETTINGS = "its settings are not what was planned"
+MISSING = "its row is gone"
+
+
+def _checked(ledger: Ledger, info: RunInfo) -> Iterator[tuple[int, str, Entry | None, str]]:
+    """(position, key, entry or None, what is wrong) of every cell."""
+    for start in range(0, len(info.keys), _CHUNK):
+        keys = info.keys[start : start + _CHUNK]
+        marks = ", ".join("?" * len(keys))
+        cells = ledger.read(
+            f"SELECT key, kind, version, spec, status, attempts, reason FROM cells WHERE key IN ({marks})", *keys
+        )
+        results = ledger.read(
+            f"SELECT key, payload, notes, digest, finished FROM results WHERE key IN ({marks})", *keys
+        )
+        cell_of, result_of = {row[0]: row for row in cells}, {row[0]: row for row in results}
+        for offset, key in enumerate(keys):
+            entry, damage = _entry(start + offset, key, info, cell_of.get(key), result_of.get(key))
+            yield start + offset, key, entry, damage
+
+
+def _entry(
+    position: int, key: str, info: RunInfo, cell: tuple[Any, ...] | None, found: tuple[Any, ...] | None
+) -> tuple[Entry | None, str]:
+    if cell is None:
+        return None, MISSING
+    _, kind, version, text, status, attempts, reason = cell
+    try:
+        spec = json.loads(text)
+        matches = cell_key(kind, version, spec, info.identity) == key
+    except ValueError:
+        matches = False
+    if not matches or status not in STATUSES:
+        return None, SETTINGS
+    if (status == "done") != (found is not None):
+        return None, RESULT
+    if found is None:
+        return Entry(position, key, kind, version, spec, status, attempts, reason, None, {}, 0.0), ""
+    _, payload, notes, digest, finished = found
+    if result_digest(key, payload, notes) != digest:
+        return None, RESULT
+    return Entry(position, key, kind, version, spec, status, attempts, reason, payload, json.loads(notes), finished), ""

@@ -1,0 +1,229 @@
+"""The runner: leases cells, hands them to an executor, writes down what comes back, and starts again what was lost."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from time import monotonic
+from typing import Any
+
+from experiments.executors import Broken, Died, Executor, Failed, Finished, Ready, Setup, Task
+from experiments.kinds import get_kind
+from experiments.ledger import Leased, Ledger
+from experiments.owners import this_process
+from experiments.schema import LedgerError
+
+LEASE = 60.0
+"""Seconds for which a cell is held without a sign of life; renewed at a third."""
+DEADLINE = 3600.0
+"""Seconds that one cell may take, unless said otherwise."""
+_TICK = 0.2
+"""Seconds between two looks at the deadlines and at `stop`."""
+_GRACE = 1.0
+"""Seconds past its deadline that a cell has to stop by itself."""
+_RATE_OVER = 200
+"""Finished cells that the rate is taken over."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is."""
+
+    done: int
+    failed: int
+    total: int
+    running: int
+    """Cells being computed now, here."""
+    rate: float | None
+    """Cells a second, lately; None before two are finished here."""
+    seconds_left: float | None
+    """For what is not finished, at that rate."""
+
+    @property
+    def left(self) -> int:
+        """Cells neither done nor given up."""
+        return self.total - self.done - self.failed
+
+
+class RunBrokenError(RuntimeError):
+    """No worker could do the work; the message says why.  What was finished is kept."""
+
+
+def execute(
+    ledger: Ledger,
+    run: str,
+    executor: Executor,
+    *,
+    deadline: float | None = DEADLINE,
+    lease: float = LEASE,
+    progress: Callable[[Progress], None] | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> Progress:
+    """Do everything of a run that is not done; returns when nothing is left or `stop` says so.
+
+    Several of these may be at the same run, in one process or in several; each cell is one's.
+
+    Args:
+        executor: where cells run; started and closed here.
+        deadline: seconds that one cell may take.
+        lease: seconds after which another process may take over from this one if it gives no sign of life.
+        progress: told after every event, and at least once a second or so.
+        stop: once true, cells being computed are finished and no others begun.
+
+    Raises:
+        LedgerFullError: if a result cannot be written; everything before it is kept.
+        RunBrokenError: if no worker can load the model, or it is not the plan's.
+    """
+    info = ledger.info(run)
+    kinds = {
+        name for (name,) in ledger.read("SELECT DISTINCT kind FROM members JOIN cells USING (key) WHERE run = ?", run)
+    }
+    modules = tuple(sorted({get_kind(name).module for name in kinds}))
+    setup = Setup(info.model, info.dtype, info.device, dict(info.identity), modules)
+    work = _Work(ledger, run, executor, deadline, lease, progress, stop)
+    with _alive(ledger, run, work.owner, executor.name, lease):
+        try:
+            executor.start(setup)
+            return work.all()
+        finally:
+            executor.close()
+            with suppress(LedgerError):  # on a full disk: the leases run out by themselves
+                ledger.release(work.owner)
+
+
+class _Work:
+    """One call of `execute`."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        run: str,
+        executor: Executor,
+        deadline: float | None,
+        lease: float,
+        progress: Callable[[Progress], None] | None,
+        stop: Callable[[], bool],
+    ) -> None:
+        self.ledger, self.run, self.executor = ledger, run, executor
+        self.deadline, self.lease, self.progress, self.stop = deadline, lease, progress, stop
+        self.owner = f"{this_process()}|{_serial()}"
+        self.free: set[int] = set()
+        self.held: dict[int, deque[Leased]] = {slot: deque() for slot in range(executor.slots)}
+        self.busy: dict[int, tuple[Leased, float]] = {}
+        self._count()
+        self.finished: deque[float] = deque(maxlen=_RATE_OVER)
+
+    def all(self) -> Progress:
+        """Until nothing is left, or `stop`."""
+        while True:
+            stopping = self.stop()
+            if not stopping:
+                self._hand_out()
+            if not self.busy and (stopping or not self._left()):
+                self._count()
+                if stopping or not self._left():
+                    return self._tell()
+            for event in self.executor.wait(_TICK):
+                self._take(event)
+            self._kill_late()
+            self._tell()
+
+    def _hand_out(self) -> None:
+        """A cell for every slot that waits, of the group it is at if there is more of it."""
+        for slot in sorted(self.free):
+            if not self.held[slot]:
+                self.held[slot] = deque(self.ledger.lease(self.run, self.owner, slot, self.lease))
+            if not self.held[slot]:
+                continue
+            cell = self.held[slot].popleft()
+            self.free.discard(slot)
+            self.busy[slot] = (cell, monotonic())
+            self.executor.submit(
+                slot, Task(cell.key, cell.kind, dict(cell.spec), cell.group, cell.attempts, self.deadline)
+            )
+
+    def _take(self, event: Any) -> None:
+        match event:
+            case Ready(slot):
+                self.free.add(slot)
+            case Finished(slot, key, payload, notes):
+                self._over(slot)
+                if self.ledger.put(key, payload, notes):
+                    self.done += 1
+                    self.finished.append(monotonic())
+            case Failed(slot, key, reason, final):
+                self._over(slot)
+                self._fail(key, reason, final)
+            case Died(slot, reason):
+                self.free.discard(slot)
+                if slot in self.busy:
+                    cell, _ = self.busy.pop(slot)
+                    self._fail(cell.key, reason, False)
+            case Broken(reason):
+                raise RunBrokenError(reason)
+
+    def _over(self, slot: int) -> None:
+        self.busy.pop(slot, None)
+        self.free.add(slot)
+
+    def _fail(self, key: str, reason: str, final: bool) -> None:
+        self.ledger.fail(key, self.owner, reason, final=final)
+        self._count()
+
+    def _kill_late(self) -> None:
+        if self.deadline is None or not self.executor.can_kill:
+            return
+        for slot, (cell, since) in self.busy.items():
+            if monotonic() - since > self.deadline + _GRACE:
+                self.executor.kill(slot, f"it took longer than its deadline of {self.deadline:g} s")
+                self.busy[slot] = (cell, float("inf"))  # killed once is enough
+
+    def _left(self) -> int:
+        if monotonic() - self.counted > 1:  # another process may have finished what is left
+            self._count()
+        return self.total - self.done - self.failed
+
+    def _count(self) -> None:
+        counts, self.counted = self.ledger.counts(self.run), monotonic()
+        self.done, self.failed, self.total = counts["done"], counts["failed"], sum(counts.values())
+
+    def _tell(self) -> Progress:
+        rate = None
+        if len(self.finished) > 1 and self.finished[-1] > self.finished[0]:
+            rate = (len(self.finished) - 1) / (self.finished[-1] - self.finished[0])
+        left = self.total - self.done - self.failed
+        now = Progress(self.done, self.failed, self.total, len(self.busy), rate, left / rate if rate else None)
+        if self.progress:
+            self.progress(now)
+        return now
+
+
+@contextmanager
+def _alive(ledger: Ledger, run: str, owner: str, executor: str, lease: float) -> Iterator[None]:
+    """Renew the owner's leases at a third of their time, from a thread of its own."""
+    over = threading.Event()
+
+    def beats() -> None:
+        while not over.wait(lease / 3):
+            with suppress(LedgerError):  # the next result that is written meets the same, and says so
+                ledger.beat(run, owner, executor, lease)
+
+    ledger.beat(run, owner, executor, lease)
+    thread = threading.Thread(target=beats, daemon=True, name="heartbeat")
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+_serials = iter(range(1, 1_000_000_000))
+
+
+def _serial() -> int:
+    """Tells apart two runs of one process."""
+    return next(_serials)

@@ -1,0 +1,135 @@
+"""A run's results as tables: one row a cell, or one a score; averages; files for other programs.
+
+Numbers that were measured in different ways have no common mean: averages over several protocols, models or weights are
+refused.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from experiments.ledger import Ledger
+from experiments.records import Entry, entries
+
+ONE_WAY = ("protocol", "unit")
+"""Columns that must hold one value within a mean."""
+FORMATS = ("parquet", "csv", "latex")
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+def cells_frame(ledger: Ledger, run: str) -> pd.DataFrame:
+    """One row per cell: key, kind, status, attempts, reason, settings, the result's single values, and what was noted.
+
+    Nested settings have dotted names, such as `fact.subject`; lists and arrays are left out.
+
+    Raises:
+        LedgerDamagedError: if a cell is not as it was written.
+    """
+    return pd.DataFrame([_row(entry) for entry in entries(ledger, run)])
+
+
+def scores_frame(ledger: Ledger, run: str) -> pd.DataFrame:
+    """One row per score of every finished edit: the cell's settings and the score's record.
+
+    Raises:
+        LedgerDamagedError: if a cell is not as it was written.
+    """
+    rows = []
+    for entry in entries(ledger, run):
+        for score in (entry.result or {}).get("scores", ()):
+            rows.append(_settings(entry) | score)
+    return pd.DataFrame(rows)
+
+
+def averaged(frame: pd.DataFrame, value: str, by: Sequence[str], *, seed: int = 0) -> pd.DataFrame:
+    """Mean of a column over the rows of each group, with n and a 95 % bootstrap interval over rows.
+
+    Rows without the value do not count.
+
+    Raises:
+        ValueError: if a column is missing, or a group holds several protocols or units.
+    """
+    from metrics.statistics import bootstrap
+
+    missing = [name for name in (value, *by) if name not in frame]
+    if missing:
+        raise ValueError(f"the table has no column {missing[0]!r}; choose from {', '.join(map(str, frame.columns))}")
+    rows = []
+    for group, part in frame[frame[value].notna()].groupby(list(by), sort=False, dropna=False):
+        for column in ONE_WAY:
+            if column in part and part[column].nunique(dropna=False) > 1:
+                found = ", ".join(sorted(map(str, part[column].unique())))
+                raise ValueError(
+                    f"{dict(zip(by, group, strict=True))} holds several {column}s ({found}); numbers measured in "
+                    f"different ways have no common mean, so add {column!r} to the grouping"
+                )
+        values = [float(one) for one in part[value]]
+        low, high = bootstrap(values, seed=seed) or (None, None)
+        names = dict(zip(by, group, strict=True))
+        rows.append(names | {value: float(np.mean(values)), "ci_low": low, "ci_high": high, "n": len(values)})
+    return pd.DataFrame(rows, columns=[*by, value, "ci_low", "ci_high", "n"])
+
+
+def write_table(frame: pd.DataFrame, path: Path) -> Path:
+    """Write a table as its name says, .parquet, .csv or .tex; the path.  A file that was there is replaced as a whole.
+
+    In CSV a text that a spreadsheet would take for a formula gets an apostrophe in front.
+
+    Raises:
+        ValueError: if the name ends in something else.
+    """
+    writers: dict[str, Callable[[Path], Any]] = {
+        ".parquet": lambda target: frame.to_parquet(target, index=False),
+        ".csv": lambda target: _defused(frame).to_csv(target, index=False, lineterminator="\n"),
+        ".tex": lambda target: target.write_text(latex(frame), encoding="utf-8"),
+    }
+    if path.suffix not in writers:
+        raise ValueError(f"cannot write a table to {str(path)!r}; end its name in {', '.join(writers)}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    whole = path.with_name(path.name + ".tmp")
+    writers[path.suffix](whole)
+    with whole.open("rb") as file:
+        os.fsync(file.fileno())
+    whole.replace(path)
+    return path
+
+
+def latex(frame: pd.DataFrame) -> str:
+    """The table in booktabs form; numbers to four digits."""
+    styled = frame.style.format(escape="latex", precision=4, na_rep="--").format_index(escape="latex", axis=1)
+    return str(styled.hide(axis=0).to_latex(hrules=True))
+
+
+def _row(entry: Entry) -> dict[str, Any]:
+    result, notes = entry.result or {}, entry.notes
+    about = {"position": entry.position, "key": entry.key, "kind": entry.kind, "status": entry.status}
+    about |= {"attempts": entry.attempts, "reason": entry.reason}
+    return about | _settings(entry) | _flat(result) | {f"note.{name}": one for name, one in _flat(notes).items()}
+
+
+def _settings(entry: Entry) -> dict[str, Any]:
+    return {"cell": entry.key[:12]} | _flat(entry.spec)
+
+
+def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
+    """Single values by dotted name."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            found |= _flat(value, f"{prefix}{name}.")
+        elif not isinstance(value, list | tuple | np.ndarray):
+            found[f"{prefix}{name}"] = value
+    return found
+
+
+def _defused(frame: pd.DataFrame) -> pd.DataFrame:
+    def defuse(value: Any) -> Any:
+        return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
+
+    return frame.map(defuse)

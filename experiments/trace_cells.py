@@ -1,0 +1,143 @@
+"""The kind `trace`: one fact, one way of tracing it, one seed.  Settings:
+
+    fact         {"subject", "template", "target_true", "relation"}
+    level        the spread of the embeddings, from `level_of`; null to measure it over the whole vocabulary
+    positions    null for all, or a list such as ["last_subject", "last_token"]
+    only_known   leave the fact out, with result {"known": false}, unless the model's own answer is the true one
+    …            every field of `tracing.TraceConfig`: site, window, severed, noise, samples, seed, corruption and so on
+
+The result has `known`, and of a traced fact every field of `tracing.TraceResult`, `effect` [pos, layer] and
+`by_category` [category, layer]; `trace_of` makes it a `TraceResult` again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, fields, replace
+from typing import TYPE_CHECKING, Any
+
+from experiments.kinds import Context, kind
+from experiments.memory import batch_that_fits
+from experiments.plan import Spec, canonical
+from facts import Fact
+from tracing.config import TraceConfig
+
+if TYPE_CHECKING:
+    from models import LanguageModel
+    from tracing.corruption import NoiseLevel
+    from tracing.memory import Pass
+    from tracing.types import TraceResult
+
+CONFIG = tuple(knob.name for knob in fields(TraceConfig))
+OWN: dict[str, Any] = {"level": None, "positions": None, "only_known": False}
+_ROWS = 4096
+"""Rows of a pass at most; `tracing.memory` says why more are of no use on a CPU."""
+
+
+def level_of(level: NoiseLevel, *, with_tokens: bool = False) -> dict[str, Any]:
+    """A noise level as a setting.
+
+    Args:
+        with_tokens: keep the tokens it was measured on, which the corruptions "multivariate" and "mean" need.
+    """
+    found: dict[str, Any] = {"sigma": level.sigma, "source": level.source}
+    return found | {"tokens": list(level.tokens)} if with_tokens else found
+
+
+def trace_of(result: Mapping[str, Any], spec: Spec) -> TraceResult:
+    """The trace a cell found.
+
+    Raises:
+        ValueError: if the fact was left out because the model does not know it.
+    """
+    from tracing.types import TraceResult
+
+    if "restored" not in result:
+        raise ValueError("the fact was not traced, since the model does not know it")
+    values = {f.name: result[f.name] for f in fields(TraceResult) if f.name in result}
+    for name in ("tokens", "subject_span", "answer_ids"):
+        values[name] = tuple(values[name])
+    return TraceResult(config=_config(spec), **values)
+
+
+def complete(spec: Spec) -> Spec:
+    """The settings with `TraceConfig`'s defaults for those left out.
+
+    Raises:
+        ValueError: naming the setting that is unknown or wrong.
+    """
+    unknown = sorted(set(spec) - {"fact", *OWN, *CONFIG})
+    if unknown or "fact" not in spec:
+        problem = f"it has no setting {unknown[0]!r}" if unknown else "it needs a fact"
+        raise ValueError(f"a trace takes fact, {', '.join(OWN)}, {', '.join(CONFIG)}; {problem}")
+    fact = _fact(spec)
+    given = OWN | {name: spec[name] for name in OWN if name in spec}
+    return {"fact": asdict(fact), **given, **asdict(_config(spec))}
+
+
+def by_fact(spec: Spec) -> str:
+    """Traces of one fact share its clean run's answer."""
+    return hashlib.sha256(canonical(spec["fact"]).encode()).hexdigest()
+
+
+def least_bytes(model: LanguageModel, spec: Spec) -> int:
+    """What a pass of one row takes."""
+    return _row(model, spec).bytes(model)
+
+
+@kind("trace", version=1, complete=complete, group=by_fact, estimate_bytes=least_bytes)
+def trace(model: LanguageModel, spec: Spec, context: Context) -> dict[str, Any]:
+    """Trace one fact in one way."""
+    from tracing.average import by_category
+    from tracing.averaging import knows
+    from tracing.corruption import NoiseLevel, measure_noise
+    from tracing.question import ask
+    from tracing.tracer import causal_trace
+
+    fact, config = _fact(spec), _config(spec)
+    known = context.memo("known", lambda: knows(model, ask(model, fact)))
+    if spec["only_known"] and not known:
+        return {"known": False}
+    given = spec["level"]
+    if given is None:
+        level = context.keep("level", lambda: measure_noise(model))
+    else:
+        level = NoiseLevel(given["sigma"], given["source"], tuple(given.get("tokens", ())))
+    if config.batch_size is None:
+        rows = batch_that_fits(_row(model, spec).bytes(model), model.device, context.share, context.attempt, _ROWS)
+        # left to itself the tracer takes what suits the caches; only a tighter machine, or a failure, asks for less
+        if context.attempt or rows < _ROWS:
+            config = replace(config, batch_size=rows)
+    found = causal_trace(model, fact, config, level=level, positions=spec["positions"], cancelled=context.cancelled)
+    kept = {f.name: getattr(found, f.name) for f in fields(found) if f.name not in ("config", "others")}
+    return {
+        "known": known,
+        **kept,
+        "total_effect": found.total_effect,
+        "effect": found.indirect_effect,
+        "by_category": by_category(found),
+    }
+
+
+def _fact(spec: Spec) -> Fact:
+    try:
+        return Fact(**spec["fact"])
+    except TypeError:
+        raise ValueError(
+            f"the fact is {spec['fact']!r}; expected subject, template, target_true and, if there is one, relation"
+        ) from None
+
+
+def _config(spec: Spec) -> TraceConfig:
+    return TraceConfig(**{name: spec[name] for name in CONFIG if name in spec})
+
+
+def _row(model: LanguageModel, spec: Spec) -> Pass:
+    """One whole row of the prompt and its answer."""
+    from tracing.memory import Pass
+
+    fact = _fact(spec)
+    answer = len(model.tokenize(f" {fact.target_true}", special_tokens=False)) if fact.target_true.strip() else 1
+    length = len(model.tokenize(fact.prompt)) + answer
+    return Pass(1, length, length, answer)

@@ -1,0 +1,115 @@
+"""What runs a cell, in whichever process: the model, the kinds, and the checks before and after."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import traceback
+from dataclasses import asdict
+from time import monotonic, process_time
+from typing import TYPE_CHECKING, Any
+
+from experiments.executors import Event, Failed, Finished, Ready, Setup, Task
+from experiments.identity import differences, identity_of
+from experiments.kinds import Context, get_kind
+from experiments.memory import MemoryRefusedError, check_fits
+from experiments.payload import encode
+
+if TYPE_CHECKING:
+    from models import LanguageModel
+
+
+class Worker:
+    """A loaded model that runs cells one after another.
+
+    Args:
+        setup: what to load.
+        model: used in place of loading one.
+        share: of this machine's free memory, what it may take.
+
+    Raises:
+        ValueError: if the model, or a library, is not what the plan's keys were made with.
+        FileNotFoundError: if the model is not there.
+    """
+
+    def __init__(self, setup: Setup, model: LanguageModel | None = None, share: float = 1.0) -> None:
+        for module in setup.modules:
+            importlib.import_module(module)
+        if model is None and setup.model:
+            model = load(setup)
+        found = differences(setup.identity, identity_of(model))
+        if found:
+            raise ValueError(
+                f"the run was planned for something else: {', '.join(found)}; "
+                "use the same installation and model, or run the plan under another name"
+            )
+        self.model = model
+        self.context = Context(share=share)
+
+    def run(self, slot: int, task: Task) -> Event:
+        """The cell's result, or why it has none; whatever a kind raises is the cell's failure, not the worker's."""
+        began, cpu = monotonic(), process_time()
+
+        def over() -> bool:
+            return task.deadline is not None and monotonic() - began > task.deadline
+
+        self.context.enter(task.group, task.attempt, over)
+        try:
+            kind = get_kind(task.kind)
+            if self.model is not None:
+                check_fits(self.model, kind, task.spec, self.context.share)
+            result = kind.run(self.model, task.spec, self.context)
+            payload = encode(result)
+        except MemoryRefusedError as error:
+            return Failed(slot, task.key, str(error), final=True)
+        except Exception as error:
+            if over():
+                return Failed(slot, task.key, f"it took longer than its deadline of {task.deadline:g} s")
+            return Failed(slot, task.key, _sentence(error))
+        notes = self.context.notes | {"seconds": monotonic() - began, "cpu_seconds": process_time() - cpu}
+        return Finished(slot, task.key, payload, notes)
+
+
+def _sentence(error: Exception) -> str:
+    """The error in a line, and where it was raised unless it is one of those that speak to the user."""
+    text = str(error).strip() or type(error).__name__
+    if isinstance(error, ValueError | MemoryError | OSError):
+        return text
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {text} ({last.name}, line {last.lineno})"
+
+
+def load(setup: Setup) -> LanguageModel:
+    """The model a setup names.
+
+    Raises:
+        ValueError, FileNotFoundError: as `models.load_model`, and if there is no such dtype.
+    """
+    import torch
+
+    from models import load_model
+
+    dtype = getattr(torch, setup.dtype, None)
+    if not isinstance(dtype, torch.dtype):
+        raise ValueError(f"unknown dtype {setup.dtype!r}; choose from float32, bfloat16, float16")
+    return load_model(setup.model, dtype=dtype, device=setup.device)
+
+
+# ---- messages between processes: JSON and bytes, never pickle
+
+
+def pack_event(event: Event) -> bytes:
+    """An event as bytes: a line of JSON, then the payload."""
+    values: dict[str, Any] = {"event": type(event).__name__, **asdict(event)}
+    payload = values.pop("payload", b"")
+    return json.dumps(values).encode() + b"\n" + payload
+
+
+def unpack_event(message: bytes) -> Event:
+    """What `pack_event` was given."""
+    head, _, payload = message.partition(b"\n")
+    values = json.loads(head)
+    name = values.pop("event")
+    if name == "Finished":
+        return Finished(payload=payload, **values)
+    return {"Ready": Ready, "Failed": Failed}[name](**values)
