@@ -51,9 +51,12 @@ class Sweep:
             if any(block.joins == layer for block in self.blocks):
                 key: Key = ("resid_post", layer) if layer >= 0 else ("resid_pre", 0)
                 found.setdefault(key, []).append(self._enter(layer))
-        if self.gather_mlp and self._ends.numel() < self.pack.size:
-            found["mlp_in", last] = [self._gather]
-            found["mlp_out", last] = [self._scatter, *found.get(("mlp_out", last), [])]
+        if self._ends.numel() < self.pack.size:
+            found["attn_heads", last] = [*found.get(("attn_heads", last), []), self._gather]
+            found["attn_out", last] = [self._scatter, *found.get(("attn_out", last), [])]
+            if self.gather_mlp:
+                found["mlp_in", last] = [self._gather]
+                found["mlp_out", last] = [self._scatter, *found.get(("mlp_out", last), [])]
         found.setdefault(("resid_post", last), []).append(self._finish)
         return {key: _in_turn(visits) for key, visits in found.items()}
 
@@ -146,7 +149,7 @@ class Sweep:
         return visit
 
     def _gather(self, value: Tensor) -> Tensor:
-        """The positions that predict the answer: nobody reads the last MLP elsewhere."""
+        """The positions that predict the answer: nobody reads what the last layer writes elsewhere."""
         return value[:, self._ends]
 
     def _scatter(self, value: Tensor) -> Tensor:

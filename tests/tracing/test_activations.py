@@ -1,0 +1,27 @@
+"""The shorter way to GPT-2's activation is the same function."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from transformers.activations import NewGELUActivation
+
+from models.activations import tanh_gelu
+
+
+def test_by_hand() -> None:
+    # at 1: 0.5 (1 + tanh(sqrt(2 / pi) (1 + 0.044715)))
+    expected = 0.5 * (1 + math.tanh(math.sqrt(2 / math.pi) * 1.044715))
+    assert float(tanh_gelu(torch.tensor([1.0]))) == pytest.approx(expected, abs=1e-7)
+    assert tanh_gelu(torch.tensor([0.0, -1e20, 1e20])).tolist() == [0.0, 0.0, pytest.approx(1e20)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_it_is_the_activation_of_gpt2_to_rounding(dtype: torch.dtype) -> None:
+    values = torch.linspace(-12, 12, 10_001, dtype=dtype)
+    before = values.clone()
+    allowed = {torch.float32: 2e-6, torch.float64: 1e-12, torch.bfloat16: 4e-2}[dtype]
+    torch.testing.assert_close(tanh_gelu(values), NewGELUActivation()(values), atol=allowed, rtol=allowed)
+    assert torch.equal(values, before)
