@@ -170,19 +170,29 @@ class EditedModel(LanguageModel):
         found = self._inner.logits(torch.tensor(rows), stops + shift, ends + shift)
         return torch.stack([prefix.own_positions(row, lead, shift) for row, lead in zip(found, leads, strict=True)])
 
-    def continuations(
-        self, rows: Sequence[Sequence[int]], max_new_tokens: int, sampling: Sampling | None = None
-    ) -> list[list[int]]:
+    def continuations(self, rows: Sequence[Sequence[int]], max_new_tokens: int) -> list[list[int]]:
         """As `LanguageModel.continuations`."""
         found = self._inner.continuations(
-            [prefix.behind(self.base, self.prefix, row)[0] for row in rows], max_new_tokens, sampling
+            [prefix.behind(self.base, self.prefix, row)[0] for row in rows], max_new_tokens
         )
         for index, row in enumerate(rows):
             routed = self.route(list(row))
             if routed is not None:
                 memory, context = routed
                 read, _ = prefix.behind(self.base, context, row)
-                found[index] = memory.answers.continuations([read], max_new_tokens, sampling)[0]
+                found[index] = memory.answers.continuations([read], max_new_tokens)[0]
+        return found
+
+    def drawn(self, rows: Sequence[Sequence[int]], length: int, sampling: Sampling) -> list[list[int]]:
+        """As `LanguageModel.drawn`; what stands before a prompt does not count."""
+        behind = [prefix.behind(self.base, self.prefix, row)[0] for row in rows]
+        found = self._inner.drawn(behind, length + len(self.prefix), sampling)
+        for index, row in enumerate(rows):
+            routed = self.route(list(row))
+            if routed is not None:
+                memory, context = routed
+                read, _ = prefix.behind(self.base, context, row)
+                found[index] = memory.answers.drawn([read], length + len(context), sampling)[0]
         return found
 
     def route(self, prompt: Sequence[int]) -> tuple[Memory, tuple[int, ...]] | None:

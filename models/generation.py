@@ -1,9 +1,9 @@
-"""Decoding of rows of equal length.  Ours, because padding would let batch mates change an answer."""
+"""Decoding without padding, which would let batch mates change an answer: greedy, or drawn among the likeliest."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,38 @@ import torch
 from torch import Tensor
 
 from models.calls import calling
+
+
+@torch.no_grad()
+def greedy(module: Any, input_ids: Tensor, steps: int, eos_ids: Collection[int]) -> list[list[int]]:
+    """The most probable next token, again and again, with cached keys and values.
+
+    Args:
+        module: a causal language model of transformers.
+        input_ids: [batch, pos], every row of the same length, no padding.
+        steps: most new tokens to make; the caller keeps pos + steps within the context.
+        eos_ids: tokens that end a row; they are not part of the result.
+
+    Returns:
+        For every row its new token ids, at most `steps`.
+    """
+    rows: list[list[int]] = [[] for _ in range(input_ids.shape[0])]
+    running = [True] * len(rows)
+    step_ids, cache, start = input_ids, None, 0
+    with calling(torch.full((len(rows),), input_ids.shape[1], device=input_ids.device)) as call:
+        for _ in range(steps):
+            positions = torch.arange(start, start + step_ids.shape[1], device=input_ids.device).expand(step_ids.shape)
+            output = module(input_ids=step_ids, position_ids=positions, past_key_values=cache, use_cache=True)
+            cache, start, call.reads_prompt = output.past_key_values, start + step_ids.shape[1], False
+            chosen = output.logits[:, -1].float().argmax(dim=-1)
+            for index, token_id in enumerate(chosen.tolist()):
+                running[index] = running[index] and token_id not in eos_ids
+                if running[index]:
+                    rows[index].append(token_id)
+            if not any(running):
+                break
+            step_ids = chosen[:, None]
+    return rows
 
 
 @dataclass(frozen=True)
@@ -31,58 +63,44 @@ class Sampling:
         if self.top_k < 1:
             raise ValueError(f"top_k is {self.top_k}; expected at least 1 token to choose from")
 
-    def draws(self, row: Sequence[int], steps: int) -> Tensor:
-        """[steps] numbers in [0, 1), float64 on the CPU."""
+    def draws(self, row: Sequence[int], steps: int) -> list[float]:
+        """As many numbers in [0, 1)."""
         digest = hashlib.sha256(f"{self.seed}|{list(row)}".encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:7]))
-        return torch.rand(steps, generator=generator, dtype=torch.float64)
-
-
-def decode(
-    module: Any, input_ids: Tensor, steps: int, eos_ids: Collection[int], sampling: Sampling | None = None
-) -> list[list[int]]:
-    """The most probable next token, again and again; or one drawn by `sampling`, which knows no end of a text.
-
-    Args:
-        module: a causal language model of transformers.
-        input_ids: [batch, pos], every row of the same length, no padding.
-        steps: most new tokens to make; the caller keeps pos + steps within the context.
-        eos_ids: tokens that end a row; they are not part of the result.
-
-    Returns:
-        For every row its new token ids, at most `steps`.
-    """
-    if sampling is None:
-        return _continued(module, input_ids, steps, eos_ids, lambda logits, _: logits.argmax(dim=-1))
-    draws = torch.stack([sampling.draws(row, steps) for row in input_ids.tolist()]).to(input_ids.device)
-
-    def drawn(logits: Tensor, step: int) -> Tensor:
-        kept = logits.double().topk(min(sampling.top_k, logits.shape[-1]), dim=-1)
-        below = kept.values.softmax(dim=-1).cumsum(dim=-1)[:, :-1]  # without the last sum, which rounding may keep < 1
-        return kept.indices.gather(-1, (below <= draws[:, step, None]).sum(dim=-1, keepdim=True))[:, 0]
-
-    return _continued(module, input_ids, steps, (), drawn)
+        numbers: list[float] = torch.rand(steps, generator=generator, dtype=torch.float64).tolist()
+        return numbers
 
 
 @torch.no_grad()
-def _continued(
-    module: Any, input_ids: Tensor, steps: int, eos_ids: Collection[int], choose: Callable[[Tensor, int], Tensor]
-) -> list[list[int]]:
-    """Every row's new token ids, with cached keys and values; `choose` maps logits [batch, d_vocab] to ids [batch]."""
-    rows: list[list[int]] = [[] for _ in range(input_ids.shape[0])]
-    running = [True] * len(rows)
-    step_ids, cache, start = input_ids, None, 0
-    with calling(torch.full((len(rows),), input_ids.shape[1], device=input_ids.device)) as call:
-        for step in range(steps):
-            positions = torch.arange(start, start + step_ids.shape[1], device=input_ids.device).expand(step_ids.shape)
+def drawn(module: Any, rows: Sequence[Sequence[int]], length: int, sampling: Sampling, device: Any) -> list[list[int]]:
+    """Rows made longer, up to `length` tokens, by tokens drawn one after the other, with cached keys and values.
+
+    Rows may differ in length: all begin with as many tokens as the shortest has, and a longer one reads its own next
+    tokens where the others draw.  So they need no padding, but a module that must know where the prompt ends is to be
+    given rows of one length.
+
+    Args:
+        module: a causal language model of transformers.
+        length: tokens in the end, within the context.
+
+    Returns:
+        For every row its new token ids.
+    """
+    texts = [list(row) for row in rows]
+    start = min(map(len, rows))
+    numbers = [sampling.draws(row, max(0, length - len(row))) for row in rows]
+    cache, done = None, 0
+    with calling(torch.full((len(rows),), start, device=device)) as call:
+        for position in range(start, length):
+            step_ids = torch.tensor([text[done:position] for text in texts], device=device)
+            positions = torch.arange(done, position, device=device).expand(step_ids.shape)
             output = module(input_ids=step_ids, position_ids=positions, past_key_values=cache, use_cache=True)
-            cache, start, call.reads_prompt = output.past_key_values, start + step_ids.shape[1], False
-            chosen = choose(output.logits[:, -1].float(), step)
-            for index, token_id in enumerate(chosen.tolist()):
-                running[index] = running[index] and token_id not in eos_ids
-                if running[index]:
-                    rows[index].append(token_id)
-            if not any(running):
-                break
-            step_ids = chosen[:, None]
-    return rows
+            cache, done, call.reads_prompt = output.past_key_values, position, False
+            kept = output.logits[:, -1].double().topk(min(sampling.top_k, output.logits.shape[-1]), dim=-1)
+            ends = kept.values.softmax(dim=-1).cumsum(dim=-1).tolist()
+            for row, (text, ids) in enumerate(zip(texts, kept.indices.tolist(), strict=True)):
+                if len(text) == position:
+                    number = numbers[row][position - len(rows[row])]
+                    # without the last sum, which rounding may leave below the number
+                    text.append(ids[sum(end <= number for end in ends[row][:-1])])
+    return [text[len(row) :] for text, row in zip(texts, rows, strict=True)]

@@ -16,8 +16,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from facts.types import MAX_PROMPT_CHARACTERS
 from models.architectures import Architecture, architecture_of, as_out_in, context_length
 from models.calls import calling
-from models.generation import Sampling, decode
-from models.views import Rewrite, share
+from models.generation import Sampling, drawn, greedy
+from models.views import Rewrite, plain, share
 
 
 class LanguageModel:
@@ -235,12 +235,11 @@ class LanguageModel:
             raise ValueError(f"the rows are {input_ids.shape[1]} tokens long; {self.name} takes {self.max_positions}")
         return input_ids.to(self.device)
 
-    def generate(self, prompts: Sequence[str], max_new_tokens: int, sampling: Sampling | None = None) -> list[str]:
-        """Continuations, without their prompts: greedy ones, or drawn ones.
+    def generate(self, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
+        """Greedy continuations, without their prompts.
 
         Prompts of equal length share a batch and no row is ever padded, so a continuation does not depend on
-        what else is asked.  A row ends at an end-of-text token (a drawn row does not), after `max_new_tokens`, or at
-        the context's end.
+        what else is asked.  A row ends at an end-of-text token, after `max_new_tokens`, or at the context's end.
 
         Raises:
             ValueError: if a prompt is empty or too long, or `max_new_tokens` is negative.
@@ -248,12 +247,10 @@ class LanguageModel:
         if max_new_tokens < 0:
             raise ValueError(f"max_new_tokens is {max_new_tokens}; expected 0 or more")
         rows = [self.encode(prompt) for prompt in prompts]
-        continued = self.continuations(rows, max_new_tokens, sampling)
+        continued = self.continuations(rows, max_new_tokens)
         return [self.continuation_text(row, ids) for row, ids in zip(rows, continued, strict=True)]
 
-    def continuations(
-        self, rows: Sequence[Sequence[int]], max_new_tokens: int, sampling: Sampling | None = None
-    ) -> list[list[int]]:
+    def continuations(self, rows: Sequence[Sequence[int]], max_new_tokens: int) -> list[list[int]]:
         """`generate` for token ids: the new ids behind each row, which must fit the context."""
         found: list[list[int]] = [[] for _ in rows]
         for length in sorted({len(row) for row in rows}):
@@ -261,9 +258,36 @@ class LanguageModel:
             batch = torch.tensor([list(rows[index]) for index in chosen], device=self.device)
             steps = min(max_new_tokens, self.max_positions - length)
             with self.lock:
-                continued = decode(self.module, batch, steps, self.eos_ids, sampling)
+                continued = greedy(self.module, batch, steps, self.eos_ids)
             for index, continuation in zip(chosen, continued, strict=True):
                 found[index] = continuation
+        return found
+
+    def draw(self, prompts: Sequence[str], length: int, sampling: Sampling) -> list[str]:
+        """Drawn continuations, without their prompts; they go on past an end-of-text token.
+
+        Args:
+            length: tokens of each text with its prompt, cut at the context's end.
+
+        Raises:
+            ValueError: if a prompt is empty or too long.
+        """
+        rows = [self.encode(prompt) for prompt in prompts]
+        texts = self.drawn(rows, length, sampling)
+        return [self.continuation_text(row, ids) for row, ids in zip(rows, texts, strict=True)]
+
+    def drawn(self, rows: Sequence[Sequence[int]], length: int, sampling: Sampling) -> list[list[int]]:
+        """`draw` for token ids: the new ids behind each row."""
+        # a module that decides by the prompt has to be told where it ends
+        lengths = {0} if plain(self.module) else {len(row) for row in rows}
+        found: list[list[int]] = [[] for _ in rows]
+        for n in sorted(lengths if rows else ()):
+            chosen = [index for index, row in enumerate(rows) if n in (0, len(row))]
+            with self.lock:
+                end = min(length, self.max_positions)
+                texts = drawn(self.module, [rows[index] for index in chosen], end, sampling, self.device)
+            for index, text in zip(chosen, texts, strict=True):
+                found[index] = text
         return found
 
     def continuation_text(self, prompt: Sequence[int], continuation: Sequence[int]) -> str:

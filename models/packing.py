@@ -11,11 +11,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import __version__ as TRANSFORMERS
 from transformers.cache_utils import DynamicCache
 
 from models.language_model import LanguageModel
+from models.views import plain
 
 __all__ = ["TRANSFORMERS", "KeysValues", "PrefixCache", "RecordingCache", "packed_inputs", "packed_pattern", "plain"]
 
@@ -150,16 +151,3 @@ def _buffer(allowed: Tensor) -> Tensor:
     buffer = torch.zeros(1, 1, keys, keys, dtype=torch.bool)
     buffer[0, 0, keys - queries :] = allowed
     return buffer
-
-
-def plain(module: nn.Module) -> bool:
-    """Whether a module is made of transformers' and torch's own parts, without hooks: what a probe says holds for all.
-
-    A forward that somebody changed, by a hook or by a part of their own, may depend on the whole prompt.
-    """
-    for part in module.modules():
-        if type(part).__module__.partition(".")[0] not in ("transformers", "torch"):
-            return False
-        if part._forward_hooks or part._forward_pre_hooks:
-            return False
-    return True

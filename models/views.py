@@ -74,3 +74,16 @@ def _tensors(module: nn.Module) -> Iterator[Tensor]:
         yield from (parameter for parameter in child._parameters.values() if parameter is not None)
         yield from (buffer for buffer in child._buffers.values() if buffer is not None)
         yield from (value for value in child.__dict__.values() if isinstance(value, Tensor))
+
+
+def plain(module: nn.Module) -> bool:
+    """Whether a module is made of transformers' and torch's own parts, without hooks: what a probe says holds for all.
+
+    A forward that somebody changed, by a hook or by a part of their own, may depend on the whole prompt.
+    """
+    for part in module.modules():
+        if type(part).__module__.partition(".")[0] not in ("transformers", "torch"):
+            return False
+        if part._forward_hooks or part._forward_pre_hooks:
+            return False
+    return True

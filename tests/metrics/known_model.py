@@ -66,26 +66,37 @@ class KnownModel:
         ]
         return torch.stack([torch.stack(row) for row in rows])
 
-    def generate(self, prompts: Sequence[str], max_new_tokens: int, sampling: Sampling | None = None) -> list[str]:
+    def generate(self, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
         rows = [self.encode(prompt) for prompt in prompts]
-        continued = self.continuations(rows, max_new_tokens, sampling)
+        continued = self.continuations(rows, max_new_tokens)
         return [self.continuation_text(row, ids) for row, ids in zip(rows, continued, strict=True)]
 
-    def continuations(
-        self, rows: Sequence[Sequence[int]], max_new_tokens: int, sampling: Sampling | None = None
-    ) -> list[list[int]]:
-        """Greedy; a drawn text is the greedy one that goes on past END."""
+    def continuations(self, rows: Sequence[Sequence[int]], max_new_tokens: int) -> list[list[int]]:
         found = []
         for row in rows:
             ids = list(row)
             while len(ids) < min(len(row) + max_new_tokens, self.max_positions):
-                best = int(self.logits(torch.tensor([ids]))[0, -1].argmax())
-                if best == self.pad_id and sampling is None:
+                best = self._best(ids)
+                if best == self.pad_id:
                     break
                 ids.append(best)
             found.append(ids[len(row) :])
         return found
 
+    def draw(self, prompts: Sequence[str], length: int, sampling: Sampling) -> list[str]:
+        """No draw at all: the greedy words, past END."""
+        texts = []
+        for prompt in prompts:
+            row = self.encode(prompt)
+            ids = list(row)
+            while len(ids) < min(length, self.max_positions):
+                ids.append(self._best(ids))
+            texts.append(self.continuation_text(row, ids[len(row) :]))
+        return texts
+
     def continuation_text(self, prompt: Sequence[int], continuation: Sequence[int]) -> str:
         words = list(self.vocabulary)
         return "".join(f" {words[index]}" for index in continuation if words[index] != END)
+
+    def _best(self, ids: Sequence[int]) -> int:
+        return int(self.table.get(tuple(ids), self.uniform).argmax())
