@@ -1,4 +1,4 @@
-"""Many edits' reports as one summary: the mean over edits, each edit weighing the same, with an interval over edits.
+"""Many edits' numbers as one summary: the mean over edits, each edit weighing the same, with an interval over edits.
 
 As in Meng et al. 2022 (arXiv:2202.05262, table 4): a record's score is the mean over its prompts, the table's the mean
 over records, S the harmonic mean of ES, PS and NS.
@@ -7,14 +7,14 @@ over records, S the harmonic mean of ES, PS and NS.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from metrics.definitions import DEFINITIONS
+from metrics.definitions import DEFINITIONS, Definition
 from metrics.report import EditReport
 from metrics.statistics import Interval, bootstrap, harmonic_mean, paired_bootstrap
 from metrics.types import Unit
@@ -28,6 +28,18 @@ SHORT_NAMES = {
     "ns_greedy": "locality.greedy",
 }
 """The field's names for the scores a paper's table has, and for their free-running forms."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """How numbers were measured, and on what: what has to be the same before they have a common mean."""
+
+    protocol: str
+    model: str
+    revision: str
+    """Hash of the unedited weights."""
+    seed: int
+    """Of the bootstrap."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +62,7 @@ class SummaryScore:
     change_ci: Interval | None
     unit: Unit
     higher_is_better: bool
+    way: Way
 
     @property
     def change(self) -> float | None:
@@ -63,7 +76,12 @@ class Summary:
 
     scores: tuple[SummaryScore, ...]
     n_edits: int
-    protocol: str
+    way: Way
+
+    @property
+    def protocol(self) -> str:
+        """Id of the way of measuring."""
+        return self.way.protocol
 
     def __getitem__(self, name: str) -> SummaryScore:
         """A score by its name ("locality.greedy") or the field's short one ("ns").
@@ -75,7 +93,9 @@ class Summary:
         for score in self.scores:
             if score.name == wanted:
                 return score
-        raise KeyError(f"unknown score {name!r}; choose from {', '.join([*SHORT_NAMES, *DEFINITIONS])}")
+        names = [score.name for score in self.scores]
+        short = [key for key, long in SHORT_NAMES.items() if long in names]
+        raise KeyError(f"unknown score {name!r}; choose from {', '.join([*short, *names])}")
 
     def short(self) -> dict[str, float | None]:
         """es, ps, ns, es_greedy, ps_greedy, ns_greedy as fractions; None where not measured."""
@@ -89,11 +109,12 @@ class Summary:
         return harmonic_mean(known) if len(known) == len(values) else None
 
     def to_frame(self) -> pd.DataFrame:
-        """One line per score; missing numbers are None."""
+        """One line per score, each with its protocol, model, weights and seed; missing numbers are None."""
         return pd.DataFrame([self._record(score) for score in self.scores], dtype=object)
 
     def _record(self, score: SummaryScore) -> dict[str, Any]:
-        record = {**asdict(score), "change": score.change, "protocol": self.protocol}
+        record = {**asdict(score), "change": score.change}
+        record |= record.pop("way")
         (record["ci_low"], record["ci_high"]) = record.pop("ci") or (None, None)
         (record["change_ci_low"], record["change_ci_high"]) = record.pop("change_ci") or (None, None)
         return record
@@ -107,35 +128,56 @@ def aggregate(reports: Sequence[EditReport], *, seed: int = 0) -> Summary:
     """
     if not reports:
         raise ValueError("there are no reports to summarise; give at least one")
-    ways: dict[str, set[str]] = {
-        "protocols": {report.protocol for report in reports},
-        "settings": {f"{report.settings.max_new_tokens} {report.settings.distractors}" for report in reports},
-        "models": {report.model_revision for report in reports},
-    }
+    require_one_way(
+        protocols=(report.protocol for report in reports),
+        settings=(report.settings.way for report in reports),
+        models=(report.model_revision for report in reports),
+    )
+    way = Way(reports[0].protocol, reports[0].model_name, reports[0].model_revision, seed)
+    return Summary(tuple(_over_edits(name, reports, way) for name in DEFINITIONS), len(reports), way)
+
+
+def require_one_way(**ways: Iterable[str]) -> None:
+    """Refuse to average what was measured in different ways.
+
+    Args:
+        ways: what is compared, such as protocols -> that of each number.
+
+    Raises:
+        ValueError: if one of them has more than one value.
+    """
     for what, values in ways.items():
-        if len(values) > 1:
+        distinct = set(values)
+        if len(distinct) > 1:
             raise ValueError(
-                f"the reports were made with different {what}: {', '.join(sorted(values))}; "
+                f"the reports were made with different {what}: {', '.join(sorted(distinct))}; "
                 "numbers measured in different ways have no common mean, so summarise them apart"
             )
-    return Summary(tuple(_over_edits(name, reports, seed) for name in DEFINITIONS), len(reports), reports[0].protocol)
 
 
-def _over_edits(name: str, reports: Sequence[EditReport], seed: int) -> SummaryScore:
-    measured = [score for score in (report.score(name) for report in reports) if score.value is not None]
-    values = [score.value for score in measured if score.value is not None]
-    pairs = [(score.before, score.value) for score in measured if score.before is not None and score.value is not None]
-    before, after = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
-    complete = len(pairs) == len(values)  # a change between means over different edits would be no change
+def _over_edits(name: str, reports: Sequence[EditReport], way: Way) -> SummaryScore:
+    scores = [report.score(name) for report in reports]
+    return mean_over(name, DEFINITIONS[name], [(score.before, score.value, score.n) for score in scores], way)
+
+
+def mean_over(
+    name: str, definition: Definition, values: Sequence[tuple[float | None, float | None, int]], way: Way
+) -> SummaryScore:
+    """The mean over edits, of which each is given as (before, after, prompts); None: not measured."""
+    after = [value for _, value, _ in values if value is not None]
+    pairs = [(before, value) for before, value, _ in values if before is not None and value is not None]
+    befores, afters = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    complete = len(pairs) == len(after)  # a change between means over different edits would be no change
     return SummaryScore(
         name=name,
-        value=math.fsum(values) / len(values) if values else None,
-        before=float(np.mean(before)) if before and complete else None,
-        n=len(values),
-        n_prompts=sum(score.n for score in measured),
-        n_left_out=len(reports) - len(values),
-        ci=bootstrap(values, seed=seed) if values else None,
-        change_ci=paired_bootstrap(before, after, seed=seed) if before and complete else None,
-        unit=DEFINITIONS[name].unit,
-        higher_is_better=DEFINITIONS[name].higher_is_better,
+        value=math.fsum(after) / len(after) if after else None,
+        before=float(np.mean(befores)) if befores and complete else None,
+        n=len(after),
+        n_prompts=sum(n for _, value, n in values if value is not None),
+        n_left_out=len(values) - len(after),
+        ci=bootstrap(after, seed=way.seed) if after else None,
+        change_ci=paired_bootstrap(befores, afters, seed=way.seed) if befores and complete else None,
+        unit=definition.unit,
+        higher_is_better=definition.higher_is_better,
+        way=way,
     )

@@ -131,6 +131,12 @@ _LOCALITY: dict[str, Definition] = {
         "Of the other facts about the edited subject that the unedited model answered correctly, the share the edited "
         "model still answers correctly.",
     ),
+    "other_greedy": _share(
+        "Other prompts kept",
+        "greedy",
+        "Of the prompts a dataset says the edit must leave alone, and that are neither neighbours nor about the edited "
+        "subject, the share still answered correctly, where the unedited model answered correctly.",
+    ),
     "prefixed_greedy": _share(
         "Neighbours kept after the new fact",
         "greedy",
@@ -168,8 +174,9 @@ _PORTABILITY: dict[str, Definition] = {
     "greedy": _share(
         "Carries over",
         "greedy",
-        "Share of alias, one-hop and inverse prompts whose greedy continuation, generated freely, starts with the "
-        "answer that follows from the edit, counted only where the unedited model knew the bridge fact.",
+        "Share of alias, one-hop and inverse prompts, and of those a dataset adds, whose greedy continuation, "
+        "generated freely, starts with the answer that follows from the edit, counted only where the unedited model "
+        "knew the bridge fact.",
     ),
     "alias_greedy": _share(
         "Other name",

@@ -55,7 +55,7 @@ def evaluate(
         efficiency: what the caller measured; changed weights, peak memory and evaluation time are added where missing.
         max_new_tokens: token budget of a continuation; raised where an answer needs more.
         distractors: unrelated sentences put before the paraphrases; none: that variant is not measured.
-        aliases: other names accepted for an answer, by answer.
+        aliases: other names accepted for an answer, by answer, besides those the probes name themselves.
         seed: of the bootstrap.
         about: kept with the report, such as method and layer.
         progress: called with (steps done, steps in all); a step is one prompt or text on one model.
@@ -66,14 +66,15 @@ def evaluate(
         ValueError: if the edit prompt, a generation prompt or a neutral text cannot be run, as when the prompt is
             longer than the context.  Probes that cannot be run are left out, with the reason.
     """
-    names = tuple((answer, tuple(others)) for answer, others in (aliases or {}).items())
-    settings = Settings(max_new_tokens, tuple(distractors), seed, names)
+    given = tuple((answer, tuple(others)) for answer, others in (aliases or {}).items())
+    own = tuple((probe.answer, probe.aliases) for probe in request.probes if probe.aliases)
+    settings = Settings(max_new_tokens, tuple(distractors), seed, tuple(dict.fromkeys((*given, *own))))
     with stopwatch() as watch:
         rows, guard, texts = _run(base, edited, request, guard_texts, settings, progress, cancelled)
     measured = _complete(efficiency or Efficiency(), base, edited, watch.seconds)
     return EditReport(
         request=request,
-        scores=(*_scores(rows, guard, seed), *efficiency_scores(measured)),
+        scores=(*behaviour_scores(rows, guard, seed), *efficiency_scores(measured)),
         rows=rows,
         efficiency=measured,
         settings=settings,
@@ -112,10 +113,12 @@ def _run(
     before_nll, after_nll = (text_nll(model, guard_texts, tick, room) for model in (base, edited))
     guard = perplexity_score(before_nll, after_nll, settings.seed)
     texts = _texts(base, edited, request, tick)
-    return rows_of(to_run, before, after, settings, request.target_new), guard, texts
+    return rows_of(to_run, before, after, settings, (request.target_new,)), guard, texts
 
 
-def _scores(rows: Sequence[PromptRow], guard: Score, seed: int) -> list[Score]:
+def behaviour_scores(rows: Sequence[PromptRow], guard: Score, seed: int) -> list[Score]:
+    """Every score but those of efficiency; `guard` is the perplexity's."""
+
     def of(metric: Metric) -> list[PromptRow]:
         return [row for row in rows if row.metric == metric]
 

@@ -29,12 +29,14 @@ def locality(rows: Sequence[PromptRow], seed: int) -> list[Score]:
     plain = [row for row in rows if row.kind == "neighborhood"]
     prefixed = [row for row in rows if row.kind == "neighborhood_prefixed"]
     subject = [row for row in rows if row.kind == "same_subject"]
+    other = [row for row in rows if row.kind in ("forgetfulness", "unchanged")]
     noun, noun_prefixed = "neighbour prompts", "neighbour prompts behind the new fact"
     return [
         greedy_score("locality.greedy", plain, noun),
         comparison_score("locality.comparison", readable(plain), noun),
         *teacher_forced_scores("locality", readable(plain), noun, seed),
         greedy_score("locality.same_subject_greedy", subject, "same-subject prompts"),
+        greedy_score("locality.other_greedy", other, "other locality prompts"),
         greedy_score("locality.prefixed_greedy", prefixed, noun_prefixed),
         comparison_score("locality.prefixed_comparison", readable(prefixed), noun_prefixed),
         *_moved(readable([*plain, *subject]), seed),

@@ -1,8 +1,9 @@
 """Portability: does the model use the new fact where it should follow?
 
-Three kinds, scored together and apart: the subject under another name, one stored fact further, and the reverse
-question (Yao et al. 2023, arXiv:2305.13172; RippleEdits, Cohen et al. 2023, arXiv:2307.12976).  A prompt counts only
-where the unedited model knew the bridge fact: without it, a failure says nothing about the edit.
+Three kinds are scored together and apart: the subject under another name, one stored fact further, and the reverse
+question (Yao et al. 2023, arXiv:2305.13172; RippleEdits, Cohen et al. 2023, arXiv:2307.12976).  Other kinds come with
+datasets and count in the whole.  A prompt counts only where the unedited model knew the bridge fact: without it, a
+failure says nothing about the edit.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from metrics.types import PromptRow, Score
 
 
 def portability(rows: Sequence[PromptRow], seed: int) -> list[Score]:
-    """Scores over alias, one-hop and inverse prompts.  The headline pools them, so n is the number of prompts."""
+    """Scores over alias, one-hop and inverse prompts, and those a dataset adds.  The headline pools them all, so that n
+    is the number of prompts."""
     alias = [row for row in rows if row.kind == "alias"]
     noun = "portability prompts"
     return [

@@ -4,9 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
-from facts import EditRequest, Probe
-from metrics.types import Metric, RowKind, Settings
+from facts import Case, EditRequest, Probe
+from metrics.types import LocalityKind, Metric, PortabilityKind, RowKind, Settings
+
+LOCALITY_KINDS: tuple[LocalityKind, ...] = ("neighborhood", "same_subject", "forgetfulness", "unchanged")
+"""Kinds of probes that an edit should leave as they are."""
+PORTABILITY_KINDS: tuple[PortabilityKind, ...] = (
+    "alias",
+    "one_hop",
+    "inverse",
+    "compositional_2",
+    "logical",
+    "reasoning",
+    "multi_hop",
+)
+"""Kinds of probes whose answer follows from an edit."""
 
 
 @dataclass(frozen=True)
@@ -20,6 +34,9 @@ class Item:
     other: str | None
     needs: tuple[tuple[str, str], ...] = ()
     """(prompt, answer) pairs the unedited model must get right, generated freely, or the item is not counted."""
+    group: str = ""
+    """Items of one group are one test; empty: a test of its own."""
+    group_rule: Literal["any", "all"] = "any"
 
 
 def items_of(request: EditRequest, settings: Settings) -> tuple[Item, ...]:
@@ -29,14 +46,32 @@ def items_of(request: EditRequest, settings: Settings) -> tuple[Item, ...]:
         Item("reliability", "edit", request.fact.prompt, new, true),
         *_paraphrases(request, true, settings.distractors),
         *_neighbors(request),
-        *(
-            Item("locality", "same_subject", probe.prompt, probe.answer, None, _itself(probe))
-            for probe in request.of_kind("same_subject")
-        ),
-        *(Item("portability", "alias", p.prompt, p.answer, true, p.bridge) for p in request.of_kind("alias")),
-        *(Item("portability", "one_hop", p.prompt, p.answer, None, p.bridge) for p in request.of_kind("one_hop")),
-        *(Item("portability", "inverse", p.prompt, p.answer, None, p.bridge) for p in request.of_kind("inverse")),
+        *_kept(request.probes),
+        *_following(request.probes, true),
     )
+
+
+def items_of_case(case: Case, settings: Settings) -> tuple[Item, ...]:
+    """Every prompt of a case: those of each request, then those of all requests together."""
+    own = (item for request in case.requests for item in items_of(request, settings))
+    return (*own, *_kept(case.probes), *_following(case.probes, None))
+
+
+def _kept(probes: tuple[Probe, ...]) -> Iterator[Item]:
+    """Locality prompts other than neighbours, which need the request."""
+    for kind in LOCALITY_KINDS[1:]:
+        for probe in probes:
+            if probe.kind == kind:
+                yield Item("locality", kind, probe.prompt, probe.answer, None, _itself(probe), *_test(probe))
+
+
+def _following(probes: tuple[Probe, ...], true: str | None) -> Iterator[Item]:
+    """Portability prompts; under another name of the subject the old answer is known."""
+    for kind in PORTABILITY_KINDS:
+        for probe in probes:
+            if probe.kind == kind:
+                other = true if kind == "alias" else None
+                yield Item("portability", kind, probe.prompt, probe.answer, other, probe.bridge, *_test(probe))
 
 
 def _paraphrases(request: EditRequest, true: str | None, distractors: tuple[str, ...]) -> Iterator[Item]:
@@ -56,6 +91,10 @@ def _neighbors(request: EditRequest) -> Iterator[Item]:
         # Counted where the model knew the plain neighbour, so that the value before shows what the prefix alone does.
         prompt = f"{request.fact.prompt} {request.target_new}. {probe.prompt}"
         yield Item("locality", "neighborhood_prefixed", prompt, probe.answer, request.target_new, _itself(probe))
+
+
+def _test(probe: Probe) -> tuple[str, Literal["any", "all"]]:
+    return probe.group, probe.group_rule
 
 
 def _itself(probe: Probe) -> tuple[tuple[str, str], ...]:

@@ -47,6 +47,17 @@ class Plan:
         """The items that can be run."""
         return [item for item in self.items if item not in self.problems]
 
+    @property
+    def answers(self) -> tuple[tuple[str, str], ...]:
+        """Each (prompt, answer) to force, right and wrong ones."""
+        return tuple(dict.fromkeys(_pairs(self.usable)))
+
+    @property
+    def distributions(self) -> tuple[tuple[str, str], ...]:
+        """Those at whose prompt's end the whole next-token distribution is read."""
+        locality = (item for item in self.usable if item.metric == "locality")
+        return tuple(dict.fromkeys((item.prompt, item.answer) for item in locality))
+
     def prompts(self, *, with_bridges: bool) -> dict[str, int]:
         """Prompts to continue, with their token budgets; bridges are asked of the unedited model alone."""
         wanted = {item.prompt for item in self.usable} | {prompt for prompt, _ in self.bridges if with_bridges}
@@ -55,7 +66,7 @@ class Plan:
     def steps(self) -> int:
         """Number of steps `observe` ticks for the two models together."""
         n_prompts = len(self.prompts(with_bridges=True)) + len(self.prompts(with_bridges=False))
-        return n_prompts + 2 * len(set(_pairs(self.usable)))
+        return n_prompts + 2 * len(self.answers)
 
 
 def plan(model: LanguageModel, items: Sequence[Item], settings: Settings) -> Plan:
@@ -89,21 +100,16 @@ def plan(model: LanguageModel, items: Sequence[Item], settings: Settings) -> Pla
 def observe(model: LanguageModel, to_run: Plan, tick: Callable[[int], None], *, with_bridges: bool) -> Observation:
     """Generate after every prompt and score every answer."""
     said = continuations(model, to_run.prompts(with_bridges=with_bridges), tick=tick)
-    usable = to_run.usable
-    keep = {(item.prompt, item.answer) for item in usable if item.metric == "locality"}
-    return Observation(said, score_answers(model, _pairs(usable), keep_next=keep, tick=tick))
+    return Observation(said, score_answers(model, to_run.answers, keep_next=set(to_run.distributions), tick=tick))
 
 
 def rows_of(
-    to_run: Plan, before: Observation, after: Observation, settings: Settings, target_new: str
+    to_run: Plan, before: Observation, after: Observation, settings: Settings, targets_new: Sequence[str]
 ) -> tuple[PromptRow, ...]:
-    """One row per item, gated by what the unedited model knew."""
+    """One row per item, in their order, gated by what the unedited model knew."""
+    new = [name for target in targets_new for name in settings.names_of(target)]
     known = {
-        (prompt, answer): matches(
-            before.said[prompt],
-            settings.names_of(answer),
-            () if answer == target_new else settings.names_of(target_new),
-        )
+        (prompt, answer): matches(before.said[prompt], settings.names_of(answer), () if answer in targets_new else new)
         for prompt, answer in to_run.bridges
     }
     return tuple(_row(item, to_run, before, after, settings, known) for item in to_run.items)

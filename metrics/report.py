@@ -85,8 +85,8 @@ class EditReport:
         )
 
     def summary_frame(self) -> pd.DataFrame:
-        """One line per score; missing numbers are None."""
-        return pd.DataFrame([_score_record(score) for score in self.scores], dtype=object)
+        """One line per score, each with its protocol, model, weights and seed; missing numbers are None."""
+        return pd.DataFrame([self._score_record(score) for score in self.scores], dtype=object)
 
     def to_csv(self) -> str:
         """The per-prompt table, with model and protocol in every line; `summary_frame().to_csv()` gives the scores."""
@@ -103,7 +103,7 @@ class EditReport:
             "about": dict(self.about),
             "settings": asdict(self.settings),
             "request": asdict(self.request),
-            "scores": [_score_record(score) for score in self.scores],
+            "scores": [self._score_record(score) for score in self.scores],
             "efficiency": asdict(self.efficiency),
             "prompts": [_row_record(row) for row in self.rows],
             "texts": [asdict(text) for text in self.texts],
@@ -125,6 +125,9 @@ class EditReport:
             "revision": self.model_revision,
             "seed": self.seed,
         }
+
+    def _score_record(self, score: Score) -> dict[str, Any]:
+        return {**_score_record(score), **self._identity(), "protocol": score.protocol}
 
     def _caption(self) -> str:
         words = [

@@ -117,6 +117,26 @@ def paired_bootstrap(
     return _percentiles(statistic(second[index]) - statistic(first[index]))
 
 
+def harmonic_of_means(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """[..., case, number] -> [...]: each number's mean over the cases that have it (NaN: not measured), then the
+    harmonic mean of those; NaN where a number has no case, 0 where a mean is 0."""
+    known = np.isfinite(values)
+    counts = known.sum(axis=-2)
+    sums = np.where(known, values, 0.0).sum(axis=-2)
+    means = np.divide(sums, counts, out=np.full(counts.shape, np.nan), where=counts > 0)
+    inverse = np.divide(1.0, means, out=np.full(means.shape, np.inf), where=means != 0)
+    return np.asarray(means.shape[-1] / inverse.sum(axis=-1))
+
+
+def bootstrap_cases(values: NDArray[np.float64], statistic: Statistic, *, seed: int = 0) -> Interval | None:
+    """Percentile interval of a statistic of [case, number], cases resampled whole; resamples in which it is not defined
+    are left out.  None for fewer than two cases."""
+    if len(values) < 2:
+        return None
+    drawn = statistic(values[_resamples(len(values), seed)])
+    return _percentiles(drawn[np.isfinite(drawn)])
+
+
 def harmonic_mean(values: Sequence[float]) -> float:
     """n / sum(1 / value), the score S of Meng et al. 2022, table 4; 0 when any value is 0.
 

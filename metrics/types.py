@@ -11,19 +11,19 @@ PROTOCOL = "engram"
 """Id of the way of measuring; numbers of different protocols are never averaged."""
 
 Metric = Literal["reliability", "generalization", "locality", "portability", "efficiency"]
-Scorer = Literal["greedy", "teacher-forced", "comparison", "distribution", "measured"]
-Unit = Literal["share", "probability", "rank", "nats", "perplexity", "s", "bytes", "entries", "norm"]
+Scorer = Literal["greedy", "teacher-forced", "comparison", "distribution", "sampled", "measured"]
+Unit = Literal["share", "probability", "rank", "nats", "bits", "cosine", "perplexity", "s", "bytes", "entries", "norm"]
+LocalityKind = Literal["neighborhood", "same_subject", "forgetfulness", "unchanged"]
+PortabilityKind = Literal["alias", "one_hop", "inverse", "compositional_2", "logical", "reasoning", "multi_hop"]
 RowKind = Literal[
     "edit",  # the edit prompt itself
     "paraphrase",
     "paraphrase_prefixed",  # a paraphrase after an unrelated sentence
-    "neighborhood",
     "neighborhood_prefixed",  # a neighbour after the rewritten fact: CounterFact+ (Hoelscher-Obermaier et al. 2023)
-    "same_subject",
-    "alias",
-    "one_hop",
-    "inverse",
+    LocalityKind,
+    PortabilityKind,
 ]
+"""The kinds of probes mean what `facts.types.ProbeKind` says."""
 
 
 class EvaluationCancelled(Exception):  # noqa: N818 - not an error: the user asked for it
@@ -150,6 +150,11 @@ class Settings:
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
             raise ValueError(f"max_new_tokens is {self.max_new_tokens}; at least 1 token must be generated")
+
+    @property
+    def way(self) -> str:
+        """What has to be the same before numbers are averaged."""
+        return f"{self.max_new_tokens} {self.distractors}"
 
     def names_of(self, answer: str) -> tuple[str, ...]:
         """The answer and its accepted other names."""

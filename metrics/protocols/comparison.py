@@ -1,0 +1,70 @@
+"""Two answers after one prompt, compared: the success and the magnitude of Meng et al. 2022 (arXiv:2202.05262).
+
+With nll(y | x) the mean negative log probability per token of answer y after prompt x,
+
+    success = [nll(right | x) < nll(wrong | x)]        magnitude = exp(-nll(right | x)) - exp(-nll(wrong | x))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import exp
+
+from metrics.protocols.base import Entry, Value, gathered
+from metrics.protocols.readings import Pair, Readings
+from metrics.scoring import NO_OTHER, NOT_FINITE
+
+Question = tuple[str, str, str | None]
+"""(prompt, right answer, wrong answer); None: no wrong answer is known."""
+
+
+def pairs_of(questions: Sequence[Question]) -> tuple[Pair, ...]:
+    """Every answer to force."""
+    return tuple((prompt, answer) for prompt, *answers in questions for answer in answers if answer is not None)
+
+
+def successes(questions: Sequence[Question], before: Readings, after: Readings, noun: str) -> Value:
+    """Share of the questions whose right answer is the more probable one; not for a tie, nor where a broken model has
+    no finite number."""
+    return gathered((_both(question, before, after, _success) for question in questions), noun)
+
+
+def magnitudes(questions: Sequence[Question], before: Readings, after: Readings, noun: str) -> Value:
+    """Mean magnitude over the questions."""
+    return gathered((_both(question, before, after, _magnitude) for question in questions), noun)
+
+
+def _both(question: Question, before: Readings, after: Readings, read: Callable[[Nlls], float | str]) -> Entry:
+    """(before, after) of one question, or the first reason why there is none."""
+    numbers = []
+    for readings in (before, after):
+        nlls = _nlls(question, readings)
+        number = nlls if isinstance(nlls, str) else read(nlls)
+        if isinstance(number, str):
+            return number
+        numbers.append(number)
+    return numbers[0], numbers[1]
+
+
+Nlls = tuple[float | None, float | None]
+"""Of the right and the wrong answer, nats per token; None: not finite."""
+
+
+def _nlls(question: Question, readings: Readings) -> Nlls | str:
+    prompt, right, wrong = question
+    if wrong is None:
+        return NO_OTHER
+    one, other = readings.answer((prompt, right)), readings.answer((prompt, wrong))
+    if isinstance(one, str):
+        return one
+    return other if isinstance(other, str) else (one.nll, other.nll)
+
+
+def _success(nlls: Nlls) -> float:
+    right, wrong = nlls
+    return float(right is not None and wrong is not None and right < wrong)
+
+
+def _magnitude(nlls: Nlls) -> float | str:
+    right, wrong = nlls
+    return NOT_FINITE if right is None or wrong is None else exp(-right) - exp(-wrong)

@@ -1,0 +1,158 @@
+"""The protocol of EasyEdit: which tokens of a given answer are the most probable ones, given those before them.
+
+Wang et al. 2023 (arXiv:2308.07269), `evaluate/evaluate_utils.py` and `editors/editor.py` of zjunlp/EasyEdit.  With x
+the token ids of "*prompt answer*", tokenised together, p the number of tokens of the prompt alone, g = argmax(logits):
+
+    accuracy(prompt, answer) = mean(g[p-1:-1] == x[p:])              rewrite, rephrase, portability
+    agreement(prompt, answer) = mean(g_before[p-1:-1] == g_after[p-1:-1])                  locality
+
+The answer's tokens are read by the model whatever it would have said, and part of them right counts in part.  Locality
+never looks at what the answer says, only at its length and at its tokens as a prefix; without an answer it has no
+places to look at.  One paraphrase an edit is asked, the first.  Prompts of locality and portability are averaged by
+kind, and the overall number is the mean over kinds, as KnowEdit has it.  Fluency is the entropy of one text drawn after
+the edit prompt (`metrics.fluency`).
+
+Rows here are padded on the right, so that a score does not depend on its batch; EasyEdit pads on the left without
+position ids, which shifts the learned positions of models like GPT-2.  It drops an answer without tokens silently; here
+it is left out and counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from facts import Case, Probe
+from metrics.definitions import Definition
+from metrics.logprobs import Forced
+from metrics.prompts import LOCALITY_KINDS, PORTABILITY_KINDS
+from metrics.protocols.base import NO_ANSWER, Entry, Material, Protocol, Value, gathered, overall
+from metrics.protocols.readings import Needs, Pair, Readings
+from metrics.protocols.rome import entropies
+
+if TYPE_CHECKING:
+    from models import LanguageModel
+
+
+@dataclass(frozen=True)
+class EasyEditTask:
+    """See the module."""
+
+    case: Case
+
+    @property
+    def _edits(self) -> list[Pair]:
+        return [(request.fact.prompt, request.target_new) for request in self.case.requests]
+
+    @property
+    def _rephrases(self) -> list[Pair]:
+        firsts = [request.of_kind("paraphrase")[:1] for request in self.case.requests]
+        return [(probe.prompt, probe.answer) for first in firsts for probe in first]
+
+    def _probes(self, kinds: Sequence[str]) -> dict[str, list[Probe]]:
+        found = {kind: [probe for probe in self.case.all_probes if probe.kind == kind] for kind in kinds}
+        return {kind: probes for kind, probes in found.items() if probes}
+
+    @property
+    def needs(self) -> Needs:
+        """Forced answers, tokenised together, and a drawn text for each edit prompt."""
+        probes = self._probes((*LOCALITY_KINDS, *PORTABILITY_KINDS))
+        asked = [(probe.prompt, probe.answer) for group in probes.values() for probe in group if probe.answer.strip()]
+        prompts = tuple(request.fact.prompt for request in self.case.requests)
+        return Needs(joint=(*self._edits, *self._rephrases, *asked), texts=prompts)
+
+    @property
+    def base_needs(self) -> Needs:
+        """The same."""
+        return self.needs
+
+    def values(self, before: Readings, after: Readings) -> dict[str, Value]:
+        """Every number; those of kinds of prompts that were not given are not measured."""
+
+        def read(pairs: Sequence[Pair], measure: Measure, noun: str) -> Value:
+            return gathered((_entry(pair, before, after, measure) for pair in pairs), noun)
+
+        found = {
+            "rewrite_acc": read(self._edits, _accuracy, "edit prompts"),
+            "rephrase_acc": read(self._rephrases, _accuracy, "paraphrases"),
+        }
+        for metric, kinds, measure in (
+            ("locality", LOCALITY_KINDS, _agreement),
+            ("portability", PORTABILITY_KINDS, _accuracy),
+        ):
+            probes = self._probes(kinds)
+            by_kind = {
+                kind: read([(p.prompt, p.answer) for p in probes.get(kind, [])], measure, f"{kind} prompts")
+                for kind in kinds
+            }
+            found[metric] = overall(list(by_kind.values()), f"{metric} prompts")
+            found |= {f"{metric}.{kind}_acc": value for kind, value in by_kind.items()}
+        prompts = tuple(request.fact.prompt for request in self.case.requests)
+        return found | {"ngram_entropy": gathered(entropies(prompts, before, after), "texts")}
+
+
+Measure = Callable[[Forced, Forced], tuple[float, float]]
+
+
+def _entry(pair: Pair, before: Readings, after: Readings, measure: Measure) -> Entry:
+    if not pair[1].strip():
+        return NO_ANSWER
+    one, other = before.joint(pair), after.joint(pair)
+    if isinstance(one, str) or isinstance(other, str):
+        return one if isinstance(one, str) else str(other)
+    return measure(one, other)
+
+
+def _accuracy(before: Forced, after: Forced) -> tuple[float, float]:
+    return _equal(before.predicted, before.tokens), _equal(after.predicted, after.tokens)
+
+
+def _agreement(before: Forced, after: Forced) -> tuple[float, float]:
+    return 1.0, _equal(before.predicted, after.predicted)
+
+
+def _equal(one: Sequence[int], other: Sequence[int]) -> float:
+    return sum(a == b for a, b in zip(one, other, strict=True)) / len(one)
+
+
+def _prepare(model: LanguageModel, case: Case, material: Material) -> EasyEditTask:
+    return EasyEditTask(case)
+
+
+def _share(label: str, sentence: str) -> Definition:
+    return Definition(label, "teacher-forced", "share", True, sentence)
+
+
+_ACCURACY = "Mean share of the answer's tokens that are the most probable ones given those before them, over"
+_AGREEMENT = "Mean share of places of the answer at which the most probable token is the same before and after, over"
+
+PROTOCOL = Protocol(
+    id="easyedit",
+    title="EasyEdit",
+    source="Wang et al. 2023 (arXiv:2308.07269), its code; Yao et al. 2023 (arXiv:2305.13172)",
+    definitions={
+        "rewrite_acc": _share("Rewrite accuracy", f"{_ACCURACY} edit prompts."),
+        "rephrase_acc": _share("Rephrase accuracy", f"{_ACCURACY} the first paraphrase of each edit."),
+        "locality": _share("Locality", f"{_AGREEMENT} each kind of locality prompts; the mean over kinds."),
+        **{
+            f"locality.{kind}_acc": _share(f"Locality, {kind}", f"{_AGREEMENT} {kind} prompts.")
+            for kind in LOCALITY_KINDS
+        },
+        "portability": _share("Portability", f"{_ACCURACY} each kind of portability prompts; the mean over kinds."),
+        **{
+            f"portability.{kind}_acc": _share(f"Portability, {kind}", f"{_ACCURACY} {kind} prompts.")
+            for kind in PORTABILITY_KINDS
+        },
+        "ngram_entropy": Definition(
+            "Fluency", "sampled", "bits", True, "Entropy of bigrams and trigrams of a text drawn after the edit prompt."
+        ),
+    },
+    headlines={
+        "reliability": "rewrite_acc",
+        "generalization": "rephrase_acc",
+        "locality": "locality",
+        "portability": "portability",
+    },
+    prepare=_prepare,
+)

@@ -1,0 +1,110 @@
+"""Our own protocol: what the model says when nothing tells it the answer.  Definitions: `metrics.definitions`.
+
+The numbers are those of `metrics.evaluate`, made by the same functions from the same prompts; perplexity and efficiency
+are not about prompts and are left to it.  Probes that are one test together, such as the three forms of one question of
+MQuAKE, become one row: right if any of them is, or all, as the dataset says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from facts import Case
+from metrics.definitions import DEFINITIONS
+from metrics.drift import perplexity_score
+from metrics.evaluate import behaviour_scores
+from metrics.prompts import Item, items_of_case
+from metrics.protocols.base import Material, Protocol, Value
+from metrics.protocols.readings import Needs, Readings
+from metrics.readings import Observation, Plan, plan, rows_of
+from metrics.types import PROTOCOL as ID
+from metrics.types import PromptRow, Reading, Settings
+
+if TYPE_CHECKING:
+    from models import LanguageModel
+
+NOT_ABOUT_PROMPTS = "locality.perplexity"
+
+
+@dataclass(frozen=True)
+class EngramTask:
+    """See the module."""
+
+    case: Case
+    settings: Settings
+    to_run: Plan
+    """Every prompt of the case, and which of them fit."""
+
+    @property
+    def needs(self) -> Needs:
+        """Continuations and forced answers."""
+        run = self.to_run
+        return Needs(answers=run.answers, distributions=run.distributions, said=run.prompts(with_bridges=False))
+
+    @property
+    def base_needs(self) -> Needs:
+        """And the bridge facts."""
+        return self.needs | Needs(said=self.to_run.prompts(with_bridges=True))
+
+    def values(self, before: Readings, after: Readings) -> dict[str, Value]:
+        """Every number."""
+        seen = [Observation(dict(readings.said), readings.answers) for readings in (before, after)]
+        targets = [request.target_new for request in self.case.requests]
+        rows = rows_of(self.to_run, seen[0], seen[1], self.settings, targets)
+        seed = self.settings.seed
+        scores = behaviour_scores(tests(rows, self.to_run.items), perplexity_score([], [], seed), seed)
+        return {
+            score.name: Value(score.before, score.value, score.n, score.left_out, score.reason)
+            for score in scores
+            if score.name != NOT_ABOUT_PROMPTS
+        }
+
+
+def tests(rows: Sequence[PromptRow], items: Sequence[Item]) -> list[PromptRow]:
+    """The rows with those of one group made one: the first of those that count, with the group's match.
+
+    Args:
+        items: what the rows were made of, in the same order.
+    """
+    groups: dict[str, list[PromptRow]] = {}
+    for index, (row, item) in enumerate(zip(rows, items, strict=True)):
+        groups.setdefault(item.group or f"#{index}", []).append(row)
+    rules = {item.group: item.group_rule for item in items}
+    return [group[0] if len(group) == 1 else _one(group, rules[name]) for name, group in groups.items()]
+
+
+def _one(rows: Sequence[PromptRow], rule: str) -> PromptRow:
+    counted = [row for row in rows if row.counted]
+    if not counted:
+        return rows[0]
+    return replace(
+        counted[0],
+        before=_matching([row.before for row in counted], rule),
+        after=_matching([row.after for row in counted], rule),
+    )
+
+
+def _matching(readings: Sequence[Reading | None], rule: str) -> Reading | None:
+    known = [reading for reading in readings if reading is not None]
+    found = [reading.match for reading in known]
+    return replace(known[0], match=any(found) if rule == "any" else all(found)) if known else None
+
+
+def _prepare(model: LanguageModel, case: Case, material: Material) -> EngramTask:
+    return EngramTask(case, material.settings, plan(model, items_of_case(case, material.settings), material.settings))
+
+
+PROTOCOL = Protocol(
+    id=ID,
+    title="Engram",
+    source="docs/metrics.md",
+    definitions={
+        name: definition
+        for name, definition in DEFINITIONS.items()
+        if name != NOT_ABOUT_PROMPTS and not name.startswith("efficiency.")
+    },
+    headlines={metric: f"{metric}.greedy" for metric in ("reliability", "generalization", "locality", "portability")},
+    prepare=_prepare,
+)

@@ -1,0 +1,180 @@
+"""What protocols ask of a model, and its answers: every protocol says what it needs, and one pass reads it all.
+
+Two protocols that need the same reading share it, and so do many edits of one base model, whose prompts then fill the
+batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeVar
+
+from metrics.drift import text_nll
+from metrics.generation import Said, continued, to_natural_stop
+from metrics.logprobs import Forced, score_joined
+from models import Sampling, join
+
+if TYPE_CHECKING:
+    from models import LanguageModel
+
+K = TypeVar("K", bound=Hashable)
+
+Pair = tuple[str, str]
+"""(prompt, answer)"""
+Row = tuple[tuple[int, ...], int]
+"""Token ids of a prompt and its answer, and how many of them are the prompt's."""
+
+TEXT_TOKENS = 100
+"""Length of a drawn text with its prompt, tokens: `max_out_len` of ROME's code."""
+STOP_TOKENS = 50
+"""Most new tokens before a natural stop: `max_new_tokens` of WILD's code."""
+TOP_K = 5
+"""Tokens a text is drawn among, as in ROME's code."""
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Prompts to run.  Every field keeps its order, so that batches, and with them the last bits, are repeatable."""
+
+    answers: tuple[Pair, ...] = ()
+    """Answers to force: prompt and answer tokenised together where that leaves the prompt's tokens as they are."""
+    distributions: tuple[Pair, ...] = ()
+    """Those of `answers` whose next-token distribution at the prompt's end is wanted too."""
+    joint: tuple[Pair, ...] = ()
+    """Answers to force as EasyEdit does: tokenised together whatever becomes of the prompt's tokens."""
+    said: Mapping[str, int] = field(default_factory=dict)
+    """Prompt -> most new tokens of its greedy continuation."""
+    stopped: tuple[str, ...] = ()
+    """Prompts to continue to a natural stop."""
+    texts: tuple[str, ...] = ()
+    """Prompts to draw a text after."""
+    passages: tuple[str, ...] = ()
+    """Running texts whose perplexity is wanted."""
+
+    def __or__(self, other: Needs) -> Needs:
+        """What either needs."""
+        both = [(self.said, other.said), (other.said, self.said)]
+        return Needs(
+            answers=_union(self.answers, other.answers),
+            distributions=_union(self.distributions, other.distributions),
+            joint=_union(self.joint, other.joint),
+            said={prompt: max(n, two.get(prompt, 0)) for one, two in both for prompt, n in one.items()},
+            stopped=_union(self.stopped, other.stopped),
+            texts=_union(self.texts, other.texts),
+            passages=_union(self.passages, other.passages),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Readings:
+    """What one model answered.  Each lookup gives a sentence where the model could not be asked."""
+
+    model: str
+    revision: str
+    _answers: Mapping[Pair, Forced | str]
+    _joint: Mapping[Pair, Forced | str]
+    _said: Mapping[str, str]
+    _stopped: Mapping[str, str]
+    _texts: Mapping[str, str]
+    _passages: Mapping[str, tuple[float, int]]
+
+    def answer(self, pair: Pair) -> Forced | str:
+        """A forced answer of `Needs.answers`."""
+        return self._answers[pair]
+
+    def joint(self, pair: Pair) -> Forced | str:
+        """A forced answer of `Needs.joint`."""
+        return self._joint[pair]
+
+    @property
+    def said(self) -> Mapping[str, str]:
+        """Greedy continuations."""
+        return self._said
+
+    @property
+    def answers(self) -> dict[Pair, Forced]:
+        """Every forced answer of `Needs.answers` that could be read."""
+        return {pair: forced for pair, forced in self._answers.items() if isinstance(forced, Forced)}
+
+    def stopped(self, prompt: str) -> str | None:
+        """The continuation to a natural stop; None where the prompt cannot be run."""
+        return self._stopped.get(prompt)
+
+    def text(self, prompt: str) -> str | None:
+        """A drawn text with its prompt; None where the prompt cannot be run."""
+        return self._texts.get(prompt)
+
+    def passage(self, text: str) -> tuple[float, int]:
+        """(summed negative log probability in nats, predicted tokens) of a running text."""
+        return self._passages[text]
+
+
+def read(
+    model: LanguageModel, needs: Needs, *, seed: int = 0, tick: Callable[[int], None] = lambda _: None
+) -> Readings:
+    """Ask a model everything, in few batches.
+
+    Args:
+        seed: of the drawn texts.
+        tick: called with a number of prompts after each batch; may raise to stop.
+    """
+    answers = {pair: _row(join, model, pair) for pair in needs.answers}
+    joint = {pair: _row(_joint, model, pair) for pair in needs.joint}
+    wanted = {row: (list(row[0]), row[1]) for row in (*answers.values(), *joint.values()) if not isinstance(row, str)}
+    keep = {row for pair in needs.distributions if not isinstance(row := answers[pair], str)}
+    forced = score_joined(model, wanted, keep_next=keep, tick=tick)
+    said = continued(model, {p: n for p, n in needs.said.items() if _runs(model, p)}, tick=tick)
+    return Readings(
+        model=model.name,
+        revision=model.revision,
+        _answers={pair: row if isinstance(row, str) else forced[row] for pair, row in answers.items()},
+        _joint={pair: row if isinstance(row, str) else forced[row] for pair, row in joint.items()},
+        _said={prompt: text.text for prompt, text in said.items()},
+        _stopped=_stopped(model, needs.stopped, said),
+        _texts=_drawn(model, needs.texts, seed, tick),
+        _passages=dict(zip(needs.passages, text_nll(model, needs.passages, max_positions=TEXT_TOKENS), strict=True)),
+    )
+
+
+def _joint(model: LanguageModel, prompt: str, answer: str) -> tuple[list[int], int]:
+    ids, n_prompt = model.encode(f"{prompt} {answer}"), len(model.encode(prompt))
+    if n_prompt >= len(ids):
+        raise ValueError(f"the answer {answer!r} adds no token to the prompt")
+    return ids, n_prompt
+
+
+Join = Callable[["LanguageModel", str, str], tuple[list[int], int]]
+
+
+def _row(make: Join, model: LanguageModel, pair: Pair) -> Row | str:
+    """The row, or why there is none."""
+    try:
+        ids, n_prompt = make(model, *pair)
+    except ValueError as error:
+        return str(error)
+    return tuple(ids), n_prompt
+
+
+def _runs(model: LanguageModel, prompt: str) -> bool:
+    try:
+        model.encode(prompt)
+    except ValueError:
+        return False
+    return True
+
+
+def _stopped(model: LanguageModel, prompts: Sequence[str], said: Mapping[str, Said]) -> dict[str, str]:
+    return to_natural_stop(model, [prompt for prompt in prompts if _runs(model, prompt)], STOP_TOKENS, said)
+
+
+def _drawn(model: LanguageModel, prompts: Sequence[str], seed: int, tick: Callable[[int], None]) -> dict[str, str]:
+    """Texts of TEXT_TOKENS tokens, prompts included."""
+    asked = [prompt for prompt in prompts if _runs(model, prompt)]
+    texts = model.draw(asked, TEXT_TOKENS, Sampling(TOP_K, seed))
+    tick(len(asked))
+    return {prompt: prompt + text for prompt, text in zip(asked, texts, strict=True)}
+
+
+def _union(first: Iterable[K], second: Iterable[K]) -> tuple[K, ...]:
+    return tuple(dict.fromkeys((*first, *second)))

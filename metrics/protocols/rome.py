@@ -1,0 +1,167 @@
+"""The protocol of ROME and MEMIT: is the new answer more probable than the true one?
+
+Meng et al. 2022, section 3.3 and table 4 (arXiv:2202.05262); Meng et al. 2023, table 2 (arXiv:2210.07229); formulas in
+`metrics.protocols.comparison` and `metrics.fluency`:
+
+    ES, EM    success and magnitude of the new answer over the true one after the edit prompt
+    PS, PM    the same after the paraphrases
+    NS, NM    success and magnitude of a neighbour's own true answer over the new one, after neighbour prompts
+    GE        entropy of texts drawn after the generation prompts, 100 tokens with the prompt, from the 5 most probable
+    RS        similarity of those texts to reference texts about things that have the new answer
+    essence   perplexity of the reference texts about the edited subject itself, their first 100 tokens
+    S         harmonic mean of ES, PS and NS
+
+A case's number is the mean over its prompts, a table's the mean over cases; S is made of the table's numbers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import exp
+from typing import TYPE_CHECKING
+
+from facts import Case, EditRequest
+from metrics.definitions import Definition
+from metrics.fluency import generation_entropy
+from metrics.protocols.base import Entry, Material, Protocol, Value, gathered
+from metrics.protocols.comparison import Question, magnitudes, pairs_of, successes
+from metrics.protocols.readings import Needs, Readings
+
+if TYPE_CHECKING:
+    from models import LanguageModel
+
+CUT = "a generation prompt does not fit the model"
+"""Why a case has no drawn text."""
+
+
+@dataclass(frozen=True)
+class RomeTask:
+    """See the module."""
+
+    case: Case
+    material: Material
+
+    @property
+    def _questions(self) -> dict[str, tuple[str, list[Question]]]:
+        """First letter of the score -> (what the prompts are called, questions)."""
+        edits: list[Question] = []
+        paraphrases: list[Question] = []
+        neighbors: list[Question] = []
+        for request in self.case.requests:
+            new, true = request.target_new, request.fact.target_true or None
+            edits.append((request.fact.prompt, new, true))
+            paraphrases += [(probe.prompt, probe.answer, true) for probe in request.of_kind("paraphrase")]
+            neighbors += [(probe.prompt, probe.answer, new) for probe in request.of_kind("neighborhood")]
+        return {
+            "E": ("edit prompts", edits),
+            "P": ("paraphrases", paraphrases),
+            "N": ("neighbour prompts", neighbors),
+        }
+
+    @property
+    def needs(self) -> Needs:
+        """Forced answers, drawn texts, and the reference texts about the subjects."""
+        return Needs(
+            answers=tuple(pair for _, questions in self._questions.values() for pair in pairs_of(questions)),
+            texts=tuple(prompt for request in self.case.requests for prompt in request.generation_prompts),
+            passages=tuple(text for request in self.case.requests if (text := self._essence(request))),
+        )
+
+    @property
+    def base_needs(self) -> Needs:
+        """The same."""
+        return self.needs
+
+    def values(self, before: Readings, after: Readings) -> dict[str, Value]:
+        """Every number but S."""
+        found = {}
+        for letter, (noun, questions) in self._questions.items():
+            found[f"{letter}S"] = successes(questions, before, after, noun)
+            found[f"{letter}M"] = magnitudes(questions, before, after, noun)
+        requests = self.case.requests
+        found["GE"] = gathered((e for r in requests for e in entropies(r.generation_prompts, before, after)), "texts")
+        found["RS"] = gathered((e for r in requests for e in self._similarities(r, before, after)), "reference texts")
+        found["essence"] = gathered(
+            (entry for r in requests for entry in self._perplexities(r, before, after)), "texts about the subject"
+        )
+        return found
+
+    def _similarities(self, request: EditRequest, before: Readings, after: Readings) -> list[Entry]:
+        references, prompts = self.material.references, request.generation_prompts
+        snippets = references.of(request.fact.relation, request.target_new) if references else ()
+        if references is None or not snippets or not prompts:
+            return []
+        numbers = []
+        for readings in (before, after):
+            texts = [text for prompt in prompts if (text := readings.text(prompt)) is not None]
+            if len(texts) < len(prompts):
+                return [CUT]
+            numbers.append(references.similarity(texts, [snippet.text for snippet in snippets]))
+        return [(numbers[0], numbers[1])]
+
+    def _perplexities(self, request: EditRequest, before: Readings, after: Readings) -> list[Entry]:
+        text = self._essence(request)
+        if not text:
+            return []
+        (one, n_before), (other, n_after) = before.passage(text), after.passage(text)
+        if not n_before or not n_after:
+            return ["the text has fewer than two tokens"]
+        return [(exp(one / n_before), exp(other / n_after))]
+
+    def _essence(self, request: EditRequest) -> str:
+        references, subject = self.material.references, request.fact.subject
+        snippets = references.of(request.fact.relation, request.target_new) if references else ()
+        return " ".join(snippet.text for snippet in snippets if snippet.name == subject)
+
+
+def entropies(prompts: tuple[str, ...], before: Readings, after: Readings) -> list[Entry]:
+    """(before, after) of the entropy of each prompt's drawn text, bits."""
+    pairs = [(before.text(prompt), after.text(prompt)) for prompt in prompts]
+    return [
+        CUT if one is None or other is None else (generation_entropy([one]), generation_entropy([other]))
+        for one, other in pairs
+    ]
+
+
+def _prepare(model: LanguageModel, case: Case, material: Material) -> RomeTask:
+    return RomeTask(case, material)
+
+
+def _success(label: str, sentence: str) -> Definition:
+    return Definition(label, "comparison", "share", True, sentence)
+
+
+def _magnitude(label: str, sentence: str) -> Definition:
+    return Definition(label, "comparison", "probability", True, sentence)
+
+
+PROTOCOL = Protocol(
+    id="rome",
+    title="ROME and MEMIT",
+    source="Meng et al. 2022 (arXiv:2202.05262), section 3.3; Meng et al. 2023 (arXiv:2210.07229)",
+    definitions={
+        "ES": _success(
+            "Efficacy", "Share of edit prompts on which the new answer is likelier per token than the true."
+        ),
+        "EM": _magnitude("Efficacy magnitude", "Mean P(new) - P(true) per token after the edit prompts."),
+        "PS": _success("Paraphrases", "Share of paraphrases on which the new answer is likelier per token."),
+        "PM": _magnitude("Paraphrase magnitude", "Mean P(new) - P(true) per token after the paraphrases."),
+        "NS": _success(
+            "Neighbours", "Share of neighbours whose own true answer is likelier per token than the new one."
+        ),
+        "NM": _magnitude("Neighbour magnitude", "Mean P(true) - P(new) per token after the neighbours."),
+        "GE": Definition(
+            "Generation entropy", "sampled", "bits", True, "Entropy of bigrams and trigrams of drawn texts."
+        ),
+        "RS": Definition(
+            "Reference score", "sampled", "cosine", True, "Tf-idf cosine of drawn texts and texts on the new answer."
+        ),
+        "essence": Definition(
+            "Essence", "distribution", "perplexity", False, "Perplexity of reference texts about the edited subject."
+        ),
+        "S": Definition("Score", "comparison", "share", True, "Harmonic mean of ES, PS and NS."),
+    },
+    headlines={"reliability": "ES", "generalization": "PS", "locality": "NS"},
+    prepare=_prepare,
+    derived={"S": ("ES", "PS", "NS")},
+)
