@@ -7,6 +7,7 @@
     seed         of the bootstrap of the scores
     distractors  unrelated sentences put before paraphrases; null for the usual ones, [] for none
     texts        documents of the bundled corpus that perplexity is measured on; 0 for none
+    files        setting -> sha256 of what it names (a corpus, a trained editor); filled in when left out
 
 The result has `scores` (a record each, with its protocol, n and interval), `diagnostics` and the edit's digest.
 Seconds and peak memory differ from run to run, so they stand in the notes.
@@ -17,6 +18,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
     from metrics import EditReport
     from models import LanguageModel
 
-DEFAULTS: dict[str, Any] = {"layer": None, "settings": {}, "seed": 0, "distractors": None, "texts": 0}
+DEFAULTS: dict[str, Any] = {"layer": None, "settings": {}, "seed": 0, "distractors": None, "texts": 0, "files": None}
 _TEXTS_SEED = 7
 """Another than that of the corpus the second moments come from."""
 _BATCH = 64
@@ -68,10 +70,11 @@ def complete(spec: Spec) -> Spec:
     if unknown or missing:
         problem = f"it has no setting {unknown[0]!r}" if unknown else f"it needs {' and '.join(missing)}"
         raise ValueError(f"an edit takes request, method, {', '.join(DEFAULTS)}; {problem}")
-    whole = DEFAULTS | dict(spec)
+    whole = DEFAULTS | dict(spec) | {"request": request_of(request_from(spec["request"]))}
     config = asdict(_config(whole))
     layer = config.pop("layer", None)
-    return whole | {"request": request_of(request_from(spec["request"])), "layer": layer, "settings": config}
+    whole |= {"layer": layer, "settings": config}
+    return whole | {"files": _files(whole)}
 
 
 def by_request(spec: Spec) -> str:
@@ -96,6 +99,8 @@ def edit(model: LanguageModel, spec: Spec, context: Context) -> dict[str, Any]:
     from metrics.evaluate import DISTRACTORS
     from models.reference.corpus import sample_texts
 
+    if _files(spec) != spec["files"]:
+        raise ValueError(f"a file that {spec['method']} reads has changed since the run was planned; plan it anew")
     request = request_from(spec["request"])
     began = perf_counter()
     made = get_method(spec["method"]).compute(model, [request], _config(spec), cancelled=context.cancelled)
@@ -155,6 +160,26 @@ def _config(spec: Mapping[str, Any]) -> Any:
     kind_of = get_method(spec["method"]).config_type
     layer = {} if spec["layer"] is None else {"layer": spec["layer"]}
     return make_config(kind_of, {**spec["settings"], **layer})
+
+
+def _files(spec: Mapping[str, Any]) -> dict[str, str]:
+    """Setting -> sha256 of the file behind it: what it says may change while its name stays.
+
+    Raises:
+        OSError: if there is no such file.
+    """
+    found, settings = {}, spec["settings"]
+    if settings.get("corpus"):
+        found["corpus"] = _sha256(Path(settings["corpus"]))
+    if "artefact" in settings:
+        from editing.train.proposal import folder_of
+
+        found["artefact"] = _sha256(folder_of(settings["artefact"], spec["method"]) / "manifest.json")
+    return found
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _prompts(request: EditRequest) -> list[str]:

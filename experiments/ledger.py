@@ -21,17 +21,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from experiments import leases
 from experiments.kinds import get_kind
+from experiments.leases import Leased
 from experiments.owners import is_dead
 from experiments.plan import Plan, canonical, cell_key
 from experiments.schema import FILE, LedgerDamagedError, LedgerError, connect, transaction, translated
 
 MOST_ATTEMPTS = 3
 """Failures after which a cell is given up."""
-MOST_INTERRUPTIONS = 10
-"""Times the process that ran it may be gone, which is rarely the cell's fault but may be."""
-GROUP = 64
-"""Cells leased at once."""
 STATUSES = ("todo", "leased", "done", "failed")
 
 
@@ -49,18 +47,6 @@ class RunInfo:
     """Seconds since 1970."""
     keys: tuple[str, ...]
     """Of its cells, in the plan's order."""
-
-
-@dataclass(frozen=True)
-class Leased:
-    """A cell somebody holds."""
-
-    key: str
-    kind: str
-    version: int
-    spec: Mapping[str, Any]
-    group: str
-    attempts: int
 
 
 class Ledger:
@@ -180,85 +166,26 @@ class Ledger:
 
     # ---- leases
 
-    def lease(self, run: str, owner: str, slot: int, seconds: float, most: int = GROUP) -> list[Leased]:
-        """The next cells of one group, now held by `owner` for its `slot`; empty if none is free.
-
-        Those that never failed come first, so that a bad cell holds up nobody.
-        """
-        now = time.time()
+    def lease(self, run: str, owner: str, slot: int, seconds: float) -> list[Leased]:
+        """The next cells of one group, now held by `owner` for its `slot`; empty if none is free."""
         with self.write() as connection:
-            self._take_over(connection, now)
-            first = connection.execute(
-                "SELECT grp, attempts + interrupted FROM cells AS c WHERE status = 'todo'"
-                " AND EXISTS (SELECT 1 FROM members WHERE run = ? AND key = c.key)"
-                " ORDER BY attempts + interrupted, number LIMIT 1",
-                (run,),
-            ).fetchone()
-            if first is None:
-                return []
-            rows = connection.execute(
-                "SELECT key, kind, version, spec, grp, attempts FROM cells AS c"
-                " WHERE grp = ? AND status = 'todo' AND attempts + interrupted = ?"
-                " AND EXISTS (SELECT 1 FROM members WHERE run = ? AND key = c.key) ORDER BY number LIMIT ?",
-                (*first, run, most),
-            ).fetchall()
-            connection.executemany(
-                "UPDATE cells SET status = 'leased', owner = ?, slot = ?, turn = ?, until = ? WHERE key = ?",
-                [(owner, slot, turn, now + seconds, row[0]) for turn, row in enumerate(rows)],
-            )
-        return [Leased(key, kind, version, json.loads(spec), group, n) for key, kind, version, spec, group, n in rows]
+            return leases.take(connection, run, owner, slot, seconds)
 
     def beat(self, run: str, owner: str, executor: str, seconds: float) -> None:
         """Say that the owner is alive, and renew all it holds."""
-        now = time.time()
         with self.write() as connection:
-            connection.execute(
-                "INSERT INTO owners VALUES (?, ?, ?, ?, ?) ON CONFLICT (owner) DO UPDATE SET beat = excluded.beat",
-                (owner, run, executor, now, now),
-            )
-            connection.execute(
-                "UPDATE cells SET until = ? WHERE owner = ? AND status = 'leased'", (now + seconds, owner)
-            )
+            leases.renew(connection, run, owner, executor, seconds)
 
     def release(self, owner: str) -> None:
         """Give back everything an owner holds, and forget the owner: it ends in good order."""
         with self.write() as connection:
-            connection.execute(
-                "UPDATE cells SET status = 'todo', owner = NULL WHERE owner = ? AND status = 'leased'", (owner,)
-            )
-            connection.execute("DELETE FROM owners WHERE owner = ?", (owner,))
+            leases.give_back(connection, owner)
 
     def working(self, run: str) -> list[tuple[str, str, float]]:
         """(owner, executor, seconds since its last sign of life) of every live process at a run."""
         now = time.time()
         rows = self.read("SELECT owner, executor, beat FROM owners WHERE run = ?", run)
         return [(owner, executor, now - beat) for owner, executor, beat in rows if not is_dead(owner)]
-
-    def _take_over(self, connection: sqlite3.Connection, now: float) -> None:
-        """Free leases that ran out and those of dead owners; only the cell each slot was at has been interrupted."""
-        held = connection.execute(
-            "SELECT owner, min(until) FROM cells WHERE owner IS NOT NULL GROUP BY owner"
-        ).fetchall()
-        for owner, until in held:
-            if not (is_dead(owner) or until < now):
-                continue
-            at = "owner = ? AND status = 'leased'"
-            connection.execute(
-                f"UPDATE cells SET interrupted = interrupted + 1 WHERE {at} AND turn ="
-                f" (SELECT min(turn) FROM cells AS other WHERE {at} AND other.slot = cells.slot)",
-                (owner, owner),
-            )
-            connection.execute(
-                "UPDATE cells SET status = CASE WHEN interrupted >= ? THEN 'failed' ELSE 'todo' END, owner = NULL,"
-                f" reason = CASE WHEN interrupted >= ? THEN ? ELSE reason END WHERE {at}",
-                (
-                    MOST_INTERRUPTIONS,
-                    MOST_INTERRUPTIONS,
-                    f"the process that ran it was gone {MOST_INTERRUPTIONS} times",
-                    owner,
-                ),
-            )
-            connection.execute("DELETE FROM owners WHERE owner = ?", (owner,))
 
     # ---- results
 
@@ -326,4 +253,4 @@ def result_digest(key: str, payload: bytes, notes: str) -> str:
 
 def run_digest(name: str, head: Iterable[str], keys: Iterable[str]) -> str:
     """sha256 of a run's row and its list of cells."""
-    return hashlib.sha256("\n".join([name, *head, *keys]).encode()).hexdigest()
+    return hashlib.sha256("\n".join(map(str, [name, *head, *keys])).encode()).hexdigest()

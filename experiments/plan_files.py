@@ -5,7 +5,7 @@
 
     [[grid]]
     kind = "trace"
-    facts = { atlas = 50, seed = 0 }       # or { file = "facts.csv" }
+    facts = { atlas = 50, seed = 0 }       # or { file = "counterfact.json", first = 50 }, as docs/datasets.md says
     site = ["mlp_out", "attn_out"]         # a list is an axis of the grid
     window = [1, 3]
     positions = [["last_subject"]]         # a setting that is itself a list: a list of one
@@ -22,9 +22,10 @@ Every other kind takes its settings as they stand, facts left out.
 
 from __future__ import annotations
 
+import itertools
 import random
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,10 +34,10 @@ from experiments.edit_cells import request_of
 from experiments.kinds import get_kind
 from experiments.plan import Cell, Plan, grid
 from experiments.trace_cells import level_of
-from facts import Fact
+from facts import Case, Fact
 from facts.atlas import AtlasFact, load_atlas
+from facts.importers import read_cases
 from facts.probes import edit_request
-from tracing.fact_files import read_facts
 
 if TYPE_CHECKING:
     from models import LanguageModel
@@ -118,21 +119,31 @@ def _cells(table: Mapping[str, Any], model: LanguageModel | None) -> list[Cell]:
 
 
 def _facts(source: Any) -> list[Fact]:
-    if isinstance(source, dict) and set(source) == {"file"}:
-        return read_facts(source["file"])
+    if _is_file(source):
+        return [fact for case in _cases(source) for fact in case.facts]
     return [load_atlas().as_fact(row) for row in _sampled(source)]
 
 
-def _requests(source: Any) -> Sequence[dict[str, Any]]:
-    atlas, seed = load_atlas(), source.get("seed", 0) if isinstance(source, dict) else 0
-    return [
-        request_of(edit_request(atlas, atlas.as_fact(row), atlas.counterfactual(row, seed))) for row in _sampled(source)
-    ]
+def _requests(source: Any) -> list[dict[str, Any]]:
+    if _is_file(source):
+        return [request_of(request) for case in _cases(source) for request in case.requests]
+    rows = _sampled(source)
+    atlas, seed = load_atlas(), int(source.get("seed", 0))
+    return [request_of(edit_request(atlas, atlas.as_fact(row), atlas.counterfactual(row, seed))) for row in rows]
+
+
+def _is_file(source: Any) -> bool:
+    return isinstance(source, dict) and "file" in source and set(source) <= {"file", "first"}
+
+
+def _cases(source: Mapping[str, Any]) -> list[Case]:
+    """The rows of a dataset in any of the formats that `facts.importers` reads; a row that cannot be read raises."""
+    return list(itertools.islice(read_cases(source["file"]), source.get("first")))
 
 
 def _sampled(source: Any) -> list[AtlasFact]:
     if not (isinstance(source, dict) and "atlas" in source and set(source) <= {"atlas", "seed"}):
         raise ValueError(
-            f'facts is {source!r}; expected {{ atlas = 50, seed = 0 }}, or {{ file = "facts.csv" }} for traces'
+            f'facts is {source!r}; expected {{ atlas = 50, seed = 0 }} or {{ file = "counterfact.json", first = 50 }}'
         )
     return sample_facts(int(source["atlas"]), int(source.get("seed", 0)))

@@ -10,6 +10,7 @@ import json
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -140,8 +141,8 @@ def serve(connection: Connection, slot: int, setup: dict[str, object], share: fl
     """A worker's life: load, say so, then a cell at a time until the other end is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal reaches the whole group; the parent decides
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    one_thread()
     try:
-        one_thread()
         worker = Worker(Setup(**setup), share=share)  # type: ignore[arg-type]  # what asdict made of one
     except (ValueError, OSError, ImportError) as error:
         connection.send_bytes(b"!" + str(error).encode())
@@ -156,10 +157,10 @@ def serve(connection: Connection, slot: int, setup: dict[str, object], share: fl
 
 
 def one_thread() -> None:
-    """Workers share the cores: more threads than one each would only wait for one another."""
-    import torch
-
-    torch.set_num_threads(1)
+    """One thread for torch: workers share the cores, and more threads may sum in another order."""
+    os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+    if "torch" in sys.modules:  # else it reads the environment when a cell first imports it
+        sys.modules["torch"].set_num_threads(1)
 
 
 def _end_with(parent: int) -> None:

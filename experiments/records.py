@@ -115,7 +115,7 @@ def _entry(
         return None, MISSING
     _, kind, version, text, status, attempts, reason = cell
     try:
-        spec = json.loads(text)
+        spec = json.loads(str(text))
         matches = cell_key(kind, version, spec, info.identity) == key
     except ValueError:
         matches = False
@@ -126,6 +126,7 @@ def _entry(
     if found is None:
         return Entry(position, key, kind, version, spec, status, attempts, reason, None, {}, 0.0), ""
     _, payload, notes, digest, finished = found
-    if result_digest(key, payload, notes) != digest:
+    typed = isinstance(payload, bytes) and isinstance(notes, str)  # a flipped bit may have made a number of it
+    if not typed or result_digest(key, payload, notes) != digest:
         return None, RESULT
     return Entry(position, key, kind, version, spec, status, attempts, reason, payload, json.loads(notes), finished), ""

@@ -12,7 +12,8 @@ from typing import Any
 
 from experiments.executors import Broken, Died, Executor, Failed, Finished, Ready, Setup, Task
 from experiments.kinds import get_kind
-from experiments.ledger import Leased, Ledger
+from experiments.leases import Leased
+from experiments.ledger import Ledger
 from experiments.owners import this_process
 from experiments.schema import LedgerError
 

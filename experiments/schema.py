@@ -174,6 +174,8 @@ def translated(path: Path) -> Iterator[None]:
     """SQLite's errors as ours, in a sentence."""
     try:
         yield
+    except UnicodeDecodeError as error:  # sqlite3 quotes a name it read from the file, and cannot
+        raise _damaged(path, error) from error
     except sqlite3.Error as error:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
         if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
@@ -181,11 +183,9 @@ def translated(path: Path) -> Iterator[None]:
                 f"nothing more can be written to {str(path)!r} ({error}); everything finished is kept, "
                 "so free some space and resume"
             ) from error
-        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-            raise LedgerDamagedError(
-                f"the ledger {str(path)!r} is damaged or is no ledger ({error}); restore it from a backup, "
-                "or move it away and run again"
-            ) from error
+        # our own queries are right, so that a query makes no sense means that the tables are not what they were
+        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR):
+            raise _damaged(path, error) from error
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             raise LedgerError(
                 f"the ledger {str(path)!r} was locked by another program for {BUSY_MS // 1000} s; close that program"
@@ -195,6 +195,13 @@ def translated(path: Path) -> Iterator[None]:
                 f"the ledger {str(path)!r} cannot be opened for writing ({error}); check the rights"
             ) from error
         raise
+
+
+def _damaged(path: Path, error: Exception) -> LedgerDamagedError:
+    return LedgerDamagedError(
+        f"the ledger {str(path)!r} is damaged or is no ledger ({error}); restore it from a backup, "
+        "or move it away and run again"
+    )
 
 
 def file_system(folder: Path) -> str:

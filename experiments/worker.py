@@ -14,6 +14,7 @@ from experiments.identity import differences, identity_of
 from experiments.kinds import Context, get_kind
 from experiments.memory import MemoryRefusedError, check_fits
 from experiments.payload import encode
+from experiments.plan import canonical
 
 if TYPE_CHECKING:
     from models import LanguageModel
@@ -60,6 +61,7 @@ class Worker:
                 check_fits(self.model, kind, task.spec, self.context.share)
             result = kind.run(self.model, task.spec, self.context)
             payload = encode(result)
+            canonical(self.context.notes)  # what JSON cannot hold is the kind's mistake, and no reason to stop the run
         except MemoryRefusedError as error:
             return Failed(slot, task.key, str(error), final=True)
         except Exception as error:
