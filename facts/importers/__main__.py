@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs the command; 0 if a case was read."""
     options = _options(arguments)
     try:
-        rejected = Path(options.rejected or Path(options.file).with_suffix(".rejected.jsonl"))
+        rejected = Path(options.rejected or f"{os.path.splitext(options.file)[0]}.rejected.jsonl")
         summary = import_file(options.file, options.out, rejected, options.format)
         shown = preview(options.file, options.preview, options.format) if options.preview else None
     except ValueError as error:

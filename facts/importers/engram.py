@@ -26,7 +26,7 @@ def record_of(case: Case) -> dict[str, Any]:
             id=case.id,
             source=case.source,
             requests=[_request_record(request) for request in case.requests],
-            known=[asdict(fact) for fact in case.known],
+            known=[_said(**asdict(fact)) for fact in case.known],
             probes=[_probe_record(probe) for probe in case.probes],
             names=[{"answer": answer, "names": list(names)} for answer, names in case.names],
             notes=list(case.notes),
@@ -41,7 +41,7 @@ def _said(**members: Any) -> dict[str, Any]:
 
 def _request_record(request: EditRequest) -> dict[str, Any]:
     return {
-        **asdict(request.fact),
+        **_said(**asdict(request.fact)),
         "target_new": request.target_new,
         **_said(
             probes=[_probe_record(probe) for probe in request.probes],

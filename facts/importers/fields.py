@@ -43,17 +43,21 @@ class Fields:
 
     def text(self, name: str) -> str:
         """A text that must be there."""
+        text = self.see(name)
+        del self._values[name]
+        return text
+
+    def see(self, name: str) -> str:
+        """A text that must be there, left where it is."""
         if name not in self:
             raise self.error(name, "is missing" if name not in self._values else "is empty; expected a text")
-        return self.optional(name)
+        return _text(self._values[name], self.path(name))
 
     def optional(self, name: str) -> str:
         """A text, or the empty one."""
         if name not in self:
             return ""
-        text = _text(self._values[name], self.path(name))
-        del self._values[name]
-        return text
+        return self.text(name)
 
     def label(self, name: str) -> str:
         """A text or whole number that names the row; empty if there is none."""

@@ -10,9 +10,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
-from facts.importers.build import AXES, probe_of, request_of
+from facts.importers.build import AXES, names_of, probe_of, request_of
 from facts.importers.fields import Fields
 from facts.types import Case, Fact, Probe
 
@@ -49,10 +49,10 @@ def recognises(row: Mapping[str, Any]) -> bool:
 def read(row: Fields) -> Case:
     """One row as a case."""
     edit = row.part("edit")
-    sentence = edit.text("prompt").strip().removesuffix(".")
+    sentence = edit.see("prompt").strip().removesuffix(".")
     previous = edit.part("previous_fact") if "previous_fact" in edit else None
     previous = edit.part("original_fact") if "original_fact" in edit else previous
-    old = previous.text("prompt").strip().removesuffix(".") if previous else ""
+    old = previous.see("prompt").strip().removesuffix(".") if previous else ""
     prompt, new = _cut(sentence, old, tuple(_answers_of(row, str(edit.peek("relation")))))
     if not new:
         raise edit.error("prompt", f"is {sentence!r}, whose new answer cannot be told from its question")
@@ -65,13 +65,12 @@ def read(row: Fields) -> Case:
     else:
         fact = Fact.from_words(prompt, true, relation)
         notes = ("the sentence has none of the benchmark's forms; the whole prompt stands for the subject",)
-    probes: list[Probe] = []
-    names: list[tuple[str, tuple[str, ...]]] = []
+    tests = _Tests()
     for axis in AXIS_NAMES:
         for index, test in enumerate(row.parts(axis)):
-            probes += _test(test, axis, f"{axis}[{index}]", names)
-    request = request_of(edit, "prompt", fact, new, probes)
-    return Case("", (request,), names=tuple(dict.fromkeys(names)), notes=notes)
+            tests.add(test, axis, f"{axis}[{index}]")
+    request = request_of(edit, "prompt", fact, new, tests.probes)
+    return Case("", (request,), names=tuple(dict.fromkeys(tests.names)), notes=(*notes, *tests.notes))
 
 
 def _template(prompt: str, subject: str) -> str:
@@ -82,8 +81,9 @@ def _template(prompt: str, subject: str) -> str:
 def _cut(sentence: str, old: str, answers: tuple[str, ...]) -> tuple[str, str]:
     """(prompt, new answer) of the sentence that states an edit; an empty answer where they cannot be told apart."""
     for answer in sorted(answers, key=len, reverse=True):
-        if sentence.endswith(f" {answer}"):
-            return sentence.removesuffix(answer).rstrip(), answer
+        prompt = sentence.removesuffix(f" {answer}")
+        if prompt != sentence and _VERB.search(f"{prompt} ", len(prompt) - len("is followed by")):
+            return prompt, answer
     shared = next((i for i, (a, b) in enumerate(zip(sentence, old, strict=False)) if a != b), len(sentence))
     end = max((verb.end() for verb in _VERB.finditer(sentence) if verb.end() <= shared), default=0)
     return sentence[:end], sentence[end:].strip() if end else ""
@@ -97,26 +97,41 @@ def _answers_of(row: Fields, relation: str) -> Iterator[str]:
                 yield from (value for answer in query.parts("answers") for value in answer.answers("value"))
 
 
-def _test(test: Fields, axis: str, where: str, names: list[tuple[str, tuple[str, ...]]]) -> Iterator[Probe]:
-    bridge = []
-    for query in test.parts("condition_queries"):
-        known = _query_answers(query)
-        if known and "prompt" in query:
-            bridge.append((query.text("prompt"), known[0]))
-            if known[1:]:
-                names.append((known[0], known[1:]))
-    queries = [query for query in test.parts("test_queries") if "prompt" in query]
-    rule = test.optional("test_condition")
-    if rule not in ("", "OR", "AND"):
-        raise test.error("test_condition", f"is {rule!r}; expected OR or AND")
-    group = where if len(queries) > 1 else ""
-    for query in queries:
-        probe = probe_of(AXES[axis], query.text("prompt"), _query_answers(query), axis)
-        yield replace(probe, bridge=tuple(bridge), group=group, group_rule="all" if group and rule == "AND" else "any")
+class _Tests:
+    """The probes of one edit, the other names of their bridge facts, and what could not be asked."""
+
+    def __init__(self) -> None:
+        self.probes: list[Probe] = []
+        self.names: list[tuple[str, tuple[str, ...]]] = []
+        self.notes: list[str] = []
+
+    def add(self, test: Fields, axis: str, where: str) -> None:
+        """One test: queries of which one or all must be right, if the unedited model knows the conditions."""
+        bridge = []
+        for query in test.parts("condition_queries"):
+            known = _query_answers(query)
+            if known and "prompt" in query:
+                bridge.append((query.text("prompt"), known[0]))
+                self.names += names_of(known)
+        rule = test.peek("test_condition") or "OR"
+        if rule not in ("OR", "AND"):
+            raise test.error("test_condition", f"is {rule!r}; expected OR or AND")
+        queries = test.parts("test_queries")
+        group = where if len(queries) > 1 else ""
+        group_rule: Literal["any", "all"] = "all" if group and rule == "AND" else "any"
+        for query in queries:
+            answers = _query_answers(query)
+            if not answers or "prompt" not in query:
+                self.notes.append(f"{query.path('prompt')} has no words or no answer; it is kept but not asked")
+                continue
+            probe = probe_of(AXES[axis], query.text("prompt"), answers, axis)
+            self.probes.append(replace(probe, bridge=tuple(bridge), group=group, group_rule=group_rule))
 
 
 def _query_answers(query: Fields) -> tuple[str, ...]:
     """Every name of every right answer; where there are several answers, their grouping stays in the row."""
-    answers = query.copied("answers") if len(query.peek("answers") or ()) > 1 else query.parts("answers")
+    answers = query.copied("answers")
+    if len(answers) < 2:
+        answers = query.parts("answers")
     found = [name for answer in answers for name in (*answer.answers("value"), *answer.answers("aliases"))]
     return tuple(dict.fromkeys(found))

@@ -67,13 +67,14 @@ class Cutter:
             if mark and mark != '"':
                 yield from self._step(mark)
                 continue
-            if self._at - self._start > MAX_ROW:
+            if len(self._text) - self._start > MAX_ROW:
                 yield from self._shorten()
             if not self._more():  # else a string, or the row, goes on in what comes next
                 break
-        self._at = len(self._text)
-        yield from self._take(self._at)
-        if not self._list_closed and not self._depth:
+        # In a row with a bracket missing, the list's own may have been taken for it.
+        closed = self._list_closed or self._text.rstrip().endswith("]")
+        yield from self._take(len(self._text))
+        if not closed and not self._depth:
             yield Piece("", self._line, "is missing: the file ends before its list is closed")
 
     def _step(self, mark: str) -> Iterator[Piece]:
@@ -119,6 +120,13 @@ class Cutter:
             return
         if self._head is None:
             self._head = Piece(self._text[self._start : self._start + SHOWN].strip(), self._line)
+        if len(self._text) - self._at > MAX_ROW:  # one endless string: all but what tells where it ends
+            backslashes = len(self._text) - len(self._text.rstrip("\\"))
+            kept = len(self._text) - backslashes
+            self._let_go += kept - self._start - 1
+            self._text = f'"{self._text[kept:]}'
+            self._start = self._at = 0
+            return
         self._let_go += self._at - self._start
         self._skip_to(self._at)
 
