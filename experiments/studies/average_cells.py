@@ -1,0 +1,166 @@
+"""The kind `average`: some facts, each traced in several ways that share its clean and corrupted runs.  Settings:
+
+    facts            a list of {"subject", "template", "target_true", "relation"}
+    configs          a list with the fields of `tracing.TraceConfig` that are not left at their defaults, one a map
+    level            the spread of the embeddings, from `experiments.trace_cells.level_of`
+    positions        null for all, or a list such as ["last_subject", "last_token"]
+    counterfactuals  null, or for each fact the subject that is put in its own one's place, in place of noise
+
+A result holds the effects of its facts; `merged` makes one `tracing.AverageEffects` of many, so that means, intervals
+and tests are those of the tracing package.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from experiments import trace_cells
+from experiments.kinds import Context, kind
+from experiments.memory import batch_that_fits
+from experiments.plan import Spec, canonical
+from facts import Fact
+from tracing.config import TraceConfig
+
+if TYPE_CHECKING:
+    from models import LanguageModel
+    from tracing import AverageEffects
+
+NEEDED = ("facts", "configs", "level")
+OPTIONAL: dict[str, Any] = {"positions": None, "counterfactuals": None}
+_EFFECTS = "effects/"
+_ROWS = 4096
+"""Rows of a pass at most; `tracing.memory` says why more are of no use on a CPU."""
+
+
+def complete(spec: Spec) -> Spec:
+    """The settings, with `TraceConfig`'s defaults for what the configs leave out.
+
+    Raises:
+        ValueError: naming the setting that is unknown or wrong.
+    """
+    unknown = sorted(set(spec) - {*NEEDED, *OPTIONAL})
+    missing = [name for name in NEEDED if not spec.get(name)]
+    if unknown or missing:
+        problem = f"it has no setting {unknown[0]!r}" if unknown else f"it needs {' and '.join(missing)}"
+        raise ValueError(f"an average takes {', '.join((*NEEDED, *OPTIONAL))}; {problem}")
+    others = spec.get("counterfactuals")
+    if others is not None and len(others) != len(spec["facts"]):
+        raise ValueError(f"{len(spec['facts'])} facts have {len(others)} counterfactuals; give one for each")
+    return OPTIONAL | dict(spec) | {"configs": [asdict(config) for config in configs_of(spec)]}
+
+
+def configs_of(spec: Spec) -> tuple[TraceConfig, ...]:
+    """The ways of tracing a cell asks for.
+
+    Raises:
+        ValueError: if a field is unknown or out of range.
+    """
+    known = {knob.name for knob in fields(TraceConfig)}
+    for values in spec["configs"]:
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise ValueError(f"a trace has no setting {unknown[0]!r}; choose from {', '.join(sorted(known))}")
+    return tuple(TraceConfig(**values) for values in spec["configs"])
+
+
+def least_bytes(model: LanguageModel, spec: Spec) -> int:
+    """What a pass of one row takes for the longest of the prompts."""
+    return max(trace_cells.least_bytes(model, {"fact": fact}) for fact in spec["facts"])
+
+
+def _by_settings(spec: Spec) -> str:
+    return hashlib.sha256(canonical(spec).encode()).hexdigest()
+
+
+@kind("average", version=1, complete=complete, group=_by_settings, estimate_bytes=least_bytes)
+def average(model: LanguageModel, spec: Spec, context: Context) -> dict[str, Any]:
+    """Trace the facts."""
+    from tracing import NoiseLevel, average_effects
+    from tracing.question import ask
+
+    facts = [Fact(**values) for values in spec["facts"]]
+    configs = configs_of(spec)
+    rows = batch_that_fits(least_bytes(model, spec), model.device, context.share, context.attempt, _ROWS)
+    if context.attempt or rows < _ROWS:
+        configs = tuple(replace(config, batch_size=config.batch_size or rows) for config in configs)
+    given, others = spec["level"], spec["counterfactuals"]
+    stand_in = None if others is None else dict(zip(facts, others, strict=True)).get
+    found = average_effects(
+        model,
+        facts,
+        configs,
+        level=NoiseLevel(given["sigma"], given["source"], tuple(given.get("tokens", ()))),
+        positions=spec["positions"],
+        counterfactual=stand_in,
+        cancelled=context.cancelled,
+    )
+    tokens = sum(ask(model, fact).n_prompt for fact in facts)
+    return {
+        "model_name": found.model_name,
+        "revision": found.revision,
+        "noise_std": found.noise_std,
+        "noise_source": found.noise_source,
+        "prompts": list(found.prompts),
+        "unknown": list(found.unknown),
+        "unaligned": list(found.unaligned),
+        "states": tokens * model.n_layers * len(configs),
+        "clean": found.clean,
+        "corrupted": found.corrupted,
+        **{f"{_EFFECTS}{name}": effects for name, effects in found.effects.items()},
+    }
+
+
+def merged(
+    results: Sequence[Mapping[str, Any]],
+    configs: Sequence[TraceConfig],
+    *,
+    unknown: Sequence[str] = (),
+    unaligned: Sequence[str] = (),
+) -> AverageEffects:
+    """The results of many cells of one way of tracing, as one average.
+
+    Args:
+        unknown: prompts that were left out before there were cells, since the model does not know the answer.
+        unaligned: those for which no counterfactual subject aligns.
+
+    Raises:
+        ValueError: if there is no result.
+    """
+    from tracing import AverageEffects
+
+    if not results:
+        raise ValueError("no cell is finished, so there is nothing to average; resume the run")
+    first = results[0]
+    names = [name for name in first if name.startswith(_EFFECTS)]
+
+    def prompts(name: str) -> tuple[str, ...]:
+        return tuple(prompt for result in results for prompt in result[name])
+
+    return AverageEffects(
+        configs=tuple(configs),
+        model_name=first["model_name"],
+        revision=first["revision"],
+        noise_std=first["noise_std"],
+        noise_source=first["noise_source"],
+        prompts=prompts("prompts"),
+        unknown=(*unknown, *prompts("unknown")),
+        unaligned=(*unaligned, *prompts("unaligned")),
+        clean=np.concatenate([result["clean"] for result in results]),
+        corrupted=np.concatenate([result["corrupted"] for result in results]),
+        effects={
+            name.removeprefix(_EFFECTS): np.concatenate([result[name] for result in results])
+            for name in sorted(names, key=lambda name: _place(name, configs))
+        },
+    )
+
+
+def _place(name: str, configs: Sequence[TraceConfig]) -> int:
+    """Where a map stands among the configs."""
+    from tracing.average import map_name
+
+    return [map_name(config) for config in configs].index(name.removeprefix(_EFFECTS))

@@ -1,0 +1,134 @@
+"""Facts and requests that studies are made of: drawn in an order of their own, and only those that the model knows."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from experiments.plan_files import sample_facts
+from facts import EditRequest, Fact
+from facts.atlas import load_atlas
+from facts.importers import Rejected, read_cases
+from facts.probes import edit_request
+
+if TYPE_CHECKING:
+    from argparse import ArgumentParser
+
+    from models import LanguageModel
+
+T = TypeVar("T")
+ATLAS = "atlas"
+
+
+@dataclass(frozen=True)
+class Drawn(Generic[T]):
+    """Facts or requests that count, and what was passed over on the way."""
+
+    items: tuple[T, ...]
+    unknown: tuple[str, ...] = ()
+    """Prompts whose true answer is not the model's own."""
+    rejected: int = 0
+    """Rows of the file that could not be read."""
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What is kept with the run of what was passed over."""
+        return {"unknown": list(self.unknown), "rejected_rows": self.rejected}
+
+
+def add_source(parser: ArgumentParser, facts: int, what: str = "facts that the model knows") -> None:
+    """The options that `draw_facts` and `draw_requests` take."""
+    parser.add_argument("--facts", type=int, default=facts, help=what)
+    parser.add_argument("--seed", type=int, default=0, help="of the choice of facts, and of what else is drawn")
+    parser.add_argument("--source", default=ATLAS, help="'atlas', or a dataset's file, as facts.importers reads it")
+
+
+def draw_facts(model: LanguageModel, source: str, count: int, seed: int) -> Drawn[Fact]:
+    """The first `count` facts, in a shuffled order, whose true answer is the model's own.
+
+    Args:
+        source: "atlas", or a dataset's file.
+
+    Raises:
+        ValueError: if the model knows fewer, the count is not positive, or the file cannot be read.
+        FileNotFoundError: if there is no such file.
+    """
+    if source == ATLAS:
+        return first_known(_atlas_facts(seed), count, lambda fact: _knows(model, fact))
+    found, rejected = _from_file(source, seed)
+    facts = [fact for case in found for fact in case.facts if fact.names_subject]
+    return first_known(facts, count, lambda fact: _knows(model, fact), rejected)
+
+
+def draw_requests(model: LanguageModel, source: str, count: int, seed: int) -> Drawn[EditRequest]:
+    """The first `count` requests, in a shuffled order, to rewrite a fact that the model knows.
+
+    Facts of the atlas get another answer of their relation, and the probes that the atlas derives; of a dataset, cases
+    with one request count.
+
+    Raises:
+        ValueError, FileNotFoundError: as `draw_facts`.
+    """
+    if source == ATLAS:
+        atlas = load_atlas()
+        drawn = draw_facts(model, ATLAS, count, seed)
+        requests = []
+        for fact in drawn.items:
+            row = atlas.find(fact.subject, fact.relation)
+            assert row is not None, "the fact is of the atlas"
+            requests.append(edit_request(atlas, fact, atlas.counterfactual(row, seed)))
+        return Drawn(tuple(requests), drawn.unknown)
+    found, rejected = _from_file(source, seed)
+    single = [case.requests[0] for case in found if len(case.requests) == 1]
+    return first_known(single, count, lambda request: _knows(model, request.fact), rejected)
+
+
+def first_known(items: Iterable[T], count: int, known: Callable[[T], bool], rejected: int = 0) -> Drawn[T]:
+    """The first `count` that are known.
+
+    Raises:
+        ValueError: if there are fewer, or the count is not positive.
+    """
+    if count < 1:
+        raise ValueError(f"{count} facts were asked for; expected at least 1")
+    found: list[T] = []
+    unknown: list[str] = []
+    for item in items:
+        if len(found) == count:
+            break
+        if known(item):
+            found.append(item)
+        else:
+            unknown.append(_prompt(item))
+    if len(found) < count:
+        raise ValueError(
+            f"{count} facts were asked for and the model knows {len(found)} of {len(found) + len(unknown)}; "
+            "ask for fewer, or give a file with more"
+        )
+    return Drawn(tuple(found), tuple(unknown), rejected)
+
+
+def _prompt(item: Any) -> str:
+    return str(item.fact.prompt if isinstance(item, EditRequest) else item.prompt)
+
+
+def _knows(model: LanguageModel, fact: Fact) -> bool:
+    from tracing.averaging import knows
+    from tracing.question import ask
+
+    return bool(fact.target_true.strip()) and knows(model, ask(model, fact))
+
+
+def _atlas_facts(seed: int) -> list[Fact]:
+    atlas = load_atlas()
+    usable = sum(not row.contains_answer for row in atlas.facts)
+    return [atlas.as_fact(row) for row in sample_facts(usable, seed)]
+
+
+def _from_file(path: str, seed: int) -> tuple[list[Any], int]:
+    rejected: list[Rejected] = []
+    cases = list(read_cases(path, on_rejected=rejected.append))
+    random.Random(f"cases|{seed}").shuffle(cases)
+    return cases, len(rejected)
