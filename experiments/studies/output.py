@@ -15,7 +15,8 @@ from experiments.summary import write_table
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.figure import Figure
+
+    from experiments.studies.plots import Figure
 
 FORMATS: tuple[Literal["png", "pdf"], ...] = ("png", "pdf")
 

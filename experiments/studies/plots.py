@@ -14,7 +14,7 @@ from tracing.types import CATEGORIES, Category
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure as Figure  # other modules name the type through this one
 
     from tracing import AverageEffects
 
