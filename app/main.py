@@ -19,6 +19,7 @@ st.logo(f"{ROOT}/app/icon.svg", size="medium")
 page = st.navigation(
     [
         st.Page("workbench.py", title="Workbench", icon=":material/biotech:", default=True),
+        st.Page("runs.py", title="Runs", icon=":material/table_view:"),
         st.Page("methods.py", title="Methods", icon=":material/functions:"),
     ],
     position="top",

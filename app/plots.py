@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import html
 import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import plotly.graph_objects as go
+from numpy.typing import NDArray
 
-from tracing.labels import token_labels
-from tracing.plots import trace_heatmap
+from tracing.labels import has_two_sides, layer_ticks, token_labels
+from tracing.plots import ROME_MAPS, trace_heatmap
 
 if TYPE_CHECKING:
     from app.every_layer import EveryLayer
@@ -24,6 +29,21 @@ LINES = {
     "locality": ("#cc79a7", "dashdot", "triangle-up"),
     "portability": ("#e69f00", "longdash", "x"),
 }
+
+
+@dataclass(frozen=True, eq=False)
+class EffectMap:
+    """A map of effects to draw."""
+
+    rows: Sequence[str]
+    """Labels: tokens, or kinds of tokens."""
+    effect: Sequence[Sequence[float]]
+    """[row][layer]; NaN where it was not measured."""
+    hover: Sequence[Sequence[str]]
+    """[row][layer], what a cell says."""
+    site: str
+    measure: str
+    """What the colours mean."""
 
 
 def every_layer_figure(found: EveryLayer, *, dark: bool = False) -> go.Figure:
@@ -89,3 +109,52 @@ def clickable_heatmap(result: TraceResult, *, zmax: float, dark: bool) -> go.Fig
 def _pixels(label: str) -> int:
     """About how wide a tick label is at 12 px: Chinese characters are as wide as they are high."""
     return round(sum(13 if unicodedata.east_asian_width(letter) in "WF" else 7.2 for letter in label))
+
+
+def effect_maps(maps: Sequence[EffectMap], *, dark: bool) -> list[go.Figure]:
+    """Several maps of effects [row, layer], all on one colour scale, each a figure of its own.
+
+    They share the paper's purple, green or red where all are of one kind of state, and a scale of two sides where one
+    of them has noticeable negative effects.
+    """
+    grids = [np.array(one.effect, dtype=np.float32) for one in maps]
+    top = max(max((float(np.nanmax(np.abs(z))) for z in grids if not np.isnan(z).all()), default=0.0), 1e-6)
+    two_sided = any(has_two_sides(z) for z in grids if not np.isnan(z).all())
+    sites = {one.site for one in maps}
+    scale = "PuOr" if two_sided else ROME_MAPS[next(iter(sites))] if len(sites) == 1 and not dark else "cividis"
+    return [
+        _effect_map(one, z, -top if two_sided else 0.0, top, scale, dark) for one, z in zip(maps, grids, strict=True)
+    ]
+
+
+def _effect_map(one: EffectMap, z: NDArray[np.float32], low: float, high: float, scale: str, dark: bool) -> go.Figure:
+    ink = "#dfe6ec" if dark else "#2b333b"
+    title = {"text": one.measure, "side": "top", "font": {"size": 12, "color": ink}}
+    bar = {"orientation": "h", "x": 0, "xanchor": "left", "y": 1, "yanchor": "bottom", "len": 0.8, "thickness": 9}
+    figure = go.Figure(
+        go.Heatmap(
+            z=z,
+            zmin=low,
+            zmax=high,
+            colorscale=scale,
+            xgap=1,
+            ygap=1,
+            customdata=[[html.escape(text) for text in row] for row in one.hover],
+            hovertemplate="%{customdata}<extra></extra>",
+            colorbar=bar | {"xpad": 0, "ypad": 5, "title": title, "tickfont": {"color": ink}},
+        )
+    )
+    ticks, rows = layer_ticks(z.shape[1], 24), list(range(len(z)))
+    shared = {"fixedrange": True, "showgrid": False, "zeroline": False, "tickfont_color": ink, "title_font_color": ink}
+    figure.update_xaxes(title="Layer", tickvals=ticks, ticktext=[str(tick) for tick in ticks], **shared)
+    names = [html.escape(label) for label in one.rows]
+    figure.update_yaxes(tickvals=rows, ticktext=names, range=[len(rows) - 0.5, -0.5], **shared)
+    left = 24 + max(map(_pixels, one.rows), default=0)
+    figure.update_layout(
+        height=TOP + BOTTOM + 28 * len(rows),
+        margin={"t": TOP, "r": RIGHT, "b": BOTTOM, "l": left, "pad": 0},
+        font_color=ink,
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+    )
+    return figure

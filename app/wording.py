@@ -47,3 +47,22 @@ def duration(seconds: float) -> str:
     if seconds < 10:
         return f"{seconds:.1f} s"
     return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
+
+
+def amount(value: float, unit: str, *, signed: bool = False) -> str:
+    """A score in its unit: shares as 93 %, differences of them with a true minus sign, sizes in MB."""
+    sign = "+" if signed else ""
+    match unit:
+        case "share":
+            text = f"{100 * value:{sign}.0f} {'pt' if signed else '%'}"
+        case "bytes":
+            text = f"{value / 2**20:{sign},.0f} MB"
+        case "s":
+            text = f"{'+' if signed and value > 0 else ''}{'-' if value < 0 else ''}{duration(abs(value))}"
+        case "entries" | "rank":
+            text = f"{value:{sign},.0f}"
+        case "probability":
+            text = f"{value:{sign}.3f}"
+        case _:
+            text = f"{value:{sign}.3g} {unit}"
+    return text.replace("-", "−")

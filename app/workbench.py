@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from app import cache, catalog, ledger, state, work
+from app import cache, catalog, ledger, session_runs, state, work
 from app.asks import EditAsk, FileAsk
 from app.jobs import Job, Work
 from app.views import edit, edits, evaluate, locate, show_fact
@@ -84,6 +84,7 @@ with st.container(border=True):
 with st.container(border=True):
     waiting += edits.draw(runner)
 
+session_runs.collect()
 if not painted:
     session.painted = True
     st.rerun()

@@ -1,0 +1,192 @@
+"""Runs as rows of a table, and two of them held against each other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from app.saved import METRICS, SITES, Saved, SavedEdit, SavedScore, SavedTrace
+from app.wording import amount, short, visible
+
+NONE = "—"
+Cells = dict[str, str]
+
+
+def overview(runs: Sequence[Saved]) -> list[Cells]:
+    """A row for each run: what it was, and its numbers."""
+    return [_trace_row(run) if isinstance(run, SavedTrace) else _edit_row(run) for run in runs]
+
+
+def matching(runs: Sequence[Saved], words: str, kind: str = "all") -> list[Saved]:
+    """The runs of a kind ("trace", "edit" or "all") whose row holds every one of the words."""
+    wanted = words.casefold().split()
+    rows = zip(runs, overview(runs), strict=True)
+    found = [run for run, row in rows if all(word in " ".join(row.values()).casefold() for word in wanted)]
+    kinds: dict[str, type] = {"trace": SavedTrace, "edit": SavedEdit}
+    return [run for run in found if kind not in kinds or isinstance(run, kinds[kind])]
+
+
+def _trace_row(run: SavedTrace) -> Cells:
+    position, layer = run.peak
+    effect = f"{short(run.effect[position][layer])} at layer {layer}"
+    about = {"run": "Trace", "prompt": run.prompt, "subject": run.subject, "change": run.answer.strip()}
+    about |= {"how": SITES[run.site], "layer": str(layer), "largest effect": effect}
+    return about | dict.fromkeys((name.capitalize() for name in METRICS), "") | {"protocol": "", "model": run.model}
+
+
+def _edit_row(run: SavedEdit) -> Cells:
+    about = {"run": "Edit", "prompt": run.prompt, "subject": run.subject, "change": f"{run.old or '?'} → {run.new}"}
+    about |= {"how": run.method, "layer": run.layer, "largest effect": ""}
+    numbers = {name.capitalize(): _after(run.headline(name)) for name in METRICS}
+    return about | numbers | {"protocol": run.protocol, "model": run.model}
+
+
+def _after(score: SavedScore | None) -> str:
+    return NONE if score is None or score.after is None else amount(score.after, score.unit)
+
+
+# ---- two runs
+
+
+def why_not(left: Saved, right: Saved) -> str:
+    """Why two runs have no numbers to hold against each other; empty where they have."""
+    if isinstance(left, SavedTrace) and isinstance(right, SavedTrace):
+        if left.measure != right.measure:
+            return (
+                f"One trace shows {_measure(left)} and the other {_measure(right)}, which have no common scale; "
+                "choose two of one measure."
+            )
+        return ""
+    if isinstance(left, SavedEdit) and isinstance(right, SavedEdit):
+        if left.protocol != right.protocol:
+            return (
+                f"These edits were measured under different protocols, {left.protocol} and {right.protocol}, whose "
+                "numbers mean different things; choose two of one protocol."
+            )
+        if left.way != right.way:
+            return "These edits were measured with different settings of the same protocol; choose two with the same."
+        return ""
+    return "A trace and an edit have no numbers in common; choose two of one kind."
+
+
+def _measure(run: SavedTrace) -> str:
+    return run.measure.replace("_", " ")
+
+
+def what_differs(left: Saved, right: Saved) -> list[tuple[str, str, str]]:
+    """(setting, left, right) of everything the two were asked differently."""
+    sides = (_asked(left), _asked(right))
+    names = list(dict.fromkeys([*sides[0], *sides[1]]))
+    values = [(name, sides[0].get(name, NONE), sides[1].get(name, NONE)) for name in names]
+    return [row for row in values if row[1] != row[2]]
+
+
+def _asked(run: Saved) -> Cells:
+    about = {"model": run.model, "weights": run.revision[:12], "prompt": run.prompt, "subject": run.subject}
+    if isinstance(run, SavedEdit):
+        about |= {"true answer": run.old or "?", "new answer": run.new, "method": run.method, "layer": run.layer}
+        return about | {"seed": str(run.seed)}
+    about |= {"answer": run.answer.strip(), "map": SITES[run.site], "samples": str(run.samples)}
+    return about | {name.replace("_", " "): value for name, value in run.settings.items()}
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One number of two edits."""
+
+    label: str
+    left: SavedScore | None
+    right: SavedScore | None
+
+    @property
+    def difference(self) -> float | None:
+        """Right less left; None where either was not measured."""
+        if self.left is None or self.right is None or self.left.after is None or self.right.after is None:
+            return None
+        return self.right.after - self.left.after
+
+
+def pairs(left: SavedEdit, right: SavedEdit) -> list[Pair]:
+    """The five headline numbers of both."""
+    return [Pair(name.capitalize(), left.headline(name), right.headline(name)) for name in METRICS]
+
+
+def pair_rows(left: SavedEdit, right: SavedEdit) -> list[Cells]:
+    """The five numbers as a table: value, interval and n of both, the unedited model's, and the difference."""
+    rows = []
+    for pair in pairs(left, right):
+        known = pair.left or pair.right
+        unit = known.unit if known is not None else "share"
+        rows.append(
+            {
+                "metric": pair.label,
+                "left": with_interval(pair.left),
+                "right": with_interval(pair.right),
+                "difference": NONE if pair.difference is None else amount(pair.difference, unit, signed=True),
+                "before, left": NONE if pair.left is None or pair.left.before is None else _before(pair.left),
+                "before, right": NONE if pair.right is None or pair.right.before is None else _before(pair.right),
+                "n": f"{pair.left.n if pair.left else 0} / {pair.right.n if pair.right else 0}",
+                "protocol": known.protocol if known is not None else NONE,
+            }
+        )
+    return rows
+
+
+def score_rows(run: SavedEdit) -> list[Cells]:
+    """Every number of one edit, the five headlines first."""
+    ordered = sorted(run.scores, key=lambda score: (not score.headline, METRICS.index(score.metric)))
+    return [
+        {
+            "metric": score.metric.capitalize(),
+            "score": score.label,
+            "before": NONE if score.before is None else _before(score),
+            "after": _after(score) if score.after is not None else f"not measured: {score.reason}",
+            "change": NONE if score.change is None else amount(score.change, score.unit, signed=True),
+            "95 % interval": NONE if score.ci is None else interval(score.ci, score.unit),
+            "n": str(score.n),
+            "protocol": score.protocol,
+        }
+        for score in ordered
+    ]
+
+
+def trace_rows(left: SavedTrace, right: SavedTrace) -> list[Cells]:
+    """The numbers of two traces and their differences."""
+    values = {
+        "clean": (left.clean, right.clean),
+        "corrupted": (left.corrupted, right.corrupted),
+        "total effect": (left.total, right.total),
+        "largest effect": tuple(run.effect[run.peak[0]][run.peak[1]] for run in (left, right)),
+    }
+    rows = [
+        {"number": name, "left": short(a), "right": short(b), "difference": _signed(b - a)}
+        for name, (a, b) in values.items()
+    ]
+    layers = [(visible(run.tokens[run.peak[0]]), run.peak[1]) for run in (left, right)]
+    words = [f"layer {layer}, {token}" for token, layer in layers]
+    moved = f"{layers[1][1] - layers[0][1]:+d} layers".replace("-", "−")
+    rows.append({"number": "its place", "left": words[0], "right": words[1], "difference": moved})
+    samples = (left.samples, right.samples)
+    return [*rows, {"number": "n (samples)", "left": str(samples[0]), "right": str(samples[1]), "difference": ""}]
+
+
+def with_interval(score: SavedScore | None) -> str:
+    """A value with its interval."""
+    if score is None or score.after is None:
+        return NONE
+    found = amount(score.after, score.unit)
+    return found if score.ci is None else f"{found} ({interval(score.ci, score.unit)})"
+
+
+def interval(ci: tuple[float, float], unit: str) -> str:
+    """Both ends, the unit once."""
+    low, high = (amount(end, unit) for end in ci)
+    return f"{low.removesuffix(' %')} to {high}"
+
+
+def _before(score: SavedScore) -> str:
+    return amount(score.before or 0.0, score.unit)
+
+
+def _signed(value: float) -> str:
+    return f"+{short(value)}" if value > 0 else short(value)

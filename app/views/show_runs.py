@@ -1,0 +1,234 @@
+"""The runs of this session: a table, one run in detail, two of them side by side, files in and out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import streamlit as st
+
+from app import session_runs, two_runs
+from app.jobs import job_key
+from app.saved import LARGEST, SITES, Saved, SavedEdit, SavedTrace
+from app.two_runs import Cells
+from app.views.locate import SUMMARY_STYLE
+from app.wording import markup, plain, short, visible
+
+KINDS = {"all": "All", "trace": "Traces", "edit": "Edits"}
+
+
+def draw() -> None:
+    """The whole part."""
+    runs = session_runs.all_runs()
+    words, kind = _controls(runs)
+    if not runs:
+        st.info(
+            "Nothing here yet. What you trace and edit on the Workbench is listed here, and saved runs can be opened.",
+            icon=":material/lightbulb:",
+        )
+        st.page_link("workbench.py", label="To the Workbench", icon=":material/biotech:")
+        return
+    shown = two_runs.matching(runs, words, kind)
+    chosen = _table(shown, words, kind)
+    st.caption(
+        f"{len(shown)} of {len(runs)} runs. Tick one to see all its numbers, two to compare them. "
+        "They are kept while this tab is open; save what you want to keep longer."
+    )
+    if not chosen:
+        return
+    _files(chosen)
+    if len(chosen) == 1:
+        _one(chosen[0])
+    elif len(chosen) == 2:
+        _two(*chosen)
+    else:
+        st.info("Two runs can be compared at a time; untick the others.", icon=":material/info:")
+
+
+def _controls(runs: Sequence[Saved]) -> tuple[str, str]:
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        words = st.text_input(
+            "Filter", key="runs_words", placeholder="words of a prompt, a method, a model", persist_state="session"
+        )
+        kind = st.segmented_control(
+            "Kind",
+            list(KINDS),
+            default="all",
+            required=True,
+            format_func=KINDS.__getitem__,
+            key="runs_kind",
+            label_visibility="collapsed",
+            persist_state="session",
+        )
+        with st.popover("Open", icon=":material/folder_open:"):
+            _open()
+        st.download_button(
+            "All (zip)",
+            lambda: session_runs.zipped(list(runs)),
+            "runs.zip",
+            "application/zip",
+            key="runs_zip",
+            icon=":material/download:",
+            on_click="ignore",
+            disabled=not runs,
+        )
+    return words or "", kind or "all"
+
+
+def _open() -> None:
+    files = st.file_uploader(
+        "Saved runs",
+        ["json"],
+        accept_multiple_files=True,
+        key="runs_files",
+        max_upload_size=LARGEST // 2**20,
+        help="JSON from Export or Report of the Workbench.",
+    )
+    st.button("Open them", key="runs_open", disabled=not files, on_click=_take_in)
+    for problem in st.session_state.get("runs_problems", ()):
+        st.error(plain(problem), icon=":material/error:")
+
+
+def _take_in() -> None:
+    """Callback: the files in the field become runs."""
+    told = (session_runs.open_file(file.name, file.getvalue()) for file in st.session_state.runs_files)
+    st.session_state.runs_problems = [problem for problem in told if problem]
+
+
+def _table(runs: Sequence[Saved], words: str, kind: str) -> list[Saved]:
+    import pandas as pd
+
+    # Rows are chosen by their number, so another list is another table.
+    name = job_key("runs", [words, kind, [run.key for run in runs]])
+    picked = st.dataframe(
+        pd.DataFrame(two_runs.overview(runs), dtype=object),
+        key=name,
+        hide_index=True,
+        on_select="rerun",
+        selection_mode="multi-row",
+        alt="Runs of this session",
+        height="auto",
+        column_config={
+            "prompt": st.column_config.TextColumn(width="large"),
+            "change": st.column_config.TextColumn(help="The answer that was traced, or what an edit rewrites."),
+            "how": st.column_config.TextColumn(help="The states restored, or the method."),
+            "largest effect": st.column_config.TextColumn(help="At the last subject token."),
+        },
+    )
+    return [runs[row] for row in picked.selection["rows"] if row < len(runs)]
+
+
+def _files(chosen: list[Saved]) -> None:
+    with st.container(horizontal=True):
+        for index, run in enumerate(chosen[:2]):
+            st.download_button(
+                "Save JSON" if len(chosen) == 1 else f"Save {'left' if index == 0 else 'right'}",
+                run.text.encode("utf-8", "surrogatepass"),
+                session_runs.file_name(run),
+                "application/json",
+                key=f"save_{run.key}",
+                icon=":material/save:",
+                on_click="ignore",
+            )
+        st.button(
+            "Take off the list",
+            key="runs_forget",
+            icon=":material/close:",
+            on_click=session_runs.forget,
+            args=([run.key for run in chosen],),
+        )
+
+
+def _one(run: Saved) -> None:
+    with st.container(border=True):
+        st.subheader(plain(run.title), anchor=False)
+        if isinstance(run, SavedTrace):
+            _numbers(run)
+            _maps([run])
+        else:
+            st.caption(plain(f"{run.model} ({run.revision[:12]}), protocol {run.protocol}, seed {run.seed}"))
+            _rows(two_runs.score_rows(run), f"scores_{run.key}", f"Every score of {run.title}")
+
+
+def _two(left: Saved, right: Saved) -> None:
+    with st.container(border=True, key="runs_compared"):
+        st.subheader("Side by side", anchor=False)
+        refusal = two_runs.why_not(left, right)
+        if refusal:
+            st.warning(plain(refusal), icon=":material/block:")
+            return
+        differing = two_runs.what_differs(left, right)
+        if isinstance(left, SavedTrace) and isinstance(right, SavedTrace):
+            _maps([left, right])
+            _rows(two_runs.trace_rows(left, right), "compared_traces", "Numbers of both traces and their differences")
+        elif isinstance(left, SavedEdit) and isinstance(right, SavedEdit):
+            for column, run in zip(st.columns(2), (left, right), strict=True):
+                column.markdown(f"**{plain(run.title)}**")
+            _rows(two_runs.pair_rows(left, right), "compared_edits", "Five numbers of both edits")
+            st.caption("Values with 95 % intervals; before is the unedited model; the difference is right − left.")
+        if differing:
+            st.markdown("**They were asked differently:**")
+            rows = [{"setting": name, "left": one, "right": other} for name, one, other in differing]
+            _rows(rows, "compared_settings", "Settings that differ")
+        else:
+            st.caption("Both were asked the same.")
+
+
+def _numbers(run: SavedTrace) -> None:
+    position, layer = run.peak
+    low, high = run.low[position][layer], run.high[position][layer]
+    interval = "" if low != low else f", 95 % CI {short(low)} to {short(high)}"
+    measure, largest = run.measure.replace("_", " "), run.effect[position][layer]
+    items = (
+        ("Clean", short(run.clean), f"{measure} of “{run.answer.strip()}”"),
+        ("Corrupted", short(run.corrupted), f"noise {run.settings.get('noise', '?')} σ"),
+        ("Total effect", short(run.total), f"n = {run.samples} samples"),
+        (
+            "Largest effect",
+            short(largest),
+            f"layer {layer}, {visible(run.tokens[position])}{interval}",
+        ),
+    )
+    cells = "".join(
+        f'<div><dt>{markup(name)}</dt><dd>{markup(value)}</dd><dd class="note">{markup(note)}</dd></div>'
+        for name, value, note in items
+    )
+    st.html(f'{SUMMARY_STYLE}<dl class="numbers">{cells}</dl>')
+
+
+def _maps(runs: Sequence[SavedTrace]) -> None:
+    """One map, or two next to each other on one colour scale."""
+    from app.plots import EffectMap, effect_maps
+
+    maps = []
+    for run in runs:
+        labels = [
+            visible(token) + ("*" if run.span[0] <= index < run.span[1] else "")
+            for index, token in enumerate(run.tokens)
+        ]
+        hover = [
+            [f"layer {layer}, token {label}: {short(value)}" for layer, value in enumerate(row)]
+            for label, row in zip(labels, run.effect, strict=True)
+        ]
+        maps.append(
+            EffectMap(labels, run.effect, hover, run.site, f"Indirect effect ({run.measure.replace('_', ' ')})")
+        )
+    figures = effect_maps(maps, dark=st.context.theme.type == "dark")
+    columns = st.columns(len(runs)) if len(runs) > 1 else [st.container()]
+    for column, run, figure in zip(columns, runs, figures, strict=True):
+        with column:
+            if len(runs) > 1:
+                st.markdown(f"**{plain(run.title)}**")
+            position, layer = run.peak
+            st.plotly_chart(
+                figure,
+                key=f"saved_{run.key}_{len(runs)}",
+                config={"displayModeBar": False, "doubleClick": False},
+                alt=f"Effects of {SITES[run.site]} in {run.title}; the largest at the last subject token, "
+                f"{short(run.effect[position][layer])}, is at layer {layer}.",
+            )
+
+
+def _rows(rows: Sequence[Cells], key: str, alt: str) -> None:
+    import pandas as pd
+
+    st.dataframe(pd.DataFrame(rows, dtype=object), hide_index=True, key=key, alt=alt, height="content")
