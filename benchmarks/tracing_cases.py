@@ -20,7 +20,7 @@ from models import LanguageModel
 from models.hooks import run_hooked
 from tracing.config import TraceConfig
 from tracing.corruption import draw_noise, measure_noise
-from tracing.engine import Engine
+from tracing.engine import Asked, Engine
 from tracing.plan import lay_out
 from tracing.probe import engine_for
 from tracing.question import Question, ask
@@ -128,21 +128,13 @@ def engine_of(task: Task) -> Engine:
     """The project's engine on the same task."""
     question = Question(task.ids, len(task.ids), (task.answer,), task.subject)
     clean = task.model.embedding(task.ids[task.subject.start : task.subject.stop]).float().cpu()
-    return Engine(
-        model=task.model,
-        question=question,
-        embeddings=(clean + task.noise).to(task.model.device),
-        configs=[task.config],
-        positions=range(len(task.ids)),
-        other=None,
-        name=engine_for(task.model, run_hooked),
-        driver=run_hooked,
-    )
+    asked = Asked(question, (clean + task.noise).to(task.model.device), range(len(task.ids)), None)
+    return Engine(task.model, [asked], [task.config], engine_for(task.model, run_hooked), run_hooked)
 
 
 def whole_map(task: Task, samples: int = SAMPLES) -> Tensor:
     """[pos, layer], mean probability of the answer in every cell, by the project's engine."""
-    parts = [part.restored[0] for part in engine_of(task).run(range(samples), lambda _: None)]
+    parts = [part.restored[0] for (part,) in engine_of(task).run(range(samples), lambda _: None)]
     return torch.cat(parts)[..., 0, 0].exp().mean(0)
 
 
@@ -158,7 +150,7 @@ def floor_flops(task: Task) -> float:
     flops = 0.0
     for cells, where in engine.work(task.config):
         blocks = lay_out(cells, of_block_outputs=task.config.site == "resid_post")
-        positions = sum(len(task.ids) - pos for pos in where)
+        positions = sum(stretch.length - pos for stretch, pos in where)
         runs = sum(model.n_layers - 1 - block.joins for block in blocks)
         flops += 2 * matrices * SAMPLES * runs * positions
         flops += 2 * model.d_vocab * model.d_model * SAMPLES * len(cells) * len(where)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tracing.lenses.tuned import TunedLens, fit_tuned_lens, tuned_lens
     from tracing.memory import TraceMemoryError
     from tracing.paths import PathResult, path_patching
+    from tracing.several import trace_facts
     from tracing.tracer import TraceCancelled, causal_trace, refine_trace, trace_all, trace_sites
     from tracing.types import TraceConfig, TraceResult
 
@@ -44,6 +45,7 @@ HOMES = {
     "suggest_counterfactuals": "counterfactuals",
     "refine_trace": "tracer",
     "trace_all": "tracer",
+    "trace_facts": "several",
     "trace_sites": "tracer",
     "tuned_lens": "lenses.tuned",
 }
@@ -71,6 +73,7 @@ __all__ = [
     "refine_trace",
     "suggest_counterfactuals",
     "trace_all",
+    "trace_facts",
     "trace_sites",
     "tuned_lens",
 ]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -18,17 +19,30 @@ from models.sites import Site
 from tracing.config import TraceConfig
 from tracing.memory import Pass, is_out_of_memory
 from tracing.passes import sweep_logits
-from tracing.plan import Cell, Chunk, chunks, lay_out, packs, split
+from tracing.plan import Cell, Chunk, Stretch, Variant, chunks, end_to_end, lay_out, packs, split
 from tracing.probe import EngineName
-from tracing.question import QUANTITIES, Question, ask
+from tracing.question import QUANTITIES, Question
 from tracing.replay import Replay, Row
 from tracing.runs import Driver, Runs, capture
 from tracing.sweep import Sweep
 
-__all__ = ["Engine", "Question", "Samples", "ask"]
+__all__ = ["Asked", "Engine", "Question", "Samples"]
 
 Tick = Callable[[int], None]
 """Called before each pass with the restored runs that it will do; it may raise to stop the trace."""
+
+
+@dataclass(eq=False)
+class Asked:
+    """A question, how it is corrupted, and where it is restored."""
+
+    question: Question
+    embeddings: Tensor
+    """[sample, n_subject, d_model], what stands at the subject in the corrupted runs."""
+    positions: Sequence[int]
+    """Prompt positions to restore, sorted."""
+    other: int | None
+    """First token of another answer, for the logit difference; for the corruption "token" found by the engine."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +51,8 @@ class Samples:
 
     clean: Tensor
     """[answer, quantity], readings of the clean run (`tracing.question.QUANTITIES`)."""
+    greedy: list[int]
+    """[answer], the clean run's most probable tokens."""
     corrupted: Tensor
     """[sample, answer, quantity]."""
     restored: list[Tensor]
@@ -50,73 +66,90 @@ class _Task:
     config: TraceConfig
     base: Runs
     source: Runs
-    reference: Tensor
-    """[answer, d_vocab], logits of the clean run."""
-    embeddings: Tensor
-    grid: Tensor
+    references: Sequence[Tensor]
+    """For each question [answer, d_vocab], logits of the clean run."""
+    part: range
+    """The samples."""
+    grids: Sequence[Tensor]
+    """For each question."""
     tick: Tick
 
 
 @dataclass(eq=False)
 class Engine:
-    """The runs of one question on one model."""
+    """The runs of one question, or of several side by side, on one model."""
 
     model: LanguageModel
-    question: Question
-    embeddings: Tensor
-    """[sample, n_subject, d_model], what stands at the subject in the corrupted runs."""
+    asked: Sequence[Asked]
+    """One, unless the engine is "packed"; with as many samples each."""
     configs: Sequence[TraceConfig]
-    positions: Sequence[int]
-    """Prompt positions to restore, sorted."""
-    other: int | None
-    """First token of another answer, for the logit difference."""
     name: EngineName
     driver: Driver
     _clean: Runs | None = field(default=None, init=False)
 
-    @property
-    def clean_logits(self) -> Tensor:
-        """[answer, d_vocab], float32; there after the first samples."""
-        assert self._clean is not None
-        return self._clean.logits[0].float()
+    @cached_property
+    def stretches(self) -> tuple[Stretch, ...]:
+        """Where each question stands in the row that holds all."""
+        return end_to_end((len(asked.question.ids), asked.question.n_answer) for asked in self.asked)
 
     def n_runs(self) -> int:
         """Restored runs of one sample over all configs, those known without running left out."""
         return sum(len(cells) * len(where) for config in self.configs for cells, where in self.work(config))
 
-    def run(self, samples: range, tick: Tick) -> Iterator[Samples]:
-        """Some samples, as many at a time as one capture holds.
+    def run(self, samples: range, tick: Tick) -> Iterator[tuple[Samples, ...]]:
+        """Some samples of every question, as many at a time as one capture holds.
 
         Raises:
             TraceMemoryError: naming the pass that did not fit and what would.
         """
-        length = len(self.question.ids)
-        limit = self._rows(self.configs[0], length, length, self.question.n_answer)
+        limit = self._rows(self.configs[0], self._length, self._length, self._n_answers)
         for part in split(samples, limit):
             yield self._samples(part, tick)
 
-    def _samples(self, part: range, tick: Tick) -> Samples:
+    @property
+    def _length(self) -> int:
+        """Tokens of all questions."""
+        return sum(stretch.length for stretch in self.stretches)
+
+    @property
+    def _n_answers(self) -> int:
+        """Answer tokens of all questions."""
+        return sum(stretch.n_answer for stretch in self.stretches)
+
+    def _samples(self, part: range, tick: Tick) -> tuple[Samples, ...]:
         tick(0)
         clean, corrupted = self._capture(part)
-        # the counterfactual run's own answer is what its logits are held against
-        if self.other is None and self.configs[0].corruption == "token":
-            found = int(corrupted.logits[0, 0].argmax())
-            self.other = None if found == self.question.answer_ids[0] else found
-        logits = torch.cat([clean.logits, corrupted.logits])
-        readings = self.question.read(logits, clean.logits[0], self.other).cpu()
-        grids = [self._grid(config, readings, clean, corrupted, part, tick) for config in self.configs]
-        return Samples(readings[0], readings[1:], grids)
+        references = clean.logits[0].split([stretch.n_answer for stretch in self.stretches])
+        logits = torch.cat([clean.logits, corrupted.logits]).split([each.n_answer for each in self.stretches], 1)
+        readings = []
+        for asked, reference, own in zip(self.asked, references, logits, strict=True):
+            # the counterfactual run's own answer is what its logits are held against
+            if asked.other is None and self.configs[0].corruption == "token":
+                found = int(own[1, 0].argmax())
+                asked.other = None if found == asked.question.answer_ids[0] else found
+            readings.append(asked.question.read(own, reference, asked.other).cpu())
+        grids: list[list[Tensor]] = []
+        for config in self.configs:
+            base, source = (corrupted, clean) if config.direction == "denoising" else (clean, corrupted)
+            known = [self._known(config, *each) for each in zip(self.asked, readings, strict=True)]
+            self._fill(_Task(config, base, source, references, part, known, tick))
+            grids.append(known)
+        restored = zip(*grids, strict=True)
+        return tuple(
+            Samples(reading[0], reference.argmax(-1).tolist(), reading[1:], list(grid))
+            for reading, reference, grid in zip(readings, references, restored, strict=True)
+        )
 
     def _capture(self, part: range) -> tuple[Runs, Runs]:
         """The clean run, the first time together with the corrupted ones, and those."""
         wanted = {config.site for config in self.configs} | {config.severed for config in self.configs}
         sites: set[Site] = {site for site in wanted if site}
-        size = Pass(len(part) + 1, len(self.question.ids), len(self.question.ids), self.question.n_answer)
+        size = Pass(len(part) + 1, self._length, self._length, self._n_answers)
         with _memory(self.model, size):
             runs = capture(
                 self.model,
-                self.question,
-                self.embeddings[part.start : part.stop],
+                [asked.question for asked in self.asked],
+                [asked.embeddings[part.start : part.stop] for asked in self.asked],
                 sites,
                 clean=self._clean is None,
                 keys_values=self.name == "packed",
@@ -127,36 +160,36 @@ class Engine:
         self._clean = runs.rows(range(1))
         return self._clean, runs.rows(range(1, len(runs)))
 
-    def _grid(
-        self, config: TraceConfig, readings: Tensor, clean: Runs, corrupted: Runs, part: range, tick: Tick
-    ) -> Tensor:
-        """[sample, pos, column, answer, quantity] of one config."""
-        base, source = (corrupted, clean) if config.direction == "denoising" else (clean, corrupted)
-        grid = self._known(config, readings, len(part))
-        task = _Task(config, base, source, clean.logits[0], self.embeddings[part.start : part.stop], grid, tick)
-        for cells, where in self.work(config):
+    def _fill(self, task: _Task) -> None:
+        """Run one config's restored runs and put their readings into the grids."""
+        for cells, where in self.work(task.config):
             if self.name == "packed":
                 self._sweep(task, cells, where)
             else:
-                self._replay(task, cells, where)
-        return grid
+                self._replay(task, cells, [pos for _, pos in where])
 
-    def _sweep(self, task: _Task, cells: Sequence[Cell], where: Sequence[int]) -> None:
+    def _sweep(self, task: _Task, cells: Sequence[Cell], where: Sequence[Variant]) -> None:
         """Fill in these cells at these positions by packed sweeps."""
-        question, model = self.question, self.model
-        for pack in packs(where, len(question.ids), question.n_answer, model.d_model):
-            shape = (pack.size, pack.size + pack.prefix, pack.ends.numel())
-            for chunk in chunks(pack, cells, range(len(task.grid)), self._rows(task.config, *shape)):
+        model = self.model
+        for pack in packs(where, model.d_model):
+            shape = (pack.size, pack.size + pack.n_prefix, len(pack.ends))
+            for chunk in chunks(pack, cells, range(len(task.part)), self._rows(task.config, *shape)):
                 task.tick(chunk.n_runs)
                 sweep = self._pass(task, chunk)
                 with _memory(model, Pass(len(sweep.blocks) * sweep.n_samples, *shape)):
-                    logits = sweep_logits(model, sweep, self.driver)
-                    found = question.read(logits, task.reference, self.other).cpu()
-                values = found.unflatten(0, (len(sweep.blocks), sweep.n_samples, len(pack.positions)))
-                part = slice(chunk.samples.start, chunk.samples.stop)
-                for block, value in zip(sweep.blocks, values, strict=True):
-                    for column in block.columns:
-                        task.grid[part, list(pack.positions), column] = value
+                    self._read(task, sweep, chunk, sweep_logits(model, sweep, self.driver))
+
+    def _read(self, task: _Task, sweep: Sweep, chunk: Chunk, logits: Tensor) -> None:
+        """Put what [block, sample, end, d_vocab] logits say into the grids."""
+        part = slice(chunk.samples.start, chunk.samples.stop)
+        for stretch, positions, ends in chunk.pack.prompts():
+            asked, reference = self.asked[stretch.prompt], task.references[stretch.prompt]
+            own = logits[:, :, ends].unflatten(2, (len(positions), stretch.n_answer))
+            found = asked.question.read(own.flatten(0, 2), reference, asked.other).cpu()
+            values = found.unflatten(0, own.shape[:3])
+            for block, value in zip(sweep.blocks, values, strict=True):
+                for column in block.columns:
+                    task.grids[stretch.prompt][part, positions, column] = value
 
     def _pass(self, task: _Task, chunk: Chunk) -> Sweep:
         return Sweep(
@@ -173,18 +206,20 @@ class Engine:
         )
 
     def _replay(self, task: _Task, cells: Sequence[Cell], where: Sequence[int]) -> None:
-        """Fill in these cells at these positions by whole forwards."""
-        question, length = self.question, len(self.question.ids)
-        rows = [Row(cell, pos, sample) for cell in cells for pos in where for sample in range(len(task.grid))]
+        """Fill in these cells at these positions of the one question by whole forwards."""
+        (asked,), (grid,), (reference,) = self.asked, task.grids, task.references
+        question, length = asked.question, len(asked.question.ids)
+        embeddings = asked.embeddings[task.part.start : task.part.stop]
+        rows = [Row(cell, pos, sample) for cell in cells for pos in where for sample in range(len(grid))]
         limit = self._rows(task.config, length, length, question.n_answer)
         for share in split(range(len(rows)), limit):
             batch = rows[share.start : share.stop]
             task.tick(len(batch))
-            replay = Replay(task.config, question, task.embeddings, task.base, task.source, batch, self.model.n_heads)
+            replay = Replay(task.config, question, embeddings, task.base, task.source, batch, self.model.n_heads)
             with _memory(self.model, Pass(len(batch), length, length, question.n_answer)):
-                found = question.read(replay.run(self.model, self.driver), task.reference, self.other).cpu()
+                found = question.read(replay.run(self.model, self.driver), reference, asked.other).cpu()
             index = ([row.sample for row in batch], [row.pos for row in batch], [row.cell.column for row in batch])
-            task.grid[index] = found
+            grid[index] = found
 
     def _rows(self, config: TraceConfig, positions: int, keys: int, predicted: int) -> int:
         """Rows of one pass."""
@@ -205,32 +240,38 @@ class Engine:
         ]
         return sorted(cells, key=lambda cell: (cell.window.start, cell.window.stop, cell.column))
 
-    def work(self, config: TraceConfig) -> Iterator[tuple[list[Cell], list[int]]]:
+    def work(self, config: TraceConfig) -> Iterator[tuple[list[Cell], list[Variant]]]:
         """Which cells have to be run at which positions: all, less those that `_known` fills in."""
-        where = [pos for pos in self.positions if pos >= self.question.subject.start]
+        where, final = [], []
+        for asked, stretch in zip(self.asked, self.stretches, strict=True):
+            where += [(stretch, pos) for pos in asked.positions if pos >= asked.question.subject.start]
+            final += [(stretch, pos) for pos in asked.positions if pos >= asked.question.n_prompt - 1]
         last = [cell for cell in self._cells(config) if cell.window.start == self.model.n_layers - 1]
         others = [cell for cell in self._cells(config) if cell.window.start < self.model.n_layers - 1]
         if where and others:
             yield others, where
-        final = [pos for pos in where if pos >= self.question.n_prompt - 1]
         if final and last and config.site != "resid_post":
             yield last, final
 
-    def _known(self, config: TraceConfig, readings: Tensor, n_samples: int) -> Tensor:
+    def _known(self, config: TraceConfig, asked: Asked, readings: Tensor) -> Tensor:
         """[sample, pos, column, answer, quantity]: what is known exactly without running it, everything else NaN.
 
         Before the subject nothing was corrupted.  In the last layer a position feeds only its own prediction, so
         restoring one that predicts nothing changes nothing, and restoring the block output at the prompt's last token
         makes the answer's first token as likely as where it came from.
+
+        Args:
+            readings: [1 + sample, answer, quantity], of the clean and the corrupted runs.
         """
+        n_samples = len(readings) - 1
         clean, corrupted = readings[:1].expand(n_samples, -1, -1), readings[1:]
         base, source = (corrupted, clean) if config.direction == "denoising" else (clean, corrupted)
-        question, columns = self.question, self._columns(config)
+        question, columns = asked.question, self._columns(config)
         shape = (n_samples, question.n_prompt, columns, question.n_answer, len(QUANTITIES))
         grid = torch.full(shape, torch.nan)
         grid[:, : question.subject.start] = base[:, None, None]
         final = [cell.column for cell in self._cells(config) if cell.window.start == self.model.n_layers - 1]
-        for pos in self.positions:
+        for pos in asked.positions:
             if question.subject.start <= pos < question.n_prompt - 1:
                 grid[:, pos, final] = base[:, None]
             elif pos == question.n_prompt - 1 and config.site == "resid_post":

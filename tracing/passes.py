@@ -11,10 +11,11 @@ from tracing.sweep import Sweep
 
 
 def sweep_logits(model: LanguageModel, sweep: Sweep, driver: Driver) -> Tensor:
-    """[block x sample x variant, answer, d_vocab] logits; the model's lock is held throughout."""
+    """[block, sample, end, d_vocab] logits; the model's lock is held throughout."""
     pack = sweep.pack
-    kept = [sweep.base.keys_values[layer] for layer in range(model.n_layers)]
-    cache = PrefixCache(kept, pack.prefix, sweep.n_samples)
-    inputs = packed_inputs(model, pack.source, pack.allowed, pack.distance, cache)
+    both = [sweep.base.keys_values[layer] for layer in range(model.n_layers)]
+    kept = [(keys[:, :, pack.prefix], values[:, :, pack.prefix]) for keys, values in both]
+    cache = PrefixCache(kept, pack.n_prefix, sweep.n_samples)
+    inputs = packed_inputs(model, pack.own, pack.allowed, pack.distance, cache)
     with model.lock, packed_pattern(model, pack.allowed, pack.distance):
         return sweep.answers(driver(model, inputs, sweep.visits()))

@@ -2,17 +2,17 @@
 
 Restoring position t in layer l leaves positions before t and layers up to l as they were in the base run.  So one
 restored position needs only the suffix t, t+1, ... of the prompt, with the base run's keys and values as its prefix,
-and only the layers behind l.  A `Pack` puts the suffixes of several positions side by side in one sequence; a `Block`
-is one restored layer (or window, or head) for all samples, whose rows join the batch after the layer where they part
-from the base run.
+and only the layers behind l.  A `Pack` puts the suffixes of several positions, of one prompt or of several, side by
+side in one sequence; a `Block` is one restored layer (or window, or head) for all samples, whose rows join the batch
+after the layer where they part from the base run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import pairwise
+from itertools import groupby, pairwise
 
 import torch
 from torch import Tensor
@@ -21,74 +21,139 @@ PACK_LIMIT = 0.15
 """Positions of a pack, in units of d_model: beyond, its attention costs more than it saves (measured on a CPU)."""
 
 
-@dataclass(frozen=True, eq=False)
-class Pack:
-    """Suffixes of one prompt, one for each restored position ("variant"), side by side."""
+@dataclass(frozen=True)
+class Stretch:
+    """Where one prompt with its answer stands in a row that holds several end to end."""
 
-    positions: tuple[int, ...]
-    """Restored prompt positions, one a variant."""
+    prompt: int
+    """Which of the prompts it is."""
+    start: int
     length: int
     """Tokens of the prompt with its answer."""
     n_answer: int
     """The last so many positions predict the answer."""
 
+
+Variant = tuple[Stretch, int]
+"""A prompt and the position restored in it, counted within the prompt."""
+
+
+def end_to_end(sizes: Iterable[tuple[int, int]]) -> tuple[Stretch, ...]:
+    """Prompts of so many (tokens, answer tokens), one behind the other."""
+    found: list[Stretch] = []
+    start = 0
+    for prompt, (length, n_answer) in enumerate(sizes):
+        found.append(Stretch(prompt, start, length, n_answer))
+        start += length
+    return tuple(found)
+
+
+@dataclass(frozen=True, eq=False)
+class Pack:
+    """Suffixes of one prompt or of several, one for each restored position ("variant"), side by side."""
+
+    variants: tuple[Variant, ...]
+    """Those of a prompt next to one another."""
+
+    @cached_property
+    def own(self) -> Tensor:
+        """[packed], the position of each within its own prompt."""
+        return torch.cat([torch.arange(pos, stretch.length) for stretch, pos in self.variants])
+
     @cached_property
     def source(self) -> Tensor:
-        """[packed], the prompt position of each packed one."""
-        return torch.cat([torch.arange(start, self.length) for start in self.positions])
+        """[packed], the position of each in the row that holds all prompts."""
+        return torch.cat([torch.arange(pos, stretch.length) + stretch.start for stretch, pos in self.variants])
+
+    @cached_property
+    def restored(self) -> Tensor:
+        """[variant], restored positions in the row that holds all prompts."""
+        return torch.tensor([stretch.start + pos for stretch, pos in self.variants])
 
     @cached_property
     def starts(self) -> Tensor:
         """[variant], the packed position of each restored one."""
-        lengths = torch.tensor([0, *(self.length - start for start in self.positions[:-1])])
-        return lengths.cumsum(0)
+        return self._lengths.cumsum(0) - self._lengths
 
     @cached_property
     def ends(self) -> Tensor:
-        """[variant, answer], the packed positions that predict the answer."""
-        behind = self.starts + self.length - torch.tensor(self.positions)
-        return behind[:, None] - self.n_answer + torch.arange(self.n_answer)
+        """[end], the packed positions that predict an answer, variant by variant."""
+        stops = self._lengths.cumsum(0).tolist()
+        parts = [torch.arange(stop - each.n_answer, stop) for (each, _), stop in zip(self.variants, stops, strict=True)]
+        return torch.cat(parts)
+
+    def prompts(self) -> Iterator[tuple[Stretch, list[int], slice]]:
+        """Each prompt with its restored positions and its part of `ends`, which is theirs [variant x answer]."""
+        done = 0
+        for stretch, group in groupby(self.variants, key=lambda variant: variant[0]):
+            positions = [pos for _, pos in group]
+            yield stretch, positions, slice(done, done + len(positions) * stretch.n_answer)
+            done += len(positions) * stretch.n_answer
 
     @property
     def size(self) -> int:
         """Packed positions."""
-        return len(self.source)
+        return len(self.own)
 
-    @property
-    def prefix(self) -> int:
-        """How many of the base run's first positions are read by some variant."""
-        return max(self.positions)
+    @cached_property
+    def prefix(self) -> slice | Tensor:
+        """[key], those positions of the row that holds all prompts which some variant reads before its own."""
+        parts = [range(each.start, each.start + max(positions)) for each, positions, _ in self.prompts()]
+        if len(parts) == 1:  # they lie together, so that taking them copies nothing
+            return slice(parts[0].start, parts[0].stop)
+        return torch.tensor([pos for part in parts for pos in part], dtype=torch.long)
+
+    @cached_property
+    def n_prefix(self) -> int:
+        """How many positions `prefix` has."""
+        return len(self._keys) - self.size
 
     @cached_property
     def distance(self) -> Tensor:
         """[packed, prefix + packed], prompt positions from the key back to the query."""
-        keys = torch.cat([torch.arange(self.prefix), self.source])
-        return self.source[:, None] - keys
+        return self.own[:, None] - self._keys
 
     @cached_property
     def allowed(self) -> Tensor:
         """[packed, prefix + packed], whether a query reads a key: its variant's own past, in prefix and suffix."""
-        lengths = self.length - torch.tensor(self.positions)
-        variant = torch.repeat_interleave(torch.arange(len(self.positions)), lengths)
-        restored = torch.tensor(self.positions)[variant]
-        before = torch.arange(self.prefix) < restored[:, None]
-        own = (variant[:, None] == variant) & (self.distance[:, self.prefix :] >= 0)
+        variant = torch.repeat_interleave(torch.arange(len(self.variants)), self._lengths)
+        prompt = torch.tensor([stretch.prompt for stretch, _ in self.variants])[variant]
+        restored = torch.tensor([pos for _, pos in self.variants])[variant]
+        owner = [stretch.prompt for stretch, positions, _ in self.prompts() for _ in range(max(positions))]
+        before = torch.tensor(owner, dtype=torch.long) == prompt[:, None]
+        before &= self._keys[: self.n_prefix] < restored[:, None]
+        own = (variant[:, None] == variant) & (self.distance[:, self.n_prefix :] >= 0)
         return torch.cat([before, own], 1)
 
+    @cached_property
+    def _lengths(self) -> Tensor:
+        """[variant], positions of each suffix."""
+        return torch.tensor([stretch.length - pos for stretch, pos in self.variants])
 
-def packs(positions: Sequence[int], length: int, n_answer: int, d_model: int) -> Iterator[Pack]:
-    """As few packs as the limit allows, in order of position."""
-    limit = max(length, int(PACK_LIMIT * d_model))
-    group: list[int] = []
+    @cached_property
+    def _keys(self) -> Tensor:
+        """[prefix + packed], positions within their prompts."""
+        return torch.cat([*(torch.arange(max(positions)) for _, positions, _ in self.prompts()), self.own])
+
+
+def pack_limit(d_model: int) -> int:
+    """Positions of a pack, unless one suffix alone has more."""
+    return int(PACK_LIMIT * d_model)
+
+
+def packs(variants: Sequence[Variant], d_model: int) -> Iterator[Pack]:
+    """As few packs as the limit allows, in the order of the variants."""
+    limit = max(pack_limit(d_model), max((stretch.length for stretch, _ in variants), default=0))
+    group: list[Variant] = []
     size = 0
-    for position in sorted(positions):
-        if group and size + length - position > limit:
-            yield Pack(tuple(group), length, n_answer)
+    for stretch, pos in variants:
+        if group and size + stretch.length - pos > limit:
+            yield Pack(tuple(group))
             group, size = [], 0
-        group.append(position)
-        size += length - position
+        group.append((stretch, pos))
+        size += stretch.length - pos
     if group:
-        yield Pack(tuple(group), length, n_answer)
+        yield Pack(tuple(group))
 
 
 @dataclass(frozen=True)
@@ -158,7 +223,7 @@ class Chunk:
     @property
     def n_runs(self) -> int:
         """Restored runs it stands for: cells x positions x samples."""
-        return len(self.cells) * len(self.pack.positions) * len(self.samples)
+        return len(self.cells) * len(self.pack.variants) * len(self.samples)
 
 
 def chunks(pack: Pack, cells: Sequence[Cell], samples: range, rows: int) -> Iterator[Chunk]:

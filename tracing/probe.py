@@ -20,7 +20,7 @@ from torch import Tensor
 from models import LanguageModel
 from models.packing import TRANSFORMERS, plain
 from tracing.passes import sweep_logits
-from tracing.plan import Block, Pack
+from tracing.plan import Block, Pack, end_to_end
 from tracing.question import Question
 from tracing.runs import Driver, Runs, capture
 from tracing.sweep import Sweep
@@ -33,30 +33,41 @@ TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-8}
 HALF_PRECISION_TOLERANCE = 5e-2  # bfloat16 keeps 8 bits: a batch of another size rounds differently
 
 
-def engine_for(model: LanguageModel, driver: Driver) -> EngineName:
-    """ "packed" where that is exact, else "replay"; measured at the first call."""
+def engine_for(model: LanguageModel, driver: Driver, prompts: int = 1) -> EngineName:
+    """ "packed" where that is exact, else "replay"; measured at the first call.
+
+    Args:
+        prompts: how many share a sweep; for more than one it is measured on two.
+    """
     with model.lock:  # outside of it, hooks of another thread's forward would be taken for somebody else's
         if not plain(model.module):
             return "replay"
     described = model.module.config.to_json_string(use_diff=False)
     parts = (described, TRANSFORMERS, str(model.dtype), str(model.device))
-    key = "tracing engine " + hashlib.sha256("\n".join(parts).encode()).hexdigest()
+    prompts = min(prompts, 2)
+    key = f"tracing engine, prompts {prompts} " + hashlib.sha256("\n".join(parts).encode()).hexdigest()
     if key not in model.findings:
-        model.findings[key] = "packed" if packs_exactly(model, driver) else "replay"
+        model.findings[key] = "packed" if packs_exactly(model, driver, prompts) else "replay"
     return "packed" if model.findings[key] == "packed" else "replay"
 
 
-def packs_exactly(model: LanguageModel, driver: Driver) -> bool:
-    """Whether unrestored runs, packed and joining on the way, end where the corrupted run does."""
+def packs_exactly(model: LanguageModel, driver: Driver, prompts: int = 1) -> bool:
+    """Whether unrestored runs of so many prompts, packed and joining on the way, end where the corrupted run does."""
     question = _prompt(model)
     noise = torch.randn(1, len(question.subject), model.d_model, generator=torch.Generator().manual_seed(0))
     embeddings = 3 * float(model.embedding(question.ids).float().std()) * noise
-    pack = Pack((question.subject.start, question.subject.stop, len(question.ids) - 1), len(question.ids), 1)
+    stretches = end_to_end([(len(question.ids), 1)] * prompts)
+    restored = (question.subject.start, question.subject.stop, len(question.ids) - 1)
+    pack = Pack(tuple((stretch, pos) for stretch in stretches for pos in restored))
     # twice each, so that what `Sweep` folds for the head is more than one row
     joins = sorted([-1, 0, model.n_layers // 2 - 1] * 2)
     blocks = [Block(layer, range(0), ()) for layer in joins]
     try:
-        runs = capture(model, question, embeddings, (), clean=False, keys_values=True, driver=driver)
+        alone = capture(model, [question], [embeddings], (), clean=False, keys_values=True, driver=driver)
+        runs = alone
+        if prompts > 1:
+            several = [question] * prompts, [embeddings] * prompts
+            runs = capture(model, *several, (), clean=False, keys_values=True, driver=driver)
         # a module as the site: no block output is restored
         gather = model.architecture.mlp is not None
         sweep = Sweep(pack, blocks, "attn_out", None, runs, runs, 1, model.n_layers, 1, gather)
@@ -65,7 +76,7 @@ def packs_exactly(model: LanguageModel, driver: Driver) -> bool:
         raise
     except (RuntimeError, ValueError, IndexError, TypeError):  # shapes or arguments
         return False
-    return _agree(logits, runs, model.dtype)
+    return _agree(logits, alone, model.dtype) and _agree(runs.logits, alone, model.dtype)
 
 
 def _agree(logits: Tensor, runs: Runs, dtype: torch.dtype) -> bool:

@@ -1,8 +1,11 @@
-"""The clean run and the corrupted ones, kept whole: what every restored run is put together from."""
+"""The clean run and the corrupted ones, kept whole: what every restored run is put together from.
+
+Several prompts are captured in one forward, end to end in one row; each reads itself only.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +14,9 @@ from torch import Tensor
 
 from models import LanguageModel
 from models.calls import calling
-from models.packing import KeysValues, RecordingCache
+from models.packing import KeysValues, PrefixCache, RecordingCache, packed_inputs, packed_pattern
 from models.sites import Key, Site, Visit
+from tracing.plan import Pack, end_to_end
 from tracing.question import Question
 
 Driver = Callable[[LanguageModel, Mapping[str, Any], Mapping[Key, Visit]], Tensor]
@@ -21,14 +25,14 @@ Driver = Callable[[LanguageModel, Mapping[str, Any], Mapping[Key, Visit]], Tenso
 
 @dataclass(frozen=True, eq=False)
 class Runs:
-    """States of some runs of one prompt."""
+    """States of some runs of one prompt, or of several end to end."""
 
     states: dict[Key, Tensor]
     """(site, layer) -> [run, pos, d]."""
     keys_values: dict[int, KeysValues]
     """By layer, [run, head, pos, d_head]; empty where the runs are only replayed."""
     logits: Tensor
-    """[run, answer, d_vocab], at the positions that predict the answer."""
+    """[run, answer, d_vocab], at the positions that predict the answers, prompt by prompt."""
 
     def __len__(self) -> int:
         return len(self.logits)
@@ -47,8 +51,8 @@ class Runs:
 
 def capture(
     model: LanguageModel,
-    question: Question,
-    embeddings: Tensor,
+    questions: Sequence[Question],
+    embeddings: Sequence[Tensor],
     sites: Collection[Site],
     *,
     clean: bool,
@@ -60,11 +64,12 @@ def capture(
     What is kept is copied, since Falcon and others add to a module's output in place.
 
     Args:
-        embeddings: [sample, n_subject, d_model], what stands at the subject in the corrupted runs.
+        embeddings: for each question [sample, n_subject, d_model], what stands at the subject in the corrupted runs.
         clean: whether the clean run goes first, as row 0.
         keys_values: whether to keep those of the attention, which a packed sweep reads.
     """
     states: dict[Key, Tensor] = {}
+    stretches = end_to_end((len(question.ids), question.n_answer) for question in questions)
 
     def keep(key: Key) -> Visit:
         def visit(value: Tensor) -> None:
@@ -73,17 +78,36 @@ def capture(
         return visit
 
     def corrupt(value: Tensor) -> Tensor:
-        value[int(clean) :, question.subject.start : question.subject.stop] = embeddings.to(value)
+        for question, stretch, noised in zip(questions, stretches, embeddings, strict=True):
+            first, behind = stretch.start + question.subject.start, stretch.start + question.subject.stop
+            value[int(clean) :, first:behind] = noised.to(value)
         return value
 
     layers = range(model.n_layers)
     visits: dict[Key, Visit] = {("embed", 0): corrupt, ("resid_pre", 0): keep(("resid_pre", 0))}
     visits |= {(site, layer): keep((site, layer)) for site in {"resid_post", *sites} for layer in layers}
-    ids = torch.tensor(question.ids, device=model.device).expand(len(embeddings) + int(clean), -1)
+    row = [token for question in questions for token in question.ids]
+    ids = torch.tensor(row, device=model.device).expand(len(embeddings[0]) + int(clean), -1)
     cache = RecordingCache() if keys_values else None
-    inputs: dict[str, Any] = {"input_ids": ids, "use_cache": keys_values, "logits_to_keep": question.n_answer}
+    inputs: dict[str, Any] = {"input_ids": ids, "use_cache": keys_values}
     if cache is not None:
         inputs["past_key_values"] = cache
-    with calling(torch.full((len(ids),), question.n_prompt, device=model.device)):
-        logits = driver(model, inputs, visits)
-    return Runs(states, {} if cache is None else dict(cache.kept), logits[:, -question.n_answer :])
+    if len(questions) == 1:
+        (question,) = questions
+        inputs["logits_to_keep"] = question.n_answer
+        with calling(torch.full((len(ids),), question.n_prompt, device=model.device)):
+            logits = driver(model, inputs, visits)[:, -question.n_answer :]
+    else:
+        logits = _side_by_side(model, Pack(tuple((stretch, 0) for stretch in stretches)), inputs, visits, driver)
+    return Runs(states, {} if cache is None else dict(cache.kept), logits)
+
+
+def _side_by_side(
+    model: LanguageModel, pack: Pack, inputs: Mapping[str, Any], visits: Mapping[Key, Visit], driver: Driver
+) -> Tensor:
+    """[run, answer, d_vocab], logits of whole prompts in one row, none of which reads another."""
+    pattern = packed_inputs(model, pack.own, pack.allowed, pack.distance, PrefixCache([], 0, 1))
+    shared = {name: pattern[name] for name in ("position_ids", "attention_mask")}
+    with model.lock, packed_pattern(model, pack.allowed, pack.distance):
+        ends = pack.ends.to(model.device)
+        return driver(model, {**inputs, **shared, "logits_to_keep": ends}, visits)[:, -len(ends) :]

@@ -8,9 +8,9 @@ predict the answer go on to the output head (`_finish`).  Nothing else differs f
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -51,7 +51,7 @@ class Sweep:
             if any(block.joins == layer for block in self.blocks):
                 key: Key = ("resid_post", layer) if layer >= 0 else ("resid_pre", 0)
                 found.setdefault(key, []).append(self._enter(layer))
-        if self._ends.numel() < self.pack.size:
+        if len(self.pack.ends) < self.pack.size:
             found["attn_heads", last] = [*found.get(("attn_heads", last), []), self._gather]
             found["attn_out", last] = [self._scatter, *found.get(("attn_out", last), [])]
             if self.gather_mlp:
@@ -61,19 +61,9 @@ class Sweep:
         return {key: _in_turn(visits) for key, visits in found.items()}
 
     def answers(self, logits: Tensor) -> Tensor:
-        """[row x variant, answer, d_vocab] from what the head gave for the rows that `_finish` folded."""
-        rows = len(self.blocks) * self.n_samples * self._ends.numel()
-        return logits.flatten(0, 1)[:rows].unflatten(0, (-1, self.pack.n_answer))
-
-    @cached_property
-    def _ends(self) -> Tensor:
-        """[variant x answer], packed positions the head needs."""
-        return self.pack.ends.flatten()
-
-    @cached_property
-    def _restored(self) -> Tensor:
-        """[variant], prompt positions."""
-        return torch.tensor(self.pack.positions)
+        """[block, sample, end, d_vocab] from what the head gave for the rows that `_finish` folded."""
+        shape = (len(self.blocks), self.n_samples, len(self.pack.ends))
+        return logits.flatten(0, 1)[: math.prod(shape)].unflatten(0, shape)
 
     def _live(self, layer: int) -> list[Block]:
         """The blocks whose rows run through a layer; they are the first of all."""
@@ -103,7 +93,7 @@ class Sweep:
         if len(rows) < self.n_samples:
             rows = rows.repeat(self.n_samples, 1, 1)
         if self.site == "resid_post":
-            rows[:, self.pack.starts] = self.source.states[key][:, self._restored]
+            rows[:, self.pack.starts] = self.source.states[key][:, self.pack.restored]
         return rows
 
     def _restore(self, layer: int) -> Visit:
@@ -113,7 +103,7 @@ class Sweep:
         heads = [block.head for block in live if layer in block.window]
 
         def visit(value: Tensor) -> Tensor | None:
-            new = self.source.states[self.site, layer][:, self._restored].to(value).transpose(0, 1)
+            new = self.source.states[self.site, layer][:, self.pack.restored].to(value).transpose(0, 1)
             blocks = value.unflatten(0, (len(live), self.n_samples))
             index = torch.tensor(chosen)[:, None]
             if self.site == "attn_heads":
@@ -138,7 +128,7 @@ class Sweep:
         def visit(value: Tensor) -> Tensor | None:
             if not free or self.severed is None:
                 return None
-            held = self.base.states[self.severed, layer][:, self._restored].to(value)
+            held = self.base.states[self.severed, layer][:, self.pack.restored].to(value)
             blocks = value.unflatten(0, (len(live), self.n_samples))
             if len(free) == len(live):
                 blocks[:, :, self.pack.starts] = held
@@ -150,12 +140,12 @@ class Sweep:
 
     def _gather(self, value: Tensor) -> Tensor:
         """The positions that predict the answer: nobody reads what the last layer writes elsewhere."""
-        return value[:, self._ends]
+        return value[:, self.pack.ends]
 
     def _scatter(self, value: Tensor) -> Tensor:
         """Back to all packed positions."""
         out = value.new_zeros(value.shape[0], self.pack.size, value.shape[2])
-        out[:, self._ends] = value
+        out[:, self.pack.ends] = value
         return out
 
     def _finish(self, hidden: Tensor) -> Tensor:
@@ -164,7 +154,7 @@ class Sweep:
         Folded, because GPT-2 gives its output the shape of its input.  Gathered into fresh memory, because the head
         would run a strided slice as many small products.
         """
-        needed = hidden[:, self._ends].flatten(0, 1)
+        needed = hidden[:, self.pack.ends].flatten(0, 1)
         missing = -len(needed) % self.pack.size
         if missing:
             needed = torch.cat([needed, needed.new_zeros(missing, needed.shape[1])])

@@ -16,8 +16,8 @@ from models.hooks import run_hooked
 from tests.tiny import build_tiny
 from tracing import TraceConfig, plan
 from tracing.config import TraceSite
-from tracing.engine import Engine
-from tracing.plan import Cell, Chunk, Pack, chunks, lay_out, packs, position_layers, split
+from tracing.engine import Asked, Engine
+from tracing.plan import Cell, Chunk, Pack, chunks, end_to_end, lay_out, packs, position_layers, split
 from tracing.question import Question
 
 LENGTH, SAMPLES, LAYERS = 12, 10, 12  # GPT-2 small, twelve tokens, ten samples
@@ -31,7 +31,7 @@ def engine_of(subject: range, config: TraceConfig) -> Engine:
     ids = tuple(torch.randint(2, 300, (LENGTH,), generator=torch.Generator().manual_seed(0)).tolist())
     question = Question(ids, LENGTH, (7,), subject)
     embeddings = torch.randn(SAMPLES, len(subject), model.d_model, generator=torch.Generator().manual_seed(1))
-    return Engine(model, question, embeddings, [config], range(LENGTH), None, "packed", run_hooked)
+    return Engine(model, [Asked(question, embeddings, range(LENGTH), None)], [config], "packed", run_hooked)
 
 
 def run(engine: Engine) -> None:
@@ -71,9 +71,10 @@ def test_positions_run_through_layers(subject: range, expected: int, batch_size:
         assert ran - captured == expected
     # a batch size splits the capture and lets rows wait as dummies: the restored runs themselves are the same
     cells = [Cell(layer, range(layer, layer + 1)) for layer in range(LAYERS - 1)]
-    where = range(subject.start, LENGTH)
+    (stretch,) = end_to_end([(LENGTH, 1)])
+    where = [(stretch, pos) for pos in range(subject.start, LENGTH)]
     total = 0
-    for pack in packs(where, LENGTH, 1, d_model=32):
+    for pack in packs(where, d_model=32):
         for chunk in chunks(pack, cells, range(SAMPLES), batch_size or 10):
             blocks = lay_out(chunk.cells, of_block_outputs=True)
             total += position_layers(blocks, pack, len(chunk.samples), LAYERS)
@@ -122,11 +123,12 @@ def test_equal_windows_run_once() -> None:
 
 
 def test_a_pack_by_hand() -> None:
-    pack = Pack((1, 2), length=4, n_answer=2)
+    (stretch,) = end_to_end([(4, 2)])
+    pack = Pack(((stretch, 1), (stretch, 2)))
     assert pack.source.tolist() == [1, 2, 3, 2, 3]
     assert pack.starts.tolist() == [0, 3]
-    assert pack.ends.tolist() == [[1, 2], [3, 4]]
-    assert pack.prefix == 2
+    assert pack.ends.tolist() == [1, 2, 3, 4]
+    assert (pack.prefix, pack.n_prefix) == (slice(0, 2), 2)
     assert pack.allowed.int().tolist() == [
         [1, 0, 1, 0, 0, 0, 0],
         [1, 0, 1, 1, 0, 0, 0],
@@ -137,10 +139,37 @@ def test_a_pack_by_hand() -> None:
     assert pack.distance[4].tolist() == [3, 2, 2, 1, 0, 1, 0]
 
 
+def test_a_pack_of_two_prompts_by_hand() -> None:
+    first, second = end_to_end([(3, 1), (4, 2)])
+    assert (second.prompt, second.start) == (1, 3)
+    pack = Pack(((first, 1), (second, 1), (second, 2)))
+    assert pack.own.tolist() == [1, 2, 1, 2, 3, 2, 3]
+    assert pack.source.tolist() == [1, 2, 4, 5, 6, 5, 6]
+    assert pack.restored.tolist() == [1, 4, 5]
+    assert pack.starts.tolist() == [0, 2, 5]
+    assert pack.ends.tolist() == [1, 3, 4, 5, 6]
+    assert isinstance(pack.prefix, torch.Tensor)
+    assert pack.prefix.tolist() == [0, 3, 4]
+    assert pack.allowed.int().tolist() == [
+        [1, 0, 0, 1, 0, 0, 0, 0, 0, 0],
+        [1, 0, 0, 1, 1, 0, 0, 0, 0, 0],
+        [0, 1, 0, 0, 0, 1, 0, 0, 0, 0],
+        [0, 1, 0, 0, 0, 1, 1, 0, 0, 0],
+        [0, 1, 0, 0, 0, 1, 1, 1, 0, 0],
+        [0, 1, 1, 0, 0, 0, 0, 0, 1, 0],
+        [0, 1, 1, 0, 0, 0, 0, 0, 1, 1],
+    ]
+    assert [(each.prompt, positions, ends) for each, positions, ends in pack.prompts()] == [
+        (0, [1], slice(0, 1)),
+        (1, [1, 2], slice(1, 5)),
+    ]
+
+
 def test_splitting_is_even_and_complete() -> None:
     assert list(split(range(10), 4)) == [range(0, 3), range(3, 6), range(6, 10)]
     assert list(split(range(0), 4)) == []
-    pack = Pack((0, 1), 3, 1)
+    (stretch,) = end_to_end([(3, 1)])
+    pack = Pack(((stretch, 0), (stretch, 1)))
     cells = [Cell(layer, range(layer, layer + 1)) for layer in range(5)]
     for rows in (1, 4, 5, 12, 100):
         found: list[Chunk] = list(chunks(pack, cells, range(7), rows))

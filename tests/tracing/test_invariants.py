@@ -26,7 +26,7 @@ from tracing import (
 )
 from tracing.config import Direction, TraceSite
 from tracing.corruption import draw_noise
-from tracing.engine import Engine
+from tracing.engine import Asked, Engine
 from tracing.memory import TraceMemoryError
 from tracing.probe import EngineName
 from tracing.question import ask
@@ -67,8 +67,8 @@ def test_nothing_corrupted_restores_everything(site: TraceSite, direction: Direc
     question = ask(model, FACT)
     clean = model.embedding(question.ids[question.subject.start : question.subject.stop])[None]
     config = TraceConfig(site=site, samples=1, direction=direction)
-    engine = Engine(model, question, clean, [config], range(question.n_prompt), None, "packed", run_hooked)
-    (found,) = engine.run(range(1), lambda _: None)
+    engine = Engine(model, [Asked(question, clean, range(question.n_prompt), None)], [config], "packed", run_hooked)
+    ((found,),) = engine.run(range(1), lambda _: None)
     logs = found.restored[0][..., 0, 0]
     torch.testing.assert_close(logs, found.clean[0, 0].expand_as(logs), atol=1e-5, rtol=0)
     torch.testing.assert_close(found.corrupted[:, 0, 0], found.clean[:1, 0], atol=1e-5, rtol=0)

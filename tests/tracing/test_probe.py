@@ -94,7 +94,7 @@ def test_falcon_adds_to_the_mlp_output_in_place() -> None:
     model = tiny_model("falcon")
     question = ask(model, FACT)
     embeddings = model.embedding(question.ids[question.subject.start : question.subject.stop])[None]
-    runs = capture(model, question, embeddings, ["mlp_out"], clean=False, keys_values=True, driver=run_hooked)
+    runs = capture(model, [question], [embeddings], ["mlp_out"], clean=False, keys_values=True, driver=run_hooked)
     key = run(model, torch.tensor([question.ids]), captures=[("mlp_key", 1)]).captured["mlp_key", 1]
     torch.testing.assert_close(runs.states["mlp_out", 1], model.key_module(1)(key))
 

@@ -1,0 +1,195 @@
+"""One fact of a trace: in tokens, corrupted, what was found of it, and the result made of that; and whom to tell."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from facts import Fact
+from models import LanguageModel
+from tracing.config import TraceConfig
+from tracing.corruption import Corruption, NoiseLevel, corrupt
+from tracing.engine import Asked, Engine, Samples
+from tracing.measures import MEASURES, Measure, Readings
+from tracing.question import Question, ask, first_token, whole_answer
+from tracing.types import PositionName, TraceResult
+
+Progress = Callable[[int, int], None]
+"""Called with (restored runs done, restored runs in all) after every forward pass of the trace."""
+
+
+class TraceCancelled(Exception):  # noqa: N818 - not an error: somebody asked for it
+    """The caller asked the trace to stop; nothing was kept."""
+
+
+@dataclass(eq=False)
+class Watch:
+    """Tells of passes that are over, and stops before the next if that is asked."""
+
+    progress: Progress | None
+    cancelled: Callable[[], bool] | None
+    total: int = 0
+    """Restored runs in all, once that is known."""
+    _done: int = field(default=0, init=False)
+    _pending: int = field(default=0, init=False)
+
+    def tick(self, coming: int) -> None:
+        """A pass of so many restored runs comes next.
+
+        Raises:
+            TraceCancelled: if it must not.
+        """
+        self._done += self._pending
+        if self._pending and self.progress:
+            self.progress(self._done, self.total)
+        self._pending = coming
+        if self.cancelled and self.cancelled():
+            before = f"after {self._done} of {self.total} restored runs" if self.total else "before it began"
+            raise TraceCancelled(f"the trace was cancelled {before}")
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """One fact with its corruption, and what is known of it so far."""
+
+    model: LanguageModel
+    fact: Fact
+    configs: Sequence[TraceConfig]
+    level: NoiseLevel
+    corruption: Corruption
+    asked: Asked
+    found: list[Samples] = field(default_factory=list)
+
+    @property
+    def n_samples(self) -> int:
+        """Corrupted runs."""
+        return len(self.corruption.embeddings)
+
+    def results(self, engine: Engine) -> tuple[TraceResult, ...]:
+        """One result a config, of the samples found so far."""
+        return tuple(self._result(engine, index) for index in range(len(self.configs)))
+
+    def _result(self, engine: Engine, index: int) -> TraceResult:
+        config, model, question = self.configs[index], self.model, self.asked.question
+        corrupted = torch.cat([part.corrupted for part in self.found])
+        restored = torch.cat([part.restored[index] for part in self.found])
+        if config.n_samples > 1:
+            config = replace(config, samples=len(corrupted))
+        if config.site == "attn_heads":
+            restored = restored.unflatten(2, (model.n_layers, model.n_heads))
+        readings = _readings(self.found[0].clean, corrupted, restored)
+        probability = readings.pop("probability")
+        greedy = self.found[0].greedy
+        answer = self.fact.target_true.strip() or model.token_strings(question.answer_ids)[0]
+        other = self.asked.other
+        return TraceResult(
+            config=config,
+            model_name=model.name,
+            revision=model.revision,
+            prompt=self.fact.prompt,
+            subject=self.fact.subject,
+            tokens=tuple(model.token_strings(question.ids[: question.n_prompt])),
+            subject_span=(question.subject.start, question.subject.stop),
+            answer=answer.strip() or answer,
+            answer_ids=question.answer_ids,
+            predicted=model.token_strings(greedy[:1])[0],
+            answer_is_greedy=greedy == list(question.answer_ids),
+            noise_std=self.corruption.std,
+            noise_source=self.level.source,
+            engine=engine.name,
+            clean=probability.clean,
+            corrupted=probability.corrupted,
+            restored=probability.restored,
+            corruption=self.corruption.source,
+            against="" if other is None else model.token_strings([other])[0],
+            others=readings,
+        )
+
+
+def make_case(
+    model: LanguageModel,
+    fact: Fact,
+    configs: Sequence[TraceConfig],
+    level: NoiseLevel,
+    positions: Sequence[int | PositionName] | None,
+) -> Case:
+    """The fact ready to be traced.
+
+    Raises:
+        ValueError: if the prompt does not fit the model, the subject is not in it, a position is none of its tokens,
+            the corruption changes nothing or does not align, or the configs do not go together.
+    """
+    _check_configs(model, configs)
+    shared, question = configs[0], ask(model, fact)
+    subject = question.ids[question.subject.start : question.subject.stop]
+    corruption = corrupt(model, fact, question.subject, model.embedding(subject), shared, level)
+    asked = Asked(
+        question=question,
+        embeddings=corruption.embeddings.to(model.device),
+        positions=_positions(question, positions),
+        other=first_token(model, question, shared.against) if shared.against.strip() else None,
+    )
+    return Case(model, fact, configs, level, corruption, asked)
+
+
+def _readings(clean: Tensor, corrupted: Tensor, restored: Tensor) -> dict[Measure, Readings]:
+    """By measure; a logit difference only where there is another answer.
+
+    Args:
+        clean: [answer, quantity].
+        corrupted: [sample, answer, quantity].
+        restored: [sample, pos, layer, answer, quantity], for heads with their axis behind the layer.
+    """
+    runs = [whole_answer(each) for each in (clean, corrupted, restored)]
+    found: dict[Measure, Readings] = {}
+    for measure in MEASURES:
+        alone, low, grid = (run[measure] for run in runs)
+        if not torch.isnan(alone):
+            found[measure] = Readings(float(alone), _array(low), _array(grid))
+    return found
+
+
+def _check_configs(model: LanguageModel, configs: Sequence[TraceConfig]) -> None:
+    if not configs:
+        raise ValueError("no site to trace; give at least one TraceConfig")
+    shared = ("corruption", "noise", "samples", "seed", "additive", "counterfactual", "against")
+    for name in shared:
+        values = {getattr(config, name) for config in configs}
+        if len(values) > 1:
+            raise ValueError(
+                f"the configs differ in {name} ({', '.join(map(repr, sorted(values)))}); "
+                "sites traced together share one corruption"
+            )
+    for config in configs:
+        if config.window > model.n_layers:
+            raise ValueError(
+                f"window is {config.window}, but {model.name} has {model.n_layers} layers; "
+                f"choose a window from 1 to {model.n_layers}"
+            )
+
+
+def _positions(question: Question, asked: Sequence[int | PositionName] | None) -> list[int]:
+    """The prompt positions to trace, sorted."""
+    if asked is None:
+        return list(range(question.n_prompt))
+    names = {
+        "first_subject": question.subject.start,
+        "last_subject": question.subject.stop - 1,
+        "last_token": question.n_prompt - 1,
+    }
+    found = set()
+    for item in asked:
+        pos = names.get(item, -1) if isinstance(item, str) else item
+        if not 0 <= pos < question.n_prompt:
+            raise ValueError(f"position {item!r} is not one of the {question.n_prompt} tokens or of {', '.join(names)}")
+        found.add(pos)
+    return sorted(found)
+
+
+def _array(values: Tensor) -> NDArray[np.float32]:
+    return np.array(values.float().numpy(), dtype=np.float32)

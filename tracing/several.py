@@ -1,0 +1,111 @@
+"""Tracing a list of facts, several prompts to a sweep where that saves work; the numbers are those of one at a time.
+
+Prompts that share a sweep stand end to end in one row and do not read one another.  One forward captures all of them,
+and a pack holds suffixes of several.  That fills passes which a single prompt would leave too small to be worth their
+kernels: a few positions, a few samples.  A whole map fills its passes by itself, so it keeps them for itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+
+from facts import Fact
+from models import LanguageModel
+from models.hooks import run_hooked
+from tracing.case import Case, Progress, Watch, make_case
+from tracing.config import TraceConfig
+from tracing.corruption import NoiseLevel, measure_noise
+from tracing.engine import Engine
+from tracing.plan import pack_limit
+from tracing.probe import EngineName, engine_for
+from tracing.types import PositionName, TraceResult
+
+
+def trace_facts(
+    model: LanguageModel,
+    facts: Sequence[Fact],
+    configs: Sequence[TraceConfig],
+    *,
+    counterfactuals: Sequence[str] | None = None,
+    level: NoiseLevel | None = None,
+    positions: Sequence[PositionName] | None = None,
+    together: int | None = None,
+    progress: Progress | None = None,
+    cancelled: Callable[[], bool] | None = None,
+    engine: EngineName | None = None,
+) -> Iterator[tuple[TraceResult, ...]]:
+    """What `trace_all` gives for each fact, in order; of a group of facts as soon as the group is done.
+
+    Args:
+        counterfactuals: for the corruption "token", another subject for each fact in place of the configs' own.
+        level: by default measured on the embeddings of the facts' subjects.
+        together: facts that share a sweep, at most; by default as many as fill a pack.  Each goes alone where several
+            are not exact side by side (`tracing.probe`).
+        progress: told (facts done, facts in all).
+        engine: as in `trace_all`.
+
+    Raises:
+        TraceCancelled: when `cancelled` said so, at most one forward pass later.
+        ValueError: as in `trace_all`; if `together` is below 1, or there are not as many counterfactuals as facts.
+    """
+    if together is not None and together < 1:
+        raise ValueError(f"together is {together}; expected 1 or more facts to a sweep")
+    if counterfactuals is not None and len(counterfactuals) != len(facts):
+        raise ValueError(f"{len(counterfactuals)} counterfactuals for {len(facts)} facts; give one for each")
+    level = level or measure_noise(model, [fact.subject for fact in facts])
+    name = engine or engine_for(model, run_hooked)
+    if name == "replay" or engine_for(model, run_hooked, prompts=2) == "replay":
+        together = 1
+    watch, done = Watch(None, cancelled), 0
+    for group in _groups(_cases(model, facts, configs, counterfactuals, level, positions), together):
+        watch.tick(0)
+        runs = Engine(model, [case.asked for case in group], group[0].configs, name, run_hooked)
+        watch.total += runs.n_runs() * group[0].n_samples
+        for parts in runs.run(range(group[0].n_samples), watch.tick):
+            for case, part in zip(group, parts, strict=True):
+                case.found.append(part)
+        for case in group:
+            done += 1
+            if progress:
+                progress(done, len(facts))
+            yield case.results(runs)
+
+
+def _cases(
+    model: LanguageModel,
+    facts: Sequence[Fact],
+    configs: Sequence[TraceConfig],
+    counterfactuals: Sequence[str] | None,
+    level: NoiseLevel,
+    positions: Sequence[PositionName] | None,
+) -> Iterator[Case]:
+    """Every fact ready to be traced, one after the other."""
+    for number, fact in enumerate(facts):
+        own = configs
+        if counterfactuals is not None:
+            own = [replace(config, counterfactual=counterfactuals[number]) for config in configs]
+        yield make_case(model, fact, own, level, positions)
+
+
+def _groups(cases: Iterator[Case], together: int | None) -> Iterator[list[Case]]:
+    """Consecutive cases, as many as may share a sweep."""
+    group: list[Case] = []
+    for case in cases:
+        full = len(group) == together
+        if group and (full or (together is None and _size([*group, case]) > pack_limit(case.model.d_model))):
+            yield group
+            group = []
+        group.append(case)
+    if group:
+        yield group
+
+
+def _size(cases: Sequence[Case]) -> int:
+    """Packed positions of all their restored runs."""
+    return sum(
+        len(case.asked.question.ids) - pos
+        for case in cases
+        for pos in case.asked.positions
+        if pos >= case.asked.question.subject.start
+    )
