@@ -18,6 +18,7 @@ SHOWN = 2000
 _STRING = r'"(?:[^"\\\n]++|\\[^\n])*+(?:"|(?=\\?\n))'  # a raw line end is not JSON: there an unclosed string ends
 _WITHIN = re.compile(rf'(?:[^"{{}}\[\]]++|{_STRING})*+')
 _BETWEEN = re.compile(rf'(?:[^"{{}}\[\],]++|{_STRING})*+')
+_FIRST_FIELD = re.compile(r'\s*\{\s*("(?:[^"\\]|\\.)*+")\s*:')
 _ENDING = " \t\r\n,]"
 """What may follow a row that is cut out of a longer piece."""
 
@@ -51,7 +52,7 @@ class Cutter:
         """The beginning of a row too long to be held, once the rest was let go."""
         self._let_go = 0
         self._opening = None if in_list else re.compile(r"\n\{")
-        """How rows begin where each begins a line: the way back after a bracket went missing."""
+        """How rows begin: the way back after a bracket went missing."""
 
     def __iter__(self) -> Iterator[Piece]:
         if self._in_list:
@@ -81,7 +82,7 @@ class Cutter:
         self._at += 1
         if mark in "{[":
             if not self._depth and self._opening is None:
-                self._opening = _opening(self._text[: self._at - 1])
+                self._opening = _first_of_line(self._text[: self._at - 1])
             self._depth += 1
         elif self._depth:  # a closing bracket; commas are met only between rows
             self._depth -= 1
@@ -105,13 +106,15 @@ class Cutter:
             yield Piece(self._head.text, self._head.line, f"has {n} characters; at most {MAX_ROW} are taken")
             self._head, self._let_go = None, 0
         elif text.strip():
-            blank = len(text) - len(text.lstrip())
-            yield Piece(text.strip(), self._line + text.count("\n", 0, blank))
+            if self._opening is None:
+                self._opening = _first_field(text)
+            yield Piece(text.strip(), self._line + _lines_before(text))
         self._skip_to(end)
 
     def _shorten(self) -> Iterator[Piece]:
         """Makes room: ends the row where another one visibly begins, or keeps only its beginning."""
-        rows = self._opening.finditer(self._text, self._start + 1, self._at) if self._opening else ()
+        own = max(self._text.find("{", self._start), self._start) + 1
+        rows = self._opening.finditer(self._text, own, self._at) if self._opening else ()
         last = max((match.start() for match in rows), default=None)
         if last is not None and self._head is None:
             self._depth = 0
@@ -136,7 +139,7 @@ class Cutter:
         line = piece.line
         for start, end in zip([0, *starts], [*starts, len(piece.text)], strict=True):
             text = piece.text[start:end]
-            yield Piece(text.strip(_ENDING), line + (start > 0)) if starts else piece
+            yield Piece(text.strip(_ENDING), line + _lines_before(text)) if starts else piece
             line += text.count("\n")
 
     def _more(self) -> bool:
@@ -151,10 +154,22 @@ class Cutter:
         self._start = end
 
 
-def _opening(before: str) -> re.Pattern[str] | None:
-    """A row's beginning, where the first row begins a line."""
+def _first_of_line(before: str) -> re.Pattern[str] | None:
+    """How rows begin where the first one begins a line."""
     _, line_end, indent = before.rpartition("\n")
     return re.compile(rf"\n{indent}\{{") if line_end and not indent.strip() else None
+
+
+def _first_field(row: str) -> re.Pattern[str] | None:
+    """How rows begin where they begin with a field that nothing inside them begins with."""
+    first = _FIRST_FIELD.match(row)
+    opening = re.compile(rf"\{{\s*{re.escape(first[1])}\s*:") if first else None
+    return opening if opening is not None and len(opening.findall(row)) == 1 else None
+
+
+def _lines_before(text: str) -> int:
+    """Line ends before the first character that is not blank."""
+    return text.count("\n", 0, len(text) - len(text.lstrip()))
 
 
 def is_open(line: str) -> bool:

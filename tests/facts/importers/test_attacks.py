@@ -155,6 +155,16 @@ def test_a_missing_bracket_costs_one_row_where_rows_have_lines_of_their_own() ->
     assert (len(cases), [rejected.row for rejected in aside]) == (3, [2, 4])
 
 
+def test_a_missing_bracket_costs_one_row_where_rows_begin_with_a_field_of_their_own() -> None:
+    cases, aside = read(f"[{ROW}, {ROW[:-1]}, {ROW},{ROW}]")
+    assert (len(cases), [(rejected.row, rejected.line, rejected.raw) for rejected in aside]) == (3, [(2, 1, ROW[:-1])])
+    # Where an object inside a row begins like the row, nothing tells the two apart, and all that follows is one row.
+    alike = row(n=[{"prompt": 1}])
+    cases, aside = read(f"[{alike}, {alike[:-1]}, {alike}]")
+    assert (len(cases), len(aside)) == (1, 1)
+    assert aside[0].raw.count("Rome") == 2
+
+
 def test_a_missing_quotation_mark_costs_one_row() -> None:
     cases, aside = read("[" + ",\n".join([ROW, ROW.replace('Needle"', "Needle", 1), ROW]) + "]")
     assert (len(cases), len(aside)) == (2, 1)
