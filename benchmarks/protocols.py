@@ -38,7 +38,6 @@ from metrics.protocols import (
     evaluate_under,
     summarise,
 )
-from metrics.tables import number
 from metrics.types import Metric, Settings
 from models import LanguageModel, load_model
 from models.reference.evaluate import BEST_LAYER
@@ -153,13 +152,8 @@ def run(
 
 
 def frame(summaries: dict[str, Summary]) -> pd.DataFrame:
-    """Every number of every protocol, a line each, with its label."""
-    frames = []
-    for name, summary in summaries.items():
-        scores = summary.to_frame()
-        scores.insert(1, "label", [PROTOCOLS[name].definitions[score].label for score in scores["name"]])
-        frames.append(scores)
-    return pd.concat(frames, ignore_index=True)
+    """Every number of every protocol, a line each."""
+    return pd.concat([summary.to_frame() for summary in summaries.values()], ignore_index=True)
 
 
 def table(summaries: dict[str, Summary]) -> str:
@@ -183,20 +177,12 @@ def _cell(summary: Summary, name: str | None) -> str:
 
 
 def details(summaries: dict[str, Summary]) -> str:
-    """Every measured number: before, after, interval, edits and prompts."""
-    lines = [
-        "| Protocol | Number | Before | After | 95 % interval | Edits | Prompts |",
-        "|---|---|---:|---:|---:|---:|---:|",
-    ]
-    for name, summary in summaries.items():
-        for score in summary.scores:
-            if score.value is None:
-                continue
-            label = f"`{score.name}` {PROTOCOLS[name].definitions[score.name].label}"
-            ends = [number(end, score.unit) for end in score.ci or ()]
-            shown = [number(score.before, score.unit), number(score.value, score.unit), " to ".join(ends) or "–"]
-            lines.append(f"| `{name}` | {label} | " + " | ".join(shown) + f" | {score.n} | {score.n_prompts} |")
-    return "\n".join(lines)
+    """Every measured number: before, after, interval, edits and prompts, one table a protocol."""
+    measured = (
+        replace(summary, scores=tuple(score for score in summary.scores if score.value is not None))
+        for summary in summaries.values()
+    )
+    return "\n".join(summary.to_markdown() for summary in measured)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -223,13 +209,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     scores = frame(summaries)
-    way = (
-        f"{options.edits} edits by {METHOD} at layer {options.layer}, one at a time; {model.name}, weights "
-        f"{model.revision[:12]}; seed {options.seed}; 95 % bootstrap intervals over edits."
-    )
-    text = "\n\n".join([table(summaries), f"Shares in %. {way}", details(summaries)])
+    about_all = f"Shares in %, with a 95 % bootstrap interval over edits. {METHOD} at layer {options.layer}."
+    text = "\n\n".join([table(summaries), about_all, details(summaries)])
     scores.to_csv(options.out / "scores.csv", index=False)
-    (options.out / "table.md").write_text(text + "\n", encoding="utf-8")
+    (options.out / "table.md").write_text(text, encoding="utf-8")
     print(json.dumps({**about, "edits": options.edits, "scores": scores.to_dict("records")}) if options.json else text)
     print(f"{process_time() - began:.0f} processor seconds", file=sys.stderr)
     return 0

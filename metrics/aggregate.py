@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from metrics import tables
 from metrics.definitions import DEFINITIONS, Definition
 from metrics.report import EditReport
 from metrics.statistics import Interval, bootstrap, harmonic_mean, paired_bootstrap
@@ -47,6 +48,7 @@ class SummaryScore:
     """One score over many edits."""
 
     name: str
+    label: str
     value: float | None
     """Mean over the edits that measured it; None if none did."""
     before: float | None
@@ -112,6 +114,23 @@ class Summary:
         """One line per score, each with its protocol, model, weights and seed; missing numbers are None."""
         return pd.DataFrame([self._record(score) for score in self.scores], dtype=object)
 
+    def to_markdown(self) -> str:
+        """The scores as a Markdown table under a line that says how they were measured."""
+        return tables.summary_markdown(self.scores, self.caption)
+
+    def to_latex(self) -> str:
+        """A booktabs table; needs `\\usepackage{booktabs}`."""
+        return tables.summary_latex(self.scores, self.caption)
+
+    @property
+    def caption(self) -> str:
+        """How and on what the numbers were measured."""
+        way = self.way
+        return (
+            f"{self.n_edits} edits; model {way.model} ({way.revision[:12]}); protocol {way.protocol}, seed {way.seed}; "
+            "intervals over edits"
+        )
+
     def _record(self, score: SummaryScore) -> dict[str, Any]:
         record = {**asdict(score), "change": score.change}
         record |= record.pop("way")
@@ -170,6 +189,7 @@ def mean_over(
     complete = len(pairs) == len(after)  # a change between means over different edits would be no change
     return SummaryScore(
         name=name,
+        label=definition.label,
         value=math.fsum(after) / len(after) if after else None,
         before=float(np.mean(befores)) if befores and complete else None,
         n=len(after),

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from metrics.definitions import METRICS
 from metrics.types import Score, Unit
 
+if TYPE_CHECKING:
+    from metrics.aggregate import SummaryScore
+
 NOT_MEASURED = "not measured"
 HEADERS = ("Metric", "Score", "Before", "After", "Change", "95 % interval", "n", "Left out")
+SUMMARY_HEADERS = ("Score", "Before", "After", "Change", "95 % interval", "Edits", "Prompts")
 
 
 def number(value: float | None, unit: Unit, *, signed: bool = False) -> str:
@@ -35,7 +40,7 @@ def number(value: float | None, unit: Unit, *, signed: bool = False) -> str:
             return f"{value:{sign}.4g}"
 
 
-def interval(score: Score) -> str:
+def interval(score: Score | SummaryScore) -> str:
     """The score's 95 % interval, or "–"."""
     if score.ci is None:
         return "–"
@@ -59,34 +64,69 @@ def cells(score: Score) -> tuple[str, ...]:
     )
 
 
+def summary_cells(score: SummaryScore) -> tuple[str, ...]:
+    """One line of a table over many edits, in the order of SUMMARY_HEADERS."""
+    return (
+        score.label,
+        number(score.before, score.unit),
+        NOT_MEASURED if score.value is None else number(score.value, score.unit),
+        number(score.change, score.unit, signed=True),
+        interval(score),
+        str(score.n),
+        str(score.n_prompts),
+    )
+
+
 def markdown(scores: Sequence[Score], caption: str) -> str:
     """A Markdown table; pipes and line breaks in texts are escaped."""
+    return _markdown(HEADERS, 2, [cells(score) for score in scores], caption)
+
+
+def summary_markdown(scores: Sequence[SummaryScore], caption: str) -> str:
+    """The same over many edits."""
+    return _markdown(SUMMARY_HEADERS, 1, [summary_cells(score) for score in scores], caption)
+
+
+def _markdown(headers: Sequence[str], n_words: int, rows: Sequence[Sequence[str]], caption: str) -> str:
     lines = [
         _plain_line(caption),
         "",
-        "| " + " | ".join(HEADERS) + " |",
-        "|---|---|" + "---:|" * (len(HEADERS) - 2),
-        *("| " + " | ".join(_plain_line(cell).replace("|", "\\|") for cell in cells(score)) + " |" for score in scores),
+        "| " + " | ".join(headers) + " |",
+        "|" + "---|" * n_words + "---:|" * (len(headers) - n_words),
+        *("| " + " | ".join(_plain_line(cell).replace("|", "\\|") for cell in row) + " |" for row in rows),
     ]
     return "\n".join(lines) + "\n"
 
 
 def latex(scores: Sequence[Score], caption: str) -> str:
     """A booktabs table in a table environment; a rule between metrics."""
+    groups: list[list[tuple[str, ...]]] = []
+    last = None
+    for score in scores:
+        if score.metric != last:
+            groups.append([])
+            last = score.metric
+        groups[-1].append(cells(score))
+    return _latex(HEADERS, "ll", groups, caption)
+
+
+def summary_latex(scores: Sequence[SummaryScore], caption: str) -> str:
+    """A booktabs table over many edits."""
+    return _latex(SUMMARY_HEADERS, "l", [[summary_cells(score) for score in scores]], caption)
+
+
+def _latex(headers: Sequence[str], words: str, groups: Sequence[Sequence[Sequence[str]]], caption: str) -> str:
     lines = [
         "\\begin{table}",
         "\\centering",
         f"\\caption{{{escape(_plain_line(caption))}}}",
-        "\\begin{tabular}{llrrrrrr}",
+        f"\\begin{{tabular}}{{{words.ljust(len(headers), 'r')}}}",
         "\\toprule",
-        " & ".join(escape(header) for header in HEADERS) + " \\\\",
+        " & ".join(escape(header) for header in headers) + " \\\\",
     ]
-    last = None
-    for score in scores:
-        if score.metric != last:
-            lines.append("\\midrule")
-            last = score.metric
-        lines.append(" & ".join(escape(_plain_line(cell)) for cell in cells(score)) + " \\\\")
+    for rows in groups:
+        lines.append("\\midrule")
+        lines += [" & ".join(escape(_plain_line(cell)) for cell in row) + " \\\\" for row in rows]
     return "\n".join([*lines, "\\bottomrule", "\\end{tabular}", "\\end{table}"]) + "\n"
 
 

@@ -56,6 +56,7 @@ def _derived(
     measured = np.isfinite(value)
     return SummaryScore(
         name=name,
+        label=definition.label,
         value=value if measured else None,
         before=start if measured else None,
         n=sum(complete),

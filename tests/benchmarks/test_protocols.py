@@ -76,7 +76,10 @@ def test_every_stored_number_says_how_it_was_measured(quick: Quick, tmp_path: Pa
     assert "100.0 (100.0–100.0)" in row.split(" | ")[1]
     assert text.count("\n") == 1 + len(PROTOCOLS)
     assert next(line for line in text.splitlines() if "`counterfact+`" in line).split(" | ")[1] == "–"
-    assert "| `rome` | `GE` Generation entropy |" in details(summaries)
+    text = details(summaries)
+    assert f"2 edits; model {MODEL.name} ({MODEL.revision[:12]}); protocol rome, seed 0; intervals over edits" in text
+    assert "| Generation entropy |" in text
+    assert "not measured" not in text
 
 
 def test_requests_have_two_paraphrases_and_texts_to_write(monkeypatch: pytest.MonkeyPatch) -> None:

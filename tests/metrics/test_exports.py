@@ -26,7 +26,11 @@ def test_frame_has_a_line_for_every_prompt(report: EditReport) -> None:
     edit = frame.iloc[0]
     assert (edit["text_before"], edit["text_after"]) == ("Paris", "New York and")
     assert edit["p_answer_after"] == pytest.approx(0.81)
-    assert list(report.summary_frame()["name"]) == [score.name for score in report.scores]
+    scores = report.summary_frame()
+    assert list(scores["name"]) == [score.name for score in report.scores]
+    assert {"protocol", "n", "seed", "ci_low", "ci_high", "model", "revision"} <= set(scores.columns)
+    assert set(scores["revision"]) == {report.model_revision}
+    assert set(scores["seed"]) == {7}
 
 
 def test_csv_round_trips_and_names_model_and_protocol(report: EditReport) -> None:
