@@ -8,7 +8,7 @@ knows.  Intervals are t-intervals over facts (`tracing.average`), not over noise
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,23 +47,29 @@ def plan(options: Namespace, model: LanguageModel) -> Plan:
         raise ValueError(f"the block is {options.block} facts; expected at least 1")
     drawn = draw_facts(model, options.source, options.facts, options.seed)
     window = options.window or max(1, int(PAPER_WINDOW * model.n_layers + 0.5))
-    shared = {"samples": options.samples, "noise": options.noise, "seed": options.seed}
-    configs = [
+    level = level_of(measure_noise(model, [fact.subject for fact in drawn.items]))
+    facts = [asdict(fact) for fact in drawn.items]
+    starts = range(0, len(facts), options.block)
+    cells = []
+    for number, start in enumerate(starts):
+        # a draw of its own: noise that all facts share would move their mean, and no interval over facts would show it
+        shared = {"samples": options.samples, "noise": options.noise, "seed": options.seed * len(starts) + number}
+        spec = {"facts": facts[start : start + options.block], "configs": _maps(window, shared), "level": level}
+        cells.append(Cell("average", spec))
+    asked = {name: getattr(options, name) for name in ("facts", "samples", "noise", "seed", "source")}
+    about = {"options": {**asked, "window": window}, **drawn.about}
+    return Plan(options.name or NAME, options.model, tuple(cells), about=about)
+
+
+def _maps(window: int, shared: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """States, modules in a window, and states with one kind of module severed."""
+    return [
         {"site": "resid_post", **shared},
         {"site": "mlp_out", "window": window, **shared},
         {"site": "attn_out", "window": window, **shared},
         {"site": "resid_post", "severed": "mlp_out", **shared},
         {"site": "resid_post", "severed": "attn_out", **shared},
     ]
-    level = level_of(measure_noise(model, [fact.subject for fact in drawn.items]))
-    facts = [asdict(fact) for fact in drawn.items]
-    cells = tuple(
-        Cell("average", {"facts": facts[start : start + options.block], "configs": configs, "level": level})
-        for start in range(0, len(facts), options.block)
-    )
-    asked = {name: getattr(options, name) for name in ("facts", "samples", "noise", "seed", "source")}
-    about = {"options": {**asked, "window": window}, **drawn.about}
-    return Plan(options.name or NAME, options.model, cells, about=about)
 
 
 def summarise(ledger: Ledger, run: str, folder: Path) -> list[Path]:
