@@ -1,7 +1,8 @@
 """Results in the shape of EasyEdit's `results.json`, for scripts that read those.
 
-    {case_id, requested_rewrite, time, pre: {rewrite_acc: [..], rephrase_acc: [..], portability: {k_acc: [..]}},
-     post: {rewrite_acc, rephrase_acc, portability, locality: {k_acc: [..]}, fluency: {ngram_entropy}, metric_meta}}
+    {case_id, requested_rewrite, time,
+     pre: {rewrite_acc: [..], rephrase_acc: [..], portability: {k_acc: [..]}, fluency: {ngram_entropy}},
+     post: {the same, and locality: {k_acc: [..]}, metric_meta}}
 
 as `editors/editor.py` and `evaluate/evaluate.py` of zjunlp/EasyEdit write it.  What was not measured is not there.
 `metric_meta` says under which protocol the numbers were measured; numbers of different ones cannot be compared.
@@ -48,16 +49,15 @@ def easyedit_result(case: Case, scores: CaseScores, seconds: float | None = None
     rewrites = [_rewrite(request, (*request.probes, *case.probes)) for request in case.requests]
     before = {name: value.before for name, value in scores.values.items()}
     after = {name: value.after for name, value in scores.values.items()}
-    entropy = after.get("ngram_entropy")
     return {
         "case_id": case.id,
         "requested_rewrite": rewrites[0] if len(rewrites) == 1 else rewrites,
         **({} if seconds is None else {"time": seconds}),
-        "pre": _quality(before),
+        "pre": {**_quality(before), **_fluency(before)},
         "post": {
             **_quality(after),
             **_kinds(after, "locality", LOCALITY_KINDS),
-            **({} if entropy is None else {"fluency": {"ngram_entropy": entropy}}),
+            **_fluency(after),
             "metric_meta": _meta(scores.protocol, scores.seed, scores.model, scores.revision),
         },
     }
@@ -117,6 +117,11 @@ def _asked(probes: Sequence[Probe], kinds: Sequence[str]) -> dict[str, dict[str,
 def _quality(values: Mapping[str, float | None]) -> dict[str, Any]:
     direct = {name: [value] for name in ("rewrite_acc", "rephrase_acc") if (value := values.get(name)) is not None}
     return direct | _kinds(values, "portability", PORTABILITY_KINDS)
+
+
+def _fluency(values: Mapping[str, float | None]) -> dict[str, Any]:
+    entropy = values.get("ngram_entropy")
+    return {} if entropy is None else {"fluency": {"ngram_entropy": entropy}}
 
 
 def _kinds(values: Mapping[str, float | None], metric: str, kinds: Sequence[str]) -> dict[str, dict[str, list[float]]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from facts.importers.fields import Fields
 from facts.types import EditRequest, Fact, Probe, ProbeKind
@@ -81,22 +81,42 @@ def names_of(*answers: Sequence[str]) -> tuple[tuple[str, tuple[str, ...]], ...]
     return tuple((entry[0], tuple(entry[1:])) for entry in answers if len(entry) > 1)
 
 
-def axis_probes(row: Fields, name: str, default: ProbeKind, **also: ProbeKind) -> tuple[list[Probe], list[str]]:
-    """The probes under a field such as `portability`, an object from axis to tests, and what had to be assumed.
+def following(row: Fields, **also: ProbeKind) -> tuple[list[Probe], list[str]]:
+    """The probes under `portability`, an object from axis to tests, and what could not be asked.
 
-    An axis that neither `AXES` nor `also` names gives probes of the kind `default`.  A test of portability without an
-    answer cannot be scored: it stays in the row, and is noted.
+    `also` says what kinds some axes give in this format.  A test without an answer cannot be scored: it stays in the
+    row, and is noted.
     """
     probes: list[Probe] = []
     notes: list[str] = []
+    for axis, test in _tests(row, "portability"):
+        kind = also.get(axis) or AXES.get(axis, "reasoning")
+        if answers := test.answers("ground_truth"):
+            probes += [probe_of(kind, prompt, answers, f"portability.{axis}") for prompt in test.texts("prompt")]
+        else:
+            notes.append(f"{test.path('ground_truth')} holds no answer; the prompt is kept but not asked")
+    return probes, notes
+
+
+def staying(row: Fields, true: Sequence[str]) -> list[Probe]:
+    """The probes under `locality`, an object from axis to tests.
+
+    EasyEdit also calls questions "neighborhood" that have nothing to do with the edit; a neighbour's answer is one of
+    the `true` ones of the edited fact.
+    """
+    probes: list[Probe] = []
+    for axis, test in _tests(row, "locality"):
+        answers = test.answers("ground_truth")
+        kind = AXES.get(axis, "unchanged") if answers else "unchanged"
+        if kind == "neighborhood" and answers[0] not in true:
+            kind = "unchanged"
+        probes += [probe_of(kind, prompt, answers, f"locality.{axis}") for prompt in test.texts("prompt")]
+    return probes
+
+
+def _tests(row: Fields, name: str) -> Iterator[tuple[str, Fields]]:
+    """(axis, test) of every test under a field."""
     groups = row.part(name) if name in row else Fields({})
     for axis in groups:
-        kind = also.get(axis) or AXES.get(axis, default)
         for test in groups.spread(axis):
-            answers = test.answers("ground_truth")
-            if answers or default == "unchanged":
-                kind_here = kind if answers else "unchanged"
-                probes += [probe_of(kind_here, prompt, answers, f"{name}.{axis}") for prompt in test.texts("prompt")]
-            else:
-                notes.append(f"{test.path('ground_truth')} holds no answer; the prompt is kept but not asked")
-    return probes, notes
+            yield axis, test

@@ -1,11 +1,14 @@
-"""EasyEdit's requests: a list of request dictionaries, or one object with the arguments of `BaseEditor.edit`."""
+"""EasyEdit's requests: a list of request dictionaries, one object with the arguments of `BaseEditor.edit`, or results.
+
+In `results.json` each entry holds its request; what was measured stays in `extra`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from facts.importers.build import NO_TRUTH, axis_probes, fact_of, names_of, probe_of, request_of
+from facts.importers.build import NO_TRUTH, fact_of, following, names_of, probe_of, request_of, staying
 from facts.importers.errors import RowError
 from facts.importers.fields import Fields
 from facts.types import Case
@@ -21,9 +24,11 @@ _ARGUMENTS = {
 
 
 def recognises(row: Mapping[str, Any]) -> bool:
-    """A prompt without `{}` and EasyEdit's own names beside it."""
+    """A prompt and EasyEdit's own names beside it."""
     own = {"ground_truth", "rephrase_prompt", "loc_prompt", "locality", "portability", "target_neg"}
-    return recognises_arguments(row) or ({"prompt", "target_new"} <= row.keys() and bool(own & row.keys()))
+    asked = row.get("requested_rewrite", row)
+    one = isinstance(asked, dict) and {"prompt", "target_new"} <= asked.keys() and bool(own & asked.keys())
+    return one or recognises_arguments(row)
 
 
 def recognises_arguments(row: Mapping[str, Any]) -> bool:
@@ -62,11 +67,11 @@ def _member(value: Any, index: int, n: int, path: str) -> Any:
 
 def read(row: Fields) -> Case:
     """One request as a case."""
-    new = row.answer("target_new")
-    true = () if row.peek("ground_truth") == NO_TRUTH else row.answers("ground_truth")
-    fact, notes = fact_of(row, "prompt", "subject", true[0] if true else "")
-    paraphrases = [probe_of("paraphrase", text, [new], "rephrase_prompt") for text in row.texts("rephrase_prompt")]
-    following, unasked = axis_probes(row, "portability", "reasoning")
-    staying, _ = axis_probes(row, "locality", "unchanged")
-    request = request_of(row, "target_new", fact, new, [*paraphrases, *following, *staying])
+    asked = row.part("requested_rewrite") if "requested_rewrite" in row else row
+    new = asked.answer("target_new")
+    true = () if asked.peek("ground_truth") == NO_TRUTH else asked.answers("ground_truth")
+    fact, notes = fact_of(asked, "prompt", "subject", true[0] if true else "")
+    paraphrases = [probe_of("paraphrase", text, [new], "rephrase_prompt") for text in asked.texts("rephrase_prompt")]
+    after, unasked = following(asked)
+    request = request_of(asked, "target_new", fact, new, [*paraphrases, *after, *staying(asked, true)])
     return Case(row.label("case_id"), (request,), names=names_of(true), notes=(*notes, *unasked))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from typing import Any
 
@@ -12,11 +12,16 @@ from facts.types import MAX_PROMPT_CHARACTERS
 
 
 class Fields:
-    """One JSON object of a row, and where in the row it is."""
+    """One JSON object of a row, and where in the row it is.
 
-    def __init__(self, values: dict[str, Any], path: str = "") -> None:
+    Unless it is read `exact`, texts lose the blanks at their ends, where an answer is joined on; what was written with
+    such blanks also stays in the row.
+    """
+
+    def __init__(self, values: dict[str, Any], path: str = "", exact: bool = False) -> None:
         self._values = values
         self._path = path
+        self._exact = exact
 
     def __contains__(self, name: str) -> bool:
         """Whether the field is there and says something: not null, not an empty text, list or object."""
@@ -43,8 +48,8 @@ class Fields:
 
     def text(self, name: str) -> str:
         """A text that must be there."""
-        text = self.see(name)
-        del self._values[name]
+        text = self._trimmed(self.see(name))
+        self._done(name, [text])
         return text
 
     def see(self, name: str) -> str:
@@ -77,8 +82,9 @@ class Fields:
             found = tuple(_text(entry, f"{path}[{index}]") for index, entry in enumerate(value))
         else:
             found = (_text(value, path),)
-        del self._values[name]
-        return tuple(text for text in found if text.strip())
+        found = tuple(self._trimmed(text) for text in found)
+        self._done(name, found)
+        return tuple(text for text in found if text)
 
     def answers(self, name: str) -> tuple[str, ...]:
         """An answer and its other names: a text or number, {"str": ...}, a list of those, or a list of such lists.
@@ -91,10 +97,10 @@ class Fields:
         value = self._values[name]
         if isinstance(value, dict):
             return self.part(name).answers("str")
-        found = tuple(dict.fromkeys(_answers(value, self.path(name))))
+        found = tuple(dict.fromkeys(text.strip() for text in _answers(value, self.path(name))))
         groups = [entry for entry in value if isinstance(entry, list)] if isinstance(value, list) else []
         if len(groups) < 2:
-            del self._values[name]
+            self._done(name, found)
         return found
 
     def some(self, name: str) -> tuple[str, ...]:
@@ -116,7 +122,7 @@ class Fields:
         value = self._values.get(name)
         if not isinstance(value, dict):
             raise self.error(name, "is missing" if value is None else f"is {kind_of(value)}; expected an object")
-        return Fields(value, self.path(name))
+        return Fields(value, self.path(name), self._exact)
 
     def parts(self, name: str) -> tuple[Fields, ...]:
         """A list of objects; none if there is no such field."""
@@ -130,12 +136,12 @@ class Fields:
             path = f"{self.path(name)}[{index}]"
             if not isinstance(entry, dict):
                 raise RowError(path, f"is {kind_of(entry)}; expected an object")
-            found.append(Fields(entry, path))
+            found.append(Fields(entry, path, self._exact))
         return tuple(found)
 
     def copied(self, name: str) -> tuple[Fields, ...]:
         """Like `parts`, but whatever is taken also stays in the row: for lists whose order says more than we hold."""
-        return Fields({name: deepcopy(self._values.get(name))}, self._path).parts(name)
+        return Fields({name: deepcopy(self._values.get(name))}, self._path, self._exact).parts(name)
 
     def spread(self, name: str) -> tuple[Fields, ...]:
         """A list of objects, which may be written as one object of lists or single values."""
@@ -153,6 +159,23 @@ class Fields:
     def left(self) -> dict[str, Any]:
         """What nobody took, without what is empty."""
         return {name: entry for name, value in self._values.items() if (entry := _pruned(value)) not in ({}, [])}
+
+    def _trimmed(self, text: str) -> str:
+        return text if self._exact else text.strip()
+
+    def _done(self, name: str, taken: Sequence[str]) -> None:
+        """Removes a field, unless something of its texts was not taken."""
+        value = self._values[name]
+        if all(text in ("", *taken) for text in _texts_in(value)):
+            del self._values[name]
+
+
+def _texts_in(value: Any) -> Iterator[str]:
+    if isinstance(value, list):
+        for entry in value:
+            yield from _texts_in(entry)
+    elif value is not None:
+        yield str(value)
 
 
 def _text(value: Any, path: str) -> str:

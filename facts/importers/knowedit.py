@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from facts.importers.build import axis_probes, fact_of, names_of, probe_of, request_of
+from facts.importers.build import fact_of, following, names_of, probe_of, request_of, staying
 from facts.importers.fields import Fields
 from facts.types import Case
 
@@ -50,7 +50,6 @@ def read(row: Fields) -> Case:
     is_zsre = "cond" in row or "rephrase_prompt" in row
     fact, notes = fact_of(row, prompt, subject, true[0] if true else "")
     paraphrases = [probe_of("paraphrase", text, [new], "rephrase_prompt") for text in row.texts("rephrase_prompt")]
-    following, unasked = axis_probes(row, "portability", "reasoning", Reasoning="one_hop" if is_zsre else "reasoning")
-    staying, _ = axis_probes(row, "locality", "unchanged")
-    request = request_of(row, target, fact, new, [*paraphrases, *following, *staying])
+    after, unasked = following(row, Reasoning="one_hop" if is_zsre else "reasoning")
+    request = request_of(row, target, fact, new, [*paraphrases, *after, *staying(row, true)])
     return Case(row.label("case_id"), (request,), names=names_of(true), notes=(*notes, *unasked))

@@ -133,14 +133,14 @@ def _read(number: int, raw: Raw, value: Any, format: Format) -> Case | Rejected:
     try:
         if not isinstance(value, dict):
             raise RowError("", f"is {kind_of(value)}; expected an object with named fields")
-        fields = Fields(value)
+        fields = Fields(value, exact=format.exact)
         case = format.read(fields)
     except ValueError as error:
         return _rejected(number, raw, error)
     return replace(
         case,
         id=case.id or str(number),
-        source=case.source or format.name,
+        source=case.source if format.exact else format.name,
         extra={**case.extra, **fields.left()},
     )
 

@@ -42,12 +42,14 @@ class Format:
     read: Callable[[Fields], Case]
     expand: Callable[[Mapping[str, Any]], Iterator[Any]] = _one_row
     """The rows of one JSON object; several where a file is a single object."""
+    exact: bool = False
+    """Texts keep the blanks at their ends."""
 
 
 FORMATS: dict[str, Format] = {
     entry.name: entry
     for entry in (
-        Format("engram", "Engram cases", engram.recognises, engram.read),
+        Format("engram", "Engram cases", engram.recognises, engram.read, exact=True),
         Format("mquake", "MQuAKE", mquake.recognises, mquake.read),
         Format("counterfact", "CounterFact, multi_counterfact", counterfact.recognises, counterfact.read),
         Format("rippleedits", "RippleEdits", rippleedits.recognises, rippleedits.read),

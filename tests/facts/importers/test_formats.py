@@ -10,7 +10,7 @@ import pytest
 
 from facts.importers import FORMATS, Rejected, detect, import_file, preview, read_cases, read_snippets, write_cases
 from facts.importers.engram import record_of
-from facts.types import Case, Probe
+from facts.types import Case, EditRequest, Fact, Probe
 
 DATA = Path(__file__).parent / "data"
 # file: format, cases, requests, known facts, probes by kind
@@ -51,6 +51,7 @@ FILES: dict[str, tuple[str, int, int, int, dict[str, int]]] = {
         {"paraphrase": 2, "neighborhood": 2, "one_hop": 1, "unchanged": 1},
     ),
     "easyedit_arguments.json": ("easyedit", 2, 2, 0, {"paraphrase": 2, "neighborhood": 2}),
+    "easyedit_results.json": ("easyedit", 1, 1, 0, {"paraphrase": 1, "unchanged": 1}),
     "rome.json": ("rome", 2, 2, 0, {}),
     "plain.csv": ("plain", 3, 2, 1, {"paraphrase": 2, "unchanged": 2}),
     "plain.jsonl": ("plain", 3, 2, 1, {"paraphrase": 2}),
@@ -392,6 +393,32 @@ def test_easyedit_requests_and_arguments() -> None:
     first, second = cases_of("easyedit_arguments.json")
     assert (first.requests[0].target_new, second.requests[0].target_new) == ("violin", "soccer")
     assert [probe.prompt for probe in probes(second, "neighborhood")] == ["Larry Bird is a professional"]
+
+
+def test_easyedit_results_hold_their_requests() -> None:
+    (case,) = cases_of("easyedit_results.json")
+    assert case.requests[0].fact.subject == "Journal of Clinical Microbiology"
+    # EasyEdit calls a question of Natural Questions a neighbour; its answer is not the edited fact's.
+    assert probes(case, "unchanged")[0].answer == "KOMO-TV"
+    assert case.extra["post"]["rewrite_acc"] == [0.8]
+
+
+def test_blanks_at_the_ends_are_cut_and_kept(tmp_path: Path) -> None:
+    row = {"subject": "Ann", "src": "Whose is Ann? ", "alt": " Bob", "answers": ["Eve"], "rephrase": ["a ", "b"]}
+    file = tmp_path / "file"
+    file.write_text(json.dumps([row]))
+    (case,) = read_cases(file)
+    (request,) = case.requests
+    assert (request.fact.prompt, request.target_new) == ("Whose is Ann?", "Bob")
+    assert [probe.prompt for probe in request.probes] == ["a", "b"]
+    assert case.extra == {"src": "Whose is Ann? ", "alt": " Bob", "rephrase": ["a ", "b"]}
+
+
+def test_our_own_form_keeps_blanks(tmp_path: Path) -> None:
+    fact = Fact("Ann ", " {} is ", "x ")
+    case = Case("a", (EditRequest(fact, " y", (Probe("alias", "p ", " q", aliases=(" r",)),), ("g ",)),))
+    write_cases([case], tmp_path / "file")
+    assert list(read_cases(tmp_path / "file")) == [case]
 
 
 def test_lists_of_different_lengths_are_named(tmp_path: Path) -> None:
