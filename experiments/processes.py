@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from multiprocessing.context import SpawnProcess
 
 _SPAWN = multiprocessing.get_context("spawn")
+_ENDING = 5.0
+"""Seconds that a worker which closed its connection has to end."""
 _STILLBORN = 3
 """Workers in a row that may die before they are ready; then the fault is not with a cell."""
 
@@ -34,6 +36,8 @@ class _Slot:
     process: SpawnProcess
     connection: Connection
     ready: bool = False
+    closed: bool = False
+    """Its end of the connection is gone, and so is the process, or it is about to be."""
     told: str = ""
     """Why it was killed, if it was."""
 
@@ -67,7 +71,7 @@ class Processes:
         try:
             self._live[slot].connection.send_bytes(json.dumps(asdict(task)).encode())
         except OSError:
-            self._live[slot].process.join(1)
+            self._live[slot].closed = True
 
     def wait(self, seconds: float) -> Sequence[Event]:
         """What happened, at the latest after so many seconds."""
@@ -77,8 +81,9 @@ class Processes:
         wait(waited, seconds)
         events: list[Event] = []
         for slot, live in list(self._live.items()):
+            alive = live.process.is_alive()  # asked first: what it sent before its end is then there to be read
             events += self._received(live)
-            if not live.process.is_alive() and not live.connection.poll():
+            if not alive or live.closed:
                 events.append(self._buried(slot, live))
         return events
 
@@ -112,10 +117,12 @@ class Processes:
                     live.ready, self._stillborn = True, 0
                 events.append(unpack_event(message))
         except (EOFError, OSError):
-            live.process.join(5)  # it closed its end, so it is about to be gone
+            live.closed = True
         return events
 
     def _buried(self, slot: int, live: _Slot) -> Event:
+        live.process.join(_ENDING)
+        live.process.kill()  # in case it closed its end and stayed
         live.process.join()
         live.connection.close()
         code = live.process.exitcode or 0
