@@ -10,6 +10,7 @@ import zipfile
 import streamlit as st
 
 from app import cache
+from app.jobs import Job, Runner
 from app.saved import Saved, SavedTrace, read_run
 from app.two_runs import overview
 
@@ -37,6 +38,13 @@ def collect() -> None:
         seen.add(job.key)
         for result in job.result.results if name == "trace_ask" else (job.result,):
             add(read_run(result.to_json()))
+
+
+def live(runner: Runner) -> list[Job]:
+    """The Workbench's last questions that are still being answered."""
+    asks = (st.session_state.get(name) for name in ("trace_ask", "score_ask"))
+    jobs = (runner.get(ask.key) for ask in asks if ask is not None)
+    return [job for job in jobs if job is not None and job.live]
 
 
 def add(run: Saved) -> None:

@@ -26,16 +26,19 @@ class Uploads:
         self._lock = threading.Lock()
         self._kept = kept
 
-    def keep(self, data: bytes, suffix: str) -> str:
+    def keep(self, data: bytes, suffix: str, largest: int = LARGEST) -> str:
         """Store the bytes; the name they can be had by.
+
+        Args:
+            largest: bytes that are taken at most.
 
         Raises:
             ValueError: if there are none, or too many.
         """
         if not data:
             raise ValueError("the file is empty; choose another")
-        if len(data) > LARGEST:
-            raise ValueError(f"the file has {len(data) / 2**20:.1f} MB; at most {LARGEST / 2**20:.0f} are taken")
+        if len(data) > largest:
+            raise ValueError(f"the file has {len(data) / 2**20:.1f} MB; at most {largest / 2**20:.0f} are taken")
         name = hashlib.sha256(data).hexdigest()[:24] + suffix
         with self._lock:
             if name not in self._paths:

@@ -10,6 +10,8 @@ from app.asks import SITES, CompareAsk, EditAsk, FileAsk, LayersAsk, ReadAsk, Sc
 from app.jobs import Cancelled, Progress, Work
 
 if TYPE_CHECKING:
+    from app.batch_plan import BatchAsk, Prepared
+    from app.sweeps import Experiment
     from editing import Edit
     from models import LanguageModel
 
@@ -170,5 +172,64 @@ def compare(ask: CompareAsk) -> Work:
 
         sides = drawer.all(ask.left), drawer.all(ask.right)
         return side_by_side.compare(shelf.get(ask.model), *sides, progress=progress, cancelled=cancelled)
+
+    return work
+
+
+def dataset(source: str) -> Work:
+    """What a file, or the atlas, holds."""
+
+    def work(progress: Progress, cancelled: Cancelled) -> object:
+        from app.datasets import read_dataset
+
+        return read_dataset(source)
+
+    return work
+
+
+def methods() -> Work:
+    """(name, title, whether it takes a layer) of every method; the first of these imports torch."""
+
+    def work(progress: Progress, cancelled: Cancelled) -> object:
+        from editing import METHODS
+
+        return [
+            (name, method.title, any(knob.name == "layer" for knob in dataclasses.fields(method.config_type)))
+            for name, method in METHODS.items()
+        ]
+
+    return work
+
+
+def prepare(ask: BatchAsk) -> Work:
+    """The cells of a batch, with what they will take."""
+    shelf = cache.shelf()
+
+    def work(progress: Progress, cancelled: Cancelled) -> object:
+        from app.batch_plan import prepare as made
+
+        return made(shelf.get(ask.model), ask, progress, cancelled)
+
+    return work
+
+
+def start_batch(prepared: Prepared, name: str, model: str) -> Work:
+    """Write the plan down and start its process."""
+
+    def work(progress: Progress, cancelled: Cancelled) -> object:
+        from app import sweeps
+
+        return sweeps.start(prepared.plan(name, model), prepared.identity, prepared.ask.workers)
+
+    return work
+
+
+def results(one: Experiment) -> Work:
+    """What an experiment found so far."""
+
+    def work(progress: Progress, cancelled: Cancelled) -> object:
+        from app.results import read_results
+
+        return read_results(one)
 
     return work

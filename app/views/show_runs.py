@@ -7,18 +7,20 @@ from collections.abc import Sequence
 import streamlit as st
 
 from app import session_runs, two_runs
-from app.jobs import job_key
-from app.saved import LARGEST, SITES, Saved, SavedEdit, SavedTrace
+from app.jobs import Runner, job_key
+from app.saved import LARGEST, METRICS, SITES, Saved, SavedEdit, SavedTrace
 from app.two_runs import Cells
 from app.views.locate import SUMMARY_STYLE
+from app.views.waiting import Waiting
 from app.wording import markup, plain, short, visible
 
 KINDS = {"all": "All", "trace": "Traces", "edit": "Edits"}
 
 
-def draw() -> None:
-    """The whole part."""
+def draw(runner: Runner) -> list[Waiting]:
+    """The whole part; what of the Workbench's questions is still being answered."""
     runs = session_runs.all_runs()
+    waiting = [Waiting(job, st.empty()) for job in session_runs.live(runner)]
     words, kind = _controls(runs)
     if not runs:
         st.info(
@@ -26,22 +28,22 @@ def draw() -> None:
             icon=":material/lightbulb:",
         )
         st.page_link("workbench.py", label="To the Workbench", icon=":material/biotech:")
-        return
+        return waiting
     shown = two_runs.matching(runs, words, kind)
     chosen = _table(shown, words, kind)
     st.caption(
         f"{len(shown)} of {len(runs)} runs. Tick one to see all its numbers, two to compare them. "
         "They are kept while this tab is open; save what you want to keep longer."
     )
-    if not chosen:
-        return
-    _files(chosen)
+    if chosen:
+        _files(chosen)
     if len(chosen) == 1:
         _one(chosen[0])
     elif len(chosen) == 2:
         _two(*chosen)
-    else:
+    elif chosen:
         st.info("Two runs can be compared at a time; untick the others.", icon=":material/info:")
+    return waiting
 
 
 def _controls(runs: Sequence[Saved]) -> tuple[str, str]:
@@ -146,7 +148,10 @@ def _one(run: Saved) -> None:
             _maps([run])
         else:
             st.caption(plain(f"{run.model} ({run.revision[:12]}), protocol {run.protocol}, seed {run.seed}"))
-            _rows(two_runs.score_rows(run), f"scores_{run.key}", f"Every score of {run.title}")
+            rows = two_runs.score_rows(run)
+            _rows(rows[: len(METRICS)], f"scores_{run.key}", f"Five numbers of {run.title}")
+            with st.expander("All scores"):
+                _rows(rows, f"all_scores_{run.key}", f"Every score of {run.title}")
 
 
 def _two(left: Saved, right: Saved) -> None:

@@ -1,0 +1,41 @@
+"""Batch: many facts at once, from a file or the atlas to averaged maps and a leaderboard, in a process of its own."""
+
+import streamlit as st
+
+from app import cache, catalog, state, sweeps
+from app.views import choose_facts, plan_batch, show_experiment, show_fact
+from app.views.waiting import Waiting, wait
+
+models = catalog.choices()
+state.start_session(models)
+runner = cache.runner()
+painted = st.session_state.setdefault("painted", False)
+waiting: list[Waiting] = []
+changed = None
+
+st.title("Batch", anchor=False)
+model = show_fact.model_choice(models)
+shown = sweeps.current(st.query_params.get("experiment") or st.session_state.get("experiment", ""))
+if shown is not None:
+    st.session_state.experiment = st.query_params["experiment"] = shown.name
+if shown is not None:
+    with st.container(border=True, key="batch_shown"):
+        if painted:
+            waiting, changed = show_experiment.draw(runner, shown)
+        st.page_link("runs.py", label="All experiments are on the page Runs", icon=":material/table_view:")
+with st.container(border=True):
+    source = choose_facts.source()
+    found = None
+    if painted:
+        found, more = choose_facts.draw(runner, source)
+        waiting += more
+with st.container(border=True):
+    ask, more = plan_batch.grid(runner, model, source, found)
+    waiting += more
+with st.container(border=True):
+    waiting += plan_batch.start(runner, model, ask)
+
+if not painted:
+    st.session_state.painted = True
+    st.rerun()
+wait(runner, waiting, changed)

@@ -1,0 +1,288 @@
+"""A batch before it starts: which cells it has, how long it will take and what memory it needs.  Run by the worker."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from itertools import chain
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from app.datasets import facts_of, requests_of
+from app.jobs import Cancelled, Progress, job_key
+from experiments.edit_cells import request_of
+from experiments.kinds import Context, get_kind
+from experiments.plan import Cell, Plan, grid
+from experiments.trace_cells import level_of
+
+if TYPE_CHECKING:
+    from facts import Fact
+    from models import LanguageModel
+
+T = TypeVar("T")
+MEASURED = 3
+"""Cells that are run before the start to see how long one takes."""
+BLOCK = 4
+"""Facts traced in one cell."""
+PROCESS_BYTES = 320 * 2**20
+"""What a process with torch takes before it holds a model (measured: 305 MB)."""
+LOADING_SECONDS = 10.0
+"""From the start of a process to its first cell, roughly."""
+MAPS: dict[str, dict[str, Any]] = {
+    "State": {"site": "resid_post"},
+    "MLP": {"site": "mlp_out"},
+    "Attention": {"site": "attn_out"},
+    "State, MLP severed": {"site": "resid_post", "severed": "mlp_out"},
+    "State, attention severed": {"site": "resid_post", "severed": "attn_out"},
+}
+
+
+@dataclass(frozen=True)
+class BatchAsk:
+    """What a batch is asked for."""
+
+    model: str
+    """Its name in the catalogue."""
+    source: str
+    """"atlas" or a path."""
+    what: str
+    """"trace" or "edit"."""
+    facts: int
+    seed: int
+    """Of the choice of facts, and of the noise."""
+    workers: int
+    maps: tuple[str, ...] = ()
+    """Keys of `MAPS`."""
+    samples: int = 3
+    window: int = 1
+    noise: float = 3.0
+    methods: tuple[str, ...] = ()
+    layers: tuple[int, ...] = ()
+    only_known: bool = True
+    """Leave out facts the model does not know."""
+
+    @property
+    def key(self) -> str:
+        """Name of the job that prepares it."""
+        return job_key("batch", asdict(self))
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A batch that can be started."""
+
+    ask: BatchAsk
+    cells: tuple[Cell, ...]
+    identity: dict[str, Any]
+    about: dict[str, Any]
+    n_facts: int
+    n_unknown: int
+    seconds: float
+    """The whole, at the pace of the cells that were measured."""
+    n_measured: int
+    needed: int
+    """Bytes, all workers together."""
+    free: int
+
+    @property
+    def refusal(self) -> str:
+        """Why it cannot run here; empty if it can."""
+        if self.needed <= self.free:
+            return ""
+        return (
+            f"{self.ask.workers} {'worker needs' if self.ask.workers == 1 else 'workers need'} about "
+            f"{size(self.needed)} of memory and {size(self.free)} are free; choose fewer workers, shorter prompts or a "
+            "smaller model."
+        )
+
+    def plan(self, name: str, model: str) -> Plan:
+        """The plan under a name.
+
+        Raises:
+            ValueError: if the name could not be that of a folder.
+        """
+        return Plan(name, model, self.cells, about=self.about)
+
+
+def prepare(model: LanguageModel, ask: BatchAsk, progress: Progress, cancelled: Cancelled) -> Prepared:
+    """Draw the facts, make the cells, and run a few of them.
+
+    Raises:
+        ValueError: if the model knows too few facts, or nothing was chosen to run.
+        BatchCancelled: when `cancelled` said so.
+    """
+    from experiments.identity import identity_of
+    from experiments.memory import free_bytes
+
+    steps = ask.facts + MEASURED
+    make = _traces if ask.what == "trace" else _edits
+    cells, about, n_unknown = make(model, ask, lambda done: _step(done, steps, progress, cancelled))
+    needed = ask.workers * (PROCESS_BYTES + _weights(model) + _most_bytes(model, cells))
+    free = free_bytes(model.device)
+    seconds: list[float] = []
+    if needed <= free:
+        for number, cell in enumerate(_spread(cells)):
+            _step(ask.facts + number, steps, progress, cancelled)
+            seconds.append(_timed(model, cell, cancelled))
+    return Prepared(
+        ask=ask,
+        cells=cells,
+        identity=identity_of(model),
+        about=about,
+        n_facts=ask.facts,
+        n_unknown=n_unknown,
+        seconds=_whole(seconds, len(cells), ask.workers),
+        n_measured=len(seconds),
+        needed=needed,
+        free=free,
+    )
+
+
+class BatchCancelled(Exception):  # noqa: N818 - not an error: the reader asked for it
+    """Nobody waits for the batch any more."""
+
+
+def size(count: float) -> str:
+    """Bytes for people."""
+    return f"{count / 2**30:.1f} GB" if count >= 2**30 else f"{count / 2**20:.0f} MB"
+
+
+def _step(done: int, steps: int, progress: Progress, cancelled: Cancelled) -> None:
+    if cancelled():
+        raise BatchCancelled
+    progress(done, steps)
+
+
+Made = tuple[tuple[Cell, ...], dict[str, Any], int]
+
+
+def _traces(model: LanguageModel, ask: BatchAsk, step: Callable[[int], None]) -> Made:
+    """Cells of the study `average-effects`, so that its figure and table come with them."""
+    from tracing import measure_noise
+
+    if not ask.maps:
+        raise ValueError("nothing is chosen to restore; choose at least one kind of state")
+    facts, unknown = _known(model, facts_of(ask.source, ask.seed), lambda fact: fact, ask.facts, step)
+    shared = {"samples": ask.samples, "noise": ask.noise, "seed": ask.seed}
+    configs = [_config(MAPS[name], ask.window) | shared for name in ask.maps]
+    level = level_of(measure_noise(model, [fact.subject for fact in facts]))
+    listed = [asdict(fact) for fact in facts]
+    blocks = (listed[start : start + BLOCK] for start in range(0, len(listed), BLOCK))
+    cells = tuple(Cell("average", {"facts": block, "configs": configs, "level": level}) for block in blocks)
+    options = {"facts": ask.facts, "samples": ask.samples, "noise": ask.noise, "seed": ask.seed, "window": ask.window}
+    about = {"study": "average-effects", "options": options, "unknown": unknown, "rejected_rows": 0}
+    return cells, about, len(unknown)
+
+
+def _edits(model: LanguageModel, ask: BatchAsk, step: Callable[[int], None]) -> Made:
+    from editing import METHODS
+
+    if not ask.methods:
+        raise ValueError("no method is chosen; choose at least one")
+    found = requests_of(ask.source, ask.seed)
+    if ask.only_known:
+        requests, unknown = _known(model, found, lambda request: request.fact, ask.facts, step)
+    else:
+        requests, unknown = _first(found, ask.facts), []
+    listed = [{"request": request_of(request)} for request in requests]
+    grids = []
+    for name in ask.methods:
+        has_layer = any(knob == "layer" for knob in METHODS[name].config_type.__dataclass_fields__)
+        axes: dict[str, Any] = {"method": name, "seed": ask.seed}
+        if has_layer and ask.layers:
+            axes["layer"] = list(ask.layers)
+        grids.append(grid("edit", listed, axes))
+    return tuple(chain.from_iterable(grids)), {"options": {"facts": ask.facts, "seed": ask.seed}}, len(unknown)
+
+
+def _config(values: dict[str, Any], window: int) -> dict[str, Any]:
+    return values if values["site"] == "resid_post" else values | {"window": window}
+
+
+def _known(
+    model: LanguageModel, items: Iterable[T], fact_of: Callable[[T], Fact], count: int, step: Callable[[int], None]
+) -> tuple[list[T], list[str]]:
+    """The first `count` whose true answer is the model's own, and the prompts passed over."""
+    from tracing.averaging import knows
+    from tracing.question import ask
+
+    found: list[T] = []
+    unknown: list[str] = []
+    for item in items:
+        step(len(found))
+        fact = fact_of(item)
+        if fact.target_true.strip() and knows(model, ask(model, fact)):
+            found.append(item)
+        else:
+            unknown.append(fact.prompt)
+        if len(found) == count:
+            return found, unknown
+    looked = len(found) + len(unknown)
+    raise ValueError(
+        f"{count} facts were asked for, and {model.name} knows {len(found)} of the {looked} there are; ask for "
+        f"{len(found) or 'another file'}{' or fewer' if len(found) > 1 else ''}"
+    )
+
+
+def _first(items: Iterable[T], count: int) -> list[T]:
+    found = [item for item, _ in zip(items, range(count), strict=False)]
+    if len(found) < count:
+        raise ValueError(f"{count} facts were asked for and there are {len(found)}; ask for fewer")
+    return found
+
+
+def _spread(cells: tuple[Cell, ...]) -> list[Cell]:
+    """A few cells from all over the plan."""
+    few = min(MEASURED, len(cells))
+    return [cells[(2 * number + 1) * len(cells) // (2 * few)] for number in range(few)]
+
+
+def _timed(model: LanguageModel, cell: Cell, cancelled: Cancelled) -> float:
+    """Seconds of one cell with one thread, as the workers have."""
+    kind = _kind(cell)
+    with one_thread():
+        began = time.perf_counter()
+        kind.run(model, kind.complete(cell.spec), Context(cancelled=cancelled))
+        return time.perf_counter() - began
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """This thread's torch computes with one thread meanwhile."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _whole(seconds: list[float], n_cells: int, workers: int) -> float:
+    """The first cell of every worker also makes what later ones share, so the typical one is the median."""
+    if not seconds:
+        return math.nan
+    typical = statistics.median(seconds)
+    first = max(0.0, max(seconds) - typical)
+    return LOADING_SECONDS + first + typical * math.ceil(n_cells / workers)
+
+
+def _most_bytes(model: LanguageModel, cells: tuple[Cell, ...]) -> int:
+    """Of the cells with the longest settings, which are those with the longest prompts."""
+    longest = sorted(cells, key=lambda cell: len(str(cell.spec)))[-MEASURED:]
+    return max(_kind(cell).estimate_bytes(model, _kind(cell).complete(cell.spec)) for cell in longest)
+
+
+def _kind(cell: Cell) -> Any:
+    from experiments.studies import all_studies
+
+    all_studies()  # their modules register kinds of their own
+    return get_kind(cell.kind)
+
+
+def _weights(model: LanguageModel) -> int:
+    return sum(parameter.numel() * parameter.element_size() for parameter in model.module.parameters())

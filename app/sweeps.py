@@ -1,0 +1,238 @@
+"""Experiments on disk: which there are, how far each is, and starting, stopping and resuming them.
+
+An experiment is a folder with a ledger (`experiments/`), computed by a process of its own that this server starts and
+then only watches: closing the page or the server does not touch it, and whoever opens the folder finds it again.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from experiments.ledger import Ledger
+from experiments.owners import this_process
+from experiments.schema import FILE, LedgerError
+
+if TYPE_CHECKING:
+    from experiments.plan import Plan
+
+ROOT = Path(__file__).resolve().parent.parent
+LOG = "log.txt"
+RATE_OVER = 60
+"""Finished cells that the rate is taken over."""
+SHOWN_FAILURES = 100
+EXECUTOR = "processes"
+"""A cell that kills its worker then fails alone."""
+Command = Literal["resume", "retry"]
+
+_children: dict[tuple[str, str], subprocess.Popen[bytes]] = {}
+_lock = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One run of a ledger."""
+
+    folder: Path
+    run: str
+    problem: str = ""
+    """Why its ledger cannot be read."""
+
+    @property
+    def name(self) -> str:
+        """What links and tables call it."""
+        return self.run if self.run == self.folder.name else f"{self.folder.name}/{self.run}"
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How far an experiment is."""
+
+    done: int
+    failed: int
+    total: int
+    working: bool
+    """Cells are being computed, here or on another machine."""
+    starting: bool
+    """Its process is there but has not begun."""
+    ending: bool
+    """Its process writes the tables and figures."""
+    rate: float | None
+    """Cells a second, lately."""
+    last_words: str
+    """The end of the log of a process that ended badly."""
+
+    @property
+    def left(self) -> int:
+        """Cells neither done nor failed."""
+        return self.total - self.done - self.failed
+
+    @property
+    def live(self) -> bool:
+        """Something is going on."""
+        return self.working or self.starting or self.ending
+
+    @property
+    def seconds_left(self) -> float | None:
+        """At that rate."""
+        return self.left / self.rate if self.rate and self.working else None
+
+    @property
+    def state(self) -> str:
+        """In a word or two."""
+        if self.live:
+            return "running" if self.working else "starting" if self.starting else "writing tables"
+        if self.left:
+            return "stopped"
+        return "finished with failures" if self.failed else "finished"
+
+
+def root() -> Path:
+    """Where experiments are kept: `runs` in the folder the server was started in, or what ENGRAM_RUNS names."""
+    return Path(os.environ.get("ENGRAM_RUNS") or "runs").absolute()
+
+
+def experiments() -> list[Experiment]:
+    """Every run of every ledger in the folder, the newest first."""
+    found: list[tuple[float, Experiment]] = []
+    for path in [root() / FILE, *root().glob(f"*/{FILE}")]:
+        if not path.is_file():
+            continue
+        try:
+            with Ledger(path.parent, create=False) as ledger:
+                made = ledger.read("SELECT name, made FROM runs")
+        except (LedgerError, OSError) as error:
+            found.append((path.stat().st_mtime, Experiment(path.parent, path.parent.name, str(error))))
+            continue
+        found += [(when, Experiment(path.parent, name)) for name, when in made]
+    return [one for _, one in sorted(found, key=lambda pair: -pair[0])]
+
+
+def current(name: str) -> Experiment | None:
+    """The experiment of that name; without a name, the newest one that is being computed."""
+    found = [one for one in experiments() if not one.problem]
+    if name:
+        return next((one for one in found if one.name == name), None)
+    return next((one for one in found if standing(one).live), None)
+
+
+def standing(one: Experiment) -> Standing:
+    """How far it is now.
+
+    Raises:
+        LedgerError: if its ledger cannot be read.
+    """
+    with Ledger(one.folder, create=False) as ledger:
+        counts, working = ledger.counts(one.run), bool(ledger.working(one.run))
+        times = ledger.read(
+            "SELECT finished FROM members JOIN results USING (key) WHERE run = ? ORDER BY finished DESC LIMIT ?",
+            one.run,
+            RATE_OVER,
+        )
+    child = _children.get((str(one.folder), one.run))
+    code = None if child is None else child.poll()
+    left, idle = counts["todo"] + counts["leased"], child is not None and code is None and not working
+    return Standing(
+        done=counts["done"],
+        failed=counts["failed"],
+        total=sum(counts.values()),
+        working=working,
+        starting=idle and left > 0,
+        ending=idle and left == 0,
+        rate=_rate([when for (when,) in times]) if working else None,
+        last_words=_last_line(one.folder / LOG) if code and left else "",
+    )
+
+
+def failures(one: Experiment) -> list[dict[str, Any]]:
+    """The first of the cells that failed, with the reason."""
+    with Ledger(one.folder, create=False) as ledger:
+        rows = ledger.read(
+            "SELECT key, kind, attempts, reason FROM members JOIN cells USING (key)"
+            " WHERE run = ? AND status = 'failed' ORDER BY position LIMIT ?",
+            one.run,
+            SHOWN_FAILURES,
+        )
+    names = ("cell", "kind", "attempts", "reason")
+    return [dict(zip(names, (key[:12], *rest), strict=True)) for key, *rest in rows]
+
+
+def start(plan: Plan, identity: Mapping[str, Any], workers: int) -> Experiment:
+    """Write a plan down in a folder of its own and have a process compute it.
+
+    Raises:
+        ValueError: if there is an experiment of that name, or the folder cannot be written.
+    """
+    folder = root() / plan.name
+    if (folder / FILE).exists():
+        raise ValueError(f"there is an experiment {plan.name!r} already; choose another name")
+    with Ledger(folder) as ledger:
+        one = Experiment(folder, ledger.add(plan, identity))
+    launch(one, "resume", workers)
+    return one
+
+
+def launch(one: Experiment, command: Command, workers: int) -> None:
+    """Start the process that computes what is left; nothing if one is at it already."""
+    with _lock:
+        if standing(one).live:
+            return
+        arguments = ["--out", str(one.folder), "--run", one.run, "--executor", EXECUTOR, "--workers", str(workers)]
+        with (one.folder / LOG).open("ab") as log:
+            _children[str(one.folder), one.run] = subprocess.Popen(
+                [sys.executable, "-m", "experiments", command, *arguments],
+                cwd=ROOT,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # Ctrl-C in the server's terminal is not meant for it
+            )
+
+
+def stop(one: Experiment) -> int:
+    """Ask the processes of this machine that are at an experiment to stop after the cells they compute; how many."""
+    here = this_process().split("|")[0]
+    with Ledger(one.folder, create=False) as ledger:
+        owners = [owner.split("|") for owner, _, _ in ledger.working(one.run)]
+    pids = {int(pid) for machine, pid, *_ in owners if machine == here}
+    child = _children.get((str(one.folder), one.run))
+    if child is not None and child.poll() is None:
+        pids.add(child.pid)
+    for pid in pids - {os.getpid()}:
+        os.kill(pid, signal.SIGTERM)
+    return len(pids)
+
+
+def wait_for(one: Experiment, seconds: float) -> bool:
+    """Wait until nothing is going on any more; False if that takes longer.  For tests and scripts."""
+    until = time.monotonic() + seconds
+    while standing(one).live:
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.1)
+    return True
+
+
+def _rate(times: list[float]) -> float | None:
+    """Cells a second over the latest ones, which come first."""
+    if len(times) < 2 or times[0] <= times[-1]:
+        return None
+    return (len(times) - 1) / (times[0] - times[-1])
+
+
+def _last_line(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - 4000))
+            lines = file.read().decode("utf-8", "replace").split("\n")
+    except OSError:
+        return ""
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")

@@ -1,0 +1,164 @@
+"""1 · Facts: the bundled atlas or a file, what it holds, and the rows that had to be set aside."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import streamlit as st
+
+from app import cache, state, work
+from app.datasets import ATLAS
+from app.jobs import Job, Runner, job_key
+from app.views.waiting import Waiting
+from app.wording import plain
+
+if TYPE_CHECKING:
+    from app.datasets import Dataset
+
+LARGEST_MB = 5
+ENDINGS = ["json", "jsonl", "csv", "tsv", "txt"]
+LOCAL = ("127.0.0.1", "localhost", "::1")
+SOURCES = {ATLAS: "Bundled atlas", "file": "A file"}
+
+
+def source() -> str:
+    """Draw the choice; "atlas", a path, or nothing yet."""
+    st.subheader("1 · Facts", anchor=False)
+    chosen = st.segmented_control(
+        "Facts from",
+        list(SOURCES),
+        default=ATLAS,
+        required=True,
+        format_func=SOURCES.__getitem__,
+        key="batch_source",
+        label_visibility="collapsed",
+        persist_state="session",
+    )
+    if chosen == ATLAS:
+        return ATLAS
+    file = st.file_uploader(
+        "Dataset",
+        ENDINGS,
+        key="batch_file",
+        max_upload_size=LARGEST_MB,
+        help="JSON, JSON Lines or CSV as published: CounterFact, zsRE, KnowEdit, MQuAKE, RippleEdits, WikiBigEdit, "
+        "QAEdit, known_1000, EasyEdit requests, or a plain table with subject, prompt and answer.",
+    )
+    path = ""
+    if local():
+        path = st.text_input(
+            "or a path on this computer",
+            key="batch_path",
+            max_chars=1000,
+            placeholder="/data/counterfact.json",
+            persist_state="session",
+            help=f"For files of more than {LARGEST_MB} MB. Asked only where the page is served to this computer alone.",
+        )
+    if file is not None:
+        st.session_state.batch_kept = _keep(file.name, file.getvalue())
+    elif path and path.strip():
+        return path.strip()
+    kept: tuple[str, str] | None = st.session_state.get("batch_kept")
+    if kept is None:
+        return ""
+    if file is None:
+        st.caption(plain(f"Chosen before: {kept[1]}"))
+    try:
+        return str(cache.uploads().path(kept[0]))
+    except ValueError:
+        st.session_state.batch_kept = None
+        return ""
+
+
+def local() -> bool:
+    """Whether the page is served to this computer alone."""
+    return st.get_option("server.address") in LOCAL
+
+
+def _keep(name: str, data: bytes) -> tuple[str, str] | None:
+    """(name among the uploads, the reader's name) of a file."""
+    ending = name.rpartition(".")[2].lower()
+    try:
+        return cache.uploads().keep(data, f".{ending}", LARGEST_MB * 2**20), name
+    except ValueError as error:
+        message = str(error)
+        st.error(plain(f"{message[:1].upper()}{message[1:]}."), icon=":material/error:")
+        return None
+
+
+def draw(runner: Runner, chosen: str) -> tuple[Dataset | None, list[Waiting]]:
+    """What the file holds, once it is read."""
+    if not chosen:
+        st.caption("Choose a file to see what is in it.")
+        return None, []
+    job = state.job_for(runner, job_key("dataset", chosen), "Reading the file", work.dataset(chosen))
+    if job.live:
+        return None, [Waiting(job, st.empty())]
+    if job.state == "failed":
+        # The reader knows an upload by another name than this server does.
+        st.error(plain(job.error.replace(Path(chosen).name, "the file")), icon=":material/error:")
+        return None, []
+    if job.state == "done":
+        _holds(job)
+        return job.result, []
+    return None, []
+
+
+def _holds(job: Job) -> None:
+    import pandas as pd
+
+    found: Dataset = job.result
+    if found.title == "The bundled atlas":
+        st.markdown(
+            f"**Atlas: {found.traceable:,} facts**, each with paraphrases, neighbours and what follows from it."
+        )
+    else:
+        noted = f", {found.noted} with something assumed (see notes)" if found.noted else ""
+        st.markdown(
+            f"**{plain(found.title)}: {found.cases:,} cases**{noted}. {found.traceable:,} facts can be traced, "
+            f"{found.editable:,} can be edited one at a time."
+        )
+    if found.n_rejected:
+        _set_aside(found)
+    with st.expander(f"The first {len(found.rows)} cases"):
+        st.dataframe(
+            pd.DataFrame(list(found.rows), dtype=object),
+            hide_index=True,
+            key="batch_preview",
+            alt="The first cases of the file",
+            column_config={"prompt": st.column_config.TextColumn(width="large")},
+        )
+
+
+def _set_aside(found: Dataset) -> None:
+    import pandas as pd
+
+    rows = "row" if found.n_rejected == 1 else "rows"
+    st.warning(
+        f"{found.n_rejected:,} {rows} could not be read and {'is' if found.n_rejected == 1 else 'are'} set aside.",
+        icon=":material/playlist_remove:",
+    )
+    listed = [
+        {"row": row.row, "line": row.line, "field": row.field, "reason": row.reason} for row in found.rejected[:200]
+    ]
+    st.dataframe(
+        pd.DataFrame(listed),
+        hide_index=True,
+        key="batch_rejected",
+        alt="Rows set aside, with the field and the reason",
+        column_config={
+            "row": st.column_config.NumberColumn(width=60),
+            "line": st.column_config.NumberColumn(width=60),
+            "reason": st.column_config.TextColumn(width="large"),
+        },
+    )
+    st.download_button(
+        "Rows set aside (JSON Lines)",
+        lambda: found.rejected_file,
+        "rejected.jsonl",
+        "application/jsonl",
+        key="batch_rejected_file",
+        icon=":material/download:",
+        on_click="ignore",
+    )

@@ -1,0 +1,234 @@
+"""2 · What to run, and 3 · Start: the grid, what it will take, and the button that starts it."""
+
+from __future__ import annotations
+
+import os
+import re
+import uuid
+from typing import TYPE_CHECKING, Any
+
+import streamlit as st
+
+from app import state, sweeps, work
+from app.batch_plan import BLOCK, LOADING_SECONDS, MAPS, BatchAsk, size
+from app.catalog import REFERENCE, Choice
+from app.datasets import ATLAS
+from app.jobs import Job, Runner, job_key
+from app.state import default_window
+from app.views.waiting import Waiting
+from app.wording import duration, plain
+
+if TYPE_CHECKING:
+    from app.batch_plan import Prepared
+    from app.datasets import Dataset
+
+WHAT = {"trace": "Trace facts", "edit": "Edit facts"}
+DEFAULT_METHODS = ("r-rome", "ft-m")
+BEST_LAYER = 1
+"""Of the bundled model (docs/reference-model.md)."""
+KEPT: dict[str, Any] = {"persist_state": "session"}
+
+
+def grid(runner: Runner, model: Choice, source: str, found: Dataset | None) -> tuple[BatchAsk | None, list[Waiting]]:
+    """Draw the form; what it asks for, once it can be asked."""
+    with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
+        st.subheader("2 · What to run", anchor=False, width="content")
+        what = st.segmented_control(
+            "What to run", list(WHAT), default="trace", required=True, format_func=WHAT.__getitem__, key="batch_what",
+            label_visibility="collapsed", **KEPT,
+        )  # fmt: skip
+    if found is None:
+        st.caption("First choose the facts.")
+        return None, []
+    most = found.traceable if what == "trace" else found.editable
+    if not most:
+        doing = "traced" if what == "trace" else "edited"
+        st.info(f"None of these facts can be {doing}; choose the other, or another file.", icon=":material/info:")
+        return None, []
+    shared = _shared(most, what)
+    if what == "trace":
+        return BatchAsk(model.name, source, "trace", **shared, **_trace_fields(model)), []
+    job = state.job_for(runner, job_key("methods", 0), "Loading the methods", work.methods())
+    if job.live or job.state != "done":
+        return None, [Waiting(job, st.empty())] if job.live else []
+    return BatchAsk(model.name, source, "edit", **shared, **_edit_fields(model, job.result)), []
+
+
+def _shared(most: int, what: str) -> dict[str, Any]:
+    facts, seed, workers = st.columns(3)
+    cores = os.cpu_count() or 1
+    if st.session_state.get(f"batch_facts_{what}", 0) > most:  # another file was chosen since
+        st.session_state[f"batch_facts_{what}"] = most
+    return {
+        "facts": facts.number_input(
+            "Facts", 1, most, min(most, 40 if what == "trace" else 20), key=f"batch_facts_{what}", **KEPT,
+            help="Drawn in an order of their own; facts the model does not know are passed over.",
+        ),
+        "seed": seed.number_input("Seed", *state.SEED_RANGE, 0, key="batch_seed", help="Of the choice of facts, and of "
+                                  "noise.", **KEPT),
+        "workers": workers.number_input(
+            "Workers", 1, cores, max(1, cores // 2), key="batch_workers", **KEPT,
+            help="Processes that compute at the same time, each with a model of its own.",
+        ),
+    }  # fmt: skip
+
+
+def _trace_fields(model: Choice) -> dict[str, Any]:
+    maps = st.pills(
+        "Restore", list(MAPS), selection_mode="multi", default=list(MAPS)[:3], key="batch_maps", **KEPT,
+        help="One averaged map each. Severed: the module is held at what it was, so that the state works without it.",
+    )  # fmt: skip
+    samples, window, noise = st.columns(3)
+    return {
+        "maps": tuple(name for name in MAPS if name in (maps or ())),
+        "samples": samples.number_input("Noise samples", *state.SAMPLES_RANGE, 3, key="batch_samples", **KEPT,
+                                        help="Draws for each fact; over many facts a few are enough."),
+        "window": window.number_input("Window (layers)", 1, model.n_layers, default_window(model.n_layers),
+                                      key="batch_window", help="Of MLPs and attentions restored together.", **KEPT),
+        "noise": noise.number_input("Noise (× σ)", *state.NOISE_RANGE, 3.0, 0.5, key="batch_noise", **KEPT),
+    }  # fmt: skip
+
+
+def _edit_fields(model: Choice, methods: list[tuple[str, str, bool]]) -> dict[str, Any]:
+    titles = {name: title for name, title, _ in methods}
+    chosen = st.multiselect(
+        "Methods", list(titles), [name for name in DEFAULT_METHODS if name in titles], key="batch_methods",
+        format_func=lambda name: titles[name], **KEPT,
+    )  # fmt: skip
+    layers = st.multiselect(
+        "Layers", list(range(model.n_layers)), [_layer(model)], key="batch_layers", **KEPT,
+        help="Every method is tried at each of them; methods that find their places themselves run once.",
+    )  # fmt: skip
+    known = st.checkbox(
+        "Only facts the model knows", True, key="batch_known", **KEPT,
+        help="An edit of a fact that the model never knew says little about editing.",
+    )  # fmt: skip
+    st.caption("Scored under the protocol engram: what the model says by itself, before and after.")
+    return {"methods": tuple(chosen), "layers": tuple(sorted(layers)), "only_known": bool(known)}
+
+
+def _layer(model: Choice) -> int:
+    return BEST_LAYER if model.name == REFERENCE and model.n_layers > BEST_LAYER else model.n_layers // 4
+
+
+def start(runner: Runner, model: Choice, ask: BatchAsk | None) -> list[Waiting]:
+    """The estimate, the name and the button."""
+    st.subheader("3 · Start", anchor=False)
+    session = st.session_state
+    problem = _problem(ask)
+    if state.pressed("estimate") and ask is not None and not problem:
+        session.batch_ask = ask
+        state.ask_anew(ask.key)
+    asked: BatchAsk | None = session.get("batch_ask")
+    job = None
+    if asked is not None:
+        job = state.job_for(runner, asked.key, "Drawing facts and timing a few cells", work.prepare(asked))
+    stale = asked != ask
+    with st.container(horizontal=True, vertical_alignment="center"):
+        if job is not None and job.live:
+            st.button("Cancel", key="batch_cancel", icon=":material/stop_circle:", on_click=state.give_up,
+                      args=(runner, job))  # fmt: skip
+            return [Waiting(job, st.empty())]
+        st.button(
+            "Estimate", key="batch_estimate", icon=":material/timer:", disabled=bool(problem), help=problem or None,
+            type="secondary" if not stale or st.context.theme.type == "dark" else "primary",
+            on_click=state.press, args=("estimate",),
+        )  # fmt: skip
+        if job is None:
+            st.caption(problem or "First a few cells are run, to say how long the whole will take.")
+    if job is None:
+        return []
+    if job.state == "failed":
+        st.error(plain(_ended(job.error)), icon=":material/error:")
+    elif job.state == "cancelled":
+        st.info("Cancelled. Nothing was started.", icon=":material/block:")
+    elif stale:
+        st.warning("The choice has changed since this estimate; estimate again.", icon=":material/history:")
+    else:
+        return _ready(runner, model, job)
+    return []
+
+
+def _problem(ask: BatchAsk | None) -> str:
+    if ask is None:
+        return "First choose facts and what to run."
+    if ask.what == "trace" and not ask.maps:
+        return "Choose at least one kind of state to restore."
+    if ask.what == "edit" and not ask.methods:
+        return "Choose at least one method."
+    return ""
+
+
+def _ready(runner: Runner, model: Choice, job: Job) -> list[Waiting]:
+    prepared: Prepared = job.result
+    if prepared.refusal:
+        st.error(plain(prepared.refusal), icon=":material/memory:")
+        return []
+    ask = prepared.ask
+    what = f"{ask.facts} facts"
+    if ask.what == "trace":
+        what += f", {BLOCK} in a cell" if ask.facts > BLOCK else ""
+    unknown = f" {prepared.n_unknown} facts were passed over because the model does not know them." if (
+        prepared.n_unknown) else ""  # fmt: skip
+    workers = f"{ask.workers} worker{'s' if ask.workers > 1 else ''}"
+    st.markdown(
+        plain(f"{len(prepared.cells):,} cells over {what}: ")
+        + f"**about {plain(duration(prepared.seconds))}** with {workers}"
+        + plain(f", measured on {prepared.n_measured} of them and with {LOADING_SECONDS:.0f} s to load the model; ")
+        + f"**{plain(size(prepared.needed))}** of memory, and {plain(size(prepared.free))} are free."
+        + plain(unknown)
+    )
+    taken = {one.folder.name for one in sweeps.experiments()}
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        name = st.text_input("Name", _free_name(ask, taken), 60, key=f"batch_name_{job.key}", width=320)
+        problem = _name_problem(name or "", taken)
+        st.button(
+            "Start", key="batch_start", icon=":material/rocket_launch:", disabled=bool(problem), help=problem or None,
+            type="secondary" if st.context.theme.type == "dark" else "primary", on_click=_press_start, args=(name,),
+        )  # fmt: skip
+    if problem:
+        st.caption(problem)
+    return _starting(runner, model, job)
+
+
+def _press_start(name: str) -> None:
+    """Callback."""
+    st.session_state.batch_start = (name, uuid.uuid4().hex)
+
+
+def _starting(runner: Runner, model: Choice, prepared: Job) -> list[Waiting]:
+    asked: tuple[str, str] | None = st.session_state.get("batch_start")
+    if asked is None:
+        return []
+    name, once = asked
+    source = REFERENCE if model.source == REFERENCE else str(model.folder.absolute())
+    job = state.job_for(
+        runner, job_key("start", once), "Writing the plan", work.start_batch(prepared.result, name, source)
+    )
+    if job.live:
+        return [Waiting(job, st.empty())]
+    st.session_state.batch_start = None
+    if job.state == "failed":
+        st.error(plain(_ended(job.error)), icon=":material/error:")
+    elif job.state == "done":
+        st.session_state.batch_ask = None
+        st.session_state.experiment = st.query_params["experiment"] = job.result.name
+        st.rerun()
+    return []
+
+
+def _free_name(ask: BatchAsk, taken: set[str]) -> str:
+    source = ATLAS if ask.source == ATLAS else "file"
+    base = re.sub(r"[^\w.-]+", "-", f"{ask.what}-{source}-{ask.facts}")
+    names = [base, *(f"{base}-{number}" for number in range(2, len(taken) + 3))]
+    return next(name for name in names if name not in taken)
+
+
+def _name_problem(name: str, taken: set[str]) -> str:
+    if not re.fullmatch(r"[\w-][\w.-]*", name, re.ASCII):
+        return "Use letters, digits, “-”, “_” and “.” for the name."
+    return "There is an experiment of that name; choose another." if name in taken else ""
+
+
+def _ended(sentence: str) -> str:
+    return sentence if sentence.endswith((".", ")")) else f"{sentence}."

@@ -1,0 +1,267 @@
+"""One experiment: how far it is, stop and resume, what it found."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import streamlit as st
+
+from app import state, sweeps, work
+from app.jobs import Job, Runner, job_key
+from app.results import AveragedMap, Board, Results, packed, table
+from app.sweeps import Experiment, Standing
+from app.views.waiting import Waiting
+from app.wording import duration, plain, short
+from experiments.schema import LedgerError
+
+LOOK_SECONDS = 1.0
+"""Between two looks at a ledger."""
+METRIC_COLUMNS = ("reliability", "generalization", "locality", "portability")
+Changed = Callable[[], bool]
+
+
+def draw(runner: Runner, one: Experiment) -> tuple[list[Waiting], Changed | None]:
+    """All of it; what the page waits for, and what tells whether it has to be drawn anew."""
+    try:
+        now = sweeps.standing(one)
+    except (LedgerError, OSError) as error:
+        st.error(plain(f"{str(error)[:1].upper()}{str(error)[1:]}."), icon=":material/error:")
+        return [], None
+    st.subheader(plain(one.name), anchor=False)
+    bar = st.empty()
+    _progress(bar, now)
+    _buttons(one, now)
+    _notices(one, now)
+    waiting = _results(runner, one, now) if now.done else []
+    return waiting, _watch(one, now, bar) if now.live else None
+
+
+def words(now: Standing) -> str:
+    """How far it is, in a line."""
+    parts = [f"{now.state.capitalize()}: {now.done} of {now.total} cells done"]
+    if now.failed:
+        parts.append(f"{now.failed} failed")
+    if now.rate:
+        parts.append(f"{now.rate:.2g} cells a second" if now.rate >= 1 else f"{60 * now.rate:.2g} cells a minute")
+    if now.seconds_left is not None:
+        parts.append(f"about {duration(now.seconds_left)} left")
+    return ", ".join(parts)
+
+
+def _progress(place: object, now: Standing) -> None:
+    place.progress(min(1.0, (now.done + now.failed) / max(now.total, 1)), text=plain(words(now)))  # type: ignore[attr-defined]
+
+
+def _watch(one: Experiment, drawn: Standing, bar: object) -> Changed:
+    """Keeps the bar moving; true once the page has to be drawn anew."""
+    looked = time.monotonic()
+
+    def changed() -> bool:
+        nonlocal looked
+        if time.monotonic() - looked < LOOK_SECONDS:
+            return False
+        looked = time.monotonic()
+        now = sweeps.standing(one)
+        _progress(bar, now)
+        return now.state != drawn.state or (drawn.done == 0 and now.done > 0)
+
+    return changed
+
+
+def _buttons(one: Experiment, now: Standing) -> None:
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        if now.live:
+            st.button("Stop", key="experiment_stop", icon=":material/stop_circle:", on_click=_stop, args=(one,))
+            st.caption("It goes on when this page is closed.")
+            return
+        again = [("resume", "Resume", ":material/play_arrow:", now.left), ("retry", "Try the failed ones again",
+                 ":material/refresh:", now.failed)]  # fmt: skip
+        if not now.left and not now.failed:
+            return
+        cores = os.cpu_count() or 1
+        workers = st.number_input(
+            "Workers", 1, max(cores, 1), max(1, cores // 2), key="experiment_workers", width=120,
+            persist_state="session", help="Processes that compute cells at the same time, with a model each.",
+        )  # fmt: skip
+        for command, label, icon, count in again:
+            if count:
+                st.button(
+                    label, key=f"experiment_{command}", icon=icon, on_click=_launch, args=(one, command, int(workers))
+                )
+
+
+def _stop(one: Experiment) -> None:
+    """Callback."""
+    if not sweeps.stop(one):
+        st.toast("It is computed on another machine; stop it there.", icon=":material/info:")
+
+
+def _launch(one: Experiment, command: sweeps.Command, workers: int) -> None:
+    """Callback."""
+    try:
+        sweeps.launch(one, command, workers)
+    except (LedgerError, OSError) as error:
+        st.toast(plain(str(error)), icon=":material/error:")
+
+
+def _notices(one: Experiment, now: Standing) -> None:
+    if now.last_words:
+        st.error(plain(f"It ended early: {now.last_words.removeprefix('error: ')}"), icon=":material/error:")
+    if now.failed:
+        import pandas as pd
+
+        with st.expander(f"{now.failed} failed cells"):
+            st.dataframe(
+                pd.DataFrame(sweeps.failures(one), dtype=object),
+                hide_index=True,
+                key="experiment_failures",
+                alt="Cells that failed, with the reason",
+                column_config={"reason": st.column_config.TextColumn(width="large")},
+            )
+
+
+def _results(runner: Runner, one: Experiment, now: Standing) -> list[Waiting]:
+    if now.live:
+        asked = st.session_state.get("results_wanted")
+        st.button("Results so far", key="experiment_look", icon=":material/visibility:", on_click=_want,
+                  args=(one, now))  # fmt: skip
+        if asked is None or asked[0] != one.name:
+            return []
+        key = asked[1]
+    else:
+        key = _key(one, now)
+    job = state.job_for(runner, key, "Reading the results", work.results(one))
+    if job.live:
+        return [Waiting(job, st.empty())]
+    if job.state == "failed":
+        st.error(plain(job.error), icon=":material/error:")
+    elif job.state == "done":
+        _found(job, one)
+    return []
+
+
+def _key(one: Experiment, now: Standing) -> str:
+    files = sorted(path.name for path in (one.folder / one.run).glob("*"))
+    return job_key("results", [str(one.folder), one.run, now.done, now.failed, files])
+
+
+def _want(one: Experiment, now: Standing) -> None:
+    """Callback: what is finished at this moment."""
+    st.session_state.results_wanted = (one.name, _key(one, now))
+
+
+def _found(job: Job, one: Experiment) -> None:
+    found: Results = job.result
+    if found.maps:
+        _maps(job.key, found)
+    for board in found.boards:
+        _board(job.key, board)
+    if found.pictures:
+        with st.expander("Figures for print"):
+            for path in found.pictures:
+                st.image(str(path), caption=path.name)
+    _downloads(one, found)
+
+
+def _maps(key: str, found: Results) -> None:
+    from app.plots import EffectMap, effect_maps
+    from tracing.labels import CATEGORY_NAMES, map_title
+
+    st.markdown("**Averaged maps**")
+    total = ""
+    if found.total is not None:
+        mean, low, high = found.total
+        interval = f" (95 % CI {short(low)} to {short(high)})" if low == low else ""
+        total = f", average total effect {short(mean)}{interval}"
+    unknown = f", {found.n_unknown} passed over because the model does not know them" if found.n_unknown else ""
+    st.caption(plain(f"n = {found.n_facts} facts{total}{unknown}."))
+    rows = list(CATEGORY_NAMES.values())
+    maps = [EffectMap(rows, one.mean.tolist(), _hover(one, rows), one.site, "Average indirect effect")
+            for one in found.maps]  # fmt: skip
+    figures = effect_maps(maps, dark=st.context.theme.type == "dark")
+    for start in range(0, len(figures), 2):
+        for column, one, figure in zip(
+            st.columns(2), found.maps[start : start + 2], figures[start : start + 2], strict=False
+        ):
+            with column:
+                st.markdown(plain(map_title(one.name).capitalize()))
+                st.plotly_chart(
+                    figure, key=f"{key}_{one.name}", config={"displayModeBar": False, "doubleClick": False},
+                    alt=_sentence(one),
+                )  # fmt: skip
+
+
+def _hover(one: AveragedMap, rows: list[str]) -> list[list[str]]:
+    return [
+        [
+            f"layer {layer}, {row.lower()}: {short(value)}"
+            + (f" (95 % CI {short(low)} to {short(high)})" if low == low else "")
+            + f", n = {n}"
+            for layer, (value, low, high) in enumerate(zip(*bounds, strict=True))
+        ]
+        for row, n, *bounds in zip(rows, one.n, one.mean, one.low, one.high, strict=True)
+    ]
+
+
+def _sentence(one: AveragedMap) -> str:
+    """The map in words: where the last subject token's mean is largest."""
+    row = one.mean[2]
+    known = [layer for layer, value in enumerate(row) if value == value]
+    if not known:
+        return f"Averaged map of {one.name}."
+    best = max(known, key=lambda layer: row[layer])
+    return (
+        f"Averaged map of {one.name} over {one.n[2]} facts. At the last subject token the mean effect is largest, "
+        f"{short(float(row[best]))}, at layer {best}."
+    )
+
+
+def _board(key: str, board: Board) -> None:
+    import pandas as pd
+
+    st.markdown(f"**Leaderboard, protocol {plain(board.protocol)}**")
+    columns = [name for name in (*METRIC_COLUMNS,) if any(name in row for row in board.rows)]
+    st.dataframe(
+        pd.DataFrame(list(board.rows)),
+        hide_index=True,
+        key=f"board_{key}_{board.protocol}",
+        alt=f"Methods under protocol {board.protocol}",
+        column_config={name: st.column_config.NumberColumn(name.capitalize(), format="%.1f %%") for name in columns},
+    )
+    st.caption("Means over facts, ordered by reliability, then the others. A click on a heading orders by it.")
+    with st.expander(f"Before, change, interval and n under {plain(board.protocol)}"):
+        st.dataframe(
+            pd.DataFrame(list(board.details), dtype=object),
+            hide_index=True,
+            key=f"details_{key}_{board.protocol}",
+            alt=f"Every headline number under protocol {board.protocol}",
+        )
+
+
+def _downloads(one: Experiment, found: Results) -> None:
+    tables = [("Cells", "cells", "csv"), ("Cells", "cells", "parquet")]
+    if found.boards:
+        tables += [("Scores", "scores", "csv"), ("Scores", "scores", "parquet")]
+    with st.container(horizontal=True):
+        for label, what, kind in tables:
+            st.download_button(
+                f"{label} ({'CSV' if kind == 'csv' else 'Parquet'})",
+                lambda what=what, kind=kind: table(one, what, kind),
+                f"{Path(one.run).name}-{what}.{kind}",
+                key=f"experiment_{what}_{kind}",
+                icon=":material/download:",
+                on_click="ignore",
+            )
+        if found.files:
+            st.download_button(
+                "All files (zip)",
+                lambda: packed(found.files),
+                f"{Path(one.run).name}.zip",
+                "application/zip",
+                key="experiment_files",
+                icon=":material/folder_zip:",
+                on_click="ignore",
+            )

@@ -1,0 +1,88 @@
+"""The experiments of the folder: a table, and one of them."""
+
+from __future__ import annotations
+
+import datetime
+
+import streamlit as st
+
+from app import sweeps
+from app.jobs import Runner
+from app.sweeps import Experiment
+from app.views import show_experiment
+from app.views.show_experiment import Changed
+from app.views.waiting import Waiting
+from app.wording import plain
+from experiments.ledger import Ledger
+from experiments.schema import LedgerError
+
+MOST = 50
+"""Rows of the table."""
+COLUMNS = ("name", "what", "model", "done", "failed", "state", "planned")
+
+
+def draw(runner: Runner) -> tuple[list[Waiting], Changed | None]:
+    """The whole part."""
+    found = sweeps.experiments()
+    if not found:
+        st.info(
+            "No experiment yet. Start one on the page Batch, or with `python -m experiments run`.",
+            icon=":material/lightbulb:",
+        )
+        st.page_link("batch.py", label="To Batch", icon=":material/dataset:")
+        _where()
+        return [], None
+    words = st.text_input("Filter experiments", key="experiments_words", placeholder="words of a name or a state",
+                          persist_state="session")  # fmt: skip
+    rows = [(one, _row(one)) for one in found[:MOST]]
+    wanted = (words or "").casefold().split()
+    rows = [pair for pair in rows if all(word in " ".join(map(str, pair[1].values())).casefold() for word in wanted)]
+    _table([row for _, row in rows])
+    _where()
+    names = [one.name for one, _ in rows]
+    if not names:
+        return [], None
+    linked = st.query_params.get("experiment")
+    chosen = st.selectbox("Look at", names, names.index(linked) if linked in names else 0, key="experiment_chosen")
+    if st.query_params.get("experiment") != chosen:
+        st.query_params["experiment"] = chosen
+    with st.container(border=True, key="experiment_shown"):
+        return show_experiment.draw(runner, next(one for one, _ in rows if one.name == chosen))
+
+
+def _row(one: Experiment) -> dict[str, object]:
+    unknown: dict[str, object] = dict.fromkeys(COLUMNS, "") | {"name": one.name}
+    if one.problem:
+        return unknown | {"state": one.problem}
+    try:
+        now = sweeps.standing(one)
+        with Ledger(one.folder, create=False) as ledger:
+            info = ledger.read("SELECT model, made FROM runs WHERE name = ?", one.run)
+            kinds = ledger.read("SELECT DISTINCT kind FROM members JOIN cells USING (key) WHERE run = ?", one.run)
+    except (LedgerError, OSError) as error:
+        return unknown | {"state": str(error)}
+    model, made = info[0]
+    return {
+        "name": one.name,
+        "what": ", ".join(kind for (kind,) in kinds),
+        "model": model.rpartition("/")[2],
+        "done": f"{now.done} of {now.total}",
+        "failed": str(now.failed),
+        "state": now.state,
+        "planned": datetime.datetime.fromtimestamp(made).astimezone().strftime("%Y-%m-%d %H:%M"),
+    }
+
+
+def _table(rows: list[dict[str, object]]) -> None:
+    import pandas as pd
+
+    st.dataframe(
+        pd.DataFrame(rows, columns=list(COLUMNS), dtype=object),
+        hide_index=True,
+        key="experiments",
+        alt="Experiments of the folder, with how far each is",
+    )
+
+
+def _where() -> None:
+    st.caption(plain(f"Kept in {sweeps.root()}, a folder each; ENGRAM_RUNS names another place."))

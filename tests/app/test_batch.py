@@ -1,0 +1,163 @@
+"""The Batch page without a browser: from facts to a process of its own, and what it found."""
+
+import io
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from app import cache, results, sweeps
+from app.batch_plan import BatchAsk, Prepared, _whole, prepare
+from app.datasets import facts_of, read_dataset, requests_of
+from app.sweeps import Experiment
+
+NewPage = Callable[..., AppTest]
+ROWS = [
+    {"subject": "Rome", "prompt": "Rome is the capital of", "target_true": "Italy", "target_new": "Spain"},
+    {"subject": "Oslo", "prompt": "Oslo is the capital of", "target_true": "Norway", "target_new": "Peru"},
+    {"subject": "Bern", "prompt": "Bern is the capital of", "target_true": "Switzerland"},
+    {"subject": "Lima", "prompt": "", "target_true": "Peru"},
+]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where experiments are kept."""
+    monkeypatch.setenv("ENGRAM_RUNS", str(tmp_path / "runs"))
+    return tmp_path / "runs"
+
+
+def test_a_file_is_counted_once_and_bad_rows_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "facts.jsonl"
+    path.write_text("\n".join(map(json.dumps, ROWS)))
+    found = read_dataset(str(path))
+    assert (found.cases, found.n_rejected, found.editable) == (3, 1, 2)
+    (bad,) = found.rejected
+    assert (bad.row, bad.line, bad.field) == (4, 4, "prompt")
+    assert json.loads(found.rejected_file)["row"] == 4
+    assert found.rows[0]["prompt"] == "Rome is the capital of"
+    assert {fact.subject for fact in facts_of(str(path), 0)} == {"Rome", "Oslo", "Bern"}
+    assert {request.target_new for request in requests_of(str(path), 1)} == {"Spain", "Peru"}
+
+
+def test_the_atlas_needs_no_file() -> None:
+    found = read_dataset("atlas")
+    assert found.traceable == found.editable == len(list(facts_of("atlas", 3))) > 1000
+    assert [fact.subject for fact in facts_of("atlas", 1)] != [fact.subject for fact in facts_of("atlas", 2)]
+    assert next(requests_of("atlas", 0)).probes
+
+
+def test_the_time_of_the_whole_from_a_few_cells() -> None:
+    # 3 s are typical and the first cell took 2 s more; 10 cells for two workers are 5 each, after 10 s of loading.
+    assert _whole([5.0, 3.0, 3.0], 10, 2) == pytest.approx(10 + 2 + 15)
+
+
+def ask(**changes: object) -> BatchAsk:
+    values: dict[str, object] = {
+        "model": "reference",
+        "source": "atlas",
+        "what": "edit",
+        "facts": 2,
+        "seed": 0,
+        "workers": 1,
+        "methods": ("ft-m",),
+        "layers": (1, 2),
+        "only_known": False,
+    }
+    return BatchAsk(**(values | changes))  # type: ignore[arg-type]
+
+
+def prepared(asked: BatchAsk) -> Prepared:
+    return prepare(cache.shelf().get("reference"), asked, lambda done, total: None, lambda: False)
+
+
+def test_a_batch_that_cannot_fit_is_refused_with_both_numbers(
+    new_page: NewPage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new_page()
+    monkeypatch.setattr("experiments.memory.free_bytes", lambda device: 100 * 2**20)
+    found = prepared(ask(workers=2))
+    assert found.n_measured == 0  # nothing is run that would not fit
+    assert "2 workers need about" in found.refusal
+    assert "100 MB are free" in found.refusal
+
+
+def test_facts_the_model_does_not_know_cannot_be_traced(new_page: NewPage) -> None:
+    new_page()
+    with pytest.raises(ValueError, match="knows 0 of the 3 there are"):
+        prepared(ask(what="trace", source=_write(ROWS[:3]), facts=2, maps=("MLP",)))
+
+
+def _write(rows: list[dict[str, str]]) -> str:
+    return str(cache.uploads().path(cache.uploads().keep("\n".join(map(json.dumps, rows)).encode(), ".jsonl")))
+
+
+def test_a_batch_runs_in_its_own_process_and_is_found_again(
+    new_page: NewPage, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweeps, "EXECUTOR", "inline")  # one import of torch less
+    page = new_page()
+    found = prepared(ask())
+    assert (len(found.cells), found.n_facts, found.n_measured) == (4, 2, 3)
+    assert found.refusal == ""
+    assert found.seconds > 10
+    one = sweeps.start(found.plan("small", _source()), found.identity, 1)
+    assert sweeps.standing(one).live
+    with pytest.raises(ValueError, match="already"):
+        sweeps.start(found.plan("small", _source()), found.identity, 1)
+    started = dict(sweeps._children)
+    monkeypatch.setattr(sweeps, "_children", {})  # as if the server had been started anew
+    assert sweeps.current("small") == one
+    _until_done(one)
+    now = sweeps.standing(one)
+    assert (now.done, now.failed, now.state) == (4, 0, "finished")
+    got = results.read_results(one)
+    (board,) = got.boards
+    assert [(row["method"], row["layer"]) for row in board.rows] in ([("ft-m", "1"), ("ft-m", "2")],
+                                                                     [("ft-m", "2"), ("ft-m", "1")])  # fmt: skip
+    assert {row["facts"] for row in board.rows} == {2}
+    assert {"reliability", "generalization"} <= set(board.rows[0])
+    reliability = next(row for row in board.details if row["metric"] == "Reliability")
+    assert reliability["before"].endswith("%")
+    assert pd.read_csv(io.BytesIO(results.table(one, "cells", "csv")))["status"].tolist() == ["done"] * 4
+    assert len(pd.read_parquet(io.BytesIO(results.table(one, "scores", "parquet")))) > 8
+    assert [child.wait(60) for child in started.values()] == [0]
+    page.query_params["experiment"] = "small"
+    page.switch_page("runs.py").run()
+    assert not page.exception
+
+
+def _source() -> str:
+    from app.catalog import choices
+
+    return str(choices()["reference"].folder)
+
+
+def _until_done(one: Experiment) -> None:
+    until = time.monotonic() + 120
+    while sweeps.standing(one).left or sweeps.standing(one).live:
+        assert time.monotonic() < until, (one.folder / sweeps.LOG).read_text()
+        time.sleep(0.2)
+
+
+def test_the_form_says_what_it_waits_for(new_page: NewPage, folder: Path) -> None:
+    page = new_page()
+    page.switch_page("batch.py").run()
+    assert not page.exception
+    assert any("Atlas: " in element.value for element in page.markdown)
+    page.pills(key="batch_maps").set_value([]).run()
+    assert page.button(key="batch_estimate").disabled
+    page.segmented_control(key="batch_source").set_value("file").run()
+    assert any("Choose a file" in caption.value for caption in page.caption)
+    bad = b"\x1f\x8bnot a dataset"
+    page.file_uploader(key="batch_file").set_value(("facts.json", bad, "application/json")).run()
+    assert not page.exception
+    assert "gzip" in page.error[0].value
+    good = "\n".join(map(json.dumps, ROWS)).encode()
+    page.file_uploader(key="batch_file").set_value(("facts.jsonl", good, "application/json")).run()
+    assert any("3 cases" in element.value for element in page.markdown)
+    assert "1 row could not be read" in page.warning[0].value
