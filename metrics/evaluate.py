@@ -13,6 +13,7 @@ from metrics.drift import count_scorable, perplexity_score, text_nll
 from metrics.efficiency import Efficiency, efficiency_scores, peak_memory_bytes, stopwatch, weight_change
 from metrics.generalization import generalization
 from metrics.generation import MAX_NEW_TOKENS, continuations
+from metrics.groups import tests
 from metrics.locality import locality
 from metrics.portability import portability
 from metrics.prompts import items_of
@@ -70,11 +71,11 @@ def evaluate(
     own = tuple((probe.answer, probe.aliases) for probe in request.probes if probe.aliases)
     settings = Settings(max_new_tokens, tuple(distractors), seed, tuple(dict.fromkeys((*given, *own))))
     with stopwatch() as watch:
-        rows, guard, texts = _run(base, edited, request, guard_texts, settings, progress, cancelled)
+        rows, counted, guard, texts = _run(base, edited, request, guard_texts, settings, progress, cancelled)
     measured = _complete(efficiency or Efficiency(), base, edited, watch.seconds)
     return EditReport(
         request=request,
-        scores=(*behaviour_scores(rows, guard, seed), *efficiency_scores(measured)),
+        scores=(*behaviour_scores(counted, guard, seed), *efficiency_scores(measured)),
         rows=rows,
         efficiency=measured,
         settings=settings,
@@ -94,8 +95,8 @@ def _run(
     settings: Settings,
     progress: Callable[[int, int], None] | None,
     cancelled: Callable[[], bool] | None,
-) -> tuple[tuple[PromptRow, ...], Score, tuple[TextPair, ...]]:
-    """Every forward of the evaluation: prompts' rows, perplexity, texts."""
+) -> tuple[tuple[PromptRow, ...], list[PromptRow], Score, tuple[TextPair, ...]]:
+    """Every forward of the evaluation: prompts' rows, the same with one row a test, perplexity, texts."""
     # An edit that puts words before every prompt leaves less room; both models are asked what fits both.
     narrow = min(base, edited, key=lambda model: model.max_positions)
     to_run = plan(narrow, items_of(request, settings), settings)
@@ -113,11 +114,12 @@ def _run(
     before_nll, after_nll = (text_nll(model, guard_texts, tick, room) for model in (base, edited))
     guard = perplexity_score(before_nll, after_nll, settings.seed)
     texts = _texts(base, edited, request, tick)
-    return rows_of(to_run, before, after, settings, (request.target_new,)), guard, texts
+    rows = rows_of(to_run, before, after, settings, (request.target_new,))
+    return rows, tests(rows, to_run.items), guard, texts
 
 
 def behaviour_scores(rows: Sequence[PromptRow], guard: Score, seed: int) -> list[Score]:
-    """Every score but those of efficiency; `guard` is the perplexity's."""
+    """Every score but those of efficiency, over rows of which each is a test; `guard` is the perplexity's."""
 
     def of(metric: Metric) -> list[PromptRow]:
         return [row for row in rows if row.metric == metric]

@@ -73,7 +73,12 @@ class References:
     """Reference texts, as in ROME's attribute_snippets.json."""
 
     snippets: Mapping[tuple[str, str], tuple[Snippet, ...]]
-    """By (relation, answer): texts about things that have that answer."""
+    """By (relation, answer), in words or as a dataset's ids: texts about things that have that answer."""
+
+    @classmethod
+    def from_pairs(cls, snippets: Mapping[tuple[str, str], Sequence[tuple[str, str]]]) -> References:
+        """Of (name, text) pairs, as `facts.importers.read_snippets` gives them."""
+        return cls({key: tuple(Snippet(name, text) for name, text in group) for key, group in snippets.items()})
 
     def of(self, relation: str, answer: str) -> tuple[Snippet, ...]:
         """Those of one relation and answer; empty where there are none."""

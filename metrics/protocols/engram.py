@@ -1,26 +1,25 @@
 """Our own protocol: what the model says when nothing tells it the answer.  Definitions: `metrics.definitions`.
 
 The numbers are those of `metrics.evaluate`, made by the same functions from the same prompts; perplexity and efficiency
-are not about prompts and are left to it.  Probes that are one test together, such as the three forms of one question of
-MQuAKE, become one row: right if any of them is, or all, as the dataset says.
+are not about prompts and are left to it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from facts import Case
 from metrics.definitions import DEFINITIONS
 from metrics.drift import perplexity_score
 from metrics.evaluate import behaviour_scores
-from metrics.prompts import Item, items_of_case
+from metrics.groups import tests
+from metrics.prompts import items_of_case
 from metrics.protocols.base import Material, Protocol, Value
 from metrics.protocols.readings import Needs, Readings
 from metrics.readings import Observation, Plan, plan, rows_of
 from metrics.types import PROTOCOL as ID
-from metrics.types import PromptRow, Reading, Settings
+from metrics.types import Settings
 
 if TYPE_CHECKING:
     from models import LanguageModel
@@ -60,36 +59,6 @@ class EngramTask:
             for score in scores
             if score.name != NOT_ABOUT_PROMPTS
         }
-
-
-def tests(rows: Sequence[PromptRow], items: Sequence[Item]) -> list[PromptRow]:
-    """The rows with those of one group made one: the first of those that count, with the group's match.
-
-    Args:
-        items: what the rows were made of, in the same order.
-    """
-    groups: dict[str, list[PromptRow]] = {}
-    for index, (row, item) in enumerate(zip(rows, items, strict=True)):
-        groups.setdefault(item.group or f"#{index}", []).append(row)
-    rules = {item.group: item.group_rule for item in items}
-    return [group[0] if len(group) == 1 else _one(group, rules[name]) for name, group in groups.items()]
-
-
-def _one(rows: Sequence[PromptRow], rule: str) -> PromptRow:
-    counted = [row for row in rows if row.counted]
-    if not counted:
-        return rows[0]
-    return replace(
-        counted[0],
-        before=_matching([row.before for row in counted], rule),
-        after=_matching([row.after for row in counted], rule),
-    )
-
-
-def _matching(readings: Sequence[Reading | None], rule: str) -> Reading | None:
-    known = [reading for reading in readings if reading is not None]
-    found = [reading.match for reading in known]
-    return replace(known[0], match=any(found) if rule == "any" else all(found)) if known else None
 
 
 def _prepare(model: LanguageModel, case: Case, material: Material) -> EngramTask:

@@ -16,13 +16,14 @@ A case's number is the mean over its prompts, a table's the mean over cases; S i
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import exp
 from typing import TYPE_CHECKING
 
 from facts import Case, EditRequest
 from metrics.definitions import Definition
-from metrics.fluency import generation_entropy
+from metrics.fluency import Snippet, generation_entropy
 from metrics.protocols.base import Entry, Material, Protocol, Value, gathered
 from metrics.protocols.comparison import Question, magnitudes, pairs_of, successes
 from metrics.protocols.readings import Needs, Readings
@@ -87,8 +88,7 @@ class RomeTask:
         return found
 
     def _similarities(self, request: EditRequest, before: Readings, after: Readings) -> list[Entry]:
-        references, prompts = self.material.references, request.generation_prompts
-        snippets = references.of(request.fact.relation, request.target_new) if references else ()
+        references, prompts, snippets = self.material.references, request.generation_prompts, self._snippets(request)
         if references is None or not snippets or not prompts:
             return []
         numbers = []
@@ -109,9 +109,18 @@ class RomeTask:
         return [(exp(one / n_before), exp(other / n_after))]
 
     def _essence(self, request: EditRequest) -> str:
-        references, subject = self.material.references, request.fact.subject
-        snippets = references.of(request.fact.relation, request.target_new) if references else ()
-        return " ".join(snippet.text for snippet in snippets if snippet.name == subject)
+        snippets = self._snippets(request)
+        return " ".join(snippet.text for snippet in snippets if snippet.name == request.fact.subject)
+
+    def _snippets(self, request: EditRequest) -> tuple[Snippet, ...]:
+        """The reference texts of the new answer: CounterFact's are filed under its id, which the case keeps."""
+        references = self.material.references
+        if references is None:
+            return ()
+        rewrite = self.case.extra.get("requested_rewrite")
+        target = rewrite.get("target_new") if isinstance(rewrite, Mapping) else None
+        answer = str(target["id"]) if isinstance(target, Mapping) and "id" in target else request.target_new
+        return references.of(request.fact.relation, answer)
 
 
 def entropies(prompts: tuple[str, ...], before: Readings, after: Readings) -> list[Entry]:

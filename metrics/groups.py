@@ -1,0 +1,42 @@
+"""Several prompts that are one test: the forms of one question of MQuAKE, the AND and OR conditions of RippleEdits.
+
+A test is right if any of its prompts is, or all, as the dataset says (`facts.Probe.group`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from metrics.prompts import Item
+from metrics.types import PromptRow, Reading
+
+
+def tests(rows: Sequence[PromptRow], items: Sequence[Item]) -> list[PromptRow]:
+    """The rows with those of one group made one: the first of those that count, with the group's match.
+
+    Args:
+        items: what the rows were made of, in the same order.
+    """
+    groups: dict[str, list[PromptRow]] = {}
+    for index, (row, item) in enumerate(zip(rows, items, strict=True)):
+        groups.setdefault(item.group or f"#{index}", []).append(row)
+    rules = {item.group: item.group_rule for item in items}
+    return [group[0] if len(group) == 1 else _one(group, rules[name]) for name, group in groups.items()]
+
+
+def _one(rows: Sequence[PromptRow], rule: str) -> PromptRow:
+    counted = [row for row in rows if row.counted]
+    if not counted:
+        return rows[0]
+    return replace(
+        counted[0],
+        before=_matching([row.before for row in counted], rule),
+        after=_matching([row.after for row in counted], rule),
+    )
+
+
+def _matching(readings: Sequence[Reading | None], rule: str) -> Reading | None:
+    known = [reading for reading in readings if reading is not None]
+    found = [reading.match for reading in known]
+    return replace(known[0], match=any(found) if rule == "any" else all(found)) if known else None
