@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,17 @@ from numpy.typing import NDArray
 from facts import Fact
 from models import LanguageModel
 from tracing.average import AverageEffects, by_category, map_name, not_positions
+from tracing.case import Progress, TraceCancelled
 from tracing.corruption import NoiseLevel, measure_noise
+from tracing.plan import split
 from tracing.question import Question, ask
+from tracing.several import trace_facts
 from tracing.storage import plain
-from tracing.tracer import Progress, TraceCancelled, trace_all
-from tracing.types import PositionName, TraceConfig
+from tracing.types import PositionName, TraceConfig, TraceResult
 
 JOURNAL = "engram-average-journal-1"
+GROUP = 16
+"""Facts of which is found out together who counts."""
 ChooseCounterfactual = Callable[[Fact], str | None]
 """Another subject for a fact, or None where none aligns."""
 
@@ -81,17 +85,16 @@ def average_effects(
         raise ValueError(f"the maps {names} are none or repeat; give one config for each map")
     level = level or measure_noise(model, [fact.subject for fact in chosen])
     done = _Journal.open(journal, _settings(model, configs, level, positions))
-    records = []
-    for number, fact in enumerate(chosen, 1):
-        if cancelled and cancelled():
-            raise TraceCancelled(f"the average was cancelled after {number - 1} of {len(chosen)} facts")
-        record = done.get(fact)
-        if record is None:
-            record = _record(model, fact, configs, level, positions, counterfactual, cancelled)
-            done.add(record)
-        records.append(record)
-        if progress:
-            progress(number, len(chosen))
+    records: list[Record] = []
+    for share in split(range(len(chosen)), GROUP):
+        group = chosen[share.start : share.stop]
+        found = _records(model, group, done, _Job(configs, level, positions, counterfactual, cancelled))
+        while len(records) < share.stop:
+            if cancelled and cancelled():
+                raise TraceCancelled(f"the average was cancelled after {len(records)} of {len(chosen)} facts")
+            records.append(next(found))
+            if progress:
+                progress(len(records), len(chosen))
     if not any(record.kept for record in records):
         unaligned = sum(record.reason == "unaligned" for record in records)
         also = f" ({unaligned} more have no counterfactual that aligns)" if unaligned else ""
@@ -108,24 +111,55 @@ def knows(model: LanguageModel, question: Question) -> bool:
     return bool(logits.argmax(-1).tolist() == list(question.answer_ids))
 
 
-def _record(
-    model: LanguageModel,
-    fact: Fact,
-    configs: Sequence[TraceConfig],
-    level: NoiseLevel,
-    positions: Sequence[PositionName] | None,
-    counterfactual: ChooseCounterfactual | None,
-    cancelled: Callable[[], bool] | None,
-) -> Record:
-    if not knows(model, ask(model, fact)):
-        return Record(fact.prompt, fact.target_true, False, "unknown")
-    if counterfactual is not None:
-        other = counterfactual(fact)
-        if other is None:
-            return Record(fact.prompt, fact.target_true, False, "unaligned")
-        configs = [replace(config, corruption="token", counterfactual=other) for config in configs]
-    source = "another subject of as many tokens for each fact"
-    results = trace_all(model, fact, configs, level=level, positions=positions, cancelled=cancelled)
+@dataclass(frozen=True, eq=False)
+class _Job:
+    """How every fact is traced."""
+
+    configs: Sequence[TraceConfig]
+    level: NoiseLevel
+    positions: Sequence[PositionName] | None
+    counterfactual: ChooseCounterfactual | None
+    cancelled: Callable[[], bool] | None
+
+
+def _records(model: LanguageModel, facts: Sequence[Fact], done: _Journal, job: _Job) -> Iterator[Record]:
+    """A record for each fact in order, from the journal where it is done.
+
+    Which facts count is found out before any is traced, so that those can share sweeps.
+    """
+    kept: dict[int, Record] = {}
+    others: list[str] = []
+    for number, fact in enumerate(facts):
+        if (record := done.get(fact)) is not None:
+            kept[number] = record
+        elif not knows(model, ask(model, fact)):
+            kept[number] = Record(fact.prompt, fact.target_true, False, "unknown")
+        elif job.counterfactual is not None:
+            other = job.counterfactual(fact)
+            if other is None:
+                kept[number] = Record(fact.prompt, fact.target_true, False, "unaligned")
+            else:
+                others.append(other)
+    counted = [fact for number, fact in enumerate(facts) if number not in kept]
+    configs = list(job.configs)
+    if job.counterfactual is not None:  # each fact's own takes the place of this one
+        configs = [replace(config, corruption="token", counterfactual="chosen for each fact") for config in configs]
+    traced = trace_facts(
+        model,
+        counted,
+        configs,
+        counterfactuals=None if job.counterfactual is None else others,
+        level=job.level,
+        positions=job.positions,
+        cancelled=job.cancelled,
+    )
+    for number, fact in enumerate(facts):
+        record = kept.get(number) or _record(fact, next(traced), job.counterfactual is not None)
+        done.add(record)
+        yield record
+
+
+def _record(fact: Fact, results: Sequence[TraceResult], own_counterfactual: bool) -> Record:
     first = results[0]
     return Record(
         fact.prompt,
@@ -133,10 +167,10 @@ def _record(
         True,
         "",
         first.noise_std,
-        first.corruption if counterfactual is None else source,
+        "another subject of as many tokens for each fact" if own_counterfactual else first.corruption,
         float(first.clean),
         float(first.corrupted.mean()),
-        {map_name(config): by_category(result) for config, result in zip(configs, results, strict=True)},
+        {map_name(result.config): by_category(result) for result in results},
     )
 
 
@@ -225,8 +259,8 @@ class _Journal:
         return self._records.get((fact.prompt, fact.target_true))
 
     def add(self, record: Record) -> None:
-        """Keep a record; written at once, so that a stop loses one fact at most."""
-        if self._path is None:
+        """Keep a record that is not there yet; written at once, so that a stop loses one group of facts at most."""
+        if self._path is None or (record.prompt, record.answer) in self._records:
             return
         values = {name: value for name, value in vars(record).items() if not _is_nan(value)}
         if record.effects is not None:

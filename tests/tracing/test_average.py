@@ -17,7 +17,7 @@ from tests.tiny import tiny_model
 from tests.tracing.made import made_result
 from tracing import TraceCancelled, TraceConfig, average_effects, causal_trace, measure_noise
 from tracing.average import AverageEffects, by_category, category_positions, map_name
-from tracing.tracer import trace_all
+from tracing.several import trace_facts
 from tracing.types import CATEGORIES
 
 PROMPTS = (("the Space Needle is in", "Space Needle"), ("in Rome", "Rome"), ("so x is in the city of", "x"))
@@ -206,11 +206,11 @@ def test_a_stopped_run_resumes_from_its_journal(tmp_path: Path, monkeypatch: pyt
         file.write('{"prompt": "torn')
     traced: list[str] = []
 
-    def noting(model: LanguageModel, fact: Fact, *rest: Any, **more: Any) -> Any:
-        traced.append(fact.prompt)
-        return trace_all(model, fact, *rest, **more)
+    def noting(model: LanguageModel, facts: list[Fact], *rest: Any, **more: Any) -> Any:
+        traced.extend(fact.prompt for fact in facts)
+        return trace_facts(model, facts, *rest, **more)
 
-    monkeypatch.setattr("tracing.averaging.trace_all", noting)
+    monkeypatch.setattr("tracing.averaging.trace_facts", noting)
     resumed = average_effects(model, facts, CONFIGS, journal=journal)
     assert traced == [fact.prompt for fact in facts[2:]]
     assert len(lines(journal)) == 5
