@@ -7,14 +7,19 @@ from dataclasses import dataclass
 from typing import Any
 
 MAX_FIELD = 200
-"""Characters shown of a field's path; a hostile file may name its fields at any length."""
+"""Characters shown of a field's path; a hostile file may name its fields as it likes."""
+
+
+def shown(name: str) -> str:
+    """A field's name as a message may show it: on one line, and not for ever."""
+    return "".join(character if character.isprintable() else " " for character in name[:MAX_FIELD])
 
 
 class RowError(ValueError):
     """One field of one row cannot be used.  `field` is its path in the row, empty for the row as a whole."""
 
     def __init__(self, field: str, reason: str) -> None:
-        field = field[:MAX_FIELD]
+        field = shown(field)
         super().__init__(f"{field} {reason}" if field else reason)
         self.field = field
         self.reason = reason

@@ -24,8 +24,9 @@ class Fields:
         self._exact = exact
 
     def __contains__(self, name: str) -> bool:
-        """Whether the field is there and says something: not null, not an empty text, list or object."""
-        return self._values.get(name) not in (None, "", [], {})
+        """Whether the field is there and says something: not null, not a blank text, not an empty list or object."""
+        value = self._values.get(name)
+        return value not in (None, [], {}) and not (isinstance(value, str) and not value.strip())
 
     def __iter__(self) -> Iterator[str]:
         return iter(tuple(self._values))

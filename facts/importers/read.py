@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from facts.importers.errors import BadRowError, OnRejected, Raw, Rejected, RowError
+from facts.importers.errors import BadRowError, OnRejected, Raw, Rejected, RowError, shown
 from facts.importers.fields import Fields
 from facts.importers.layout import raw_rows
 from facts.importers.registry import FORMATS, Format, get_format
@@ -110,7 +110,7 @@ def _format_of(rows: list[Raw], name: str) -> Format:
     votes = Counter(next((entry.name for entry in FORMATS.values() if entry.recognises(value)), "") for value in values)
     best, _ = max(votes.items(), key=lambda vote: (bool(vote[0]), vote[1]))
     if not best:
-        fields = ", ".join(list(values[0])[:12])
+        fields = ", ".join(shown(field) for field in list(values[0])[:12])
         raise ValueError(f"{name} has rows of no known format (fields: {fields}); name one of {', '.join(FORMATS)}")
     return FORMATS[best]
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from facts.importers.build import fact_of, names_of, probe_of, request_of
+from facts.importers.errors import RowError
 from facts.importers.fields import Fields
 from facts.types import Case
 
@@ -18,12 +19,25 @@ _LISTS = (("success", "locality"), ("K_F", "K_R"))
 
 def recognises(row: Mapping[str, Any]) -> bool:
     """The whole file is one object of two lists."""
-    return any(isinstance(row.get(forget), list) and isinstance(row.get(keep), list) for forget, keep in _LISTS)
+    return _lists(row) is not None
+
+
+def _lists(row: Mapping[str, Any]) -> tuple[list[Any], list[Any]] | None:
+    """(questions to forget, questions to keep), under either pair of names."""
+    found = ((row.get(forget), row.get(keep)) for forget, keep in _LISTS)
+    return next(((a, b) for a, b in found if isinstance(a, list) and isinstance(b, list)), None)
 
 
 def expand(document: Mapping[str, Any]) -> Iterator[Any]:
-    """The questions to forget, each with its share of those to keep."""
-    forget, keep = next((document[a], document[b]) for a, b in _LISTS if a in document and b in document)
+    """The questions to forget, each with its share of those to keep.
+
+    Raises:
+        RowError: if the object does not hold the two lists.
+    """
+    lists = _lists(document)
+    if lists is None:
+        raise RowError("", "does not hold two lists; expected success and locality, or K_F and K_R")
+    forget, keep = lists
     for index, row in enumerate(forget):
         yield {**row, "locality": keep[index :: len(forget)]} if isinstance(row, dict) else row
 

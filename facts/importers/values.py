@@ -63,6 +63,8 @@ def parse_object(text: str) -> dict[str, Any]:
         raise RowError(field, f"is not JSON: {error.msg} at character {error.pos + 1} of the row") from None
     except RecursionError:
         raise RowError("", f"is nested deeper than {MAX_DEPTH} levels") from None
+    if isinstance(value, _Unusable):
+        raise RowError("", value.reason)
     if not isinstance(value, dict):
         raise RowError("", f"is {kind_of(value)}; expected an object with named fields")
     # Our own form holds what is left of a row inside another object.
