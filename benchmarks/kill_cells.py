@@ -17,6 +17,7 @@ from experiments.plan import Spec
 @kind("draw")
 def draw(model: Any, spec: Spec, context: Context) -> dict[str, Any]:
     """Numbers of a seed, after so many seconds."""
+    context.notes["pid"] = os.getpid()
     time.sleep(spec.get("seconds", 0.0))
     values = np.random.default_rng(spec["seed"]).normal(size=spec.get("n", 64)).astype(np.float32)
     return {"seed": spec["seed"], "mean": float(values.mean(dtype=np.float64)), "values": values}

@@ -1,30 +1,44 @@
-"""Who holds a lease: a process, named so that another one on the same machine can tell whether it still lives."""
+"""Who holds a lease: the work of a process, named so that others on the machine can tell whether it still goes on."""
 
 from __future__ import annotations
 
+import itertools
 import os
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
+_numbers = itertools.count(1)
+_going_on: set[str] = set()
+"""The owners of this process that have not ended; one may have ended without being able to give its leases back."""
 
 
-def this_process() -> str:
-    """Host, boot, process id and start time: no other process ever has the same."""
-    return f"{_machine()}|{os.getpid()}|{_started(os.getpid())}"
+@contextmanager
+def owner() -> Iterator[str]:
+    """A name for the block's work, never given twice: host, boot, process, when it started, and a number."""
+    name = f"{_machine()}|{os.getpid()}|{_started(os.getpid())}|{next(_numbers)}"
+    _going_on.add(name)
+    try:
+        yield name
+    finally:
+        _going_on.discard(name)
 
 
-def is_dead(owner: str) -> bool:
-    """Whether a process is known to be gone; False where that cannot be told, as for one of another machine."""
-    machine, pid, started, *_ = [*owner.split("|"), "", ""]
+def is_dead(name: str) -> bool:
+    """Whether an owner is known to be gone; False where that cannot be told, as for one of another machine."""
+    machine, pid, started, *_ = [*name.split("|"), "", ""]
     if machine != _machine() or not pid.isdigit() or not started:
         return False
+    if int(pid) == os.getpid() and started == _started(os.getpid()):
+        return name not in _going_on
     return _started(int(pid)) != started
 
 
-def host_of(owner: str) -> str:
+def host_of(name: str) -> str:
     """The machine's name, for people."""
-    return owner.partition("/")[0]
+    return name.partition("/")[0]
 
 
 def _machine() -> str:

@@ -14,7 +14,7 @@ from experiments.executors import Broken, Died, Executor, Failed, Finished, Read
 from experiments.kinds import get_kind
 from experiments.leases import Leased
 from experiments.ledger import Ledger
-from experiments.owners import this_process
+from experiments.owners import owner as named_owner
 from experiments.schema import LedgerError
 
 LEASE = 60.0
@@ -84,15 +84,14 @@ def execute(
     }
     modules = tuple(sorted({get_kind(name).module for name in kinds}))
     setup = Setup(info.model, info.dtype, info.device, dict(info.identity), modules)
-    work = _Work(ledger, run, executor, deadline, lease, progress, stop)
-    with _alive(ledger, run, work.owner, executor.name, lease):
+    with named_owner() as owner, _alive(ledger, run, owner, executor.name, lease):
         try:
             executor.start(setup)
-            return work.all()
+            return _Work(ledger, run, owner, executor, deadline, lease, progress, stop).all()
         finally:
             executor.close()
-            with suppress(LedgerError):  # on a full disk: the leases run out by themselves
-                ledger.release(work.owner)
+            with suppress(LedgerError):  # on a full disk: others see that the owner has ended
+                ledger.release(owner)
 
 
 class _Work:
@@ -102,15 +101,15 @@ class _Work:
         self,
         ledger: Ledger,
         run: str,
+        owner: str,
         executor: Executor,
         deadline: float | None,
         lease: float,
         progress: Callable[[Progress], None] | None,
         stop: Callable[[], bool],
     ) -> None:
-        self.ledger, self.run, self.executor = ledger, run, executor
+        self.ledger, self.run, self.owner, self.executor = ledger, run, owner, executor
         self.deadline, self.lease, self.progress, self.stop = deadline, lease, progress, stop
-        self.owner = f"{this_process()}|{_serial()}"
         self.free: set[int] = set()
         self.held: dict[int, deque[Leased]] = {slot: deque() for slot in range(executor.slots)}
         self.busy: dict[int, tuple[Leased, float]] = {}
@@ -220,11 +219,3 @@ def _alive(ledger: Ledger, run: str, owner: str, executor: str, lease: float) ->
     finally:
         over.set()
         thread.join()
-
-
-_serials = iter(range(1, 1_000_000_000))
-
-
-def _serial() -> int:
-    """Tells apart two runs of one process."""
-    return next(_serials)

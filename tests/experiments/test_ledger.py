@@ -19,9 +19,11 @@ from experiments.records import damaged, entries, mend
 from experiments.schema import LedgerDamagedError, LedgerError, LedgerFullError
 from tests.experiments.made import IDENTITY, draws, ledger_of
 
-ME = owners.this_process()
-DEAD = f"{ME.split('|')[0]}|{2**22 + 1}|123"
+with owners.owner() as ENDED:
+    """Work of this process that is over."""
+DEAD = f"{ENDED.split('|')[0]}|{2**22 + 1}|123"
 """A process of this machine that does not exist."""
+ME = "this-host/12345678|1|1"
 ELSEWHERE = "other-host/12345678|77|123"
 
 
@@ -134,7 +136,9 @@ def test_a_lease_that_runs_out_is_taken_over_and_only_the_cell_in_flight_was_int
 
 def test_a_dead_process_loses_its_leases_at_once_and_a_live_one_does_not(ledger: Ledger) -> None:
     assert owners.is_dead(DEAD)
-    assert not owners.is_dead(ME)
+    assert owners.is_dead(ENDED)
+    with owners.owner() as going_on:
+        assert not owners.is_dead(going_on)
     assert not owners.is_dead(ELSEWHERE), "of another machine nothing is known"
     ledger.lease("draws", DEAD, 0, 3600)
     ledger.lease("draws", ELSEWHERE, 0, 3600)

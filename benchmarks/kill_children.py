@@ -1,0 +1,57 @@
+"""Processes to be killed: `python -m benchmarks.kill_children writer|inline|processes|ray FOLDER RUN`.
+
+Each prints the key of every result once it is on disk, and `pid N` for every worker it is given.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import benchmarks.kill_cells  # noqa: F401 - registers the kinds
+from experiments.executors import Executor, Inline
+from experiments.kinds import Context, get_kind
+from experiments.ledger import Ledger
+from experiments.owners import owner
+from experiments.payload import encode
+from experiments.processes import Processes, one_thread
+from experiments.ray_cluster import RayCluster
+from experiments.runner import execute
+
+
+class Telling(Ledger):
+    """A ledger that prints what is acknowledged."""
+
+    def put(self, key: str, payload: bytes, notes: Mapping[str, Any]) -> bool:
+        """As `Ledger.put`; then print."""
+        first = super().put(key, payload, notes)
+        print(f"{key} {notes.get('pid', 0)}" if first else f"late {key}", flush=True)
+        return first
+
+
+def write(ledger: Ledger, run: str) -> None:
+    """Cells straight into the ledger, as fast as they go."""
+    context = Context()
+    with owner() as me:
+        while cells := ledger.lease(run, me, 0, 60):
+            for cell in cells:
+                ledger.put(cell.key, encode(get_kind(cell.kind).run(None, cell.spec, context)), {})
+
+
+def main() -> None:
+    """Work until nothing is left, or killed."""
+    how, folder, run = sys.argv[1:]
+    with Telling(Path(folder), create=False) as ledger:
+        if how == "writer":
+            write(ledger, run)
+            return
+        one_thread()
+        executors: dict[str, Any] = {"inline": Inline, "processes": Processes, "ray": RayCluster}
+        executor: Executor = executors[how]()
+        execute(ledger, run, executor)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+"""A second Ray node in a network namespace of its own, killed in the middle of a run; for `benchmarks.kills`."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from experiments.executors import Inline
+from experiments.identity import identity_of
+from experiments.ledger import Ledger
+from experiments.plan import Cell, Plan
+from experiments.ray_cluster import RayCluster
+from experiments.records import entries
+from experiments.runner import Progress, execute
+
+SPACE, HERE, THERE, PORT = "engram-node", "10.77.0.1", "10.77.0.2", 6399
+RAY = str(Path(sys.executable).parent / "ray")
+
+
+def node_trial(folder: Path) -> dict[str, Any]:
+    """Two nodes of two actors; the second node is killed outright when a third of the cells is done.
+
+    Raises:
+        subprocess.CalledProcessError: if this user may not make network namespaces.
+    """
+    token = folder / "token"
+    token.touch(mode=0o600)
+    token.write_text(secrets.token_hex(32), encoding="utf-8")
+    os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token), "RAY_USAGE_STATS_ENABLED": "0"}
+    cells = tuple(Cell("draw", {"seed": seed, "seconds": 0.1}) for seed in range(300))
+    plan = Plan("draws", "", cells)
+    with Ledger(folder / "alone") as ledger:
+        ledger.add(plan, identity_of(None))
+        execute(ledger, "draws", Inline())
+        expected = [entry.payload for entry in entries(ledger, "draws")]
+    times: list[tuple[float, int]] = []
+    killed = [0]
+
+    def progress(now: Progress) -> None:
+        times.append((time.monotonic(), now.done))
+        if now.done >= len(cells) // 3 and not killed[0]:
+            killed[0] = _kill_all()
+
+    _wire()
+    try:
+        options = ["--disable-usage-stats", "--num-cpus", "2", "--object-store-memory", str(100 * 2**20)]
+        _ray(["start", "--head", f"--node-ip-address={HERE}", f"--port={PORT}", "--include-dashboard=false", *options])
+        joined = ["start", f"--address={HERE}:{PORT}", f"--node-ip-address={THERE}", *options]
+        _ray(joined, inside=True)
+        with Ledger(folder / "nodes") as ledger:
+            ledger.add(plan, identity_of(None))
+            began = time.monotonic()
+            end = execute(ledger, "draws", RayCluster(4, address=f"{HERE}:{PORT}"), progress=progress)
+            seconds = time.monotonic() - began
+            rows = list(entries(ledger, "draws"))
+    finally:
+        _kill_all()
+        subprocess.run([RAY, "stop", "--force"], check=False, capture_output=True)
+        subprocess.run(["ip", "netns", "delete", SPACE], check=False)
+        for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH"):
+            os.environ.pop(name, None)
+    gaps = [(later, after - before) for (before, _), (after, later) in _steps(times)]
+    return {
+        "cells": end.total,
+        "processes killed": killed[0],
+        "done": end.done,
+        "failed": end.failed,
+        "bit-equal": sum(a == b for a, b in zip([entry.payload for entry in rows], expected, strict=True)),
+        "computed again": sum(entry.attempts for entry in rows),
+        "longest gap (s)": round(max(gap for _, gap in gaps), 1),
+        "run (s)": round(seconds, 1),
+    }
+
+
+def _steps(times: list[tuple[float, int]]) -> list[tuple[tuple[float, int], tuple[float, int]]]:
+    """Each pair of moments at which the count rose, from the first result on."""
+    risen = [now for before, now in zip([(0.0, 0), *times], times, strict=False) if now[1] > before[1]]
+    return list(itertools.pairwise(risen))
+
+
+def _wire() -> None:
+    """The namespace, and a pair of virtual interfaces into it."""
+    for command in (
+        ["netns", "add", SPACE],
+        ["link", "add", "engram0", "type", "veth", "peer", "name", "engram1", "netns", SPACE],
+        ["addr", "add", f"{HERE}/24", "dev", "engram0"],
+        ["link", "set", "engram0", "up"],
+        ["-n", SPACE, "addr", "add", f"{THERE}/24", "dev", "engram1"],
+        ["-n", SPACE, "link", "set", "engram1", "up"],
+        ["-n", SPACE, "link", "set", "lo", "up"],
+    ):
+        subprocess.run(["ip", *command], check=True, capture_output=True)
+
+
+def _ray(arguments: list[str], *, inside: bool = False) -> None:
+    prefix = ["ip", "netns", "exec", SPACE] if inside else []
+    subprocess.run([*prefix, RAY, *arguments], check=True, capture_output=True, timeout=120)
+
+
+def _kill_all() -> int:
+    """Kill every process of the namespace; how many."""
+    listed = subprocess.run(["ip", "netns", "pids", SPACE], check=False, capture_output=True, text=True).stdout.split()
+    for pid in listed:
+        os.kill(int(pid), signal.SIGKILL)
+    return len(listed)

@@ -1,0 +1,267 @@
+"""`python -m benchmarks.kills`: are results lost, written twice or changed when something is killed, full or damaged?
+
+Prints one line per trial, JSON with --json.  Every trial ends with the results compared, bit for bit, with those of a
+run that nobody disturbed.  docs/experiments.md holds the figures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import benchmarks.kill_cells  # noqa: F401 - registers the kinds
+from benchmarks.kill_disks import disk_trial, flip_trial
+from benchmarks.kill_nodes import node_trial
+from experiments.executors import Executor, Inline
+from experiments.identity import identity_of
+from experiments.ledger import Ledger
+from experiments.plan import Cell, Plan
+from experiments.plan_files import plan_of
+from experiments.processes import Processes, one_thread
+from experiments.ray_cluster import RayCluster
+from experiments.records import damaged, entries
+from experiments.runner import Progress, execute
+
+Found = dict[str, Any]
+RUN = "draws"
+
+
+def draws(count: int, **more: Any) -> Plan:
+    """Cheap cells without a model."""
+    return Plan(RUN, "", tuple(Cell("draw", {"seed": seed, **more}) for seed in range(count)))
+
+
+def traces(facts: int) -> Plan:
+    """Traces of the bundled model: MLP outputs at the last subject token."""
+    from models import load_model
+
+    grid = {"kind": "trace", "facts": {"atlas": facts}, "site": ["mlp_out"], "window": 3, "samples": 3}
+    grid["positions"] = [["last_subject"]]
+    head = {"name": RUN, "model": "reference", "dtype": "float32", "device": "cpu", "grid": [grid]}
+    return plan_of(head, load_model("reference"))
+
+
+def prepare(folder: Path, plan: Plan) -> None:
+    """A ledger with the plan."""
+    model = None
+    if plan.model:
+        from models import load_model
+
+        model = load_model(plan.model)
+    with Ledger(folder) as ledger:
+        ledger.add(plan, identity_of(model))
+
+
+def payloads(folder: Path) -> list[bytes | None]:
+    """Every result."""
+    with Ledger(folder) as ledger:
+        return [entry.payload for entry in entries(ledger, RUN)]
+
+
+def undisturbed(folder: Path, plan: Plan) -> list[bytes | None]:
+    """The results of a run in this process."""
+    prepare(folder, plan)
+    with Ledger(folder) as ledger:
+        execute(ledger, RUN, Inline())
+    return payloads(folder)
+
+
+def killed_processes(folder: Path, plan: Plan, how: str, kills: int, seed: int = 0, longest: float = 0.3) -> Found:
+    """Start a process that works on the plan, kill it at a random moment after its first result, and again.
+
+    Args:
+        how: of `benchmarks.kill_children`.
+        longest: seconds from its first result to its end.
+    """
+    prepare(folder, plan)
+    source, told, unreadable, done_before = random.Random(seed), Counter[str](), 0, 0
+    workers: set[int] = set()
+    for _ in range(kills):
+        child = _start(how, folder)
+        assert child.stdout is not None
+        lines = [child.stdout.readline()]
+        time.sleep(source.uniform(0, longest))
+        done_before += child.poll() is not None
+        child.kill()
+        lines += child.stdout.readlines()
+        child.wait()
+        _note(lines, told, workers)
+        try:
+            with Ledger(folder) as ledger:
+                ledger.counts(RUN)
+        except ValueError:
+            unreadable += 1
+    child = _start(how, folder)
+    out, _ = child.communicate()
+    _note(out.splitlines(), told, workers)
+    expected = undisturbed(folder / "undisturbed", plan)
+    found = payloads(folder)
+    with Ledger(folder) as ledger:
+        acknowledged = sum(told.values())
+        present = {entry.key for entry in entries(ledger, RUN) if entry.status == "done"}
+        repeated = sum(entry.attempts for entry in entries(ledger, RUN))
+        ((interrupted,),) = ledger.read("SELECT sum(interrupted) FROM cells")
+        return {
+            "kills": kills - done_before,
+            "cells": len(found),
+            "bit-equal": sum(a == b for a, b in zip(found, expected, strict=True)),
+            "acknowledged": acknowledged,
+            "acknowledged and lost": len(set(told) - present),
+            "written twice": sum(count > 1 for count in told.values()),
+            "computed again": repeated + interrupted,
+            "damaged": len(damaged(ledger, RUN)),
+            "unreadable": unreadable,
+            "workers left behind": _alive(workers),
+        }
+
+
+def killed_workers(folder: Path, plan: Plan, executor: Executor, kills: int, every: int) -> Found:
+    """Kill the worker that answered last, each time so many more cells are done."""
+    prepare(folder, plan)
+    victims: list[int] = []
+    latest = [0]
+    told = Counter[str]()
+
+    class Watching(Ledger):
+        def put(self, key: str, payload: bytes, notes: Mapping[str, Any]) -> bool:
+            latest[0] = int(notes.get("pid", notes.get("worker", 0)))
+            first = super().put(key, payload, notes)
+            told[key] += first
+            return first
+
+    def kill(now: Progress) -> None:
+        if len(victims) < kills and now.done >= every * (len(victims) + 1) and latest[0] not in (0, *victims):
+            victims.append(latest[0])
+            os.kill(latest[0], signal.SIGKILL)
+
+    with Watching(folder) as ledger:
+        end = execute(ledger, RUN, executor, progress=kill)
+        attempts = sum(entry.attempts for entry in entries(ledger, RUN))
+    expected, found = undisturbed(folder / "undisturbed", plan), payloads(folder)
+    return {
+        "kills": len(victims),
+        "cells": end.total,
+        "bit-equal": sum(a == b for a, b in zip(found, expected, strict=True)),
+        "failed": end.failed,
+        "written twice": sum(count > 1 for count in told.values()),
+        "computed again": attempts,
+    }
+
+
+def poisoned(folder: Path, executor: Executor, cells: int = 396) -> Found:
+    """One cell in a hundred raises, kills its worker, hangs or has no memory: all others are to be as they were."""
+    bad = [Cell("poison", {"how": how}) for how in ("raise", "kill", "hang", "memory")]
+    good = list(draws(cells).cells)
+    step = len(good) // len(bad)
+    mixed = [cell for index, one in enumerate(bad) for cell in (one, *good[index * step : (index + 1) * step])]
+    prepare(folder, Plan(RUN, "", tuple(mixed)))
+    with Ledger(folder) as ledger:
+        end = execute(ledger, RUN, executor, deadline=2.0)
+        rows = list(entries(ledger, RUN))
+    expected = undisturbed(folder / "undisturbed", draws(cells))
+    found = [entry.payload for entry in rows if entry.kind == "draw"]
+    return {
+        "cells": end.total,
+        "poison": len(bad),
+        "poison failed": sum(entry.status == "failed" for entry in rows if entry.kind == "poison"),
+        "others failed": sum(entry.status == "failed" for entry in rows if entry.kind == "draw"),
+        "bit-equal": sum(a == b for a, b in zip(found, expected, strict=True)),
+    }
+
+
+def same_everywhere(folder: Path, plan: Plan) -> Found:
+    """The plan inline, in two processes and on a Ray cluster of two actors."""
+    expected = undisturbed(folder / "inline", plan)
+    found: Found = {"cells": len(expected)}
+    executors: dict[str, Executor] = {"processes": Processes(2), "ray": RayCluster(2)}
+    for name, executor in executors.items():
+        prepare(folder / name, plan)
+        with Ledger(folder / name) as ledger:
+            execute(ledger, RUN, executor)
+        found[f"bit-equal in {name}"] = sum(a == b for a, b in zip(payloads(folder / name), expected, strict=True))
+    return found
+
+
+def _start(how: str, folder: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "benchmarks.kill_children", how, str(folder), RUN]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+
+
+def _note(lines: list[str], told: Counter[str], workers: set[int]) -> None:
+    for line in lines:
+        key, _, pid = line.strip().partition(" ")
+        if len(key) == 64 and pid.isdigit():  # a line that was cut short acknowledged nothing
+            told[key] += 1
+            workers.add(int(pid))
+
+
+def _alive(pids: set[int]) -> int:
+    """Processes of these that are there, after the second they have to notice."""
+    time.sleep(1.5)
+    return sum(Path(f"/proc/{pid}").exists() for pid in pids if pid)
+
+
+def trials(quick: bool) -> dict[str, Callable[[Path], Found]]:
+    """What is tried, by name."""
+    kills, writers = (4, 10) if quick else (20, 300)
+    found: dict[str, Callable[[Path], Found]] = {
+        "writer": lambda folder: killed_processes(folder, draws(60 * writers), "writer", writers, longest=0.1),
+        "controller, inline": lambda folder: killed_processes(
+            folder, draws(60 * kills, seconds=0.005), "inline", kills
+        ),
+        "controller, processes": lambda folder: killed_processes(
+            folder, draws(60 * kills, seconds=0.01), "processes", kills
+        ),
+        "worker, processes": lambda folder: killed_workers(
+            folder, draws(20 * kills, seconds=0.01), Processes(2), kills, 10
+        ),
+        "poison, processes": lambda folder: poisoned(folder, Processes(2)),
+        "disk": lambda folder: disk_trial(folder, 4 if quick else 20),
+        "flips": lambda folder: flip_trial(folder, 50 if quick else 1000),
+    }
+    if not quick:
+        found |= {
+            "controller, ray": lambda folder: killed_processes(folder, draws(400, seconds=0.02), "ray", 3, longest=1.0),
+            "worker, ray": lambda folder: killed_workers(folder, draws(400, seconds=0.01), RayCluster(2), 20, 15),
+            "poison, ray": lambda folder: poisoned(folder, RayCluster(2)),
+            "node, ray": node_trial,
+            "traces, controller": lambda folder: killed_processes(folder, traces(600), "processes", 20, longest=2.0),
+            "traces, everywhere": lambda folder: same_everywhere(folder, traces(20)),
+        }
+    return found
+
+
+def main() -> None:
+    """Try each, and print what was found."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="few kills, no Ray and no model: about a minute")
+    parser.add_argument("--only", nargs="+", default=[], help="names of trials, or their beginnings")
+    parser.add_argument("--json", action="store_true", help="one JSON object at the end")
+    options = parser.parse_args()
+    one_thread()
+    results = {}
+    for name, trial in trials(options.quick).items():
+        if options.only and not any(name.startswith(wanted) for wanted in options.only):
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            began = time.monotonic()
+            results[name] = trial(Path(folder)) | {"seconds": round(time.monotonic() - began, 1)}
+        if not options.json:
+            print(f"{name}: {', '.join(f'{what} {value}' for what, value in results[name].items())}", flush=True)
+    if options.json:
+        print(json.dumps(results, indent=1))
+
+
+if __name__ == "__main__":
+    main()
