@@ -21,6 +21,8 @@ from facts.types import Case
 
 LOOKED_AT = 50
 """Rows the format is told from: it is the one most of them have."""
+MAX_REJECTED = 100_000
+"""Rows set aside before a file is given up: each takes a line of a file, which may be longer than the row."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,15 @@ def _format_of(rows: list[Raw], name: str) -> Format:
 
 
 def _outcomes(rows: Iterator[Raw], format: Format) -> Iterator[Case | Rejected]:
+    rejected = 0
+    for outcome in _every_outcome(rows, format):
+        rejected += isinstance(outcome, Rejected)
+        if rejected > MAX_REJECTED:
+            raise ValueError(f"more than {MAX_REJECTED} rows cannot be read as {format.name!r}; name another format")
+        yield outcome
+
+
+def _every_outcome(rows: Iterator[Raw], format: Format) -> Iterator[Case | Rejected]:
     number = itertools.count(1)
     for raw in rows:
         if raw.value is None:

@@ -141,6 +141,13 @@ def test_an_unknown_format_names_the_known_ones() -> None:
         list(read_cases(DATA / "rome.json", format="rom"))
 
 
+def test_a_file_of_bad_rows_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("facts.importers.read.MAX_REJECTED", 20)
+    assert len(read(f"{ROW}\n" + "x\n" * 20)[1]) == 20
+    with pytest.raises(ValueError, match="more than 20 rows cannot be read as 'plain'; name another format"):
+        read(f"{ROW}\n" + "x\n" * 21)
+
+
 def test_without_a_taker_the_first_bad_row_raises() -> None:
     with pytest.raises(BadRowError, match=r"row 2 \(line 2\): target_new is empty.*set such rows aside") as error:
         list(read_cases(io.StringIO(f"{ROW}\n{row(target_new='')}\n")))
