@@ -5,6 +5,7 @@ Matplotlib is imported by the functions: this package's modules are imported whe
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,9 +14,11 @@ from tracing.labels import CATEGORY_NAMES, SITE_NAMES, average_title, layer_tick
 from tracing.types import CATEGORIES, Category
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Figure  # other modules name the type through this one
 
+    from experiments.studies.regression import Array, Regression
     from tracing import AverageEffects
 
 COLOURS = ("#6a3d9a", "#1b7837", "#b2182b", "#2166ac", "#e08214", "#4d4d4d", "#a6761d", "#e7298a")
@@ -75,3 +78,70 @@ def _dress(axes: Axes, fonts: list[str], title: str, x: str, y: str) -> None:
     axes.set_xlabel(x, fontsize=FONT, fontfamily=fonts)
     axes.set_ylabel(y, fontsize=FONT, fontfamily=fonts)
     axes.tick_params(labelsize=FONT - 1)
+
+
+def sweep_figure(table: pd.DataFrame, effect: Array, success: Array, fit: Regression, method: str) -> Figure:
+    """Left: tracing effect and edit success by layer, with 95 % bands.  Right: both around their layer's mean.
+
+    Args:
+        table: of `layer_sweep.by_layer`.
+        effect, success: [fact, layer].
+    """
+    from matplotlib.figure import Figure
+
+    from tracing.plots import font_families
+
+    fonts = font_families([method])
+    figure = Figure(figsize=(7.4, 3.0), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    curves = {"effect": "tracing effect", "rewrite": "rewrite score", "neighborhood": "neighbours kept"}
+    for (name, words), colour in zip(curves.items(), COLOURS, strict=False):
+        left.plot(table["layer"], table[name], color=colour, marker="o", markersize=3, label=words)
+        left.fill_between(
+            table["layer"], table[f"{name}_low"], table[f"{name}_high"], color=colour, alpha=0.15, linewidth=0
+        )
+    _dress(left, fonts, f"{method}, {len(effect)} facts", "layer", "mean over facts")
+    left.legend(fontsize=FONT - 1)
+    x, y = effect - effect.mean(axis=0), success - success.mean(axis=0)
+    right.scatter(x.ravel(), y.ravel(), s=5, color="0.4", alpha=0.5, linewidth=0)
+    ends = np.array([x.min(), x.max()])
+    right.plot(ends, fit.slope * ends, color=COLOURS[2])
+    _dress(
+        right,
+        fonts,
+        f"R² {fit.r2_layers:.3f} by layer, {fit.r2_both:.3f} with tracing",
+        "tracing effect, around its layer's mean",
+        "rewrite score, around its layer's mean",
+    )
+    return figure
+
+
+def noise_figure(averages: Mapping[str, AverageEffects], table: pd.DataFrame) -> Figure:
+    """Left: total effect of every way of corrupting, with its interval.  Right: its share restored, by layer.
+
+    Args:
+        table: of `noise.compared`.
+    """
+    from matplotlib.figure import Figure
+
+    from tracing.plots import font_families
+
+    fonts = font_families(averages)
+    figure = Figure(figsize=(8.4, 3.2), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(1.0, 1.4))
+    places = np.arange(len(table))
+    errors = np.abs(np.stack([table["ate"] - table["ate_low"], table["ate_high"] - table["ate"]]))
+    left.errorbar(table["ate"], places, xerr=errors, fmt="o", markersize=4, color=COLOURS[0], linewidth=1)
+    left.set_yticks(places, table["way"], fontfamily=fonts)
+    left.invert_yaxis()
+    _dress(left, fonts, f"{table['n'].iloc[0]} facts", "average total effect on p(answer)", "")
+    left.axvline(0.0, color="0.6", linewidth=0.6)
+    for index, (way, average) in enumerate(averages.items()):
+        if abs(average.ate) < 0.02:  # a share of next to nothing is noise
+            continue
+        share = average.last_subject() / average.ate
+        style = ("-", "--", ":")[index // len(COLOURS)]
+        right.plot(share, style, color=COLOURS[index % len(COLOURS)], marker="o", markersize=3, label=way)
+    _dress(right, fonts, "Last subject token", "layer", "share of the total effect restored")
+    right.legend(fontsize=FONT - 1.5)
+    return figure

@@ -1,0 +1,208 @@
+"""Does tracing say where to edit?  Edit success against tracing effect at every layer.
+
+Hase et al. 2023 (arXiv:2301.04213): every fact is edited at every layer, and traced at its last subject token; success
+is regressed on the layer and on the tracing effect (`experiments.studies.regression`).  They found that the layer says
+nearly everything and tracing next to nothing.
+"""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from experiments.edit_cells import request_of
+from experiments.ledger import Ledger
+from experiments.plan import Cell, Plan, canonical
+from experiments.records import Entry, entries
+from experiments.studies import output
+from experiments.studies.average_effects import PAPER_WINDOW
+from experiments.studies.known import add_source, draw_requests
+from experiments.studies.regression import Array, Regression, regress
+from experiments.studies.rewrite_cells import SCORES, scores_of, trimmed
+from experiments.trace_cells import level_of
+
+if TYPE_CHECKING:
+    from models import LanguageModel
+
+NAME = "layer-sweep"
+HELP = "edit success against tracing effect, layer by layer"
+
+
+def add_options(parser: ArgumentParser) -> None:
+    """The study's own options."""
+    add_source(parser, 20)
+    parser.add_argument("--method", default="r-rome", help="an editing method with a layer")
+    parser.add_argument("--layers", type=int, nargs="+", default=None, help="to edit at (default: all)")
+    parser.add_argument("--samples", type=int, default=5, help="noise draws of a trace")
+    parser.add_argument("--window", type=int, default=None, help="layers of MLPs restored together (default: a fifth)")
+    parser.add_argument("--probes", type=int, default=2, help="paraphrases and neighbours of an edit")
+
+
+def plan(options: Namespace, model: LanguageModel) -> Plan:
+    """A trace for every fact, and an edit at every layer."""
+    from tracing import measure_noise
+
+    drawn = draw_requests(model, options.source, options.facts, options.seed)
+    window = options.window or max(1, int(PAPER_WINDOW * model.n_layers + 0.5))
+    layers = sorted(set(options.layers or range(model.n_layers)))
+    if not 0 <= layers[0] <= layers[-1] < model.n_layers:
+        raise ValueError(f"the layers are {layers}; {model.name} has layers 0 to {model.n_layers - 1}")
+    level = level_of(measure_noise(model, [request.fact.subject for request in drawn.items]))
+    cells = []
+    for number, request in enumerate(drawn.items):
+        shared = {"site": "mlp_out", "window": window, "samples": options.samples}
+        seed = options.seed * len(drawn.items) + number
+        fact = asdict(request.fact)
+        cells.append(
+            Cell("trace", {"fact": fact, "level": level, "positions": ["last_subject"], "seed": seed, **shared})
+        )
+        short = request_of(trimmed(request, options.probes))
+        cells += [Cell("rewrite", {"request": short, "method": options.method, "layer": layer}) for layer in layers]
+    asked = {name: getattr(options, name) for name in ("facts", "seed", "source", "method", "samples", "probes")}
+    about = {"options": {**asked, "window": window, "layers": layers}, **drawn.about}
+    return Plan(options.name or NAME, options.model, tuple(cells), about=about)
+
+
+def summarise(ledger: Ledger, run: str, folder: Path) -> list[Path]:
+    """Both curves by layer, their relation within layers, and the regression."""
+    from experiments.studies.plots import sweep_figure
+
+    info = ledger.info(run)
+    layers = info.about["options"]["layers"]
+    effect, scores = arrays_of(entries(ledger, run), layers)
+    table = by_layer(layers, effect, scores)
+    fits = {
+        name: regress(effect, values, seed=info.about["options"]["seed"])
+        for name, values in scores.items()
+        if np.isfinite(values).all()
+    }
+    chosen = choices(layers, effect, scores["rewrite"])
+    found = {
+        "n": len(effect),
+        "regression": {name: {what: _plain(one) for what, one in asdict(fit).items()} for name, fit in fits.items()},
+        "choices": chosen,
+    }
+    method = info.about["options"]["method"]
+    title = f"{info.model}: {len(effect)} facts edited by {method} at {len(layers)} layers, and traced"
+    shown = f"{_fits_table(fits)}\n{_choices_table(chosen)}\n{_layers_table(table)}"
+    figure = sweep_figure(table, effect, scores["rewrite"], fits["rewrite"], method)
+    return output.write(ledger, run, folder, output.Output(title, figure, table, shown, found))
+
+
+def arrays_of(found: Iterable[Entry], layers: list[int]) -> tuple[Array, dict[str, Array]]:
+    """(tracing effect, score -> success), each [fact, layer], of the facts all of whose cells are finished.
+
+    Raises:
+        ValueError: if fewer than two are.
+    """
+    from tracing.types import CATEGORIES
+
+    effects: dict[str, Array] = {}
+    edits: dict[str, dict[int, dict[str, float | None]]] = {}
+    for entry in found:
+        result = entry.result
+        if result is None:
+            continue
+        if entry.kind == "trace":
+            whole = result["by_category"][CATEGORIES.index("last_subject")]
+            effects[canonical(entry.spec["fact"])] = whole[layers].astype(np.float64)
+        else:
+            at = edits.setdefault(canonical(entry.spec["request"]["fact"]), {})
+            at[entry.spec["layer"]] = scores_of(result)
+    facts = [fact for fact in effects if set(layers) <= edits.get(fact, {}).keys()]
+    if len(facts) < 2:
+        raise ValueError(f"{len(facts)} facts are traced and edited at all layers; at least two are needed, so resume")
+    scores = {
+        name: np.array([[edits[fact][layer][name] for layer in layers] for fact in facts], dtype=np.float64)
+        for name in SCORES
+    }
+    return np.stack([effects[fact] for fact in facts]), scores
+
+
+def by_layer(layers: list[int], effect: Array, scores: dict[str, Array]) -> pd.DataFrame:
+    """One row a layer: n, and mean with 95 % t-interval of the tracing effect and of each score."""
+    from tracing.statistics import interval, nan_mean
+
+    columns: dict[str, Any] = {"layer": layers, "n": len(effect)}
+    for name, values in {"effect": effect, **scores}.items():
+        low, high = interval(values)
+        columns |= {name: nan_mean(values), f"{name}_low": low, f"{name}_high": high}
+    return pd.DataFrame(columns)
+
+
+def choices(layers: list[int], effect: Array, success: Array) -> dict[str, Any]:
+    """Mean success of three ways of choosing a layer, with 95 % intervals over facts.
+
+    `fixed` is the layer that is best for the *other* facts, so that no fact chooses its own.
+    """
+    from tracing.statistics import interval
+
+    n = len(success)
+    others = (success.sum(axis=0) - success) / (n - 1)  # [fact, layer], mean over the other facts
+    each = np.arange(n)
+    chosen = {
+        "traced": success[each, effect.argmax(axis=1)],
+        "fixed": success[each, others.argmax(axis=1)],
+        "best": success.max(axis=1),
+    }
+    found: dict[str, Any] = {}
+    for name, values in chosen.items():
+        low, high = interval(values)
+        found[name] = {"success": float(values.mean()), "ci": [float(low), float(high)], "n": n}
+    return found | {"best_layer": layers[int(success.mean(axis=0).argmax())]}
+
+
+def _fits_table(fits: dict[str, Regression]) -> str:
+    headers = ("Score", "n facts x layers", "R² layer", "R² tracing", "R² both", "added by tracing", "slope")
+    return output.markdown(
+        headers,
+        [
+            (
+                name,
+                f"{fit.n_facts} x {fit.n_layers}",
+                f"{fit.r2_layers:.3f}",
+                f"{fit.r2_tracing:.3f}",
+                f"{fit.r2_both:.3f}",
+                output.between(fit.added, *(fit.added_ci or (None, None))),
+                output.between(fit.slope, *(fit.slope_ci or (None, None))),
+            )
+            for name, fit in fits.items()
+        ],
+    )
+
+
+def _choices_table(found: dict[str, Any]) -> str:
+    words = {
+        "traced": "each fact's own tracing peak",
+        "fixed": "the layer best for the other facts",
+        "best": "each fact's own best layer, known afterwards",
+    }
+    return output.markdown(
+        ("Layer edited", "n", "rewrite score (95 % interval)"),
+        [
+            (text, found[name]["n"], output.between(found[name]["success"], *found[name]["ci"]))
+            for name, text in words.items()
+        ],
+    )
+
+
+def _layers_table(table: pd.DataFrame) -> str:
+    names = ("effect", *SCORES)
+    rows = [
+        (row["layer"], *(output.between(row[name], row[f"{name}_low"], row[f"{name}_high"], 2) for name in names))
+        for row in table.to_dict("records")
+    ]
+    return output.markdown(("Layer", "tracing effect", *SCORES), rows)
+
+
+def _plain(value: Any) -> Any:
+    """NaN as None, tuples as lists."""
+    if isinstance(value, tuple):
+        return [_plain(one) for one in value]
+    return None if isinstance(value, float) and value != value else value

@@ -1,0 +1,133 @@
+"""The kind `rewrite`: one edit, and the probabilities that it moves; a fraction of the time a whole evaluation takes.
+
+    request      {"fact", "target_new", "probes", ...}, from `experiments.edit_cells.request_of`
+    method       a name of `editing.METHODS`
+    layer        for methods that have one; null for the method's default
+    settings     the method's other settings by name
+
+The result has, for the edit prompt, its paraphrases and its neighbours, a list of [before, after]: the probability of
+the new answer, at neighbours that of their own true one.  From these come the scores of Hase et al. 2023, section 4.2
+(arXiv:2301.04213), with p before and p* after the edit:
+
+    rewrite, paraphrase    (p* - p) / (1 - p)                      1: the new answer is certain; 0: nothing happened
+    neighborhood           1 - |p* - p| / (0.5 + |p - 0.5|)        1: nothing moved
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, fields, replace
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from experiments import edit_cells
+from experiments.kinds import Context, kind
+from experiments.plan import Spec
+from facts import EditRequest
+
+if TYPE_CHECKING:
+    from models import LanguageModel
+
+SETTINGS = ("request", "method", "layer", "settings")
+SCORES = ("rewrite", "paraphrase", "neighborhood")
+Pair = Sequence[float | None]
+"""(before, after); None where a broken model has no finite number."""
+
+
+def complete(spec: Spec) -> Spec:
+    """The settings, with the method's own defaults filled in.
+
+    Raises:
+        ValueError: naming the setting that is unknown or wrong.
+    """
+    unknown = sorted(set(spec) - set(SETTINGS))
+    if unknown:
+        raise ValueError(f"a rewrite takes {', '.join(SETTINGS)}; it has no setting {unknown[0]!r}")
+    whole = edit_cells.complete(spec)
+    return {name: whole[name] for name in SETTINGS}
+
+
+@kind(
+    "rewrite",
+    version=1,
+    complete=complete,
+    group=edit_cells.by_request,
+    estimate_bytes=edit_cells.least_bytes,
+)
+def rewrite(model: LanguageModel, spec: Spec, context: Context) -> dict[str, Any]:
+    """Compute the edit, and read the probabilities before and after."""
+    from editing import apply_edits, get_method
+    from metrics.logprobs import score_answers
+
+    request = edit_cells.request_from(spec["request"])
+    asked = _asked(request)
+    pairs = [pair for some in asked.values() for pair in some]
+    before = context.memo("before", lambda: score_answers(model, pairs))
+    made = get_method(spec["method"]).compute(model, [request], config_of(spec), cancelled=context.cancelled)
+    after = score_answers(apply_edits(model, [made]), pairs)
+    return {
+        "edit_digest": made.digest,
+        **{
+            what: [[before[pair].probability, after[pair].probability] for pair in some] for what, some in asked.items()
+        },
+    }
+
+
+def config_of(spec: Spec) -> Any:
+    """The method's settings.
+
+    Raises:
+        ValueError: naming the setting that is unknown or wrong.
+    """
+    from editing import get_method
+    from editing.configs import make_config
+
+    layer = {} if spec["layer"] is None else {"layer": spec["layer"]}
+    return make_config(get_method(spec["method"]).config_type, {**spec["settings"], **layer})
+
+
+def layer_for(method: str, layer: int) -> int | None:
+    """The layer, for methods that cannot do without one; None for the others, which have a default.
+
+    Raises:
+        ValueError: if there is no such method.
+    """
+    from editing import get_method
+
+    knobs = {knob.name: knob for knob in fields(get_method(method).config_type)}
+    return layer if "layer" in knobs and knobs["layer"].default is MISSING else None
+
+
+def trimmed(request: EditRequest, probes: int) -> EditRequest:
+    """The request with so many paraphrases and neighbours, the first of each, and nothing else."""
+    kept = (*request.of_kind("paraphrase")[:probes], *request.of_kind("neighborhood")[:probes])
+    return replace(request, probes=kept, generation_prompts=())
+
+
+def scores_of(result: Mapping[str, Any]) -> dict[str, float | None]:
+    """The three scores of a result; None without a prompt."""
+    moved = {"rewrite": moved_towards, "paraphrase": moved_towards, "neighborhood": kept}
+    return {name: fmean(map(moved[name], result[name])) if result[name] else None for name in SCORES}
+
+
+def moved_towards(pair: Pair) -> float:
+    """How much of the way to certainty the new answer went; a broken model (no finite number) went nowhere."""
+    before, after = pair
+    assert before is not None, "the unedited model's numbers are finite"
+    return ((after or 0.0) - before) / (1.0 - before) if before < 1.0 else 0.0
+
+
+def kept(pair: Pair) -> float:
+    """How little of what it could the answer's probability moved; in a broken model all."""
+    before, after = pair
+    assert before is not None, "the unedited model's numbers are finite"
+    return 0.0 if after is None else 1.0 - abs(after - before) / (0.5 + abs(before - 0.5))
+
+
+def _asked(request: EditRequest) -> dict[str, list[tuple[str, str]]]:
+    """(prompt, answer) by score."""
+    return {
+        "rewrite": [(request.fact.prompt, request.target_new)],
+        "paraphrase": [(probe.prompt, probe.answer) for probe in request.of_kind("paraphrase")],
+        "neighborhood": [(probe.prompt, probe.answer) for probe in request.of_kind("neighborhood")],
+    }
