@@ -1,7 +1,7 @@
 """KnowEdit (Zhang et al. 2024, arXiv:2401.01286): wiki_recent, wiki_counterfact, ZsRE and WikiBio, read alike.
 
 Answers are a text, a list of names, or a list of such lists.  `Reasoning` joins RippleEdits' two compositions; in ZsRE
-it is a question one step on from the new answer.
+it is a question one step on from the new answer.  Later files of wiki_recent and wiki_counterfact have a `rephrase`.
 """
 
 from __future__ import annotations
@@ -49,7 +49,11 @@ def read(row: Fields) -> Case:
     new, true = row.answer(target), row.answers("ground_truth")
     is_zsre = "cond" in row or "rephrase_prompt" in row
     fact, notes = fact_of(row, prompt, subject, true[0] if true else "")
-    paraphrases = [probe_of("paraphrase", text, [new], "rephrase_prompt") for text in row.texts("rephrase_prompt")]
+    paraphrases = [
+        probe_of("paraphrase", text, [new], name)
+        for name in ("rephrase_prompt", "rephrase")
+        for text in row.texts(name)
+    ]
     after, unasked = following(row, Reasoning="one_hop" if is_zsre else "reasoning")
     request = request_of(row, target, fact, new, [*paraphrases, *after, *staying(row, true)])
     return Case(row.label("case_id"), (request,), names=names_of(true), notes=(*notes, *unasked))

@@ -26,7 +26,7 @@ FILES: dict[str, tuple[str, int, int, int, dict[str, int]]] = {
         2,
         2,
         0,
-        {"alias": 1, "same_subject": 2, "forgetfulness": 1, "reasoning": 1},
+        {"paraphrase": 1, "alias": 1, "same_subject": 2, "forgetfulness": 1, "reasoning": 1},
     ),
     "knowedit_zsre.json": ("knowedit-zsre", 1, 1, 0, {"paraphrase": 1, "same_subject": 2, "one_hop": 1}),
     "knowedit_wikibio.json": ("knowedit-wikibio", 1, 1, 0, {"same_subject": 2}),
