@@ -88,22 +88,21 @@ def killed_processes(folder: Path, plan: Plan, how: str, kills: int, seed: int =
     source, told, unreadable, done_before = random.Random(seed), Counter[str](), 0, 0
     workers: set[int] = set()
     for _ in range(kills):
-        child = _start(how, folder)
-        assert child.stdout is not None
-        lines = [child.stdout.readline()]
-        time.sleep(source.uniform(0, longest))
-        done_before += child.poll() is not None
-        child.kill()
-        lines += child.stdout.readlines()
-        child.wait()
+        with _start(how, folder) as child:
+            assert child.stdout is not None
+            lines = [child.stdout.readline()]
+            time.sleep(source.uniform(0, longest))
+            done_before += child.poll() is not None
+            child.kill()
+            lines += child.stdout.readlines()
         _note(lines, told, workers)
         try:
             with Ledger(folder) as ledger:
                 ledger.counts(RUN)
         except ValueError:
             unreadable += 1
-    child = _start(how, folder)
-    out, _ = child.communicate()
+    with _start(how, folder) as child:
+        out, _ = child.communicate()
     _note(out.splitlines(), told, workers)
     expected = undisturbed(folder / "undisturbed", plan)
     found = payloads(folder)
