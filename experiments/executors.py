@@ -38,8 +38,8 @@ class Task:
     kind: str
     spec: dict[str, Any]
     group: str
-    attempt: int
-    """How often it failed before."""
+    halvings: int
+    """How often it ran out of memory before."""
     deadline: float | None
     """Seconds it may take."""
 

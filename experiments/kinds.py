@@ -31,8 +31,8 @@ BUILT_IN = {"trace": "experiments.trace_cells", "edit": "experiments.edit_cells"
 class Context:
     """What a cell is run with besides its model and settings."""
 
-    attempt: int = 0
-    """How often it failed before; after an out-of-memory it should try with half the batch."""
+    halvings: int = 0
+    """How often it ran out of memory before: its batch should be halved so many times."""
     share: float = 1.0
     """Of this machine's free memory, what this worker may take."""
     cancelled: Callable[[], bool] = lambda: False
@@ -57,11 +57,11 @@ class Context:
         found: T = self._kept[name]
         return found
 
-    def enter(self, group: str, attempt: int, cancelled: Callable[[], bool]) -> None:
+    def enter(self, group: str, halvings: int, cancelled: Callable[[], bool]) -> None:
         """Begin a cell; forgets what the last group shared."""
         if group != self._group:
             self._group, self._memo = group, {}
-        self.attempt, self.cancelled, self.notes = attempt, cancelled, {}
+        self.halvings, self.cancelled, self.notes = halvings, cancelled, {}
 
 
 Run = Callable[[Any, Spec, Context], Mapping[str, Any]]

@@ -15,6 +15,8 @@ from typing import Any
 
 from experiments.owners import is_dead
 
+OUT_OF_MEMORY = "out of memory"
+"""How the reason of a failure begins if the cell may do with a smaller batch."""
 GROUP = 64
 """Cells leased at once."""
 MOST_INTERRUPTIONS = 10
@@ -32,6 +34,13 @@ class Leased:
     group: str
     attempts: int
     """How often it failed before."""
+    reason: str
+    """Why it failed the last time."""
+
+    @property
+    def halvings(self) -> int:
+        """How often to halve its batch: after a lack of memory, and only then, since a batch may change last bits."""
+        return self.attempts if self.reason.startswith(OUT_OF_MEMORY) else 0
 
 
 def take(connection: sqlite3.Connection, run: str, owner: str, slot: int, seconds: float) -> list[Leased]:
@@ -46,15 +55,15 @@ def take(connection: sqlite3.Connection, run: str, owner: str, slot: int, second
     if first is None:
         return []
     rows = connection.execute(
-        f"SELECT key, kind, version, spec, grp, attempts FROM cells AS c WHERE {mine} AND grp = ? AND {tries} = ?"
-        " ORDER BY number LIMIT ?",
+        f"SELECT key, kind, version, spec, grp, attempts, reason FROM cells AS c"
+        f" WHERE {mine} AND grp = ? AND {tries} = ? ORDER BY number LIMIT ?",
         (run, *first, GROUP),
     ).fetchall()
     connection.executemany(
         "UPDATE cells SET status = 'leased', owner = ?, slot = ?, turn = ?, until = ? WHERE key = ?",
         [(owner, slot, turn, now + seconds, row[0]) for turn, row in enumerate(rows)],
     )
-    return [Leased(key, kind, version, json.loads(spec), group, n) for key, kind, version, spec, group, n in rows]
+    return [Leased(key, kind, version, json.loads(spec), *rest) for key, kind, version, spec, *rest in rows]
 
 
 def take_over(connection: sqlite3.Connection, now: float) -> None:

@@ -69,15 +69,15 @@ def check_fits(model: LanguageModel, kind: Kind, spec: Spec, share: float = 1.0)
         )
 
 
-def batch_that_fits(row: int, device: torch.device, share: float, attempt: int, most: int) -> int:
-    """Rows of one forward pass: as many as fit, half as many after each failure, at least one.
+def batch_that_fits(row: int, device: torch.device, share: float, halvings: int, most: int) -> int:
+    """Rows of one forward pass: as many as fit, halved so many times, at least one.
 
     Args:
         row: bytes that one row takes.
         most: more are of no use.
     """
     fit = int(SHARE * share * free_bytes(device)) // max(1, row)
-    return max(1, min(most, fit) >> attempt)
+    return max(1, min(most, fit) >> halvings)
 
 
 def _number(path: Path) -> int | None:

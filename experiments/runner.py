@@ -142,7 +142,7 @@ class _Work:
             self.free.discard(slot)
             self.busy[slot] = (cell, monotonic())
             self.executor.submit(
-                slot, Task(cell.key, cell.kind, dict(cell.spec), cell.group, cell.attempts, self.deadline)
+                slot, Task(cell.key, cell.kind, dict(cell.spec), cell.group, cell.halvings, self.deadline)
             )
 
     def _take(self, event: Any) -> None:

@@ -13,7 +13,7 @@ The result has `known`, and of a traced fact every field of `tracing.TraceResult
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
 CONFIG = tuple(knob.name for knob in fields(TraceConfig))
 OWN: dict[str, Any] = {"level": None, "positions": None, "only_known": False}
-_ROWS = 4096
-"""Rows of a pass at most; `tracing.memory` says why more are of no use on a CPU."""
 
 
 def level_of(level: NoiseLevel, *, with_tokens: bool = False) -> dict[str, Any]:
@@ -83,7 +81,23 @@ def by_fact(spec: Spec) -> str:
 
 def least_bytes(model: LanguageModel, spec: Spec) -> int:
     """What a pass of one row takes."""
-    return _row(model, spec).bytes(model)
+    return _row(model, _fact(spec)).bytes(model)
+
+
+def smaller_batch(model: LanguageModel, facts: Sequence[Fact], context: Context) -> int | None:
+    """Rows of one pass, where as many as the tracer takes by itself would not fit; else None.
+
+    Another batch may give other last bits, so it is left alone where there is room, and noted where there is not.
+    """
+    from tracing.memory import CPU_POSITIONS
+
+    row = max((_row(model, fact) for fact in facts), key=lambda one: one.positions)
+    usual = max(1, CPU_POSITIONS // row.positions)
+    rows = batch_that_fits(row.bytes(model), model.device, context.share, context.halvings, usual)
+    if rows == usual:
+        return None
+    context.notes["batch_rows"] = rows
+    return rows
 
 
 @kind("trace", version=1, complete=complete, group=by_fact, estimate_bytes=least_bytes)
@@ -104,11 +118,7 @@ def trace(model: LanguageModel, spec: Spec, context: Context) -> dict[str, Any]:
         level = context.keep("level", lambda: measure_noise(model))
     else:
         level = NoiseLevel(given["sigma"], given["source"], tuple(given.get("tokens", ())))
-    if config.batch_size is None:
-        rows = batch_that_fits(_row(model, spec).bytes(model), model.device, context.share, context.attempt, _ROWS)
-        # left to itself the tracer takes what suits the caches; only a tighter machine, or a failure, asks for less
-        if context.attempt or rows < _ROWS:
-            config = replace(config, batch_size=rows)
+    config = replace(config, batch_size=config.batch_size or smaller_batch(model, [fact], context))
     found = causal_trace(model, fact, config, level=level, positions=spec["positions"], cancelled=context.cancelled)
     kept = {f.name: getattr(found, f.name) for f in fields(found) if f.name not in ("config", "others")}
     return {
@@ -133,11 +143,10 @@ def _config(spec: Spec) -> TraceConfig:
     return TraceConfig(**{name: spec[name] for name in CONFIG if name in spec})
 
 
-def _row(model: LanguageModel, spec: Spec) -> Pass:
+def _row(model: LanguageModel, fact: Fact) -> Pass:
     """One whole row of the prompt and its answer."""
     from tracing.memory import Pass
 
-    fact = _fact(spec)
     answer = len(model.tokenize(f" {fact.target_true}", special_tokens=False)) if fact.target_true.strip() else 1
     length = len(model.tokenize(fact.prompt)) + answer
     return Pass(1, length, length, answer)

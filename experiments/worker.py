@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from experiments.executors import Event, Failed, Finished, Ready, Setup, Task
 from experiments.identity import differences, identity_of
 from experiments.kinds import Context, get_kind
+from experiments.leases import OUT_OF_MEMORY
 from experiments.memory import MemoryRefusedError, check_fits
 from experiments.payload import encode
 from experiments.plan import canonical
@@ -54,7 +55,7 @@ class Worker:
         def over() -> bool:
             return task.deadline is not None and monotonic() - began > task.deadline
 
-        self.context.enter(task.group, task.attempt, over)
+        self.context.enter(task.group, task.halvings, over)
         try:
             kind = get_kind(task.kind)
             if self.model is not None:
@@ -64,7 +65,7 @@ class Worker:
             canonical(self.context.notes)  # what JSON cannot hold is the kind's mistake, and no reason to stop the run
         except MemoryRefusedError as error:
             return Failed(slot, task.key, str(error), final=True)
-        except Exception as error:
+        except Exception as error:  # whatever it is, it is this cell's, and the next may do well
             if over():
                 return Failed(slot, task.key, f"it took longer than its deadline of {task.deadline:g} s")
             return Failed(slot, task.key, _sentence(error))
@@ -75,7 +76,9 @@ class Worker:
 def _sentence(error: Exception) -> str:
     """The error in a line, and where it was raised unless it is one of those that speak to the user."""
     text = str(error).strip() or type(error).__name__
-    if isinstance(error, ValueError | MemoryError | OSError):
+    if isinstance(error, MemoryError) or "out of memory" in text:
+        return text if text.startswith(OUT_OF_MEMORY) else f"{OUT_OF_MEMORY}: {text}"
+    if isinstance(error, ValueError | OSError):
         return text
     last = traceback.extract_tb(error.__traceback__)[-1]
     return f"{type(error).__name__}: {text} ({last.name}, line {last.lineno})"

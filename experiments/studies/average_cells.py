@@ -21,7 +21,6 @@ import numpy as np
 
 from experiments import trace_cells
 from experiments.kinds import Context, kind
-from experiments.memory import batch_that_fits
 from experiments.plan import Spec, canonical
 from facts import Fact
 from tracing.config import TraceConfig
@@ -33,8 +32,6 @@ if TYPE_CHECKING:
 NEEDED = ("facts", "configs", "level")
 OPTIONAL: dict[str, Any] = {"positions": None, "counterfactuals": None}
 _EFFECTS = "effects/"
-_ROWS = 4096
-"""Rows of a pass at most; `tracing.memory` says why more are of no use on a CPU."""
 
 
 def complete(spec: Spec) -> Spec:
@@ -85,8 +82,8 @@ def average(model: LanguageModel, spec: Spec, context: Context) -> dict[str, Any
 
     facts = [Fact(**values) for values in spec["facts"]]
     configs = configs_of(spec)
-    rows = batch_that_fits(least_bytes(model, spec), model.device, context.share, context.attempt, _ROWS)
-    if context.attempt or rows < _ROWS:
+    rows = trace_cells.smaller_batch(model, facts, context)
+    if rows is not None:
         configs = tuple(replace(config, batch_size=config.batch_size or rows) for config in configs)
     given, others = spec["level"], spec["counterfactuals"]
     stand_in = None if others is None else dict(zip(facts, others, strict=True)).get
