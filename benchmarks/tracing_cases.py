@@ -32,6 +32,8 @@ SIZES: dict[str, dict[str, Any]] = {
     "gpt2-xl": {"n_embd": 1600, "n_layer": 48, "n_head": 25, "vocab_size": 50257, "n_positions": 1024},
     "gpt-j": {"n_embd": 4096, "n_layer": 28, "n_head": 16, "vocab_size": 50400, "n_positions": 2048, "rotary_dim": 64},
 }
+GPT2_SIZES = ("8x256", "gpt2-small", "gpt2-xl")
+"""Those of GPT-2's family."""
 SUBJECTS = {"subject 0-3": range(0, 3), "subject 5-8": range(5, 8)}
 MUST: dict[tuple[str, str], float] = {
     ("subject 0-3", "states"): 6.0,
@@ -50,6 +52,8 @@ MUST_HALF = {"subject 0-3": 11.0, "subject 5-8": 25.0}
 """In bfloat16, against the loop in float32; states."""
 MUST_RAGGED = 6.5
 """For real prompts of different lengths."""
+MUST_FLOOR = 1.5
+"""Times the floor that a map may take at most."""
 MUST_SAMPLE = 0.15
 """Of a whole map, for its first sample."""
 KINDS: dict[str, dict[str, Any]] = {
@@ -79,6 +83,7 @@ def random_model(size: str, device: str = "cpu", dtype: torch.dtype = torch.floa
     family = "gptj" if size == "gpt-j" else "gpt2"
     ids = {"bos_token_id": 0, "eos_token_id": 0}
     config = AutoConfig.for_model(family, **SIZES[size], **ids, resid_pdrop=0, embd_pdrop=0, attn_pdrop=0)
+    # transformers draws initial weights from the global generator and takes no other; it is put back behind
     with torch.random.fork_rng():
         torch.manual_seed(0)
         attention = "eager" if family == "gptj" else "sdpa"

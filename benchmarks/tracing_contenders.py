@@ -4,11 +4,13 @@
 `trace_with_repatch`) in behaviour: a batch of one clean row and S corrupted ones, hooks on the embedding and on the
 patched layers, the softmax of every corrupted row, the mean probability.  Two things differ so that results can be
 compared: the noise is given, and the severed run keeps one draw for both passes.  `NnsightLoop` is the same cell as one
-nnsight trace, `transformer_lens` the library's own patching loop where it is installed.
+nnsight trace; `LensLoop` the same with TransformerLens's `run_with_hooks`, which its own patching loop
+(`transformer_lens.patching.generic_activation_patch`) calls for each cell.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -131,6 +133,45 @@ class NnsightLoop:
                 hidden = output[0] if isinstance(output, tuple) else output
                 hidden[1:, pos] = hidden[0, pos]
             logits = nnsight.save(wrapped.output.logits)
+        return float(torch.softmax(logits[1:, -1].float(), -1).mean(0)[task.answer])
+
+
+@dataclass(eq=False)
+class LensLoop:
+    """The same cell with TransformerLens, on a copy of the weights; block outputs, in GPT-2's family.
+
+    Its bridge takes the module over (and sets it to eager attention), so the copy keeps the other contenders' as it is.
+    """
+
+    task: Task
+    _bridge: Any = field(init=False)
+
+    def __post_init__(self) -> None:
+        from transformer_lens.model_bridge import TransformerBridge
+
+        model = self.task.model
+        module = copy.deepcopy(model.module)
+        self._bridge = TransformerBridge.boot_transformers(
+            "gpt2", hf_model=module, tokenizer=model.tokenizer, dtype=model.dtype, device=str(model.device)
+        )
+
+    def cell(self, pos: int, layer: int) -> float:
+        """The mean probability of the answer with one cell restored."""
+        task = self.task
+
+        def corrupt(value: Tensor, hook: object) -> Tensor:
+            value = value.clone()
+            value[1:, task.subject.start : task.subject.stop] += task.noise.to(value)
+            return value
+
+        def restore(value: Tensor, hook: object) -> Tensor:
+            value = value.clone()
+            value[1:, pos] = value[0, pos]
+            return value
+
+        hooks = [("hook_embed", corrupt), (f"blocks.{layer}.hook_resid_post", restore)]
+        with torch.no_grad():
+            logits = self._bridge.run_with_hooks(task.batch(), fwd_hooks=hooks)
         return float(torch.softmax(logits[1:, -1].float(), -1).mean(0)[task.answer])
 
 
