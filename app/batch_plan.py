@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 import statistics
 import time
@@ -166,15 +167,18 @@ def _traces(model: LanguageModel, ask: BatchAsk, step: Callable[[int], None]) ->
     if not ask.maps:
         raise ValueError("nothing is chosen to restore; choose at least one kind of state")
     facts, unknown = _known(model, facts_of(ask.source, ask.seed), lambda fact: fact, ask.facts, step)
-    shared = {"samples": ask.samples, "noise": ask.noise, "seed": ask.seed}
-    configs = [_config(MAPS[name], ask.window) | shared for name in ask.maps]
     level = level_of(measure_noise(model, [fact.subject for fact in facts]))
     listed = [asdict(fact) for fact in facts]
-    blocks = (listed[start : start + BLOCK] for start in range(0, len(listed), BLOCK))
-    cells = tuple(Cell("average", {"facts": block, "configs": configs, "level": level}) for block in blocks)
+    blocks = [listed[start : start + BLOCK] for start in range(0, len(listed), BLOCK)]
+    cells = []
+    for number, block in enumerate(blocks):
+        # A draw of its own for every cell, as in the study: noise that all facts share would move their mean.
+        shared = {"samples": ask.samples, "noise": ask.noise, "seed": ask.seed * len(blocks) + number}
+        configs = [_config(MAPS[name], ask.window) | shared for name in ask.maps]
+        cells.append(Cell("average", {"facts": block, "configs": configs, "level": level}))
     options = {"facts": ask.facts, "samples": ask.samples, "noise": ask.noise, "seed": ask.seed, "window": ask.window}
     about = {"study": "average-effects", "options": options, "unknown": unknown, "rejected_rows": 0}
-    return cells, about, len(unknown)
+    return tuple(cells), about, len(unknown)
 
 
 def _edits(model: LanguageModel, ask: BatchAsk, step: Callable[[int], None]) -> Made:
@@ -278,9 +282,7 @@ def _most_bytes(model: LanguageModel, cells: tuple[Cell, ...]) -> int:
 
 
 def _kind(cell: Cell) -> Any:
-    from experiments.studies import all_studies
-
-    all_studies()  # their modules register kinds of their own
+    importlib.import_module("experiments.studies.average_cells")  # registers the kind "average"
     return get_kind(cell.kind)
 
 

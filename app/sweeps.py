@@ -7,18 +7,18 @@ then only watches: closing the page or the server does not touch it, and whoever
 from __future__ import annotations
 
 import os
+import platform
 import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from experiments.ledger import Ledger
-from experiments.owners import this_process
+from experiments.owners import host_of
 from experiments.schema import FILE, LedgerError
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ def standing(one: Experiment) -> Standing:
         starting=idle and left > 0,
         ending=idle and left == 0,
         rate=_rate([when for (when,) in times]) if working else None,
-        last_words=_last_line(one.folder / LOG) if code and left else "",
+        last_words=_last_words(one, code) if left else "",
     )
 
 
@@ -199,10 +199,9 @@ def launch(one: Experiment, command: Command, workers: int) -> None:
 
 def stop(one: Experiment) -> int:
     """Ask the processes of this machine that are at an experiment to stop after the cells they compute; how many."""
-    here = this_process().split("|")[0]
     with Ledger(one.folder, create=False) as ledger:
-        owners = [owner.split("|") for owner, _, _ in ledger.working(one.run)]
-    pids = {int(pid) for machine, pid, *_ in owners if machine == here}
+        owners = [owner for owner, _, _ in ledger.working(one.run)]
+    pids = {int(owner.split("|")[1]) for owner in owners if host_of(owner) == platform.node()}
     child = _children.get((str(one.folder), one.run))
     if child is not None and child.poll() is None:
         pids.add(child.pid)
@@ -211,21 +210,21 @@ def stop(one: Experiment) -> int:
     return len(pids)
 
 
-def wait_for(one: Experiment, seconds: float) -> bool:
-    """Wait until nothing is going on any more; False if that takes longer.  For tests and scripts."""
-    until = time.monotonic() + seconds
-    while standing(one).live:
-        if time.monotonic() > until:
-            return False
-        time.sleep(0.1)
-    return True
-
-
 def _rate(times: list[float]) -> float | None:
     """Cells a second over the latest ones, which come first."""
     if len(times) < 2 or times[0] <= times[-1]:
         return None
     return (len(times) - 1) / (times[0] - times[-1])
+
+
+def _last_words(one: Experiment, code: int | None) -> str:
+    """Why a process ended before its time; nothing where it was asked to, or is still at it."""
+    if code == 2:  # the command says why in its last line
+        return _last_line(one.folder / LOG).removeprefix("error: ")
+    if code is not None and code < 0 and -code != signal.SIGTERM:
+        memory = ", perhaps for want of memory" if -code == signal.SIGKILL else ""
+        return f"its process was killed ({signal.Signals(-code).name}{memory})"
+    return ""
 
 
 def _last_line(path: Path) -> str:

@@ -124,18 +124,23 @@ def start(runner: Runner, model: Choice, ask: BatchAsk | None) -> list[Waiting]:
     if asked is not None:
         job = state.job_for(runner, asked.key, "Drawing facts and timing a few cells", work.prepare(asked))
     stale = asked != ask
+    live = job is not None and job.live
+    # The same places in every state: what is drawn at another place stands there, dimmed, while the page waits.
     with st.container(horizontal=True, vertical_alignment="center"):
-        if job is not None and job.live:
-            st.button("Cancel", key="batch_cancel", icon=":material/stop_circle:", on_click=state.give_up,
-                      args=(runner, job))  # fmt: skip
-            return [Waiting(job, st.empty())]
-        st.button(
-            "Estimate", key="batch_estimate", icon=":material/timer:", disabled=bool(problem), help=problem or None,
-            type="secondary" if not stale or st.context.theme.type == "dark" else "primary",
-            on_click=state.press, args=("estimate",),
-        )  # fmt: skip
-        if job is None:
-            st.caption(problem or "First a few cells are run, to say how long the whole will take.")
+        if job is not None and live:
+            st.button(
+                "Cancel", key="batch_cancel", icon=":material/stop_circle:", on_click=state.give_up, args=(runner, job)
+            )
+        else:
+            st.button(
+                "Estimate", key="batch_estimate", icon=":material/timer:", disabled=bool(problem), help=problem or None,
+                type="secondary" if not stale or st.context.theme.type == "dark" else "primary",
+                on_click=state.press, args=("estimate",),
+            )  # fmt: skip
+        st.caption(problem or "A few cells are run first, to say how long the whole will take.")
+    bar = st.empty()
+    if job is not None and live:
+        return [Waiting(job, bar)]
     if job is None:
         return []
     if job.state == "failed":

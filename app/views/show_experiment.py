@@ -72,25 +72,25 @@ def _watch(one: Experiment, drawn: Standing, bar: object) -> Changed:
 
 
 def _buttons(one: Experiment, now: Standing) -> None:
+    """In the same places in every state: others would stand there, dimmed, while the page waits."""
+    if not (now.live or now.left or now.failed):
+        return
+    cores = os.cpu_count() or 1
     with st.container(horizontal=True, vertical_alignment="bottom"):
+        workers = st.number_input(
+            "Workers", 1, cores, max(1, cores // 2), key="experiment_workers", width=140, disabled=now.live,
+            persist_state="session", help="Processes that compute cells at the same time, with a model each.",
+        )  # fmt: skip
+        resume, retry = (("resume", "Resume", ":material/play_arrow:"), ("retry", "Try the failed ones again",
+                         ":material/refresh:"))  # fmt: skip
         if now.live:
             st.button("Stop", key="experiment_stop", icon=":material/stop_circle:", on_click=_stop, args=(one,))
             st.caption("It goes on when this page is closed.")
             return
-        again = [("resume", "Resume", ":material/play_arrow:", now.left), ("retry", "Try the failed ones again",
-                 ":material/refresh:", now.failed)]  # fmt: skip
-        if not now.left and not now.failed:
-            return
-        cores = os.cpu_count() or 1
-        workers = st.number_input(
-            "Workers", 1, max(cores, 1), max(1, cores // 2), key="experiment_workers", width=120,
-            persist_state="session", help="Processes that compute cells at the same time, with a model each.",
-        )  # fmt: skip
-        for command, label, icon, count in again:
-            if count:
-                st.button(
-                    label, key=f"experiment_{command}", icon=icon, on_click=_launch, args=(one, command, int(workers))
-                )
+        for command, label, icon in ([resume] if now.left else []) + ([retry] if now.failed else []):
+            st.button(
+                label, key=f"experiment_{command}", icon=icon, on_click=_launch, args=(one, command, int(workers))
+            )
 
 
 def _stop(one: Experiment) -> None:
@@ -109,7 +109,7 @@ def _launch(one: Experiment, command: sweeps.Command, workers: int) -> None:
 
 def _notices(one: Experiment, now: Standing) -> None:
     if now.last_words:
-        st.error(plain(f"It ended early: {now.last_words.removeprefix('error: ')}"), icon=":material/error:")
+        st.error(plain(f"It ended early: {now.last_words}"), icon=":material/error:")
     if now.failed:
         import pandas as pd
 

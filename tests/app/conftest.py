@@ -33,6 +33,7 @@ def new_page(
     """Opens the Workbench on the tiny model; parameters are those of a link."""
     monkeypatch.setenv("ENGRAM_MODELS", f"reference={tiny_folder}")
     monkeypatch.setenv("ENGRAM_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+    monkeypatch.setenv("ENGRAM_RUNS", str(tmp_path_factory.mktemp("runs")))
     cache.runner.clear()
     cache.shelf.clear()
 

@@ -13,7 +13,7 @@ from streamlit.testing.v1 import AppTest
 from app import cache, results, sweeps
 from app.batch_plan import BatchAsk, Prepared, _whole, prepare
 from app.datasets import facts_of, read_dataset, requests_of
-from app.sweeps import Experiment
+from app.sweeps import Experiment, Standing
 
 NewPage = Callable[..., AppTest]
 ROWS = [
@@ -22,13 +22,6 @@ ROWS = [
     {"subject": "Bern", "prompt": "Bern is the capital of", "target_true": "Switzerland"},
     {"subject": "Lima", "prompt": "", "target_true": "Peru"},
 ]
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where experiments are kept."""
-    monkeypatch.setenv("ENGRAM_RUNS", str(tmp_path / "runs"))
-    return tmp_path / "runs"
 
 
 def test_a_file_is_counted_once_and_bad_rows_are_named(tmp_path: Path) -> None:
@@ -96,34 +89,36 @@ def _write(rows: list[dict[str, str]]) -> str:
     return str(cache.uploads().path(cache.uploads().keep("\n".join(map(json.dumps, rows)).encode(), ".jsonl")))
 
 
-def test_a_batch_runs_in_its_own_process_and_is_found_again(
-    new_page: NewPage, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_batch_runs_in_its_own_process_and_is_found_again(new_page: NewPage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sweeps, "EXECUTOR", "inline")  # one import of torch less
     page = new_page()
-    found = prepared(ask())
-    assert (len(found.cells), found.n_facts, found.n_measured) == (4, 2, 3)
+    found = prepared(ask(facts=1))
+    assert (len(found.cells), found.n_facts, found.n_measured) == (2, 1, 2)
     assert found.refusal == ""
     assert found.seconds > 10
     one = sweeps.start(found.plan("small", _source()), found.identity, 1)
-    assert sweeps.standing(one).live
+    assert sweeps.standing(one).state == "starting"
+    assert sweeps.stop(one) == 1
+    _until(one, lambda now: not now.live)
+    assert (sweeps.standing(one).state, sweeps.standing(one).last_words) == ("stopped", "")
+    sweeps.launch(one, "resume", 1)
     with pytest.raises(ValueError, match="already"):
         sweeps.start(found.plan("small", _source()), found.identity, 1)
     started = dict(sweeps._children)
     monkeypatch.setattr(sweeps, "_children", {})  # as if the server had been started anew
     assert sweeps.current("small") == one
-    _until_done(one)
+    _until(one, lambda now: not now.left and not now.live)
     now = sweeps.standing(one)
-    assert (now.done, now.failed, now.state) == (4, 0, "finished")
+    assert (now.done, now.failed, now.state) == (2, 0, "finished")
     got = results.read_results(one)
     (board,) = got.boards
     assert [(row["method"], row["layer"]) for row in board.rows] in ([("ft-m", "1"), ("ft-m", "2")],
                                                                      [("ft-m", "2"), ("ft-m", "1")])  # fmt: skip
-    assert {row["facts"] for row in board.rows} == {2}
+    assert {row["facts"] for row in board.rows} == {1}
     assert {"reliability", "generalization"} <= set(board.rows[0])
     reliability = next(row for row in board.details if row["metric"] == "Reliability")
     assert reliability["before"].endswith("%")
-    assert pd.read_csv(io.BytesIO(results.table(one, "cells", "csv")))["status"].tolist() == ["done"] * 4
+    assert pd.read_csv(io.BytesIO(results.table(one, "cells", "csv")))["status"].tolist() == ["done"] * 2
     assert len(pd.read_parquet(io.BytesIO(results.table(one, "scores", "parquet")))) > 8
     assert [child.wait(60) for child in started.values()] == [0]
     page.query_params["experiment"] = "small"
@@ -137,14 +132,14 @@ def _source() -> str:
     return str(choices()["reference"].folder)
 
 
-def _until_done(one: Experiment) -> None:
-    until = time.monotonic() + 120
-    while sweeps.standing(one).left or sweeps.standing(one).live:
+def _until(one: Experiment, reached: Callable[[Standing], bool]) -> None:
+    until = time.monotonic() + 240
+    while not reached(sweeps.standing(one)):
         assert time.monotonic() < until, (one.folder / sweeps.LOG).read_text()
         time.sleep(0.2)
 
 
-def test_the_form_says_what_it_waits_for(new_page: NewPage, folder: Path) -> None:
+def test_the_form_says_what_it_waits_for(new_page: NewPage) -> None:
     page = new_page()
     page.switch_page("batch.py").run()
     assert not page.exception

@@ -45,6 +45,7 @@ def served(folder: Path, **settings: str) -> Iterator[Server]:
         "STREAMLIT_SERVER_HEADLESS": "true",
         "OMP_NUM_THREADS": "1",
         "ENGRAM_CACHE": str(folder / "cache"),
+        "ENGRAM_RUNS": str(folder / "runs"),
         "HF_HUB_OFFLINE": "1",
     }
     command = [sys.executable, "-m", "tests.browser.serve", str(ports[1])]
