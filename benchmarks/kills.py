@@ -215,7 +215,7 @@ def trials(quick: bool) -> dict[str, Callable[[Path], Found]]:
     """What is tried, by name."""
     kills, writers = (4, 10) if quick else (20, 300)
     found: dict[str, Callable[[Path], Found]] = {
-        "writer": lambda folder: killed_processes(folder, draws(60 * writers), "writer", writers, longest=0.1),
+        "writer": lambda folder: killed_processes(folder, draws(40 * writers), "writer", writers, longest=0.1),
         "controller, inline": lambda folder: killed_processes(
             folder, draws(60 * kills, seconds=0.005), "inline", kills
         ),

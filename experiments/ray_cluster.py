@@ -14,6 +14,7 @@ import json
 import os
 import secrets
 import shutil
+import socket
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -100,6 +101,8 @@ class RayCluster:
         return {slot: self._ray.get(actor.pid.remote()) for slot, actor in self._actors.items()}
 
     def _connect(self) -> Any:
+        if self.address:
+            check_answers(self.address)
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_AUTH_MODE", "token")
         if not self.address and "RAY_AUTH_TOKEN_PATH" not in os.environ and "RAY_AUTH_TOKEN" not in os.environ:
@@ -121,11 +124,11 @@ class RayCluster:
         where = {"address": self.address} if self.address else {"address": "local", **own}
         try:
             ray.init(log_to_driver=False, configure_logging=False, **where)
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            reason = str(error).strip().partition("\n")[0]
+        except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+            reason = str(error).strip().partition("\n")[0].partition(". ")[0]
             raise OSError(
-                f"the Ray cluster {self.address or 'of this machine'} cannot be used: {reason}; check the address, and "
-                "that RAY_AUTH_MODE and RAY_AUTH_TOKEN_PATH are the same here and there"
+                f"the Ray cluster {self.address or 'of this machine'} cannot be used: {reason}; check that "
+                "RAY_AUTH_MODE and RAY_AUTH_TOKEN_PATH are the same here and there"
             ) from error
         return ray
 
@@ -153,6 +156,23 @@ class RayCluster:
             return Broken(f"{self._stillborn} Ray actors in a row were lost before one answered: {error}")
         self._spawn(slot)
         return Died(slot, reason)
+
+
+def check_answers(address: str) -> None:
+    """Refuse at once an address where nobody listens; Ray itself tries for minutes.
+
+    Raises:
+        OSError: naming the address.
+    """
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not (host and port.isdigit()):
+        return  # a name such as "auto", which Ray looks up
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except OSError as error:
+        raise OSError(
+            f"no Ray cluster answers at {address} ({error.strerror or error}); check that it is started there"
+        ) from None
 
 
 class Actor:

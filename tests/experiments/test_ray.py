@@ -6,6 +6,7 @@ In a process of its own, as for a user: Ray keeps threads and settings in the pr
 from __future__ import annotations
 
 import importlib.util
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 
 from experiments.executors import Inline
 from experiments.ledger import Ledger
+from experiments.ray_cluster import RayCluster
 from experiments.records import entries
 from experiments.runner import execute
 from tests.experiments.made import draws, ledger_of, payloads
@@ -23,6 +25,7 @@ import os, signal, sys
 from pathlib import Path
 import benchmarks.kill_cells
 from experiments.ledger import Ledger
+from experiments.ray_cluster import RayCluster
 from experiments.ray_cluster import RayCluster
 from experiments.records import entries
 from experiments.runner import execute
@@ -57,9 +60,14 @@ def test_two_actors_give_the_bits_of_this_process_though_one_is_killed(tmp_path:
         assert ledger.working("draws") == []
 
 
-def test_without_ray_the_sentence_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from experiments.ray_cluster import RayCluster
+def test_an_address_where_nobody_listens_is_refused_at_once(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    with ledger_of(tmp_path, draws(2)) as ledger, pytest.raises(OSError, match=f"answers at 127.0.0.1:{port} "):
+        execute(ledger, "draws", RayCluster(2, address=f"127.0.0.1:{port}"))
 
+
+def test_without_ray_the_sentence_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "token"))
     with ledger_of(tmp_path, draws(2)) as ledger, pytest.raises(ImportError, match="run `pip install ray==2"):
