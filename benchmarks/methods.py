@@ -14,24 +14,22 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from time import perf_counter
+from time import process_time
 from typing import Any
 
 import torch
 
+from benchmarks.cases import KINDS, Case, make_cases
 from benchmarks.held_out import held_out_requests
 from benchmarks.memory import reset_peak, since_reset
 from benchmarks.variants import NO_OP, variants
 from editing import METHODS, apply_edits, get_method
 from editing.configs import make_config
 from editing.train.artefact import EditorError
-from facts import EditRequest
 from facts.atlas import load_atlas
-from metrics import EditReport, evaluate
 from metrics.statistics import bootstrap
 from models import LanguageModel, load_model
 
-KINDS = ("alias", "one_hop", "inverse")
 COLUMNS: dict[str, str] = {
     "reliability": "Reliability",
     "generalization": "Generalization",
@@ -39,23 +37,24 @@ COLUMNS: dict[str, str] = {
     "locality_same_subject": "Locality, same subject",
     "locality": "Locality, all",
     "portability_alias": "Portability, alias",
-    "portability_one_hop": "one hop",
-    "portability_inverse": "inverse",
+    "portability_one_hop": "Portability, one hop",
+    "portability_inverse": "Portability, inverse",
     "kl": "KL, nats",
-    "seconds": "Seconds",
-    "peak_bytes": "Peak MiB",
+    "seconds": "Processor seconds",
+    "peak_bytes": "Peak, MiB",
     "parameters": "Entries changed",
 }
 """Key of a figure -> head of its column."""
-_SCORES = {
-    "reliability": "reliability.greedy",
-    "generalization": "generalization.greedy",
-    "locality_same_relation": "locality.greedy",
-    "locality_same_subject": "locality.same_subject_greedy",
-    "portability": "portability.greedy",
-    **{f"portability_{kind}": f"portability.{kind}_greedy" for kind in KINDS},
-    "kl": "locality.kl",
-}
+IN_JSON = (
+    "reliability",
+    "generalization",
+    "locality_same_relation",
+    "locality_same_subject",
+    "portability",
+    "kl",
+    "seconds",
+    "peak_bytes",
+)
 
 
 @dataclass(frozen=True)
@@ -70,14 +69,15 @@ class Mean:
     """Edits that measured it."""
 
 
-def measured(model: LanguageModel, name: str, settings: Mapping[str, Any], request: EditRequest) -> dict[str, Any]:
+def measured(model: LanguageModel, name: str, settings: Mapping[str, Any], case: Case) -> dict[str, Any]:
     """One edit's figures, ready for JSON; `failed` holds the sentence of a method that refused it.
 
     Raises:
         FileNotFoundError, EditorError: if the method has no trained editor for this model.
     """
-    reset_peak()
-    began = perf_counter()
+    request = case.request
+    held = reset_peak()
+    began = process_time()
     entries = 0
     edited = model
     if name != NO_OP:
@@ -90,24 +90,17 @@ def measured(model: LanguageModel, name: str, settings: Mapping[str, Any], reque
             return {"prompt": request.fact.prompt, "failed": str(error)}
         entries = edit.parameters_changed
         edited = apply_edits(model, [edit])
-    seconds, peak = perf_counter() - began, since_reset()
-    report = evaluate(model, edited, request, distractors=())
-    found: dict[str, Any] = {"prompt": request.fact.prompt, "target": request.target_new}
-    found |= {key: report.score(score).value for key, score in _SCORES.items()}
-    return found | {"locality": _kept(report), "seconds": seconds, "peak_bytes": peak, "parameters": entries}
-
-
-def _kept(report: EditReport) -> float | None:
-    """Share kept of all locality prompts, of the same relation and of the same subject, that the model answered."""
-    rows = [row for row in report.rows if row.kind in ("neighborhood", "same_subject") and row.counted and row.after]
-    return fmean(row.after.match for row in rows if row.after) if rows else None
+    seconds, peak = process_time() - began, since_reset()
+    taken = None if peak is None else max(0, peak - (held or 0))
+    about = {"prompt": request.fact.prompt, "target": request.target_new}
+    return about | case.figures(edited) | {"seconds": seconds, "peak_bytes": taken, "parameters": entries}
 
 
 def summarised(lines: Sequence[Mapping[str, Any]]) -> dict[str, Mean]:
     """Mean over edits of every figure, each edit weighing the same; a refused edit counts as one that did nothing new:
     reliability and generalization 0, the others not measured."""
     means = {}
-    for key in (*COLUMNS, "portability"):
+    for key in (*COLUMNS, *(key for key in KINDS if key not in COLUMNS)):
         values = [
             0.0 if "failed" in line else line[key]
             for line in lines
@@ -122,11 +115,14 @@ def run(
     model: LanguageModel,
     name: str,
     settings: Mapping[str, Any],
-    requests: Sequence[EditRequest],
+    cases: Sequence[Case],
     path: Path,
     tick: Callable[[int], None] = lambda done: None,
 ) -> list[dict[str, Any]]:
-    """Every request's figures; those already in the file are read, the others measured and added.
+    """Every edit's figures; those already in the file are read, the others measured and added.
+
+    The first edit is computed once more before, unmeasured: what a method reads once for a model, such as second
+    moments, is no part of an edit's time.
 
     Raises:
         ValueError: if the file holds other edits, another model or other settings.
@@ -141,25 +137,22 @@ def run(
         lines = rest
     else:
         path.write_text(json.dumps(about) + "\n", encoding="utf-8")
-    prompts = [request.fact.prompt for request in requests]
+    prompts = [case.request.fact.prompt for case in cases]
     if [line["prompt"] for line in lines[: len(prompts)]] != prompts[: len(lines)]:
         raise ValueError(f"{str(path)!r} holds figures of other edits; remove it")
-    for request in requests[len(lines) :]:
-        lines.append(measured(model, name, settings, request))
+    if len(lines) < len(cases):
+        measured(model, name, settings, cases[0])
+    for case in cases[len(lines) :]:
+        lines.append(measured(model, name, settings, case))
         with path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(lines[-1]) + "\n")
         tick(len(lines))
-    return lines[: len(requests)]
+    return lines[: len(cases)]
 
 
-def as_json(means: Mapping[str, Mapping[str, Mean]], n: int) -> dict[str, dict[str, Any]]:
-    """{method: {n, figure, ..., ci: {figure: [low, high]}}}; `portability` pools its kinds."""
-    found = {}
-    for method, figures in means.items():
-        values: dict[str, Any] = {"n": n} | {key: mean.value for key, mean in figures.items()}
-        values["ci"] = {key: mean.ci for key, mean in figures.items()}
-        found[method] = values
-    return found
+def as_json(means: Mapping[str, Mapping[str, Mean]], n: int) -> dict[str, dict[str, float | None]]:
+    """{method: {n, figure, ...}}; `portability` pools its kinds."""
+    return {method: {"n": n} | {key: figures[key].value for key in IN_JSON} for method, figures in means.items()}
 
 
 def table(means: Mapping[str, Mapping[str, Mean]], n: int, about: str) -> str:
@@ -171,7 +164,8 @@ def table(means: Mapping[str, Mapping[str, Mean]], n: int, about: str) -> str:
     note = (
         f"{about}; n = {n} edits of subjects no trained editor has seen, one at a time. Shares are greedy top-1 in %, "
         "mean over edits with a 95 % bootstrap interval; locality over prompts the unedited model answers; portability "
-        "over prompts whose bridge fact it knows. Peak: most memory the process held while an edit was computed."
+        "over prompts whose bridge fact it knows; KL over all locality prompts. Seconds and peak: of computing and "
+        "applying one edit; the seconds of all cores together, the peak above what the process held before."
     )
     return "\n".join([*rows, "", note])
 
@@ -181,13 +175,13 @@ def _cell(key: str, mean: Mean) -> str:
         return "–"
     if key == "seconds":
         return f"{mean.value:.2f}"
-    if key == "kl":
-        return f"{mean.value:.3f}"
     if key == "peak_bytes":
         return f"{mean.value / 2**20:,.0f}"
     if key == "parameters":
         return f"{mean.value:,.0f}"
     low, high = mean.ci or (mean.value, mean.value)
+    if key == "kl":
+        return f"{mean.value:.3f} ({low:.3f}–{high:.3f})"
     return f"{100 * mean.value:.1f} ({100 * low:.0f}–{100 * high:.0f})"
 
 
@@ -199,11 +193,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         model = load_model(options.model)
         chosen = variants(model, options.methods, options.set)
-        requests = held_out_requests(model, load_atlas(), options.n, options.seed)
+        cases = make_cases(model, held_out_requests(model, load_atlas(), options.n, options.seed))
         for label, (name, settings) in chosen.items():
             path = options.out / f"{label}.jsonl"
             try:
-                lines = run(model, name, settings, requests, path, _ticker(label, options.n))
+                lines = run(model, name, settings, cases, path, _ticker(label, options.n))
             except (FileNotFoundError, EditorError) as error:  # a learned editor that nobody trained for this model
                 print(f"{label} is left out: {error}", file=sys.stderr)
                 continue

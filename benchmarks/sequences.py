@@ -1,4 +1,4 @@
-"""`python -m benchmarks.sequences --kind batch --methods memit alphaedit mend`
+"""`python -m benchmarks.sequences --kind batch --methods memit alphaedit emmet`
 
 What many edits do to one model: all at once (batch), or one after the other (sequential).  After 10, 50 and 200 edits
 it asks every edit made so far, its paraphrases and neighbours, and reads neutral text (perplexity); in a sequence, also
@@ -9,109 +9,150 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
+from time import process_time
 from typing import Any
 
 import torch
 
+from benchmarks.cases import Case, make_cases
+from benchmarks.greedy import Question, ask_all
 from benchmarks.held_out import held_out_requests
 from benchmarks.variants import NO_OP, variants
 from editing import Edit, apply_edits, get_method
 from editing.configs import make_config
 from facts import EditRequest
 from facts.atlas import load_atlas
-from metrics import matches
-from metrics.drift import text_nll
-from metrics.generation import continuations
+from metrics.sequence import text_perplexity
 from models import LanguageModel, load_model
 from models.reference.corpus import sample_texts
 
-BUDGET = 12
-"""New tokens of a continuation; no answer of the atlas is longer."""
 GUARD_SEED = 12_345
 """Of the neutral texts; the moments are estimated on another stream."""
+GUARD_TEXTS = 100
 PARAPHRASES, NEIGHBORS = 2, 2
 """Prompts asked for each edit, besides its own."""
 
 
-def shares(base: LanguageModel, model: LanguageModel, requests: Sequence[EditRequest]) -> dict[str, float | None]:
+def few_probes(request: EditRequest) -> EditRequest:
+    """The request with the paraphrases and neighbours that are asked here."""
+    probes = (*request.of_kind("paraphrase")[:PARAPHRASES], *request.of_kind("neighborhood")[:NEIGHBORS])
+    return replace(request, probes=probes)
+
+
+def shares(model: LanguageModel, cases: Sequence[Case]) -> dict[str, float | None]:
     """Greedy shares over the edits: their own prompts, paraphrases, and neighbours the base answers and no edit is
     about."""
-    edited = {request.fact.prompt for request in requests}
-    own = [(request.fact.prompt, request.target_new) for request in requests]
-    paraphrases = [(p.prompt, p.answer) for request in requests for p in request.of_kind("paraphrase")[:PARAPHRASES]]
-    neighbors = [
-        (p.prompt, p.answer)
-        for request in requests
-        for p in request.of_kind("neighborhood")[:NEIGHBORS]
-        if p.prompt not in edited
-    ]
-    kept = [pair for pair, known in zip(neighbors, _right(base, neighbors), strict=True) if known]
-    return {
-        "reliability": _share(_right(model, own)),
-        "generalization": _share(_right(model, paraphrases)),
-        "locality": _share(_right(model, kept)),
-    }
-
-
-def _right(model: LanguageModel, pairs: Sequence[tuple[str, str]]) -> list[bool]:
-    said = continuations(model, {prompt: BUDGET for prompt, _ in pairs})
-    return [matches(said[prompt], [answer]) for prompt, answer in pairs]
-
-
-def _share(right: Sequence[bool]) -> float | None:
-    return fmean(right) if right else None
-
-
-def perplexity_of(model: LanguageModel, texts: Sequence[str]) -> float | None:
-    """exp(nats per token) over all texts; None where it is not finite."""
-    read = text_nll(model, texts)
-    nll = sum(sums for sums, _ in read) / sum(n for _, n in read)
-    return math.exp(nll) if nll < 700 else None
+    edited = {case.request.fact.prompt for case in cases}
+    asked: dict[str, list[Question]] = {"reliability": [], "generalization": [], "locality": []}
+    for case in cases:
+        for item, question in case.questions.items():
+            if item in case.counted and not (item.metric == "locality" and item.prompt in edited):
+                asked[item.metric].append(question)
+    said = ask_all(model, [question for some in asked.values() for question in some])
+    found = {name: [said[question].right for question in some if question in said] for name, some in asked.items()}
+    return {name: fmean(right) if right else None for name, right in found.items()}
 
 
 def batches(
-    model: LanguageModel, name: str, settings: Mapping[str, Any], requests: Sequence[EditRequest], counts: Sequence[int]
+    model: LanguageModel, name: str, settings: Mapping[str, Any], cases: Sequence[Case], counts: Sequence[int]
 ) -> Iterator[dict[str, Any]]:
     """One line for each count: the first so many requests edited at once on the unedited model."""
     method = get_method(name)
     if not method.batch:
         raise ValueError(f"{method.title} takes one request at a time; measure it with --kind sequential")
+    config = make_config(method.config_type, settings)
     for count in counts:
-        edit = method.compute(model, requests[:count], make_config(method.config_type, settings))
-        yield _line(model, apply_edits(model, [edit]), requests[:count]) | {"seconds": sum(edit.seconds.values())}
+        began = process_time()
+        edit = method.compute(model, [case.request for case in cases[:count]], config)
+        seconds = process_time() - began
+        yield _line(apply_edits(model, [edit]), cases[:count]) | {"seconds": seconds}
 
 
 def sequence(
-    model: LanguageModel, name: str, settings: Mapping[str, Any], requests: Sequence[EditRequest], counts: Sequence[int]
+    model: LanguageModel, name: str, settings: Mapping[str, Any], cases: Sequence[Case], counts: Sequence[int]
 ) -> Iterator[dict[str, Any]]:
-    """One line for each count: requests edited one after the other, each on the model with those before it."""
+    """One line for each count: requests edited one after the other, each on the model with those before it.
+
+    An edit that the method refuses, as it may on a model that earlier ones broke, is one that does not hold.
+    """
     method = get_method(name)
     config = make_config(method.config_type, settings)
-    edits: list[Edit] = []
+    edits: tuple[Edit, ...] = ()
     view: LanguageModel = model
     held: list[bool] = []
+    refused: list[str] = []
     seconds = 0.0
-    for index, request in enumerate(requests[: max(counts)], start=1):
-        edit = method.compute(view, [request], config, active=tuple(edits))
-        edited = apply_edits(view, [edit])
-        view, edits = edited, list(edited.edits)
-        seconds += sum(edit.seconds.values())
-        held += _right(view, [(request.fact.prompt, request.target_new)])
+    for index, case in enumerate(cases[: max(counts)], start=1):
+        began = process_time()
+        try:
+            edited = apply_edits(view, [method.compute(view, [case.request], config, active=edits)])
+            view, edits = edited, edited.edits
+        except ValueError as error:
+            refused.append(str(error))
+        seconds += process_time() - began
+        held += _hold(view, [case])
         if index in counts:
-            now = _right(view, [(asked.fact.prompt, asked.target_new) for asked in requests[:index]])
+            now = _hold(view, cases[:index])
             still = [kept for kept, before in zip(now, held, strict=True) if before]
-            line = {"immediate": fmean(held), "retention": _share(still), "seconds": seconds}
-            yield _line(model, view, requests[:index]) | line
+            retention = fmean(still) if still else None
+            more = {"immediate": fmean(held), "retention": retention, "seconds": seconds, "refused": len(refused)}
+            yield _line(view, cases[:index]) | more
 
 
-def _line(base: LanguageModel, model: LanguageModel, requests: Sequence[EditRequest]) -> dict[str, Any]:
-    texts = sample_texts(100, GUARD_SEED)
-    return {"edits": len(requests), **shares(base, model, requests), "perplexity": perplexity_of(model, texts)}
+def _hold(model: LanguageModel, cases: Sequence[Case]) -> list[bool]:
+    """Whether each edit's own prompt gets its new answer."""
+    asked = [
+        Question(case.request.fact.prompt, case.request.target_new, case.request.fact.target_true) for case in cases
+    ]
+    said = ask_all(model, asked)
+    return [said[question].right for question in asked]
+
+
+def _line(model: LanguageModel, cases: Sequence[Case]) -> dict[str, Any]:
+    texts = sample_texts(GUARD_TEXTS, GUARD_SEED)
+    return {
+        "edits": len(cases),
+        **shares(model, cases),
+        "perplexity": text_perplexity(model, texts, model.max_positions),
+    }
+
+
+COLUMNS = {
+    "edits": "Edits",
+    "immediate": "Held when made",
+    "reliability": "Hold at the end",
+    "retention": "Of those held, hold still",
+    "generalization": "Paraphrases",
+    "locality": "Neighbours kept",
+    "perplexity": "Perplexity",
+    "seconds": "Processor seconds",
+}
+"""Key of a figure -> head of its column."""
+
+
+def table(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    """The lines of several methods as Markdown, shares in %; columns nobody measured are left out."""
+    keys = [key for key in COLUMNS if any(key in line for lines in found.values() for line in lines)]
+    rows = [f"| Method | {' | '.join(COLUMNS[key] for key in keys)} |", "|---|" + "---:|" * len(keys)]
+    for label, lines in found.items():
+        for line in lines:
+            rows.append(f"| {label} | {' | '.join(_cell(key, line.get(key)) for key in keys)} |")
+    return "\n".join(rows)
+
+
+def _cell(key: str, value: float | None) -> str:
+    if value is None:
+        return "–"
+    if key == "edits":
+        return str(value)
+    if key == "seconds":
+        return f"{value:.0f}"
+    return f"{value:.3g}" if key == "perplexity" else f"{100 * value:.1f}"
 
 
 KINDS = {"batch": batches, "sequential": sequence}
@@ -126,23 +167,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         chosen = variants(model, options.methods, options.set)
         counts = sorted(set(options.counts))
         requests = held_out_requests(model, load_atlas(), max(counts), options.seed)
+        cases = make_cases(model, [few_probes(request) for request in requests])
         options.out.mkdir(parents=True, exist_ok=True)
+        found: dict[str, list[dict[str, Any]]] = {NO_OP: [_line(model, cases)]}
         for label, (name, settings) in chosen.items():
             if name == NO_OP:
                 raise ValueError(f"{NO_OP} makes no edits; choose methods")
-            lines = _method(model, label, name, settings, requests, counts, options)
-            for line in lines:
-                print(json.dumps({"method": label, "kind": options.kind, **line}), flush=True)
+            found[label] = _method(model, label, name, settings, cases, counts, options)
+            print(f"{label} is done", file=sys.stderr, flush=True)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    print(json.dumps(found) if options.json else table(found))
     if options.figure:
         from benchmarks.plots import sequence_figure
 
-        found = {
-            path.stem: json.loads(path.read_text()) for path in sorted((options.out / options.kind).glob("*.json"))
-        }
-        sequence_figure({label: read["lines"] for label, read in found.items()}, options.kind).savefig(
+        sequence_figure({label: lines for label, lines in found.items() if label != NO_OP}, options.kind).savefig(
             options.figure, dpi=200
         )
     return 0
@@ -153,7 +193,7 @@ def _method(
     label: str,
     name: str,
     settings: Mapping[str, Any],
-    requests: Sequence[EditRequest],
+    cases: Sequence[Case],
     counts: Sequence[int],
     options: argparse.Namespace,
 ) -> list[dict[str, Any]]:
@@ -166,7 +206,7 @@ def _method(
             raise ValueError(f"{str(path)!r} holds figures of another model or other settings; remove it")
         lines: list[dict[str, Any]] = read["lines"]
         return lines
-    lines = list(KINDS[options.kind](model, name, settings, requests, counts))
+    lines = list(KINDS[options.kind](model, name, settings, cases, counts))
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"about": about, "lines": lines}, indent=1) + "\n", encoding="utf-8")
     return lines
@@ -181,7 +221,8 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--set", nargs="+", default=[], metavar="METHOD.SETTING=VALUE", help="such as rome.layer=1")
     parser.add_argument("--seed", type=int, default=0, help="of the choice of edits")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="folder for the results")
-    parser.add_argument("--figure", type=Path, help="also draw all curves in the folder here (.png)")
+    parser.add_argument("--figure", type=Path, help="also draw the curves here (.png)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
     parser.add_argument("--threads", type=int, default=2, help="processor cores to use")
     return parser.parse_args(arguments)
 

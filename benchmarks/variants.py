@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import MISSING, fields
 from typing import Any
 
+from benchmarks.held_out import suggested_layer
 from editing import METHODS, get_method
 from editing.configs import make_config, unknown
-from editing.suggest import suggest_layers
+from facts.atlas import load_atlas
 from models import LanguageModel
 
 NO_OP = "no-op"
@@ -28,7 +29,7 @@ Variants = dict[str, tuple[str, dict[str, Any]]]
 def variants(model: LanguageModel, names: Sequence[str] | None = None, changes: Sequence[str] = ()) -> Variants:
     """The variants of those names, all by default, with settings as "METHOD.SETTING=VALUE".
 
-    A setting without a default that is a layer takes the suggested one.
+    A setting without a default that is a layer takes the one that traces suggest.
 
     Raises:
         ValueError: if a name or setting is unknown, or a value is not usable.
@@ -41,14 +42,16 @@ def variants(model: LanguageModel, names: Sequence[str] | None = None, changes: 
         if label not in every:
             raise ValueError(unknown("method", label, every))
     chosen = {label: every[label] for label in names or every}
+    suggested: int | None = None  # traced only where some method needs it
     for label, (name, settings) in chosen.items():
         if name == NO_OP:
             continue
         config_type = get_method(name).config_type
-        for knob in fields(config_type):
-            if knob.name == "layer" and knob.default is MISSING:
-                settings["layer"] = suggest_layers(model)[-1]
         settings |= given.get(name, {}) | given.get(label, {})
+        needs_layer = any(knob.name == "layer" and knob.default is MISSING for knob in fields(config_type))
+        if needs_layer and "layer" not in settings:
+            suggested = suggested_layer(model, load_atlas()) if suggested is None else suggested
+            settings["layer"] = suggested
         make_config(config_type, settings)  # a wrong setting is said now, not after the work
     return chosen
 

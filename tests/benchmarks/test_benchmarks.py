@@ -1,21 +1,30 @@
 """The tables and curves, on tiny models with figures that can be checked by hand."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from benchmarks import held_out, methods, sequences
+from benchmarks.cases import KINDS, make_cases
+from benchmarks.greedy import Question, ask_all
 from benchmarks.memory import reset_peak, since_reset
 from benchmarks.methods import Mean, as_json, measured, run, summarised, table
 from benchmarks.plots import sequence_figure
 from benchmarks.variants import NO_OP, variants
+from editing import apply_edits, get_method
+from editing.configs import make_config
 from editing.train.artefact import Artefact, EditorError, save_artefact
 from editing.train.episodes import split_of
 from facts import EditRequest, Fact, Probe
 from facts.atlas import load_atlas
+from metrics import evaluate, matches
+from metrics.generation import continuations
 from metrics.statistics import bootstrap
+from models import LanguageModel
 from tests.tiny import tiny_model
 
 MODEL = tiny_model("gpt2")
@@ -32,20 +41,89 @@ def request(subject: str, new: str) -> EditRequest:
 
 
 REQUESTS = [request("The Space Needle", "Paris"), request("The tower", "Rome"), request("Toyota", "Oslo")]
+CASES = make_cases(MODEL, REQUESTS)
+
+
+def test_readings_are_those_of_free_continuations() -> None:
+    """Answers the model gives, half gives, gives as the beginning of a longer word, and does not give."""
+    prompts = [prompt for one in REQUESTS for prompt in (one.fact.prompt, one.probes[0].prompt)]
+    said = continuations(MODEL, dict.fromkeys(prompts, 24))
+    asked = [Question(prompt, "Rome", "Rome Italy") for prompt in prompts]
+    for prompt in prompts:
+        words = said[prompt].split()
+        answers = [said[prompt].strip()[:4], *(" ".join(words[:n]) for n in (1, 2)), f"{words[0]}x", "the " + words[0]]
+        asked += [Question(prompt, answer) for answer in answers if answer.isascii()]
+        asked += [Question(prompt, words[0], " ".join(words[:n])) for n in (2, 3) if words[0].isascii()]
+    found = ask_all(MODEL, asked, [asked[0]])
+    for question in asked:
+        free = said[question.prompt]
+        expected = matches(free, (question.answer,), (question.rival,) if question.rival else ())
+        assert found[question].right == expected, (question, free)
+    assert {found[question].right for question in asked} == {True, False}
+    ids = torch.tensor([MODEL.encode(prompts[0])])
+    expected_next = MODEL.logits(ids)[0, -1].double().log_softmax(-1)
+    torch.testing.assert_close(found[asked[0]].next_log_probs, expected_next, rtol=1e-5, atol=1e-5)
+    assert found[asked[1]].next_log_probs is None
+    long = Question("word " * 200, "Rome")
+    assert ask_all(MODEL, [long, asked[0]]).keys() == {asked[0]}
+
+
+def test_a_case_has_the_figures_of_an_evaluation() -> None:
+    first, own = REQUESTS[0], MODEL.generate(["The tower is", "Toyota makes"], 24)
+    more = (Probe("same_subject", "The tower is", own[0].strip()), Probe("alias", "Toyota makes", "Paris"))
+    asked = replace(first, probes=(*first.probes, *more))
+    (case,) = make_cases(MODEL, [asked])
+    method = get_method("ft-m")
+    edit = method.compute(MODEL, [asked], make_config(method.config_type, {"layer": 2, "learning_rate": 0.05}))
+    edited = apply_edits(MODEL, [edit])
+    figures, report = case.figures(edited), evaluate(MODEL, edited, asked, distractors=())
+    names = {
+        "reliability": "reliability.greedy",
+        "generalization": "generalization.greedy",
+        "locality_same_relation": "locality.greedy",
+        "locality_same_subject": "locality.same_subject_greedy",
+        "portability": "portability.greedy",
+        "kl": "locality.kl",
+    }
+    for key, name in names.items():
+        expected = report.score(name).value
+        assert figures[key] == (None if expected is None else pytest.approx(expected, rel=1e-4)), key
+    assert figures["kl"]
+    assert set(figures) == {*KINDS, "kl"}
+
+
+def test_the_suggested_layer_is_where_most_traces_peak(monkeypatch: pytest.MonkeyPatch) -> None:
+    atlas = load_atlas()
+    every = frozenset((fact.subject, fact.relation) for fact in atlas.facts)
+    monkeypatch.setattr(held_out, "known_facts", lambda model, rows, atlas: frozenset())
+    assert held_out.suggested_layer(MODEL, atlas) == 1  # nothing known: the usual share of the depth
+    monkeypatch.setattr(held_out, "known_facts", lambda model, rows, atlas: every)
+    peaks = iter([1, 3, 3, 0, 3, 1, 2, 3])
+    seen: list[str] = []
+
+    def locate(model: LanguageModel, fact: Fact, samples: int) -> SimpleNamespace:
+        seen.append(fact.subject)
+        return SimpleNamespace(suggested=next(peaks))
+
+    monkeypatch.setattr(held_out, "locate", locate)
+    assert held_out.suggested_layer(MODEL, atlas) == 3
+    assert len(seen) == held_out.TRACED
+    assert {split_of(subject) for subject in seen} == {"validation"}
 
 
 def test_the_no_op_changes_nothing() -> None:
-    line = measured(MODEL, NO_OP, {}, REQUESTS[0])
-    assert (line["reliability"], line["generalization"], line["kl"], line["parameters"]) == (0.0, 0.0, 0.0, 0)
+    line = measured(MODEL, NO_OP, {}, CASES[0])
+    assert (line["reliability"], line["generalization"], line["parameters"]) == (0.0, 0.0, 0)
+    assert line["kl"] == pytest.approx(0.0, abs=1e-9)  # batches of other sizes round otherwise
     assert line["locality_same_relation"] in (1.0, None)
 
 
 def test_an_edit_is_measured_and_a_refused_one_counts_as_failed() -> None:
-    line = measured(MODEL, "ft-m", {"layer": 2, "steps": 25, "learning_rate": 0.05}, REQUESTS[0])
+    line = measured(MODEL, "ft-m", {"layer": 2, "steps": 25, "learning_rate": 0.05}, CASES[0])
     assert line["reliability"] == 1.0
     assert line["parameters"] == 32 * 64
     assert line["seconds"] > 0
-    refused = measured(MODEL, "ft-m", {"layer": 99}, REQUESTS[0])
+    refused = measured(MODEL, "ft-m", {"layer": 99}, CASES[0])
     assert "layer 99 is out of range" in refused["failed"]
     means = summarised([line, refused])
     assert means["reliability"] == Mean(0.5, bootstrap([1.0, 0.0]), 2)
@@ -55,25 +133,25 @@ def test_an_edit_is_measured_and_a_refused_one_counts_as_failed() -> None:
 
 def test_a_method_without_its_editor_is_no_refusal(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no trained mend editor"):
-        measured(MODEL, "mend", {"artefact": str(tmp_path)}, REQUESTS[0])
+        measured(MODEL, "mend", {"artefact": str(tmp_path)}, CASES[0])
     save_artefact(Artefact("mend", "a" * 64, {}, {}, {"w": torch.ones(1)}), tmp_path)
     with pytest.raises(EditorError, match="was trained for weights aaaaaaaaaaaa"):
-        measured(MODEL, "mend", {"artefact": str(tmp_path)}, REQUESTS[0])
+        measured(MODEL, "mend", {"artefact": str(tmp_path)}, CASES[0])
 
 
 def test_a_run_goes_on_where_it_was(tmp_path: Path) -> None:
     path = tmp_path / "ft-m.jsonl"
-    first = run(MODEL, "ft-m", FAST, REQUESTS[:2], path)
+    first = run(MODEL, "ft-m", FAST, CASES[:2], path)
     seen: list[int] = []
-    everything = run(MODEL, "ft-m", FAST, REQUESTS, path, seen.append)
+    everything = run(MODEL, "ft-m", FAST, CASES, path, seen.append)
     assert seen == [3]
     assert everything[:2] == first
     assert len(path.read_text().splitlines()) == 4
-    assert run(MODEL, "ft-m", FAST, REQUESTS[:1], path) == first[:1]
+    assert run(MODEL, "ft-m", FAST, CASES[:1], path) == first[:1]
     with pytest.raises(ValueError, match="another model or other settings"):
-        run(MODEL, "ft-m", {"steps": 3, "layer": 2}, REQUESTS, path)
+        run(MODEL, "ft-m", {"steps": 3, "layer": 2}, CASES, path)
     with pytest.raises(ValueError, match="holds figures of other edits"):
-        run(MODEL, "ft-m", FAST, REQUESTS[::-1], path)
+        run(MODEL, "ft-m", FAST, CASES[::-1], path)
 
 
 def test_table_and_json_hold_the_figures() -> None:
@@ -84,25 +162,27 @@ def test_table_and_json_hold_the_figures() -> None:
     row = next(line for line in text.splitlines() if line.startswith("| rome"))
     assert row.split(" | ")[1] == "50.0 (25–75)"
     assert " | 2 | " in row
+    assert "0.500 (0.250–0.750)" in row
     assert " | – | " in row
     found = as_json(means, 4)["rome"]
     wanted = (
         "n reliability generalization locality_same_relation locality_same_subject portability kl seconds peak_bytes"
     )
-    assert set(wanted.split()) <= set(found)
-    assert found["n"] == 4
-    assert found["ci"]["kl"] == (0.25, 0.75)
+    assert list(found) == wanted.split()
+    assert (found["n"], found["kl"], found["peak_bytes"]) == (4, 0.5, 2.0**21)
     json.dumps(found)
 
 
-def test_variants_and_their_settings() -> None:
+def test_variants_and_their_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.variants.suggested_layer", lambda model, atlas: 2)
     chosen = variants(MODEL)
     assert next(iter(chosen)) == NO_OP
     assert {"rome", "memit", "mend", "ke", "ke+loop", "serac", "rome-code"} <= set(chosen)
     assert chosen["ke+loop"] == ("ke", {"loop": 5})
-    assert "layer" in chosen["rome"][1]
+    assert chosen["rome"][1] == {"layer": 2}
     only = variants(MODEL, ["rome", "rome-code"], ["rome.layer=1", "rome-code.steps=3"])
     assert only["rome"][1] == {"layer": 1}
+    assert variants(MODEL, ["rome-code"], ["rome-code.steps=3"])["rome-code"][1]["layer"] == 2
     assert only["rome-code"][1] == {"layer": 1, "compat": "rome-code", "steps": 3}
     with pytest.raises(ValueError, match="unknown method 'rom'; did you mean 'rome'"):
         variants(MODEL, ["rom"])
@@ -128,15 +208,17 @@ def test_held_out_edits_are_of_test_subjects(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_sequences_and_batches() -> None:
     settings = {"layer": 2, "steps": 25, "learning_rate": 0.05}
-    (one, three) = sequences.sequence(MODEL, "ft-m", settings, REQUESTS, [1, 3])
+    (one, three) = sequences.sequence(MODEL, "ft-m", settings, CASES, [1, 3])
     assert (one["edits"], one["immediate"], one["retention"]) == (1, 1.0, 1.0)
     assert three["edits"] == 3
     assert three["reliability"] <= three["immediate"] == 1.0
     assert three["perplexity"] > 1
-    (batch,) = sequences.batches(MODEL, "ft-m", settings, REQUESTS, [2])
+    (refused,) = sequences.sequence(MODEL, "ft-m", {"layer": 99}, CASES, [2])
+    assert (refused["refused"], refused["immediate"], refused["retention"]) == (2, 0.0, None)
+    (batch,) = sequences.batches(MODEL, "ft-m", settings, CASES, [2])
     assert batch["edits"] == 2
     with pytest.raises(ValueError, match="ROME takes one request at a time; measure it with --kind sequential"):
-        list(sequences.batches(MODEL, "rome", {"layer": 1}, REQUESTS, [2]))
+        list(sequences.batches(MODEL, "rome", {"layer": 1}, CASES, [2]))
 
 
 def test_the_figure_has_a_panel_a_quantity() -> None:
@@ -151,10 +233,21 @@ def test_the_figure_has_a_panel_a_quantity() -> None:
     assert figure.axes[0].get_xlabel() == "Edits at once"
 
 
+def test_the_table_of_a_sequence() -> None:
+    line = {"edits": 10, "immediate": 1.0, "reliability": 0.5, "retention": None, "perplexity": 12.345, "seconds": 3.2}
+    text = sequences.table({"memit": [line], "no-op": [{"edits": 10, "perplexity": 12.0}]})
+    assert text.splitlines()[2:] == [
+        "| memit | 10 | 100.0 | 50.0 | – | 12.3 | 3 |",
+        "| no-op | 10 | – | – | – | 12 | – |",
+    ]
+
+
 def test_the_peak_is_since_the_reset() -> None:
-    reset_peak()
+    held = reset_peak()
+    assert held is not None
     low = since_reset()
     assert low is not None
+    assert low >= held
     block = bytearray(b"x" * 2**26)
     high = since_reset()
     assert high is not None

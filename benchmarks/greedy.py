@@ -1,0 +1,105 @@
+"""What a model says freely, read off one forward of prompt and answer where that settles it.
+
+A greedy continuation begins with an answer's tokens exactly if each of them is the most probable after those before it,
+so one teacher-forced pass over many prompts tells most continuations.  What it leaves open, such as an answer spelt in
+other tokens or a word that may go on, is generated; `metrics.generation.matches` then decides as everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from metrics import matches
+from metrics.generation import continuations, normalise
+from metrics.logprobs import batches, row_logits
+from models import LanguageModel, join, target_ids
+
+BEYOND_ANSWER = 4
+"""Tokens generated beyond the answer, so that its end can be seen."""
+_ARTICLES = ("the ", "a ", "an ")
+_ARTICLE_BEGINNINGS = ("t", "th", "the", "a", "an")
+
+
+@dataclass(frozen=True)
+class Question:
+    """A prompt, the answer that counts, and one that would be wrong ("Mexico City" where "Mexico" counts)."""
+
+    prompt: str
+    answer: str
+    rival: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Said:
+    """What a model does with a question."""
+
+    right: bool
+    next_log_probs: torch.Tensor | None = None
+    """[d_vocab] float64 at the prompt's last token; only where asked for."""
+
+
+def ask_all(
+    model: LanguageModel, questions: Sequence[Question], keep_next: Collection[Question] = ()
+) -> dict[Question, Said]:
+    """Every question's reading; those too long for the model are left out.
+
+    Args:
+        keep_next: whose next-token distribution is wanted too.
+    """
+    joined = {}
+    for question in dict.fromkeys(questions):
+        try:
+            ids, n_prompt = join(model, question.prompt, question.answer)
+        except ValueError:
+            continue
+        if len(ids) + BEYOND_ANSWER <= model.max_positions:
+            joined[question] = ids, n_prompt
+    found: dict[Question, Said] = {}
+    undecided: list[Question] = []
+    for chunk in batches(joined, lambda question: len(joined[question][0]), model.d_vocab):
+        rows, prompt_lengths = zip(*(joined[question] for question in chunk), strict=True)
+        for question, logits in zip(chunk, row_logits(model, rows, prompt_lengths), strict=True):
+            ids, n_prompt = joined[question]
+            right = _settled(model, question, ids, n_prompt, logits[n_prompt - 1 :].argmax(-1).tolist())
+            kept = logits[n_prompt - 1].double().log_softmax(-1) if question in keep_next else None
+            found[question] = Said(bool(right), kept)
+            if right is None:
+                undecided.append(question)
+    budgets: dict[str, int] = {}
+    for question in undecided:
+        answers = (question.answer, question.rival) if question.rival else (question.answer,)
+        longest = max(len(target_ids(model, answer)) for answer in answers)
+        budgets[question.prompt] = max(budgets.get(question.prompt, 0), longest + BEYOND_ANSWER)
+    said = continuations(model, budgets)
+    for question in undecided:
+        rivals = (question.rival,) if question.rival else ()
+        right = matches(said[question.prompt], (question.answer,), rivals)
+        found[question] = Said(right, found[question].next_log_probs)
+    return found
+
+
+def _settled(
+    model: LanguageModel, question: Question, ids: Sequence[int], n_prompt: int, best: Sequence[int]
+) -> bool | None:
+    """Whether the free continuation is the answer, as far as one pass tells; None where it does not.
+
+    Args:
+        best: the most probable token at the prompt's end and behind each of the answer's tokens.
+    """
+    answer = ids[n_prompt:]
+    agreed = next((i for i, token in enumerate(answer) if best[i] != token), len(answer))
+    said = [*answer[:agreed], best[agreed]]
+    if agreed == len(answer) and best[agreed] in model.eos_ids:
+        said = said[:-1]
+    before, after = model.decode(ids[:n_prompt]), model.decode([*ids[:n_prompt], *said])
+    text, wanted = normalise(after.removeprefix(before)), normalise(question.answer).rstrip(".")
+    if agreed < len(answer):
+        may_begin = wanted.startswith(text) or text.startswith(wanted) or text.startswith(_ARTICLES)
+        return None if may_begin or text in _ARTICLE_BEGINNINGS or "\ufffd" in text else False
+    longer_rival = bool(question.rival) and normalise(question.rival).startswith(wanted)
+    rest = text[len(wanted) :]
+    goes_on = bool(rest) and rest[0] not in " .,;:"
+    return None if longer_rival or goes_on or not text.startswith(wanted) else True
