@@ -8,6 +8,8 @@ per process, and keeps them when the model changes.
 
 from __future__ import annotations
 
+from weakref import WeakKeyDictionary
+
 import torch
 
 from models import LanguageModel
@@ -21,6 +23,8 @@ LENGTHS = (5, 10)
 """Tokens in the first and the second half of the prefixes; ROME's public code has ten of each length."""
 TOP_K = 5
 """As in the public code."""
+_MADE: WeakKeyDictionary[LanguageModel, dict[tuple[int, int], tuple[str, ...]]] = WeakKeyDictionary()
+"""Model -> (count, seed) -> templates: many edits of one model share theirs."""
 
 
 def make_contexts(model: LanguageModel, count: int, seed: int) -> tuple[str, ...]:
@@ -28,6 +32,13 @@ def make_contexts(model: LanguageModel, count: int, seed: int) -> tuple[str, ...
 
     Texts that are empty or repeat another give way to fixed openings.
     """
+    made = _MADE.setdefault(model, {})
+    if (count, seed) not in made:
+        made[count, seed] = _templates(model, count, seed)
+    return made[count, seed]
+
+
+def _templates(model: LanguageModel, count: int, seed: int) -> tuple[str, ...]:
     texts: list[str] = []
     generator = torch.Generator().manual_seed(seed)
     for half, length in enumerate(LENGTHS):

@@ -94,7 +94,13 @@ def _under(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Ten
 
 def _request(description: dict[str, Any]) -> EditRequest:
     probes = tuple(
-        Probe(**(probe | {"bridge": tuple((prompt, answer) for prompt, answer in probe["bridge"])}))
+        Probe(
+            **(
+                probe
+                | {"bridge": tuple((prompt, answer) for prompt, answer in probe["bridge"])}
+                | {"aliases": tuple(probe.get("aliases", ()))}
+            )
+        )
         for probe in description["probes"]
     )
     return EditRequest(

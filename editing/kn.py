@@ -19,10 +19,11 @@ Symbols: w keys [d_mlp], v_i the column of W that neuron i multiplies, e the row
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from time import perf_counter
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -35,7 +36,9 @@ from editing.ops import WeightDelta
 from editing.requests import single
 from editing.view import apply_edits
 from facts import EditRequest
-from models import LanguageModel, as_out_in, run, target_ids
+from models import LanguageModel, Site, as_out_in, run, target_ids
+from models.calls import calling
+from models.interventions import run_traced
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,35 +99,58 @@ class Neuron:
     index: int
 
 
+@dataclass(frozen=True, eq=False)
+class Prompt:
+    """A prompt that was read once: scaling neurons at its last token leaves all that stands before as it is."""
+
+    last: torch.Tensor
+    """[1, 1], the last token."""
+    before: Any
+    """Keys and values of the tokens before it, a cache of transformers; None where there are none."""
+    neurons: torch.Tensor
+    """[layer, d_mlp] float32, at the last token."""
+
+
+def read_prompt(model: LanguageModel, ids: Sequence[int]) -> Prompt:
+    """One pass over the prompt, and one over all but its last token."""
+    tokens = torch.tensor([list(ids)], device=model.device)
+    sites: list[tuple[Site, int]] = [("mlp_key", layer) for layer in range(model.n_layers)]
+    captured = run(model, tokens, captures=sites, last_only=True).captured
+    before = None
+    if len(ids) > 1:
+        with model.lock, torch.no_grad(), calling(torch.tensor([len(ids)], device=model.device)):
+            before = model.module(input_ids=tokens[:, :-1], use_cache=True).past_key_values
+    return Prompt(tokens[:, -1:], before, torch.stack([captured[site][0, -1].float() for site in sites]))
+
+
 def attributions(
-    model: LanguageModel, ids: Sequence[int], layer: int, token: int, fractions: torch.Tensor
+    model: LanguageModel, prompt: Prompt, layer: int, token: int, fractions: torch.Tensor
 ) -> tuple[torch.Tensor, float, float]:
     """Integrated gradients of one layer's neurons at the last token: [d_mlp].
 
     Args:
-        ids: the prompt.
         token: whose probability after the prompt is attributed.
         fractions: [steps], where the gradients are read between 0 and the neurons as they are.
 
     Returns:
         The attributions, P(token) with the neurons as they are, and with all of them at 0.
     """
-    prompt = torch.tensor([list(ids)], device=model.device)
-    neurons = run(model, prompt, captures=[("mlp_key", layer)], last_only=True).captured["mlp_key", layer][0, -1]
+    neurons = prompt.neurons[layer]
     ends = torch.tensor([1.0, 0.0])
     with torch.enable_grad():
         # The two ends ride along in the batch for the sum the attributions have to make.
-        scaled = (torch.cat([fractions, ends]).to(model.device)[:, None] * neurons.float()).requires_grad_(True)
-
-        def replaced(keys: torch.Tensor) -> torch.Tensor:
-            keys[:, -1] = scaled.to(keys.dtype)
-            return keys
-
-        rows = prompt.expand(len(scaled), -1)
-        logits = run(model, rows, patches={("mlp_key", layer): replaced}, grad=True, last_only=True).logits[:, -1]
-        likely = logits.softmax(-1)[:, token]
+        scaled = (torch.cat([fractions, ends]).to(model.device)[:, None] * neurons).requires_grad_(True)
+        inputs: dict[str, Any] = {"input_ids": prompt.last.expand(len(scaled), -1), "use_cache": True}
+        if prompt.before is not None:
+            inputs["past_key_values"] = copy.deepcopy(prompt.before)  # a pass adds its own token to it
+            inputs["past_key_values"].batch_repeat_interleave(len(scaled))
+            start = prompt.before.get_seq_length()
+            inputs["position_ids"] = torch.full_like(inputs["input_ids"], start)
+        with model.lock:
+            logits = run_traced(model, inputs, {("mlp_key", layer): lambda keys: scaled[:, None].to(keys.dtype)})
+        likely = logits[:, -1].float().softmax(-1)[:, token]
         (gradient,) = torch.autograd.grad(likely[: len(fractions)].sum(), scaled)
-    found = neurons.float() * gradient[: len(fractions)].mean(0)
+    found = neurons * gradient[: len(fractions)].mean(0)
     return found.detach(), float(likely[-2].detach()), float(likely[-1].detach())
 
 
@@ -242,11 +268,11 @@ def _everywhere(
     prompts = [ids for ids in prompts if len(ids) <= model.max_positions]
     attributed = torch.zeros(len(prompts), model.n_layers, model.d_mlp)
     moved = expected = 0.0
-    for index, ids in enumerate(prompts):
+    for index, prompt in enumerate(read_prompt(model, ids) for ids in prompts):
         for layer in range(model.n_layers):
             if cancelled is not None and cancelled():
                 raise EditCancelled
-            found, whole, nothing = attributions(model, ids, layer, old, config.fractions)
+            found, whole, nothing = attributions(model, prompt, layer, old, config.fractions)
             attributed[index, layer] = found.cpu()
             if index == 0:
                 moved, expected = moved + abs(float(found.sum())), expected + abs(whole - nothing)

@@ -13,6 +13,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -220,11 +221,17 @@ def moment_for(
         texts, source = path.read_text(encoding="utf-8").splitlines(), path.name
     else:
         # Every document has several tokens, so this many always suffice.
-        texts, source = sample_texts(max(1, settings.moment_tokens // 8)), "the bundled corpus"
+        texts, source = _bundled(max(1, settings.moment_tokens // 8)), "the bundled corpus"
     base = model.base if isinstance(model, EditedModel) else model
     return load_or_estimate(
         base, layer, texts, settings.moment_tokens, source=source, progress=progress, cancelled=cancelled
     )
+
+
+@lru_cache(maxsize=1)
+def _bundled(n: int) -> list[str]:
+    """The first `n` documents of the bundled corpus, which every edit asks for."""
+    return sample_texts(n)
 
 
 def checksum(matrix: torch.Tensor) -> str:

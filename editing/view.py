@@ -23,7 +23,7 @@ import torch
 
 from editing import codebook, prefix, side
 from editing.edit import Edit
-from editing.ops import CodebookOp, PromptOp, RouteOp, SideOp
+from editing.ops import CodebookOp, Delta, PromptOp, RouteOp, SideOp, WeightDelta
 from models import LanguageModel, Sampling, as_out_in
 from models.views import Rewrite
 
@@ -244,13 +244,10 @@ def on_base(edit: Edit, base: LanguageModel, active: Sequence[Edit]) -> Edit:
 def _weights_view(base: LanguageModel, edits: Sequence[Edit]) -> LanguageModel:
     """The innermost level: changed weights, codebooks and side weights."""
     # Floating-point sums depend on their order; sorting makes the view a function of the set of edits.
-    changes: dict[str, torch.Tensor] = {}
-    names: dict[int, str] = {}
-    for op in (op for edit in sorted(edits, key=lambda edit: edit.content) for op in edit.weights):
-        dense = op.matrix().to(device=base.device, dtype=torch.float64)
-        name = names.setdefault(id(base.weight(op.name)), op.name)  # a tied weight has two names and one sum
-        changes[name] = changes[name] + dense if name in changes else dense
-    replaced = {name: _changed(base, name, change) for name, change in changes.items()}
+    ops = [op for edit in sorted(edits, key=lambda edit: edit.content) for op in edit.weights]
+    names: dict[int, str] = {}  # a tied weight has two names and one sum
+    grouped = _grouped(ops, lambda op: names.setdefault(id(base.weight(op.name)), op.name))
+    replaced = {name: _changed(base, name, _summed(some, base.device)) for name, some in grouped.items()}
     rewrites = _rewrites(base, edits)
     if not edits:
         return base.view()
@@ -258,6 +255,22 @@ def _weights_view(base: LanguageModel, edits: Sequence[Edit]) -> LanguageModel:
     ordered = [*unordered, *(edit.content for edit in edits if len(edit.weights) < len(edit.ops))]
     revision = hashlib.sha256(" ".join([base.revision, *ordered]).encode()).hexdigest()
     return base.view(replaced, rewrites, revision)
+
+
+def _summed(ops: Sequence[Delta], device: torch.device) -> torch.Tensor:
+    """The changes of one weight together, [d_out, d_in] float64; many of low rank are one product, since a sequence
+    of edits has hundreds."""
+    low = [op for op in ops if isinstance(op, WeightDelta)]
+    if len(low) > 1 and len({(len(op.rows), op.cols.shape[1]) for op in low}) == 1:
+        rows, cols = torch.cat([op.rows for op in low], dim=1), torch.cat([op.cols for op in low])
+        parts = [rows.to(device).double() @ cols.to(device).double()]
+        parts += [op.matrix().to(device).double() for op in ops if not isinstance(op, WeightDelta)]
+    else:
+        parts = [op.matrix().to(device).double() for op in ops]
+    total = parts[0]
+    for part in parts[1:]:
+        total = total + part
+    return total
 
 
 def _changed(model: LanguageModel, name: str, change: torch.Tensor) -> torch.Tensor:

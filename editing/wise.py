@@ -31,13 +31,14 @@ from editing.configs import check_config
 from editing.contexts import BARE, make_contexts
 from editing.diagnosis import answer_diagnostics
 from editing.edit import Cancelled, Diagnostic, Edit, EditCancelled, LossStep, Progress
-from editing.ops import SideOp
+from editing.ops import CodebookOp, SideOp
 from editing.requests import check_layer, single
 from editing.view import apply_edits
 from facts import EditRequest, Fact
 from facts.atlas import load_atlas
-from models import LanguageModel, as_out_in, run
+from models import LanguageModel, Site, as_out_in, run
 from models.calls import calling
+from models.interventions import Patch
 
 SETTLED = 1e-4
 """The search ends when the loss is low and changes by less than this, as in the public code."""
@@ -112,6 +113,8 @@ class Inputs:
     rows: tuple[Asked, ...]
     states: torch.Tensor
     """[batch, pos, d_mlp]"""
+    below: torch.Tensor | None = None
+    """[batch, pos, d_model], what the block below passes on; None where every search step has to compute it anew."""
 
     def prompt_mask(self) -> torch.Tensor:
         """[batch, pos], true at the prompts' tokens."""
@@ -166,7 +169,8 @@ class WiseMethod:
         shard = len(earlier) // config.save_every
         index = mask_of(weight, config, shard)
         asked, others = _rows(model, request, config)
-        inside, outside = _inputs(model, config.layer, asked), _inputs(model, config.layer, others)
+        inside = _inputs(model, config.layer, asked, keep_below=_only_here(active, model, config.layer))
+        outside = _inputs(model, config.layer, others)
         start = torch.zeros(weight.numel(), device=weight.device)
         for op in (op for op in earlier if op.shard == shard):
             start.index_add_(0, op.index.to(start.device), op.change.to(start))
@@ -226,10 +230,21 @@ def _irrelevant(model: LanguageModel, request: EditRequest, config: WiseConfig) 
     return found
 
 
-def _inputs(model: LanguageModel, layer: int, rows: Sequence[Asked]) -> Inputs:
+def _inputs(model: LanguageModel, layer: int, rows: Sequence[Asked], *, keep_below: bool = False) -> Inputs:
+    sites: list[tuple[Site, int]] = [("mlp_key", layer)]
+    if keep_below and layer > 0:
+        sites.append(("resid_post", layer - 1))
     with calling(_ends(model, rows)):
-        found = run(model, padded(model, rows), captures=[("mlp_key", layer)]).captured["mlp_key", layer]
-    return Inputs(tuple(rows), found.float())
+        found = run(model, padded(model, rows), captures=sites).captured
+    return Inputs(tuple(rows), found["mlp_key", layer].float(), found.get(("resid_post", layer - 1)))
+
+
+def _only_here(active: Sequence[Edit], model: LanguageModel, layer: int) -> bool:
+    """Whether no other layer has a memory: one below would not know the rows of a pass that begins above it."""
+    here = model.architecture.key_path(layer)
+    paths = {op.module for edit in active for op in edit.ops if isinstance(op, CodebookOp)}
+    paths |= {op.name.rpartition(".")[0] for edit in active for op in edit.ops if isinstance(op, SideOp)}
+    return paths <= {here}
 
 
 def _ends(model: LanguageModel, rows: Sequence[Asked]) -> torch.Tensor:
@@ -265,7 +280,7 @@ def _search(
             change = start.index_put((index,), side).reshape(weight.shape)
             written = own + inside.states @ change.T
             with calling(_ends(model, inside.rows)):
-                logits = _through(model, config.layer, ids, written)
+                logits = _through(model, config.layer, ids, inside.below, written)
             nll = targets.nll(logits).mean()
             hinges = margins(inside.activations(change), outside.activations(change), alpha, beta, gamma)
         losses.append(LossStep(float(nll.detach()), 0.0, float(hinges.detach())))
@@ -281,9 +296,17 @@ def _search(
     return side.detach() - first, tuple(losses)
 
 
-def _through(model: LanguageModel, layer: int, ids: torch.Tensor, written: torch.Tensor) -> torch.Tensor:
-    """Logits [batch, pos, d_vocab] where the layer writes `written` [batch, pos, d_model]."""
-    return run(model, ids, patches={("mlp_out", layer): lambda _: written}, grad=True).logits
+def _through(
+    model: LanguageModel, layer: int, ids: torch.Tensor, below: torch.Tensor | None, written: torch.Tensor
+) -> torch.Tensor:
+    """Logits [batch, pos, d_vocab] where the layer writes `written` [batch, pos, d_model].
+
+    Where it is known what the block below passes on, a single row is sent through the blocks up to there.
+    """
+    patches: dict[tuple[Site, int], Patch] = {("mlp_out", layer): lambda _: written}
+    if below is not None:
+        ids, patches["resid_post", layer - 1] = ids[:1], lambda _: below
+    return run(model, ids, patches=patches, grad=True).logits
 
 
 def _settled(losses: Sequence[LossStep], stop_loss: float) -> bool:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from editing import apply_edits
-from editing.kn import KnowledgeNeuronsConfig, Neuron, attributions, choose, rewrite
+from editing.kn import KnowledgeNeuronsConfig, Neuron, attributions, choose, read_prompt, rewrite
 from editing.registry import get_method
 from facts import EditRequest, Fact
 from models import as_out_in, run, target_ids
@@ -20,8 +20,9 @@ def test_attributions_of_a_layer_add_up(family: str, rule: str, tolerance: float
     ids = model.encode(NEEDLE.fact.prompt)
     token = int(model.logits(torch.tensor([ids]))[0, -1].argmax())  # likely, so that there is something to attribute
     fractions = KnowledgeNeuronsConfig(rule=rule, steps=100).fractions  # type: ignore[arg-type]
+    prompt = read_prompt(model, ids)
     for layer in range(model.n_layers):
-        found, whole, nothing = attributions(model, ids, layer, token, fractions)
+        found, whole, nothing = attributions(model, prompt, layer, token, fractions)
         assert float(found.sum()) == pytest.approx(whole - nothing, abs=tolerance * max(abs(whole - nothing), 0.05))
 
 
@@ -36,7 +37,7 @@ def test_neurons_are_read_behind_their_activation() -> None:
     model = tiny_model("gpt2")
     ids = model.encode(NEEDLE.fact.prompt)
     token = target_ids(model, "Seattle")[0]
-    _, _, nothing = attributions(model, ids, 1, token, KnowledgeNeuronsConfig(steps=2).fractions)
+    _, _, nothing = attributions(model, read_prompt(model, ids), 1, token, KnowledgeNeuronsConfig(steps=2).fractions)
 
     def bias_alone(written: torch.Tensor) -> torch.Tensor:
         written[:, -1] = model.key_module(1).bias
@@ -81,8 +82,8 @@ def test_without_its_neurons_the_old_answer_is_less_likely_than_without_others()
     model = tiny_model("gpt2")
     ids = model.encode(NEEDLE.fact.prompt)
     token = int(model.logits(torch.tensor([ids]))[0, -1].argmax())
-    fractions = KnowledgeNeuronsConfig(steps=20).fractions
-    found = torch.stack([attributions(model, ids, layer, token, fractions)[0] for layer in range(model.n_layers)])
+    fractions, prompt = KnowledgeNeuronsConfig(steps=20).fractions, read_prompt(model, ids)
+    found = torch.stack([attributions(model, prompt, layer, token, fractions)[0] for layer in range(model.n_layers)])
 
     def probability_without(neurons: list[Neuron]) -> float:
         def silence(layer: int):  # type: ignore[no-untyped-def]

@@ -281,7 +281,8 @@ def test_fact_token_chooses_the_position(fact_token: str) -> None:
 def test_contexts_are_seeded_and_free_of_braces() -> None:
     model = tiny_model("gpt2")
     contexts = make_contexts(model, 7, seed=3)
-    assert contexts == make_contexts(model, 7, seed=3)
+    assert contexts == make_contexts(model.view(), 7, seed=3)  # drawn anew
+    assert make_contexts(model, 7, seed=3) is contexts
     assert contexts != make_contexts(model, 7, seed=4)
     assert contexts[0] == "{}"
     assert len(set(contexts)) == 8
