@@ -5,7 +5,7 @@ Matplotlib is imported by the functions: this package's modules are imported whe
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -144,4 +144,113 @@ def noise_figure(averages: Mapping[str, AverageEffects], table: pd.DataFrame) ->
         right.plot(share, style, color=COLOURS[index % len(COLOURS)], marker="o", markersize=3, label=way)
     _dress(right, fonts, "Last subject token", "layer", "share of the total effect restored")
     right.legend(fontsize=FONT - 1.5)
+    return figure
+
+
+def collapse_figure(table: pd.DataFrame) -> Figure:
+    """Success of all edits so far and perplexity, over the number of edits, a line a method, with 95 % bands.
+
+    Args:
+        table: of `sequential_collapse.curves`.
+    """
+    from matplotlib.figure import Figure
+
+    from tracing.plots import font_families
+
+    fonts = font_families(table["method"])
+    figure = Figure(figsize=(10.5, 2.9), layout="constrained")
+    panels = {
+        "reliability": "Edits that hold",
+        "generalization": "Paraphrases",
+        "locality": "Neighbours kept",
+        "perplexity": "Perplexity of ordinary text",
+    }
+    for axes, (name, title) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
+        for index, (method, part) in enumerate(table.groupby("method", sort=False)):
+            colour = COLOURS[index % len(COLOURS)]
+            # before the first edit there is nothing to hold
+            known = part[part[name].notna() & ((part["n_edits"] > 0) | (name in ("perplexity", "locality")))]
+            values = known[name].astype(float)
+            axes.plot(known["n_edits"], values, color=colour, marker="o", markersize=3, label=method)
+            if name != "perplexity":
+                low, high = known[f"{name}_low"].astype(float), known[f"{name}_high"].astype(float)
+                axes.fill_between(known["n_edits"], low, high, color=colour, alpha=0.12, linewidth=0)
+        _dress(axes, fonts, title, "edits in a row", "")
+        if name == "perplexity":
+            axes.set_yscale("log")
+        else:
+            axes.set_ylim(-0.03, 1.03)
+    figure.axes[0].set_ylabel("share of prompts", fontsize=FONT, fontfamily=fonts)
+    figure.axes[0].legend(fontsize=FONT - 1)
+    return figure
+
+
+def covariance_figure(table: pd.DataFrame, method: str) -> Figure:
+    """Left: distances of the second moment, on two log axes.  Right: edit success with each sample, with 95 % bars.
+
+    Args:
+        table: of `covariance.by_size`.
+    """
+    from matplotlib.figure import Figure
+
+    from tracing.plots import font_families
+
+    fonts = font_families([method])
+    figure = Figure(figsize=(7.4, 3.0), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    settled = table[table["distance"] > 0]  # the largest sample is what distances are taken to
+    left.plot(
+        settled["tokens"], settled["distance"], color=COLOURS[0], marker="o", markersize=3, label="to the largest"
+    )
+    left.plot(
+        table["tokens"],
+        table["between_streams"],
+        color=COLOURS[4],
+        marker="o",
+        markersize=3,
+        label="between two streams",
+    )
+    left.set_yscale("log")
+    _dress(left, fonts, "Second moment of the keys", "tokens", "relative distance (Frobenius)")
+    names = {"rewrite": "rewrite", "paraphrase": "paraphrases", "neighborhood": "neighbours kept"}
+    for (name, words), colour in zip(names.items(), COLOURS, strict=False):
+        known = table[table[name].notna()]
+        values = known[name].astype(float)
+        ends = np.stack([values - known[f"{name}_low"].astype(float), known[f"{name}_high"].astype(float) - values])
+        right.errorbar(known["tokens"], values, yerr=ends, color=colour, marker="o", markersize=3, label=words)
+    _dress(right, fonts, f"Edits by {method} (n = {table['n'].max()})", "tokens", "score, mean over edits")
+    for axes in (left, right):
+        axes.set_xscale("log")
+        axes.legend(fontsize=FONT - 1)
+    return figure
+
+
+def protocols_figure(heads: pd.DataFrame, metrics: Sequence[str]) -> Figure:
+    """A panel a metric: the nearest number of every protocol, a point a method, with 95 % intervals.
+
+    Args:
+        heads: of `methods_by_protocol.headlines`.
+    """
+    from matplotlib.figure import Figure
+
+    from tracing.plots import font_families
+
+    fonts = font_families(heads["method"])
+    protocols, methods = list(heads["protocol"].unique()), list(heads["method"].unique())
+    figure = Figure(figsize=(10.5, 0.9 + 0.45 * len(protocols)), layout="constrained")
+    for axes, metric in zip(figure.subplots(1, len(metrics), sharey=True), metrics, strict=True):
+        for index, method in enumerate(methods):
+            part = heads[(heads["metric"] == metric) & (heads["method"] == method) & heads["value"].notna()]
+            values, low, high = (part[name].astype(float) for name in ("value", "ci_low", "ci_high"))
+            places = [
+                protocols.index(protocol) + 0.15 * (index - (len(methods) - 1) / 2) for protocol in part["protocol"]
+            ]
+            ends = np.stack([(values - low).fillna(0.0), (high - values).fillna(0.0)])
+            colour = COLOURS[index % len(COLOURS)]
+            axes.errorbar(values, places, xerr=ends, fmt="o", markersize=3, color=colour, linewidth=1, label=method)
+        _dress(axes, fonts, metric.capitalize(), "headline of the protocol", "")
+        axes.set_xlim(-0.03, 1.03)
+    figure.axes[0].set_yticks(range(len(protocols)), protocols, fontfamily=fonts)
+    figure.axes[0].invert_yaxis()
+    figure.axes[0].legend(fontsize=FONT - 1)
     return figure

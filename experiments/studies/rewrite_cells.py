@@ -104,6 +104,12 @@ def trimmed(request: EditRequest, probes: int) -> EditRequest:
     return replace(request, probes=kept, generation_prompts=())
 
 
+def fewer(request: EditRequest, probes: int) -> EditRequest:
+    """The request with so many paraphrases and neighbours, and with all else it has."""
+    others = (probe for probe in request.probes if probe.kind not in ("paraphrase", "neighborhood"))
+    return replace(request, probes=(*trimmed(request, probes).probes, *others))
+
+
 def scores_of(result: Mapping[str, Any]) -> dict[str, float | None]:
     """The three scores of a result; None without a prompt."""
     moved = {"rewrite": moved_towards, "paraphrase": moved_towards, "neighborhood": kept}

@@ -1,0 +1,166 @@
+"""How many tokens does the second moment of the keys need?  Its distance to the largest sample, and edit success.
+
+C = E[k k^T] stands in every closed-form edit (Meng et al. 2022, section 3.1, arXiv:2202.05262).  Two relative distances
+(Frobenius norm) tell how far C_n, from n tokens, is from settled: to C_N from the most tokens, of which the n are
+a part, so that it is 0 at n = N; and to a C_n from n tokens of another stream, which says how much chance is in it.
+Beside them stands what is asked of C in the end: the success of the same edits made with each C_n.
+"""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from experiments.edit_cells import request_of
+from experiments.kinds import Context, kind
+from experiments.ledger import Ledger
+from experiments.plan import Cell, Plan, Spec
+from experiments.records import Entry, entries
+from experiments.studies import output
+from experiments.studies.known import add_source, draw_requests
+from experiments.studies.rewrite_cells import SCORES, layer_for, scores_of, trimmed
+
+if TYPE_CHECKING:
+    import torch
+
+    from models import LanguageModel
+
+NAME = "covariance"
+HELP = "how many tokens the second moment of the keys needs"
+TOKENS = (500, 1000, 2000, 5000, 10000, 20000, 50000)
+_OTHER_STREAM = 11
+"""Seed of the second sample; edits use 0, perplexity 7."""
+_TOKENS_A_TEXT = 8
+"""Every document of the bundled corpus has at least so many."""
+
+
+def least_bytes(model: LanguageModel, spec: Spec) -> int:
+    """Three moments in float64."""
+    return 3 * 8 * model.d_mlp**2
+
+
+@kind("moment", version=1, group=lambda spec: f"layer {spec['layer']}", estimate_bytes=least_bytes)
+def moment(model: LanguageModel, spec: Spec, context: Context) -> dict[str, Any]:
+    """Estimate C from `tokens` tokens of the bundled corpus at `layer`, and hold it against that from `most`."""
+    from editing.moments import condition_number, estimate
+    from models.reference.corpus import sample_texts
+
+    layer, tokens, most = spec["layer"], spec["tokens"], spec["most"]
+
+    def sampled(count: int, seed: int) -> torch.Tensor:
+        texts = sample_texts(max(1, count // _TOKENS_A_TEXT), seed)
+        found = estimate(model, [layer], texts, count, cancelled=context.cancelled)
+        return found[layer].matrix.double()
+
+    largest = context.memo("largest", lambda: sampled(most, 0))
+    mine = sampled(tokens, 0) if tokens < most else largest
+    condition = condition_number(mine)
+    return {
+        "distance": distance(mine, largest),
+        "between_streams": distance(mine, sampled(tokens, _OTHER_STREAM)),
+        "condition_number": condition if condition < float("inf") else None,
+    }
+
+
+def distance(one: torch.Tensor, other: torch.Tensor) -> float:
+    """|one - other| / |other|, in the Frobenius norm."""
+    return float((one - other).norm() / other.norm())
+
+
+def add_options(parser: ArgumentParser) -> None:
+    """The study's own options."""
+    add_source(parser, 10, "facts to edit with each sample")
+    parser.add_argument("--tokens", type=int, nargs="+", default=TOKENS, help="sample sizes")
+    parser.add_argument("--method", default="r-rome", help="an editing method that uses the second moment")
+    parser.add_argument("--layer", type=int, default=1, help="whose keys are sampled, and where r-rome and rome edit")
+    parser.add_argument("--probes", type=int, default=2, help="paraphrases and neighbours of an edit")
+
+
+def plan(options: Namespace, model: LanguageModel) -> Plan:
+    """A cell for every sample size, and one for every edit with it."""
+    from editing import get_method
+
+    if "statistics" not in get_method(options.method).needs:
+        raise ValueError(f"{options.method} uses no second moment; choose rome, r-rome, memit, emmet or alphaedit")
+    if not 0 <= options.layer < model.n_layers:
+        raise ValueError(f"layer {options.layer} is out of range; {model.name} has layers 0 to {model.n_layers - 1}")
+    sizes = sorted(set(options.tokens))
+    drawn = draw_requests(model, options.source, options.facts, options.seed)
+    layer = layer_for(options.method, options.layer)
+    cells = [Cell("moment", {"layer": options.layer, "tokens": size, "most": sizes[-1]}) for size in sizes]
+    for request in drawn.items:
+        shared = {"request": request_of(trimmed(request, options.probes)), "method": options.method, "layer": layer}
+        cells += [Cell("rewrite", {**shared, "settings": {"moment_tokens": size}}) for size in sizes]
+    asked = {name: getattr(options, name) for name in ("facts", "seed", "source", "method", "layer")}
+    about = {"options": {**asked, "tokens": sizes}, **drawn.about}
+    return Plan(options.name or NAME, options.model, tuple(cells), about=about)
+
+
+def summarise(ledger: Ledger, run: str, folder: Path) -> list[Path]:
+    """Distance and edit success over the sample size."""
+    from experiments.studies.plots import covariance_figure
+
+    info = ledger.info(run)
+    options = info.about["options"]
+    table = by_size(entries(ledger, run))
+    title = (
+        f"{info.model}: the second moment of layer {options['layer']}'s keys, and {options['facts']} edits by "
+        f"{options['method']} with each sample"
+    )
+    found = {"n": options["facts"], "sizes": table.astype(object).where(table.notna(), None).to_dict("records")}
+    figure = covariance_figure(table, options["method"])
+    return output.write(ledger, run, folder, output.Output(title, figure, table, _shown(table), found))
+
+
+def by_size(found: Iterable[Entry]) -> pd.DataFrame:
+    """One row a sample size: both distances, the condition number, and each score's mean with 95 % t-interval.
+
+    Raises:
+        ValueError: if nothing is finished.
+    """
+    from tracing.statistics import interval
+
+    moments: dict[int, dict[str, Any]] = {}
+    scores: dict[int, list[dict[str, float | None]]] = {}
+    for entry in found:
+        if entry.result is None:
+            continue
+        if entry.kind == "moment":
+            moments[entry.spec["tokens"]] = entry.result
+        else:
+            scores.setdefault(entry.spec["settings"]["moment_tokens"], []).append(scores_of(entry.result))
+    if not moments:
+        raise ValueError("no second moment is finished, so there is nothing to compare; resume the run")
+    rows = []
+    for size in sorted(moments):
+        row: dict[str, Any] = {"tokens": size, **moments[size], "n": len(scores.get(size, []))}
+        for name in SCORES:
+            values = [value for one in scores.get(size, []) if (value := one[name]) is not None]
+            low, high = interval(values) if len(values) > 1 else (None, None)
+            row |= {
+                name: sum(values) / len(values) if values else None,
+                f"{name}_low": None if low is None else float(low),
+                f"{name}_high": None if high is None else float(high),
+            }
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _shown(table: pd.DataFrame) -> str:
+    headers = ("Tokens", "distance to the largest", "between two streams", "condition number", "n edits", *SCORES)
+    rows = [
+        (
+            f"{row['tokens']:,}",
+            f"{row['distance']:.4f}",
+            f"{row['between_streams']:.4f}",
+            "singular" if pd.isna(row["condition_number"]) else f"{row['condition_number']:.1e}",
+            row["n"],
+            *(output.between(row[name], row[f"{name}_low"], row[f"{name}_high"], 2) for name in SCORES),
+        )
+        for row in table.to_dict("records")
+    ]
+    return output.markdown(headers, rows)

@@ -1,0 +1,136 @@
+"""Which method is best, and says who?  The same edits by several methods under every named protocol.
+
+Protocols differ in what they ask and in what they give away (docs/protocols.md), so that their numbers have no common
+mean, and here get none: what can be compared is whether they put the methods in the same order.
+"""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from experiments.edit_cells import request_of
+from experiments.ledger import Ledger
+from experiments.plan import Cell, Plan
+from experiments.records import Entry, entries
+from experiments.studies import output
+from experiments.studies.known import add_source, draw_requests
+from experiments.studies.protocol_cells import scores_of
+from experiments.studies.rewrite_cells import fewer, layer_for
+
+if TYPE_CHECKING:
+    from metrics.types import Metric
+    from models import LanguageModel
+
+NAME = "methods-by-protocol"
+HELP = "editing methods compared under every protocol"
+METHODS = ("r-rome", "memit", "ft-m", "grace")
+PANELS: tuple[Metric, ...] = ("reliability", "generalization", "locality", "portability")
+
+
+def add_options(parser: ArgumentParser) -> None:
+    """The study's own options."""
+    add_source(parser, 20, "facts to edit")
+    parser.add_argument("--methods", nargs="+", default=METHODS, help="editing methods")
+    parser.add_argument("--layer", type=int, default=1, help="for methods without a layer of their own")
+    parser.add_argument("--protocols", nargs="+", default=None, help="ways of measuring (default: all)")
+    parser.add_argument("--probes", type=int, default=2, help="paraphrases and neighbours of an edit")
+
+
+def plan(options: Namespace, model: LanguageModel) -> Plan:
+    """A cell for every fact and method."""
+    from metrics.protocols import PROTOCOLS
+
+    drawn = draw_requests(model, options.source, options.facts, options.seed)
+    names = list(options.protocols or PROTOCOLS)
+    methods = list(options.methods)
+    cells = []
+    for request in drawn.items:
+        shared = {"request": request_of(fewer(request, options.probes)), "protocols": names, "seed": options.seed}
+        cells += [
+            Cell("protocols", {**shared, "method": method, "layer": layer_for(method, options.layer)})
+            for method in methods
+        ]
+    asked = {name: getattr(options, name) for name in ("facts", "seed", "source", "layer", "probes")}
+    about = {"options": {**asked, "methods": methods, "protocols": names}, **drawn.about}
+    return Plan(options.name or NAME, options.model, tuple(cells), about=about)
+
+
+def summarise(ledger: Ledger, run: str, folder: Path) -> list[Path]:
+    """The headlines of every protocol by method, and all its numbers as a table."""
+    from experiments.studies.plots import protocols_figure
+
+    info = ledger.info(run)
+    options = info.about["options"]
+    table = compared(entries(ledger, run), seed=options["seed"])
+    heads = headlines(table)
+    title = (
+        f"{info.model}: {options['facts']} edits by {len(options['methods'])} methods under "
+        f"{len(options['protocols'])} protocols"
+    )
+    found = {"n": options["facts"], "headlines": heads.astype(object).where(heads.notna(), None).to_dict("records")}
+    figure = protocols_figure(heads, PANELS)
+    return output.write(ledger, run, folder, output.Output(title, figure, table, _shown(heads), found))
+
+
+def compared(found: Iterable[Entry], *, seed: int = 0) -> pd.DataFrame:
+    """One row per method, protocol and number: mean over edits with its 95 % bootstrap interval, n, the unedited
+    model's.  Only facts that every method has edited count, so that all are judged by the same.
+
+    Raises:
+        ValueError: if there is no such fact.
+    """
+    from metrics.protocols import summarise as mean_over_cases
+
+    results: dict[str, dict[str, Any]] = {}
+    for entry in found:
+        of_method = results.setdefault(entry.spec["method"], {})
+        if entry.result is not None:
+            of_method[str(entry.spec["request"])] = scores_of(entry.result)
+    shared = set.intersection(*(set(of_method) for of_method in results.values())) if results else set()
+    if not shared:
+        raise ValueError("there is no fact that every method has edited yet; resume the run")
+    rows = []
+    for method, of_method in results.items():
+        cases = [scores for request, scores in of_method.items() if request in shared]
+        for protocol in cases[0]:
+            summary = mean_over_cases([scores[protocol] for scores in cases], seed=seed)
+            for score in summary.scores:
+                low, high = score.ci or (None, None)
+                about = {"method": method, "protocol": protocol, "name": score.name, "unit": score.unit}
+                numbers = {"value": score.value, "ci_low": low, "ci_high": high, "before": score.before, "n": score.n}
+                rows.append({**about, **numbers, "seed": seed})
+    return pd.DataFrame(rows)
+
+
+def headlines(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the numbers that each protocol has nearest to each of the metrics, with the metric's name."""
+    from metrics.protocols import get_protocol
+
+    parts = []
+    for protocol in table["protocol"].unique():
+        for metric, name in get_protocol(protocol).headlines.items():
+            part = table[(table["protocol"] == protocol) & (table["name"] == name)]
+            if metric in PANELS:
+                parts.append(part.assign(metric=metric))
+    return pd.concat(parts, ignore_index=True)
+
+
+def _shown(heads: pd.DataFrame) -> str:
+    rows = []
+    for (method, protocol), part in heads.groupby(["method", "protocol"], sort=False):
+        by_metric = {row["metric"]: row for row in part.to_dict("records")}
+        cells = [_cell(by_metric.get(metric)) for metric in PANELS]
+        rows.append((method, protocol, part["n"].max(), *cells))
+    return output.markdown(("Method", "Protocol", "n", *PANELS), rows)
+
+
+def _cell(row: dict[Any, Any] | None) -> str:
+    if row is None or pd.isna(row["value"]):
+        return "–"
+    low, high = (None if pd.isna(row[end]) else row[end] for end in ("ci_low", "ci_high"))
+    return output.between(row["value"], low, high, 2)

@@ -1,0 +1,93 @@
+"""The kind `protocols`: one edit, measured under several named protocols that share what they read.  Settings:
+
+    request      {"fact", "target_new", "probes", "generation_prompts"}, from `experiments.edit_cells.request_of`
+    method       a name of `editing.METHODS`
+    layer        for methods that have one; null for the method's default
+    settings     the method's other settings by name
+    protocols    names of `metrics.protocols.PROTOCOLS`
+    seed         of texts that are drawn
+
+The result has a record of `metrics.protocols.CaseScores` by protocol; `scores_of` reads them back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import isfinite
+from typing import TYPE_CHECKING, Any
+
+from experiments import edit_cells
+from experiments.kinds import Context, kind
+from experiments.plan import Spec
+from experiments.studies.rewrite_cells import config_of
+
+if TYPE_CHECKING:
+    from metrics.protocols import CaseScores
+    from models import LanguageModel
+
+EDIT = ("request", "method", "layer", "settings")
+
+
+def complete(spec: Spec) -> Spec:
+    """The settings, with the method's own defaults filled in.
+
+    Raises:
+        ValueError: naming the setting that is unknown or wrong.
+    """
+    from metrics.protocols import PROTOCOLS, get_protocol
+
+    unknown = sorted(set(spec) - {*EDIT, "protocols", "seed"})
+    if unknown:
+        raise ValueError(f"protocols take {', '.join(EDIT)}, protocols, seed; there is no setting {unknown[0]!r}")
+    names = list(spec.get("protocols", PROTOCOLS))
+    for name in names:
+        get_protocol(name)
+    edit = edit_cells.complete({name: spec[name] for name in EDIT if name in spec})
+    return {**{name: edit[name] for name in EDIT}, "protocols": names, "seed": spec.get("seed", 0)}
+
+
+@kind(
+    "protocols",
+    version=1,
+    complete=complete,
+    group=edit_cells.by_request,
+    estimate_bytes=edit_cells.least_bytes,
+)
+def protocols(model: LanguageModel, spec: Spec, context: Context) -> dict[str, Any]:
+    """Compute the edit, and measure it."""
+    from editing import apply_edits, get_method
+    from metrics.protocols import Material, base_readings, evaluate_under
+    from metrics.types import EvaluationCancelled, Settings
+
+    def tick(_: int) -> None:
+        if context.cancelled():
+            raise EvaluationCancelled
+
+    request, names = edit_cells.request_from(spec["request"]), spec["protocols"]
+    material = Material(Settings(seed=spec["seed"]))
+    # one request's edits follow one another, and the unedited model says the same to all of them
+    asked = f"before {names} {spec['seed']}"
+    before = context.memo(asked, lambda: base_readings(model, [request], names, material=material))
+    made = get_method(spec["method"]).compute(model, [request], config_of(spec), cancelled=context.cancelled)
+    view = apply_edits(model, [made])
+    found = evaluate_under(model, view, request, names, material=material, before=before, tick=tick)
+    return {
+        "edit_digest": made.digest,
+        "scores": {name: _finite(scores.to_record()) for name, scores in found.items()},
+    }
+
+
+def scores_of(result: Mapping[str, Any]) -> dict[str, CaseScores]:
+    """The scores a cell found, by protocol."""
+    from metrics.protocols import CaseScores
+
+    return {name: CaseScores.from_record(record) for name, record in result["scores"].items()}
+
+
+def _finite(value: Any) -> Any:
+    """Numbers that are not finite as None, which is how a broken model's are told."""
+    if isinstance(value, Mapping):
+        return {name: _finite(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not isfinite(value) else value

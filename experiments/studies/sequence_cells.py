@@ -1,0 +1,110 @@
+"""The kind `sequence`: edits made one after the other on one model, measured on the way.  Settings:
+
+    requests     a list of {"fact", "target_new", "probes", ...}, in the order in which they are made
+    method       a name of `editing.METHODS`
+    layer        for methods that have one; null for the method's default
+    settings     the method's other settings by name
+    every        edits between two points of the curve
+    texts        documents of the bundled corpus whose perplexity is the sign of collapse
+
+The result has the fields of every `metrics.sequence.Point` as counts, the success of each edit when it was made, and
+why edits could not be computed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from experiments import edit_cells
+from experiments.kinds import Context, kind
+from experiments.plan import Spec, canonical
+from experiments.studies.rewrite_cells import config_of
+
+if TYPE_CHECKING:
+    from metrics.sequence import Held
+    from models import LanguageModel
+
+DEFAULTS: dict[str, Any] = {"layer": None, "settings": {}, "every": 5, "texts": 20}
+METRICS = ("reliability", "generalization", "locality")
+_TEXTS_SEED = 7
+"""Another than that of the corpus the second moments come from."""
+
+
+def complete(spec: Spec) -> Spec:
+    """The settings, with the method's own defaults filled in.
+
+    Raises:
+        ValueError: naming the setting that is unknown or wrong.
+    """
+    unknown = sorted(set(spec) - {"requests", "method", *DEFAULTS})
+    if unknown or not spec.get("requests"):
+        problem = f"it has no setting {unknown[0]!r}" if unknown else "it needs requests"
+        raise ValueError(f"a sequence takes requests, method, {', '.join(DEFAULTS)}; {problem}")
+    whole = DEFAULTS | dict(spec)
+    if whole["every"] < 1 or whole["texts"] < 1:
+        raise ValueError(f"every is {whole['every']} and texts {whole['texts']}; expected at least 1 of each")
+    first = {name: whole[name] for name in ("method", "layer", "settings")}
+    checked = edit_cells.complete({"request": whole["requests"][0], **first})
+    return whole | {"layer": checked["layer"], "settings": checked["settings"]}
+
+
+def least_bytes(model: LanguageModel, spec: Spec) -> int:
+    """As much as its largest edit."""
+    return max(edit_cells.least_bytes(model, {"request": request}) for request in spec["requests"])
+
+
+def _by_settings(spec: Spec) -> str:
+    return hashlib.sha256(canonical(spec).encode()).hexdigest()
+
+
+@kind("sequence", version=1, complete=complete, group=_by_settings, estimate_bytes=least_bytes)
+def sequence(model: LanguageModel, spec: Spec, context: Context) -> dict[str, Any]:
+    """Make the edits in turn, each on top of the ones before."""
+    from editing import apply_edits, get_method
+    from editing.edit import EditCancelled
+    from editing.view import on_base
+    from metrics.sequence import held, kept_answers, summed, text_perplexity
+    from models.reference.corpus import sample_texts
+
+    requests = [edit_cells.request_from(values) for values in spec["requests"]]
+    texts = sample_texts(spec["texts"], _TEXTS_SEED)
+    method, config = get_method(spec["method"]), config_of(spec)
+    known = kept_answers(model, requests)
+    view = apply_edits(model, [])
+    made: list[int] = []
+    immediate: list[dict[str, list[int]] | None] = []
+    failed: list[list[Any]] = []
+    points = [_point(0, summed(held(view, requests, known)), text_perplexity(view, texts))]
+    for number, request in enumerate(requests):
+        if context.cancelled():
+            raise EditCancelled
+        try:
+            found = method.compute(view, [request], config, active=view.edits, cancelled=context.cancelled)
+        except ValueError as error:  # a broken model may leave a method nothing to compute with; the others go on
+            failed.append([number, str(error)])
+            immediate.append(None)
+        else:
+            view = view.with_edit(on_base(found, model, view.edits))
+            made.append(number)
+            immediate.append(_counts(held(view, [request], known)[0]))
+        if (number + 1) % spec["every"] == 0 or number + 1 == len(requests):
+            stand = summed(held(view, [requests[index] for index in made], known))
+            points.append(_point(number + 1, stand, text_perplexity(view, texts, view.max_positions)))
+    return {"points": points, "immediate": immediate, "failed": failed}
+
+
+def _point(n_edits: int, stand: Held, perplexity: float | None) -> dict[str, Any]:
+    return {"n_edits": n_edits, "perplexity": perplexity, **_counts(stand)}
+
+
+def _counts(stand: Held) -> dict[str, list[int]]:
+    """[right, n] by metric."""
+    return {name: [getattr(stand, name).right, getattr(stand, name).n] for name in METRICS}
+
+
+def share(counts: Mapping[str, Any], name: str) -> float | None:
+    """right / n; None without prompts."""
+    right, n = counts[name]
+    return right / n if n else None

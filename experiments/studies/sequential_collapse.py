@@ -1,0 +1,174 @@
+"""How many edits does a model bear?  Edits one after the other until it breaks, by several methods.
+
+Perplexity of ordinary text is the sign of collapse (Yang et al. 2024, arXiv:2402.09656); beside it stands how many of
+the edits made so far still hold, in other words too, and how many neighbours still have their answers.  The same facts
+are edited by every method in the same order; `--orders` draws several orders.
+"""
+
+from __future__ import annotations
+
+import random
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from experiments.edit_cells import request_of
+from experiments.ledger import Ledger
+from experiments.plan import Cell, Plan
+from experiments.records import Entry, entries
+from experiments.studies import output
+from experiments.studies.known import add_source, draw_requests
+from experiments.studies.rewrite_cells import layer_for, trimmed
+from experiments.studies.sequence_cells import METRICS
+
+if TYPE_CHECKING:
+    from models import LanguageModel
+
+NAME = "sequential-collapse"
+HELP = "edits one after the other until the model breaks"
+METHODS = ("rome", "r-rome", "memit", "alphaedit")
+BROKEN = 2.0
+"""A model to which ordinary text is so many times as surprising as to the unedited one is called broken."""
+
+
+def add_options(parser: ArgumentParser) -> None:
+    """The study's own options."""
+    add_source(parser, 40, "edits in a row")
+    parser.add_argument(
+        "--methods", nargs="+", default=["rome", "r-rome", "memit", "alphaedit"], help="editing methods"
+    )
+    parser.add_argument("--layer", type=int, default=1, help="for methods without a layer of their own")
+    parser.add_argument("--every", type=int, default=5, help="edits between two points of the curve")
+    parser.add_argument("--orders", type=int, default=1, help="orders of the edits")
+    parser.add_argument("--probes", type=int, default=2, help="paraphrases and neighbours of an edit")
+
+
+def plan(options: Namespace, model: LanguageModel) -> Plan:
+    """A cell for every method and order."""
+    if options.orders < 1:
+        raise ValueError(f"{options.orders} orders were asked for; expected at least 1")
+    drawn = draw_requests(model, options.source, options.facts, options.seed)
+    cells = []
+    for order in range(options.orders):
+        requests = [request_of(trimmed(request, options.probes)) for request in drawn.items]
+        if order:
+            random.Random(f"order|{options.seed}|{order}").shuffle(requests)
+        for method in options.methods:
+            layer = layer_for(method, options.layer)
+            spec = {"requests": requests, "method": method, "layer": layer, "every": options.every}
+            cells.append(Cell("sequence", spec))
+    asked = {name: getattr(options, name) for name in ("facts", "seed", "source", "layer", "orders")}
+    about = {"options": {**asked, "methods": list(options.methods)}, **drawn.about}
+    return Plan(options.name or NAME, options.model, tuple(cells), about=about)
+
+
+def summarise(ledger: Ledger, run: str, folder: Path) -> list[Path]:
+    """Curves over the number of edits, and when each method broke the model."""
+    from experiments.studies.plots import collapse_figure
+
+    info = ledger.info(run)
+    finished = [entry for entry in entries(ledger, run) if entry.payload is not None]
+    table = curves(finished)
+    ends = outcomes(finished)
+    title = (
+        f"{info.model}: {info.about['options']['facts']} edits in a row, in {info.about['options']['orders']} orders"
+    )
+    found = {"n": info.about["options"]["facts"], "methods": ends}
+    return output.write(ledger, run, folder, output.Output(title, collapse_figure(table), table, _shown(ends), found))
+
+
+def curves(finished: Sequence[Entry]) -> pd.DataFrame:
+    """One row per method and number of edits: shares of all prompts of all orders with Wilson intervals, and the
+    median perplexity of the orders (none where all are without a finite number).
+
+    Raises:
+        ValueError: if nothing is finished.
+    """
+    from metrics.statistics import wilson
+
+    if not finished:
+        raise ValueError("no sequence is finished, so there is no curve; resume the run")
+    gathered: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    for entry in finished:
+        for point in (entry.result or {})["points"]:
+            gathered.setdefault((entry.spec["method"], point["n_edits"]), []).append(point)
+    rows = []
+    for (method, n_edits), points in gathered.items():
+        perplexities = [point["perplexity"] for point in points if point["perplexity"] is not None]
+        row: dict[str, Any] = {"method": method, "n_edits": n_edits, "orders": len(points)}
+        row["perplexity"] = float(pd.Series(perplexities).median()) if perplexities else None
+        for name in METRICS:
+            right, n = (sum(point[name][place] for point in points) for place in (0, 1))
+            low, high = wilson(right, n) if n else (None, None)
+            row |= {f"{name}_n": n, name: right / n if n else None, f"{name}_low": low, f"{name}_high": high}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def outcomes(finished: Sequence[Entry]) -> list[dict[str, Any]]:
+    """One record per method: how its sequences end.
+
+    `broken_at` lists, for each order, the number of edits at which perplexity was first more than twice the unedited
+    model's, None where it never was.  `held_when_made` and `retention` are shares over the edits of all orders.
+    """
+    found = []
+    for method in dict.fromkeys(entry.spec["method"] for entry in finished):
+        results = [entry.result or {} for entry in finished if entry.spec["method"] == method]
+        made = [one for result in results for one in result["immediate"] if one is not None]
+        last = [result["points"][-1] for result in results]
+        held = sum(one["reliability"][0] for one in made)
+        kept = sum(point["reliability"][0] for point in last)
+        asked = sum(point["reliability"][1] for point in last)
+        found.append(
+            {
+                "method": method,
+                "edits": sum(len(result["immediate"]) for result in results),
+                "failed": sum(len(result["failed"]) for result in results),
+                "held_when_made": held / len(made) if made else None,
+                "held_at_the_end": [kept, asked],
+                "perplexity_before": [result["points"][0]["perplexity"] for result in results],
+                "perplexity_after": [point["perplexity"] for point in last],
+                "broken_at": [broken_at(result["points"]) for result in results],
+            }
+        )
+    return found
+
+
+def broken_at(points: Sequence[dict[str, Any]]) -> int | None:
+    """The first number of edits with more than twice the perplexity of the unedited model, or none that is finite."""
+    start = points[0]["perplexity"]
+    for point in points[1:]:
+        if point["perplexity"] is None or point["perplexity"] > BROKEN * start:
+            return int(point["n_edits"])
+    return None
+
+
+def _shown(ends: Sequence[dict[str, Any]]) -> str:
+    from metrics.statistics import wilson
+
+    def number(value: float | None) -> str:
+        return "not finite" if value is None else f"{value:.4g}"
+
+    rows = []
+    for end in ends:
+        kept, asked = end["held_at_the_end"]
+        share = output.between(kept / asked, *wilson(kept, asked), 2) if asked else "–"
+        rows.append(
+            (
+                end["method"],
+                end["edits"],
+                end["failed"],
+                output.between(end["held_when_made"], None, None, 2),
+                share,
+                ", ".join(map(number, end["perplexity_before"])),
+                ", ".join(map(number, end["perplexity_after"])),
+                ", ".join("never" if at is None else str(at) for at in end["broken_at"]),
+            )
+        )
+    headers = ("Method", "edits", "failed", "held when made", "held at the end (95 % interval)")
+    return output.markdown(
+        (*headers, "perplexity before", "after", "edits until perplexity doubled (looked at every few)"), rows
+    )
