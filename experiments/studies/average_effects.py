@@ -54,14 +54,14 @@ def plan(options: Namespace, model: LanguageModel) -> Plan:
     for number, start in enumerate(starts):
         # a draw of its own: noise that all facts share would move their mean, and no interval over facts would show it
         shared = {"samples": options.samples, "noise": options.noise, "seed": options.seed * len(starts) + number}
-        spec = {"facts": facts[start : start + options.block], "configs": _maps(window, shared), "level": level}
+        spec = {"facts": facts[start : start + options.block], "configs": maps_of(window, shared), "level": level}
         cells.append(Cell("average", spec))
     asked = {name: getattr(options, name) for name in ("facts", "samples", "noise", "seed", "source")}
     about = {"options": {**asked, "window": window}, **drawn.about}
     return Plan(options.name or NAME, options.model, tuple(cells), about=about)
 
 
-def _maps(window: int, shared: Mapping[str, Any]) -> list[dict[str, Any]]:
+def maps_of(window: int, shared: Mapping[str, Any]) -> list[dict[str, Any]]:
     """States, modules in a window, and states with one kind of module severed."""
     return [
         {"site": "resid_post", **shared},
