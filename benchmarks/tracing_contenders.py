@@ -150,9 +150,10 @@ class LensLoop:
         from transformer_lens.model_bridge import TransformerBridge
 
         model = self.task.model
-        module = copy.deepcopy(model.module)
+        module, tokenizer = copy.deepcopy(model.module), copy.deepcopy(model.tokenizer)
+        tokenizer.init_kwargs.setdefault("name_or_path", model.name)  # the bridge asks for it
         self._bridge = TransformerBridge.boot_transformers(
-            "gpt2", hf_model=module, tokenizer=model.tokenizer, dtype=model.dtype, device=str(model.device)
+            "gpt2", hf_model=module, tokenizer=tokenizer, dtype=model.dtype, device=str(model.device)
         )
 
     def cell(self, pos: int, layer: int) -> float:
