@@ -17,12 +17,20 @@ st.title("Batch", anchor=False)
 model = show_fact.model_choice(models)
 shown = sweeps.current(st.query_params.get("experiment") or st.session_state.get("experiment", ""))
 if shown is not None:
-    st.session_state.experiment = st.query_params["experiment"] = shown.name
+    st.session_state.experiment = shown.name
+    if st.query_params.get("experiment") != shown.name:
+        st.query_params["experiment"] = shown.name
+    st.session_state.pop("runs_tab", None)  # the link below opens the experiments
 if shown is not None:
     with st.container(border=True, key="batch_shown"):
         if painted:
             waiting, changed = show_experiment.draw(runner, shown)
-        st.page_link("runs.py", label="All experiments are on the page Runs", icon=":material/table_view:")
+        st.page_link(
+            "runs.py",
+            label="All experiments are on the page Runs",
+            icon=":material/table_view:",
+            query_params={"experiment": shown.name},
+        )
 with st.container(border=True):
     source = choose_facts.source()
     found = None

@@ -11,8 +11,9 @@ runner = cache.runner()
 SESSION, EXPERIMENTS = "This session", "Experiments"
 
 st.title("Runs", anchor=False)
-linked = "experiment" in st.query_params
-session, experiments = st.tabs([SESSION, EXPERIMENTS], default=EXPERIMENTS if linked else SESSION)
+# Asked once: tabs with another default are other tabs, and would fall back to it under the reader's hands.
+first = st.session_state.setdefault("runs_tab", EXPERIMENTS if "experiment" in st.query_params else SESSION)
+session, experiments = st.tabs([SESSION, EXPERIMENTS], default=first)
 with session:
     waiting = show_runs.draw(runner)
 with experiments:

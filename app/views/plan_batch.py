@@ -15,6 +15,7 @@ from app.catalog import REFERENCE, Choice
 from app.datasets import ATLAS
 from app.jobs import Job, Runner, job_key
 from app.state import default_window
+from app.views.choose_facts import local
 from app.views.waiting import Waiting
 from app.wording import duration, plain
 
@@ -26,6 +27,8 @@ WHAT = {"trace": "Trace facts", "edit": "Edit facts"}
 DEFAULT_METHODS = ("r-rome", "ft-m")
 BEST_LAYER = 1
 """Of the bundled model (docs/reference-model.md)."""
+MOST_SHARED = 500
+"""Cells of a batch where the page is served to other computers."""
 KEPT: dict[str, Any] = {"persist_state": "session"}
 
 
@@ -170,6 +173,13 @@ def _ready(runner: Runner, model: Choice, job: Job) -> list[Waiting]:
         st.error(plain(prepared.refusal), icon=":material/memory:")
         return []
     ask = prepared.ask
+    if len(prepared.cells) > MOST_SHARED and not local():
+        st.error(
+            f"This page is served to others, so a batch has at most {MOST_SHARED} cells; this one has "
+            f"{len(prepared.cells):,}, so ask for fewer facts, methods or layers.",
+            icon=":material/group:",
+        )
+        return []
     what = f"{ask.facts} facts"
     if ask.what == "trace":
         what += f", {BLOCK} in a cell" if ask.facts > BLOCK else ""
@@ -198,11 +208,11 @@ def _ready(runner: Runner, model: Choice, job: Job) -> list[Waiting]:
 
 def _press_start(name: str) -> None:
     """Callback."""
-    st.session_state.batch_start = (name, uuid.uuid4().hex)
+    st.session_state.batch_pressed = (name, uuid.uuid4().hex)
 
 
 def _starting(runner: Runner, model: Choice, prepared: Job) -> list[Waiting]:
-    asked: tuple[str, str] | None = st.session_state.get("batch_start")
+    asked: tuple[str, str] | None = st.session_state.get("batch_pressed")
     if asked is None:
         return []
     name, once = asked
@@ -212,7 +222,7 @@ def _starting(runner: Runner, model: Choice, prepared: Job) -> list[Waiting]:
     )
     if job.live:
         return [Waiting(job, st.empty())]
-    st.session_state.batch_start = None
+    st.session_state.batch_pressed = None
     if job.state == "failed":
         st.error(plain(_ended(job.error)), icon=":material/error:")
     elif job.state == "done":

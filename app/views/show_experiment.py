@@ -64,7 +64,10 @@ def _watch(one: Experiment, drawn: Standing, bar: object) -> Changed:
         if time.monotonic() - looked < LOOK_SECONDS:
             return False
         looked = time.monotonic()
-        now = sweeps.standing(one)
+        try:
+            now = sweeps.standing(one)
+        except (LedgerError, OSError):
+            return True  # the page says what is wrong
         _progress(bar, now)
         return now.state != drawn.state or (drawn.done == 0 and now.done > 0)
 

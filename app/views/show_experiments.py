@@ -42,12 +42,18 @@ def draw(runner: Runner) -> tuple[list[Waiting], Changed | None]:
     names = [one.name for one, _ in rows]
     if not names:
         return [], None
-    linked = st.query_params.get("experiment")
-    chosen = st.selectbox("Look at", names, names.index(linked) if linked in names else 0, key="experiment_chosen")
-    if st.query_params.get("experiment") != chosen:
-        st.query_params["experiment"] = chosen
+    linked = st.query_params.get("experiment") or st.session_state.get("experiment")
+    chosen = st.selectbox(
+        "Look at", names, names.index(linked) if linked in names else 0, key="experiment_chosen", on_change=_choose
+    )
     with st.container(border=True, key="experiment_shown"):
         return show_experiment.draw(runner, next(one for one, _ in rows if one.name == chosen))
+
+
+def _choose() -> None:
+    """Callback: the link, and the page Batch, follow."""
+    chosen = st.session_state.experiment_chosen
+    st.session_state.experiment = st.query_params["experiment"] = chosen
 
 
 def _row(one: Experiment) -> dict[str, object]:

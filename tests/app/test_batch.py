@@ -156,3 +156,29 @@ def test_the_form_says_what_it_waits_for(new_page: NewPage) -> None:
     page.file_uploader(key="batch_file").set_value(("facts.jsonl", good, "application/json")).run()
     assert any("3 cases" in element.value for element in page.markdown)
     assert "1 row could not be read" in page.warning[0].value
+
+
+def test_estimate_and_start_from_the_page(new_page: NewPage, monkeypatch: pytest.MonkeyPatch) -> None:
+    launched: list[tuple[str, str, int]] = []
+    monkeypatch.setattr(sweeps, "launch", lambda one, command, workers: launched.append((one.name, command, workers)))
+    page = new_page()
+    page.switch_page("batch.py").run()
+    page.segmented_control(key="batch_what").set_value("edit").run()
+    page.number_input(key="batch_facts_edit").set_value(1)
+    page.multiselect(key="batch_methods").set_value(["ft-m"])
+    page.checkbox(key="batch_known").set_value(False).run()
+    page.button(key="batch_estimate").click().run()
+    assert not page.exception
+    assert any("1 cells over 1 facts" in element.value.replace("\\", "") for element in page.markdown)
+    page.number_input(key="batch_seed").set_value(3).run()
+    assert "estimate again" in page.warning[0].value
+    page.number_input(key="batch_seed").set_value(0).run()
+    page.button(key="batch_start").click().run()
+    assert not page.exception
+    assert launched == [("edit-atlas-1", "resume", page.number_input(key="batch_workers").value)]
+    assert page.query_params["experiment"] in ("edit-atlas-1", ["edit-atlas-1"])
+    assert "Stopped: 0 of 1 cells done" in page.get("progress")[0].proto.text.replace("\\", "")
+    page.button(key="experiment_resume").click().run()
+    assert launched[1][:2] == ("edit-atlas-1", "resume")
+    page.button(key="batch_estimate").click().run()
+    assert page.text_input[0].value == "edit-atlas-1-2"  # the first name is taken

@@ -56,7 +56,7 @@ def served(folder: Path, **settings: str) -> Iterator[Server]:
             yield Server(f"http://127.0.0.1:{ports[0]}", f"http://127.0.0.1:{ports[1]}")
         finally:
             process.terminate()
-            process.wait(30)
+            process.wait(90)
 
 
 def free_ports(count: int) -> list[int]:
