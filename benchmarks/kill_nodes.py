@@ -6,6 +6,7 @@ import itertools
 import os
 import secrets
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -21,6 +22,8 @@ from experiments.records import entries
 from experiments.runner import Progress, execute
 
 SPACE, HERE, THERE, PORT = "engram-node", "10.77.0.1", "10.77.0.2", 6399
+_JOINING = 15.0
+"""Seconds given to the second node to join before actors are placed."""
 RAY = str(Path(sys.executable).parent / "ray")
 
 
@@ -40,6 +43,7 @@ def node_trial(folder: Path) -> dict[str, Any]:
         ledger.add(plan, identity_of(None))
         execute(ledger, "draws", Inline())
         expected = [entry.payload for entry in entries(ledger, "draws")]
+    nodes: list[subprocess.Popen[bytes]] = []
     times: list[tuple[float, int]] = []
     killed = [0]
 
@@ -51,9 +55,12 @@ def node_trial(folder: Path) -> dict[str, Any]:
     _wire()
     try:
         options = ["--disable-usage-stats", "--num-cpus", "2", "--object-store-memory", str(100 * 2**20)]
-        _ray(["start", "--head", f"--node-ip-address={HERE}", f"--port={PORT}", "--include-dashboard=false", *options])
-        joined = ["start", f"--address={HERE}:{PORT}", f"--node-ip-address={THERE}", *options]
-        _ray(joined, inside=True)
+        head = ["--head", f"--node-ip-address={HERE}", f"--port={PORT}", "--include-dashboard=false"]
+        nodes.append(_node([*head, *options]))
+        _wait_for_port()
+        joined = [f"--address={HERE}:{PORT}", f"--node-ip-address={THERE}"]
+        nodes.append(_node([*joined, *options], inside=True))
+        time.sleep(_JOINING)
         with Ledger(folder / "nodes") as ledger:
             ledger.add(plan, identity_of(None))
             began = time.monotonic()
@@ -62,7 +69,9 @@ def node_trial(folder: Path) -> dict[str, Any]:
             rows = list(entries(ledger, "draws"))
     finally:
         _kill_all()
-        subprocess.run([RAY, "stop", "--force"], check=False, capture_output=True)
+        for node in nodes:  # each with what it started; another cluster on this machine is none of ours
+            node.terminate()
+            node.wait(30)
         subprocess.run(["ip", "netns", "delete", SPACE], check=False)
         for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH"):
             os.environ.pop(name, None)
@@ -99,9 +108,22 @@ def _wire() -> None:
         subprocess.run(["ip", *command], check=True, capture_output=True)
 
 
-def _ray(arguments: list[str], *, inside: bool = False) -> None:
+def _node(arguments: list[str], *, inside: bool = False) -> subprocess.Popen[bytes]:
+    """A node that ends, with all it started, when its process is told to."""
     prefix = ["ip", "netns", "exec", SPACE] if inside else []
-    subprocess.run([*prefix, RAY, *arguments], check=True, capture_output=True, timeout=120)
+    command = [*prefix, RAY, "start", "--block", *arguments]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def _wait_for_port() -> None:
+    for _ in range(240):
+        try:
+            socket.create_connection((HERE, PORT), timeout=1).close()
+        except OSError:
+            time.sleep(0.25)
+        else:
+            return
+    raise TimeoutError(f"the head node did not open {HERE}:{PORT} within a minute")
 
 
 def _kill_all() -> int:

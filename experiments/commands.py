@@ -17,7 +17,7 @@ from experiments.executors import Executor, Inline
 from experiments.ledger import Ledger
 from experiments.owners import host_of
 from experiments.records import damaged, mend
-from experiments.runner import Progress, execute
+from experiments.runner import Progress, execute, progress_of
 from experiments.schema import LedgerError
 from experiments.studies import Study, get_study
 
@@ -66,6 +66,8 @@ def status(options: argparse.Namespace) -> int:
     for one in found:
         counts = one["cells"]
         print(f"{one['run']}: {', '.join(f'{n} {status}' for status, n in counts.items())}")
+        if one["working"]:
+            print(f"  {one['pace']}")
         for who in one["working"]:
             print(f"  at work: {who['executor']} on {who['host']}, last sign of life {who['seconds_ago']:.0f} s ago")
         for failure in one["failures"]:
@@ -153,7 +155,7 @@ def _executor(options: argparse.Namespace, model: LanguageModel | None) -> Execu
 
 
 def _export(ledger: Ledger, name: str) -> list[Path]:
-    from experiments.summary import cells_frame, scores_frame, write_table
+    from experiments.summary import averaged, cells_frame, scores_frame, write_table
 
     folder = ledger.folder / name
     frames = {"cells": cells_frame(ledger, name), "scores": scores_frame(ledger, name)}
@@ -163,6 +165,9 @@ def _export(ledger: Ledger, name: str) -> list[Path]:
         if len(frame)
         for ending in (".parquet", ".csv")
     ]
+    if len(frames["scores"]):
+        means = averaged(frames["scores"], "after", ["method", "layer", "name", "protocol", "unit"])
+        written += [write_table(means, folder / f"means{ending}") for ending in (".csv", ".tex")]
     study = ledger.info(name).about.get("study")
     return written + (get_study(study).summarise(ledger, name, folder) if study else [])
 
@@ -179,7 +184,8 @@ def _status(ledger: Ledger, name: str) -> dict[str, Any]:
     ]
     names = ("key", "kind", "attempts", "reason")
     listed = [dict(zip(names, row, strict=True)) for row in failures]
-    return {"run": name, "cells": ledger.counts(name), "working": working, "failures": listed}
+    pace = line(progress_of(ledger, name))
+    return {"run": name, "cells": ledger.counts(name), "pace": pace, "working": working, "failures": listed}
 
 
 def _opened(options: argparse.Namespace) -> Ledger:

@@ -121,6 +121,10 @@ def get_kind(name: str) -> Kind:
     if name not in _KINDS and name in BUILT_IN:
         importlib.import_module(BUILT_IN[name])
     if name not in _KINDS:
+        from experiments.studies import all_studies  # they register kinds of their own, and import this module
+
+        all_studies()
+    if name not in _KINDS:
         choices = sorted(_KINDS.keys() | BUILT_IN.keys())
         near = get_close_matches(name, choices, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from time import monotonic
@@ -25,6 +26,8 @@ _TICK = 0.2
 """Seconds between two looks at the deadlines and at `stop`."""
 _GRACE = 1.0
 """Seconds past its deadline that a cell has to stop by itself."""
+_LATELY = 300.0
+"""Seconds of results that an onlooker's rate is taken over."""
 _RATE_OVER = 200
 """Finished cells that the rate is taken over."""
 
@@ -47,6 +50,34 @@ class Progress:
     def left(self) -> int:
         """Cells neither done nor given up."""
         return self.total - self.done - self.failed
+
+
+def progress_of(ledger: Ledger, run: str) -> Progress:
+    """How far a run is, whoever is at it: for a page or a terminal that only looks on.
+
+    The rate is that of the last results of the last few minutes, from all processes together.
+    """
+    counts = ledger.counts(run)
+    rows = ledger.read(
+        "SELECT finished FROM results JOIN members USING (key) WHERE run = ? AND finished > ?"
+        " ORDER BY finished DESC LIMIT ?",
+        run,
+        time.time() - _LATELY,
+        _RATE_OVER,
+    )
+    times = [row[0] for row in rows]
+    return _progress(counts, counts["leased"], _rate(len(times), times[-1], times[0]) if times else None)
+
+
+def _progress(counts: Mapping[str, int], running: int, rate: float | None) -> Progress:
+    total = sum(counts.values())
+    left = total - counts["done"] - counts["failed"]
+    return Progress(counts["done"], counts["failed"], total, running, rate, left / rate if rate else None)
+
+
+def _rate(finished: int, first: float, last: float) -> float | None:
+    """Cells a second between the first and the last of so many."""
+    return (finished - 1) / (last - first) if finished > 1 and last > first else None
 
 
 class RunBrokenError(RuntimeError):
@@ -152,7 +183,8 @@ class _Work:
             case Finished(slot, key, payload, notes):
                 self._over(slot)
                 if self.ledger.put(key, payload, notes):
-                    self.done += 1
+                    self.counts["done"] += 1
+                    self.counts["leased"] -= 1
                     self.finished.append(monotonic())
             case Failed(slot, key, reason, final):
                 self._over(slot)
@@ -184,18 +216,14 @@ class _Work:
     def _left(self) -> int:
         if monotonic() - self.counted > 1:  # another process may have finished what is left
             self._count()
-        return self.total - self.done - self.failed
+        return self.counts["todo"] + self.counts["leased"]
 
     def _count(self) -> None:
-        counts, self.counted = self.ledger.counts(self.run), monotonic()
-        self.done, self.failed, self.total = counts["done"], counts["failed"], sum(counts.values())
+        self.counts, self.counted = self.ledger.counts(self.run), monotonic()
 
     def _tell(self) -> Progress:
-        rate = None
-        if len(self.finished) > 1 and self.finished[-1] > self.finished[0]:
-            rate = (len(self.finished) - 1) / (self.finished[-1] - self.finished[0])
-        left = self.total - self.done - self.failed
-        now = Progress(self.done, self.failed, self.total, len(self.busy), rate, left / rate if rate else None)
+        times = self.finished
+        now = _progress(self.counts, len(self.busy), _rate(len(times), times[0], times[-1]) if times else None)
         if self.progress:
             self.progress(now)
         return now

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -18,7 +19,7 @@ from experiments.ledger import Ledger
 from experiments.plan import Cell, Plan
 from experiments.processes import Processes
 from experiments.records import entries
-from experiments.runner import Progress, RunBrokenError, execute
+from experiments.runner import Progress, RunBrokenError, execute, progress_of
 from experiments.worker import Worker
 from models import load_model
 from tests.experiments.made import IDENTITY, draws, ledger_of, payloads
@@ -192,6 +193,15 @@ def test_progress_tells_rate_and_time_left(tmp_path: Path) -> None:
     assert middle.seconds_left == pytest.approx(10 / middle.rate)
     assert [now.done for now in seen] == sorted(now.done for now in seen)
     assert (seen[-1].done, seen[-1].seconds_left) == (20, 0)
+
+
+def test_an_onlooker_sees_counts_and_rate(tmp_path: Path) -> None:
+    with ledger_of(tmp_path, draws(12)) as ledger:
+        assert progress_of(ledger, "draws") == Progress(0, 0, 12, 0, None, None)
+        execute(ledger, "draws", Inline(), stop=lambda: ledger.counts("draws")["done"] >= 5)
+        with ledger.write() as connection:  # as if one result came every two seconds
+            connection.execute("UPDATE results SET finished = ? - 2 * rowid", (time.time(),))
+        assert progress_of(ledger, "draws") == Progress(5, 0, 12, 0, pytest.approx(0.5), pytest.approx(14.0))
 
 
 def test_two_runners_share_a_run(tmp_path: Path, whole: list[bytes | None]) -> None:

@@ -70,6 +70,11 @@ def test_an_edit_cell_is_the_edit_and_its_scores(tmp_path: Path) -> None:
         (entry,) = entries(ledger, "one")
         assert entry.result is not None, entry.reason
         frame = scores_frame(ledger, "one")
+    assert main(["export", "--out", str(tmp_path)]) == 0
+    means = pd.read_csv(tmp_path / "one" / "means.csv")
+    greedy = means[means["name"] == "reliability.greedy"]
+    assert (list(greedy["after"]), list(greedy["n"])) == ([entry.result["scores"][0]["after"]], [1])
+    assert (tmp_path / "one" / "means.tex").read_text().startswith(r"\begin{tabular}")
     method = get_method("ft-m")
     edit = method.compute(model, [request], make_config(method.config_type, {"layer": 2, "steps": 3}))
     report = evaluate(model, apply_edits(model, [edit]), request)
