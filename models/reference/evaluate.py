@@ -12,7 +12,7 @@ import json
 import random
 import sys
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from editing import METHODS, apply_edits
-from editing.rome import RRomeConfig
+from editing import apply_edits, get_method
+from editing.configs import make_config
+from editing.registry import DEFAULT_METHOD
 from facts.atlas import Atlas, AtlasFact, load_atlas
 from facts.probes import edit_request
 from facts.types import Fact
@@ -32,6 +33,8 @@ from tracing import AverageEffects, TraceConfig, average_effects, measure_noise
 
 BEST_LAYER = 1
 """Where an edit works best on the bundled weights; found by `--sweep`, on facts that the final figures do not use."""
+IN_CONTEXT = 200
+"""Facts asked for behind a sentence that says otherwise."""
 BATCH = 128
 SWEEP_EDITS = 8
 
@@ -68,7 +71,7 @@ def recall(model: LanguageModel, atlas: Atlas) -> tuple[float, float, int]:
     return float(np.mean(answers(model, trained))), float(np.mean(answers(model, held_out))), len(held_out)
 
 
-def in_context(model: LanguageModel, atlas: Atlas, n: int = 200) -> float:
+def in_context(model: LanguageModel, atlas: Atlas, n: int = IN_CONTEXT) -> float:
     """Share of `n` facts answered as the context says: "Imagine that X is in Rome. X is in" -> "Rome"."""
     source = random.Random(2)
     asked = []
@@ -135,9 +138,25 @@ def mlp_over_attention(average: AverageEffects) -> float:
     return mlp / max(attention, 1e-3)
 
 
-def edits(model: LanguageModel, atlas: Atlas, facts: Sequence[Fact], layer: int) -> dict[str, Any]:
-    """One rank-one edit a fact, each on the unedited model, scored by paraphrases and neighbours."""
-    method = METHODS["r-rome"]
+def edits(
+    model: LanguageModel,
+    atlas: Atlas,
+    facts: Sequence[Fact],
+    layer: int,
+    name: str = DEFAULT_METHOD,
+    settings: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """One edit a fact, each on the unedited model, scored by paraphrases and neighbours.
+
+    Args:
+        name: the method, one that takes a layer.
+        settings: of the method, beside the layer; its defaults for the rest.
+
+    Raises:
+        ValueError: if the method or a setting is unknown, or a value is not usable.
+    """
+    method = get_method(name)
+    config = make_config(method.config_type, {"layer": layer, **(settings or {})})
     reports = []
     for fact in facts:
         row = atlas.find(fact.subject, fact.relation)
@@ -145,10 +164,15 @@ def edits(model: LanguageModel, atlas: Atlas, facts: Sequence[Fact], layer: int)
         request = edit_request(atlas, fact, atlas.counterfactual(row))
         wanted = (*request.of_kind("paraphrase"), *request.of_kind("neighborhood"))
         request = replace(request, probes=wanted, generation_prompts=())
-        edit = method.compute(model, [request], RRomeConfig(layer=layer))
+        edit = method.compute(model, [request], config)
         reports.append(evaluate(model, apply_edits(model, [edit]), request, distractors=()))
     summary = aggregate(reports)
     return {"n_edits": len(reports), **summary.short()}
+
+
+def edit_facts(model: LanguageModel, atlas: Atlas, n: int) -> list[Fact]:
+    """The facts that the final figures edit."""
+    return known_facts(model, atlas, n, seed=1, neighbors=2)
 
 
 def sweep(model: LanguageModel, atlas: Atlas) -> dict[int, dict[str, Any]]:
@@ -177,7 +201,7 @@ def measure(model: LanguageModel, n_facts: int, n_edits: int, layer: int) -> tup
         "mlp_over_attention": mlp_over_attention(average),
         "in_context": in_context(model, atlas),
         "layer": layer,
-        **edits(model, atlas, known_facts(model, atlas, n_edits, seed=1, neighbors=2), layer),
+        **edits(model, atlas, edit_facts(model, atlas, n_edits), layer),
     }
     return figures, average
 
@@ -225,18 +249,22 @@ def table(figures: dict[str, Any]) -> str:
         f"\nn = {figures['n_facts']} known facts, 10 noise samples at 3 sigma; n = {figures['n_edits']} edits at layer "
         f"{figures['layer']}; recall over {figures['n_recall']} and {figures['n_recall_heldout']} prompts; "
         f"ATE's 95 % interval {figures['ate_ci'][0]:.3f} to {figures['ate_ci'][1]:.3f}; answered as the context says "
-        f"in {figures['in_context']:.0%} of 200 cases."
+        f"in {figures['in_context']:.0%} of {IN_CONTEXT} cases."
     )
     return "\n".join(text)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the table; exit status 1 if a line is missed."""
+    """Print the table; exit status 1 if a line is missed, 2 if a method or setting is not usable."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="reference", help="the bundled model, or a folder with another recipe's")
     parser.add_argument("--facts", type=int, default=200, help="known facts to trace")
     parser.add_argument("--edits", type=int, default=100, help="facts to edit")
     parser.add_argument("--layer", type=int, default=BEST_LAYER, help="layer to edit")
+    parser.add_argument("--method", help=f"only print the edit scores, of this method; {DEFAULT_METHOD} in the table")
+    parser.add_argument(
+        "--set", nargs="+", default=[], metavar="NAME=VALUE", help="settings of that method, such as stop_loss=0.05"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
     parser.add_argument("--sweep", action="store_true", help="only print the edit scores of every layer")
     parser.add_argument(
@@ -244,6 +272,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     model = load_model(options.model)
+    if options.method or options.set:
+        try:
+            name, settings, atlas = options.method or DEFAULT_METHOD, _settings(options.set), load_atlas()
+            print(
+                json.dumps(edits(model, atlas, edit_facts(model, atlas, options.edits), options.layer, name, settings))
+            )
+        except ValueError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+        return 0
     if options.sweep:
         for layer, scores in sweep(model, load_atlas()).items():
             print(layer, json.dumps(scores), flush=True)
@@ -257,6 +295,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         everywhere = effects(model, facts, everywhere=True)
         average_figure(everywhere).savefig(options.figure, dpi=200)
     return 0 if all(reached for *_, reached in lines(figures)) else 1
+
+
+def _settings(given: Sequence[str]) -> dict[str, Any]:
+    """NAME=VALUE; numbers are read as such.
+
+    Raises:
+        ValueError: if one has no equals sign.
+    """
+    found: dict[str, Any] = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise ValueError(f"{text!r} is no setting; write NAME=VALUE, such as stop_loss=0.05")
+        try:
+            found[name] = json.loads(value)
+        except json.JSONDecodeError:
+            found[name] = value
+    return found
 
 
 if __name__ == "__main__":

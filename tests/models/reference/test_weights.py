@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from facts.atlas import load_atlas
 from models import load_model
 from models.folder import check_manifest
-from models.reference.evaluate import answers, effects, in_context, known_facts, lines, table
+from models.reference.evaluate import answers, effects, in_context, known_facts, lines, main, table
 from models.reference.train import WEIGHTS
 
 pytestmark = pytest.mark.reference
@@ -99,3 +99,17 @@ def test_the_table_names_what_is_missed() -> None:
     assert not reached["MLP / attention at the last subject token, without layer 0"]
     assert reached["late site: last token, first third, largest AIE / ATE"]
     assert "| recall on held-out paraphrases | 0.500 | ≥ 0.95 | missed |" in table(figures)
+
+
+def test_edit_scores_of_another_method_and_setting(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--method", "rome", "--edits", "2", "--set", "stop_loss=0.5", "second_moment=identity"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["n_edits"] == 2
+    assert found["es"] == 1.0
+    for wrong, said in (
+        (["--method", "rom"], "unknown method 'rom'; did you mean 'rome'"),
+        (["--set", "stop_los=1"], "unknown setting 'stop_los'; did you mean 'stop_loss'"),
+        (["--set", "stop_loss"], "'stop_loss' is no setting; write NAME=VALUE"),
+    ):
+        assert main([*wrong, "--edits", "1"]) == 2
+        assert said in capsys.readouterr().err
