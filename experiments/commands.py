@@ -39,6 +39,8 @@ def run(options: argparse.Namespace) -> int:
     with Ledger(folder, network=options.network) as ledger:
         name = ledger.add(plan, identity_of(model))
         _say(f"{len(plan.cells)} cells in {folder}, run {name!r}")
+        if options.executor != "inline":
+            model = None  # workers have their own; this one would only take memory
         return _work(ledger, name, options, model)
 
 

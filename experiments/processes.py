@@ -14,8 +14,10 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from experiments.executors import Broken, Died, Event, Ready, Setup, Task
@@ -146,7 +148,10 @@ class Processes:
 
 def serve(connection: Connection, slot: int, setup: dict[str, object], share: float, parent: int) -> None:
     """A worker's life: load, say so, then a cell at a time until the other end is closed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal reaches the whole group; the parent decides
+    for number in (signal.SIGINT, signal.SIGTERM):  # Ctrl-C in a terminal reaches the whole group; the parent decides
+        signal.signal(number, signal.SIG_IGN)
+    with suppress(OSError):  # where memory runs out, the kernel is to take a worker, not the page or the controller
+        Path("/proc/self/oom_score_adj").write_text("500")
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     one_thread()
     try:

@@ -10,6 +10,8 @@ Ray restarts nothing by itself here: an actor that is gone is replaced, and only
 
 from __future__ import annotations
 
+import atexit
+import functools
 import json
 import os
 import secrets
@@ -54,7 +56,6 @@ class RayCluster:
         self._waiting: dict[Any, int] = {}
         self._told: dict[int, str] = {}
         self._stillborn = 0
-        self._folder: Path | None = None
         self._ray: Any = None
 
     def start(self, setup: Setup) -> None:
@@ -92,13 +93,6 @@ class RayCluster:
                 self._ray.kill(actor, no_restart=True)
             self._ray.shutdown()
         self._actors, self._waiting = {}, {}
-        if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
-
-    @property
-    def pids(self) -> dict[int, int]:
-        """Slot -> process id, for tests that kill workers on this machine; only of idle actors."""
-        return {slot: self._ray.get(actor.pid.remote()) for slot, actor in self._actors.items()}
 
     def _connect(self) -> Any:
         if self.address:
@@ -106,11 +100,7 @@ class RayCluster:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_AUTH_MODE", "token")
         if not self.address and "RAY_AUTH_TOKEN_PATH" not in os.environ and "RAY_AUTH_TOKEN" not in os.environ:
-            self._folder = Path(tempfile.mkdtemp(prefix="engram-ray-"))  # readable by this user alone
-            token = self._folder / "token"
-            token.touch(mode=0o600)
-            token.write_text(secrets.token_hex(32), encoding="utf-8")
-            os.environ["RAY_AUTH_TOKEN_PATH"] = str(token)
+            os.environ["RAY_AUTH_TOKEN_PATH"] = str(_own_token())
         try:
             import ray
         except ImportError:
@@ -158,6 +148,17 @@ class RayCluster:
         return Died(slot, reason)
 
 
+@functools.cache
+def _own_token() -> Path:
+    """A file with a token for the clusters of this process, one for all, since Ray reads it once; gone at the end."""
+    folder = Path(tempfile.mkdtemp(prefix="engram-ray-"))  # readable by this user alone
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    token = folder / "token"
+    token.touch(mode=0o600)
+    token.write_text(secrets.token_hex(32), encoding="utf-8")
+    return token
+
+
 def check_answers(address: str) -> None:
     """Refuse at once an address where nobody listens; Ray itself tries for minutes.
 
@@ -200,7 +201,3 @@ class Actor:
         """The event of a cell."""
         assert self.worker is not None
         return pack_event(self.worker.run(self.slot, Task(**json.loads(task))))
-
-    def pid(self) -> int:
-        """Of the actor's process."""
-        return os.getpid()

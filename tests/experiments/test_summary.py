@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -157,6 +161,28 @@ def test_from_a_plan_to_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert main(["export", "--out", str(out)]) == 0
     capsys.readouterr()
     assert len(pd.read_parquet(out / "small" / "cells.parquet")) == 4
+
+
+def test_ctrl_c_stops_after_the_cell_in_hand_and_resume_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with ledger_of(tmp_path, draws(40, seconds=0.02)) as ledger:
+
+        def press() -> None:
+            while ledger.counts("draws")["done"] < 3:
+                time.sleep(0.01)
+            os.kill(os.getpid(), signal.SIGINT)
+
+        threading.Thread(target=press).start()
+        assert main(["resume", "--out", str(tmp_path)]) == 1
+        told = capsys.readouterr().err
+        assert "stopping once the current cells are done" in told
+        assert f"stopped; go on with: python -m experiments resume --out {tmp_path}" in told
+        counts = ledger.counts("draws")
+        assert 3 <= counts["done"] < 40
+        assert counts["leased"] == counts["failed"] == 0
+        assert main(["resume", "--out", str(tmp_path)]) == 0
+        assert ledger.counts("draws")["done"] == 40
 
 
 def test_the_doctor_finds_and_mends(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
