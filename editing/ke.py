@@ -13,18 +13,18 @@ Edits of a batch are summed.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from time import perf_counter
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from editing.configs import check_config
-from editing.edit import Cancelled, Diagnostic, Edit, EditCancelled, Progress
+from editing.edit import Diagnostic, Edit
+from editing.ops import Op
 from editing.train.artefact import Artefact
-from editing.train.factors import mlp_weights, weight_shapes
+from editing.train.factors import weight_shapes
 from editing.train.ke_network import KeNetwork, condition_ids, embed_conditions
-from editing.train.proposal import Asked, artefact_for, ask, diagnostics, scaled, weight_deltas
+from editing.train.proposal import Asked, LearnedMethod, artefact_setting, ask, diagnostics, scaled, weight_deltas
 from editing.train.rows import LowRank
 from facts import EditRequest
 from models import LanguageModel
@@ -46,9 +46,7 @@ class KeConfig:
             "max": 20,
         },
     )
-    artefact: str = field(
-        default="", metadata={"help": "Folder of the trained editor; empty for the one of the bundled model."}
-    )
+    artefact: str = artefact_setting()
 
     def __post_init__(self) -> None:
         check_config(self)
@@ -73,57 +71,36 @@ def repeats(asked: Asked, changes: Mapping[str, LowRank], most: int) -> Tensor:
     return counts
 
 
-class KeMethod:
+class KeMethod(LearnedMethod):
     """`METHODS["ke"]`."""
 
     name = "ke"
     title = "KE"
     family = "meta-learning"
     config_type = KeConfig
-    batch = True
     needs = frozenset({"trained_editor", "target_old"})
 
-    def compute(
+    def proposed(
         self,
         model: LanguageModel,
         requests: Sequence[EditRequest],
         config: KeConfig,
-        *,
-        active: Sequence[Edit] = (),
-        progress: Progress | None = None,
-        cancelled: Cancelled | None = None,
-    ) -> Edit:
-        """The edit, computed and not applied: the model is left bit for bit as it was.
-
-        Args:
-            progress: called with (percent done, 100).
+        artefact: Artefact,
+        active: Sequence[Edit],
+    ) -> tuple[tuple[Op, ...], tuple[Diagnostic, ...]]:
+        """As `LearnedMethod.proposed`.
 
         Raises:
-            FileNotFoundError: if there is no trained editor; the sentence says how to train one.
-            ValueError: if the editor is not whole or not for this model, or a request cannot be met.
-            EditCancelled: when `cancelled` said so.
+            ValueError: if a request has no old answer.
         """
-        began = perf_counter()
-        artefact = artefact_for(config.artefact, self.name, model, active)
-        layers = artefact.settings["layers"]
-        network = ke_network(weight_shapes(model, mlp_weights(model, layers)), model.d_model, artefact)
         for request in requests:
             if not request.fact.target_true.strip():
                 raise ValueError(f"KE reads the old answer too; give the true answer of {request.fact.prompt!r}")
-        asked = ask(model, requests, layers)
-        if cancelled is not None and cancelled():
-            raise EditCancelled
-        if progress is not None:
-            progress(50, 100)
+        asked = ask(model, requests, artefact.settings["layers"])
+        network = ke_network(weight_shapes(model, tuple(asked.factors)), model.d_model, artefact)
         conditions = [condition_ids(model, r.fact.target_true, r.target_new, r.fact.prompt) for r in requests]
         changes = network(asked.factors, *embed_conditions(model, conditions))
         counts = repeats(asked, changes, config.loop)
         deltas = weight_deltas(scaled(changes, counts))
-        edit = Edit(self.name, tuple(requests), config, deltas, model.revision)
-        found = (
-            *diagnostics(model, asked, deltas, artefact, max(artefact.settings["batch_sizes"])),
-            Diagnostic("repeats", float(counts.mean()), "", "How often a change was added, mean over requests."),
-        )
-        if progress is not None:
-            progress(100, 100)
-        return replace(edit, diagnostics=found, seconds={"solve": perf_counter() - began})
+        repeated = Diagnostic("repeats", float(counts.mean()), "", "How often a change was added, mean over requests.")
+        return deltas, (*diagnostics(model, asked, deltas, artefact), repeated)

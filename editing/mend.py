@@ -13,17 +13,17 @@ number (`python -m editing.train mend`).  Nothing is optimised when an edit is m
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from time import perf_counter
+from dataclasses import dataclass, field
 
 import torch
 
 from editing.configs import check_config
-from editing.edit import Cancelled, Edit, EditCancelled, Progress
+from editing.edit import Diagnostic, Edit
+from editing.ops import Op
 from editing.train.artefact import Artefact
-from editing.train.factors import mlp_weights, weight_shapes
+from editing.train.factors import weight_shapes
 from editing.train.mend_network import MendNetwork
-from editing.train.proposal import artefact_for, ask, diagnostics, scaled, weight_deltas
+from editing.train.proposal import LearnedMethod, artefact_setting, ask, diagnostics, scaled, weight_deltas
 from facts import EditRequest
 from models import LanguageModel
 
@@ -39,9 +39,7 @@ class MendConfig:
     scale: float = field(
         default=1.0, metadata={"help": "Factor on the change; 1 is what was trained.", "min": 0.0, "max": 10.0}
     )
-    artefact: str = field(
-        default="", metadata={"help": "Folder of the trained editor; empty for the one of the bundled model."}
-    )
+    artefact: str = artefact_setting()
 
     def __post_init__(self) -> None:
         check_config(self)
@@ -54,49 +52,25 @@ def mend_network(shapes: Mapping[str, tuple[int, int]], artefact: Artefact) -> M
     return network.eval().requires_grad_(False)
 
 
-class MendMethod:
+class MendMethod(LearnedMethod):
     """`METHODS["mend"]`."""
 
     name = "mend"
     title = "MEND"
     family = "meta-learning"
     config_type = MendConfig
-    batch = True
-    needs = frozenset({"trained_editor"})
 
-    def compute(
+    def proposed(
         self,
         model: LanguageModel,
         requests: Sequence[EditRequest],
         config: MendConfig,
-        *,
-        active: Sequence[Edit] = (),
-        progress: Progress | None = None,
-        cancelled: Cancelled | None = None,
-    ) -> Edit:
-        """The edit, computed and not applied: the model is left bit for bit as it was.
-
-        Args:
-            progress: called with (percent done, 100).
-
-        Raises:
-            FileNotFoundError: if there is no trained editor; the sentence says how to train one.
-            ValueError: if the editor is not whole or not for this model, or a request cannot be met.
-            EditCancelled: when `cancelled` said so.
-        """
-        began = perf_counter()
-        artefact = artefact_for(config.artefact, self.name, model, active)
-        layers = artefact.settings["layers"]
-        network = mend_network(weight_shapes(model, mlp_weights(model, layers)), artefact)
-        asked = ask(model, requests, layers)
-        if cancelled is not None and cancelled():
-            raise EditCancelled
-        if progress is not None:
-            progress(60, 100)
+        artefact: Artefact,
+        active: Sequence[Edit],
+    ) -> tuple[tuple[Op, ...], tuple[Diagnostic, ...]]:
+        """As `LearnedMethod.proposed`."""
+        asked = ask(model, requests, artefact.settings["layers"])
+        network = mend_network(weight_shapes(model, tuple(asked.factors)), artefact)
         changes = scaled(network(asked.factors), torch.full((len(requests),), config.scale))
         deltas = weight_deltas(changes)
-        edit = Edit(self.name, tuple(requests), config, deltas, model.revision)
-        found = diagnostics(model, asked, deltas, artefact, max(artefact.settings["batch_sizes"]))
-        if progress is not None:
-            progress(100, 100)
-        return replace(edit, diagnostics=found, seconds={"solve": perf_counter() - began})
+        return deltas, diagnostics(model, asked, deltas, artefact)

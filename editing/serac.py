@@ -15,19 +15,17 @@ which the paper's SERAC has no means to know.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from time import perf_counter
+from dataclasses import dataclass, field
 
 import torch
 
 from editing.configs import check_config
-from editing.edit import Cancelled, Diagnostic, Edit, EditCancelled, Progress
-from editing.ops import RouteOp, WeightDelta
-from editing.requests import check_batch
+from editing.edit import Diagnostic, Edit
+from editing.ops import Op, RouteOp, WeightDelta
 from editing.train.artefact import Artefact, load_artefact
 from editing.train.factors import mlp_weights, weight_shapes
 from editing.train.forward import Forward
-from editing.train.proposal import artefact_for, folder_of, weight_deltas
+from editing.train.proposal import LearnedMethod, artefact_setting, folder_of, weight_deltas
 from editing.train.rows import Encoder
 from editing.train.scope import PromptReader, ScopeNetwork, squared_distance
 from editing.train.serac_trainer import CounterfactualChange, SeracState, answer_rows, context_ids
@@ -51,9 +49,7 @@ class SeracConfig:
     subject_gate: bool = field(
         default=False, metadata={"help": "Also ask that the edit's subject stands in the prompt; not in the paper."}
     )
-    artefact: str = field(
-        default="", metadata={"help": "Folder of the trained editor; empty for the one of the bundled model."}
-    )
+    artefact: str = artefact_setting()
 
     def __post_init__(self) -> None:
         check_config(self)
@@ -111,7 +107,7 @@ def serac_state(model: LanguageModel, artefact: Artefact) -> SeracState:
     """
     settings = artefact.settings
     shapes = weight_shapes(model, mlp_weights(model, range(model.n_layers)))
-    scope = ScopeNetwork(model.d_vocab, model.d_model, int(settings["heads"]), int(settings["width"]))
+    scope = ScopeNetwork(model.d_model, int(settings["heads"]), int(settings["width"]))
     state = SeracState(scope, CounterfactualChange(shapes, int(settings["rank"])))
     try:
         state.load_state_dict(dict(artefact.tensors))
@@ -126,44 +122,25 @@ def _changed(model: LanguageModel, delta: WeightDelta) -> torch.Tensor:
     return as_out_in(module, as_out_in(module, stored).double() + delta.matrix().double()).to(stored.dtype)
 
 
-class SeracMethod:
+class SeracMethod(LearnedMethod):
     """`METHODS["serac"]`."""
 
     name = "serac"
     title = "SERAC"
     family = "memory"
     config_type = SeracConfig
-    batch = True
-    needs = frozenset({"trained_editor"})
 
-    def compute(
+    def proposed(
         self,
         model: LanguageModel,
         requests: Sequence[EditRequest],
         config: SeracConfig,
-        *,
-        active: Sequence[Edit] = (),
-        progress: Progress | None = None,
-        cancelled: Cancelled | None = None,
-    ) -> Edit:
-        """The edit, computed and not applied: the model is left bit for bit as it was.
-
-        Args:
-            progress: called with (percent done, 100).
-
-        Raises:
-            FileNotFoundError: if there is no trained editor; the sentence says how to train one.
-            ValueError: if the editor is not whole or not for this model, or a request cannot be met.
-            EditCancelled: when `cancelled` said so.
-        """
-        began = perf_counter()
-        check_batch(requests)
+        artefact: Artefact,
+        active: Sequence[Edit],
+    ) -> tuple[tuple[Op, ...], tuple[Diagnostic, ...]]:
+        """As `LearnedMethod.proposed`."""
         base = model.base if isinstance(model, EditedModel) else model
-        router = SeracRouter(artefact_for(config.artefact, self.name, model, active))
-        if cancelled is not None and cancelled():
-            raise EditCancelled
-        if progress is not None:
-            progress(50, 100)
+        router = SeracRouter(artefact)
         op = RouteOp(
             keys=router.keys(base, [base.encode(request.fact.prompt) for request in requests]).cpu(),
             contexts=tuple(tuple(context_ids(base, request.fact, request.target_new)) for request in requests),
@@ -171,11 +148,7 @@ class SeracMethod:
             threshold=config.threshold or router.threshold,
             editor=router.digest,
         )
-        edit = Edit(self.name, tuple(requests), config, (op,), model.revision)
-        found = _diagnostics(router.counterfactual(base), op, requests, active)
-        if progress is not None:
-            progress(100, 100)
-        return replace(edit, diagnostics=found, seconds={"solve": perf_counter() - began})
+        return (op,), _diagnostics(router.counterfactual(base), op, requests, active)
 
     def router(self, edit: Edit) -> Router:
         """The trained parts an edit was made for.

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from editing.train.artefact import LOG
-from editing.train.loop import Budget, train
+from editing.train.loop import Budget, begin_from, train
 from editing.train.trainers import SETTINGS, make_trainer, parsed
 from models import load_model
 
@@ -31,6 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         budget = Budget(options.steps, minutes, options.validate_every)
         changes = {"seed": options.seed, **parsed(options.set)}
         trainer = make_trainer(options.method, load_model(options.model), changes)
+        if options.start is not None:
+            begin_from(trainer, options.start)
         train(trainer, options.out, budget, lambda line: print(described(line), flush=True))
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -51,6 +53,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("method", choices=tuple(SETTINGS), help="the editor to train")
     parser.add_argument("--model", default="reference", help='"reference", a folder or a hub id')
     parser.add_argument("--out", type=Path, required=True, help="folder for the editor")
+    parser.add_argument("--start", type=Path, help="folder of a trained editor to go on from")
     parser.add_argument("--minutes", type=float, help="stop after this much training; 20 unless --steps is given")
     parser.add_argument("--steps", type=int, help="stop after this many steps; the same steps give the same editor")
     parser.add_argument("--validate-every", type=int, default=50, help="steps between validations and checkpoints")

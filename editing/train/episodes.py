@@ -30,6 +30,9 @@ SHARES: tuple[tuple[Split, float], ...] = (("train", 0.7), ("validation", 0.1), 
 SPLIT_SEED = 0
 HELD_OUT_OBJECTS = 0.1
 """Share of each relation's objects that are never an edit's target in training."""
+HARD = 0.7
+"""Share of the same-relation prompts that stand in the edit's own template, and of those whose subject shares its true
+object: edits spill over to these most easily, and benchmarks measure locality there."""
 FEWEST_OBJECTS = 2
 """Targets a relation must keep for training, whatever is held out."""
 
@@ -178,8 +181,8 @@ class Episodes:
     ) -> Kept:
         """A known fact that an edit of `fact`, asked in `template`, must leave alone.
 
-        Half of the same-relation prompts stand in the edit's own template, and half of their subjects share its true
-        object, where there are such; a subject with one fact gives a same-relation prompt for a same-subject one.
+        Of the same-relation prompts, `HARD` stand in the edit's own template, and of their subjects `HARD` share its
+        true object, where there are such; a subject with one fact gives a same-relation prompt for a same-subject one.
         """
 
         def free(facts: Sequence[AtlasFact]) -> list[AtlasFact]:
@@ -193,12 +196,12 @@ class Episodes:
             same = free([other for other in self._of_relation[fact.relation] if other.subject != fact.subject])
             sharing = [other for other in same if other.object == fact.object]
             if same:
-                chosen = source.choice(sharing if sharing and source.random() < 0.5 else same)
+                chosen = source.choice(sharing if sharing and source.random() < HARD else same)
                 return self._asked(source, chosen, "same_relation", template)
         return self._asked(source, source.choice(free(self.facts) or self.facts), "random", "")
 
     def _asked(self, source: random.Random, fact: AtlasFact, kind: LocalityKind, template: str) -> Kept:
-        if not template or source.random() < 0.5:
+        if not template or source.random() >= HARD:
             template = source.choice(self.atlas.relations[fact.relation].templates)
         return Kept(kind, template.replace("{}", fact.subject), fact.object)
 

@@ -45,6 +45,7 @@ class Forward:
         self._states: Tensor | None = None
         self._places: tuple[Tensor, Tensor] | None = None
         self._read: Tensor | None = None
+        self._members: tuple[Tensor, int] | None = None
         self.module_of(f"{model.architecture.head}.weight").register_forward_pre_hook(self._select)
         if first:
             self._pass_through()
@@ -57,14 +58,34 @@ class Forward:
         """Log probabilities where the answers are predicted, [token, d_vocab] float32; with gradients if enabled."""
         return self._run(rows).float().log_softmax(-1)
 
+    def log_probs_by_length(self, rows: Rows, parts: int = 3) -> Tensor:
+        """The same, rows of like length in a pass of their own, since short rows padded to the longest cost as much.
+
+        Args:
+            parts: passes.
+        """
+        order = torch.tensor(sorted(range(rows.n_rows), key=lambda index: rows.lengths[index]), device=rows.ids.device)
+        found, places = [], []
+        for members in order.chunk(parts):
+            part, tokens = rows.only(members)
+            found.append(self._run(part, (members, rows.n_rows)).float().log_softmax(-1))
+            places.append(tokens)
+        back = torch.cat(places).argsort()
+        return torch.cat(found)[back]
+
     def read_by_head(self, rows: Rows) -> Tensor:
         """What the head reads there, [token, d_model]: the final norm's output."""
         self._run(rows)
         assert self._read is not None
         return self._read
 
-    def _run(self, rows: Rows) -> Tensor:
-        """[token, d_vocab], the logits."""
+    def _run(self, rows: Rows, members: tuple[Tensor, int] | None = None) -> Tensor:
+        """[token, d_vocab], the logits.
+
+        Args:
+            members: if the rows are some of many: which, and of how many.
+        """
+        self._members = members or (torch.arange(rows.n_rows, device=rows.ids.device), rows.n_rows)
         self._states = self._lower_states(rows) if self._first else None
         self._places = (rows.row, rows.pos)
         first_answer = torch.full((rows.n_rows,), rows.ids.shape[1], device=rows.ids.device)
@@ -75,12 +96,28 @@ class Forward:
     @contextmanager
     def changed(self, changes: Mapping[str, LowRank]) -> Iterator[None]:
         """While it lasts, row block e of every forward sees edit e's change; rows divide evenly among the edits."""
-        handles = [self.module_of(name).register_forward_hook(_adding(change)) for name, change in changes.items()]
+        handles = [self.module_of(name).register_forward_hook(self._adding(change)) for name, change in changes.items()]
         try:
             yield
         finally:
             for handle in handles:
                 handle.remove()
+
+    def _adding(self, change: LowRank) -> Any:
+        """A hook that adds (x colsᵀ) rows of each row's own edit: all edits in one product, the others' part masked."""
+        edits, rank, d_in = change.cols.shape
+        cols, additions = change.cols.reshape(edits * rank, d_in), change.rows.reshape(edits * rank, -1)
+        edit = torch.arange(edits, device=cols.device).repeat_interleave(rank)
+
+        def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            assert self._members is not None
+            members, n_rows = self._members
+            inner = args[0].reshape(len(members), -1, d_in) @ cols.T
+            if edits > 1:
+                inner = inner * (edit == (members // (n_rows // edits))[:, None])[:, None]
+            return output + (inner @ additions).reshape(output.shape)
+
+        return hook
 
     def _pass_through(self) -> None:
         """Make the lower blocks of our own view return what they get, and the first edited one take the kept states."""
@@ -157,14 +194,6 @@ def _logits(model: LanguageModel, ids: Tensor) -> Tensor:
     positions = torch.arange(ids.shape[1], device=ids.device).expand(ids.shape)
     logits: Tensor = model.module(input_ids=ids, position_ids=positions, use_cache=False).logits
     return logits
-
-
-def _adding(change: LowRank) -> Any:
-    def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        states = args[0].reshape(change.cols.shape[0], -1, change.cols.shape[2])
-        return output + (states @ change.cols.transpose(1, 2) @ change.rows).reshape(output.shape)
-
-    return hook
 
 
 @torch.no_grad()

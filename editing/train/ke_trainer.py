@@ -7,6 +7,7 @@ validation facts succeed.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,12 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from editing.train.episodes import Episode, Episodes
-from editing.train.factors import Factors
+from editing.train.factors import Factors, gradient_factors
 from editing.train.ke_network import KeNetwork, condition_ids, embed_conditions
 from editing.train.rows import LowRank
 from editing.train.weight_trainer import WeightSettings, WeightTrainer
 from models import LanguageModel
 
+MEASURED = 32
+"""Edits whose gradients say how large a gradient is."""
 GOOD_ENOUGH = 0.9
 """Validation reliability above which the margin shrinks."""
 SHRINK = 0.8
@@ -29,10 +32,12 @@ SHRINK = 0.8
 class KeSettings(WeightSettings):
     """KE's own settings."""
 
+    batch_sizes: tuple[int, ...] = (1,)
+    """KE is trained one edit at a time, as in the paper."""
     hidden: int = 128
     condition: int = 256
     """1024 in the paper, for models fifteen times larger."""
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     clip: float = 1.0
     multiplier_rate: float = 0.1
     """Learning rate of alpha."""
@@ -68,6 +73,8 @@ class KeTrainer(WeightTrainer):
     def build(self) -> nn.Module:
         """The network, its multiplier and its optimiser."""
         network = KeNetwork(self.shapes, self.view.d_model, self.own.hidden, self.own.condition, self.own.seed)
+        episodes = self.training.draw(random.Random(f"{self.own.seed}|scales"), MEASURED)
+        network.measure(gradient_factors(self.forward, self.builder.batch(episodes).inner, self.names))
         self.optimizers = [torch.optim.Adam(network.parameters(), lr=self.own.learning_rate)]
         return KeState(network, self.own.margin)
 
@@ -99,6 +106,10 @@ class KeTrainer(WeightTrainer):
         if figures["reliability"] > GOOD_ENOUGH:
             self.learned.margin.mul_(SHRINK).clamp_(min=self.own.margin_floor)
         return figures | {"margin": float(self.learned.margin)}
+
+    def start_from(self, tensors: Mapping[str, Tensor]) -> None:
+        """The network; the multiplier and the margin begin anew."""
+        self.learned.network.load_state_dict(dict(tensors))
 
     def editor(self) -> Mapping[str, Tensor]:
         """The network alone."""

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from editing.train.artefact import LOG, MANIFEST, Artefact, replace_file, save_artefact
+from editing.train.artefact import LOG, MANIFEST, Artefact, load_artefact, replace_file, save_artefact
 
 CHECKPOINT = "checkpoint.safetensors"
 WARM_UP = 20
@@ -41,15 +41,17 @@ class Trainer(Protocol):
     def optimizers(self) -> Sequence[torch.optim.Optimizer]:
         """Stepped by the trainer; the loop sets their learning rates."""
 
-    @property
-    def settings(self) -> Mapping[str, Any]:
-        """JSON; what the editor is built from and how it is trained.  A checkpoint of other settings is refused."""
+    settings: Mapping[str, Any]
+    """JSON; what the editor is built from and how it is trained.  A checkpoint of other settings is refused."""
 
     def step(self, number: int, share: float) -> dict[str, float]:
         """One update; `share` of the budget is spent.  The losses."""
 
     def validate(self) -> dict[str, float]:
         """Figures on the validation subjects; `score` says which editor is best."""
+
+    def start_from(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take an artefact's tensors for a beginning."""
 
     def editor(self) -> Mapping[str, Tensor]:
         """What an artefact holds of the present state."""
@@ -92,6 +94,23 @@ class Progress:
     step: int = 0
     seconds: float = 0.0
     best: float = -float("inf")
+
+
+def begin_from(trainer: Trainer, folder: Path) -> None:
+    """Let a trainer go on from a finished editor; its digest is kept with the settings.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        ValueError: if it is not whole, is of another kind, model or size.
+    """
+    artefact = load_artefact(folder, trainer.kind, trainer.base_revision)
+    try:
+        trainer.start_from(artefact.tensors)
+    except RuntimeError:
+        raise ValueError(
+            f"the editor in {str(folder)!r} has other sizes than the settings; give it the settings it was trained with"
+        ) from None
+    trainer.settings = {**trainer.settings, "started_from": artefact.digest}
 
 
 def train(trainer: Trainer, out: Path, budget: Budget, report: Callable[[dict[str, Any]], None]) -> None:

@@ -26,9 +26,9 @@ class MendSettings(WeightSettings):
 
     rank: int = 256
     """Of the editor network; 1920 in the paper, for models a hundred times larger."""
-    edit_weight: float = 0.1
-    """c_e"""
-    learning_rate: float = 1e-3
+    edit_weight: float = 0.5
+    """c_e; 0.1 in the paper."""
+    learning_rate: float = 7e-4
     rate_learning_rate: float = 1e-4
     """Of the step sizes."""
     clip: float = 100.0
@@ -71,6 +71,10 @@ class MendTrainer(WeightTrainer):
         torch.nn.utils.clip_grad_norm_(self.learned.parameters(), self.own.clip)
         optimizer.step()
         return {"nll": float(nll.detach()), "kl": float(kl.detach()), "rate": float(self.learned.rates.detach().mean())}
+
+    def start_from(self, tensors: Mapping[str, Tensor]) -> None:
+        """The whole network, statistics included."""
+        self.learned.load_state_dict(dict(tensors))
 
     def editor(self) -> Mapping[str, Tensor]:
         """The whole network, statistics included."""

@@ -93,14 +93,14 @@ class BatchBuilder:
             for index, pair in enumerate(new):
                 # half precision: thousands of these are kept, and the terms that count are near 0
                 self._base[pair] = log_probs[rows.row == index].half()
-        base = torch.cat([self._base[pair] for pair in pairs]).float()
+        base = torch.cat([self._base[pair].float() for pair in pairs])
         return base, self.encoder.rows(pairs).right(base)
 
 
 def outcome(forward: Forward, batch: EpisodeBatch, changes: Mapping[str, LowRank]) -> Outcome:
     """Run the outer rows with the changes; they may be of single edits or of sums over groups of edits."""
     with forward.changed(changes):
-        log_probs = forward.log_probs(batch.outer)
+        log_probs = forward.log_probs_by_length(batch.outer)
     held = batch.held.to(log_probs.device)
     held_token = held[batch.outer.row]
     moved = torch.nn.functional.kl_div(log_probs[held_token], batch.base, log_target=True, reduction="none").sum(-1)

@@ -1,16 +1,19 @@
-"""From a trained network's proposal to an edit: what the methods MEND and KE do alike."""
+"""From a trained editor to an edit: what the methods MEND, KE and SERAC do alike."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from time import perf_counter
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from editing.edit import Diagnostic, Edit
-from editing.ops import WeightDelta
+from editing.edit import Cancelled, Diagnostic, Edit, EditCancelled, Progress
+from editing.ops import Op, WeightDelta
 from editing.requests import check_batch
 from editing.train.artefact import BUNDLED, Artefact, load_artefact
 from editing.train.factors import Factors, gradient_factors, mlp_weights
@@ -36,6 +39,63 @@ def artefact_for(folder: str, kind: str, model: LanguageModel, active: Sequence[
 def folder_of(folder: str, kind: str) -> Path:
     """Where a trained editor lies: the folder given, or the bundled one's."""
     return Path(folder).expanduser() if folder else BUNDLED / kind
+
+
+def artefact_setting() -> Any:
+    """The setting that every trained editor has."""
+    return field(default="", metadata={"help": "Folder of the trained editor; empty for the one of the bundled model."})
+
+
+class LearnedMethod(ABC):
+    """A method whose work was done in training: an edit is one pass through the trained editor."""
+
+    name: str
+    batch = True
+    needs = frozenset({"trained_editor"})
+
+    def compute(
+        self,
+        model: LanguageModel,
+        requests: Sequence[EditRequest],
+        config: Any,
+        *,
+        active: Sequence[Edit] = (),
+        progress: Progress | None = None,
+        cancelled: Cancelled | None = None,
+    ) -> Edit:
+        """The edit, computed and not applied: the model is left bit for bit as it was.
+
+        Args:
+            progress: called with (percent done, 100).
+
+        Raises:
+            FileNotFoundError: if there is no trained editor; the sentence says how to train one.
+            ValueError: if the editor is not whole or not for this model, or a request cannot be met.
+            EditCancelled: when `cancelled` said so.
+        """
+        began = perf_counter()
+        check_batch(requests)
+        artefact = artefact_for(config.artefact, self.name, model, active)
+        if cancelled is not None and cancelled():
+            raise EditCancelled
+        if progress is not None:
+            progress(50, 100)
+        ops, found = self.proposed(model, requests, config, artefact, active)
+        if progress is not None:
+            progress(100, 100)
+        seconds = {"solve": perf_counter() - began}
+        return Edit(self.name, tuple(requests), config, ops, model.revision, found, seconds=seconds)
+
+    @abstractmethod
+    def proposed(
+        self,
+        model: LanguageModel,
+        requests: Sequence[EditRequest],
+        config: Any,
+        artefact: Artefact,
+        active: Sequence[Edit],
+    ) -> tuple[tuple[Op, ...], tuple[Diagnostic, ...]]:
+        """The edit's operations, and what is to be said of them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,9 +125,8 @@ def ask(model: LanguageModel, requests: Sequence[EditRequest], layers: Sequence[
     """Read the gradients of the new answers in the MLP weights of the given layers.
 
     Raises:
-        ValueError: if there is no request, two ask the same, or one does not fit the context.
+        ValueError: if there is no request, or one does not fit the context.
     """
-    check_batch(requests)
     forward = Forward(model)
     rows = Encoder(model).rows([(request.fact.prompt, request.target_new) for request in requests])
     return Asked(forward, rows, gradient_factors(forward, rows, mlp_weights(model, layers)))
@@ -92,10 +151,10 @@ def weight_deltas(changes: Mapping[str, LowRank]) -> tuple[WeightDelta, ...]:
 
 
 def diagnostics(
-    model: LanguageModel, asked: Asked, deltas: Sequence[WeightDelta], artefact: Artefact, trained_for: int
+    model: LanguageModel, asked: Asked, deltas: Sequence[WeightDelta], artefact: Artefact
 ) -> tuple[Diagnostic, ...]:
     """How large the change is, what it makes of the new answers, and how many edits the editor was trained to sum."""
-    n = asked.rows.n_rows
+    n, trained_for = asked.rows.n_rows, max(artefact.settings["batch_sizes"])
     sizes = [delta.norm / float(_weight(model, delta.name).norm()) for delta in deltas]
     warning = ""
     if n > trained_for:

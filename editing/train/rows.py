@@ -34,6 +34,16 @@ class Rows:
         """Number of rows."""
         return int(self.ids.shape[0])
 
+    def only(self, members: Tensor) -> tuple[Rows, Tensor]:
+        """The rows of these indices, in that order and no wider than they need, and the index of each of their
+        tokens among all tokens."""
+        place = torch.full((self.n_rows,), -1, device=members.device)
+        place[members] = torch.arange(len(members), device=members.device)
+        lengths = tuple(self.lengths[index] for index in members.tolist())
+        tokens = (place[self.row] >= 0).nonzero()[:, 0]
+        ids = self.ids[members, : max(lengths)]
+        return Rows(ids, lengths, place[self.row[tokens]], self.pos[tokens], self.token[tokens]), tokens
+
     def row_means(self, values: Tensor) -> Tensor:
         """Mean over each row's answer tokens: [token] -> [row]."""
         sums = torch.zeros(self.n_rows, dtype=values.dtype, device=values.device).index_add(0, self.row, values)

@@ -4,19 +4,19 @@ Mitchell et al. 2022, section 3 (arXiv:2206.06520), in its embedding form: s = e
 paper's E is a second language model; here it is a linear map over what the unedited model itself makes of a prompt, so
 that edits cannot move the scope:
 
-    pool_h = sum_t softmax_t(w_h[token_t]) emb(token_t)          the prompt's words, each head with its own weights
+    w_h[token] = v_h . tanh(A LayerNorm(emb(token)))             how much a word counts, head by head
+    pool_h = sum_t softmax_t(w_h[token_t]) emb(token_t)          the prompt's words
     last                                                         what the head reads at the last token: the answer to be
-    E = P LayerNorm(pool_1), ..., LayerNorm(pool_H), LayerNorm(last)
+    E = P [LayerNorm(pool_1), ..., LayerNorm(pool_H), LayerNorm(last)]
 
-The words tell subjects apart, `last` recognises a question in words never seen.  Half of the heads start from the
-inverse frequency of tokens, so that words every prompt has count little.  The prompt alone is read, never an answer.
+The words tell subjects apart, `last` recognises a question in words never seen.  Words count by what their embeddings
+say, so that words of a new question are known for what they are.  A name has other tokens at the beginning of a text
+than within it, so words are tokenized behind a space.  The prompt alone is read, never an answer.
 """
 
 from __future__ import annotations
 
-import math
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -26,17 +26,18 @@ from editing.train.forward import Forward
 from editing.train.rows import Rows
 from models import LanguageModel, pad
 
+INNER = 32
+"""Width between a token's embedding and its weights."""
+
 
 @dataclass(frozen=True, eq=False)
 class Read:
     """Prompts as the classifier sees them, padded on the right."""
 
-    ids: Tensor
-    """[prompt, pos]"""
     lengths: Tensor
-    """[prompt]"""
+    """[prompt], words' tokens."""
     embedded: Tensor
-    """[prompt, pos, d_model], token embeddings."""
+    """[prompt, pos, d_model], their embeddings."""
     last: Tensor
     """[prompt, d_model], what the head reads at the last token."""
 
@@ -57,10 +58,13 @@ class PromptReader:
             new = [key for key in dict.fromkeys(keys) if len(key) == length and key not in self._last]
             if new:
                 self._last |= zip(new, self._states(new), strict=True)
-        ids, lengths = pad(keys, self._model.pad_id)
+        ids, lengths = pad([self._words(key) for key in keys], self._model.pad_id)
         embedded = self._model.embedding(ids).float()
         last = torch.stack([self._last[key] for key in keys])
-        return Read(ids.to(embedded.device), lengths.to(embedded.device), embedded, last)
+        return Read(lengths.to(embedded.device), embedded, last)
+
+    def _words(self, key: tuple[int, ...]) -> list[int]:
+        return self._model.tokenize(f" {self._model.decode(key).strip()}", special_tokens=False)
 
     @torch.no_grad()
     def _states(self, keys: Sequence[tuple[int, ...]]) -> Tensor:
@@ -75,32 +79,28 @@ class ScopeNetwork(nn.Module):
     """E: prompts as keys.
 
     Args:
-        d_vocab, d_model: of the language model.
+        d_model: of the language model.
         heads: ways of pooling a prompt's words.
         width: of a key.
-        seed: of the projection.
+        seed: of all weights.
     """
 
-    def __init__(self, d_vocab: int, d_model: int, heads: int = 4, width: int = 128, seed: int = 0) -> None:
+    def __init__(self, d_model: int, heads: int = 4, width: int = 128, seed: int = 0) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(seed)
         size = (heads + 1) * d_model
-        self.weights = nn.Parameter(torch.zeros(d_vocab, heads))
+        self.inner = nn.Parameter(torch.randn(d_model, INNER, generator=generator) * d_model**-0.5)
+        self.outer = nn.Parameter(torch.randn(INNER, heads, generator=generator) * INNER**-0.5)
         # keys of length about 1, so that scores start neither at 0 nor at 1
         start = (size * width) ** -0.5
         self.projection = nn.Parameter(torch.randn(size, width, generator=generator) * start)
 
-    @torch.no_grad()
-    def start_from(self, prompts: Iterable[Sequence[int]]) -> None:
-        """Give half of the heads the inverse frequency of tokens in these prompts."""
-        counts = Counter(token for prompt in prompts for token in prompt)
-        for token, count in counts.items():
-            self.weights[token, ::2] = -math.log(1 + count)
-
     def forward(self, prompts: Read) -> Tensor:
         """[prompt, width]"""
-        padding = torch.arange(prompts.ids.shape[1], device=prompts.ids.device) >= prompts.lengths[:, None]
-        weights = self.weights[prompts.ids].masked_fill(padding[..., None], -torch.inf).softmax(1)
+        width, d_model = prompts.embedded.shape[1:]
+        padding = torch.arange(width, device=prompts.lengths.device) >= prompts.lengths[:, None]
+        weights = (nn.functional.layer_norm(prompts.embedded, (d_model,)) @ self.inner).tanh() @ self.outer
+        weights = weights.masked_fill(padding[..., None], -torch.inf).softmax(1)
         pooled = weights.transpose(1, 2) @ prompts.embedded
         parts = torch.cat([pooled, prompts.last[:, None]], 1)
         keys: Tensor = nn.functional.layer_norm(parts, parts.shape[2:]).flatten(1) @ self.projection

@@ -37,19 +37,17 @@ class SeracSettings:
 
     heads: int = 4
     width: int = 128
-    scope_rate: float = 1e-3
-    weights_rate: float = 1e-3
-    """Learning rate of the tokens' weights; a larger one fits the training subjects alone."""
+    scope_rate: float = 2e-3
     pairs: int = 96
     """Pairs of prompts in a step of the classifier, half of them in scope."""
-    scope_steps: int = 4
-    """Steps of the classifier for one of the counterfactual model, which costs far more."""
     rank: int = 8
     """Of the counterfactual model's change."""
     answers_rate: float = 2e-3
     answers: int = 16
     """Edits behind which an answer is trained in a step."""
-    validation_edits: int = 48
+    prefixed: float = 0.0
+    """Part of the paraphrases that stand behind another sentence."""
+    validation_edits: int = 64
     seed: int = 0
     split_seed: int = SPLIT_SEED
 
@@ -116,21 +114,11 @@ class SeracTrainer:
         self.base_revision = model.revision
         self.settings: Mapping[str, Any] = asdict(settings)
         self.reader, self.forward, self.encoder = PromptReader(model), Forward(model), Encoder(model)
-        scope = ScopeNetwork(model.d_vocab, model.d_model, settings.heads, settings.width, settings.seed)
-        scope.start_from(
-            model.encode(template.replace("{}", fact.subject))
-            for fact in training.facts
-            for template in training.atlas.relations[fact.relation].templates
-        )
+        scope = ScopeNetwork(model.d_model, settings.heads, settings.width, settings.seed)
         shapes = weight_shapes(model, mlp_weights(model, range(model.n_layers)))
         self.learned = SeracState(scope, CounterfactualChange(shapes, settings.rank, settings.seed))
         self.optimizers = [
-            torch.optim.Adam(
-                [
-                    {"params": [scope.projection], "lr": settings.scope_rate},
-                    {"params": [scope.weights], "lr": settings.weights_rate},
-                ]
-            ),
+            torch.optim.Adam(scope.parameters(), lr=settings.scope_rate),
             torch.optim.Adam(self.learned.answers.parameters(), lr=settings.answers_rate),
         ]
         source = random.Random(f"{settings.seed}|validation")
@@ -140,9 +128,8 @@ class SeracTrainer:
         """One update of each part; see `loop.Trainer`."""
         source = random.Random(f"{self.plan.seed}|{number}")
         with torch.enable_grad():
-            drawn = [self.training.draw(source, self.plan.pairs // 2) for _ in range(self.plan.scope_steps)]
             return {
-                "scope": sum(self._scope_step(episodes) for episodes in drawn) / len(drawn),
+                "scope": self._scope_step(self.training.draw(source, self.plan.pairs // 2)),
                 "answers": self._answers_step(source, self.training.draw(source, self.plan.answers)),
             }
 
@@ -208,6 +195,10 @@ class SeracTrainer:
         rows = answer_rows(self.model, self.encoder, asked)
         with self.forward.changed(self.learned.answers.changes()):
             return float(rows.right(self.forward.log_probs(rows)).float().mean())
+
+    def start_from(self, tensors: Mapping[str, Tensor]) -> None:
+        """Both parts and the threshold."""
+        self.learned.load_state_dict(dict(tensors))
 
     def editor(self) -> Mapping[str, Tensor]:
         """Both parts and the threshold."""

@@ -12,7 +12,7 @@ from editing.train.ke_trainer import KeSettings, KeTrainer
 from editing.train.loop import Trainer
 from editing.train.mend_trainer import MendSettings, MendTrainer
 from editing.train.serac_trainer import SeracSettings, SeracTrainer
-from editing.train.weight_trainer import last_layers
+from editing.train.weight_trainer import spread_layers
 from facts.atlas import load_atlas
 from models import LanguageModel
 
@@ -29,7 +29,7 @@ def make_trainer(method: str, model: LanguageModel, changes: Mapping[str, Any] |
     """
     if method not in SETTINGS:
         raise ValueError(f"unknown editor {method!r}; choose from {', '.join(SETTINGS)}")
-    values = {} if method == "serac" else {"layers": last_layers(model)}
+    values = {} if method == "serac" else {"layers": spread_layers(model)}
     settings = make_config(SETTINGS[method], {**values, **(changes or {})})
     atlas = load_atlas()
     known = known_facts(model, atlas.facts, atlas)

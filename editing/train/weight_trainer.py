@@ -33,16 +33,21 @@ class WeightSettings:
 
     layers: tuple[int, ...]
     """Blocks whose MLP weights are edited."""
-    edits_per_step: int = 8
+    edits_per_step: int = 16
     """Or as many as are summed, where that is more."""
     batch_sizes: tuple[int, ...] = (1, 4, 16)
     """Numbers of edits that are summed into one change; the largest is what the editor is trained for."""
-    single_share: float = 0.3
+    single_share: float = 0.5
     """Part of the training, from its beginning, in which edits are not summed."""
+    summed_share: float = 0.5
+    """Part of the steps after that in which several edits are summed."""
     paraphrases: int = 2
     locality: int = 4
-    prefixed: float = 0.2
-    validation_edits: int = 48
+    prefixed: float = 0.0
+    """Part of the paraphrases that stand behind another sentence; they make a step half as long again."""
+    mixed_precision: bool = True
+    """The outer pass of a training step in bfloat16; gradients, networks and validation stay in float32."""
+    validation_edits: int = 64
     seed: int = 0
     split_seed: int = SPLIT_SEED
     network: Mapping[str, int] = field(default_factory=dict)
@@ -61,9 +66,10 @@ class WeightSettings:
                 )
 
 
-def last_layers(model: LanguageModel, n: int = 3) -> tuple[int, ...]:
-    """The last `n` blocks, which the papers edit; all where there are fewer."""
-    return tuple(range(max(0, model.n_layers - n), model.n_layers))
+def spread_layers(model: LanguageModel) -> tuple[int, ...]:
+    """Two early blocks, which see the subject, and two late ones, where the answer is read out; the papers edit the
+    last three."""
+    return tuple(sorted({int(model.n_layers * share) for share in (1 / 12, 1 / 4, 2 / 3, 5 / 6)}))
 
 
 class WeightTrainer(ABC):
@@ -104,6 +110,10 @@ class WeightTrainer(ABC):
         """One step of the optimisers from the mean NLL of the new answers and the mean KL at the bystanders."""
 
     @abstractmethod
+    def start_from(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take an artefact's tensors for a beginning."""
+
+    @abstractmethod
     def editor(self) -> Mapping[str, Tensor]:
         """What an artefact holds."""
 
@@ -111,17 +121,21 @@ class WeightTrainer(ABC):
         """One update; see `loop.Trainer`."""
         source = random.Random(f"{self.plan.seed}|{number}")
         n = self.summed_edits(source, share)
-        batch = self.builder.batch(self.training.draw(source, max(self.plan.edits_per_step, n)))
+        mixed = torch.autocast(self.view.device.type, torch.bfloat16, enabled=self.plan.mixed_precision)
+        with mixed:
+            batch = self.builder.batch(self.training.draw(source, max(self.plan.edits_per_step, n)))
         self.learned.train()
         with torch.enable_grad():
-            result = outcome(self.forward, batch, self._changes(batch, n))
+            changes = self._changes(batch, n)
+            with mixed:
+                result = outcome(self.forward, batch, changes)
             losses = self.update(result.nll.mean(), result.kl.mean())
         return {**losses, "summed": float(n)}
 
     def summed_edits(self, source: random.Random, share: float) -> int:
-        """How many edits a step sums: one at first, then half of the time more."""
+        """How many edits a step sums: one at first, then by chance more."""
         several = [n for n in self.plan.batch_sizes if n > 1]
-        if share < self.plan.single_share or not several or source.random() < 0.5:
+        if share < self.plan.single_share or not several or source.random() >= self.plan.summed_share:
             return 1
         return source.choice(several)
 

@@ -163,8 +163,7 @@ def test_the_threshold_is_calibrated_between_right_and_wrong() -> None:
 
 
 def test_a_key_does_not_depend_on_the_prompts_read_with_it() -> None:
-    network = ScopeNetwork(MODEL.d_vocab, MODEL.d_model, heads=2, width=8)
-    network.start_from([MODEL.encode(PROMPT)])
+    network = ScopeNetwork(MODEL.d_model, heads=2, width=8)
     prompts = [MODEL.encode(text) for text in (PROMPT, FAR, "Berlin")]
     network.requires_grad_(False)
     together = network(PromptReader(MODEL).read(prompts))

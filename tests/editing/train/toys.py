@@ -26,7 +26,7 @@ SMALL: dict[str, Any] = {
     "edits_per_step": 4,
     "batch_sizes": (1, 2),
     "validation_edits": 8,
-    "prefixed": 0.0,
+    "mixed_precision": False,
 }
 
 
