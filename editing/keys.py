@@ -42,10 +42,6 @@ class Batch:
     lookup: torch.Tensor
     """[batch], position of the fact token in each row."""
 
-    def at_lookup(self, states: torch.Tensor) -> torch.Tensor:
-        """The states at each row's fact token: [batch, pos, d] -> [batch, d]."""
-        return states[torch.arange(len(self.rows), device=states.device), self.lookup]
-
 
 def make_batch(
     model: LanguageModel, fact: Fact, target: str, contexts: Sequence[str], fact_token: FactToken = "subject_last"

@@ -6,6 +6,9 @@
 Every change is one atomic replacement of `ledger.json`, made after the edit's file is whole: a crash or a bad file
 leaves the ledger as it was.  The model of a branch is a view built from the base and the branch's edits, so taking out
 any one edit gives, bit for bit, the model that never had it.
+
+The page does not keep its edits here but as keys of what was asked (`app/ledger.py`): a session's list is drawn before
+torch is imported and before its edits are computed, and sessions that ask the same share one edit.
 """
 
 from __future__ import annotations
@@ -171,15 +174,6 @@ class Ledger:
             shared=tuple(self._edits[digest] for digest in ours if digest in theirs),
             answers=tuple(Answer(*row) for row in zip(prompts, *said, strict=True)),
         )
-
-    def export_edit(self, digest: str, path: Path) -> None:
-        """Write one edit of the current branch as a file of its own.
-
-        Raises:
-            ValueError: if the branch has no such edit.
-            FileNotFoundError: if the file's folder does not exist.
-        """
-        self._edits[self._full(digest, self._branch(None))].save(path)
 
     def import_edit(self, path: Path, *, force: bool = False) -> Edit:
         """Put an edit from a file on the current branch.

@@ -106,12 +106,6 @@ class EditedModel(LanguageModel):
         return self.base.max_positions - max(len(self.prefix), *map(len, contexts), 0)
 
     @property
-    def beyond_weights(self) -> tuple[str, ...]:
-        """Methods of the edits that do not act inside the module, so that a trace of it does not show them."""
-        outer = [edit for edit in self.edits if any(isinstance(op, PromptOp | RouteOp) for op in edit.ops)]
-        return tuple(dict.fromkeys(edit.method for edit in outer))
-
-    @property
     def notes(self) -> tuple[str, ...]:
         """What the reader should know of this set of edits, a sentence each."""
         active = {edit.digest for edit in self.edits}

@@ -120,7 +120,7 @@ def test_one_edit_travels_as_a_file(model: LanguageModel, edits: list[Edit], tmp
         ledger.add(edit)
     for edit in edits:
         path = tmp_path / f"{edit.digest}.safetensors"
-        ledger.export_edit(edit.digest, path)
+        edit.save(path)
         assert path.stat().st_size < 40_000
         with pytest.raises(ValueError, match="computed from weights"):
             other.import_edit(path)
@@ -132,7 +132,7 @@ def test_one_edit_travels_as_a_file(model: LanguageModel, edits: list[Edit], tmp
     assert torch.equal(fresh.view().logits(IDS), ledger.view().logits(IDS))
     assert fresh.view().generate([PROMPT], 5) == ledger.view().generate([PROMPT], 5)
     with pytest.raises(ValueError, match="0 edits of 'main' are called 'abc'"):
-        ledger.export_edit("abc", tmp_path / "x")
+        ledger.undo("abc")
 
 
 def test_bad_files_are_refused_in_words_and_change_nothing(

@@ -232,7 +232,6 @@ def test_prompts_in_scope_are_answered_elsewhere_and_others_keep_their_bits(monk
     assert said[1] == apply_edits(model, [weights]).continuations([IDS[1].tolist()], 4)[0]
     assert said[0] == method.made.counterfactual(model).continuations([read], 4)[0]
     assert torch.equal(view.without(memory.digest).logits(IDS), inner)
-    assert view.beyond_weights == ("wise",)
 
 
 def test_an_edited_model_can_be_traced() -> None:

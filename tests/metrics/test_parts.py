@@ -7,13 +7,11 @@ import math
 import pytest
 import torch
 
-from facts import EditRequest
-from metrics import Efficiency, evaluate, peak_memory_bytes, stopwatch
+from metrics import Efficiency, peak_memory_bytes, stopwatch
 from metrics.drift import kl_divergence, perplexity_score
 from metrics.efficiency import efficiency_scores, weight_change
 from metrics.logprobs import batches, score_answers
-from metrics.plots import before_after_figure
-from tests.metrics.cases import FACT, REQUEST, base_model, edited_model
+from tests.metrics.cases import base_model
 from tests.tiny import tiny_model
 
 
@@ -89,15 +87,3 @@ def test_stopwatch_and_memory_are_plausible() -> None:
     peak = peak_memory_bytes()
     assert peak is not None
     assert peak > 2**25
-
-
-def test_figure_shows_before_after_and_what_is_missing() -> None:
-    figure = before_after_figure(evaluate(base_model(), edited_model(), REQUEST))
-    before, after = figure.data
-    assert list(before.x) == [0, 0, 100, 0]
-    assert list(after.x) == [100, 50, 50, 50]
-    assert after.error_x.arrayminus[0] == pytest.approx(100 - 20.65, abs=0.01)
-    assert "%" in figure.layout.xaxis.title.text
-    empty = before_after_figure(evaluate(base_model(), edited_model(), EditRequest(FACT, "New York")))
-    assert len(empty.data[1].x) == 1
-    assert empty.layout.annotations[0].text == "not measured: no paraphrases were given"
