@@ -8,15 +8,14 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from itertools import chain
+from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from app.datasets import facts_of, requests_of
 from app.jobs import Cancelled, Progress, job_key
 from experiments.edit_cells import request_of
 from experiments.kinds import Context, get_kind
-from experiments.plan import Cell, Plan, grid
+from experiments.plan import Cell, Plan
 from experiments.trace_cells import level_of
 
 if TYPE_CHECKING:
@@ -30,6 +29,8 @@ BLOCK = 4
 """Facts traced in one cell."""
 PROCESS_BYTES = 320 * 2**20
 """What a process with torch takes before it holds a model (measured: 305 MB)."""
+KINDS_IN = ("experiments.studies.average_cells", "experiments.studies.protocol_cells")
+"""What registers the kinds of our cells."""
 LOADING_SECONDS = 10.0
 """From the start of a process to its first cell, roughly."""
 MAPS: dict[str, dict[str, Any]] = {
@@ -62,6 +63,7 @@ class BatchAsk:
     noise: float = 3.0
     methods: tuple[str, ...] = ()
     layers: tuple[int, ...] = ()
+    protocols: tuple[str, ...] = ()
     only_known: bool = True
     """Leave out facts the model does not know."""
 
@@ -191,15 +193,18 @@ def _edits(model: LanguageModel, ask: BatchAsk, step: Callable[[int], None]) -> 
         requests, unknown = _known(model, found, lambda request: request.fact, ask.facts, step)
     else:
         requests, unknown = _first(found, ask.facts), []
-    listed = [{"request": request_of(request)} for request in requests]
-    grids = []
-    for name in ask.methods:
-        has_layer = any(knob == "layer" for knob in METHODS[name].config_type.__dataclass_fields__)
-        axes: dict[str, Any] = {"method": name, "seed": ask.seed}
-        if has_layer and ask.layers:
-            axes["layer"] = list(ask.layers)
-        grids.append(grid("edit", listed, axes))
-    return tuple(chain.from_iterable(grids)), {"options": {"facts": ask.facts, "seed": ask.seed}}, len(unknown)
+    cells = []
+    for request in requests:  # one request's edits follow one another: they share what the unedited model says
+        shared = {"request": request_of(request), "protocols": list(ask.protocols), "seed": ask.seed}
+        for name in ask.methods:
+            has_layer = any(knob.name == "layer" for knob in fields(METHODS[name].config_type))
+            places = ask.layers if has_layer and ask.layers else (None,)
+            cells += [Cell("protocols", {**shared, "method": name, "layer": layer}) for layer in places]
+    options = {"facts": ask.facts, "seed": ask.seed, "methods": list(ask.methods), "protocols": list(ask.protocols)}
+    about = {"options": options, "unknown": unknown, "rejected_rows": 0}
+    # The study's figure has no place for several layers of one method.
+    study = {"study": "methods-by-protocol"} if len(ask.layers) <= 1 else {}
+    return tuple(cells), study | about, len(unknown)
 
 
 def _config(values: dict[str, Any], window: int) -> dict[str, Any]:
@@ -282,8 +287,14 @@ def _most_bytes(model: LanguageModel, cells: tuple[Cell, ...]) -> int:
 
 
 def _kind(cell: Cell) -> Any:
-    importlib.import_module("experiments.studies.average_cells")  # registers the kind "average"
+    register_kinds()
     return get_kind(cell.kind)
+
+
+def register_kinds() -> None:
+    """Make the kinds of a batch's cells known to `experiments`."""
+    for name in KINDS_IN:
+        importlib.import_module(name)
 
 
 def _weights(model: LanguageModel) -> int:

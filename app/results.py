@@ -1,4 +1,4 @@
-"""What an experiment found so far: averaged maps, and a leaderboard of methods for each protocol."""
+"""What an experiment found so far: averaged maps, leaderboards, tables and the files it wrote."""
 
 from __future__ import annotations
 
@@ -7,21 +7,16 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from app.leaderboard import Board, boards, score_records
 from app.sweeps import Experiment
-from app.two_runs import NONE, Cells
-from app.wording import amount
 from experiments.ledger import Ledger
 from experiments.records import Entry, entries
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-HEADLINES = ("reliability", "generalization", "locality", "portability")
 EFFECTS = "effects/"
 PICTURES, TABLES = (".png",), (".csv", ".parquet", ".md", ".tex", ".pdf", ".png", ".json", ".npz")
 
@@ -40,17 +35,6 @@ class AveragedMap:
     """Ends of the 95 % t-interval over facts."""
     n: tuple[int, ...]
     """Facts with such a token, by category."""
-
-
-@dataclass(frozen=True, eq=False)
-class Board:
-    """The methods under one protocol."""
-
-    protocol: str
-    rows: tuple[dict[str, Any], ...]
-    """A method each, the best first: means in percent."""
-    details: tuple[Cells, ...]
-    """A number each, with the unedited model's, the change, the interval and n."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,12 +63,9 @@ def read_results(one: Experiment) -> Results:
     Raises:
         LedgerDamagedError: if a row is not as it was written.
     """
-    from experiments.summary import scores_frame
-
     with Ledger(one.folder, create=False) as ledger:
         info = ledger.info(one.run)
         finished = [entry for entry in entries(ledger, one.run) if entry.payload is not None]
-        frame = scores_frame(ledger, one.run)
     traced = _traced(finished)
     effects = np.concatenate([part.total for part in traced]) if traced else np.zeros(0)
     unknown = len(info.about.get("unknown", ())) + sum(part.unknown for part in traced)
@@ -96,7 +77,7 @@ def read_results(one: Experiment) -> Results:
         n_facts=len(effects),
         n_unknown=unknown,
         total=_mean(effects) if len(effects) else None,
-        boards=boards(frame) if len(frame) else (),
+        boards=boards(finished),
         files=tuple(files),
     )
 
@@ -105,10 +86,15 @@ def table(one: Experiment, what: str, kind: str) -> bytes:
     """A table of all cells ("cells") or of all scores ("scores") as "csv" or "parquet"."""
     import tempfile
 
-    from experiments.summary import cells_frame, scores_frame, write_table
+    import pandas as pd
+
+    from experiments.summary import cells_frame, write_table
 
     with Ledger(one.folder, create=False) as ledger:
-        frame = (scores_frame if what == "scores" else cells_frame)(ledger, one.run)
+        if what == "scores":
+            frame = pd.DataFrame(score_records(entry for entry in entries(ledger, one.run) if entry.payload))
+        else:
+            frame = cells_frame(ledger, one.run)
     with tempfile.TemporaryDirectory() as folder:
         return write_table(frame, Path(folder) / f"{what}.{kind}").read_bytes()
 
@@ -191,59 +177,3 @@ def _mean(values: NDArray[np.float64]) -> tuple[float, float, float]:
 
     low, high = interval(values)
     return float(values.mean()), float(low), float(high)
-
-
-# ---- leaderboard
-
-
-def boards(frame: pd.DataFrame) -> tuple[Board, ...]:
-    """A leaderboard for each protocol of a table of scores; numbers of two protocols are never ranked together."""
-    return tuple(_board(str(protocol), part) for protocol, part in frame.groupby("protocol", sort=True))
-
-
-def _board(protocol: str, frame: pd.DataFrame) -> Board:
-    from experiments.summary import averaged
-    from metrics.protocols import PROTOCOLS
-
-    named = PROTOCOLS[protocol].headlines if protocol in PROTOCOLS else {}
-    headlines = {named.get(metric, f"{metric}.greedy"): metric for metric in HEADLINES}  # type: ignore[call-overload]
-    shown = frame[frame["name"].isin(list(headlines))]
-    by = ["method", "layer"] if shown["layer"].nunique(dropna=False) > 1 else ["method"]
-    rows: dict[tuple[str, ...], dict[str, Any]] = {}
-    details: list[Cells] = []
-    for name, metric in headlines.items():
-        part = shown[shown["name"] == name]
-        after, before = (averaged(part, column, by).to_dict("records") for column in ("after", "before"))
-        for record in after:
-            group = tuple(_word(record[column]) for column in by)
-            unit = str(part["unit"].iloc[0])
-            base = next((one["before"] for one in before if all(_same(one[c], record[c]) for c in by)), None)
-            row = rows.setdefault(group, dict(zip(by, group, strict=True)) | {"facts": 0})
-            row["facts"] = max(row["facts"], int(record["n"]))
-            row[metric] = round(100 * record["after"], 1)
-            details.append(dict(zip(by, group, strict=True)) | _detail(metric, record, base, unit))
-    ordered = sorted(rows.values(), key=lambda row: tuple(-row.get(metric, -1.0) for metric in HEADLINES))
-    return Board(protocol, tuple(ordered), tuple(details))
-
-
-def _detail(metric: str, record: Mapping[str, Any], base: float | None, unit: str) -> Cells:
-    low, high = record["ci_low"], record["ci_high"]
-    known = low is not None and low == low
-    return {
-        "metric": metric.capitalize(),
-        "before": NONE if base is None else amount(base, unit),
-        "after": amount(record["after"], unit),
-        "change": NONE if base is None else amount(record["after"] - base, unit, signed=True),
-        "95 % interval": f"{amount(low, unit).removesuffix(' %')} to {amount(high, unit)}" if known else NONE,
-        "facts": str(record["n"]),
-    }
-
-
-def _word(value: Any) -> str:
-    if value is None or value != value:
-        return NONE
-    return str(int(value)) if isinstance(value, float) else str(value)
-
-
-def _same(one: Any, other: Any) -> bool:
-    return bool(one == other) or (one != one and other != other)

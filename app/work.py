@@ -188,15 +188,13 @@ def dataset(source: str) -> Work:
 
 
 def methods() -> Work:
-    """(name, title, whether it takes a layer) of every method; the first of these imports torch."""
+    """(name, title) of every method, and of every protocol; the first of these imports torch."""
 
     def work(progress: Progress, cancelled: Cancelled) -> object:
         from editing import METHODS
+        from metrics.protocols import PROTOCOLS
 
-        return [
-            (name, method.title, any(knob.name == "layer" for knob in dataclasses.fields(method.config_type)))
-            for name, method in METHODS.items()
-        ]
+        return tuple({name: one.title for name, one in listed.items()} for listed in (METHODS, PROTOCOLS))
 
     return work
 

@@ -42,8 +42,9 @@ def scores_frame(ledger: Ledger, run: str) -> pd.DataFrame:
     """
     rows = []
     for entry in entries(ledger, run):
-        for score in (entry.result or {}).get("scores", ()):
-            rows.append(_settings(entry) | score)
+        scores = (entry.result or {}).get("scores", ())
+        if isinstance(scores, list):  # the kind `protocols` has them by protocol, and its study their table
+            rows += [_settings(entry) | score for score in scores]
     return pd.DataFrame(rows)
 
 

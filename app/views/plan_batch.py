@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 WHAT = {"trace": "Trace facts", "edit": "Edit facts"}
 DEFAULT_METHODS = ("r-rome", "ft-m")
+DEFAULT_PROTOCOLS = ("engram",)
 BEST_LAYER = 1
 """Of the bundled model (docs/reference-model.md)."""
 MOST_SHARED = 500
@@ -92,8 +93,8 @@ def _trace_fields(model: Choice) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _edit_fields(model: Choice, methods: list[tuple[str, str, bool]]) -> dict[str, Any]:
-    titles = {name: title for name, title, _ in methods}
+def _edit_fields(model: Choice, offered: tuple[dict[str, str], dict[str, str]]) -> dict[str, Any]:
+    titles, protocols = offered
     chosen = st.multiselect(
         "Methods", list(titles), [name for name in DEFAULT_METHODS if name in titles], key="batch_methods",
         format_func=lambda name: titles[name], **KEPT,
@@ -106,8 +107,17 @@ def _edit_fields(model: Choice, methods: list[tuple[str, str, bool]]) -> dict[st
         "Only facts the model knows", True, key="batch_known", **KEPT,
         help="An edit of a fact that the model never knew says little about editing.",
     )  # fmt: skip
-    st.caption("Scored under the protocol engram: what the model says by itself, before and after.")
-    return {"methods": tuple(chosen), "layers": tuple(sorted(layers)), "only_known": bool(known)}
+    measured = st.multiselect(
+        "Protocols", list(protocols), DEFAULT_PROTOCOLS, key="batch_protocols",
+        format_func=lambda name: f"{name}: {protocols[name]}", **KEPT,
+        help="Ways of measuring, each with a leaderboard of its own: their numbers have no common mean.",
+    )  # fmt: skip
+    return {
+        "methods": tuple(chosen),
+        "layers": tuple(sorted(layers)),
+        "only_known": bool(known),
+        "protocols": tuple(name for name in protocols if name in measured),
+    }
 
 
 def _layer(model: Choice) -> int:
@@ -164,6 +174,8 @@ def _problem(ask: BatchAsk | None) -> str:
         return "Choose at least one kind of state to restore."
     if ask.what == "edit" and not ask.methods:
         return "Choose at least one method."
+    if ask.what == "edit" and not ask.protocols:
+        return "Choose at least one protocol."
     return ""
 
 

@@ -11,7 +11,8 @@ import streamlit as st
 
 from app import state, sweeps, work
 from app.jobs import Job, Runner, job_key
-from app.results import AveragedMap, Board, Results, packed, table
+from app.leaderboard import HEADLINES, Board
+from app.results import AveragedMap, Results, packed, table
 from app.sweeps import Experiment, Standing
 from app.views.waiting import Waiting
 from app.wording import duration, plain, short
@@ -19,7 +20,6 @@ from experiments.schema import LedgerError
 
 LOOK_SECONDS = 1.0
 """Between two looks at a ledger."""
-METRIC_COLUMNS = ("reliability", "generalization", "locality", "portability")
 Changed = Callable[[], bool]
 
 
@@ -226,7 +226,7 @@ def _board(key: str, board: Board) -> None:
     import pandas as pd
 
     st.markdown(f"**Leaderboard, protocol {plain(board.protocol)}**")
-    columns = [name for name in (*METRIC_COLUMNS,) if any(name in row for row in board.rows)]
+    columns = [name for name in HEADLINES if any(name in row for row in board.rows)]
     st.dataframe(
         pd.DataFrame(list(board.rows)),
         hide_index=True,
@@ -234,7 +234,10 @@ def _board(key: str, board: Board) -> None:
         alt=f"Methods under protocol {board.protocol}",
         column_config={name: st.column_config.NumberColumn(name.capitalize(), format="%.1f %%") for name in columns},
     )
-    st.caption("Means over facts, ordered by reliability, then the others. A click on a heading orders by it.")
+    st.caption(
+        f"Means over the n = {board.n_facts} facts that every method has edited, ordered by reliability, then the "
+        "others. A click on a heading orders by it."
+    )
     with st.expander(f"Before, change, interval and n under {plain(board.protocol)}"):
         st.dataframe(
             pd.DataFrame(list(board.details), dtype=object),

@@ -30,11 +30,12 @@ def draw(runner: Runner) -> list[Waiting]:
         st.page_link("workbench.py", label="To the Workbench", icon=":material/biotech:")
         return waiting
     shown = two_runs.matching(runs, words, kind)
-    chosen = _table(shown, words, kind)
+    # Between the buttons and the table, whose own toolbar would lie over the buttons.
     st.caption(
         f"{len(shown)} of {len(runs)} runs. Tick one to see all its numbers, two to compare them. "
         "They are kept while this tab is open; save what you want to keep longer."
     )
+    chosen = _table(shown, words, kind)
     if chosen:
         _files(chosen)
     if len(chosen) == 1:
