@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from tracing.lenses.logit import LensResult, logit_lens
     from tracing.lenses.tuned import TunedLens, fit_tuned_lens, tuned_lens
     from tracing.memory import TraceMemoryError
+    from tracing.neurons import NeuronAttribution, attribute_neurons
     from tracing.paths import PathResult, path_patching
     from tracing.several import trace_facts
     from tracing.tracer import TraceCancelled, causal_trace, refine_trace, trace_all, trace_sites
@@ -27,6 +28,7 @@ HOMES = {
     "AverageEffects": "average",
     "KnockoutResult": "knockout",
     "LensResult": "lenses.logit",
+    "NeuronAttribution": "neurons",
     "NoiseLevel": "corruption",
     "PathResult": "paths",
     "TraceCancelled": "tracer",
@@ -35,6 +37,7 @@ HOMES = {
     "TraceResult": "types",
     "TunedLens": "lenses.tuned",
     "attention_knockout": "knockout",
+    "attribute_neurons": "neurons",
     "attribution_patching": "attribution",
     "average_effects": "averaging",
     "causal_trace": "tracer",
@@ -55,6 +58,7 @@ __all__ = [
     "AverageEffects",
     "KnockoutResult",
     "LensResult",
+    "NeuronAttribution",
     "NoiseLevel",
     "PathResult",
     "TraceCancelled",
@@ -63,6 +67,7 @@ __all__ = [
     "TraceResult",
     "TunedLens",
     "attention_knockout",
+    "attribute_neurons",
     "attribution_patching",
     "average_effects",
     "causal_trace",

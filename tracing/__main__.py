@@ -59,7 +59,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _check_files(options: argparse.Namespace) -> None:
     """Say now, not after the work, that a file cannot be written."""
-    wanted = [getattr(options, name, None) for name in ("out", "html", "csv", "npz", "journal", "save_tuned")]
+    wanted = [
+        getattr(options, name, None) for name in ("out", "html", "csv", "npz", "journal", "save_tuned", "per_fact")
+    ]
     if "out" in options and Path(options.out).suffix.lower().lstrip(".") not in FIGURE_FORMATS:
         raise ValueError(f"cannot write a figure to {options.out!r}; end the name in .pdf, .svg or .png")
     for path in filter(None, wanted):
@@ -130,6 +132,7 @@ def _add_traces(command: AddCommand) -> None:
     add_prompt(estimating)
     add_config(estimating, without=("severed", "batch_size", "against"))
     estimating.add_argument("--verify", type=int, default=0, help="compute this many of the largest cells exactly")
+    estimating.add_argument("--neurons", action="store_true", help="of single neurons in place of a site's cells")
     add_output(estimating, "attribution.pdf")
     patching = command("paths", "patch the paths from one state through each module behind it")
     add_prompt(patching)
@@ -172,6 +175,7 @@ def _add_many(command: AddCommand) -> None:
     modules = get_args(SeveredSite)
     averaging.add_argument("--sever", nargs="*", choices=modules, default=(), help="a map of states with it severed")
     averaging.add_argument("--positions", nargs="+", choices=get_args(PositionName), help="these tokens only: faster")
+    averaging.add_argument("--per-fact", help="also write every fact's effects as a table (.csv)")
     averaging.add_argument("--journal", help="a file that finished facts are added to; a stopped run resumes from it")
     add_config(averaging, without=("site", "severed"))
     add_output(averaging, "average.pdf")

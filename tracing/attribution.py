@@ -122,8 +122,8 @@ def attribution_patching(
         if cancelled and cancelled():
             raise TraceCancelled(f"the estimate was cancelled after {start} of {pair.n_samples} samples")
         samples = slice(start, start + SAMPLES_AT_ONCE)
-        for key, products in _products(pair, keys, samples).items():
-            parts[key].append(products[:, : pair.question.n_prompt])
+        for key, found in products(pair, keys, samples).items():
+            parts[key].append(found[:, : pair.question.n_prompt])
         if progress:
             progress(min(start + SAMPLES_AT_ONCE, pair.n_samples), pair.n_samples)
     clean, corrupted = pair.log_probs()
@@ -172,7 +172,7 @@ def verify(
     return frame.iloc[rows].assign(exact=[float(exact[cell]) for cell in cells]).reset_index(drop=True)
 
 
-def _products(pair: Pair, keys: Sequence[Key], samples: slice) -> dict[Key, Tensor]:
+def products(pair: Pair, keys: Sequence[Key], samples: slice) -> dict[Key, Tensor]:
     """(h_source - h_base) * gradient at the base run, [sample, pos, d] by site and layer; for noising its negative."""
     base, source = pair.states(keys, samples)
     leaves = {key: torch.zeros_like(state, requires_grad=True) for key, state in base.items()}

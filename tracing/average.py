@@ -92,6 +92,11 @@ class AverageEffects(Stored):
         """[category, layer], where the mean differs from 0: a paired t-test over facts, corrected over all cells."""
         return significant(self._map(site), alpha=alpha, correction=correction)
 
+    def uncertain(self, site: str) -> NDArray[np.bool_]:
+        """[category, layer], where the 95 % interval of the mean over facts holds 0; nowhere for one fact."""
+        low, high = interval(self._map(site))
+        return np.asarray((low <= 0) & (high >= 0))
+
     def peaks(self, site: str, category: Category = "last_subject") -> NDArray[np.int64]:
         """[layer], how many facts have their largest effect there; facts without such a token do not count."""
         values = self.values(site, category).reshape(self.n_facts, self.effects[site].shape[2], -1).max(2)

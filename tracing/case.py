@@ -15,7 +15,7 @@ from models import LanguageModel
 from tracing.config import TraceConfig
 from tracing.corruption import Corruption, NoiseLevel, corrupt
 from tracing.engine import Asked, Engine, Samples
-from tracing.measures import MEASURES, Measure, Readings
+from tracing.measures import Measure, Readings
 from tracing.question import Question, ask, first_token, whole_answer
 from tracing.types import PositionName, TraceResult
 
@@ -147,7 +147,7 @@ def _readings(clean: Tensor, corrupted: Tensor, restored: Tensor) -> dict[Measur
     """
     runs = [whole_answer(each) for each in (clean, corrupted, restored)]
     found: dict[Measure, Readings] = {}
-    for measure in MEASURES:
+    for measure in runs[0]:
         alone, low, grid = (run[measure] for run in runs)
         if not torch.isnan(alone):
             found[measure] = Readings(float(alone), _array(low), _array(grid))

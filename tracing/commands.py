@@ -88,11 +88,27 @@ def attribution(options: argparse.Namespace, progress: Progress | None) -> Outpu
     from tracing.attribution import attribution_patching, verify
 
     config, level = _config(options, model, fact), _level(model)
+    if options.neurons:
+        return _neurons(model, fact, config, level, options.verify, progress)
     found = attribution_patching(model, fact, config, sites=[config.site], level=level, progress=progress)
     output = shown(found[config.site])
     if not options.verify:
         return output
     exact = verify(model, fact, output.result, options.verify, level=level)
+    return replace(output, table=f"{output.table}\n\nVerified exactly:\n{exact.to_string(index=False)}")
+
+
+def _neurons(
+    model: LanguageModel, fact: Fact, config: TraceConfig, level: NoiseLevel, top: int, progress: Progress | None
+) -> Output:
+    """The same for single neurons."""
+    from tracing.neurons import attribute_neurons, verify_neurons
+
+    found = attribute_neurons(model, fact, config, level=level, progress=progress)
+    output = shown(found)
+    if not top:
+        return output
+    exact = verify_neurons(model, fact, found, top, level=level)
     return replace(output, table=f"{output.table}\n\nVerified exactly:\n{exact.to_string(index=False)}")
 
 
@@ -188,6 +204,8 @@ def average(options: argparse.Namespace, progress: Progress | None) -> Output:
         journal=options.journal,
         progress=progress,
     )
+    if options.per_fact:
+        found.per_fact().to_csv(options.per_fact, index=False)
     return shown(found)
 
 
@@ -201,9 +219,10 @@ def reopen(options: argparse.Namespace, progress: Progress | None) -> Output:
     from tracing.average import AverageEffects
     from tracing.knockout import KnockoutResult
     from tracing.lenses.logit import LensResult
+    from tracing.neurons import NeuronAttribution
     from tracing.paths import PathResult
 
-    for one in (LensResult, KnockoutResult, AttributionResult, PathResult, AverageEffects):
+    for one in (LensResult, KnockoutResult, AttributionResult, NeuronAttribution, PathResult, AverageEffects):
         if kind == one.KIND:
             return shown(one.load(options.path))
     raise ValueError(f"{options.path!r} holds {kind!r}, which has no table; open it in Python")
@@ -215,6 +234,8 @@ def shown(result: Any) -> Output:
     from tracing.lenses import plots as lens_plots
 
     name = type(result).__name__
+    if name == "NeuronAttribution":  # tens of thousands of columns make no figure
+        return Output(result, tables.neurons_table(result))
     if isinstance(result, TraceResult):
         if result.config.site == "attn_heads":
             faces: tuple[Any, ...] = (tables.trace_table, lens_plots.heads_chart, lens_plots.heads_figure)

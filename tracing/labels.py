@@ -35,7 +35,9 @@ MEASURED: dict[Measure, str] = {
     "logit_difference": "the logit difference of {}",
     "kl": "the divergence from the clean run",
     "rank": "the rank of {}",
+    "fraction_restored": "the fraction of p({}) restored",
 }
+MARKED = "dots: the 95 % interval holds 0"
 VISIBLE = str.maketrans({" ": "␣", "\n": "↵", "\r": "↵", "\t": "⇥"})
 
 

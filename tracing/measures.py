@@ -1,4 +1,4 @@
-"""What can be measured of a run: one number for a whole answer, by any of five measures."""
+"""What can be measured of a run: one number for a whole answer, by any of five measures, and one made of the first."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-Measure = Literal["probability", "log_probability", "logit_difference", "kl", "rank"]
+Measure = Literal["probability", "log_probability", "logit_difference", "kl", "rank", "fraction_restored"]
 """probability, log_probability: of the whole answer, teacher-forced.  logit_difference: logit of the answer's first
 token minus that of another answer's.  kl: KL(clean || run) in nats, summed over the answer's tokens.  rank: of the
-answer among all tokens, 1 for the likeliest; the worst over its tokens."""
+answer among all tokens, 1 for the likeliest; the worst over its tokens.  fraction_restored: the probability on a scale
+where the corrupted run is 0 and the clean one 1 (Hase et al. 2023, arXiv:2301.04213, section 4)."""
 MEASURES: tuple[Measure, ...] = get_args(Measure)
 UNITS: dict[Measure, str] = {
     "probability": "probability",
@@ -19,6 +20,7 @@ UNITS: dict[Measure, str] = {
     "logit_difference": "logits",
     "kl": "nats",
     "rank": "rank",
+    "fraction_restored": "of the total effect",
 }
 
 

@@ -90,11 +90,6 @@ class PathResult(Stored):
         """[receiver], mean effect over samples, as a difference of probabilities."""
         return self.effects[:-1].mean(axis=1).astype(np.float32)
 
-    @property
-    def direct_effect(self) -> float:
-        """The same for the direct path to the logits."""
-        return float(self.effects[-1].mean())
-
     def to_frame(self) -> pd.DataFrame:
         """One row per receiver, the logits last: receiver, site, layer, position, effect, effect_low, effect_high."""
         low, high = interval(self.effects, axis=1)

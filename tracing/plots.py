@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 FigureFormat = Literal["pdf", "svg", "png"]
 ROME_MAPS: dict[str, str] = {"resid_post": "Purples", "mlp_out": "Greens", "attn_out": "Reds", "attn_heads": "Reds"}
 DIVERGING = "PuOr"
+DOT = "·"
 LIKELIHOODS = ("probability", "log_probability", "logit_difference")
 CJK_FONTS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Serif CJK SC", "Source Han Sans SC", "WenQuanYi Micro Hei")
 LINES = ["#6a3d9a", "#1b7837", "#b2182b", "#2166ac", "#e08214", "#4d4d4d"]
@@ -134,8 +135,9 @@ def trace_figure(
     figure, (axes,) = sheet(width_in, 0.75 + 0.165 * len(names) + (0.25 if title else 0), 1)
     fonts = font_families([*names, labels.title(result), result.model_name, title or ""])
     effect = _flat(result)
-    bar_label = f"effect on {labels.measured(result)}"
-    panel(figure, axes, effect, _map_name(result.config.site, scale), names, bar_label, fonts, effect)
+    marked = result.uncertain()
+    bar_label = f"effect on {labels.measured(result)}" + (f" ({labels.MARKED})" if marked.any() else "")
+    panel(figure, axes, effect, _map_name(result.config.site, scale), names, bar_label, fonts, effect, marked)
     where = labels.SITE_NAMES[result.config.site]
     window = result.config.window
     what = f"layer of the restored {where}" if window == 1 else f"centre of {window} layers of restored {where}"
@@ -159,10 +161,12 @@ def average_figure(average: AverageEffects, *, width_in: float = 6.75, scale: Co
     names = list(labels.CATEGORY_NAMES.values())
     for axes, name, grid in zip(panels, maps, grids, strict=True):
         rows = names if axes is panels[0] else []
-        panel(figure, axes, grid, _map_name(_site(name), scale), rows, "AIE", fonts, everything)
+        marked = average.uncertain(name)
+        panel(figure, axes, grid, _map_name(_site(name), scale), rows, "AIE", fonts, everything, marked)
         axes.set_title(labels.map_title(name).replace(", ", ",\n"), fontsize=FONT_SIZE - 1, fontfamily=fonts)
         axes.set_xlabel("layer", fontsize=FONT_SIZE, fontfamily=fonts)
-    figure.suptitle(labels.average_title(average), fontsize=FONT_SIZE, fontfamily=fonts)
+    dots = f" ({labels.MARKED})" if any(average.uncertain(name).any() for name in maps) else ""
+    figure.suptitle(labels.average_title(average) + dots, fontsize=FONT_SIZE, fontfamily=fonts)
     return figure
 
 
@@ -256,8 +260,10 @@ def _cells(result: TraceResult, scale: ColourScale, dark: bool, swap_axes: bool,
     """The coloured cells, with the colour bar that says what the colours mean."""
     effect = result.indirect_effect
     low, high = labels.colour_range(effect, zmax)
+    marked = result.uncertain()
     less = "less likely" if result.measure in LIKELIHOODS else "below zero"
     meaning = f"Indirect effect<br>({UNITS[result.measure]})" + (f"<br>orange: answer<br>{less}" if low < 0 else "")
+    meaning += f"<br>{DOT} interval<br>holds 0" if marked.any() else ""
     return go.Heatmap(
         z=effect.T if swap_axes else effect,
         zmin=low,
@@ -267,6 +273,8 @@ def _cells(result: TraceResult, scale: ColourScale, dark: bool, swap_axes: bool,
         hoverinfo="skip",
         xgap=1,
         ygap=1,
+        text=np.where(marked.T if swap_axes else marked, DOT, "").tolist(),
+        texttemplate="%{text}",
     )
 
 
@@ -348,8 +356,13 @@ def panel(
     bar_label: str,
     fonts: list[str],
     all_effects: NDArray[np.floating],
+    marked: NDArray[np.bool_] | None = None,
 ) -> None:
-    """One heatmap [row, layer] with its colour bar, its scale that of `all_effects`; rows are labelled by `names`."""
+    """One heatmap [row, layer] with its colour bar, its scale that of `all_effects`; rows are labelled by `names`.
+
+    Args:
+        marked: [row, layer], cells that get a dot, such as those whose interval holds 0.
+    """
     low, high = labels.colour_range(all_effects.astype(np.float32))
     # Edges in the face colour: PDF viewers otherwise show white hairlines between cells.
     mesh = axes.pcolormesh(
@@ -360,6 +373,9 @@ def panel(
         edgecolors="face",
         linewidth=0.2,
     )
+    if marked is not None and marked.any():
+        y, x = np.nonzero(marked)
+        axes.scatter(x + 0.5, y + 0.5, s=1.5, color="0.5", linewidths=0, zorder=2)  # grey shows on light and dark
     axes.invert_yaxis()  # the first row on top
     axes.set_facecolor("0.85")  # cells that were not measured
     ticks = labels.layer_ticks(effect.shape[1], 8)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # these import torch
     from tracing.average import AverageEffects
     from tracing.knockout import KnockoutResult
     from tracing.lenses.logit import LensResult
+    from tracing.neurons import NeuronAttribution
     from tracing.paths import PathResult
 
 COLUMNS = 16  # that fit a terminal
@@ -107,6 +108,19 @@ def attribution_table(result: AttributionResult) -> str:
         lines.append(
             f"{result.estimate[(pos, layer, *head)]:>9.4f}  {SITE_NAMES[result.config.site]}, {where}, {names[pos]}"
         )
+    return "\n".join(lines)
+
+
+def neurons_table(result: NeuronAttribution) -> str:
+    """The neurons with the largest estimates."""
+    lines = [
+        f"ESTIMATED effects of neurons on log p({token_label(result.answer)}) in {result.model_name}, in nats, by "
+        "attribution patching; not exact, see --verify",
+        "",
+    ]
+    names = token_labels(result)
+    for pos, layer, neuron in result.top(12):
+        lines.append(f"{result.at(pos, layer, neuron):>9.4f}  layer {layer} neuron {neuron}, {names[pos]}")
     return "\n".join(lines)
 
 

@@ -50,6 +50,8 @@ Category = Literal[
 ]
 CATEGORIES: tuple[Category, ...] = get_args(Category)
 
+SMALLEST_TOTAL = 1e-6
+"""A total effect below is rounding, as a difference of probabilities."""
 FORMAT = "engram-trace-2"
 READABLE = (FORMAT, "engram-trace-1")
 """The first version knew one measure, Gaussian noise and no heads; its files still open."""
@@ -116,10 +118,15 @@ class TraceResult:
         """The same trace by another measure.
 
         Raises:
-            ValueError: if the measure is unknown or was not taken.
+            ValueError: if the measure is unknown or was not taken, or the corruption took nothing away of which a
+                fraction could be restored.
         """
         if measure == self.measure:
             return self
+        if measure == "fraction_restored":
+            return self.by("probability")._fraction()
+        if self.measure == "fraction_restored":
+            return self._whole().by(measure)
         if measure not in self.others:
             taken = ", ".join(name for name in MEASURES if name in self.others or name == self.measure)
             hint = "; name another answer in TraceConfig.against" if measure == "logit_difference" else ""
@@ -160,14 +167,6 @@ class TraceResult:
         """
         return self._paired().mean(axis=0).astype(np.float32)
 
-    @property
-    def fraction_restored(self) -> NDArray[np.float32]:
-        """[pos, layer], IE / TE (Hase et al. 2023, arXiv:2301.04213, section 4); NaN when TE is 0 up to rounding."""
-        total = self.total_effect
-        if abs(total) < 1e-6:
-            return np.full_like(self.mean, np.nan)
-        return (self.indirect_effect / total).astype(np.float32)
-
     def ci(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """([pos, layer], [pos, layer]), the 95 % t-interval of the indirect effect over paired noise samples.
 
@@ -175,6 +174,11 @@ class TraceResult:
         """
         low, high = interval(self._paired())
         return low.astype(np.float32), high.astype(np.float32)
+
+    def uncertain(self) -> NDArray[np.bool_]:
+        """[pos, layer], where the 95 % interval of the indirect effect holds 0; nowhere without an interval."""
+        low, high = self.ci()
+        return np.asarray((low <= 0) & (high >= 0))
 
     def significant(self, *, alpha: float = 0.05, correction: Correction = "holm") -> NDArray[np.bool_]:
         """[pos, layer], where the indirect effect differs from 0 over samples: a paired t-test at level `alpha`, after
@@ -271,6 +275,40 @@ class TraceResult:
             for measure, clean in header.pop("others", {}).items()
         }
         return cls(corrupted=arrays["corrupted"], restored=arrays["restored"], **header)
+
+    def _fraction(self) -> TraceResult:
+        """By the measure fraction_restored, IE / TE in every cell, made of the probabilities."""
+        total, low = self.total_effect, float(self.corrupted.mean(dtype=np.float64))
+        if abs(total) < SMALLEST_TOTAL:
+            raise ValueError(
+                f"the corruption takes {total:.1e} of the answer's probability away, so there is no fraction of it "
+                "to restore; corrupt more, or choose another measure"
+            )
+
+        def scaled(values: NDArray[np.float32]) -> NDArray[np.float32]:
+            return ((values.astype(np.float64) - low) / total).astype(np.float32)
+
+        return replace(
+            self,
+            measure="fraction_restored",
+            clean=1.0,
+            corrupted=scaled(self.corrupted),
+            restored=scaled(self.restored),
+            others=dict(self.others) | {"probability": Readings(self.clean, self.corrupted, self.restored)},
+        )
+
+    def _whole(self) -> TraceResult:
+        """Back to probabilities."""
+        others = dict(self.others)
+        found = others.pop("probability")
+        return replace(
+            self,
+            measure="probability",
+            clean=found.clean,
+            corrupted=found.corrupted,
+            restored=found.restored,
+            others=others,
+        )
 
     def _paired(self) -> NDArray[np.float64]:
         """[sample, pos, layer], the effect of each sample: against its own corrupted run, for noising the clean one."""

@@ -151,6 +151,20 @@ def test_a_tuned_lens_is_fitted_saved_and_used_again(folder: str, capsys: pytest
     assert printed(capsys) == first
 
 
+def test_neurons_are_estimated_verified_and_opened_again(folder: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert about("attribution", folder, *TWO, "--neurons", "--verify", "2", "--npz", "neurons.npz") == 0
+    shown = capsys.readouterr().out
+    assert "ESTIMATED effects of neurons" in shown
+    assert "Verified exactly" in shown
+    assert main(["open", "neurons.npz"]) == 0
+    assert "ESTIMATED effects of neurons" in capsys.readouterr().out
+
+
+def test_a_fraction_is_a_measure(folder: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert trace(folder, "--measure", "fraction_restored") == 0
+    assert "total effect 1.0000 (of the total effect)" in capsys.readouterr().out
+
+
 def test_another_measure(folder: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert trace(folder, "--measure", "kl", "--npz", "trace.npz") == 0
     assert "the divergence from the clean run" in capsys.readouterr().out
@@ -183,7 +197,18 @@ def test_a_file_of_facts_is_traced_and_averaged(
     assert summary["known"].tolist() == [True, True, False]
     assert TraceResult.load("out/0001.npz").prompt == summary["prompt"][1]
     capsys.readouterr()
-    more = ["--sever", "mlp_out", "--journal", "done.jsonl", "--npz", "average.npz", "--html", "average.html"]
+    more = [
+        "--sever",
+        "mlp_out",
+        "--journal",
+        "done.jsonl",
+        "--npz",
+        "average.npz",
+        "--html",
+        "average.html",
+        "--per-fact",
+        "each.csv",
+    ]
     assert main(["average", "facts.csv", "--model", folder, *TWO, *more]) == 0
     shown = capsys.readouterr().out
     assert "2 facts, average total effect" in shown
@@ -191,6 +216,7 @@ def test_a_file_of_facts_is_traced_and_averaged(
     assert "corrupted with Gaussian noise of 3 x the standard deviation of the embeddings of 3 subjects" in shown
     assert "residual stream, MLP output severed, by token and layer" in shown
     assert len(Path("done.jsonl").read_text(encoding="utf-8").splitlines()) == 4
+    assert set(pd.read_csv("each.csv")["prompt"]) == set(summary["prompt"][:2])
     assert Path("average.pdf").read_bytes().startswith(b"%PDF")
     assert main(["open", "average.npz", "--json", "--csv", "average.csv"]) == 0
     assert printed(capsys)["n_facts"] == 2

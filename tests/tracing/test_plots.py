@@ -59,6 +59,28 @@ def test_a_clicks_index_gives_the_layer_however_the_axes_lie(swap: bool) -> None
     assert across == (1.5, 2.5)
 
 
+def test_cells_that_may_be_zero_are_dotted_on_screen_and_in_print() -> None:
+    result = made_result()
+    marked = result.uncertain()
+    assert marked.any()
+    assert not marked.all()
+    heat = trace_heatmap(result).data[0]
+    np.testing.assert_array_equal(np.array(heat.text) == "·", marked)
+    assert "interval<br>holds 0" in heat.colorbar.title.text
+    np.testing.assert_array_equal(np.array(trace_heatmap(result, swap_axes=True).data[0].text) == "·", marked.T)
+    axes, bar = trace_figure(result).axes
+    (dots,) = [one for one in axes.collections if one.get_offsets().shape[0] == marked.sum()]
+    assert {(int(y), int(x)) for x, y in dots.get_offsets()} == {
+        (int(row), int(layer)) for row, layer in zip(*np.nonzero(marked), strict=True)
+    }
+    assert "dots: the 95 % interval holds 0" in bar.get_ylabel()
+    one = made_result(config=TraceConfig(samples=1), corrupted=result.corrupted[:1], restored=result.restored[:1])
+    plain = trace_heatmap(one).data[0]
+    assert not any(text for row in plain.text for text in row)
+    assert "interval" not in plain.colorbar.title.text
+    assert "dots" not in trace_figure(one).axes[1].get_ylabel()
+
+
 def test_hover_text_has_what_the_table_has() -> None:
     result = made_result()
     cell = trace_heatmap(result).data[1].customdata[2 * 3 + 1]

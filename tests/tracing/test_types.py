@@ -65,7 +65,6 @@ def test_effects_by_hand() -> None:
     assert result.total_effect == pytest.approx(0.9 - 0.2)
     np.testing.assert_allclose(result.mean[2], [0.4, 0.7, 0.6], atol=1e-7)
     np.testing.assert_allclose(result.indirect_effect[2], [0.2, 0.5, 0.4], atol=1e-7)
-    np.testing.assert_allclose(result.fraction_restored[2], [2 / 7, 5 / 7, 4 / 7], atol=1e-6)
     np.testing.assert_allclose(result.sd[2], [0.2 / np.sqrt(2), 0, 0.2 / np.sqrt(2)], atol=1e-7)
     assert (result.indirect_effect[0] == 0).all()
 
@@ -104,8 +103,30 @@ def test_negative_effects_are_kept() -> None:
     assert made_result(restored=restored).indirect_effect[2, 0] == pytest.approx(-0.2)
 
 
-def test_no_total_effect_has_no_fraction() -> None:
-    assert np.isnan(made_result(clean=0.2, corrupted=np.full(2, 0.2, dtype=np.float32)).fraction_restored).all()
+def test_the_fraction_restored_by_hand() -> None:
+    result = made_result()
+    fraction = result.by("fraction_restored")
+    assert (fraction.measure, fraction.clean, fraction.total_effect) == ("fraction_restored", 1.0, pytest.approx(1.0))
+    np.testing.assert_allclose(fraction.indirect_effect[2], [2 / 7, 5 / 7, 4 / 7], atol=1e-6)
+    # a scale, not another run: the interval is the probability's over the total effect of 0.7
+    np.testing.assert_allclose(fraction.ci()[1][2], result.ci()[1][2] / 0.7, rtol=1e-5)
+    assert fraction.by("probability").to_dict() == result.to_dict()
+    assert "fraction_restored" in fraction.to_frame().columns
+    noised = made_result(config=TraceConfig(samples=2, direction="noising"))
+    np.testing.assert_allclose(
+        noised.by("fraction_restored").indirect_effect, noised.indirect_effect / noised.total_effect, atol=1e-6
+    )
+    with pytest.raises(ValueError, match="so there is no fraction of it to restore; corrupt more"):
+        made_result(clean=0.2, corrupted=np.full(2, 0.2, dtype=np.float32)).by("fraction_restored")
+
+
+def test_cells_whose_interval_holds_zero() -> None:
+    # effects of the two samples: layer 0 both 0.2; layer 1 0.6 and 0.4, too few to tell from 0 (12.7 standard errors)
+    np.testing.assert_array_equal(made_result().uncertain()[2], [False, True, False])
+    assert made_result().uncertain()[0].all()  # exactly 0
+    config, low = TraceConfig(samples=1), np.array([0.1], dtype=np.float32)
+    one = made_result(config=config, corrupted=low, restored=np.full((1, 4, 3), 0.1, dtype=np.float32))
+    assert not one.uncertain().any()
 
 
 def test_the_shapes_must_agree() -> None:
@@ -183,7 +204,7 @@ def test_other_measures_are_the_same_trace(tmp_path: Path) -> None:
     rank = result.by("rank")
     assert (rank.measure, rank.clean, rank.total_effect) == ("rank", 1.0, -6.0)
     np.testing.assert_allclose(rank.indirect_effect, -4.0)  # 3 against a mean of 7
-    np.testing.assert_allclose(rank.fraction_restored, 4 / 6, atol=1e-6)
+    assert rank.by("fraction_restored").by("rank").to_dict() == rank.to_dict()
     assert "rank" in rank.to_frame().columns
     back = rank.by("probability")
     assert back.to_dict() == result.to_dict()
