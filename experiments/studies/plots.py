@@ -6,7 +6,7 @@ Matplotlib is imported by the functions: this package's modules are imported whe
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -25,6 +25,8 @@ COLOURS = ("#6a3d9a", "#1b7837", "#b2182b", "#2166ac", "#e08214", "#4d4d4d", "#a
 """Told apart in print and with colour-blind eyes; in the order of lines."""
 FONT = 8.0
 """Points at final size."""
+ZERO: dict[str, Any] = {"color": "0.6", "linewidth": 0.6}
+"""The line of zero."""
 
 
 def average_figure(average: AverageEffects, window: int) -> Figure:
@@ -57,6 +59,7 @@ def average_figure(average: AverageEffects, window: int) -> Figure:
             style = "--" if "severed" in name else "-"  # severed curves often lie on the whole one
             axes.plot(layers, mean, style, color=colour, marker="o", markersize=3, label=_map_words(name, window))
             axes.fill_between(layers, low, high, color=colour, alpha=0.15, linewidth=0)
+        axes.axhline(0.0, **ZERO)
         where = f"{CATEGORY_NAMES[category]} (n = {average.n(names[0], category)})"
         _dress(axes, fonts, where, "layer", "mean indirect effect on p(answer)")
         axes.set_xticks(layer_ticks(average.effects[names[0]].shape[2]))
@@ -72,8 +75,7 @@ def _map_words(name: str, window: int) -> str:
 
 
 def _dress(axes: Axes, fonts: list[str], title: str, x: str, y: str) -> None:
-    """Titles and the line of zero."""
-    axes.axhline(0.0, color="0.6", linewidth=0.6)
+    """Titles of the panel and its axes."""
     axes.set_title(title, fontsize=FONT + 1, fontfamily=fonts)
     axes.set_xlabel(x, fontsize=FONT, fontfamily=fonts)
     axes.set_ylabel(y, fontsize=FONT, fontfamily=fonts)
@@ -100,6 +102,7 @@ def sweep_figure(table: pd.DataFrame, effect: Array, success: Array, fit: Regres
         left.fill_between(
             table["layer"], table[f"{name}_low"], table[f"{name}_high"], color=colour, alpha=0.15, linewidth=0
         )
+    left.axhline(0.0, **ZERO)
     _dress(left, fonts, f"{method}, {len(effect)} facts", "layer", "mean over facts")
     left.legend(fontsize=FONT - 1)
     x, y = effect - effect.mean(axis=0), success - success.mean(axis=0)
@@ -135,13 +138,14 @@ def noise_figure(averages: Mapping[str, AverageEffects], table: pd.DataFrame) ->
     left.set_yticks(places, table["way"], fontfamily=fonts)
     left.invert_yaxis()
     _dress(left, fonts, f"{table['n'].iloc[0]} facts", "average total effect on p(answer)", "")
-    left.axvline(0.0, color="0.6", linewidth=0.6)
+    left.axvline(0.0, **ZERO)
     for index, (way, average) in enumerate(averages.items()):
         if abs(average.ate) < 0.02:  # a share of next to nothing is noise
             continue
         share = average.last_subject() / average.ate
         style = ("-", "--", ":")[index // len(COLOURS)]
         right.plot(share, style, color=COLOURS[index % len(COLOURS)], marker="o", markersize=3, label=way)
+    right.axhline(0.0, **ZERO)
     _dress(right, fonts, "Last subject token", "layer", "share of the total effect restored")
     right.legend(fontsize=FONT - 1.5)
     return figure
