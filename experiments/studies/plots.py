@@ -256,5 +256,5 @@ def protocols_figure(heads: pd.DataFrame, metrics: Sequence[str]) -> Figure:
         axes.set_xlim(-0.03, 1.03)
     figure.axes[0].set_yticks(range(len(protocols)), protocols, fontfamily=fonts)
     figure.axes[0].invert_yaxis()
-    figure.axes[0].legend(fontsize=FONT - 1)
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=6, fontsize=FONT - 1)
     return figure
