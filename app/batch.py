@@ -6,15 +6,25 @@ from app import cache, catalog, state, sweeps
 from app.views import choose_facts, plan_batch, show_experiment, show_fact
 from app.views.waiting import Waiting, wait
 
+NONE = "-"
+"""The name of no experiment: the reader has closed the one that was shown."""
+
+
+def close() -> None:
+    """Callback: the experiment goes on, and is found on the page Runs."""
+    st.session_state.experiment = NONE
+    st.query_params.pop("experiment", None)
+
+
 models = catalog.choices()
 state.start_session(models)
 runner = cache.runner()
 painted = st.session_state.setdefault("painted", False)
 waiting: list[Waiting] = []
-changed = None
 
 st.title("Batch", anchor=False)
 model = show_fact.model_choice(models)
+above = st.container()  # also where there is nothing in it: cards that change places leave dimmed ones behind
 shown = sweeps.current(st.query_params.get("experiment") or st.session_state.get("experiment", ""))
 if shown is not None:
     st.session_state.experiment = shown.name
@@ -22,15 +32,17 @@ if shown is not None:
         st.query_params["experiment"] = shown.name
     st.session_state.pop("runs_tab", None)  # the link below opens the experiments
 if shown is not None:
-    with st.container(border=True, key="batch_shown"):
+    with above, st.container(border=True, key="batch_shown"):
         if painted:
-            waiting, changed = show_experiment.draw(runner, shown)
-        st.page_link(
-            "runs.py",
-            label="All experiments are on the page Runs",
-            icon=":material/table_view:",
-            query_params={"experiment": shown.name},
-        )
+            waiting = show_experiment.draw(runner, shown)
+        with st.container(horizontal=True, vertical_alignment="center"):
+            st.button("Close", key="batch_close", icon=":material/close:", on_click=close)
+            st.page_link(
+                "runs.py",
+                label="All experiments are on the page Runs",
+                icon=":material/table_view:",
+                query_params={"experiment": shown.name},
+            )
 with st.container(border=True):
     source = choose_facts.source()
     found = None
@@ -46,4 +58,4 @@ with st.container(border=True):
 if not painted:
     st.session_state.painted = True
     st.rerun()
-wait(runner, waiting, changed)
+wait(runner, waiting)

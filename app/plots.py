@@ -146,13 +146,14 @@ def _effect_map(one: EffectMap, z: NDArray[np.float32], low: float, high: float,
     )
     ticks, rows = layer_ticks(z.shape[1], 24), list(range(len(z)))
     shared = {"fixedrange": True, "showgrid": False, "zeroline": False, "tickfont_color": ink, "title_font_color": ink}
+    shared |= {"automargin": False, "title_standoff": 12}
     figure.update_xaxes(title="Layer", tickvals=ticks, ticktext=[str(tick) for tick in ticks], **shared)
     names = [html.escape(label) for label in one.rows]
     figure.update_yaxes(tickvals=rows, ticktext=names, range=[len(rows) - 0.5, -0.5], **shared)
     left = 24 + max(map(_pixels, one.rows), default=0)
     figure.update_layout(
         height=TOP + BOTTOM + 28 * len(rows),
-        margin={"t": TOP, "r": RIGHT, "b": BOTTOM, "l": left, "pad": 0},
+        margin={"t": TOP, "r": RIGHT, "b": BOTTOM, "l": left, "pad": 0, "autoexpand": False},
         font_color=ink,
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",

@@ -18,6 +18,7 @@ from experiments.ledger import Ledger
 from experiments.records import Entry, entries
 
 EFFECTS = "effects/"
+SITES = ("resid_post", "mlp_out", "attn_out")
 PICTURES, TABLES = (".png",), (".csv", ".parquet", ".md", ".tex", ".pdf", ".png", ".json", ".npz")
 
 
@@ -160,7 +161,7 @@ def _varied(specs: Sequence[Mapping[str, Any]]) -> list[str]:
 def _averaged(parts: Sequence[_Part]) -> tuple[AveragedMap, ...]:
     from tracing.statistics import interval, nan_mean
 
-    names = dict.fromkeys(name for part in parts for name in part.effects)
+    names = sorted({name for part in parts for name in part.effects}, key=_place)
     maps = []
     for name in names:
         effects = np.concatenate([part.effects[name] for part in parts if name in part.effects])
@@ -170,6 +171,12 @@ def _averaged(parts: Sequence[_Part]) -> tuple[AveragedMap, ...]:
         counts = tuple(int(n) for n in (~np.isnan(effects[:, :, 0])).sum(0))
         maps.append(AveragedMap(name, name.partition(",")[0], nan_mean(effects), low, high, counts))
     return tuple(maps)
+
+
+def _place(name: str) -> tuple[bool, int, str]:
+    """States, MLPs, attentions; then those with something severed."""
+    site = name.partition(",")[0]
+    return "severed" in name, SITES.index(site) if site in SITES else len(SITES), name
 
 
 def _mean(values: NDArray[np.float64]) -> tuple[float, float, float]:

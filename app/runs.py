@@ -17,5 +17,5 @@ session, experiments = st.tabs([SESSION, EXPERIMENTS], default=first)
 with session:
     waiting = show_runs.draw(runner)
 with experiments:
-    more, changed = show_experiments.draw(runner)
-wait(runner, waiting + more, changed)
+    waiting += show_experiments.draw(runner)
+wait(runner, waiting)

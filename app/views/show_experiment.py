@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import streamlit as st
@@ -18,25 +16,22 @@ from app.views.waiting import Waiting
 from app.wording import duration, plain, short
 from experiments.schema import LedgerError
 
-LOOK_SECONDS = 1.0
+LOOK_SECONDS = 2.0
 """Between two looks at a ledger."""
-Changed = Callable[[], bool]
 
 
-def draw(runner: Runner, one: Experiment) -> tuple[list[Waiting], Changed | None]:
-    """All of it; what the page waits for, and what tells whether it has to be drawn anew."""
+def draw(runner: Runner, one: Experiment) -> list[Waiting]:
+    """All of it; what the page waits for."""
     try:
         now = sweeps.standing(one)
     except (LedgerError, OSError) as error:
         st.error(plain(f"{str(error)[:1].upper()}{str(error)[1:]}."), icon=":material/error:")
-        return [], None
+        return []
     st.subheader(plain(one.name), anchor=False)
-    bar = st.empty()
-    _progress(bar, now)
+    _progress(one, now)
     _buttons(one, now)
     _notices(one, now)
-    waiting = _results(runner, one, now) if now.done else []
-    return waiting, _watch(one, now, bar) if now.live else None
+    return _results(runner, one, now) if now.done else []
 
 
 def words(now: Standing) -> str:
@@ -51,45 +46,38 @@ def words(now: Standing) -> str:
     return ", ".join(parts)
 
 
-def _progress(place: object, now: Standing) -> None:
-    place.progress(min(1.0, (now.done + now.failed) / max(now.total, 1)), text=plain(words(now)))  # type: ignore[attr-defined]
+def _progress(one: Experiment, drawn: Standing) -> None:
+    """The bar.  While it moves only it is drawn anew: the experiment is another process, and the page is free."""
 
-
-def _watch(one: Experiment, drawn: Standing, bar: object) -> Changed:
-    """Keeps the bar moving; true once the page has to be drawn anew."""
-    looked = time.monotonic()
-
-    def changed() -> bool:
-        nonlocal looked
-        if time.monotonic() - looked < LOOK_SECONDS:
-            return False
-        looked = time.monotonic()
+    @st.fragment(run_every=LOOK_SECONDS if drawn.live else None)
+    def bar() -> None:
         try:
-            now = sweeps.standing(one)
+            now = sweeps.standing(one) if drawn.live else drawn
         except (LedgerError, OSError):
-            return True  # the page says what is wrong
-        _progress(bar, now)
-        return now.state != drawn.state or (drawn.done == 0 and now.done > 0)
+            st.rerun()  # the page says what is wrong
+        st.progress(min(1.0, (now.done + now.failed) / max(now.total, 1)), text=plain(words(now)))
+        if now.state != drawn.state or (drawn.done == 0 and now.done > 0):
+            st.rerun()
 
-    return changed
+    bar()
 
 
 def _buttons(one: Experiment, now: Standing) -> None:
-    """In the same places in every state: others would stand there, dimmed, while the page waits."""
+    """What can be done now."""
     if not (now.live or now.left or now.failed):
         return
-    cores = os.cpu_count() or 1
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        workers = st.number_input(
-            "Workers", 1, cores, max(1, cores // 2), key="experiment_workers", width=140, disabled=now.live,
-            persist_state="session", help="Processes that compute cells at the same time, with a model each.",
-        )  # fmt: skip
-        resume, retry = (("resume", "Resume", ":material/play_arrow:"), ("retry", "Try the failed ones again",
-                         ":material/refresh:"))  # fmt: skip
         if now.live:
             st.button("Stop", key="experiment_stop", icon=":material/stop_circle:", on_click=_stop, args=(one,))
             st.caption("It goes on when this page is closed.")
             return
+        cores = os.cpu_count() or 1
+        workers = st.number_input(
+            "Workers", 1, cores, max(1, cores // 2), key="experiment_workers", width=140, persist_state="session",
+            help="Processes that compute cells at the same time, with a model each.",
+        )  # fmt: skip
+        resume, retry = (("resume", "Resume", ":material/play_arrow:"), ("retry", "Try the failed ones again",
+                         ":material/refresh:"))  # fmt: skip
         for command, label, icon in ([resume] if now.left else []) + ([retry] if now.failed else []):
             st.button(
                 label, key=f"experiment_{command}", icon=icon, on_click=_launch, args=(one, command, int(workers))
@@ -190,7 +178,8 @@ def _maps(key: str, found: Results) -> None:
             st.columns(2), found.maps[start : start + 2], figures[start : start + 2], strict=False
         ):
             with column:
-                st.markdown(plain(map_title(one.name).capitalize()))
+                title = map_title(one.name)
+                st.markdown(plain(title[:1].upper() + title[1:]))
                 st.plotly_chart(
                     figure, key=f"{key}_{one.name}", config={"displayModeBar": False, "doubleClick": False},
                     alt=_sentence(one),

@@ -10,7 +10,6 @@ from app import sweeps
 from app.jobs import Runner
 from app.sweeps import Experiment
 from app.views import show_experiment
-from app.views.show_experiment import Changed
 from app.views.waiting import Waiting
 from app.wording import plain
 from experiments.ledger import Ledger
@@ -21,7 +20,7 @@ MOST = 50
 COLUMNS = ("name", "what", "model", "done", "failed", "state", "planned")
 
 
-def draw(runner: Runner) -> tuple[list[Waiting], Changed | None]:
+def draw(runner: Runner) -> list[Waiting]:
     """The whole part."""
     found = sweeps.experiments()
     if not found:
@@ -31,7 +30,7 @@ def draw(runner: Runner) -> tuple[list[Waiting], Changed | None]:
         )
         st.page_link("batch.py", label="To Batch", icon=":material/dataset:")
         _where()
-        return [], None
+        return []
     words = st.text_input("Filter experiments", key="experiments_words", placeholder="words of a name or a state",
                           persist_state="session")  # fmt: skip
     rows = [(one, _row(one)) for one in found[:MOST]]
@@ -41,7 +40,7 @@ def draw(runner: Runner) -> tuple[list[Waiting], Changed | None]:
     _where()
     names = [one.name for one, _ in rows]
     if not names:
-        return [], None
+        return []
     linked = st.query_params.get("experiment") or st.session_state.get("experiment")
     chosen = st.selectbox(
         "Look at", names, names.index(linked) if linked in names else 0, key="experiment_chosen", on_change=_choose

@@ -7,7 +7,6 @@ interrupts it without touching the job (measured: faster than a polling fragment
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,20 +45,14 @@ def show(runner: Runner, waiting: Waiting) -> None:
     waiting.place.progress(job.fraction, text=plain(text))
 
 
-def wait(runner: Runner, jobs: list[Waiting], changed: Callable[[], bool] | None = None) -> None:
-    """Keep the bars moving until one of the jobs ends, then draw the page again.
-
-    Args:
-        changed: asked as well, for what runs elsewhere; true once the page has to be drawn again.
-    """
+def wait(runner: Runner, jobs: list[Waiting]) -> None:
+    """Keep the bars moving until one of the jobs ends, then draw the page again."""
     live = [waiting for waiting in jobs if waiting.job.live]
     if len(live) < len(jobs):
         st.rerun()
-    while live or changed is not None:
+    while live:
         for waiting in live:
             show(runner, waiting)
         if not all(waiting.job.live for waiting in live):
-            st.rerun()
-        if changed is not None and changed():
             st.rerun()
         time.sleep(TICK_SECONDS)
