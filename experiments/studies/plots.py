@@ -63,7 +63,8 @@ def average_figure(average: AverageEffects, window: int) -> Figure:
         where = f"{CATEGORY_NAMES[category]} (n = {average.n(names[0], category)})"
         _dress(axes, fonts, where, "layer", "mean indirect effect on p(answer)")
         axes.set_xticks(layer_ticks(average.effects[names[0]].shape[2]))
-    lower.axes[1].legend(fontsize=FONT - 1, loc="upper left")
+    handles = lower.axes[0].get_legend_handles_labels()
+    lower.legend(*handles, loc="outside lower center", ncols=len(names), fontsize=FONT - 1)
     figure.suptitle(average_title(average), fontsize=FONT + 1, fontfamily=fonts)
     return figure
 
