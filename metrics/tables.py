@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 NOT_MEASURED = "not measured"
 HEADERS = ("Metric", "Score", "Before", "After", "Change", "95 % interval", "n", "Left out")
-SUMMARY_HEADERS = ("Score", "Before", "After", "Change", "95 % interval", "Edits", "Prompts")
+SUMMARY_HEADERS = ("Name", "Score", "Before", "After", "Change", "95 % interval", "Edits", "Prompts")
 
 
 def number(value: float | None, unit: Unit, *, signed: bool = False) -> str:
@@ -67,6 +67,7 @@ def cells(score: Score) -> tuple[str, ...]:
 def summary_cells(score: SummaryScore) -> tuple[str, ...]:
     """One line of a table over many edits, in the order of SUMMARY_HEADERS."""
     return (
+        score.name,
         score.label,
         number(score.before, score.unit),
         NOT_MEASURED if score.value is None else number(score.value, score.unit),
@@ -84,7 +85,7 @@ def markdown(scores: Sequence[Score], caption: str) -> str:
 
 def summary_markdown(scores: Sequence[SummaryScore], caption: str) -> str:
     """The same over many edits."""
-    return _markdown(SUMMARY_HEADERS, 1, [summary_cells(score) for score in scores], caption)
+    return _markdown(SUMMARY_HEADERS, 2, [summary_cells(score) for score in scores], caption)
 
 
 def _markdown(headers: Sequence[str], n_words: int, rows: Sequence[Sequence[str]], caption: str) -> str:
@@ -112,7 +113,7 @@ def latex(scores: Sequence[Score], caption: str) -> str:
 
 def summary_latex(scores: Sequence[SummaryScore], caption: str) -> str:
     """A booktabs table over many edits."""
-    return _latex(SUMMARY_HEADERS, "l", [[summary_cells(score) for score in scores]], caption)
+    return _latex(SUMMARY_HEADERS, "ll", [[summary_cells(score) for score in scores]], caption)
 
 
 def _latex(headers: Sequence[str], words: str, groups: Sequence[Sequence[Sequence[str]]], caption: str) -> str:

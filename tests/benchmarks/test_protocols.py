@@ -78,7 +78,7 @@ def test_every_stored_number_says_how_it_was_measured(quick: Quick, tmp_path: Pa
     assert next(line for line in text.splitlines() if "`counterfact+`" in line).split(" | ")[1] == "–"
     text = details(summaries)
     assert f"2 edits; model {MODEL.name} ({MODEL.revision[:12]}); protocol rome, seed 0; intervals over edits" in text
-    assert "| Generation entropy |" in text
+    assert "| GE | Generation entropy |" in text
     assert "not measured" not in text
 
 

@@ -84,11 +84,13 @@ def test_every_line_says_how_it_was_measured(good: EditReport, useless: EditRepo
     assert (line["ci_low"], line["ci_high"]) == summary["es_greedy"].ci
     markdown = summary.to_markdown()
     caption = f"2 edits; model known ({good.model_revision[:12]}); protocol engram, seed 5; intervals over edits"
-    assert markdown.startswith(f"{caption}\n\n| Score | Before | After |")
-    assert "| Says the new answer | 0.0 % | 50.0 % | +50.0 % | 0.0 to 100.0 % | 2 | 2 |" in markdown
-    assert "| Perplexity guard | – | not measured | – | – | 0 | 0 |" in markdown
+    assert markdown.startswith(f"{caption}\n\n| Name | Score | Before | After |")
+    assert (
+        "| reliability.greedy | Says the new answer | 0.0 % | 50.0 % | +50.0 % | 0.0 to 100.0 % | 2 | 2 |" in markdown
+    )
+    assert "| locality.perplexity | Perplexity guard | – | not measured | – | – | 0 | 0 |" in markdown
     latex = summary.to_latex()
-    assert "\\begin{tabular}{lrrrrrr}" in latex
+    assert "\\begin{tabular}{llrrrrrr}" in latex
     assert "Says the new answer & 0.0 \\% & 50.0 \\% &" in latex
 
 
