@@ -81,14 +81,21 @@ def measure(model: LanguageModel, case: Case, rounds: int, *, half: bool) -> lis
     device, loop = model.device.type, RomeLoop(task)
     generator = torch.Generator().manual_seed(1)
     cells = [_cell(generator, model.n_layers) for _ in range(CELLS)]
-    errors = {ENGINE: _error(whole_map(task), loop, cells)}
+    expected = [loop.cell(*cell) for cell in cells]
+
+    def error(found: Callable[[tuple[int, int]], float], few: int = CELLS) -> float:
+        return max(abs(found(cell) - value) for cell, value in zip(cells[:few], expected[:few], strict=True))
+
+    whole = whole_map(task)
+    errors = {ENGINE: error(lambda cell: float(whole[cell]))}
     assert errors[ENGINE] <= EXACT, f"{case.name}: the map differs from the ROME loop by {errors[ENGINE]:.1e}"
     contenders: dict[str, Callable[[], object]] = {ENGINE: lambda: whole_map(task)}
     if case.kind == "states":
         contenders[SAMPLE] = lambda: whole_map(task, samples=1)
     if half:
         small = in_half(task)
-        errors[HALF] = _error(whole_map(small), loop, cells)
+        halved = whole_map(small)
+        errors[HALF] = error(lambda cell: float(halved[cell]))
         contenders[HALF] = lambda: whole_map(small)
     baseline: list[float] = []
     times: dict[str, list[float]] = {name: [] for name in contenders}
@@ -96,7 +103,7 @@ def measure(model: LanguageModel, case: Case, rounds: int, *, half: bool) -> lis
     if case.kind == "states" and transformer_lens_is_here() and case.size in GPT2_SIZES:
         others[LENS] = LensLoop(task)
     for name, other in others.items():
-        errors[name] = max(abs(other.cell(*cell) - loop.cell(*cell)) for cell in cells[: CELLS // 3])
+        errors[name] = error(lambda cell, other=other: other.cell(*cell), CELLS // 3)  # type: ignore[misc]
         times[name] = []
     rates = []
     for _ in range(rounds):
@@ -237,6 +244,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--sizes", nargs="*", default=["8x256", "gpt2-small"])
     parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=list(KINDS))
+    parser.add_argument("--subjects", nargs="+", default=list(SUBJECTS), choices=list(SUBJECTS))
     parser.add_argument("--prompts", type=int, default=0, help="also trace so many real prompts on the bundled model")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     options = parser.parse_args()
@@ -245,7 +253,7 @@ def main() -> int:
     for size in ["8x256"] if options.quick else options.sizes:
         model = random_model(size, options.device)
         for kind in options.kinds:
-            for subject in SUBJECTS:
+            for subject in options.subjects:
                 half = kind == "states" and not options.quick
                 lines += measure(model, Case(size, subject, kind), options.rounds, half=half)
                 print(f"{lines[-1].case} done", file=sys.stderr, flush=True)

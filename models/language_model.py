@@ -81,8 +81,13 @@ class LanguageModel:
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
-        return self._embedding_weight.device
+        """Where the token embedding runs; inputs go there."""
+        device = self._embedding_weight.device
+        if device.type != "meta":
+            return device
+        # accelerate keeps offloaded weights elsewhere and brings them where its hook on the module says
+        hook = getattr(self.module.get_submodule(self.architecture.embedding), "_hf_hook", None)
+        return torch.device(getattr(hook, "execution_device", device))
 
     @property
     def dtype(self) -> torch.dtype:

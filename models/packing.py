@@ -93,9 +93,9 @@ def packed_inputs(
         distance: [pos, prefix + pos], prompt positions from the key to the query.
         cache: the prefix.
     """
-    embedding = model.weight(f"{model.architecture.embedding}.weight")
+    width = model.weight(f"{model.architecture.embedding}.weight").shape[1]
     return {
-        "inputs_embeds": embedding.new_zeros(1, len(positions), embedding.shape[1]),
+        "inputs_embeds": torch.zeros(1, len(positions), width, dtype=model.dtype, device=model.device),
         "position_ids": positions[None].to(model.device),
         "attention_mask": _masks(model, allowed, distance),
         "past_key_values": cache,
