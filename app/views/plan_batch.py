@@ -95,25 +95,27 @@ def _trace_fields(model: Choice) -> dict[str, Any]:
 
 def _edit_fields(model: Choice, offered: tuple[dict[str, str], dict[str, str]]) -> dict[str, Any]:
     titles, protocols = offered
-    chosen = st.multiselect(
-        "Methods", list(titles), [name for name in DEFAULT_METHODS if name in titles], key="batch_methods",
-        format_func=lambda name: titles[name], **KEPT,
+    # Pills, not a list to type into: the tags of that one cannot be read on a dark page.
+    several: dict[str, Any] = {"selection_mode": "multi", **KEPT}
+    chosen = st.pills(
+        "Methods", list(titles), default=[name for name in DEFAULT_METHODS if name in titles], key="batch_methods",
+        format_func=titles.__getitem__, **several,
     )  # fmt: skip
-    layers = st.multiselect(
-        "Layers", list(range(model.n_layers)), [_layer(model)], key="batch_layers", **KEPT,
+    layers = st.pills(
+        "Layers", list(range(model.n_layers)), default=[_layer(model)], key="batch_layers", **several,
         help="Every method is tried at each of them; methods that find their places themselves run once.",
     )  # fmt: skip
     known = st.checkbox(
         "Only facts the model knows", True, key="batch_known", **KEPT,
         help="An edit of a fact that the model never knew says little about editing.",
     )  # fmt: skip
-    measured = st.multiselect(
-        "Protocols", list(protocols), DEFAULT_PROTOCOLS, key="batch_protocols",
-        format_func=lambda name: f"{name}: {protocols[name]}", **KEPT,
+    measured = st.pills(
+        "Protocols", list(protocols), default=list(DEFAULT_PROTOCOLS), key="batch_protocols",
+        format_func=protocols.__getitem__, **several,
         help="Ways of measuring, each with a leaderboard of its own: their numbers have no common mean.",
     )  # fmt: skip
     return {
-        "methods": tuple(chosen),
+        "methods": tuple(name for name in titles if name in chosen),
         "layers": tuple(sorted(layers)),
         "only_known": bool(known),
         "protocols": tuple(name for name in protocols if name in measured),

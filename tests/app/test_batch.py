@@ -167,7 +167,7 @@ def test_estimate_and_start_from_the_page(new_page: NewPage, monkeypatch: pytest
     page.switch_page("batch.py").run()
     page.segmented_control(key="batch_what").set_value("edit").run()
     page.number_input(key="batch_facts_edit").set_value(1)
-    page.multiselect(key="batch_methods").set_value(["ft-m"])
+    page.pills(key="batch_methods").set_value(["ft-m"])
     page.checkbox(key="batch_known").set_value(False).run()
     page.button(key="batch_estimate").click().run()
     assert not page.exception
