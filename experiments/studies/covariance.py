@@ -11,6 +11,7 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterable
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -117,12 +118,13 @@ def summarise(ledger: Ledger, run: str, folder: Path) -> list[Path]:
 
 
 def by_size(found: Iterable[Entry]) -> pd.DataFrame:
-    """One row a sample size: both distances, the condition number, and each score's mean with 95 % t-interval.
+    """One row a sample size: both distances, the condition number, and each score's mean over the n edits that have it,
+    with its 95 % bootstrap interval over edits.
 
     Raises:
         ValueError: if nothing is finished.
     """
-    from tracing.statistics import interval
+    from metrics.statistics import bootstrap
 
     moments: dict[int, dict[str, Any]] = {}
     scores: dict[int, list[dict[str, float | None]]] = {}
@@ -137,28 +139,25 @@ def by_size(found: Iterable[Entry]) -> pd.DataFrame:
         raise ValueError("no second moment is finished, so there is nothing to compare; resume the run")
     rows = []
     for size in sorted(moments):
-        row: dict[str, Any] = {"tokens": size, **moments[size], "n": len(scores.get(size, []))}
+        row: dict[str, Any] = {"tokens": size, **moments[size]}
         for name in SCORES:
             values = [value for one in scores.get(size, []) if (value := one[name]) is not None]
-            low, high = interval(values) if len(values) > 1 else (None, None)
-            row |= {
-                name: sum(values) / len(values) if values else None,
-                f"{name}_low": None if low is None else float(low),
-                f"{name}_high": None if high is None else float(high),
-            }
+            low, high = (bootstrap(values) if values else None) or (None, None)
+            row |= {name: fmean(values) if values else None, f"{name}_low": low, f"{name}_high": high}
+            row[f"{name}_n"] = len(values)
         rows.append(row)
     return pd.DataFrame(rows)
 
 
 def _shown(table: pd.DataFrame) -> str:
-    headers = ("Tokens", "distance to the largest", "between two streams", "condition number", "n edits", *SCORES)
+    headers = ["Tokens", "distance to the largest", "between two streams", "condition number"]
+    headers += [f"{name} (n = {table[f'{name}_n'].max()})" for name in SCORES]
     rows = [
         (
             f"{row['tokens']:,}",
             f"{row['distance']:.4f}",
             f"{row['between_streams']:.4f}",
             "singular" if pd.isna(row["condition_number"]) else f"{row['condition_number']:.1e}",
-            row["n"],
             *(output.between(row[name], row[f"{name}_low"], row[f"{name}_high"], 2) for name in SCORES),
         )
         for row in table.to_dict("records")

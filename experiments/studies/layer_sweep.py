@@ -126,22 +126,28 @@ def arrays_of(found: Iterable[Entry], layers: list[int]) -> tuple[Array, dict[st
 
 
 def by_layer(layers: list[int], effect: Array, scores: dict[str, Array]) -> pd.DataFrame:
-    """One row a layer: n, and mean with 95 % t-interval of the tracing effect and of each score."""
-    from tracing.statistics import interval, nan_mean
+    """One row a layer: mean of the tracing effect and of each score over the n facts that have it, with its 95 %
+    bootstrap interval over facts."""
+    from metrics.statistics import bootstrap
 
-    columns: dict[str, Any] = {"layer": layers, "n": len(effect)}
-    for name, values in {"effect": effect, **scores}.items():
-        low, high = interval(values)
-        columns |= {name: nan_mean(values), f"{name}_low": low, f"{name}_high": high}
-    return pd.DataFrame(columns)
+    rows = []
+    for place, layer in enumerate(layers):
+        row: dict[str, Any] = {"layer": layer}
+        for name, values in {"effect": effect, **scores}.items():
+            known = values[:, place][~np.isnan(values[:, place])]
+            low, high = (bootstrap(known) if len(known) else None) or (None, None)
+            row |= {name: float(known.mean()) if len(known) else None, f"{name}_low": low, f"{name}_high": high}
+            row[f"{name}_n"] = len(known)
+        rows.append(row)
+    return pd.DataFrame(rows)
 
 
 def choices(layers: list[int], effect: Array, success: Array) -> dict[str, Any]:
-    """Mean success of three ways of choosing a layer, with 95 % intervals over facts.
+    """Mean success of three ways of choosing a layer, with 95 % bootstrap intervals over facts.
 
     `fixed` is the layer that is best for the *other* facts, so that no fact chooses its own.
     """
-    from tracing.statistics import interval
+    from metrics.statistics import bootstrap
 
     n = len(success)
     others = (success.sum(axis=0) - success) / (n - 1)  # [fact, layer], mean over the other facts
@@ -153,8 +159,7 @@ def choices(layers: list[int], effect: Array, success: Array) -> dict[str, Any]:
     }
     found: dict[str, Any] = {}
     for name, values in chosen.items():
-        low, high = interval(values)
-        found[name] = {"success": float(values.mean()), "ci": [float(low), float(high)], "n": n}
+        found[name] = {"success": float(values.mean()), "ci": list(bootstrap(values) or (None, None)), "n": n}
     return found | {"best_layer": layers[int(success.mean(axis=0).argmax())]}
 
 

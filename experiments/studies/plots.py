@@ -223,7 +223,7 @@ def covariance_figure(table: pd.DataFrame, method: str) -> Figure:
         values = known[name].astype(float)
         ends = np.stack([values - known[f"{name}_low"].astype(float), known[f"{name}_high"].astype(float) - values])
         right.errorbar(known["tokens"], values, yerr=ends, color=colour, marker="o", markersize=3, label=words)
-    _dress(right, fonts, f"Edits by {method} (n = {table['n'].max()})", "tokens", "score, mean over edits")
+    _dress(right, fonts, f"Edits by {method} (n = {table['rewrite_n'].max()})", "tokens", "score, mean over edits")
     for axes in (left, right):
         axes.set_xscale("log")
         axes.legend(fontsize=FONT - 1)

@@ -42,11 +42,12 @@ def test_sizes_are_put_side_by_side() -> None:
     ]
     table = by_size(cells)
     assert table["tokens"].tolist() == [1000, 2000]
-    assert table["n"].tolist() == [2, 1]
+    assert table["rewrite_n"].tolist() == [2, 1]
     assert table["rewrite"].tolist() == pytest.approx([0.5, 0.9])
     assert table["paraphrase"].tolist() == pytest.approx([0.25, 0.45])
-    # t(1) = 12.706, standard error 0.1
-    assert table["rewrite_low"].iloc[0] == pytest.approx(0.5 - 1.2706, abs=1e-4)
+    # of resamples of two edits, a quarter hold the lower one twice
+    assert table["rewrite_low"].iloc[0] == pytest.approx(0.4)
+    assert table["rewrite_high"].iloc[0] == pytest.approx(0.6)
     assert table["rewrite_low"].isna().tolist() == [False, True]
     assert table["neighborhood"].isna().all()
     with pytest.raises(ValueError, match="no second moment is finished"):
@@ -65,7 +66,7 @@ def test_a_study_of_sizes_from_plan_to_files(tmp_path: Path, monkeypatch: pytest
     assert large["distance"] == 0
     assert 0 < small["distance"] < 1
     assert small["between_streams"] > large["between_streams"] > 0
-    assert (small["n"], large["n"]) == (1, 1)
+    assert (small["rewrite_n"], large["rewrite_n"]) == (1, 1)
     with pytest.raises(ValueError, match="ft uses no second moment"):
         covariance.plan(options_of("covariance", "--method", "ft"), model)
     with pytest.raises(ValueError, match="layer 9 is out of range"):

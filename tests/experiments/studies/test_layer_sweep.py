@@ -89,7 +89,8 @@ def test_ways_of_choosing_a_layer() -> None:
     assert found["best_layer"] == 5
     table = by_layer([3, 5], effect, dict.fromkeys(SCORES, success))
     assert table["rewrite"].tolist() == pytest.approx([1.6 / 3, 1.7 / 3])
-    assert table["n"].tolist() == [3, 3]
+    assert table["rewrite_n"].tolist() == [3, 3]
+    assert (table["rewrite_low"] < table["rewrite"]).all()
 
 
 def test_a_sweep_from_plan_to_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
