@@ -1,4 +1,4 @@
-"""`python -m editing.train mend --model reference --out FOLDER --minutes 20`
+"""`python -m editing.train mend --model reference --out FOLDER`
 
 Trains a learned editor for one model and writes it to a folder: the best on the validation subjects, with its curve.
 Started again with the same folder after a stop, it goes on where it was.
@@ -16,7 +16,7 @@ import torch
 
 from editing.train.artefact import LOG
 from editing.train.loop import Budget, begin_from, train
-from editing.train.trainers import SETTINGS, make_trainer, parsed
+from editing.train.trainers import SETTINGS, USUAL, make_trainer, parsed
 from models import load_model
 
 
@@ -27,8 +27,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.threads < 1:
             raise ValueError(f"threads is {options.threads}; expected 1 or more")
         torch.set_num_threads(options.threads)
-        minutes = 20.0 if options.steps is None and options.minutes is None else options.minutes
-        budget = Budget(options.steps, minutes, options.validate_every)
+        steps, every = USUAL[options.method]
+        if options.steps is not None or options.minutes is not None:
+            steps = options.steps
+        budget = Budget(steps, options.minutes, every if options.validate_every is None else options.validate_every)
         changes = {"seed": options.seed, **parsed(options.set)}
         trainer = make_trainer(options.method, load_model(options.model), changes)
         if options.start is not None:
@@ -54,9 +56,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--model", default="reference", help='"reference", a folder or a hub id')
     parser.add_argument("--out", type=Path, required=True, help="folder for the editor")
     parser.add_argument("--start", type=Path, help="folder of a trained editor to go on from")
-    parser.add_argument("--minutes", type=float, help="stop after this much training; 20 unless --steps is given")
-    parser.add_argument("--steps", type=int, help="stop after this many steps; the same steps give the same editor")
-    parser.add_argument("--validate-every", type=int, default=50, help="steps between validations and checkpoints")
+    parser.add_argument("--minutes", type=float, help="stop after this much training, whatever the steps")
+    parser.add_argument("--steps", type=int, help="of the training; a usual number if left out")
+    parser.add_argument("--validate-every", type=int, help="steps between validations and checkpoints")
     parser.add_argument("--seed", type=int, default=0, help="of the network and the episodes")
     parser.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="settings, such as layers=[3,4,5]")
     parser.add_argument("--threads", type=int, default=2, help="processor cores to use")

@@ -102,6 +102,7 @@ class Episodes:
         known: facts the model knows; only they are edited, and only they are asked to stay.
         paraphrases, locality: how many prompts of each an episode has.
         prefixed: probability that a paraphrase stands behind a sentence about something else.
+        by_relation: whether every relation is edited alike, however few facts it has; else every fact.
 
     Raises:
         ValueError: if the split holds too few known facts to draw from.
@@ -116,9 +117,11 @@ class Episodes:
         paraphrases: int = 2,
         locality: int = 4,
         prefixed: float = 0.2,
+        by_relation: bool = False,
     ) -> None:
         self.atlas, self.split = atlas, split
         self.n_paraphrases, self.n_locality, self.prefixed = paraphrases, locality, prefixed
+        self.by_relation = by_relation
         self.facts = [
             fact for fact in atlas.facts if split_of(fact.subject) == split and (fact.subject, fact.relation) in known
         ]
@@ -141,9 +144,18 @@ class Episodes:
         """
         if n > len(self.editable):
             raise ValueError(f"{n} edits were asked for, but the {self.split} subjects have {len(self.editable)} facts")
-        edited = source.sample(self.editable, n)
+        edited = self._alike(source)[:n] if self.by_relation else source.sample(self.editable, n)
         taken = {(fact.subject, fact.relation) for fact in edited}
         return [self._episode(source, fact, taken) for fact in edited]
+
+    def _alike(self, source: random.Random) -> list[AtlasFact]:
+        """The facts to edit in random order, one of each relation after the other."""
+        turns: dict[str, int] = defaultdict(int)
+        order: list[tuple[int, float, AtlasFact]] = []
+        for fact in source.sample(self.editable, len(self.editable)):
+            order.append((turns[fact.relation], source.random(), fact))
+            turns[fact.relation] += 1
+        return [fact for _, _, fact in sorted(order, key=lambda entry: entry[:2])]
 
     def _episode(self, source: random.Random, fact: AtlasFact, taken: Collection[FactKey]) -> Episode:
         relation = self.atlas.relations[fact.relation]

@@ -18,6 +18,8 @@ from models import LanguageModel
 
 SETTINGS: dict[str, type[Any]] = {"mend": MendSettings, "ke": KeSettings, "serac": SeracSettings}
 """Editor -> its settings."""
+USUAL = {"mend": (800, 50), "ke": (160, 20), "serac": (150, 30)}
+"""Editor -> steps of a usual training and steps between validations: those of the bundled editors."""
 
 
 def make_trainer(method: str, model: LanguageModel, changes: Mapping[str, Any] | None = None) -> Trainer:
@@ -33,7 +35,8 @@ def make_trainer(method: str, model: LanguageModel, changes: Mapping[str, Any] |
     settings = make_config(SETTINGS[method], {**values, **(changes or {})})
     atlas = load_atlas()
     known = known_facts(model, atlas.facts, atlas)
-    own = {name: getattr(settings, name) for name in ("paraphrases", "locality", "prefixed") if hasattr(settings, name)}
+    names = ("paraphrases", "locality", "prefixed", "by_relation")
+    own = {name: getattr(settings, name) for name in names if hasattr(settings, name)}
     training, validation = (Episodes(atlas, split, known, **own) for split in ("train", "validation"))
     match settings:
         case MendSettings():

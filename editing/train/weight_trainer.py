@@ -45,6 +45,8 @@ class WeightSettings:
     locality: int = 4
     prefixed: float = 0.0
     """Part of the paraphrases that stand behind another sentence; they make a step half as long again."""
+    by_relation: bool = False
+    """Edit every relation alike, however few facts it has."""
     mixed_precision: bool = True
     """The outer pass of a training step in bfloat16; gradients, networks and validation stay in float32."""
     validation_edits: int = 64
@@ -135,7 +137,7 @@ class WeightTrainer(ABC):
     def summed_edits(self, source: random.Random, share: float) -> int:
         """How many edits a step sums: one at first, then by chance more."""
         several = [n for n in self.plan.batch_sizes if n > 1]
-        if share < self.plan.single_share or not several or source.random() >= self.plan.summed_share:
+        if share < self.plan.single_share or not several or source.random() < 1 - self.plan.summed_share:
             return 1
         return source.choice(several)
 

@@ -22,7 +22,7 @@ from tests.tiny import tiny_model
 
 pytestmark = pytest.mark.reference
 
-KINDS = ("mend", "serac")
+KINDS = ("mend", "ke", "serac")
 N = 6
 
 
@@ -33,14 +33,16 @@ def reference() -> LanguageModel:
 
 @cache
 def held_out() -> tuple[AtlasFact, ...]:
-    """Facts of test subjects that the model knows, each of another relation."""
+    """Facts of test subjects that the model knows, each of another relation and subject."""
     atlas, found = load_atlas(), dict[str, AtlasFact]()
     for fact in atlas.facts:
-        if split_of(fact.subject) == "test" and not fact.contains_answer and fact.relation not in found:
-            if says(reference(), atlas.as_fact(fact).prompt, fact.object):
-                found[fact.relation] = fact
-            if len(found) == N:
-                break
+        taken = fact.relation in found or fact.subject in {other.subject for other in found.values()}
+        if taken or fact.contains_answer or split_of(fact.subject) != "test":
+            continue
+        if says(reference(), atlas.as_fact(fact).prompt, fact.object):
+            found[fact.relation] = fact
+        if len(found) == N:
+            break
     return tuple(found.values())
 
 

@@ -9,7 +9,7 @@ import torch
 
 from editing.train import __main__ as command
 from editing.train.artefact import LOG, MANIFEST, load_artefact
-from editing.train.loop import CHECKPOINT, Budget, train
+from editing.train.loop import CHECKPOINT, Budget, begin_from, train
 from tests.editing.train.toys import ke_trainer, mend_trainer
 from tests.tiny import tiny_model
 
@@ -116,3 +116,15 @@ def test_the_command_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFi
     with pytest.raises(SystemExit):
         command.main(["rome", *out])
     assert "invalid choice: 'rome'" in capsys.readouterr().err
+
+
+def test_a_training_can_go_on_from_a_finished_editor(tmp_path: Path) -> None:
+    first = mend_trainer(MODEL)
+    train(first, tmp_path / "first", Budget(steps=2), lambda line: None)
+    second = mend_trainer(MODEL)
+    begin_from(second, tmp_path / "first")
+    kept = load_artefact(tmp_path / "first", "mend", MODEL.revision)
+    assert second.settings["started_from"] == kept.digest
+    assert all(torch.equal(tensor, kept.tensors[name]) for name, tensor in second.editor().items())
+    with pytest.raises(ValueError, match="has other sizes than the settings; give it the settings it was trained with"):
+        begin_from(mend_trainer(MODEL, rank=4), tmp_path / "first")
