@@ -74,8 +74,11 @@ def summarise(ledger: Ledger, run: str, folder: Path) -> list[Path]:
     from experiments.studies.plots import sweep_figure
 
     info = ledger.info(run)
-    layers = info.about["options"]["layers"]
-    effect, scores = arrays_of(entries(ledger, run), layers)
+    cells = list(entries(ledger, run))
+    # where a method can edit no fact, such as an MLP that is silent at the subject, there is nothing to compare
+    edited = {cell.spec["layer"] for cell in cells if cell.kind == "rewrite" and cell.payload is not None}
+    layers = [layer for layer in info.about["options"]["layers"] if layer in edited]
+    effect, scores = arrays_of(cells, layers)
     table = by_layer(layers, effect, scores)
     fits = {
         name: regress(effect, values, seed=info.about["options"]["seed"])
@@ -85,6 +88,7 @@ def summarise(ledger: Ledger, run: str, folder: Path) -> list[Path]:
     chosen = choices(layers, effect, scores["rewrite"])
     found = {
         "n": len(effect),
+        "layers": layers,
         "regression": {name: {what: _plain(one) for what, one in asdict(fit).items()} for name, fit in fits.items()},
         "choices": chosen,
     }
