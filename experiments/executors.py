@@ -6,7 +6,8 @@ the runner alone writes to the ledger.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import sleep
 from typing import TYPE_CHECKING, Any, Protocol
@@ -114,12 +115,26 @@ class Executor(Protocol):
         """Stop every worker."""
 
 
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """While it lasts, torch computes in one thread."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 @dataclass
 class Inline:
     """Cells in this process, one after another.
 
     A deadline is asked for only by kinds that can stop midway, and a cell that kills the process kills the run; the
-    next run puts it last, and gives it up in the end.
+    next run puts it last, and gives it up in the end.  A cell has one thread of torch's, as in every worker: more may
+    sum in another order.
     """
 
     model: LanguageModel | None = None
@@ -151,7 +166,8 @@ class Inline:
         events, self._events = self._events, []
         if self._task is not None and self._worker is not None:
             task, self._task = self._task, None
-            events.append(self._worker.run(0, task))
+            with _one_thread():
+                events.append(self._worker.run(0, task))
         elif not events:
             sleep(seconds)
         return events

@@ -16,7 +16,13 @@ import torch
 from models import LanguageModel
 from tests.tiny import tiny_model
 
-torch.set_num_threads(1)
+torch.set_num_threads(1)  # for what is made while modules are imported and in fixtures that modules share
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """Each test begins with one thread of torch's, whatever the one before chose: more may sum in another order."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session", autouse=True)

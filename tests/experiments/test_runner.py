@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from experiments.executors import Executor, Inline, Setup, Task
 from experiments.identity import identity_of
@@ -76,6 +77,7 @@ def traces(model: str) -> Plan:
 
 def test_inline_and_processes_give_the_same_bits(tmp_path: Path, tiny_folder: str) -> None:
     model = load_model(tiny_folder)
+    torch.set_num_threads(2)  # whatever this process has: two threads sum in another order
     plan, found = traces(tiny_folder), {}
     for name, executor in {"inline": Inline(model), "processes": Processes(1)}.items():
         with Ledger(tmp_path / name) as ledger:
@@ -85,6 +87,7 @@ def test_inline_and_processes_give_the_same_bits(tmp_path: Path, tiny_folder: st
             found[name] = payloads(ledger, plan.name)
     assert found["inline"] == found["processes"]
     assert len(set(found["inline"])) == len(plan.cells)
+    assert torch.get_num_threads() == 2
 
 
 def test_a_worker_with_another_model_refuses(tmp_path: Path, tiny_folder: str) -> None:
