@@ -45,7 +45,7 @@ class WeightSettings:
     locality: int = 4
     prefixed: float = 0.0
     """Part of the paraphrases that stand behind another sentence; they make a step half as long again."""
-    by_relation: bool = False
+    by_relation: bool = True
     """Edit every relation alike, however few facts it has."""
     mixed_precision: bool = True
     """The outer pass of a training step in bfloat16; gradients, networks and validation stay in float32."""
