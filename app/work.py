@@ -66,7 +66,7 @@ def edit(ask: EditAsk | FileAsk) -> Work:
 
 def _compute(model: LanguageModel, ask: EditAsk, active: list[Edit], progress: Progress, cancelled: Cancelled) -> Edit:
     from app import workflow
-    from app.sequence import guarded
+    from experiments.guard import guarded
 
     request = workflow.request_for(model, ask.prompt, ask.subject, ask.answer, ask.new)
     found = guarded(

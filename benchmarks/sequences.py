@@ -23,8 +23,9 @@ from benchmarks.cases import Case, make_cases
 from benchmarks.greedy import Question, ask_all
 from benchmarks.held_out import held_out_requests
 from benchmarks.variants import NO_OP, variants
-from editing import Edit, apply_edits, get_method
+from editing import apply_edits, get_method
 from editing.configs import make_config
+from experiments.sequences import edits_in_turn
 from facts import EditRequest
 from facts.atlas import load_atlas
 from metrics.sequence import text_perplexity
@@ -80,27 +81,22 @@ def sequence(
 
     An edit that the method refuses, as it may on a model that earlier ones broke, is one that does not hold.
     """
-    method = get_method(name)
-    config = make_config(method.config_type, settings)
-    edits: tuple[Edit, ...] = ()
-    view: LanguageModel = model
+    chosen = cases[: max(counts)]
+    steps = edits_in_turn(model, [case.request for case in chosen], name, settings)
     held: list[bool] = []
-    refused: list[str] = []
-    seconds = 0.0
-    for index, case in enumerate(cases[: max(counts)], start=1):
+    refused, seconds = 0, 0.0
+    for index, case in enumerate(chosen, start=1):
         began = process_time()
-        try:
-            edited = apply_edits(view, [method.compute(view, [case.request], config, active=edits)])
-            view, edits = edited, edited.edits
-        except ValueError as error:
-            refused.append(str(error))
+        step = next(steps)
         seconds += process_time() - began
+        view = step.view
+        refused += bool(step.failed)
         held += _hold(view, [case])
         if index in counts:
             now = _hold(view, cases[:index])
             still = [kept for kept, before in zip(now, held, strict=True) if before]
             retention = fmean(still) if still else None
-            more = {"immediate": fmean(held), "retention": retention, "seconds": seconds, "refused": len(refused)}
+            more = {"immediate": fmean(held), "retention": retention, "seconds": seconds, "refused": refused}
             yield _line(view, cases[:index]) | more
 
 

@@ -3,7 +3,7 @@
 Single ROME edits can destroy a model: those whose subject is one token at the very beginning of the prompt, where the
 key of the bare prompt is unlike the keys behind contexts, so that the update is divided by almost nothing (Yang et al.
 2024, arXiv:2406.11263; Gupta et al. 2024, arXiv:2403.07175).  Perplexity of ordinary text tells in the end; measuring
-it needs texts and belongs to whoever applies the edit (`app.sequence.guarded`).
+it needs texts and belongs to whoever applies the edit (`experiments.guard.guarded`).
 """
 
 from __future__ import annotations

@@ -14,7 +14,6 @@ why edits could not be computed.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from experiments import edit_cells
@@ -62,49 +61,28 @@ def _by_settings(spec: Spec) -> str:
 @kind("sequence", version=1, complete=complete, group=_by_settings, estimate_bytes=least_bytes)
 def sequence(model: LanguageModel, spec: Spec, context: Context) -> dict[str, Any]:
     """Make the edits in turn, each on top of the ones before."""
-    from editing import apply_edits, get_method
-    from editing.edit import EditCancelled
-    from editing.view import on_base
-    from metrics.sequence import held, kept_answers, summed, text_perplexity
+    from experiments.sequences import run_sequence
     from models.reference.corpus import sample_texts
 
-    requests = [edit_cells.request_from(values) for values in spec["requests"]]
-    texts = sample_texts(spec["texts"], _TEXTS_SEED)
-    method, config = get_method(spec["method"]), config_of(spec)
-    known = kept_answers(model, requests)
-    view = apply_edits(model, [])
-    made: list[int] = []
-    immediate: list[dict[str, list[int]] | None] = []
-    failed: list[list[Any]] = []
-    points = [_point(0, summed(held(view, requests, known)), text_perplexity(view, texts))]
-    for number, request in enumerate(requests):
-        if context.cancelled():
-            raise EditCancelled
-        try:
-            found = method.compute(view, [request], config, active=view.edits, cancelled=context.cancelled)
-        except ValueError as error:  # a broken model may leave a method nothing to compute with; the others go on
-            failed.append([number, str(error)])
-            immediate.append(None)
-        else:
-            view = view.with_edit(on_base(found, model, view.edits))
-            made.append(number)
-            immediate.append(_counts(held(view, [request], known)[0]))
-        if (number + 1) % spec["every"] == 0 or number + 1 == len(requests):
-            stand = summed(held(view, [requests[index] for index in made], known))
-            points.append(_point(number + 1, stand, text_perplexity(view, texts, view.max_positions)))
-    return {"points": points, "immediate": immediate, "failed": failed}
-
-
-def _point(n_edits: int, stand: Held, perplexity: float | None) -> dict[str, Any]:
-    return {"n_edits": n_edits, "perplexity": perplexity, **_counts(stand)}
+    report = run_sequence(
+        model,
+        [edit_cells.request_from(values) for values in spec["requests"]],
+        spec["method"],
+        config_of(spec),
+        every=spec["every"],
+        guard_texts=sample_texts(spec["texts"], _TEXTS_SEED),
+        cancelled=context.cancelled,
+    )
+    return {
+        "points": [
+            {"n_edits": point.n_edits, "perplexity": point.perplexity, **_counts(point.retained)}
+            for point in report.points
+        ],
+        "immediate": [None if one is None else _counts(one) for one in report.immediate],
+        "failed": [list(one) for one in report.failed],
+    }
 
 
 def _counts(stand: Held) -> dict[str, list[int]]:
     """[right, n] by metric."""
     return {name: [getattr(stand, name).right, getattr(stand, name).n] for name in METRICS}
-
-
-def share(counts: Mapping[str, Any], name: str) -> float | None:
-    """right / n; None without prompts."""
-    right, n = counts[name]
-    return right / n if n else None

@@ -1,4 +1,4 @@
-"""Sequences and the guard on tiny random models, without a page."""
+"""Sequences and the guard on tiny random models."""
 
 from __future__ import annotations
 
@@ -8,11 +8,15 @@ from typing import Any
 import pytest
 import torch
 
-from app.sequence import guarded, run_sequence
 from editing import DenseDelta, Edit, EditCancelled
 from editing.registry import METHODS
+from experiments.edit_cells import request_of
+from experiments.guard import guarded
+from experiments.kinds import Context, get_kind
+from experiments.sequences import edits_in_turn, run_sequence
 from facts import EditRequest, Fact, Probe
 from models import LanguageModel
+from models.reference.corpus import sample_texts
 from tests.tiny import tiny_model
 
 TEXTS = ("The Space Needle is a tower in downtown Seattle.", "Marie Curie was born in Warsaw.")
@@ -92,6 +96,40 @@ def test_what_breaks_the_model_is_told_and_rolled_back_when_asked(monkeypatch: p
     assert kept.points[-1].perplexity is None or kept.points[-1].perplexity > 2 * (kept.points[0].perplexity or 0)
 
 
+def test_a_request_without_an_edit_is_passed_over_and_the_next_builds_on_those_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(METHODS, "ft", _Breaker())
+    model = tiny_model("gpt2")
+    order = [REQUESTS[0], REQUESTS[3], REQUESTS[2]]
+    first, second, third = edits_in_turn(model, order, "ft")
+    assert [list(step.batch) for step in (first, second, third)] == [[0], [1], [2]]
+    assert [step.failed for step in (first, second, third)] == ["", "no edit for Vienna", ""]
+    assert second.view is first.view
+    assert [edit.requests[0].fact.subject for edit in third.view.edits] == ["Berlin", "Madrid"]
+    assert third.view.edits[1].parents == (first.view.edits[0].digest,)
+
+
+def test_a_cell_holds_what_the_report_says() -> None:
+    model, kind = tiny_model("gpt2"), get_kind("sequence")
+    settings = {name: value for name, value in QUICK.items() if name != "layer"}
+    spec = {"requests": [request_of(one) for one in REQUESTS], "method": "grace", "layer": 3, "settings": settings}
+    found = kind.run(model, kind.complete({**spec, "every": 3, "texts": 2}), Context())
+    report = run_sequence(model, REQUESTS, "grace", QUICK, every=3, guard_texts=sample_texts(2, 7))
+    last = report.points[-1]
+    assert [point["n_edits"] for point in found["points"]] == [0, 3, 4]
+    assert found["points"][-1] == {
+        "n_edits": 4,
+        "perplexity": last.perplexity,
+        "reliability": [last.retained.reliability.right, 4],
+        "generalization": [last.retained.generalization.right, 4],
+        "locality": [last.retained.locality.right, last.retained.locality.n],
+    }
+    made = [one["reliability"] for one in found["immediate"]]
+    assert made == [[one.reliability.right, 1] for one in report.immediate if one is not None]
+    assert found["failed"] == []
+
+
 def test_the_guard_looks_at_the_subject_before_a_rank_one_edit() -> None:
     model = tiny_model("gpt2")
     word = next(text for text in ("Paris", "Rome", "a", "The", "in") if len(model.encode(text)) == 1)
@@ -104,8 +142,10 @@ def test_the_guard_looks_at_the_subject_before_a_rank_one_edit() -> None:
 
 def test_bad_input_is_told() -> None:
     model = tiny_model("gpt2")
-    with pytest.raises(ValueError, match="expected at least 1 of each"):
+    with pytest.raises(ValueError, match="0 requests in batches of 1; expected at least 1 of each"):
         run_sequence(model, [], "grace", QUICK)
+    with pytest.raises(ValueError, match="every is 0; expected at least 1 edit"):
+        run_sequence(model, REQUESTS, "grace", QUICK, every=0)
     with pytest.raises(ValueError, match="takes one request at a time"):
         run_sequence(model, REQUESTS, "wise", {"layer": 1}, batch_size=2)
     with pytest.raises(ValueError, match="did you mean 'grace'"):

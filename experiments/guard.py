@@ -1,0 +1,102 @@
+"""One more edit, with an eye on the model: computed, checked, applied; taken out again where it breaks the model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from editing import Diagnostic, Edit, apply_edits
+from editing.configs import make_config
+from editing.preflight import after_computing, before_computing
+from editing.registry import DEFAULT_METHOD, get_method
+from editing.view import on_base
+from facts import EditRequest
+from metrics.sequence import text_perplexity
+from models import LanguageModel
+from models.reference.corpus import sample_texts
+
+Progress = Callable[[int, int], None]
+Cancelled = Callable[[], bool]
+
+GUARD_TEXTS, GUARD_SEED = 20, 7
+"""Documents of the bundled corpus whose perplexity is watched."""
+BROKEN = 2.0
+"""An edit that makes ordinary text this many times as surprising is said to have broken the model."""
+
+
+@dataclass(frozen=True, eq=False)
+class Guarded:
+    """An edit with what the guard saw."""
+
+    edit: Edit
+    view: LanguageModel
+    """With the edit; without it where it was rolled back."""
+    checks: tuple[Diagnostic, ...]
+    rolled_back: bool
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the reader should be told, a sentence each."""
+        return tuple(check.warning for check in self.checks if check.warning)
+
+
+def guarded(
+    model: LanguageModel,
+    requests: Sequence[EditRequest],
+    method: str = DEFAULT_METHOD,
+    config: Any | Mapping[str, Any] | None = None,
+    *,
+    active: Sequence[Edit] = (),
+    guard_texts: Sequence[str] | None = None,
+    perplexity_before: float | None = None,
+    roll_back: bool = False,
+    progress: Progress | None = None,
+    cancelled: Cancelled | None = None,
+) -> Guarded:
+    """Compute an edit on top of those active and look for signs of collapse.
+
+    Args:
+        guard_texts: whose perplexity is watched; by default documents of the bundled corpus.
+        perplexity_before: of those texts in the model with `active`, where the caller knows it.
+        roll_back: leave the edit out of the view where the model is broken by it.
+
+    Raises:
+        ValueError: if the method is unknown, a setting out of range, or a request does not fit the model.
+        editing.EditCancelled: when `cancelled` said so.
+    """
+    chosen = get_method(method)
+    if isinstance(config, Mapping) or config is None:
+        config = make_config(chosen.config_type, config or {})
+    texts = sample_texts(GUARD_TEXTS, GUARD_SEED) if guard_texts is None else guard_texts
+    before = apply_edits(model, active)
+    # Rank-one updates are the ones that a first-token subject breaks.
+    early = before_computing(model, requests) if chosen.family == "locate-then-edit" else ()
+    made = chosen.compute(before, list(requests), config, active=before.edits, progress=progress, cancelled=cancelled)
+    edit = on_base(made, model, before.edits)
+    after = before.with_edit(edit)
+    room = after.max_positions
+    if perplexity_before is None or room < before.max_positions:
+        perplexity_before = text_perplexity(before, texts, room)
+    measured = _perplexity_check(perplexity_before, text_perplexity(after, texts, room), bool(texts))
+    checks = (*early, *after_computing(before, edit), *measured)
+    broken = any(check.warning for check in measured)
+    return Guarded(edit, before if broken and roll_back else after, checks, broken and roll_back)
+
+
+def _perplexity_check(before: float | None, after: float | None, any_text: bool) -> tuple[Diagnostic, ...]:
+    if not any_text or before is None:
+        return ()
+    ratio = math.inf if after is None else after / before
+    warning = ""
+    if ratio > BROKEN:
+        now = "no finite number" if after is None else f"{after:.3g}"
+        warning = (
+            f"the perplexity of ordinary text went from {before:.3g} to {now}: the edit breaks the model; undo it, and "
+            "try another layer, a weaker setting, or AlphaEdit"
+        )
+    return (
+        Diagnostic("perplexity before", before, "", "Of ordinary text, without this edit."),
+        Diagnostic("perplexity after", math.inf if after is None else after, "", "With it.", warning),
+    )

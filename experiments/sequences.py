@@ -1,0 +1,218 @@
+"""Edits one after the other on one model, and what becomes of them.
+
+edits_in_turn   the loop: an edit at a time on top of those before, whoever measures
+run_sequence    with the usual measurements: success when made, at the end and in between, perplexity of ordinary text
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+
+from editing import apply_edits
+from editing.configs import make_config
+from editing.edit import EditCancelled
+from editing.registry import DEFAULT_METHOD, get_method
+from editing.view import EditedModel
+from experiments.guard import GUARD_SEED, GUARD_TEXTS, Cancelled, Progress, guarded
+from facts import EditRequest
+from metrics.sequence import Held, Point, SequenceReport, held, kept_answers, summed, text_perplexity
+from models import LanguageModel
+from models.reference.corpus import sample_texts
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One edit of a sequence."""
+
+    batch: range
+    """Places of its requests in the sequence."""
+    view: EditedModel
+    """The model after it: with all edits that were made and kept so far."""
+    failed: str = ""
+    """Why no edit could be computed, as may happen on a model that earlier ones broke."""
+    rolled_back: str = ""
+    """Why it was taken out again."""
+
+
+@dataclass(frozen=True)
+class RollBack:
+    """When an edit is taken out again: where it has made texts more than twice as surprising."""
+
+    texts: tuple[str, ...]
+    perplexity: float | None
+    """Of the texts in the unedited model: compared with that, slow decay counts as well."""
+
+
+def edits_in_turn(
+    model: LanguageModel,
+    requests: Sequence[EditRequest],
+    method: str = DEFAULT_METHOD,
+    config: Any | Mapping[str, Any] | None = None,
+    *,
+    batch_size: int = 1,
+    roll_back: RollBack | None = None,
+    cancelled: Cancelled | None = None,
+) -> Iterator[Step]:
+    """Make the edits in turn, each computed on the model with the ones before; a step for each.
+
+    A request whose edit cannot be computed is passed over, and the others go on.
+
+    Args:
+        batch_size: requests computed together, for methods that take several.
+
+    Raises:
+        ValueError: at once, if there is no request, the batch size is not positive, the method is unknown or does not
+            take batches, or a setting is out of range.
+        editing.EditCancelled: when `cancelled` said so.
+    """
+    config = _checked(requests, method, config, batch_size)
+    return _steps(model, tuple(requests), method, config, batch_size, roll_back, cancelled)
+
+
+def _checked(requests: Sequence[EditRequest], method: str, config: Any, batch_size: int) -> Any:
+    """The method's config, if a sequence of these can be made at all."""
+    chosen = get_method(method)
+    if not requests or batch_size < 1:
+        raise ValueError(f"{len(requests)} requests in batches of {batch_size}; expected at least 1 of each")
+    if batch_size > 1 and not chosen.batch:
+        raise ValueError(f"{chosen.title} takes one request at a time; set batch_size to 1")
+    if isinstance(config, Mapping) or config is None:
+        return make_config(chosen.config_type, config or {})
+    return config
+
+
+def _steps(
+    model: LanguageModel,
+    requests: Sequence[EditRequest],
+    method: str,
+    config: Any,
+    batch_size: int,
+    roll_back: RollBack | None,
+    cancelled: Cancelled | None,
+) -> Iterator[Step]:
+    view = apply_edits(model, [])
+    for start in range(0, len(requests), batch_size):
+        if cancelled is not None and cancelled():
+            raise EditCancelled
+        batch = range(start, min(start + batch_size, len(requests)))
+        asked = [requests[index] for index in batch]
+        failed = undone = ""
+        try:
+            if roll_back is None:
+                made = get_method(method).compute(view, asked, config, active=view.edits, cancelled=cancelled)
+            else:
+                found = guarded(
+                    model,
+                    asked,
+                    method,
+                    config,
+                    active=view.edits,
+                    guard_texts=roll_back.texts,
+                    perplexity_before=roll_back.perplexity,
+                    roll_back=True,
+                    cancelled=cancelled,
+                )
+                made, undone = found.edit, found.warnings[-1] if found.rolled_back else ""
+        except ValueError as error:
+            failed = str(error)
+        if not (failed or undone):
+            view = apply_edits(view, [made])
+        yield Step(batch, view, failed, undone)
+
+
+def run_sequence(
+    model: LanguageModel,
+    requests: Sequence[EditRequest],
+    method: str = DEFAULT_METHOD,
+    config: Any | Mapping[str, Any] | None = None,
+    *,
+    every: int = 10,
+    batch_size: int = 1,
+    roll_back: bool = False,
+    guard_texts: Sequence[str] | None = None,
+    progress: Progress | None = None,
+    cancelled: Cancelled | None = None,
+) -> SequenceReport:
+    """Make the edits in turn, each on top of the ones before, and measure on the way.
+
+    Args:
+        every: edits between two points of the curve; the last point is always measured.
+        batch_size: requests computed together, for methods that take several.
+        roll_back: take an edit out again where perplexity says that it broke the model.
+        guard_texts: whose perplexity is measured; by default documents of the bundled corpus.
+        progress: called with (requests done, requests in all).
+
+    Raises:
+        ValueError: as `edits_in_turn`, and if `every` is not positive.
+        editing.EditCancelled: when `cancelled` said so.
+    """
+    if every < 1:
+        raise ValueError(f"every is {every}; expected at least 1 edit between two points")
+    settings: Any = _checked(requests, method, config, batch_size)
+    began = perf_counter()
+    texts = tuple(sample_texts(GUARD_TEXTS, GUARD_SEED) if guard_texts is None else guard_texts)
+    course = _Course(model, tuple(requests), texts)
+    limit = RollBack(texts, course.points[0].perplexity) if roll_back else None
+    for step in edits_in_turn(
+        model, requests, method, settings, batch_size=batch_size, roll_back=limit, cancelled=cancelled
+    ):
+        course.note(step)
+        done = step.batch.stop
+        if done - course.points[-1].n_edits >= every or done == len(requests):
+            course.measure(done)
+        if progress is not None:
+            progress(done, len(requests))
+    return SequenceReport(
+        method=method,
+        config=dataclasses.asdict(settings),
+        requests=course.requests,
+        immediate=tuple(course.immediate),
+        final=tuple(course.final),
+        points=tuple(course.points),
+        failed=tuple(course.failed),
+        rolled_back=tuple(course.rolled_back),
+        seconds=perf_counter() - began,
+        model=model.name,
+        model_revision=model.revision,
+        batch_size=batch_size,
+        notes=course.view.notes,
+    )
+
+
+class _Course:
+    """What has been seen of a sequence so far; fields as in `SequenceReport`."""
+
+    def __init__(self, model: LanguageModel, requests: tuple[EditRequest, ...], texts: Sequence[str]) -> None:
+        self.requests, self.texts = requests, texts
+        self.view = apply_edits(model, [])
+        self.known = kept_answers(model, requests)
+        self.immediate: list[Held | None] = [None] * len(requests)
+        self.final: list[Held | None] = [None] * len(requests)
+        self.failed: list[tuple[int, str]] = []
+        self.rolled_back: list[tuple[int, str]] = []
+        self.points = [Point(0, summed(held(self.view, requests, self.known)), text_perplexity(self.view, texts))]
+
+    def note(self, step: Step) -> None:
+        """How a step's requests stand right after it."""
+        self.view = step.view
+        if step.failed:
+            self.failed += [(index, step.failed) for index in step.batch]
+        elif step.rolled_back:
+            self.rolled_back.append((step.batch.start, step.rolled_back))
+        else:
+            asked = [self.requests[index] for index in step.batch]
+            self.immediate[step.batch.start : step.batch.stop] = held(self.view, asked, self.known)
+
+    def measure(self, n_done: int) -> None:
+        """A point of the curve: every edit made so far, and perplexity."""
+        made = [index for index in range(n_done) if self.immediate[index] is not None]
+        stand = held(self.view, [self.requests[index] for index in made], self.known)
+        for index, one in zip(made, stand, strict=True):
+            self.final[index] = one
+        self.points.append(
+            Point(n_done, summed(stand), text_perplexity(self.view, self.texts, self.view.max_positions))
+        )
