@@ -1,7 +1,8 @@
 """The edits of one session: which are active, undoing any of them, and branches that remember a set of them.
 
-An edit is remembered by its key; the edit itself is data in the server's drawer.  The shared model is never changed, so
-undoing is leaving a key out.
+Which edits stand where is `editing.branches`, as in the ledger of a folder.  The active edits are its current branch; a
+saved branch stays as it was when it was saved.  An edit is remembered by the key of what was asked; the edit itself is
+data in the server's drawer.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from app import cache, state
 from app.asks import CompareAsk, EditAsk, FileAsk, ScoreAsk
 from app.jobs import Job
 from app.probes import Row
+from editing.branches import Branches
 
 MOST = 20
 """Active edits in one session."""
@@ -25,15 +27,19 @@ def start(model: str) -> None:
         return
     session.ledger_model = model
     session.edit_ask = session.score_ask = session.compare_ask = None
-    session.ledger, session.branches = (), {}
+    session.ledger = Branches({CURRENT: ()}, CURRENT)
     session.compared = ("", "")
     session.score_wanted = False
 
 
 def active() -> tuple[str, ...]:
     """Keys of the edits in effect, oldest first."""
-    keys: tuple[str, ...] = st.session_state.ledger
-    return keys
+    return _ledger().edits()
+
+
+def _ledger() -> Branches:
+    found: Branches = st.session_state.ledger
+    return found
 
 
 def beside(prompt: str) -> tuple[str, ...]:
@@ -56,14 +62,14 @@ def settle(job: Job | None) -> None:
         return
     cache.drawer().put(ask.key, job.result)  # the job may be older than what the drawer still holds
     kept = ask.active if isinstance(ask, EditAsk) else beside(job.result.requests[0].fact.prompt)
-    st.session_state.ledger = (*(key for key in kept if key in active()), ask.key)
+    st.session_state.ledger = _ledger().put(CURRENT, [*(key for key in kept if key in active()), ask.key])
 
 
 def undo(key: str | None = None) -> None:
     """Callback: take one edit back, by default the last; it was never in the model, so it is just left out."""
     session = st.session_state
     gone = key if key is not None else session.edit_ask.key if session.edit_ask else active()[-1]
-    session.ledger = tuple(other for other in active() if other != gone)
+    session.ledger = _ledger().without(gone)
     if session.edit_ask is not None and session.edit_ask.key == gone:
         session.edit_ask = None
     session.score_ask = None
@@ -90,23 +96,28 @@ def score(rows: tuple[Row, ...] | None) -> None:
 
 def save_branch() -> None:
     """Callback: remember the active edits under the name in the field."""
-    name = (st.session_state.get("branch_name") or "").strip() or f"Branch {len(st.session_state.branches) + 1}"
+    name = (st.session_state.get("branch_name") or "").strip() or f"Branch {len(saved()) + 1}"
     if name not in (UNEDITED, CURRENT):
-        st.session_state.branches = {**st.session_state.branches, name: active()}
+        st.session_state.ledger = _ledger().put(name, active())
     st.session_state.branch_name = ""
 
 
 def switch(name: str) -> None:
     """Callback: make a branch's edits the active ones."""
-    st.session_state.ledger = branches()[name]
+    st.session_state.ledger = _ledger().put(CURRENT, branches()[name])
     st.session_state.edit_ask = st.session_state.score_ask = None
     if active():
         _score_last()
 
 
+def saved() -> dict[str, tuple[str, ...]]:
+    """The branches that were saved, by name."""
+    return {name: keys for name, keys in _ledger().by_name.items() if name != CURRENT}
+
+
 def branches() -> dict[str, tuple[str, ...]]:
     """Every set of edits that can be compared, by name."""
-    return {UNEDITED: (), CURRENT: active(), **st.session_state.branches}
+    return {UNEDITED: (), **_ledger().by_name}
 
 
 def start_comparison(left: str, right: str) -> None:

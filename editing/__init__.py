@@ -1,10 +1,31 @@
-"""Rewriting facts: methods that compute an edit, and the view of a model that has it."""
+"""Rewriting facts: methods that compute an edit, and the view of a model that has it.
 
-from editing.edit import Diagnostic, Edit, EditCancelled, LossStep
-from editing.ops import DenseDelta, WeightDelta
-from editing.registry import METHODS, Method, get_method
-from editing.rome import RomeConfig
-from editing.view import apply_edits
+Names are imported when first used, so that `editing.branches` can be had without importing torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from editing.edit import Diagnostic, Edit, EditCancelled, LossStep
+    from editing.ops import DenseDelta, WeightDelta
+    from editing.registry import METHODS, Method, get_method
+    from editing.rome import RomeConfig
+    from editing.view import apply_edits
+
+HOMES = {
+    "METHODS": "registry",
+    "DenseDelta": "ops",
+    "Diagnostic": "edit",
+    "Edit": "edit",
+    "EditCancelled": "edit",
+    "LossStep": "edit",
+    "Method": "registry",
+    "RomeConfig": "rome",
+    "WeightDelta": "ops",
+    "apply_edits": "view",
+    "get_method": "registry",
+}
 
 __all__ = [
     "METHODS",
@@ -19,3 +40,9 @@ __all__ = [
     "apply_edits",
     "get_method",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in HOMES:
+        raise AttributeError(f"module 'editing' has no attribute {name!r}")
+    return getattr(import_module(f"editing.{HOMES[name]}"), name)

@@ -7,8 +7,7 @@ Every change is one atomic replacement of `ledger.json`, made after the edit's f
 leaves the ledger as it was.  The model of a branch is a view built from the base and the branch's edits, so taking out
 any one edit gives, bit for bit, the model that never had it.
 
-The page does not keep its edits here but as keys of what was asked (`app/ledger.py`): a session's list is drawn before
-torch is imported and before its edits are computed, and sessions that ask the same share one edit.
+Which edits stand where is `editing.branches`, which the page's list of edits uses as well.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from editing.configs import unknown
+from editing.branches import Branches
 from editing.edit import Edit
 from editing.export import export_model
 from editing.files import load_edit
@@ -70,23 +69,22 @@ class Ledger:
         self.model, self.folder = model, folder
         self._lock = threading.RLock()
         self._edits: dict[str, Edit] = {}
-        self._branches: dict[str, tuple[str, ...]] = {MAIN: ()}
-        self._current = MAIN
+        self._state = Branches({MAIN: ()}, MAIN)
         if folder is not None and (folder / "ledger.json").is_file():
             self._read(folder)
         elif folder is not None:
             (folder / "edits").mkdir(parents=True, exist_ok=True)
-            self._write()
+            self._write(self._state)
 
     @property
     def branches(self) -> dict[str, tuple[str, ...]]:
         """Branch name -> digests of its edits, oldest first."""
-        return dict(self._branches)
+        return dict(self._state.by_name)
 
     @property
     def current(self) -> str:
         """The branch that `add` and `undo` change."""
-        return self._current
+        return self._state.current
 
     def edits(self, branch: str | None = None) -> tuple[Edit, ...]:
         """The edits of a branch, oldest first; by default the current one's.
@@ -94,7 +92,7 @@ class Ledger:
         Raises:
             ValueError: if there is no such branch.
         """
-        return tuple(self._edits[digest] for digest in self._branch(branch))
+        return tuple(self._edits[digest] for digest in self._state.edits(branch))
 
     def view(self, branch: str | None = None) -> EditedModel:
         """The model as it is on a branch.
@@ -130,11 +128,11 @@ class Ledger:
             ValueError: if the branch has no such edit, or none at all.
         """
         with self._lock:
-            there = self._branch(None)
+            there = self._state.edits()
             if not there:
-                raise ValueError(f"the branch {self._current!r} has no edit to undo")
+                raise ValueError(f"the branch {self.current!r} has no edit to undo")
             wanted = there[-1] if digest is None else self._full(digest, there)
-            self._change(self._current, tuple(each for each in there if each != wanted))
+            self._change(self._state.without(wanted))
             return self._edits[wanted]
 
     def branch(self, name: str, keep: int | None = None) -> None:
@@ -144,12 +142,12 @@ class Ledger:
             ValueError: if the name is empty or taken, or the branch has fewer edits.
         """
         with self._lock:
-            there = self._branch(None)
-            if not name.strip() or name in self._branches:
-                raise ValueError(f"a branch cannot be called {name!r}; there are {', '.join(self._branches)}")
+            there = self._state.edits()
+            if not name.strip() or name in self.branches:
+                raise ValueError(f"a branch cannot be called {name!r}; there are {', '.join(self.branches)}")
             if keep is not None and not 0 <= keep <= len(there):
-                raise ValueError(f"keep is {keep}, but {self._current!r} has {len(there)} edits")
-            self._change(name, there if keep is None else there[:keep], current=name)
+                raise ValueError(f"keep is {keep}, but {self.current!r} has {len(there)} edits")
+            self._change(self._state.put(name, there[:keep]).switched(name))
 
     def switch(self, name: str) -> None:
         """Go to another branch.
@@ -158,7 +156,7 @@ class Ledger:
             ValueError: if there is none of that name.
         """
         with self._lock:
-            self._change(name, self._branch(name), current=name)
+            self._change(self._state.switched(name))
 
     def compare(self, first: str, second: str, prompts: Sequence[str], max_new_tokens: int = 16) -> Comparison:
         """Two branches side by side: which edits each has, and what they say.
@@ -166,7 +164,7 @@ class Ledger:
         Raises:
             ValueError: if a branch does not exist, or a prompt does not fit.
         """
-        ours, theirs = self._branch(first), self._branch(second)
+        ours, theirs = self._state.edits(first), self._state.edits(second)
         said = [self.view(name).generate(prompts, max_new_tokens) for name in (first, second)]
         return Comparison(
             only_first=tuple(self._edits[digest] for digest in ours if digest not in theirs),
@@ -196,57 +194,48 @@ class Ledger:
         export_model(self.view(branch), folder)
 
     def _put(self, edit: Edit, position: int | None) -> Edit:
-        there = self._branch(None)
-        if edit.digest in there:
-            raise ValueError(f"the branch {self._current!r} already has this edit, {edit.digest[:12]}")
-        at = len(there) if position is None else position
-        order = (*there[:at], edit.digest, *there[at:])
+        state = self._state.added(edit.digest, position)
         known = self._edits | {edit.digest: edit}
-        apply_edits(self.model, [known[digest] for digest in order], force=True)  # fails now rather than in the ledger
+        apply_edits(
+            self.model, [known[digest] for digest in state.edits()], force=True
+        )  # fails now rather than in the ledger
         if self.folder is not None and not self._file(edit.digest).is_file():
             scratch = self._file(edit.digest).with_suffix(".part")
             edit.save(scratch)
             os.replace(scratch, self._file(edit.digest))
         self._edits = known
-        self._change(self._current, order)
+        self._change(state)
         return edit
-
-    def _branch(self, name: str | None) -> tuple[str, ...]:
-        name = self._current if name is None else name
-        if name not in self._branches:
-            raise ValueError(unknown("branch", name, self._branches))
-        return self._branches[name]
 
     def _full(self, digest: str, there: Sequence[str]) -> str:
         """The digest that begins like this."""
         found = [each for each in there if digest and each.startswith(digest)]
         if len(found) != 1:
             shown = ", ".join(each[:12] for each in there) or "none"
-            raise ValueError(f"{len(found)} edits of {self._current!r} are called {digest!r}; it has {shown}")
+            raise ValueError(f"{len(found)} edits of {self.current!r} are called {digest!r}; it has {shown}")
         return found[0]
 
-    def _change(self, name: str, digests: tuple[str, ...], current: str | None = None) -> None:
+    def _change(self, state: Branches) -> None:
         """Write first, then remember, so that a full disk leaves both as they were."""
-        branches, now = self._branches | {name: digests}, current or self._current
-        self._write(branches, now)
-        self._branches, self._current = branches, now
+        self._write(state)
+        self._state = state
 
     def _file(self, digest: str) -> Path:
         assert self.folder is not None
         return self.folder / "edits" / f"{digest}.safetensors"
 
-    def _write(self, branches: dict[str, tuple[str, ...]] | None = None, current: str | None = None) -> None:
+    def _write(self, state: Branches) -> None:
         if self.folder is None:
             return
-        state = {
+        written = {
             "format": FORMAT,
             "base_revision": self.model.revision,
-            "branches": self._branches if branches is None else branches,
-            "current": current or self._current,
+            "branches": dict(state.by_name),
+            "current": state.current,
         }
         scratch = self.folder / "ledger.json.part"
         with scratch.open("w", encoding="utf-8") as file:
-            json.dump(state, file, ensure_ascii=False, indent=1)
+            json.dump(written, file, ensure_ascii=False, indent=1)
             file.flush()
             os.fsync(file.fileno())
         os.replace(scratch, self.folder / "ledger.json")
@@ -257,9 +246,7 @@ class Ledger:
             if state["format"] != FORMAT:
                 raise ValueError(f"its format is {state['format']!r}, expected {FORMAT!r}")
             branches = {str(name): tuple(map(str, digests)) for name, digests in state["branches"].items()}
-            revision, current = state["base_revision"], state["current"]
-            if current not in branches:
-                raise ValueError(f"its current branch {current!r} is not there")
+            revision, found = state["base_revision"], Branches(branches, state["current"])
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(f"{str(folder)!r} does not hold a ledger that can be read: {error}") from error
         if revision != self.model.revision:
@@ -273,4 +260,4 @@ class Ledger:
         for digest, edit in edits.items():
             if edit.digest != digest:
                 raise ValueError(f"the ledger's file for edit {digest[:12]} holds another edit, {edit.digest[:12]}")
-        self._edits, self._branches, self._current = edits, branches, current
+        self._edits, self._state = edits, found

@@ -81,7 +81,7 @@ def _branches(runner: Runner) -> list[Waiting]:
             icon=":material/bookmark_add:",
             on_click=ledger.save_branch,
         )
-    for name, keys in st.session_state.branches.items():
+    for name, keys in ledger.saved().items():
         with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
             count = f"{len(keys)} edit" if len(keys) == 1 else f"{len(keys)} edits"
             st.markdown(f"**{plain(name)}**, {count}", width="stretch")

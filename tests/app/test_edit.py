@@ -76,7 +76,7 @@ def test_a_text_for_the_second_moment_can_be_given(new_page: NewPage) -> None:
     page.file_uploader(key="r-rome_corpus").set_value(("notes.txt", text, "text/plain")).run()
     apply = page.button(key="apply_edit").click().run()
     assert not apply.exception
-    (made,) = cache.drawer().all(page.session_state["ledger"])
+    (made,) = cache.drawer().all(page.session_state["ledger"].edits())
     assert made.config.corpus.endswith(dict(page.session_state["edit_ask"].config)["corpus"])
     assert cache.uploads().path(dict(page.session_state["edit_ask"].config)["corpus"]).read_bytes() == text
     saved = export._edit_file(made)
@@ -90,5 +90,5 @@ def test_an_early_subject_of_one_token_is_warned_of_and_can_be_rolled_back(new_p
     assert "single token at the beginning" in notices(page)
     assert page.button(key="gentler").label == "Try AlphaEdit instead"
     page.button(key="roll_back").click().run()
-    assert page.session_state["ledger"] == ()
+    assert page.session_state["ledger"].edits() == ()
     assert "single token" not in notices(page)

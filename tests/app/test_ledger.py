@@ -45,7 +45,7 @@ def listed(page: AppTest) -> list[str]:
 
 
 def edits(page: AppTest) -> tuple[str, ...]:
-    keys: tuple[str, ...] = page.session_state["ledger"]
+    keys: tuple[str, ...] = page.session_state["ledger"].edits()
     return keys
 
 
