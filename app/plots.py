@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import html
+import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
 from tracing.labels import has_two_sides, layer_ticks, token_labels
-from tracing.plots import ROME_MAPS, trace_heatmap
+from tracing.plots import DOT, ROME_MAPS, trace_heatmap
 
 if TYPE_CHECKING:
     from app.every_layer import EveryLayer
     from tracing import TraceResult
 
-TOP, RIGHT, BOTTOM = 62, 10, 54
+TOP, RIGHT, BOTTOM = 78, 10, 54
 """Pixels around the cells of the map; above them lies the colour bar."""
+DARK_TWO_SIDED = [[0, "#ffb454"], [0.25, "#a5702f"], [0.5, "#151c23"], [0.75, "#6a62a8"], [1, "#cdc6ff"]]
+"""From orange over the dark page's own colour to violet: the white middle of PuOr glares there."""
 # Okabe and Ito's colours, told apart by colour-blind readers too; dashes and marks tell them apart without any colour.
 LINES = {
     "p(new answer)": ("#0072b2", "solid", "circle"),
@@ -44,6 +47,8 @@ class EffectMap:
     site: str
     measure: str
     """What the colours mean."""
+    marked: NDArray[np.bool_] | None = None
+    """[row, layer], where the interval holds 0."""
 
 
 def every_layer_figure(found: EveryLayer, *, dark: bool = False) -> go.Figure:
@@ -93,7 +98,10 @@ def clickable_heatmap(result: TraceResult, *, zmax: float, dark: bool) -> go.Fig
         zmax: top of the colour scale, which several maps share.
     """
     figure = trace_heatmap(result, dark=dark, scale="rome", zmax=zmax)
-    words = figure.data[0].colorbar.title.text.replace("<br>", " ")
+    first, *others = re.split(f"<br>(?=orange|{DOT})", figure.data[0].colorbar.title.text)
+    words = "<br>".join(filter(None, (first.replace("<br>", " "), ", ".join(others).replace("<br>", " "))))
+    if dark and figure.data[0].zmin < 0:
+        figure.data[0].colorscale = DARK_TWO_SIDED
     bar = {"orientation": "h", "x": 0, "xanchor": "left", "y": 1, "yanchor": "bottom", "len": 0.6, "thickness": 9}
     bar |= {"xpad": 0, "ypad": 5}
     figure.data[0].colorbar.update(bar | {"title": {"text": words, "side": "top", "font": {"size": 12}}})
@@ -103,7 +111,16 @@ def clickable_heatmap(result: TraceResult, *, zmax: float, dark: bool) -> go.Fig
     figure.update_layout(title=None, margin=margin, height=TOP + BOTTOM + 28 * len(result.tokens), font_color=ink)
     for axis in (figure.layout.xaxis, figure.layout.yaxis):
         axis.update(tickfont_color=ink, title_font_color=ink, title_standoff=12, automargin=False)
+    _below_ticks(figure)
     return figure
+
+
+def _below_ticks(figure: go.Figure) -> None:
+    """The title of the layers below their numbers: Plotly sets a short one between two numbers of the middle."""
+    title = figure.layout.xaxis.title
+    place = {"x": 0.5, "xref": "paper", "y": 0, "yref": "paper", "yanchor": "top", "yshift": -24, "showarrow": False}
+    figure.add_annotation(text=title.text, font_color=title.font.color, **place)
+    title.text = None
 
 
 def _pixels(label: str) -> int:
@@ -121,15 +138,21 @@ def effect_maps(maps: Sequence[EffectMap], *, dark: bool) -> list[go.Figure]:
     top = max(max((float(np.nanmax(np.abs(z))) for z in grids if not np.isnan(z).all()), default=0.0), 1e-6)
     two_sided = any(has_two_sides(z) for z in grids if not np.isnan(z).all())
     sites = {one.site for one in maps}
-    scale = "PuOr" if two_sided else ROME_MAPS[next(iter(sites))] if len(sites) == 1 and not dark else "cividis"
+    one_sided = ROME_MAPS[next(iter(sites))] if len(sites) == 1 and not dark else "cividis"
+    scale = one_sided if not two_sided else DARK_TWO_SIDED if dark else "PuOr"
     return [
         _effect_map(one, z, -top if two_sided else 0.0, top, scale, dark) for one, z in zip(maps, grids, strict=True)
     ]
 
 
-def _effect_map(one: EffectMap, z: NDArray[np.float32], low: float, high: float, scale: str, dark: bool) -> go.Figure:
+def _effect_map(one: EffectMap, z: NDArray[np.float32], low: float, high: float, scale: Any, dark: bool) -> go.Figure:
     ink = "#dfe6ec" if dark else "#2b333b"
-    title = {"text": one.measure, "side": "top", "font": {"size": 12, "color": ink}}
+    marked = np.zeros(z.shape, dtype=bool) if one.marked is None else np.asarray(one.marked)
+    title = {
+        "text": one.measure + (f"<br>{DOT} interval holds 0" if marked.any() else ""),
+        "side": "top",
+        "font": {"size": 12, "color": ink},
+    }
     bar = {"orientation": "h", "x": 0, "xanchor": "left", "y": 1, "yanchor": "bottom", "len": 0.8, "thickness": 9}
     figure = go.Figure(
         go.Heatmap(
@@ -141,6 +164,8 @@ def _effect_map(one: EffectMap, z: NDArray[np.float32], low: float, high: float,
             ygap=1,
             customdata=[[html.escape(text) for text in row] for row in one.hover],
             hovertemplate="%{customdata}<extra></extra>",
+            text=np.where(marked, DOT, "").tolist(),
+            texttemplate="%{text}",
             colorbar=bar | {"xpad": 0, "ypad": 5, "title": title, "tickfont": {"color": ink}},
         )
     )
@@ -158,4 +183,5 @@ def _effect_map(one: EffectMap, z: NDArray[np.float32], low: float, high: float,
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
     )
+    _below_ticks(figure)
     return figure

@@ -37,6 +37,11 @@ class AveragedMap:
     n: tuple[int, ...]
     """Facts with such a token, by category."""
 
+    @property
+    def uncertain(self) -> NDArray[np.bool_]:
+        """[category, layer], where the interval holds 0."""
+        return (self.low <= 0) & (self.high >= 0)
+
 
 @dataclass(frozen=True, eq=False)
 class Results:
@@ -159,18 +164,18 @@ def _varied(specs: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _averaged(parts: Sequence[_Part]) -> tuple[AveragedMap, ...]:
+    names = sorted({name for part in parts for name in part.effects}, key=_place)
+    joined = {name: np.concatenate([part.effects[name] for part in parts if name in part.effects]) for name in names}
+    return tuple(averaged_map(name, effects) for name, effects in joined.items() if effects.ndim == 3)
+
+
+def averaged_map(name: str, effects: NDArray[np.float32]) -> AveragedMap:
+    """The mean of [fact, category, layer] over facts."""
     from tracing.statistics import interval, nan_mean
 
-    names = sorted({name for part in parts for name in part.effects}, key=_place)
-    maps = []
-    for name in names:
-        effects = np.concatenate([part.effects[name] for part in parts if name in part.effects])
-        if effects.ndim != 3:
-            continue
-        low, high = interval(effects)
-        counts = tuple(int(n) for n in (~np.isnan(effects[:, :, 0])).sum(0))
-        maps.append(AveragedMap(name, name.partition(",")[0], nan_mean(effects), low, high, counts))
-    return tuple(maps)
+    low, high = interval(effects)
+    counts = tuple(int(n) for n in (~np.isnan(effects[:, :, 0])).sum(0))
+    return AveragedMap(name, name.partition(",")[0], nan_mean(effects), low, high, counts)
 
 
 def _place(name: str) -> tuple[bool, int, str]:

@@ -40,7 +40,7 @@ class SavedTrace:
     settings: Mapping[str, str]
     """Window, noise and whatever else was asked for, in words."""
     tokens: tuple[str, ...]
-    span: tuple[int, int]
+    subject_span: tuple[int, int]
     """Half-open token positions of the subject."""
     samples: int
     clean: float
@@ -60,9 +60,9 @@ class SavedTrace:
     @property
     def peak(self) -> tuple[int, int]:
         """(token, layer) of the largest effect at the last subject token."""
-        row = self.effect[self.span[1] - 1]
+        row = self.effect[self.subject_span[1] - 1]
         known = [layer for layer, value in enumerate(row) if not math.isnan(value)]
-        return self.span[1] - 1, max(known, key=row.__getitem__, default=0)
+        return self.subject_span[1] - 1, max(known, key=row.__getitem__, default=0)
 
     @property
     def title(self) -> str:
@@ -189,7 +189,7 @@ def _trace(record: Record, text: str) -> SavedTrace:
         measure=record.text("measure", "probability"),
         settings=named,
         tokens=tokens,
-        span=(int(start), int(stop)),
+        subject_span=(int(start), int(stop)),
         samples=len(corrupted),
         clean=record.number("clean"),
         corrupted=math.fsum(corrupted) / len(corrupted),

@@ -8,6 +8,7 @@ import re
 import tempfile
 import zipfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,9 +17,12 @@ import streamlit as st
 from app import cache
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from editing import Edit
     from metrics import EditReport
     from tracing import TraceResult
+    from tracing.average import AverageEffects
     from tracing.plots import FigureFormat
 
 WIDTHS = {"3.25 in, one column": 3.25, "5.5 in, text width": 5.5, "6.75 in, two columns": 6.75}
@@ -42,10 +46,30 @@ def trace_panel(results: tuple[TraceResult, ...] | None) -> None:
             _button("SVG", lambda: _figure(result, "svg"), _name(result, "svg"), "image/svg+xml")
             _button("PNG 300 dpi", lambda: _figure(result, "png"), _name(result, "png"), "image/png")
         with st.container(horizontal=True):
-            _button("CSV", lambda: result.to_frame().to_csv(index=False).encode(), _name(result, "csv"), "text/csv")
+            _button("CSV", lambda: _csv(result.to_frame()), _name(result, "csv"), "text/csv")
             _button("JSON", lambda: result.to_json().encode(), _name(result, "json"), "application/json")
             _button("HTML", lambda: _page(result), _name(result, "html"), "text/html")
         st.selectbox("Figure width", list(WIDTHS), key="figure_width", persist_state="session")
+
+
+def average_buttons(average: AverageEffects) -> None:
+    """Averaged maps as a figure for print, and their numbers."""
+    kinds: dict[FigureFormat, tuple[str, str]] = {
+        "pdf": ("Figure (PDF)", "application/pdf"),
+        "svg": ("SVG", "image/svg+xml"),
+        "png": ("PNG 300 dpi", "image/png"),
+    }
+    with st.container(horizontal=True):
+        for kind, (label, mime) in kinds.items():
+            _button(label, partial(_average_figure, average, kind), f"average.{kind}", mime, "average_")
+        _button("Means (CSV)", lambda: _csv(average.to_frame()), "average.csv", "text/csv", "average_")
+        _button("Every fact (CSV)", lambda: _csv(average.per_fact()), "facts.csv", "text/csv", "average_")
+
+
+def _average_figure(average: AverageEffects, kind: FigureFormat) -> bytes:
+    from tracing.plots import average_figure, export
+
+    return export(average_figure(average), kind)
 
 
 def report_panel(report: EditReport) -> None:
@@ -68,6 +92,10 @@ def _figure(result: TraceResult, kind: FigureFormat) -> bytes:
 
     width = WIDTHS[st.session_state.get("figure_width") or next(iter(WIDTHS))]
     return figure_bytes(result, kind, width_in=width)
+
+
+def _csv(frame: pd.DataFrame) -> bytes:
+    return frame.to_csv(index=False).encode()
 
 
 def _page(result: TraceResult) -> bytes:

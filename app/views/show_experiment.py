@@ -10,10 +10,11 @@ import streamlit as st
 from app import state, sweeps, work
 from app.jobs import Job, Runner, job_key
 from app.leaderboard import HEADLINES, Board
-from app.results import AveragedMap, Results, packed, table
+from app.results import Results, packed, table
 from app.sweeps import Experiment, Standing
+from app.views import show_averages
 from app.views.waiting import Waiting
-from app.wording import duration, plain, short
+from app.wording import duration, plain
 from experiments.schema import LedgerError
 
 LOOK_SECONDS = 2.0
@@ -158,57 +159,10 @@ def _found(job: Job, one: Experiment) -> None:
 
 
 def _maps(key: str, found: Results) -> None:
-    from app.plots import EffectMap, effect_maps
-    from tracing.labels import CATEGORY_NAMES, map_title
-
     st.markdown("**Averaged maps**")
-    total = ""
-    if found.total is not None:
-        mean, low, high = found.total
-        interval = f" (95 % CI {short(low)} to {short(high)})" if low == low else ""
-        total = f", average total effect {short(mean)}{interval}"
     unknown = f", {found.n_unknown} passed over because the model does not know them" if found.n_unknown else ""
-    st.caption(plain(f"n = {found.n_facts} facts{total}{unknown}."))
-    rows = list(CATEGORY_NAMES.values())
-    maps = [EffectMap(rows, one.mean.tolist(), _hover(one, rows), one.site, "Average indirect effect")
-            for one in found.maps]  # fmt: skip
-    figures = effect_maps(maps, dark=st.context.theme.type == "dark")
-    for start in range(0, len(figures), 2):
-        for column, one, figure in zip(
-            st.columns(2), found.maps[start : start + 2], figures[start : start + 2], strict=False
-        ):
-            with column:
-                title = map_title(one.name)
-                st.markdown(plain(title[:1].upper() + title[1:]))
-                st.plotly_chart(
-                    figure, key=f"{key}_{one.name}", config={"displayModeBar": False, "doubleClick": False},
-                    alt=_sentence(one),
-                )  # fmt: skip
-
-
-def _hover(one: AveragedMap, rows: list[str]) -> list[list[str]]:
-    return [
-        [
-            f"layer {layer}, {row.lower()}: {short(value)}"
-            + (f" (95 % CI {short(low)} to {short(high)})" if low == low else "")
-            + f", n = {n}"
-            for layer, (value, low, high) in enumerate(zip(*bounds, strict=True))
-        ]
-        for row, n, *bounds in zip(rows, one.n, one.mean, one.low, one.high, strict=True)
-    ]
-
-
-def _sentence(one: AveragedMap) -> str:
-    """The map in words: where the last subject token's mean is largest."""
-    row = one.mean[2]
-    known = [layer for layer, value in enumerate(row) if value == value]
-    if not known:
-        return f"Averaged map of {one.name}."
-    best = max(known, key=lambda layer: row[layer])
-    return (
-        f"Averaged map of {one.name} over {one.n[2]} facts. At the last subject token the mean effect is largest, "
-        f"{short(float(row[best]))}, at layer {best}."
-    )
+    st.caption(plain(f"{show_averages.facts(found.n_facts, found.total)}{unknown}."))
+    show_averages.draw(key, found.maps)
 
 
 def _board(key: str, board: Board) -> None:

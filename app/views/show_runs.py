@@ -6,10 +6,12 @@ from collections.abc import Sequence
 
 import streamlit as st
 
-from app import session_runs, two_runs
+from app import average_runs, session_runs, two_runs
 from app.jobs import Runner, job_key
+from app.results import averaged_map
 from app.saved import LARGEST, METRICS, SITES, Saved, SavedEdit, SavedTrace
 from app.two_runs import Cells
+from app.views import export, show_averages
 from app.views.locate import SUMMARY_STYLE
 from app.views.waiting import Waiting
 from app.wording import markup, plain, short, visible
@@ -32,8 +34,8 @@ def draw(runner: Runner) -> list[Waiting]:
     shown = two_runs.matching(runs, words, kind)
     # Between the buttons and the table, whose own toolbar would lie over the buttons.
     st.caption(
-        f"{len(shown)} of {len(runs)} runs. Tick one to see all its numbers, two to compare them. "
-        "They are kept while this tab is open; save what you want to keep longer."
+        f"{len(shown)} of {len(runs)} runs. Tick one to see all its numbers, two to compare them, more traces to see "
+        "their mean. They are kept while this tab is open; save what you want to keep longer."
     )
     chosen = _table(shown, words, kind)
     if chosen:
@@ -43,7 +45,7 @@ def draw(runner: Runner) -> list[Waiting]:
     elif len(chosen) == 2:
         _two(*chosen)
     elif chosen:
-        st.info("Two runs can be compared at a time; untick the others.", icon=":material/info:")
+        _many(chosen)
     return waiting
 
 
@@ -122,7 +124,7 @@ def _table(runs: Sequence[Saved], words: str, kind: str) -> list[Saved]:
 
 def _files(chosen: list[Saved]) -> None:
     with st.container(horizontal=True):
-        for index, run in enumerate(chosen[:2]):
+        for index, run in enumerate(chosen if len(chosen) <= 2 else []):
             st.download_button(
                 "Save JSON" if len(chosen) == 1 else f"Save {'left' if index == 0 else 'right'}",
                 run.text.encode("utf-8", "surrogatepass"),
@@ -179,6 +181,27 @@ def _two(left: Saved, right: Saved) -> None:
             st.caption("Both were asked the same.")
 
 
+def _many(chosen: Sequence[Saved]) -> None:
+    """Three traces and more: their mean."""
+    with st.container(border=True, key="runs_averaged"):
+        st.subheader("On average", anchor=False)
+        refusal = average_runs.why_not(chosen)
+        if refusal:
+            st.warning(plain(refusal), icon=":material/block:")
+            return
+        found = average_runs.average(chosen)
+        measure = next(run.measure for run in chosen if isinstance(run, SavedTrace)).replace("_", " ")
+        key = job_key("average", sorted(run.key for run in chosen))
+        words = show_averages.facts(found.n_facts, (found.ate, *found.ate_ci()))
+        st.caption(
+            plain(f"{words}, {found.noise_source}. Traces of one prompt count as one fact. ")
+            + "Facts that were picked by hand say little about others; the page Batch draws them."
+        )
+        maps = [averaged_map(name, effects) for name, effects in found.effects.items()]
+        show_averages.draw(key, maps, f"Average indirect effect ({measure})")
+        export.average_buttons(found)
+
+
 def _numbers(run: SavedTrace) -> None:
     position, layer = run.peak
     low, high = run.low[position][layer], run.high[position][layer]
@@ -208,7 +231,7 @@ def _maps(runs: Sequence[SavedTrace]) -> None:
     maps = []
     for run in runs:
         labels = [
-            visible(token) + ("*" if run.span[0] <= index < run.span[1] else "")
+            visible(token) + ("*" if run.subject_span[0] <= index < run.subject_span[1] else "")
             for index, token in enumerate(run.tokens)
         ]
         hover = [

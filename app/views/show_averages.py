@@ -1,0 +1,71 @@
+"""Averaged maps: mean effects by kind of token and layer, with n and intervals, all on one colour scale."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import streamlit as st
+
+from app.results import AveragedMap
+from app.wording import plain, short
+
+
+def facts(n: int, total: tuple[float, float, float] | None) -> str:
+    """Over how many facts, and their average total effect (mean, low, high) where there is one."""
+    words = f"n = {n} fact{'' if n == 1 else 's'}"
+    if total is None:
+        return words
+    mean, low, high = total
+    return f"{words}, average total effect {short(mean)}{_interval(low, high)}"
+
+
+def draw(key: str, maps: Sequence[AveragedMap], measure: str = "Average indirect effect") -> None:
+    """Two maps in a row."""
+    from app.plots import EffectMap, effect_maps
+    from tracing.labels import CATEGORY_NAMES, map_title
+
+    rows = list(CATEGORY_NAMES.values())
+    figures = effect_maps(
+        [EffectMap(rows, one.mean.tolist(), _hover(one, rows), one.site, measure, one.uncertain) for one in maps],
+        dark=st.context.theme.type == "dark",
+    )
+    for start in range(0, len(figures), 2):
+        for column, one, figure in zip(
+            st.columns(2), maps[start : start + 2], figures[start : start + 2], strict=False
+        ):
+            with column:
+                title = map_title(one.name)
+                st.markdown(plain(title[:1].upper() + title[1:]))
+                st.plotly_chart(
+                    figure,
+                    key=f"{key}_{one.name}",
+                    config={"displayModeBar": False, "doubleClick": False},
+                    alt=_sentence(one),
+                )
+
+
+def _interval(low: float, high: float) -> str:
+    return f" (95 % CI {short(low)} to {short(high)})" if low == low else ""
+
+
+def _hover(one: AveragedMap, rows: Sequence[str]) -> list[list[str]]:
+    return [
+        [
+            f"layer {layer}, {row.lower()}: {short(value)}{_interval(low, high)}, n = {n}"
+            for layer, (value, low, high) in enumerate(zip(*bounds, strict=True))
+        ]
+        for row, n, *bounds in zip(rows, one.n, one.mean, one.low, one.high, strict=True)
+    ]
+
+
+def _sentence(one: AveragedMap) -> str:
+    """The map in words: where the last subject token's mean is largest."""
+    row = one.mean[2]
+    known = [layer for layer, value in enumerate(row) if value == value]
+    if not known:
+        return f"Averaged map of {one.name}."
+    best = max(known, key=lambda layer: row[layer])
+    return (
+        f"Averaged map of {one.name} over {one.n[2]} facts. At the last subject token the mean effect is largest, "
+        f"{short(float(row[best]))}, at layer {best}."
+    )
