@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from app.catalog import choices
 from app.datasets import facts_of, requests_of
 from app.jobs import Cancelled, Progress, job_key
 from experiments.edit_cells import request_of
@@ -133,7 +134,7 @@ def prepare(model: LanguageModel, ask: BatchAsk, progress: Progress, cancelled: 
     return Prepared(
         ask=ask,
         cells=cells,
-        identity=identity_of(model),
+        identity=identity_of(model) | {"model": choices()[ask.model].source},  # as its process will call it
         about=about,
         n_facts=ask.facts,
         n_unknown=n_unknown,

@@ -43,6 +43,7 @@ class Shelf:
                 if name not in offered:
                     raise ValueError(f"the model {name!r} is not offered here; choose from {', '.join(offered)}")
                 self._models[name] = load_model(offered[name].source)
+                self._models[name].name = name  # a folder's path is nobody's business
                 while len(self._models) > self._kept:
                     self._models.popitem(last=False)
             self._models.move_to_end(name)

@@ -25,7 +25,7 @@ class Choice:
 
     name: str
     source: str
-    """What `load_model` takes: "reference" or a folder."""
+    """What `load_model` takes: "reference" or a folder's full path."""
     folder: Path
     n_layers: int
 
@@ -35,7 +35,8 @@ def choices() -> dict[str, Choice]:
     listed = {REFERENCE: (REFERENCE, REFERENCE_FOLDER)}
     for entry in filter(None, os.environ.get("ENGRAM_MODELS", "").split(",")):
         name, _, folder = entry.partition("=")
-        listed[name.strip()] = (folder.strip(), Path(folder.strip()))
+        path = Path(folder.strip()).expanduser().absolute()
+        listed[name.strip()] = (str(path), path)
     found = {
         name: Choice(name, source, folder, layers)
         for name, (source, folder) in listed.items()

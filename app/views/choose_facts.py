@@ -115,8 +115,9 @@ def _holds(job: Job) -> None:
         )
     else:
         noted = f", {found.noted} with something assumed (see notes)" if found.noted else ""
+        title = plain(found.title[:1].upper() + found.title[1:])
         st.markdown(
-            f"**{plain(found.title)}: {found.cases:,} cases**{noted}. {found.traceable:,} facts can be traced, "
+            f"**{title}: {found.cases:,} cases**{noted}. {found.traceable:,} facts can be traced, "
             f"{found.editable:,} can be edited one at a time."
         )
     if found.n_rejected:

@@ -12,7 +12,7 @@ from app.jobs import Job, Runner
 from app.state import KEEP, Form
 from app.views import settings
 from app.views.locate import SUMMARY_STYLE
-from app.views.waiting import Waiting
+from app.views.waiting import Waiting, cancel
 from app.wording import duration, markup, plain, probability
 
 if TYPE_CHECKING:
@@ -106,12 +106,11 @@ def _actions(form: Form, runner: Runner, ask: EditAsk | None, edit: Job | None, 
     full = len(ledger.active()) >= ledger.MOST
     hint = f"At most {ledger.MOST} edits; undo one first." if full else form.edit_problem or None
     with st.container(horizontal=True):
+        first, second = st.empty(), st.empty()
         if live and edit is not None:
-            st.button(
-                "Cancel", key="cancel_edit", icon=":material/stop_circle:", on_click=state.give_up, args=(runner, edit)
-            )
+            cancel(first, runner, edit, "cancel_edit")
         else:
-            st.button(
+            first.button(
                 "Apply edit",
                 key="apply_edit",
                 icon=":material/edit:",
@@ -122,7 +121,7 @@ def _actions(form: Form, runner: Runner, ask: EditAsk | None, edit: Job | None, 
                 args=("apply",),
             )
         if ledger.active() and not live:
-            st.button("Undo", key="undo", icon=":material/undo:", on_click=ledger.undo)
+            second.button("Undo", key="undo", icon=":material/undo:", on_click=ledger.undo)
     bar = st.empty()
     return [Waiting(edit, bar)] if live and edit is not None else []
 

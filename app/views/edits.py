@@ -10,7 +10,7 @@ from app import cache, ledger, state, work
 from app.asks import CompareAsk, FileAsk
 from app.jobs import Job, Runner
 from app.views import export
-from app.views.waiting import Waiting
+from app.views.waiting import Waiting, cancel
 from app.wording import markup, plain
 
 if TYPE_CHECKING:
@@ -81,8 +81,9 @@ def _branches(runner: Runner) -> list[Waiting]:
             icon=":material/bookmark_add:",
             on_click=ledger.save_branch,
         )
+    saved = st.container()  # the rows below keep their places when a branch is added
     for name, keys in ledger.saved().items():
-        with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
+        with saved, st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
             count = f"{len(keys)} edit" if len(keys) == 1 else f"{len(keys)} edits"
             st.markdown(f"**{plain(name)}**, {count}", width="stretch")
             st.button("Switch to it", key=f"switch_{name}", on_click=ledger.switch, args=(name,))
@@ -107,9 +108,7 @@ def _comparison(runner: Runner) -> list[Waiting]:
         return []
     job = state.job_for(runner, ask.key, "Comparing", work.compare(ask))
     if job.live:
-        st.button(
-            "Cancel", key="cancel_compare", icon=":material/stop_circle:", on_click=state.give_up, args=(runner, job)
-        )
+        cancel(st.empty(), runner, job, "cancel_compare")
         return [Waiting(job, st.empty())]
     if job.state == "failed":
         st.error(plain(job.error), icon=":material/error:")

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
-from app import ledger, state
+from app import ledger
 from app.asks import EditAsk, FileAsk, ScoreAsk
 from app.jobs import Job, Runner, job_key
 from app.probes import KINDS, Row, find_fact, make_request, rows_of, usable
 from app.state import Form
 from app.views import export
-from app.views.waiting import Waiting
+from app.views.waiting import Waiting, cancel
 from app.wording import duration, markup, plain
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def draw(form: Form, runner: Runner, edit: Job | None, scores: Job | None) -> li
     elif scores is not None and scores.live:
         with st.container(horizontal=True, vertical_alignment="center"):
             waiting.append(Waiting(scores, st.empty()))
-            st.button("Cancel", key="cancel_scores", on_click=state.give_up, args=(runner, scores))
+            cancel(st.empty(), runner, scores, "cancel_scores")
     elif scores is not None and scores.state == "failed":
         st.error(plain(scores.error), icon=":material/error:")
     elif scores is not None and scores.state == "cancelled":

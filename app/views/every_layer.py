@@ -10,7 +10,7 @@ import streamlit as st
 from app import state, work
 from app.asks import EditAsk, LayersAsk
 from app.jobs import Job, Runner
-from app.views.waiting import Waiting
+from app.views.waiting import Waiting, cancel
 from app.wording import plain, short
 
 if TYPE_CHECKING:
@@ -40,12 +40,11 @@ def draw(runner: Runner, ask: EditAsk | None, found: Located) -> list[Waiting]:
     job = None
     if asked is not None:
         job = state.job_for(runner, asked.key, "Editing every layer", work.every_layer(asked, found))
+    first = st.empty()
     if job is not None and job.live:
-        st.button(
-            "Cancel", key="cancel_layers", icon=":material/stop_circle:", on_click=state.give_up, args=(runner, job)
-        )
+        cancel(first, runner, job, "cancel_layers")
         return [Waiting(job, st.empty())]
-    st.button(
+    first.button(
         "Edit every layer",
         key="edit_layers",
         icon=":material/stacked_line_chart:",

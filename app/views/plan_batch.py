@@ -16,7 +16,7 @@ from app.datasets import ATLAS
 from app.jobs import Job, Runner, job_key
 from app.state import default_window
 from app.views.choose_facts import local
-from app.views.waiting import Waiting
+from app.views.waiting import Waiting, cancel
 from app.wording import duration, plain
 
 if TYPE_CHECKING:
@@ -140,14 +140,12 @@ def start(runner: Runner, model: Choice, ask: BatchAsk | None) -> list[Waiting]:
         job = state.job_for(runner, asked.key, "Drawing facts and timing a few cells", work.prepare(asked))
     stale = asked != ask
     live = job is not None and job.live
-    # The same places in every state: what is drawn at another place stands there, dimmed, while the page waits.
     with st.container(horizontal=True, vertical_alignment="center"):
+        first = st.empty()
         if job is not None and live:
-            st.button(
-                "Cancel", key="batch_cancel", icon=":material/stop_circle:", on_click=state.give_up, args=(runner, job)
-            )
+            cancel(first, runner, job, "batch_cancel")
         else:
-            st.button(
+            first.button(
                 "Estimate", key="batch_estimate", icon=":material/timer:", disabled=bool(problem), help=problem or None,
                 type="secondary" if not stale or st.context.theme.type == "dark" else "primary",
                 on_click=state.press, args=("estimate",),
@@ -230,9 +228,8 @@ def _starting(runner: Runner, model: Choice, prepared: Job) -> list[Waiting]:
     if asked is None:
         return []
     name, once = asked
-    source = REFERENCE if model.source == REFERENCE else str(model.folder.absolute())
     job = state.job_for(
-        runner, job_key("start", once), "Writing the plan", work.start_batch(prepared.result, name, source)
+        runner, job_key("start", once), "Writing the plan", work.start_batch(prepared.result, name, model.source)
     )
     if job.live:
         return [Waiting(job, st.empty())]

@@ -10,6 +10,7 @@ from app import sweeps
 from app.jobs import Runner
 from app.sweeps import Experiment
 from app.views import show_experiment
+from app.views.choose_facts import local
 from app.views.waiting import Waiting
 from app.wording import plain
 from experiments.ledger import Ledger
@@ -90,4 +91,5 @@ def _table(rows: list[dict[str, object]]) -> None:
 
 
 def _where() -> None:
-    st.caption(plain(f"Kept in {sweeps.root()}, a folder each; ENGRAM_RUNS names another place."))
+    place = f"in {sweeps.root()}" if local() else "on the server"
+    st.caption(plain(f"Kept {place}, a folder each; ENGRAM_RUNS names another place."))

@@ -12,10 +12,13 @@ from typing import Any
 
 import streamlit as st
 
+from app import state
 from app.jobs import Job, Runner
 from app.wording import plain
 
 TICK_SECONDS = 0.2
+AFTERWARDS = {"Computing the edit": "The edit is computed; checking what it does to ordinary text"}
+"""What a job still does when all its steps are counted."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,16 @@ class Waiting:
 
     job: Job
     place: Any
+
+
+def cancel(place: Any, runner: Runner, job: Job, key: str) -> None:
+    """The button that gives a job up.
+
+    Args:
+        place: an `st.empty` where the button that started the job stands else.  Two buttons that merely take turns at
+            one place are both there while the page waits: Streamlit clears away what is gone when the script ends.
+    """
+    place.button("Cancel", key=key, icon=":material/stop_circle:", on_click=state.give_up, args=(runner, job))
 
 
 def show(runner: Runner, waiting: Waiting) -> None:
@@ -39,6 +52,8 @@ def show(runner: Runner, waiting: Waiting) -> None:
         text = f"{job.label}: {ahead} ahead of you"
     elif job.state == "queued" or not job.total:
         text = f"{job.label}…"
+    elif job.done >= job.total:
+        text = f"{AFTERWARDS.get(job.label, job.label)}…"
     else:
         left = job.seconds_left()
         text = f"{job.label}, {100 * job.fraction:.0f} %" + (f", about {left:.0f} s left" if left and left >= 1 else "")
