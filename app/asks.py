@@ -42,6 +42,8 @@ class TraceAsk:
     window: int
     """Layers restored together, for MLP and attention outputs."""
     seed: int
+    against: str = ""
+    """Another answer, for the logit difference; empty means that it is not measured."""
 
     @property
     def key(self) -> str:

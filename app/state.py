@@ -44,6 +44,7 @@ class Form:
     samples: int
     window: int
     seed: int
+    against: str = ""
 
     @property
     def problems(self) -> dict[str, str]:
@@ -91,6 +92,7 @@ class Form:
             self.samples,
             window,
             self.seed,
+            self.against.strip(),
         )
 
 
@@ -138,6 +140,7 @@ def refused_values(params: dict[str, str], models: dict[str, Choice]) -> list[st
         "layer": (0, model.n_layers - 1),
     }
     texts = {"prompt": LONGEST_PROMPT, "subject": LONGEST_SUBJECT, "answer": LONGEST_ANSWER, "new": LONGEST_ANSWER}
+    texts["against"] = LONGEST_ANSWER
     refused = [name for name, bounds in numbers.items() if name in params and not _within(params[name], bounds)]
     refused += [name for name, longest in texts.items() if len(params.get(name, "")) > longest]
     refused += [

@@ -44,6 +44,7 @@ def trace(ask: TraceAsk) -> Work:
             noise=ask.noise,
             samples=ask.samples,
             seed=ask.seed,
+            against=ask.against,
             progress=progress,
             cancelled=cancelled,
         )

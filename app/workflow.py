@@ -110,6 +110,7 @@ def trace(
     noise: float = 3.0,
     samples: int = 10,
     seed: int = 0,
+    against: str = "",
     progress: Progress | None = None,
     cancelled: Cancelled | None = None,
 ) -> tuple[TraceResult, ...]:
@@ -119,15 +120,14 @@ def trace(
         sites: of `tracing.TraceConfig.site`.
         window: layers restored together, for MLP and attention outputs; states are restored one at a time, as in ROME.
         noise: times the standard deviation of the embeddings of the atlas's subjects, as ROME measures it on its facts.
+        against: another answer, to measure the logit difference too.
 
     Raises:
         ValueError: if the prompt, the subject or a setting does not fit the model.
         tracing.TraceCancelled: when `cancelled` said so.
     """
-    configs = [
-        TraceConfig(site=site, window=1 if site == "resid_post" else window, noise=noise, samples=samples, seed=seed)
-        for site in sites
-    ]
+    shared: dict[str, Any] = {"noise": noise, "samples": samples, "seed": seed, "against": against}
+    configs = [TraceConfig(site=site, window=1 if site == "resid_post" else window, **shared) for site in sites]
     level = measure_noise(model, load_atlas().subjects())
     results = trace_sites(model, fact, configs, level=level, progress=progress, cancelled=cancelled)
     return tuple(results[config.site] for config in configs)
@@ -165,6 +165,7 @@ def locate(
     noise: float = 3.0,
     samples: int = 10,
     seed: int = 0,
+    against: str = "",
     progress: Progress | None = None,
     cancelled: Cancelled | None = None,
 ) -> Located:
@@ -178,6 +179,7 @@ def locate(
         noise=noise,
         samples=samples,
         seed=seed,
+        against=against,
         progress=progress,
         cancelled=cancelled,
     )

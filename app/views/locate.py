@@ -12,7 +12,7 @@ from app.asks import EditAsk
 from app.jobs import Job, Runner
 from app.state import KEEP, Form
 from app.views import every_layer, export, show_map
-from app.views.waiting import Waiting
+from app.views.waiting import Waiting, cancel
 from app.wording import markup, plain, probability, short, visible
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ MEASURE_NAMES: dict[str, str] = {
     "logit_difference": "Logit difference",
     "kl": "KL divergence",
     "rank": "Rank",
+    "fraction_restored": "Fraction restored",
 }
 WEAK_TOTAL_EFFECT = 0.05
 
@@ -67,7 +68,11 @@ def _settings(n_layers: int) -> dict[str, object]:
     seed = st.number_input(
         "Seed", *state.SEED_RANGE, state.DEFAULT_SEED, 1, key="seed", help="The same seed draws the same noise.", **KEEP
     )
-    return {"noise": noise, "samples": samples, "window": window, "seed": seed}
+    against = st.text_input(
+        "Other answer", "", state.LONGEST_ANSWER, key="against", placeholder="none",
+        help="With one the trace also measures how far the logit of the answer is ahead of this one’s.", **KEEP,
+    )  # fmt: skip
+    return {"noise": noise, "samples": samples, "window": window, "seed": seed, "against": against or ""}
 
 
 def draw(form: Form, runner: Runner, trace: Job | None, ask: EditAsk | None) -> list[Waiting]:
@@ -75,22 +80,21 @@ def draw(form: Form, runner: Runner, trace: Job | None, ask: EditAsk | None) -> 
     waiting: list[Waiting] = []
     live = trace is not None and trace.live
     with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
+        first = st.empty()
         if live and trace is not None:
-            st.button(
-                "Cancel",
-                key="cancel_trace",
-                icon=":material/stop_circle:",
-                on_click=state.give_up,
-                args=(runner, trace),
-            )
+            cancel(first, runner, trace, "cancel_trace")
         else:
-            _run_button(form, again=trace is not None and trace.state == "done")
+            with first:
+                _run_button(form, again=trace is not None and trace.state == "done")
         results = trace.result.results if trace is not None and trace.state == "done" else ()
         panel = st.container(width="content")
+        problem = ""
         if results:
-            results = _by_measure(results)
+            results, problem = _by_measure(results)
         with panel:
             export.trace_panel(results)
+    if problem:
+        st.warning(plain(problem), icon=":material/report:")
     if trace is None:
         st.info(
             "Press **Run trace** (Ctrl + Enter): the subject is blurred with noise, then one state at a time is put "
@@ -123,9 +127,13 @@ def _run_button(form: Form, again: bool) -> None:
     )
 
 
-def _by_measure(results: tuple[TraceResult, ...]) -> tuple[TraceResult, ...]:
-    """Draw the choice of what is shown; the same traces by that measure.  The suggestion stays with probability."""
-    taken = [name for name in MEASURE_NAMES if name == results[0].measure or name in results[0].others]
+def _by_measure(results: tuple[TraceResult, ...]) -> tuple[tuple[TraceResult, ...], str]:
+    """Draw the choice of what is shown; the same traces by that measure, or why they stay as they are.
+
+    The suggestion stays with probability.
+    """
+    always = (results[0].measure, "fraction_restored")  # the latter is made of the probability
+    taken = [name for name in MEASURE_NAMES if name in always or name in results[0].others]
     measure = st.selectbox(
         "Measure",
         taken,
@@ -134,9 +142,14 @@ def _by_measure(results: tuple[TraceResult, ...]) -> tuple[TraceResult, ...]:
         label_visibility="collapsed",
         width=190,
         persist_state="session",
-        help="What the map shows of the answer. All of them come from the same runs.",
+        help="What the map shows of the answer. All of them come from the same runs. For the logit difference name the "
+        "other answer in Settings.",
     )
-    return tuple(result.by(measure) for result in results)
+    try:
+        return tuple(result.by(measure) for result in results), ""
+    except ValueError as error:
+        message = str(error)
+        return results, f"{message[:1].upper()}{message[1:]}."
 
 
 def _results(

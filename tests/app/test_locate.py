@@ -74,3 +74,15 @@ def test_another_measure_changes_map_table_and_words_but_not_the_suggestion(new_
     assert "nats" in captions(page)
     assert suggested in captions(page)
     assert "log probability" in page.get("plotly_chart")[0].proto.alt
+
+
+def test_logit_difference_needs_another_answer_and_the_fraction_restored_nothing(new_page: NewPage) -> None:
+    page = new_page(run="1", samples="2")
+    assert "Logit difference" not in page.selectbox(key="measure").options
+    page = new_page(run="1", samples="2", against="Rome", noise="20")
+    assert "Logit difference" in page.selectbox(key="measure").options
+    page.selectbox(key="measure").set_value("logit_difference").run()
+    assert "logits" in json.loads(page.get("plotly_chart")[0].proto.spec)["data"][0]["colorbar"]["title"]["text"]
+    page.selectbox(key="measure").set_value("fraction_restored").run()
+    assert not page.exception
+    assert "total effect" in json.loads(page.get("plotly_chart")[0].proto.spec)["data"][0]["colorbar"]["title"]["text"]
