@@ -25,4 +25,6 @@ page = st.navigation(
     ],
     position="top",
 )
+if page.title != "Workbench":
+    st.session_state.left = True
 page.run()

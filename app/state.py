@@ -21,9 +21,13 @@ from app.asks import SITES, ReadAsk, TraceAsk
 from app.catalog import REFERENCE, Choice
 from app.jobs import Job, Runner, Work
 
-LONGEST_PROMPT, LONGEST_SUBJECT, LONGEST_ANSWER = 300, 80, 60
+LONGEST = {"prompt": 300, "subject": 80, "answer": 60, "new": 60, "against": 60}
+"""Characters of the fields."""
+ROOM = 2000
+"""Characters that a field takes before it says so: Streamlit drops without a word what is longer than it may be."""
 SITE_CODES = (*SITES, "all")
 NOISE_RANGE, SAMPLES_RANGE, SEED_RANGE = (0.1, 20.0), (1, 20), (0, 9999)
+FIELDS = ("model", *LONGEST, "site", "noise", "samples", "window", "seed", "layer")
 DEFAULT_SITE, DEFAULT_NOISE, DEFAULT_SAMPLES, DEFAULT_SEED = "mlp", 3.0, 10, 0
 
 KEEP: dict[str, Any] = {"bind": "query-params", "persist_state": "session"}
@@ -52,12 +56,15 @@ class Form:
         found: dict[str, str] = {}
         if not self.prompt.strip():
             found["prompt"] = "Write a sentence that stops where the answer should come."
-        if not self.subject.strip():
+        elif not self.subject.strip():
             found["subject"] = "Copy here the words of the prompt that name the thing it is about."
         elif self.subject not in self.prompt:
             found["subject"] = "These words are not in the prompt; copy them letter by letter."
         if "{}" in self.prompt:
             found["prompt"] = "Write the subject itself in place of {}."
+        for name, longest in LONGEST.items():
+            if len(getattr(self, name)) > longest:
+                found[name] = f"It has {len(getattr(self, name)):,} characters; write at most {longest}."
         return found
 
     @property
@@ -117,6 +124,27 @@ def start_session(models: dict[str, Choice]) -> None:
     st.session_state.refused = refused_values(st.query_params.to_dict(), models)
 
 
+def come_back() -> None:
+    """Fill the fields with what they held when another page was opened, if `remember` found them changed."""
+    if st.session_state.pop("restore", False):
+        for name, value in st.session_state.fields.items():
+            st.session_state[name] = value
+
+
+def remember() -> None:
+    """Keep what the fields hold, once all are drawn.
+
+    The browser's Back button from another page brings the link of some earlier moment, and Streamlit fills the fields
+    from that whatever the script says; so they are filled again in the next run.
+    """
+    session = st.session_state
+    now = {name: session[name] for name in FIELDS if name in session}
+    if session.pop("left", False) and session.get("fields", now) != now:
+        session.restore = True
+        st.rerun()
+    session.fields = now
+
+
 def tell_refused() -> None:
     """Say once which values of the link were not taken."""
     refused, st.session_state.refused = st.session_state.refused, []
@@ -139,10 +167,8 @@ def refused_values(params: dict[str, str], models: dict[str, Choice]) -> list[st
         "window": (1, model.n_layers),
         "layer": (0, model.n_layers - 1),
     }
-    texts = {"prompt": LONGEST_PROMPT, "subject": LONGEST_SUBJECT, "answer": LONGEST_ANSWER, "new": LONGEST_ANSWER}
-    texts["against"] = LONGEST_ANSWER
     refused = [name for name, bounds in numbers.items() if name in params and not _within(params[name], bounds)]
-    refused += [name for name, longest in texts.items() if len(params.get(name, "")) > longest]
+    refused += [name for name in LONGEST if len(params.get(name, "")) > ROOM]
     refused += [
         name
         for name, known in (("site", SITE_CODES), ("model", models))

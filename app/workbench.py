@@ -31,6 +31,7 @@ def edit_job(ask: EditAsk | FileAsk) -> Job:
 
 models = catalog.choices()
 state.start_session(models)
+state.come_back()
 runner = cache.runner()
 session = st.session_state
 
@@ -85,6 +86,7 @@ with st.container(border=True):
     waiting += edits.draw(runner)
 
 session_runs.collect()
+state.remember()
 if not painted:
     session.painted = True
     st.rerun()

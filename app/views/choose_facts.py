@@ -96,13 +96,20 @@ def draw(runner: Runner, chosen: str) -> tuple[Dataset | None, list[Waiting]]:
     if job.live:
         return None, [Waiting(job, st.empty())]
     if job.state == "failed":
-        # The reader knows an upload by another name than this server does.
-        st.error(plain(job.error.replace(Path(chosen).name, "the file")), icon=":material/error:")
+        st.error(plain(_as_the_reader_calls_it(chosen, job.error)), icon=":material/error:")
         return None, []
     if job.state == "done":
         _holds(job)
         return job.result, []
     return None, []
+
+
+def _as_the_reader_calls_it(chosen: str, sentence: str) -> str:
+    """The reader knows an upload by another name than this server does, and a path as it was typed."""
+    kept: tuple[str, str] | None = st.session_state.get("batch_kept")
+    if kept is None or Path(chosen).name != kept[0]:
+        return sentence
+    return sentence.replace(repr(chosen), "the file").replace(chosen, "the file").replace(kept[0], "the file")
 
 
 def _holds(job: Job) -> None:

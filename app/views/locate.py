@@ -69,7 +69,7 @@ def _settings(n_layers: int) -> dict[str, object]:
         "Seed", *state.SEED_RANGE, state.DEFAULT_SEED, 1, key="seed", help="The same seed draws the same noise.", **KEEP
     )
     against = st.text_input(
-        "Other answer", "", state.LONGEST_ANSWER, key="against", placeholder="none",
+        "Other answer", "", state.ROOM, key="against", placeholder="none",
         help="With one the trace also measures how far the logit of the answer is ahead of this one’s.", **KEEP,
     )  # fmt: skip
     return {"noise": noise, "samples": samples, "window": window, "seed": seed, "against": against or ""}

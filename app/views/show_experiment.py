@@ -67,7 +67,7 @@ def _buttons(one: Experiment, now: Standing) -> None:
     """What can be done now."""
     if not (now.live or now.left or now.failed):
         return
-    with st.container(horizontal=True, vertical_alignment="bottom"):
+    with st.container(horizontal=True, vertical_alignment="center" if now.live else "bottom"):
         if now.live:
             st.button("Stop", key="experiment_stop", icon=":material/stop_circle:", on_click=_stop, args=(one,))
             st.caption("It goes on when this page is closed.")

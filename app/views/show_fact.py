@@ -15,6 +15,13 @@ from app.wording import markup, plain, probability, visible
 if TYPE_CHECKING:
     from app.workflow import FirstLook
 
+LABELS = {
+    "prompt": "Prompt",
+    "subject": "Subject",
+    "answer": "True answer",
+    "new": "New answer",
+    "against": "Other answer",
+}
 STYLE = """
 <style>
 .tokens { display: flex; flex-wrap: wrap; gap: 4px; align-items: center; margin: 2px 0 0 }
@@ -46,7 +53,7 @@ def fields() -> dict[str, str]:
         st.text_input(
             "Prompt",
             default.prompt,
-            state.LONGEST_PROMPT,
+            state.ROOM,
             key="prompt",
             help="Stops where the answer should come.",
             **KEEP,
@@ -55,7 +62,7 @@ def fields() -> dict[str, str]:
         st.text_input(
             "Subject",
             default.subject,
-            state.LONGEST_SUBJECT,
+            state.ROOM,
             key="subject",
             help="The words of the prompt that get corrupted.",
             **KEEP,
@@ -64,7 +71,7 @@ def fields() -> dict[str, str]:
         st.text_input(
             "True answer",
             "",
-            state.LONGEST_ANSWER,
+            state.ROOM,
             key="answer",
             placeholder="model’s own",
             help="Empty: the word the model itself says.",
@@ -74,7 +81,7 @@ def fields() -> dict[str, str]:
         st.text_input(
             "New answer",
             default.new,
-            state.LONGEST_ANSWER,
+            state.ROOM,
             key="new",
             help="What the edited model should say instead.",
             **KEEP,
@@ -90,7 +97,7 @@ def fields() -> dict[str, str]:
 def problems(form: Form) -> None:
     """What is wrong with the fields, in plain sentences."""
     for name, problem in form.problems.items():
-        st.error(f"**{name.capitalize()}:** {plain(problem)}", icon=":material/edit_note:")
+        st.error(f"**{LABELS[name]}:** {plain(problem)}", icon=":material/edit_note:")
     if not form.problems and form.edit_problem:
         st.warning(f"**New answer:** {plain(form.edit_problem)}", icon=":material/edit_note:")
     if not form.problems and form.repeated:

@@ -9,7 +9,7 @@ from app import examples
 from app.asks import EditAsk, ScoreAsk
 from app.catalog import Choice, choices
 from app.probes import find_fact, make_request, probes_of, rows_of, usable
-from app.state import Form, default_window, refused_values
+from app.state import ROOM, Form, default_window, refused_values
 from app.wording import duration, markup, plain, probability, visible
 from facts.atlas import load_atlas
 
@@ -26,10 +26,13 @@ FORM = Form(
         ({"subject": ""}, "subject", "name the thing"),
         ({"subject": "space needle"}, "subject", "not in the prompt"),
         ({"prompt": "The {} Space Needle is in"}, "prompt", "in place of {}"),
+        ({"prompt": "word " * 300 + "Space Needle is"}, "prompt", "has 1,515 characters; write at most 300"),
+        ({"new": "a" * 61}, "new", "has 61 characters; write at most 60"),
     ],
 )
 def test_problems_name_their_field(change: dict[str, str], field: str, words: str) -> None:
     assert words in replace(FORM, **change).problems[field]
+    assert len(replace(FORM, **change).problems) == 1
 
 
 def test_a_good_form_has_no_problems() -> None:
@@ -69,7 +72,15 @@ def test_windows_are_a_quarter_of_the_layers_and_at_most_ten() -> None:
 
 def test_values_a_link_may_not_hold() -> None:
     assert refused_values({"site": "attn", "noise": "2.5", "layer": "11", "prompt": "法国", "run": "1"}, MODELS) == []
-    sent = {"site": "x", "noise": "abc", "samples": "0", "layer": "12", "seed": "-1", "model": "gpt5", "new": "a" * 61}
+    sent = {
+        "site": "x",
+        "noise": "abc",
+        "samples": "0",
+        "layer": "12",
+        "seed": "-1",
+        "model": "gpt5",
+        "new": "a" * (ROOM + 1),
+    }
     assert set(refused_values(sent, MODELS)) == set(sent)
 
 

@@ -73,10 +73,16 @@ def test_two_traces_side_by_side_and_a_file_back_and_forth(new_page: NewPage, tm
     tick(page, 2)
     tick(page, 0)
     expect(page.get_by_text("have no numbers in common")).to_be_visible(timeout=PATIENCE)
+    tick(page, 2)
+    expect(page.get_by_text("only traces are averaged")).to_be_visible(timeout=PATIENCE)
     packed = zipfile.ZipFile(io.BytesIO(download(page, lambda: button(page, "All (zip)").click())))
     assert len(packed.namelist()) == 4
     whole = [json.loads(packed.read(name)) for name in packed.namelist() if "edit" in name]
     assert [one["scores"] for one in whole] == [scores["scores"]]
+    page.go_back()  # the link of an earlier moment, but the fields are as they were left
+    traced(page)
+    page.wait_for_function("() => new URLSearchParams(location.search).get('seed') === '52'")
+    expect(page.get_by_text("Inputs changed")).to_have_count(0)
     # Another reader opens the file.
     (tmp_path / "saved.json").write_bytes(saved)
     (tmp_path / "other.json").write_text("{}")
