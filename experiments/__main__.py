@@ -4,7 +4,8 @@ python -m experiments run WHAT --out FOLDER     plan, compute, summarise; WHAT i
 python -m experiments status --out FOLDER       how far it is, and what failed why
 python -m experiments resume --out FOLDER       go on after a stop, a crash or a full disk
 python -m experiments retry --out FOLDER        try the failed cells once more
-python -m experiments export --out FOLDER       tables as Parquet, CSV and LaTeX, and the study's figure
+python -m experiments export --out FOLDER       tables as Parquet, CSV and LaTeX, and the study's figure; or, with
+                                                --format easyedit, edits in the shape of EasyEdit's results
 python -m experiments doctor --out FOLDER       hold every row against its hash; --mend has damaged ones computed again
 """
 
@@ -17,7 +18,7 @@ from pathlib import Path
 
 from experiments import commands
 from experiments.runner import DEADLINE, RunBrokenError
-from experiments.studies import Study, all_studies, get_study
+from experiments.studies import Study, get_study, survey
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "run": commands.run,
@@ -51,7 +52,7 @@ def _parser(study: Study | None) -> argparse.ArgumentParser:
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(name: str, text: str, *, works: bool = False) -> argparse.ArgumentParser:
-        added = subparsers.add_parser(name, help=text, description=text)
+        added = subparsers.add_parser(name, help=text.replace("%", "%%"), description=text)
         added.add_argument("--out", type=Path, default=None, help="folder of the ledger (default: runs/NAME)")
         added.add_argument("--run", default="", help="which run, where the ledger holds several")
         added.add_argument("--network", action="store_true", help="the folder is on a network file system")
@@ -59,8 +60,7 @@ def _parser(study: Study | None) -> argparse.ArgumentParser:
             _add_executor(added)
         return added
 
-    listed = "; ".join(f"{name}: {one.HELP}" for name, one in sorted(all_studies().items()))
-    run = command("run", study.HELP if study else f"plan and compute; studies: {listed or 'none'}", works=True)
+    run = command("run", study.HELP if study else f"plan and compute; {_listed()}", works=True)
     run.add_argument("what", help="a study, or a plan that ends in .toml")
     run.add_argument("--model", default=None, help="'reference', a folder or a hub id")
     run.add_argument("--dtype", default=None, help="float32, bfloat16 or float16")
@@ -71,11 +71,24 @@ def _parser(study: Study | None) -> argparse.ArgumentParser:
     command("status", "how far a run is").add_argument("--json", action="store_true", help="as JSON")
     command("resume", "go on with a run", works=True)
     command("retry", "try failed cells once more", works=True)
-    command("export", "write the tables and the study's figure")
+    command("export", "write the tables and the study's figure").add_argument(
+        "--format",
+        choices=commands.FORMATS,
+        default="tables",
+        help="tables, or edits in the shape of EasyEdit's results",
+    )
     command("doctor", "hold every row against its hash").add_argument(
         "--mend", action="store_true", help="take damaged rows out, so that `resume` computes them again"
     )
     return parser
+
+
+def _listed() -> str:
+    """The studies with a line each, and those that cannot be used with the reason."""
+    found = survey()
+    usable = "; ".join(f"{name}: {study.HELP}" for name, study in sorted(found.studies.items()))
+    others = "".join(f"; {name} cannot be used: {reason}" for name, reason in sorted(found.unusable.items()))
+    return f"studies: {usable or 'none'}{others}"
 
 
 def _add_executor(parser: argparse.ArgumentParser) -> None:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from models import LanguageModel
 
 EXECUTORS = ("inline", "processes", "ray")
+FORMATS = ("tables", "easyedit")
 SHOWN = 20
 """Failures listed at most."""
 
@@ -78,9 +79,12 @@ def status(options: argparse.Namespace) -> int:
 
 
 def export(options: argparse.Namespace) -> int:
-    """Tables of every cell and score, and what the study makes of them."""
+    """Tables of every cell and score, and what the study makes of them; or the edits as EasyEdit writes them."""
+    from experiments.easyedit import write_results
+
+    write = {"tables": _export, "easyedit": write_results}[options.format]
     with _opened(options) as ledger:
-        for path in _export(ledger, ledger.only_run(options.run)):
+        for path in write(ledger, ledger.only_run(options.run)):
             print(path)
     return 0
 
@@ -156,22 +160,22 @@ def _executor(options: argparse.Namespace, model: LanguageModel | None) -> Execu
     return Inline(model)
 
 
-def _export(ledger: Ledger, name: str) -> list[Path]:
+def _export(ledger: Ledger, name: str) -> Iterator[Path]:
+    """The files, each as it is written: a study that cannot be used costs its figure only."""
     from experiments.summary import averaged, cells_frame, scores_frame, write_table
 
     folder = ledger.folder / name
     frames = {"cells": cells_frame(ledger, name), "scores": scores_frame(ledger, name)}
-    written = [
-        write_table(frame, folder / f"{what}{ending}")
-        for what, frame in frames.items()
-        if len(frame)
-        for ending in (".parquet", ".csv")
-    ]
+    for what, frame in frames.items():
+        for ending in (".parquet", ".csv") if len(frame) else ():
+            yield write_table(frame, folder / f"{what}{ending}")
     if len(frames["scores"]):
         means = averaged(frames["scores"], "after", ["method", "layer", "name", "protocol", "unit"])
-        written += [write_table(means, folder / f"means{ending}") for ending in (".csv", ".tex")]
+        for ending in (".csv", ".tex"):
+            yield write_table(means, folder / f"means{ending}")
     study = ledger.info(name).about.get("study")
-    return written + (get_study(study).summarise(ledger, name, folder) if study else [])
+    if study:
+        yield from get_study(study).summarise(ledger, name, folder)
 
 
 def _status(ledger: Ledger, name: str) -> dict[str, Any]:

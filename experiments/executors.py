@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import sleep
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from experiments.worker import Worker
@@ -96,8 +96,6 @@ class Executor(Protocol):
 
     name: str
     slots: int
-    can_kill: bool
-    """Whether a worker can be stopped in the middle of a cell."""
 
     def start(self, setup: Setup) -> None:
         """Start the workers; each slot says `Ready` when it is."""
@@ -108,11 +106,16 @@ class Executor(Protocol):
     def wait(self, seconds: float) -> Sequence[Event]:
         """What happened, at the latest after so many seconds."""
 
-    def kill(self, slot: int, reason: str) -> None:
-        """Stop a slot's worker now; `Died` follows with this reason."""
-
     def close(self) -> None:
         """Stop every worker."""
+
+
+@runtime_checkable
+class KillingExecutor(Executor, Protocol):
+    """One whose workers can be stopped in the middle of a cell."""
+
+    def kill(self, slot: int, reason: str) -> None:
+        """Stop a slot's worker now; `Died` follows with this reason."""
 
 
 @contextmanager
@@ -141,7 +144,6 @@ class Inline:
     """A loaded model; by default the plan's is loaded."""
     name: str = "inline"
     slots: int = 1
-    can_kill: bool = False
     _worker: Worker | None = None
     _events: list[Event] = field(default_factory=list)
     _task: Task | None = None
@@ -152,7 +154,7 @@ class Inline:
 
         try:
             self._worker = Worker(setup, self.model)
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, ImportError) as error:
             self._events.append(Broken(str(error)))
         else:
             self._events.append(Ready(0))
@@ -171,10 +173,6 @@ class Inline:
         elif not events:
             sleep(seconds)
         return events
-
-    def kill(self, slot: int, reason: str) -> None:
-        """Not possible: `can_kill` is False."""
-        raise NotImplementedError("a cell in this process cannot be stopped from outside")
 
     def close(self) -> None:
         """Forget the model."""

@@ -23,8 +23,16 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-BUILT_IN = {"trace": "experiments.trace_cells", "edit": "experiments.edit_cells"}
-"""Kind -> the module that registers it; imported when first asked for."""
+BUILT_IN = {
+    "trace": "experiments.trace_cells",
+    "edit": "experiments.edit_cells",
+    "average": "experiments.studies.average_cells",
+    "moment": "experiments.studies.covariance",
+    "protocols": "experiments.studies.protocol_cells",
+    "rewrite": "experiments.studies.rewrite_cells",
+    "sequence": "experiments.studies.sequence_cells",
+}
+"""Kind -> the module that registers it; imported when first asked for, by whichever process meets such a cell."""
 
 
 @dataclass
@@ -115,18 +123,22 @@ def kind(
 def get_kind(name: str) -> Kind:
     """The kind of that name.
 
+    Kinds that come with a study which was added to `experiments.studies` are found as well.
+
     Raises:
         ValueError: if there is none.
     """
     if name not in _KINDS and name in BUILT_IN:
         importlib.import_module(BUILT_IN[name])
-    if name not in _KINDS:
-        from experiments.studies import all_studies  # they register kinds of their own, and import this module
+    if name in _KINDS:
+        return _KINDS[name]
+    from experiments.studies import survey  # imports this module
 
-        all_studies()
+    unusable = survey().unusable
     if name not in _KINDS:
         choices = sorted(_KINDS.keys() | BUILT_IN.keys())
         near = get_close_matches(name, choices, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ValueError(f"unknown kind of cell {name!r}; {hint}choose from {', '.join(choices)}")
+        lost = "".join(f"; {study} may have it, but {reason}" for study, reason in unusable.items())
+        raise ValueError(f"unknown kind of cell {name!r}; {hint}choose from {', '.join(choices)}{lost}")
     return _KINDS[name]

@@ -12,7 +12,12 @@ import numpy as np
 from experiments.plan import canonical
 
 LARGEST = 64 * 2**20
-"""Bytes of one result; SQLite takes more, but a row is read and written in one piece."""
+"""Bytes of one result.  SQLite takes more, but a row is sent, hashed, written and read in one piece, and a reader holds
+some rows at once."""
+
+
+class ResultTooLargeError(ValueError):
+    """A cell's result is larger than a ledger keeps; computing it again would give the same."""
 
 
 def encode(result: Mapping[str, Any]) -> bytes:
@@ -22,7 +27,8 @@ def encode(result: Mapping[str, Any]) -> bytes:
         result: JSON values, and numpy arrays of numbers or booleans at the top level; JSON has no NaN, arrays may.
 
     Raises:
-        ValueError: if a value is neither, or the whole is too large.
+        ValueError: if a value is neither.
+        ResultTooLargeError: if the whole is larger than `LARGEST`.
     """
     arrays = {name: value for name, value in sorted(result.items()) if isinstance(value, np.ndarray)}
     values = {name: value for name, value in result.items() if name not in arrays}
@@ -33,7 +39,10 @@ def encode(result: Mapping[str, Any]) -> bytes:
             raise ValueError(f"the array {name!r} holds {array.dtype}; expected numbers or booleans")
         np.lib.format.write_array(buffer, np.asarray(array, order="C"), allow_pickle=False)
     if buffer.tell() > LARGEST:
-        raise ValueError(f"the result takes {buffer.tell()} bytes; at most {LARGEST} are kept, so store less of it")
+        raise ResultTooLargeError(
+            f"the cell's result takes {buffer.tell() / 2**20:.1f} MiB, and at most {LARGEST / 2**20:g} MiB of one are "
+            "kept; ask for less in a cell, such as fewer facts or positions, and for the rest in further cells"
+        )
     return buffer.getvalue()
 
 

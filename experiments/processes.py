@@ -52,7 +52,6 @@ class Processes:
     """
 
     name = "processes"
-    can_kill = True
 
     def __init__(self, workers: int = 2) -> None:
         if workers < 1:

@@ -45,7 +45,6 @@ class RayCluster:
     """
 
     name = "ray"
-    can_kill = True
 
     def __init__(self, workers: int = 2, *, address: str = "", gpus: float = 0.0) -> None:
         if workers < 1:

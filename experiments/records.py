@@ -12,7 +12,7 @@ from experiments.payload import decode
 from experiments.plan import cell_key
 from experiments.schema import LedgerDamagedError
 
-_CHUNK = 200
+_CHUNK = 32
 """Cells read at once: a result may be megabytes."""
 
 
@@ -96,24 +96,21 @@ def _checked(ledger: Ledger, info: RunInfo) -> Iterator[tuple[int, str, Entry | 
     for start in range(0, len(info.keys), _CHUNK):
         keys = info.keys[start : start + _CHUNK]
         marks = ", ".join("?" * len(keys))
-        cells = ledger.read(
-            f"SELECT key, kind, version, spec, status, attempts, reason FROM cells WHERE key IN ({marks})", *keys
+        rows = ledger.read(  # one statement: between two, another process may finish a cell
+            "SELECT cells.key, kind, version, spec, status, attempts, reason, results.key IS NOT NULL, payload, notes,"
+            f" digest, finished FROM cells LEFT JOIN results USING (key) WHERE cells.key IN ({marks})",
+            *keys,
         )
-        results = ledger.read(
-            f"SELECT key, payload, notes, digest, finished FROM results WHERE key IN ({marks})", *keys
-        )
-        cell_of, result_of = {row[0]: row for row in cells}, {row[0]: row for row in results}
+        row_of = {row[0]: row for row in rows}
         for offset, key in enumerate(keys):
-            entry, damage = _entry(start + offset, key, info, cell_of.get(key), result_of.get(key))
+            entry, damage = _entry(start + offset, key, info, row_of.get(key))
             yield start + offset, key, entry, damage
 
 
-def _entry(
-    position: int, key: str, info: RunInfo, cell: tuple[Any, ...] | None, found: tuple[Any, ...] | None
-) -> tuple[Entry | None, str]:
-    if cell is None:
+def _entry(position: int, key: str, info: RunInfo, row: tuple[Any, ...] | None) -> tuple[Entry | None, str]:
+    if row is None:
         return None, MISSING
-    _, kind, version, text, status, attempts, reason = cell
+    _, kind, version, text, status, attempts, reason, has_result, payload, notes, digest, finished = row
     try:
         spec = json.loads(str(text))
         matches = cell_key(kind, version, spec, info.identity) == key
@@ -121,11 +118,10 @@ def _entry(
         matches = False
     if not matches or status not in STATUSES:
         return None, SETTINGS
-    if (status == "done") != (found is not None):
+    if (status == "done") != bool(has_result):
         return None, RESULT
-    if found is None:
+    if not has_result:
         return Entry(position, key, kind, version, spec, status, attempts, reason, None, {}, 0.0), ""
-    _, payload, notes, digest, finished = found
     typed = isinstance(payload, bytes) and isinstance(notes, str)  # a flipped bit may have made a number of it
     if not typed or result_digest(key, payload, notes) != digest:
         return None, RESULT

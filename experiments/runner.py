@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Any
 
-from experiments.executors import Broken, Died, Executor, Failed, Finished, Ready, Setup, Task
+from experiments.executors import Broken, Died, Executor, Failed, Finished, KillingExecutor, Ready, Setup, Task
 from experiments.kinds import get_kind
 from experiments.leases import Leased
 from experiments.ledger import Ledger
@@ -141,6 +141,7 @@ class _Work:
     ) -> None:
         self.ledger, self.run, self.owner, self.executor = ledger, run, owner, executor
         self.deadline, self.lease, self.progress, self.stop = deadline, lease, progress, stop
+        self.killing = executor if isinstance(executor, KillingExecutor) else None
         self.free: set[int] = set()
         self.held: dict[int, deque[Leased]] = {slot: deque() for slot in range(executor.slots)}
         self.busy: dict[int, tuple[Leased, float]] = {}
@@ -206,11 +207,11 @@ class _Work:
         self._count()
 
     def _kill_late(self) -> None:
-        if self.deadline is None or not self.executor.can_kill:
+        if self.deadline is None or self.killing is None:
             return
         for slot, (cell, since) in self.busy.items():
             if monotonic() - since > self.deadline + _GRACE:
-                self.executor.kill(slot, f"it took longer than its deadline of {self.deadline:g} s")
+                self.killing.kill(slot, f"it took longer than its deadline of {self.deadline:g} s")
                 self.busy[slot] = (cell, float("inf"))  # killed once is enough
 
     def _left(self) -> int:

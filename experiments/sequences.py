@@ -18,6 +18,7 @@ from editing.edit import EditCancelled
 from editing.registry import DEFAULT_METHOD, get_method
 from editing.view import EditedModel
 from experiments.guard import GUARD_SEED, GUARD_TEXTS, Cancelled, Progress, guarded
+from experiments.places import shown_name
 from facts import EditRequest
 from metrics.sequence import Held, Point, SequenceReport, held, kept_answers, summed, text_perplexity
 from models import LanguageModel
@@ -176,7 +177,7 @@ def run_sequence(
         failed=tuple(course.failed),
         rolled_back=tuple(course.rolled_back),
         seconds=perf_counter() - began,
-        model=model.name,
+        model=shown_name(model.name),
         model_revision=model.revision,
         batch_size=batch_size,
         notes=course.view.notes,

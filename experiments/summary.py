@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from experiments.ledger import Ledger
+from experiments.places import paths_in, portable, without
 from experiments.records import Entry, entries
 
 ONE_WAY = ("protocol", "unit")
@@ -26,12 +27,14 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 def cells_frame(ledger: Ledger, run: str) -> pd.DataFrame:
     """One row per cell: key, kind, status, attempts, reason, settings, the result's single values, and what was noted.
 
-    Nested settings have dotted names, such as `fact.subject`; lists and arrays are left out.
+    Nested settings have dotted names, such as `fact.subject`; lists and arrays are left out, and folders of this
+    machine (`experiments.places`).
 
     Raises:
         LedgerDamagedError: if a cell is not as it was written.
     """
-    return pd.DataFrame([_row(entry) for entry in entries(ledger, run)])
+    model = {"model": ledger.info(run).model}
+    return pd.DataFrame([_row(entry, paths_in([model, entry.spec])) for entry in entries(ledger, run)])
 
 
 def scores_frame(ledger: Ledger, run: str) -> pd.DataFrame:
@@ -107,15 +110,15 @@ def latex(frame: pd.DataFrame) -> str:
     return str(styled.hide(axis=0).to_latex(hrules=True))
 
 
-def _row(entry: Entry) -> dict[str, Any]:
-    result, notes = entry.result or {}, entry.notes
+def _row(entry: Entry, paths: set[str]) -> dict[str, Any]:
+    result, notes = portable(entry.result or {}), entry.notes
     about = {"position": entry.position, "key": entry.key, "kind": entry.kind, "status": entry.status}
-    about |= {"attempts": entry.attempts, "reason": entry.reason}
+    about |= {"attempts": entry.attempts, "reason": without(entry.reason, paths)}
     return about | _settings(entry) | _flat(result) | {f"note.{name}": one for name, one in _flat(notes).items()}
 
 
 def _settings(entry: Entry) -> dict[str, Any]:
-    return {"cell": entry.key[:12]} | _flat(entry.spec)
+    return {"cell": entry.key[:12]} | _flat(portable(entry.spec))
 
 
 def _flat(values: Any, prefix: str = "") -> dict[str, Any]:

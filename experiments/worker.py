@@ -14,7 +14,7 @@ from experiments.identity import differences, identity_of
 from experiments.kinds import Context, get_kind
 from experiments.leases import OUT_OF_MEMORY
 from experiments.memory import MemoryRefusedError, check_fits
-from experiments.payload import encode
+from experiments.payload import ResultTooLargeError, encode
 from experiments.plan import canonical
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class Worker:
             result = kind.run(self.model, task.spec, self.context)
             payload = encode(result)
             canonical(self.context.notes)  # what JSON cannot hold is the kind's mistake, and no reason to stop the run
-        except MemoryRefusedError as error:
+        except (MemoryRefusedError, ResultTooLargeError) as error:
             return Failed(slot, task.key, str(error), final=True)
         except Exception as error:  # whatever it is, it is this cell's, and the next may do well
             if over():

@@ -15,8 +15,9 @@
         files written.  Called when the run is finished, and by `python -m experiments export`; reads the cells with
         `experiments.records.entries`.  `record.json` is begun by `experiments.studies.record`.
 
-A study may register kinds of cells of its own; they stand in its module.  Modules are imported only when studies are
-listed or one is asked for, and import torch and figures inside their functions.
+A study may register kinds of cells of its own; they stand in its module, or in one beside it.  Modules are imported
+only when studies are listed or one is asked for, and import torch and figures inside their functions.  One that cannot
+be imported is listed with the reason, and is no trouble to the others.
 """
 
 from __future__ import annotations
@@ -25,11 +26,14 @@ import importlib
 import json
 import pkgutil
 from argparse import ArgumentParser, Namespace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from experiments.ledger import Ledger
+from experiments.places import portable
 from experiments.plan import Plan
 
 if TYPE_CHECKING:
@@ -52,35 +56,66 @@ class Study(Protocol):
         """Write figure, table and record; the files written."""
 
 
-def all_studies() -> dict[str, Study]:
-    """Name -> study, for every module of this package that is one."""
+OFFERED = ("HELP", "add_options", "plan", "summarise")
+"""What a module with a `NAME` needs besides."""
+
+
+@dataclass(frozen=True)
+class Survey:
+    """The modules of this package."""
+
+    studies: Mapping[str, Study]
+    """By name."""
+    unusable: Mapping[str, str]
+    """Name -> why it cannot be used, of modules that cannot be imported or are no whole study."""
+
+
+def survey() -> Survey:
+    """Import every module of this package that can be."""
     found: dict[str, Study] = {}
+    unusable: dict[str, str] = {}
     for module in pkgutil.iter_modules(__path__):
-        imported: Any = importlib.import_module(f"{__name__}.{module.name}")
-        if hasattr(imported, "NAME"):
+        name = module.name.replace("_", "-")
+        try:
+            imported: Any = importlib.import_module(f"{__name__}.{module.name}")
+        except Exception as error:  # whatever is wrong with one, the others are not to suffer
+            told = isinstance(error, ImportError | SyntaxError)
+            unusable[name] = f"it cannot be imported ({error if told else f'{type(error).__name__}: {error}'})"
+            continue
+        if not hasattr(imported, "NAME"):
+            continue
+        missing = [part for part in OFFERED if not hasattr(imported, part)]
+        if missing:
+            unusable[imported.NAME] = f"its module {module.name!r} has no {missing[0]!r}"
+        elif imported.NAME in found:
+            unusable[name] = f"its name {imported.NAME!r} is that of another study"
+        else:
             found[imported.NAME] = cast(Study, imported)
-    return found
+    return Survey(found, unusable)
 
 
 def get_study(name: str) -> Study:
     """The study of that name.
 
     Raises:
-        ValueError: if there is none.
+        ValueError: if there is none, or it cannot be used.
     """
-    studies = all_studies()
-    if name not in studies:
-        near = get_close_matches(name, studies, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        choices = ", ".join(studies) or "none yet"
-        raise ValueError(f"unknown study {name!r}; {hint}there is {choices}, or give a plan in a .toml file")
-    return studies[name]
+    found = survey()
+    if name in found.studies:
+        return found.studies[name]
+    if name in found.unusable:
+        raise ValueError(f"the study {name!r} cannot be used: {found.unusable[name]}; mend or remove its module")
+    near = get_close_matches(name, found.studies, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    choices = ", ".join(found.studies) or "none yet"
+    raise ValueError(f"unknown study {name!r}; {hint}there is {choices}, or give a plan in a .toml file")
 
 
 def record(ledger: Ledger, run: str) -> dict[str, Any]:
-    """What a summary has to name: the run, its plan's settings, the model and libraries, and how many cells count."""
+    """What a summary has to name: the run, its plan's settings, the model and libraries, and how many cells count;
+    without folders of this machine."""
     info = ledger.info(run)
-    return {
+    found: dict[str, Any] = {
         "run": run,
         "model": info.model,
         "dtype": info.dtype,
@@ -90,6 +125,8 @@ def record(ledger: Ledger, run: str) -> dict[str, Any]:
         "planned": info.made,
         "cells": ledger.counts(run),
     }
+    whole: dict[str, Any] = portable(found)
+    return whole
 
 
 def write_record(path: Path, values: dict[str, Any]) -> Path:

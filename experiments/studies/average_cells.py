@@ -21,6 +21,7 @@ import numpy as np
 
 from experiments import trace_cells
 from experiments.kinds import Context, kind
+from experiments.places import shown_name
 from experiments.plan import Spec, canonical
 from facts import Fact
 from tracing.config import TraceConfig
@@ -140,7 +141,7 @@ def merged(
 
     return AverageEffects(
         configs=tuple(configs),
-        model_name=first["model_name"],
+        model_name=shown_name(first["model_name"]),
         revision=first["revision"],
         noise_std=first["noise_std"],
         noise_source=first["noise_source"],

@@ -160,6 +160,6 @@ def _title(average: AverageEffects) -> str:
     main = _main_numbers(average)
     effect = output.between(main["ate"], *main["ate_ci"])
     return (
-        f"{average.model_name}: {average.n_facts} facts it knows, {average.n_unknown} passed over; p(answer) "
+        f"{average.n_facts} facts it knows, {average.n_unknown} passed over; p(answer) "
         f"{main['clean']:.3f} clean and {main['corrupted']:.3f} corrupted, average total effect {effect}"
     )

@@ -19,6 +19,7 @@ import pandas as pd
 from experiments.edit_cells import request_of
 from experiments.kinds import Context, kind
 from experiments.ledger import Ledger
+from experiments.places import shown_name
 from experiments.plan import Cell, Plan, Spec
 from experiments.records import Entry, entries
 from experiments.studies import output
@@ -88,7 +89,9 @@ def plan(options: Namespace, model: LanguageModel) -> Plan:
     if "statistics" not in get_method(options.method).needs:
         raise ValueError(f"{options.method} uses no second moment; choose rome, r-rome, memit, emmet or alphaedit")
     if not 0 <= options.layer < model.n_layers:
-        raise ValueError(f"layer {options.layer} is out of range; {model.name} has layers 0 to {model.n_layers - 1}")
+        raise ValueError(
+            f"layer {options.layer} is out of range; {shown_name(model.name)} has layers 0 to {model.n_layers - 1}"
+        )
     sizes = sorted(set(options.tokens))
     drawn = draw_requests(model, options.source, options.facts, options.seed)
     layer = layer_for(options.method, options.layer)
@@ -109,7 +112,7 @@ def summarise(ledger: Ledger, run: str, folder: Path) -> list[Path]:
     options = info.about["options"]
     table = by_size(entries(ledger, run))
     title = (
-        f"{info.model}: the second moment of layer {options['layer']}'s keys, and {options['facts']} edits by "
+        f"the second moment of layer {options['layer']}'s keys, and {options['facts']} edits by "
         f"{options['method']} with each sample"
     )
     found = {"n": options["facts"], "sizes": table.astype(object).where(table.notna(), None).to_dict("records")}

@@ -18,6 +18,7 @@ import pandas as pd
 
 from experiments.edit_cells import request_of
 from experiments.ledger import Ledger
+from experiments.places import shown_name
 from experiments.plan import Cell, Plan, canonical
 from experiments.records import Entry, entries
 from experiments.studies import output
@@ -52,7 +53,7 @@ def plan(options: Namespace, model: LanguageModel) -> Plan:
     window = options.window or max(1, int(PAPER_WINDOW * model.n_layers + 0.5))
     layers = sorted(set(options.layers or range(model.n_layers)))
     if not 0 <= layers[0] <= layers[-1] < model.n_layers:
-        raise ValueError(f"the layers are {layers}; {model.name} has layers 0 to {model.n_layers - 1}")
+        raise ValueError(f"the layers are {layers}; {shown_name(model.name)} has layers 0 to {model.n_layers - 1}")
     level = level_of(measure_noise(model, [request.fact.subject for request in drawn.items]))
     cells = []
     for number, request in enumerate(drawn.items):
@@ -93,7 +94,7 @@ def summarise(ledger: Ledger, run: str, folder: Path) -> list[Path]:
         "choices": chosen,
     }
     method = info.about["options"]["method"]
-    title = f"{info.model}: {len(effect)} facts edited by {method} at {len(layers)} layers, and traced"
+    title = f"{len(effect)} facts edited by {method} at {len(layers)} layers, and traced"
     shown = f"{_fits_table(fits)}\n{_choices_table(chosen)}\n{_layers_table(table)}"
     figure = sweep_figure(table, effect, scores["rewrite"], fits["rewrite"], method)
     return output.write(ledger, run, folder, output.Output(title, figure, table, shown, found))

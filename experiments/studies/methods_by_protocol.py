@@ -68,10 +68,7 @@ def summarise(ledger: Ledger, run: str, folder: Path) -> list[Path]:
     options = info.about["options"]
     table = compared(entries(ledger, run), seed=options["seed"])
     heads = headlines(table)
-    title = (
-        f"{info.model}: {options['facts']} edits by {len(options['methods'])} methods under "
-        f"{len(options['protocols'])} protocols"
-    )
+    title = f"{options['facts']} edits by {len(options['methods'])} methods under {len(options['protocols'])} protocols"
     found = {"n": options["facts"], "headlines": heads.astype(object).where(heads.notna(), None).to_dict("records")}
     figure = protocols_figure(heads, PANELS)
     return output.write(ledger, run, folder, output.Output(title, figure, table, _shown(heads), found))

@@ -113,7 +113,7 @@ def summarise(ledger: Ledger, run: str, folder: Path) -> list[Path]:
     table = compared(averages)
     n = averages[USUAL].n_facts
     title = (
-        f"{info.model}: {n} facts it knows traced in {len(averages)} ways; {len(info.about['unknown'])} it does not "
+        f"{n} facts it knows traced in {len(averages)} ways; {len(info.about['unknown'])} it does not "
         f"know and {len(info.about['unaligned'])} without an aligned subject passed over"
     )
     found = {"n": n, "ways": table.astype(object).where(table.notna(), None).to_dict("records")}

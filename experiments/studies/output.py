@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from experiments.ledger import Ledger
+from experiments.places import shown_name
 from experiments.studies import record, write_record
 from experiments.summary import write_table
 
@@ -26,6 +27,7 @@ class Output:
     """What a summary found."""
 
     title: str
+    """Without the model, whose name is put before it."""
     figure: Figure
     table: pd.DataFrame
     """All of it, for other programs."""
@@ -40,16 +42,17 @@ def write(ledger: Ledger, run: str, folder: Path, output: Output) -> list[Path]:
     from tracing.plots import export
 
     folder.mkdir(parents=True, exist_ok=True)
-    study = str(ledger.info(run).about["study"])
+    info = ledger.info(run)
+    study, title = str(info.about["study"]), f"{shown_name(info.model)}: {output.title}"
     whole = {**record(ledger, run), "found": dict(output.found)}
     about = json.dumps(whole, ensure_ascii=False, sort_keys=True, allow_nan=False)
     files = []
     for fmt in FORMATS:
         files.append(folder / f"{study}.{fmt}")
-        files[-1].write_bytes(export(output.figure, fmt, title=output.title, record=about))
+        files[-1].write_bytes(export(output.figure, fmt, title=title, record=about))
     files.append(write_table(output.table, folder / f"{study}.csv"))
     files.append(folder / f"{study}.md")
-    files[-1].write_text(f"{output.title}\n\n{output.shown}", encoding="utf-8")
+    files[-1].write_text(f"{title}\n\n{output.shown}", encoding="utf-8")
     return [*files, write_record(folder / "record.json", whole)]
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from math import isfinite
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from experiments import edit_cells
@@ -68,7 +69,9 @@ def protocols(model: LanguageModel, spec: Spec, context: Context) -> dict[str, A
     # one request's edits follow one another, and the unedited model says the same to all of them
     asked = f"before {names} {spec['seed']}"
     before = context.memo(asked, lambda: base_readings(model, [request], names, material=material))
+    began = perf_counter()
     made = get_method(spec["method"]).compute(model, [request], config_of(spec), cancelled=context.cancelled)
+    context.notes["edit_seconds"] = perf_counter() - began
     view = apply_edits(model, [made])
     found = evaluate_under(model, view, request, names, material=material, before=before, tick=tick)
     return {

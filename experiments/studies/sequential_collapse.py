@@ -73,9 +73,7 @@ def summarise(ledger: Ledger, run: str, folder: Path) -> list[Path]:
     finished = [entry for entry in entries(ledger, run) if entry.payload is not None]
     table = curves(finished)
     ends = outcomes(finished)
-    title = (
-        f"{info.model}: {info.about['options']['facts']} edits in a row, in {info.about['options']['orders']} orders"
-    )
+    title = f"{info.about['options']['facts']} edits in a row, in {info.about['options']['orders']} orders"
     found = {"n": info.about["options"]["facts"], "methods": ends}
     return output.write(ledger, run, folder, output.Output(title, collapse_figure(table), table, _shown(ends), found))
 

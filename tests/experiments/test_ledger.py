@@ -13,7 +13,7 @@ import pytest
 
 from experiments import leases, owners, schema
 from experiments.ledger import MOST_ATTEMPTS, Ledger
-from experiments.payload import LARGEST, decode, encode
+from experiments.payload import LARGEST, ResultTooLargeError, decode, encode
 from experiments.plan import Cell, Plan
 from experiments.records import damaged, entries, mend
 from experiments.schema import LedgerDamagedError, LedgerError, LedgerFullError
@@ -62,7 +62,7 @@ def test_what_is_no_result_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="JSON takes finite numbers only"):
         encode({"x": float("nan")})
     monkeypatch.setattr("experiments.payload.LARGEST", 1000)
-    with pytest.raises(ValueError, match="at most 1000 are kept"):
+    with pytest.raises(ResultTooLargeError, match=r"takes 0\.0 MiB, and at most 0\.\d+ MiB of one"):
         encode({"x": np.zeros(1000)})
     assert LARGEST > 10**6
 

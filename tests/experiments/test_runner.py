@@ -14,11 +14,12 @@ from typing import Any
 import pytest
 import torch
 
-from experiments.executors import Executor, Inline, Setup, Task
+from experiments.executors import Executor, Inline, KillingExecutor, Setup, Task
 from experiments.identity import identity_of
 from experiments.ledger import Ledger
 from experiments.plan import Cell, Plan
 from experiments.processes import Processes
+from experiments.ray_cluster import RayCluster
 from experiments.records import entries
 from experiments.runner import Progress, RunBrokenError, execute, progress_of
 from experiments.worker import Worker
@@ -88,6 +89,22 @@ def test_inline_and_processes_give_the_same_bits(tmp_path: Path, tiny_folder: st
     assert found["inline"] == found["processes"]
     assert len(set(found["inline"])) == len(plan.cells)
     assert torch.get_num_threads() == 2
+
+
+def test_only_workers_beside_this_process_can_be_killed() -> None:
+    executors: list[Executor] = [Inline(), Processes(2), RayCluster(2)]
+    assert [isinstance(one, KillingExecutor) for one in executors] == [False, True, True]
+
+
+def test_a_result_that_is_too_large_is_not_computed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("experiments.payload.LARGEST", 4096)
+    plan = Plan("sizes", "", (Cell("draw", {"seed": 0, "n": 2000}), Cell("draw", {"seed": 0, "n": 20})))
+    end, ledger = run(tmp_path, plan, Inline())
+    with ledger:
+        large, small = entries(ledger, "sizes")
+    assert (end.done, small.status) == (1, "done")
+    assert (large.status, large.attempts) == ("failed", 1)
+    assert "the cell's result takes 0.0 MiB, and at most" in large.reason
 
 
 def test_a_worker_with_another_model_refuses(tmp_path: Path, tiny_folder: str) -> None:

@@ -1,0 +1,65 @@
+"""A run's edits as EasyEdit's `results.json`: a file for each method with its settings, an entry for each edit.
+
+The shape is that of `metrics.easyedit_export`.  Its numbers are those of the protocol `easyedit`, so that only cells of
+the kind `protocols` that were measured under it have an entry.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from experiments import edit_cells
+from experiments.ledger import Ledger
+from experiments.places import shown_name
+from experiments.plan import canonical
+from experiments.records import Entry, entries
+from experiments.studies.protocol_cells import scores_of
+from facts import Case
+
+PROTOCOL = "easyedit"
+
+
+def write_results(ledger: Ledger, run: str) -> Iterator[Path]:
+    """Write `easyedit/METHOD.json` into the run's folder, for each way of editing; the files written.
+
+    Raises:
+        ValueError: if no finished cell was measured under the protocol.
+        LedgerDamagedError: if a cell is not as it was written.
+    """
+    found: dict[str, list[dict[str, Any]]] = {}
+    stems: dict[str, str] = {}
+    for entry in entries(ledger, run):
+        if entry.kind == "protocols" and entry.payload is not None and PROTOCOL in entry.spec["protocols"]:
+            way = canonical({name: value for name, value in entry.spec.items() if name != "request"})
+            found.setdefault(way, []).append(_result(entry))
+            layer = entry.spec["layer"]
+            stems[way] = entry.spec["method"] if layer is None else f"{entry.spec['method']}-layer{layer}"
+    if not found:
+        raise ValueError(
+            f"run {run!r} has no finished edit measured under the protocol {PROTOCOL!r}, and EasyEdit's shape holds no "
+            "other numbers; run `python -m experiments run methods-by-protocol` and export that"
+        )
+    several = Counter(stems.values())
+    folder = ledger.folder / run / "easyedit"
+    folder.mkdir(parents=True, exist_ok=True)
+    for way, results in found.items():
+        other = f"-{hashlib.sha256(way.encode()).hexdigest()[:8]}" if several[stems[way]] > 1 else ""
+        path = folder / f"{stems[way]}{other}.json"
+        whole = path.with_name(path.name + ".tmp")
+        whole.write_text(json.dumps(results, ensure_ascii=False, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        whole.replace(path)
+        yield path
+
+
+def _result(entry: Entry) -> dict[str, Any]:
+    from metrics.easyedit_export import easyedit_result
+
+    scores = scores_of(entry.result or {})[PROTOCOL]
+    case = Case(scores.case, (edit_cells.request_from(entry.spec["request"]),))
+    return easyedit_result(case, replace(scores, model=shown_name(scores.model)), entry.notes.get("edit_seconds"))

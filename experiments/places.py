@@ -1,0 +1,50 @@
+"""What leaves a ledger names no folder of this machine: a model or a file goes by its name, not by where it lies.
+
+The ledger itself keeps full paths, since runs are resumed from them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import PurePath
+from typing import Any
+
+PLACES = frozenset({"model", "model_name", "source", "corpus", "artefact"})
+"""Settings and fields that may hold a path; other texts, such as prompts, are left alone whatever they look like."""
+
+
+def shown_name(name: str) -> str:
+    """A model or file as its user named it; of a full path the last part."""
+    path = PurePath(name)
+    return path.name if path.is_absolute() else name
+
+
+def portable(value: Any, name: str = "") -> Any:
+    """JSON values without full paths.
+
+    Args:
+        name: of the field that holds it; dotted names count by their last part.
+    """
+    if isinstance(value, Mapping):
+        return {inner: portable(one, inner) for inner, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [portable(one, name) for one in value]
+    if isinstance(value, str) and name.rpartition(".")[2] in PLACES:
+        return shown_name(value)
+    return value
+
+
+def paths_in(value: Any, name: str = "") -> set[str]:
+    """The full paths that `portable` would shorten."""
+    if isinstance(value, Mapping):
+        return {path for inner, one in value.items() for path in paths_in(one, inner)}
+    if isinstance(value, list | tuple):
+        return {path for one in value for path in paths_in(one, name)}
+    return {value} if isinstance(value, str) and portable(value, name) != value else set()
+
+
+def without(text: str, paths: set[str]) -> str:
+    """A sentence with those paths shortened."""
+    for path in sorted(paths, key=len, reverse=True):
+        text = text.replace(path, shown_name(path))
+    return text
