@@ -1,8 +1,13 @@
 """`python -m benchmarks.executors`: the same traces inline, in two processes and on two Ray actors: cells a second.
 
-The rate is taken from the first result to the last, so that loading models and starting a cluster do not count; what
-they take is printed beside it.  A machine that does other work as well spoils the rates, not the processor seconds of a
-cell (their median): twice the first executor's over another's is the speed-up that two free cores allow.
+The traces are cut into rounds, and in each round every executor computes the same ones, in an order that rotates, so
+that a machine whose load changes is the same to all.  The rate counts from the moment at which all of an executor's
+workers are at work to its last result; what comes before that (loading models, starting a cluster) is printed beside
+it.  Results that are not equal bit for bit end the benchmark with 1.
+
+A machine that does other work as well spoils the rates, not the processor seconds of a cell.  By default an executor
+has 600 traces of the bundled model in three rounds, over 60 processor seconds of work; on two free cores all of it
+takes about four minutes.
 """
 
 from __future__ import annotations
@@ -10,19 +15,21 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from benchmarks.kills import RUN, payloads, prepare, traces
+from benchmarks.kills import RUN, prepare, traces
 from experiments.executors import Executor, Inline
 from experiments.ledger import Ledger
+from experiments.plan import Plan
 from experiments.processes import Processes, one_thread
 from experiments.ray_cluster import RayCluster
-from experiments.records import entries
-from experiments.runner import Progress, execute
+from experiments.records import Entry, entries
+from experiments.runner import execute
 
 EXECUTORS: dict[str, Callable[[], Executor]] = {
     "inline": Inline,
@@ -31,51 +38,107 @@ EXECUTORS: dict[str, Callable[[], Executor]] = {
 }
 
 
-def measured(folder: Path, executor: Executor) -> dict[str, Any]:
-    """One run: seconds to the first result, and cells a second from there."""
-    times: dict[int, float] = {}
+@dataclass(frozen=True)
+class Round:
+    """One executor's share of a round."""
 
-    def note(now: Progress) -> None:
-        times.setdefault(now.done, time.monotonic())
+    startup: float
+    """Seconds until all workers are at work."""
+    rate: float
+    """Cells a second from then on."""
+    processor: tuple[float, ...]
+    """Processor seconds of each cell."""
+    payloads: tuple[bytes | None, ...]
+    """Every result."""
 
-    began = time.monotonic()
+
+def measured(folder: Path, plan: Plan, executor: Executor) -> Round:
+    """Compute the plan in a new ledger."""
+    prepare(folder, plan)
     with Ledger(folder) as ledger:
-        execute(ledger, RUN, executor, progress=note)
-    first, last = min(done for done in times if done), max(times)
-    rate = (last - first) / (times[last] - times[first])
-    with Ledger(folder) as ledger:
-        processor = [entry.notes["cpu_seconds"] for entry in entries(ledger, RUN)]
+        began = time.time()
+        execute(ledger, RUN, executor)
+        found = list(entries(ledger, RUN))
+    spans = [(entry.finished - entry.notes["seconds"], entry.finished) for entry in found]
+    start = all_at_work(spans, executor.slots)
+    counted = [end for begin, end in spans if begin >= start]
+    return Round(
+        startup=start - began,
+        rate=len(counted) / (max(counted) - start),
+        processor=tuple(_processor(entry) for entry in found),
+        payloads=tuple(entry.payload for entry in found),
+    )
+
+
+def all_at_work(spans: Sequence[tuple[float, float]], workers: int) -> float:
+    """The first moment at which so many cells are computed at once.
+
+    Args:
+        spans: (begin, end) of each cell, in seconds.
+
+    Raises:
+        ValueError: if there is none: then there are too few cells to tell.
+    """
+    for moment, _ in sorted(spans):
+        if sum(begin <= moment < end for begin, end in spans) >= workers:
+            return moment
+    raise ValueError(f"{len(spans)} cells were never {workers} at once; give more --facts")
+
+
+def summary(name: str, rounds: Sequence[Round], first: Sequence[Round]) -> dict[str, float | str]:
+    """An executor's rounds as numbers; `first` are those of the executor it is held against."""
+    ratios = [one.rate / other.rate for one, other in zip(rounds, first, strict=True)]
+    spent = [seconds for one in rounds for seconds in one.processor]
     return {
-        "to the first result (s)": times[first] - began,
-        "cells a second": rate,
-        "processor seconds a cell": statistics.median(processor),
+        "executor": name,
+        "cells": len(spent),
+        "start-up (s)": statistics.median(one.startup for one in rounds),
+        "cells a second": statistics.median(one.rate for one in rounds),
+        "x first": statistics.median(ratios),
+        "lowest": min(ratios),
+        "highest": max(ratios),
+        "processor seconds in all": sum(spent),
+        "processor seconds a cell": statistics.median(spent),
+        "bit-equal": sum(
+            a == b
+            for one, other in zip(rounds, first, strict=True)
+            for a, b in zip(one.payloads, other.payloads, strict=True)
+        ),
     }
 
 
-def main() -> None:
-    """Measure each, and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--facts", type=int, default=150, help="traces in all")
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure each, and print; 1 if results differ."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--facts", type=int, default=600, help="traces for each executor, in all rounds together")
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--executors", nargs="+", choices=EXECUTORS, default=list(EXECUTORS))
     parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     one_thread()
-    plan = traces(options.facts)
-    found: dict[str, dict[str, Any]] = {}
-    expected = None
+    whole = traces(options.facts)
+    names = options.executors
+    done: dict[str, list[Round]] = {name: [] for name in names}
     with tempfile.TemporaryDirectory() as place:
-        for name in options.executors:
-            folder = Path(place) / name
-            prepare(folder, plan)
-            found[name] = measured(folder, EXECUTORS[name]())
-            expected = expected or payloads(folder)
-            found[name]["bit-equal"] = sum(a == b for a, b in zip(payloads(folder), expected, strict=True))
-            found[name]["x first"] = found[name]["cells a second"] / found[options.executors[0]]["cells a second"]
-            if not options.json:
-                print(f"{name}: {', '.join(f'{what} {value:.3g}' for what, value in found[name].items())}", flush=True)
+        for number in range(options.rounds):
+            plan = replace(whole, cells=whole.cells[number :: options.rounds])
+            for turn in range(len(names)):
+                name = names[(number + turn) % len(names)]
+                done[name].append(measured(Path(place) / f"{name}{number}", plan, EXECUTORS[name]()))
+                print(f"round {number + 1}: {name}: {done[name][-1].rate:.2f} cells/s", file=sys.stderr, flush=True)
+    found = [summary(name, done[name], done[names[0]]) for name in names]
     if options.json:
         print(json.dumps(found, indent=1))
+    else:
+        for one in found:
+            numbers = [f"{what} {value:.3g}" for what, value in one.items() if not isinstance(value, str)]
+            print(f"{one['executor']}: {', '.join(numbers)}")
+    return 0 if all(one["bit-equal"] == one["cells"] for one in found) else 1
+
+
+def _processor(entry: Entry) -> float:
+    return float(entry.notes["cpu_seconds"])
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -242,7 +242,7 @@ def trials(quick: bool) -> dict[str, Callable[[Path], Found]]:
             "worker, ray": lambda folder: killed_workers(folder, draws(400, seconds=0.01), RayCluster(2), 20, 15),
             "poison, ray": lambda folder: poisoned(folder, RayCluster(2)),
             "node, ray": node_trial,
-            "traces, controller": lambda folder: killed_processes(folder, traces(600), "processes", 20, longest=2.0),
+            "traces, controller": lambda folder: killed_processes(folder, traces(300), "processes", 20, longest=1.0),
             "traces, everywhere": lambda folder: same_everywhere(folder, traces(20)),
         }
     return found
