@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 TOP, RIGHT, BOTTOM = 78, 10, 54
 """Pixels around the cells of the map; above them lies the colour bar."""
+ORANGE = {"kl": "nearer to the clean run", "rank": "answer ranks higher"}
+"""What an effect below zero means by the measures that a restored state lowers."""
 DARK_TWO_SIDED = [[0, "#ffb454"], [0.25, "#a5702f"], [0.5, "#151c23"], [0.75, "#6a62a8"], [1, "#cdc6ff"]]
 """From orange over the dark page's own colour to violet: the white middle of PuOr glares there."""
 # Okabe and Ito's colours, told apart by colour-blind readers too; dashes and marks tell them apart without any colour.
@@ -99,6 +101,7 @@ def clickable_heatmap(result: TraceResult, *, zmax: float, dark: bool) -> go.Fig
     """
     figure = trace_heatmap(result, dark=dark, scale="rome", zmax=zmax)
     first, *others = re.split(f"<br>(?=orange|{DOT})", figure.data[0].colorbar.title.text)
+    others = [part.replace("answer<br>below zero", ORANGE.get(result.measure, "below zero")) for part in others]
     words = "<br>".join(filter(None, (first.replace("<br>", " "), ", ".join(others).replace("<br>", " "))))
     if dark and figure.data[0].zmin < 0:
         figure.data[0].colorscale = DARK_TWO_SIDED

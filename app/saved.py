@@ -19,6 +19,8 @@ LARGEST = 2 * 1024 * 1024
 MOST_TOKENS, MOST_SCORES = 512, 200
 TRACE_FORMATS = ("engram-trace-1", "engram-trace-2")
 SITES = {"resid_post": "State", "mlp_out": "MLP", "attn_out": "Attention"}
+LOWER_IS_BETTER = ("kl", "rank")
+"""Measures that a restored state lowers."""
 METRICS = ("reliability", "generalization", "locality", "portability", "efficiency")
 
 
@@ -62,7 +64,8 @@ class SavedTrace:
         """(token, layer) of the largest effect at the last subject token."""
         row = self.effect[self.subject_span[1] - 1]
         known = [layer for layer, value in enumerate(row) if not math.isnan(value)]
-        return self.subject_span[1] - 1, max(known, key=row.__getitem__, default=0)
+        best = min if self.measure in LOWER_IS_BETTER else max
+        return self.subject_span[1] - 1, best(known, key=row.__getitem__, default=0)
 
     @property
     def title(self) -> str:

@@ -34,7 +34,7 @@ WEAK_TOTAL_EFFECT = 0.05
 def controls(form_model_layers: int) -> dict[str, object]:
     """The heading row: what is restored, and the settings."""
     with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
-        st.subheader("1 · Locate", anchor=False, width="content")
+        st.header("1 · Locate", anchor=False, width="content")
         # Not bound by Streamlit: a bound control would put the label, not the code, into the link.
         st.segmented_control(
             "What is restored",
@@ -161,7 +161,7 @@ def _results(
             "Inputs changed since this trace; the map below belongs to the earlier ones.", icon=":material/history:"
         )
     main = next(result for result in shown if result.config.site == found.main.config.site)
-    _summary(main, *main.peak())
+    _summary(main, *show_map.strongest(main))
     if found.main.total_effect < WEAK_TOTAL_EFFECT:
         st.warning(
             "The noise hardly changes the answer, so there is nothing to restore: raise the noise in Settings.",

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import streamlit as st
 
 from app import state
+from app.saved import LOWER_IS_BETTER
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -63,13 +64,21 @@ def draw(key: str, result: TraceResult, zmax: float) -> None:
     )
 
 
+def strongest(result: TraceResult) -> tuple[int, int]:
+    """(token, layer) of the largest effect at the last subject token, which lowers a divergence or a rank."""
+    position, layer = result.peak()
+    if result.measure in LOWER_IS_BETTER:
+        layer = int(result.indirect_effect[position].argmin())
+    return position, layer
+
+
 def description(result: TraceResult) -> str:
     """The map in one sentence, for those who cannot see it."""
-    position, layer = result.peak()
-    strongest, measure = float(result.indirect_effect[position, layer]), result.measure.replace("_", " ")
+    position, layer = strongest(result)
+    largest, measure = float(result.indirect_effect[position, layer]), result.measure.replace("_", " ")
     return (
         f"Causal trace of {len(result.tokens)} tokens by {result.n_layers} layers. At the last subject token the "
-        f"strongest effect, {strongest:.2f} by {measure}, is at layer {layer}."
+        f"strongest effect, {largest:.2f} by {measure}, is at layer {layer}."
     )
 
 

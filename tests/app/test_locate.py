@@ -1,8 +1,10 @@
 """Locating on the page, without a browser: the suggested layer, the map as it is sent, what is said beside it."""
 
+import base64
 import json
 from collections.abc import Callable
 
+import numpy as np
 from streamlit.testing.v1 import AppTest
 
 from app import workflow
@@ -74,6 +76,18 @@ def test_another_measure_changes_map_table_and_words_but_not_the_suggestion(new_
     assert "nats" in captions(page)
     assert suggested in captions(page)
     assert "log probability" in page.get("plotly_chart")[0].proto.alt
+
+
+def test_the_strongest_effect_on_a_divergence_is_the_one_that_lowers_it_most(new_page: NewPage) -> None:
+    page = new_page(run="1", samples="2", noise="20")
+    page.selectbox(key="measure").set_value("kl").run()
+    chart = page.get("plotly_chart")[0].proto
+    drawn = json.loads(chart.spec)
+    names = drawn["layout"]["yaxis"]["ticktext"]
+    last_subject = max(index for index, name in enumerate(names) if name.endswith("*"))
+    packed = drawn["data"][0]["z"]
+    effects = np.frombuffer(base64.b64decode(packed["bdata"]), packed["dtype"]).reshape(len(names), -1)
+    assert f"is at layer {effects[last_subject].argmin()}" in chart.alt
 
 
 def test_logit_difference_needs_another_answer_and_the_fraction_restored_nothing(new_page: NewPage) -> None:

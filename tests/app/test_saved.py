@@ -148,3 +148,9 @@ def test_large_and_broken_bytes_are_refused() -> None:
         read_run(b" " * (LARGEST + 1))
     with pytest.raises(ValueError, match="UTF-8"):
         read_run(b"\xff\xfe\x00")
+
+
+def test_a_divergence_is_moved_most_where_it_falls_most() -> None:
+    run = read_run(json.dumps(trace_record(measure="kl", effect=[[0.1, -0.4, -0.2], [0.0, None, 0.6]])))
+    assert isinstance(run, SavedTrace)
+    assert run.peak == (0, 1)
