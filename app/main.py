@@ -13,6 +13,12 @@ if ROOT not in sys.path:
 
 import streamlit as st  # noqa: E402
 
+STYLE = """<style>
+[data-testid=stHeading] h2 { font-size: 1.75rem; padding: 0.25rem 0 }
+[data-testid=stElementContainer]:has(h1.unseen) { position: absolute; clip-path: inset(50%) }
+</style>"""
+"""Headings in their order (one h1 on a page, h2 for its cards) at sizes that leave room for what is below them."""
+
 # A file of our own: Streamlit would fetch a Material symbol for the tab from a foreign server.
 st.set_page_config(page_title="Engram", page_icon=f"{ROOT}/app/icon.svg", layout="wide")
 st.logo(f"{ROOT}/app/icon.svg", size="medium")
@@ -25,6 +31,7 @@ page = st.navigation(
     ],
     position="top",
 )
+st.html(STYLE)
 if page.title != "Workbench":
     st.session_state.left = True
 page.run()

@@ -35,6 +35,7 @@ state.come_back()
 runner = cache.runner()
 session = st.session_state
 
+st.html('<h1 class="unseen">Workbench</h1>')
 model = show_fact.model_choice(models)
 ledger.start(model.name)
 words = show_fact.fields()

@@ -24,7 +24,7 @@ SOURCES = {ATLAS: "Bundled atlas", "file": "A file"}
 
 def source() -> str:
     """Draw the choice; "atlas", a path, or nothing yet."""
-    st.subheader("1 · Facts", anchor=False)
+    st.header("1 · Facts", anchor=False)
     chosen = st.segmented_control(
         "Facts from",
         list(SOURCES),

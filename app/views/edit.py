@@ -27,7 +27,7 @@ GENTLER = "alphaedit"
 def controls(form: Form, trace: Job | None) -> EditAsk | None:
     """The layer and, once there is a trace, the method with its settings; what Apply would ask."""
     with st.container(horizontal=True, vertical_alignment="center"):
-        st.subheader("2 · Edit", anchor=False, width="content")
+        st.header("2 · Edit", anchor=False, width="content")
     if trace is not None and trace.state == "done":
         state.suggest_layer(trace.key, trace.result.suggested)
         st.session_state.method_shown = True

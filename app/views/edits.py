@@ -28,7 +28,7 @@ SCORE_NAMES = {
 def draw(runner: Runner) -> list[Waiting]:
     """The whole card."""
     with st.container(horizontal=True, vertical_alignment="center"):
-        st.subheader("4 · Edits", anchor=False, width="content")
+        st.header("4 · Edits", anchor=False, width="content")
     active, compare, files = st.tabs(["Active", "Branches", "Files"])
     with active:
         _active()

@@ -28,7 +28,7 @@ def draw(form: Form, runner: Runner, edit: Job | None, scores: Job | None) -> li
     report: EditReport | None = scores.result if scores is not None and scores.state == "done" else None
     waiting: list[Waiting] = []
     with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
-        st.subheader("3 · Evaluate", anchor=False, width="content")
+        st.header("3 · Evaluate", anchor=False, width="content")
         if report is not None:
             export.report_panel(report)
     if report is not None:

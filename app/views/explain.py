@@ -69,19 +69,19 @@ def draw() -> None:
     _, middle, _ = st.columns([1, 6, 1])
     with middle:
         st.title("Methods", anchor=False)
-        st.subheader("1 · Locate", anchor=False)
+        st.header("1 · Locate", anchor=False)
         st.markdown(TRACING)
-        st.subheader("2 · Edit", anchor=False)
+        st.header("2 · Edit", anchor=False)
         st.markdown(EDITING)
         _edit_methods()
-        st.subheader("3 · Evaluate", anchor=False)
+        st.header("3 · Evaluate", anchor=False)
         st.markdown(
             "Every score is taken on the unedited and on the edited model; the tile shows the edited one, the change, "
             "the number of prompts, and a 95 % bootstrap interval. A metric without prompts is *not measured*; it is "
             "never 0."
         )
         _metrics()
-        st.subheader("Sources", anchor=False)
+        st.header("Sources", anchor=False)
         lines = [
             f"- {title}, [arXiv:{number}](https://arxiv.org/abs/{number}): {used}." for number, title, used in PAPERS
         ]

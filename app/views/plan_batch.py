@@ -36,7 +36,7 @@ KEPT: dict[str, Any] = {"persist_state": "session"}
 def grid(runner: Runner, model: Choice, source: str, found: Dataset | None) -> tuple[BatchAsk | None, list[Waiting]]:
     """Draw the form; what it asks for, once it can be asked."""
     with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
-        st.subheader("2 · What to run", anchor=False, width="content")
+        st.header("2 · What to run", anchor=False, width="content")
         what = st.segmented_control(
             "What to run", list(WHAT), default="trace", required=True, format_func=WHAT.__getitem__, key="batch_what",
             label_visibility="collapsed", **KEPT,
@@ -128,7 +128,7 @@ def _layer(model: Choice) -> int:
 
 def start(runner: Runner, model: Choice, ask: BatchAsk | None) -> list[Waiting]:
     """The estimate, the name and the button."""
-    st.subheader("3 · Start", anchor=False)
+    st.header("3 · Start", anchor=False)
     session = st.session_state
     problem = _problem(ask)
     if state.pressed("estimate") and ask is not None and not problem:

@@ -28,7 +28,7 @@ def draw(runner: Runner, one: Experiment) -> list[Waiting]:
     except (LedgerError, OSError) as error:
         st.error(plain(f"{str(error)[:1].upper()}{str(error)[1:]}."), icon=":material/error:")
         return []
-    st.subheader(plain(one.name), anchor=False)
+    st.header(plain(one.name), anchor=False)
     _progress(one, now)
     _buttons(one, now)
     _notices(one, now)

@@ -145,7 +145,7 @@ def _files(chosen: list[Saved]) -> None:
 
 def _one(run: Saved) -> None:
     with st.container(border=True):
-        st.subheader(plain(run.title), anchor=False)
+        st.header(plain(run.title), anchor=False)
         if isinstance(run, SavedTrace):
             _numbers(run)
             _maps([run])
@@ -159,7 +159,7 @@ def _one(run: Saved) -> None:
 
 def _two(left: Saved, right: Saved) -> None:
     with st.container(border=True, key="runs_compared"):
-        st.subheader("Side by side", anchor=False)
+        st.header("Side by side", anchor=False)
         refusal = two_runs.why_not(left, right)
         if refusal:
             st.warning(plain(refusal), icon=":material/block:")
@@ -184,7 +184,7 @@ def _two(left: Saved, right: Saved) -> None:
 def _many(chosen: Sequence[Saved]) -> None:
     """Three traces and more: their mean."""
     with st.container(border=True, key="runs_averaged"):
-        st.subheader("On average", anchor=False)
+        st.header("On average", anchor=False)
         refusal = average_runs.why_not(chosen)
         if refusal:
             st.warning(plain(refusal), icon=":material/block:")
