@@ -1,7 +1,8 @@
-"""GPT-2's activation in fewer steps: `gelu_new` is written out in eight elementwise kernels, a tenth of a forward.
+"""The tanh approximation of GELU in fewer steps: `gelu_new` is written out in eight kernels, a tenth of a forward.
 
-torch's tanh approximation of GELU is the same function (Hendrycks & Gimpel 2016, arXiv:1606.08415) to rounding.  On a
-CPU its tanh is slow, and the same function by the logistic one takes half the time:
+torch has it as one kernel, the same function to rounding (Hendrycks & Gimpel 2016, arXiv:1606.08415), which newer
+models call by themselves (`gelu_pytorch_tanh`).  On a CPU its tanh is slow, and the same by the logistic function takes
+half the time:
 
     0.5 x (1 + tanh u) = x sigmoid(2 u),    u = sqrt(2 / pi) (x + 0.044715 x^3)
 """
@@ -16,7 +17,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 from torch.nn.functional import gelu
-from transformers.activations import NewGELUActivation
+from transformers.activations import GELUTanh, NewGELUActivation
 
 from models.language_model import LanguageModel
 
@@ -28,7 +29,7 @@ CUBIC = 0.044715
 @contextmanager
 def fused_activations(model: LanguageModel) -> Iterator[None]:
     """While open, this thread's forwards take the shorter way; the caller holds the model's lock."""
-    modules = [module for module in model.module.modules() if isinstance(module, NewGELUActivation)]
+    modules = [module for module in model.submodules.values() if isinstance(module, NewGELUActivation | GELUTanh)]
     saved = [module.__dict__.get("forward") for module in modules]  # nnsight puts its own there
     try:
         for module in modules:

@@ -35,10 +35,10 @@ def run_hooked(model: LanguageModel, inputs: Mapping[str, Any], visits: Mapping[
     length = sequence_length(inputs)
     with model.lock, fused_activations(model), ExitStack() as stack:
         for key, visit in visits.items():
-            module = model.module.get_submodule(site_path(model.architecture, key))
+            module = model.submodules[site_path(model.architecture, key)]
             hang = _before if key[0] in INPUTS else _after
             stack.callback(hang(module, visit, length).remove)
-        head = model.module.get_submodule(model.architecture.head)
+        head = model.submodules[model.architecture.head]
         stack.callback(head.register_forward_pre_hook(_contiguous).remove)
         logits: Tensor = model.module(**inputs).logits
     return logits

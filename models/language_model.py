@@ -52,7 +52,7 @@ class LanguageModel:
     @property
     def n_layers(self) -> int:
         """Number of blocks."""
-        return len(self.module.get_submodule(self.architecture.layers))
+        return len(list(self.submodules[self.architecture.layers].children()))
 
     @property
     def n_heads(self) -> int:
@@ -312,6 +312,11 @@ class LanguageModel:
     def wrapped(self) -> Any:
         """The nnsight wrapper, made on first use with `lock` held; one for each LanguageModel."""
         return NNsight(self.module)
+
+    @cached_property
+    def submodules(self) -> dict[str, nn.Module]:
+        """Every module by its dotted name, found once: looking for them takes longer than running a small one."""
+        return dict(self.module.named_modules())
 
     # ---- weights
 

@@ -171,7 +171,7 @@ class Engine:
     def _sweep(self, task: _Task, cells: Sequence[Cell], where: Sequence[Variant]) -> None:
         """Fill in these cells at these positions by packed sweeps."""
         model = self.model
-        for pack in packs(where, model.d_model):
+        for pack in packs(where, model.d_model, len(cells) * len(task.part)):
             shape = (pack.size, pack.size + pack.n_prefix, len(pack.ends))
             for chunk in chunks(pack, cells, range(len(task.part)), self._rows(task.config, *shape)):
                 task.tick(chunk.n_runs)

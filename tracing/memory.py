@@ -10,8 +10,9 @@ import torch
 
 from models import LanguageModel
 
-CPU_POSITIONS = 4096
-"""Rows x positions of one pass on a CPU: enough to fill its matrix units; more only leaves the caches."""
+CPU_POSITIONS = 2048
+"""Rows x positions of one pass on a CPU: enough to fill its matrix units; more leaves the caches, and asks the system
+for fresh pages in every layer."""
 SHARE = 0.5
 """Of the free memory that a pass may take; the rest is for what the estimate leaves out."""
 
@@ -44,11 +45,11 @@ class Pass:
 
     def rows_that_fit(self, model: LanguageModel) -> int:
         """Rows of this shape that the free memory takes, at least one."""
-        one = Pass(1, self.positions, self.keys, self.predicted)
-        fit = int(SHARE * free_memory(model.device)) // one.bytes(model)
-        if model.device.type == "cpu":
-            fit = min(fit, CPU_POSITIONS // self.positions)
-        return max(1, fit)
+        one = Pass(1, self.positions, self.keys, self.predicted).bytes(model)
+        if model.device.type != "cpu":
+            return max(1, int(SHARE * free_memory(model.device)) // one)
+        most = max(1, CPU_POSITIONS // self.positions)
+        return min(most, max(1, int(SHARE * free_memory(model.device, enough=int(most * one / SHARE) + 1)) // one))
 
     def did_not_fit(self, model: LanguageModel) -> TraceMemoryError:
         """The error for this pass."""
@@ -61,11 +62,19 @@ class Pass:
         )
 
 
-def free_memory(device: torch.device) -> int:
-    """Bytes that can still be had on a device."""
+def free_memory(device: torch.device, enough: int | None = None) -> int:
+    """Bytes that can still be had on a device.
+
+    Args:
+        enough: no need to count further than this.
+    """
     if device.type == "cuda":
         reserved = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + reserved
+    if enough is not None and "SC_AVPHYS_PAGES" in os.sysconf_names:
+        unused = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+        if unused >= enough:  # less than can be had, but told in a thousandth of the time
+            return unused
     meminfo = Path("/proc/meminfo")
     if meminfo.is_file():
         lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines() if ":" in line)

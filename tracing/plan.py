@@ -19,6 +19,8 @@ from torch import Tensor
 
 PACK_LIMIT = 0.15
 """Positions of a pack, in units of d_model: beyond, its attention costs more than it saves (measured on a CPU)."""
+PASS_POSITIONS = 1024
+"""Rows x positions that a pass should have: below, reading the weights once more costs more than attention saves."""
 
 
 @dataclass(frozen=True)
@@ -141,9 +143,14 @@ def pack_limit(d_model: int) -> int:
     return int(PACK_LIMIT * d_model)
 
 
-def packs(variants: Sequence[Variant], d_model: int) -> Iterator[Pack]:
-    """As few packs as the limit allows, in the order of the variants."""
-    limit = max(pack_limit(d_model), max((stretch.length for stretch, _ in variants), default=0))
+def packs(variants: Sequence[Variant], d_model: int, rows: int) -> Iterator[Pack]:
+    """As few packs as the limit allows, in the order of the variants.
+
+    Args:
+        rows: of all passes over a pack together; the fewer they are, the more positions a pack may have.
+    """
+    longest = max((stretch.length for stretch, _ in variants), default=0)
+    limit = max(pack_limit(d_model), PASS_POSITIONS // rows, longest)
     group: list[Variant] = []
     size = 0
     for stretch, pos in variants:

@@ -6,9 +6,11 @@ import math
 
 import pytest
 import torch
-from transformers.activations import NewGELUActivation
+from transformers.activations import GELUTanh, NewGELUActivation
 
-from models.activations import tanh_gelu
+from models import activations
+from models.activations import fused_activations, tanh_gelu
+from tests.tiny import tiny_model
 
 
 def test_by_hand() -> None:
@@ -25,3 +27,17 @@ def test_it_is_the_activation_of_gpt2_to_rounding(dtype: torch.dtype) -> None:
     allowed = {torch.float32: 2e-6, torch.float64: 1e-12, torch.bfloat16: 4e-2}[dtype]
     torch.testing.assert_close(tanh_gelu(values), NewGELUActivation()(values), atol=allowed, rtol=allowed)
     assert torch.equal(values, before)
+
+
+@pytest.mark.parametrize("kind", [NewGELUActivation, GELUTanh])
+def test_both_ways_to_write_it_are_replaced_and_put_back(
+    kind: type[torch.nn.Module], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny_model("gpt2")
+    monkeypatch.setitem(model.submodules, "another", kind())
+    module, values = model.submodules["another"], torch.tensor([1.0, -2.0])
+    before = module(values)
+    monkeypatch.setattr(activations, "tanh_gelu", lambda value: value + 1)
+    with model.lock, fused_activations(model):
+        assert module(values).tolist() == [2.0, -1.0]
+    assert torch.equal(module(values), before)

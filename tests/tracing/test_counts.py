@@ -74,7 +74,7 @@ def test_positions_run_through_layers(subject: range, expected: int, batch_size:
     (stretch,) = end_to_end([(LENGTH, 1)])
     where = [(stretch, pos) for pos in range(subject.start, LENGTH)]
     total = 0
-    for pack in packs(where, d_model=32):
+    for pack in packs(where, d_model=32, rows=len(cells) * SAMPLES):
         for chunk in chunks(pack, cells, range(SAMPLES), batch_size or 10):
             blocks = lay_out(chunk.cells, of_block_outputs=True)
             total += position_layers(blocks, pack, len(chunk.samples), LAYERS)
@@ -120,6 +120,13 @@ def test_equal_windows_run_once() -> None:
     cells = [Cell(layer, TraceConfig(window=4).layers_of(layer, 2)) for layer in range(2)]
     (block,) = lay_out(cells, of_block_outputs=False)
     assert block.columns == (0, 1)
+
+
+def test_few_rows_go_in_larger_packs() -> None:
+    (stretch,) = end_to_end([(LENGTH, 1)])
+    where = [(stretch, pos) for pos in range(LENGTH)]  # suffixes of 12, 11, ... 1 positions
+    sizes = {rows: [pack.size for pack in packs(where, d_model=256, rows=rows)] for rows in (7, 21, 70)}
+    assert sizes == {7: [78], 21: [42, 36], 70: [33, 35, 10]}  # 0.15 x 256 = 38 positions, 1024 // 21 = 48
 
 
 def test_a_pack_by_hand() -> None:

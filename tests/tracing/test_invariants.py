@@ -130,6 +130,7 @@ def test_packing_changes_nothing(limit: float, monkeypatch: pytest.MonkeyPatch) 
     model, config = tiny_model("mistral"), TraceConfig(site="attn_out", window=3, samples=2)
     usual = causal_trace(model, FACT, config, level=LEVEL)
     monkeypatch.setattr(plan, "PACK_LIMIT", limit)
+    monkeypatch.setattr(plan, "PASS_POSITIONS", 0)
     np.testing.assert_allclose(causal_trace(model, FACT, config, level=LEVEL).restored, usual.restored, atol=1e-6)
 
 
@@ -362,9 +363,9 @@ def test_too_little_memory_is_said_with_what_would_fit(monkeypatch: pytest.Monke
 def test_passes_are_as_large_as_the_memory_allows(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_model("gpt2")
     one = memory.Pass(1, 28, 34, 7)
-    monkeypatch.setattr(memory, "free_memory", lambda device: 2 * 5 * one.bytes(model))
+    monkeypatch.setattr(memory, "free_memory", lambda device, enough=None: 2 * 5 * one.bytes(model))
     assert one.rows_that_fit(model) == 5  # half of what is free
-    monkeypatch.setattr(memory, "free_memory", lambda device: 0)
+    monkeypatch.setattr(memory, "free_memory", lambda device, enough=None: 0)
     assert one.rows_that_fit(model) == 1
     monkeypatch.undo()
     assert one.rows_that_fit(model) <= memory.CPU_POSITIONS // 28

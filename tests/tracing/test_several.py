@@ -58,6 +58,7 @@ def test_neither_packs_nor_passes_change_a_number(
     limit: float, batch_size: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(plan, "PACK_LIMIT", limit)
+    monkeypatch.setattr(plan, "PASS_POSITIONS", 0)
     model, config = tiny_model("gpt_neo"), TraceConfig(samples=3, batch_size=batch_size)
     found = trace_facts(model, FACTS * 2, [config], level=LEVEL, together=4)
     for fact, (one,) in zip(FACTS * 2, found, strict=True):
