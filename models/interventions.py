@@ -117,13 +117,13 @@ def run_traced(model: LanguageModel, inputs: Mapping[str, Any], visits: Mapping[
     order, length, wrapped = in_execution_order(model, list(visits)), sequence_length(inputs), model.wrapped
     with wrapped.trace(**inputs):
         for key in order:
-            _visit(wrapped.get(site_path(model.architecture, key)), key[0] in INPUTS, visits[key], length)
+            visit_module(wrapped.get(site_path(model.architecture, key)), key[0] in INPUTS, visits[key], length)
         logits = nnsight.save(wrapped.output.logits)
     found: Tensor = logits
     return found
 
 
-def _visit(module: Any, reads: bool, visit: Visit, length: int) -> None:
+def visit_module(module: Any, reads: bool, visit: Visit, length: int) -> None:
     """Wait for one activation, show it as [row, pos, d], and put its replacement in place."""
     held = module.input if reads else module.output
     value: Tensor = held[0] if isinstance(held, tuple) else held

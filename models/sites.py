@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 from torch import Tensor
@@ -26,6 +27,19 @@ Visit = Callable[[Tensor], Tensor | None]
 INPUTS: frozenset[Site] = frozenset({"resid_pre", "attn_heads", "mlp_in", "mlp_key"})
 """Sites that are what a module reads, not what it returns."""
 ORDER: dict[Site, int] = {site: rank for rank, site in enumerate(get_args(Site))}
+
+
+@dataclass(frozen=True, eq=False)
+class Keep:
+    """A visit that notes a copy of the activation, since Falcon and others add to a module's output in place."""
+
+    key: Key
+    states: dict[Key, Tensor]
+    """Where to: shared by all that are noted in one forward."""
+
+    def __call__(self, value: Tensor) -> None:
+        """Note it and leave it."""
+        self.states[self.key] = value.clone()
 
 
 def site_path(architecture: Architecture, key: Key) -> str:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from models import LanguageModel
 from models.packing import TRANSFORMERS, plain
+from models.remote import Remote
 from tracing.passes import sweep_logits
 from tracing.plan import Block, Pack, end_to_end
 from tracing.question import Question
@@ -37,8 +38,11 @@ def engine_for(model: LanguageModel, driver: Driver, prompts: int = 1) -> Engine
     """ "packed" where that is exact, else "replay"; measured at the first call.
 
     Args:
+        driver: only whole forwards can be sent elsewhere.
         prompts: how many share a sweep; for more than one it is measured on two.
     """
+    if isinstance(driver, Remote):
+        return "replay"
     with model.lock:  # outside of it, hooks of another thread's forward would be taken for somebody else's
         if not plain(model.module):
             return "replay"

@@ -15,12 +15,12 @@ from torch import Tensor
 from models import LanguageModel
 from models.calls import calling
 from models.packing import KeysValues, PrefixCache, RecordingCache, packed_inputs, packed_pattern
-from models.sites import Key, Site, Visit
+from models.sites import Keep, Key, Site, Visit
 from tracing.plan import Pack, end_to_end
 from tracing.question import Question
 
 Driver = Callable[[LanguageModel, Mapping[str, Any], Mapping[Key, Visit]], Tensor]
-"""`models.hooks.run_hooked` or `models.interventions.run_traced`."""
+"""`models.hooks.run_hooked`, `models.interventions.run_traced`, or a `models.remote.Remote`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,8 +61,6 @@ def capture(
 ) -> Runs:
     """One forward that keeps block inputs of layer 0, block outputs and the named sites of every layer.
 
-    What is kept is copied, since Falcon and others add to a module's output in place.
-
     Args:
         embeddings: for each question [sample, n_subject, d_model], what stands at the subject in the corrupted runs.
         clean: whether the clean run goes first, as row 0.
@@ -71,12 +69,6 @@ def capture(
     states: dict[Key, Tensor] = {}
     stretches = end_to_end((len(question.ids), question.n_answer) for question in questions)
 
-    def keep(key: Key) -> Visit:
-        def visit(value: Tensor) -> None:
-            states[key] = value.clone()
-
-        return visit
-
     def corrupt(value: Tensor) -> Tensor:
         for question, stretch, noised in zip(questions, stretches, embeddings, strict=True):
             first, behind = stretch.start + question.subject.start, stretch.start + question.subject.stop
@@ -84,8 +76,8 @@ def capture(
         return value
 
     layers = range(model.n_layers)
-    visits: dict[Key, Visit] = {("embed", 0): corrupt, ("resid_pre", 0): keep(("resid_pre", 0))}
-    visits |= {(site, layer): keep((site, layer)) for site in {"resid_post", *sites} for layer in layers}
+    visits: dict[Key, Visit] = {("embed", 0): corrupt, ("resid_pre", 0): Keep(("resid_pre", 0), states)}
+    visits |= {(site, layer): Keep((site, layer), states) for site in {"resid_post", *sites} for layer in layers}
     row = [token for question in questions for token in question.ids]
     ids = torch.tensor(row, device=model.device).expand(len(embeddings[0]) + int(clean), -1)
     cache = RecordingCache() if keys_values else None

@@ -115,7 +115,8 @@ def trace_all(
     Arguments as in `causal_trace`; the results are in the order of the configs.
 
     Args:
-        driver: what runs a forward: plain hooks, or nnsight (`models.interventions.run_traced`).
+        driver: what runs a forward: plain hooks, nnsight (`models.interventions.run_traced`), or nnsight on another
+            machine (`models.remote.Remote`).
 
     Raises:
         ValueError: as in `causal_trace`, and if the configs differ in the corruption or in the answer compared with.

@@ -1,0 +1,70 @@
+"""One forward on a machine that serves the model through nnsight (NDIF), with the same visits as a forward here.
+
+What is sent is the source of a block with what it refers to: the visits, by value, with the tensors they hold.  What
+comes back is what nnsight was told to save: the logits, and the states that visits note (`models.sites.Keep`).  Each
+forward is one job.
+
+The checkpoint has to be loaded here as well, since the tokenizer and the token embedding are this process's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import nnsight
+import torch
+from torch import Tensor
+
+from models.hooks import sequence_length
+from models.interventions import visit_module
+from models.language_model import LanguageModel
+from models.sites import INPUTS, Keep, Key, Visit, in_execution_order, site_path
+
+Step = tuple[str, bool, Visit]
+"""Path of a module, whether the visit sees what it reads, and the visit."""
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A driver for `tracing.trace_all` that runs forwards elsewhere."""
+
+    host: bool | str = True
+    """True for the one nnsight is set up for, an address, or "local": everything is serialised, and then run here."""
+    checkpoint: str = ""
+    """What the host calls the model, such as "EleutherAI/gpt-j-6b"; by default the name it was loaded by."""
+
+    def __call__(self, model: LanguageModel, inputs: Mapping[str, Any], visits: Mapping[Key, Visit]) -> Tensor:
+        """The logits of one forward, [row, pos, d_vocab], on the model's device.
+
+        Raises:
+            ValueError: for a forward that reads or fills a cache of ours, which cannot be sent.
+        """
+        if "past_key_values" in inputs:
+            raise ValueError("a packed sweep reads a cache that cannot be sent to another machine; use engine='replay'")
+        order = in_execution_order(model, list(visits))
+        steps = [(site_path(model.architecture, key), key[0] in INPUTS, visits[key]) for key in order]
+        states: dict[Key, Tensor] = {}
+        for visit in visits.values():
+            if isinstance(visit, Keep):
+                states = visit.states
+        with model.lock:
+            wrapped = nnsight.TransformersModel(model.module, tokenizer=model.tokenizer, task="text-generation")
+            wrapped.repo_id = self.checkpoint or model.name
+            logits, noted = _sent(wrapped, inputs, steps, states, self.host)
+        states.update({key: state.to(model.device) for key, state in noted.items()})
+        return logits.to(model.device)
+
+
+def _sent(
+    wrapped: Any, inputs: Mapping[str, Any], steps: Sequence[Step], states: dict[Key, Tensor], host: bool | str
+) -> tuple[Tensor, dict[Key, Tensor]]:
+    """(logits, what the visits noted).  A function of its own, because all that the block refers to is sent."""
+    length, visit = sequence_length(inputs), visit_module
+    with torch.no_grad(), wrapped.trace(**inputs, remote=host):
+        for path, reads, step in steps:
+            visit(wrapped.get(path), reads, step, length)
+        logits = nnsight.save(wrapped.output.logits)
+        noted = nnsight.save(states)
+    return logits, noted
