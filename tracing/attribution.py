@@ -28,8 +28,7 @@ from torch import Tensor
 from facts import Fact
 from models import LanguageModel, run
 from tracing.corruption import NoiseLevel
-from tracing.pair import Key, Pair, make_pair
-from tracing.storage import Stored
+from tracing.pair import Key, Pair, PairResult, make_pair
 from tracing.tracer import Progress, TraceCancelled, causal_trace
 from tracing.types import TraceConfig, TraceSite
 
@@ -38,20 +37,11 @@ SAMPLES_AT_ONCE = 16
 
 
 @dataclass(frozen=True, eq=False)
-class AttributionResult(Stored):
+class AttributionResult(PairResult):
     """Estimated effects of every cell of one site, in nats of the answer's log-probability."""
 
     KIND: ClassVar[str] = "engram-attribution-1"
-    NESTED: ClassVar[dict[str, type]] = {"config": TraceConfig}
 
-    config: TraceConfig
-    model_name: str
-    revision: str
-    prompt: str
-    tokens: tuple[str, ...]
-    subject_span: tuple[int, int]
-    answer: str
-    noise_source: str
     clean_log_prob: float
     corrupted_log_prob: NDArray[np.float32]
     """[sample]"""
@@ -129,14 +119,7 @@ def attribution_patching(
     clean, corrupted = pair.log_probs()
     return {
         site: AttributionResult(
-            config=configs[site],
-            model_name=model.name,
-            revision=model.revision,
-            prompt=fact.prompt,
-            tokens=pair.tokens(),
-            subject_span=pair.span(),
-            answer=pair.answer_text(fact),
-            noise_source=pair.corruption.source,
+            **pair.described(fact, configs[site]),
             clean_log_prob=clean,
             corrupted_log_prob=corrupted.numpy(),
             estimates=_estimates(model, configs[site], parts),

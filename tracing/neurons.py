@@ -25,27 +25,19 @@ from models import LanguageModel, run
 from tracing.attribution import SAMPLES_AT_ONCE, products
 from tracing.case import Progress, TraceCancelled
 from tracing.corruption import NoiseLevel
-from tracing.pair import Key, make_pair
-from tracing.storage import Stored
+from tracing.pair import Key, PairResult, make_pair
 from tracing.types import TraceConfig
 
 
 @dataclass(frozen=True, eq=False)
-class NeuronAttribution(Stored):
-    """Estimated effects of single neurons, in nats of the answer's log-probability."""
+class NeuronAttribution(PairResult):
+    """Estimated effects of single neurons, in nats of the answer's log-probability.
+
+    Of the config the corruption and the direction are used.
+    """
 
     KIND: ClassVar[str] = "engram-neurons-1"
-    NESTED: ClassVar[dict[str, type]] = {"config": TraceConfig}
 
-    config: TraceConfig
-    """Of it the corruption and the direction are used."""
-    model_name: str
-    revision: str
-    prompt: str
-    tokens: tuple[str, ...]
-    subject_span: tuple[int, int]
-    answer: str
-    noise_source: str
     layers: tuple[int, ...]
     estimate: NDArray[np.float32]
     """[pos, layer, neuron], mean over samples; the layers are those of `layers`."""
@@ -107,14 +99,7 @@ def attribute_neurons(
     each = torch.stack([torch.cat(parts[key]) for key in keys], 2)
     spread = each.std(0) if len(each) > 1 else torch.full_like(each[0], torch.nan)
     return NeuronAttribution(
-        config=config,
-        model_name=model.name,
-        revision=model.revision,
-        prompt=fact.prompt,
-        tokens=pair.tokens(),
-        subject_span=pair.span(),
-        answer=pair.answer_text(fact),
-        noise_source=pair.corruption.source,
+        **pair.described(fact, config),
         layers=chosen,
         estimate=each.mean(0).numpy(),
         estimate_sd=spread.numpy(),

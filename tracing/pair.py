@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from models import LanguageModel, run
 from models.interventions import Site
 from tracing.corruption import Corruption, NoiseLevel, corrupt, measure_noise
 from tracing.question import Question, ask
+from tracing.storage import Stored
 from tracing.types import TraceConfig
 
 Patch = Callable[[Tensor], Tensor]
@@ -55,6 +57,19 @@ class Pair:
         text = fact.target_true.strip() or self.model.token_strings(self.question.answer_ids)[0]
         return text.strip() or text
 
+    def described(self, fact: Fact, config: TraceConfig) -> dict[str, Any]:
+        """The fields of `PairResult`."""
+        return {
+            "config": config,
+            "model_name": self.model.name,
+            "revision": self.model.revision,
+            "prompt": fact.prompt,
+            "tokens": self.tokens(),
+            "subject_span": self.span(),
+            "answer": self.answer_text(fact),
+            "noise_source": self.corruption.source,
+        }
+
     def base(self, samples: slice) -> dict[Key, Patch]:
         """What makes a row for each of these samples the base run: nothing, or the corrupted embeddings."""
         return {} if self.noising else self._corrupted(samples)
@@ -86,6 +101,25 @@ class Pair:
             return state
 
         return {("embed", 0): write}
+
+
+@dataclass(frozen=True, eq=False)
+class PairResult(Stored):
+    """What was asked, of every result that a pair gives."""
+
+    NESTED: ClassVar[dict[str, type]] = {"config": TraceConfig}
+
+    config: TraceConfig
+    model_name: str
+    revision: str
+    prompt: str
+    tokens: tuple[str, ...]
+    """The prompt's tokens as text."""
+    subject_span: tuple[int, int]
+    """Half-open token positions of the subject."""
+    answer: str
+    noise_source: str
+    """What was done to the subject, in words."""
 
 
 def answer_log_prob(question: Question, logits: Tensor) -> Tensor:

@@ -28,9 +28,8 @@ from torch import Tensor
 from facts import Fact
 from models import LanguageModel, run
 from tracing.corruption import NoiseLevel
-from tracing.pair import Key, Pair, Patch, make_pair
+from tracing.pair import Key, Pair, PairResult, Patch, make_pair
 from tracing.statistics import interval
-from tracing.storage import Stored
 from tracing.tracer import Progress, TraceCancelled
 from tracing.types import TraceConfig
 
@@ -53,21 +52,13 @@ class Node:
 
 
 @dataclass(frozen=True, eq=False)
-class PathResult(Stored):
+class PathResult(PairResult):
     """What a sender tells the answer through each receiver."""
 
     KIND: ClassVar[str] = "engram-paths-1"
     NESTED: ClassVar[dict[str, type]] = {"config": TraceConfig, "sender": Node, "receivers": Node}
 
-    config: TraceConfig
     through: Through
-    model_name: str
-    revision: str
-    prompt: str
-    tokens: tuple[str, ...]
-    subject_span: tuple[int, int]
-    answer: str
-    noise_source: str
     sender: Node
     receivers: tuple[Node, ...]
     clean: float
@@ -147,15 +138,8 @@ def path_patching(
     clean, corrupted = pair.log_probs()
     started = torch.full_like(corrupted, clean) if pair.noising else corrupted
     return PathResult(
-        config=config,
+        **pair.described(fact, config),
         through=through,
-        model_name=model.name,
-        revision=model.revision,
-        prompt=fact.prompt,
-        tokens=pair.tokens(),
-        subject_span=pair.span(),
-        answer=pair.answer_text(fact),
-        noise_source=pair.corruption.source,
         sender=sender,
         receivers=tuple(receivers),
         clean=float(np.exp(clean)),

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from tracing import labels
-from tracing.plots import DIVERGING, FONT_SIZE, LINES, font_families, panel, sheet
+from tracing.sheets.plots import DIVERGING, FONT_SIZE, LINES, font_families, panel, sheet
 
 if TYPE_CHECKING:  # these import torch
     from tracing.attribution import AttributionResult

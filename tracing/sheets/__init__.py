@@ -1,0 +1,1 @@
+"""What every figure of this package shares."""

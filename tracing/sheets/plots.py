@@ -1,0 +1,144 @@
+"""What every figure shares: its size, one panel, fonts that can draw the words, colours, and the file it ends up in.
+
+A figure for print (Matplotlib) has its own light style, whatever the screen's theme, and exactly the size asked for.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import threading
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from typing import Any, Literal, get_args
+
+import matplotlib as mpl
+import numpy as np
+import plotly.graph_objects as go
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, fontManager, get_font
+from numpy.typing import NDArray
+
+from tracing import labels
+
+FigureFormat = Literal["pdf", "svg", "png"]
+DIVERGING = "PuOr"
+CJK_FONTS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Serif CJK SC", "Source Han Sans SC", "WenQuanYi Micro Hei")
+LINES = ["#6a3d9a", "#1b7837", "#b2182b", "#2166ac", "#e08214", "#4d4d4d"]
+FONT_SIZE = 8.0  # points at final size
+PNG_DPI = 300
+_saving = threading.Lock()  # Matplotlib reads font type and hash salt from process-wide settings while saving
+
+
+def page(figure: go.Figure) -> str:
+    """Any figure for the screen as such a page."""
+    figure.update_layout(paper_bgcolor="white", plot_bgcolor="white")
+    # Only the button that saves a picture: others offer to send the figure away.
+    config = {"displaylogo": False, "modeBarButtons": [["toImage"]], "toImageButtonOptions": {"format": "svg"}}
+    return str(figure.to_html(include_plotlyjs=True, full_html=True, div_id="trace", config=config))
+
+
+def run_record(result: Any) -> str:
+    """What a figure's metadata says about its run, as JSON: prompt, model, revision, noise and config, where it has
+    them."""
+    names = {"prompt": "prompt", "model": "model_name", "revision": "revision", "noise_std": "noise_std"}
+    record = {name: getattr(result, field) for name, field in names.items() if hasattr(result, field)}
+    if hasattr(result, "config"):
+        record |= asdict(result.config)
+    return json.dumps(record, sort_keys=True)
+
+
+def export(figure: Figure, fmt: FigureFormat, *, title: str = "", record: str = "") -> bytes:
+    """A figure as PDF, SVG (text as paths) or PNG (300 dpi), exactly its own size, with no date inside.
+
+    Raises:
+        ValueError: for an unknown format.
+    """
+    if fmt not in get_args(FigureFormat):
+        raise ValueError(f"unknown figure format {fmt!r}; choose from {', '.join(get_args(FigureFormat))}")
+    metadata: dict[FigureFormat, dict[str, str | None]] = {
+        "pdf": {"Title": title, "Subject": record, "CreationDate": None},
+        "svg": {"Title": title, "Description": record, "Date": None},
+        "png": {"Title": title, "Description": record},
+    }
+    # Poppler warns about CJK fonts embedded as type 42.
+    font_type = 3 if any(text.get_fontfamily()[-1] in CJK_FONTS for text in figure.findobj(mpl.text.Text)) else 42
+    buffer = io.BytesIO()
+    with _saving, mpl.rc_context({"pdf.fonttype": font_type, "svg.fonttype": "path", "svg.hashsalt": "engram"}):
+        figure.savefig(buffer, format=fmt, dpi=PNG_DPI, metadata=metadata[fmt], facecolor="white")
+    return buffer.getvalue()
+
+
+def sheet(width_in: float, height_in: float, n_panels: int) -> tuple[Figure, Sequence[Axes]]:
+    """An empty figure of exactly this size, with panels side by side."""
+    if not 1 <= width_in <= 40:
+        raise ValueError(f"width is {width_in} inches; expected 1 to 40 (3.25 for a column)")
+    figure = Figure(figsize=(width_in, height_in), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(1, n_panels, squeeze=False)[0].tolist()
+
+
+def panel(
+    figure: Figure,
+    axes: Axes,
+    effect: NDArray[np.floating],
+    colour_map: str,
+    names: Sequence[str],
+    bar_label: str,
+    fonts: list[str],
+    all_effects: NDArray[np.floating],
+    marked: NDArray[np.bool_] | None = None,
+) -> None:
+    """One heatmap [row, layer] with its colour bar, its scale that of `all_effects`; rows are labelled by `names`.
+
+    Args:
+        marked: [row, layer], cells that get a dot, such as those whose interval holds 0.
+    """
+    low, high = labels.colour_range(all_effects.astype(np.float32))
+    # Edges in the face colour: PDF viewers otherwise show white hairlines between cells.
+    mesh = axes.pcolormesh(
+        np.ma.masked_invalid(effect),
+        cmap=DIVERGING if low < 0 else colour_map,
+        vmin=low,
+        vmax=high,
+        edgecolors="face",
+        linewidth=0.2,
+    )
+    if marked is not None and marked.any():
+        y, x = np.nonzero(marked)
+        axes.scatter(x + 0.5, y + 0.5, s=1.5, color="0.5", linewidths=0, zorder=2)  # grey shows on light and dark
+    axes.invert_yaxis()  # the first row on top
+    axes.set_facecolor("0.85")  # cells that were not measured
+    ticks = labels.layer_ticks(effect.shape[1], 8)
+    axes.set_xticks([tick + 0.5 for tick in ticks], [str(tick) for tick in ticks], fontsize=FONT_SIZE - 1)
+    axes.set_yticks([row + 0.5 for row in range(len(names))], names, fontsize=FONT_SIZE - 1)
+    axes.tick_params(length=2)
+    bar = figure.colorbar(mesh, ax=axes, pad=0.02)
+    bar.set_label(bar_label, fontsize=FONT_SIZE - 1, fontfamily=fonts)
+    bar.ax.tick_params(labelsize=FONT_SIZE - 1, length=2)
+    for label in [*axes.get_xticklabels(), *axes.get_yticklabels(), *bar.ax.get_yticklabels()]:
+        label.set_fontfamily(fonts)
+
+
+def font_families(texts: Iterable[str]) -> list[str]:
+    """Font families that together draw every character: STIX and DejaVu come with Matplotlib, CJK is added if needed.
+
+    Raises:
+        ValueError: if a character would come out as a box.
+    """
+    installed = {font.name for font in fontManager.ttflist}
+    families = ["STIXGeneral", "DejaVu Sans"]
+    missing = {character for text in texts for character in text if character.isprintable()}
+    for family in [*families, *(name for name in CJK_FONTS if name in installed)]:
+        known = get_font(findfont(FontProperties(family=family))).get_charmap()
+        drawn = {character for character in missing if ord(character) in known}
+        if drawn and family not in families:
+            families.append(family)
+        missing -= drawn
+    if missing:
+        raise ValueError(
+            f"no installed font can draw {''.join(sorted(missing))!r}; install Noto Sans CJK, or export CSV or HTML"
+        )
+    return families
