@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 import statistics
 import time
@@ -16,6 +15,7 @@ from app.datasets import facts_of, requests_of
 from app.jobs import Cancelled, Progress, job_key
 from experiments.edit_cells import request_of
 from experiments.kinds import Context, get_kind
+from experiments.places import shown_name
 from experiments.plan import Cell, Plan
 from experiments.trace_cells import level_of
 
@@ -30,8 +30,6 @@ BLOCK = 4
 """Facts traced in one cell."""
 PROCESS_BYTES = 320 * 2**20
 """What a process with torch takes before it holds a model (measured: 305 MB)."""
-KINDS_IN = ("experiments.studies.average_cells", "experiments.studies.protocol_cells")
-"""What registers the kinds of our cells."""
 LOADING_SECONDS = 10.0
 """From the start of a process to its first cell, roughly."""
 MAPS: dict[str, dict[str, Any]] = {
@@ -232,8 +230,8 @@ def _known(
             return found, unknown
     looked = len(found) + len(unknown)
     raise ValueError(
-        f"{count} facts were asked for, and {model.name} knows {len(found)} of the {looked} there are; ask for "
-        f"{len(found) or 'another file'}{' or fewer' if len(found) > 1 else ''}"
+        f"{count} facts were asked for, and {shown_name(model.name)} knows {len(found)} of the {looked} there are; ask "
+        f"for {len(found) or 'another file'}{' or fewer' if len(found) > 1 else ''}"
     )
 
 
@@ -288,14 +286,7 @@ def _most_bytes(model: LanguageModel, cells: tuple[Cell, ...]) -> int:
 
 
 def _kind(cell: Cell) -> Any:
-    register_kinds()
     return get_kind(cell.kind)
-
-
-def register_kinds() -> None:
-    """Make the kinds of a batch's cells known to `experiments`."""
-    for name in KINDS_IN:
-        importlib.import_module(name)
 
 
 def _weights(model: LanguageModel) -> int:

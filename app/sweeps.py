@@ -174,9 +174,6 @@ def start(plan: Plan, identity: Mapping[str, Any], workers: int) -> Experiment:
     folder = root() / plan.name
     if (folder / FILE).exists():
         raise ValueError(f"there is an experiment {plan.name!r} already; choose another name")
-    from app.batch_plan import register_kinds
-
-    register_kinds()
     with Ledger(folder) as ledger:
         one = Experiment(folder, ledger.add(plan, identity))
     launch(one, "resume", workers)
