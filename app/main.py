@@ -14,10 +14,13 @@ if ROOT not in sys.path:
 import streamlit as st  # noqa: E402
 
 STYLE = """<style>
-[data-testid=stHeading] h2 { font-size: 1.75rem; padding: 0.25rem 0 }
+[data-testid=stHeading] h2 { font-size: 1.75rem; padding: 0.25rem 0 0.5rem }
 [data-testid=stElementContainer]:has(h1.unseen) { position: absolute; clip-path: inset(50%) }
+[data-retained=true]:has(> .stButton) { position: absolute; opacity: 0; pointer-events: none }
 </style>"""
-"""Headings in their order (one h1 on a page, h2 for its cards) at sizes that leave room for what is below them."""
+"""Headings in their order (one h1 on a page, h2 for its cards) at sizes that leave room for what is below them.  A
+button that was clicked and is gone since, as Run is while Cancel stands there, is kept by Streamlit until the script
+ends, and the script waits for the job: it keeps the keyboard's place unseen."""
 
 # A file of our own: Streamlit would fetch a Material symbol for the tab from a foreign server.
 st.set_page_config(page_title="Engram", page_icon=f"{ROOT}/app/icon.svg", layout="wide")

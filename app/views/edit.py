@@ -106,11 +106,10 @@ def _actions(form: Form, runner: Runner, ask: EditAsk | None, edit: Job | None, 
     full = len(ledger.active()) >= ledger.MOST
     hint = f"At most {ledger.MOST} edits; undo one first." if full else form.edit_problem or None
     with st.container(horizontal=True):
-        first, second = st.empty(), st.empty()
         if live and edit is not None:
-            cancel(first, runner, edit, "cancel_edit")
+            cancel(runner, edit, "cancel_edit")
         else:
-            first.button(
+            st.button(
                 "Apply edit",
                 key="apply_edit",
                 icon=":material/edit:",
@@ -121,7 +120,7 @@ def _actions(form: Form, runner: Runner, ask: EditAsk | None, edit: Job | None, 
                 args=("apply",),
             )
         if ledger.active() and not live:
-            second.button("Undo", key="undo", icon=":material/undo:", on_click=ledger.undo)
+            st.button("Undo", key="undo", icon=":material/undo:", on_click=ledger.undo)
     bar = st.empty()
     return [Waiting(edit, bar)] if live and edit is not None else []
 

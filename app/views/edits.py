@@ -81,9 +81,8 @@ def _branches(runner: Runner) -> list[Waiting]:
             icon=":material/bookmark_add:",
             on_click=ledger.save_branch,
         )
-    saved = st.container()  # the rows below keep their places when a branch is added
     for name, keys in ledger.saved().items():
-        with saved, st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
+        with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
             count = f"{len(keys)} edit" if len(keys) == 1 else f"{len(keys)} edits"
             st.markdown(f"**{plain(name)}**, {count}", width="stretch")
             st.button("Switch to it", key=f"switch_{name}", on_click=ledger.switch, args=(name,))
@@ -108,7 +107,7 @@ def _comparison(runner: Runner) -> list[Waiting]:
         return []
     job = state.job_for(runner, ask.key, "Comparing", work.compare(ask))
     if job.live:
-        cancel(st.empty(), runner, job, "cancel_compare")
+        cancel(runner, job, "cancel_compare")
         return [Waiting(job, st.empty())]
     if job.state == "failed":
         st.error(plain(job.error), icon=":material/error:")

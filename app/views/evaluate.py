@@ -36,7 +36,7 @@ def draw(form: Form, runner: Runner, edit: Job | None, scores: Job | None) -> li
     elif scores is not None and scores.live:
         with st.container(horizontal=True, vertical_alignment="center"):
             waiting.append(Waiting(scores, st.empty()))
-            cancel(st.empty(), runner, scores, "cancel_scores")
+            cancel(runner, scores, "cancel_scores")
     elif scores is not None and scores.state == "failed":
         st.error(plain(scores.error), icon=":material/error:")
     elif scores is not None and scores.state == "cancelled":

@@ -40,11 +40,10 @@ def draw(runner: Runner, ask: EditAsk | None, found: Located) -> list[Waiting]:
     job = None
     if asked is not None:
         job = state.job_for(runner, asked.key, "Editing every layer", work.every_layer(asked, found))
-    first = st.empty()
     if job is not None and job.live:
-        cancel(first, runner, job, "cancel_layers")
+        cancel(runner, job, "cancel_layers")
         return [Waiting(job, st.empty())]
-    first.button(
+    st.button(
         "Edit every layer",
         key="edit_layers",
         icon=":material/stacked_line_chart:",

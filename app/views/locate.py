@@ -80,12 +80,10 @@ def draw(form: Form, runner: Runner, trace: Job | None, ask: EditAsk | None) -> 
     waiting: list[Waiting] = []
     live = trace is not None and trace.live
     with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
-        first = st.empty()
         if live and trace is not None:
-            cancel(first, runner, trace, "cancel_trace")
+            cancel(runner, trace, "cancel_trace")
         else:
-            with first:
-                _run_button(form, again=trace is not None and trace.state == "done")
+            _run_button(form, again=trace is not None and trace.state == "done")
         results = trace.result.results if trace is not None and trace.state == "done" else ()
         panel = st.container(width="content")
         problem = ""

@@ -141,11 +141,10 @@ def start(runner: Runner, model: Choice, ask: BatchAsk | None) -> list[Waiting]:
     stale = asked != ask
     live = job is not None and job.live
     with st.container(horizontal=True, vertical_alignment="center"):
-        first = st.empty()
         if job is not None and live:
-            cancel(first, runner, job, "batch_cancel")
+            cancel(runner, job, "batch_cancel")
         else:
-            first.button(
+            st.button(
                 "Estimate", key="batch_estimate", icon=":material/timer:", disabled=bool(problem), help=problem or None,
                 type="secondary" if not stale or st.context.theme.type == "dark" else "primary",
                 on_click=state.press, args=("estimate",),

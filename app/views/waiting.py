@@ -29,14 +29,9 @@ class Waiting:
     place: Any
 
 
-def cancel(place: Any, runner: Runner, job: Job, key: str) -> None:
-    """The button that gives a job up.
-
-    Args:
-        place: an `st.empty` where the button that started the job stands else.  Two buttons that merely take turns at
-            one place are both there while the page waits: Streamlit clears away what is gone when the script ends.
-    """
-    place.button("Cancel", key=key, icon=":material/stop_circle:", on_click=state.give_up, args=(runner, job))
+def cancel(runner: Runner, job: Job, key: str) -> None:
+    """The button that gives a job up."""
+    st.button("Cancel", key=key, icon=":material/stop_circle:", on_click=state.give_up, args=(runner, job))
 
 
 def show(runner: Runner, waiting: Waiting) -> None:
