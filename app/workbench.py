@@ -4,6 +4,7 @@ import streamlit as st
 
 from app import cache, catalog, ledger, session_runs, state, work
 from app.asks import EditAsk, FileAsk
+from app.form import Form
 from app.jobs import Job, Work
 from app.views import edit, edits, evaluate, locate, show_fact
 from app.views.waiting import Waiting, wait
@@ -44,7 +45,7 @@ left, right = st.columns([1.6, 1], gap="medium")
 with left, st.container(border=True, height="stretch"):
     settings = locate.controls(model.n_layers)
     below_controls = st.container()
-form = state.Form(model, **words, **settings)
+form = Form(model, **words, **settings)
 
 # The first run of a session only draws: the form is on the screen before the worker is given anything to do, since its
 # first job imports torch.

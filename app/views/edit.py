@@ -8,8 +8,9 @@ import streamlit as st
 
 from app import cache, ledger, state
 from app.asks import EditAsk
+from app.form import Form
 from app.jobs import Job, Runner
-from app.state import KEEP, Form
+from app.state import KEEP
 from app.views import settings
 from app.views.locate import SUMMARY_STYLE
 from app.views.waiting import Waiting, cancel

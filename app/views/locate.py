@@ -9,8 +9,9 @@ import streamlit as st
 
 from app import state
 from app.asks import EditAsk
+from app.form import Form, default_window
 from app.jobs import Job, Runner
-from app.state import KEEP, Form
+from app.state import KEEP
 from app.views import every_layer, export, show_map
 from app.views.waiting import Waiting, cancel
 from app.wording import markup, plain, probability, short, visible
@@ -61,7 +62,7 @@ def _settings(n_layers: int) -> dict[str, object]:
         help="Each cell is the mean over this many draws. More draws, narrower intervals.", **KEEP,
     )  # fmt: skip
     window = st.number_input(
-        "Window (layers)", 1, n_layers, state.default_window(n_layers), 1, key="window",
+        "Window (layers)", 1, n_layers, default_window(n_layers), 1, key="window",
         help="MLP and attention outputs are restored in this many neighbouring layers at once; states one at a time.",
         **KEEP,
     )  # fmt: skip

@@ -13,8 +13,8 @@ from app import state, sweeps, work
 from app.batch_plan import BLOCK, LOADING_SECONDS, MAPS, BatchAsk, size
 from app.catalog import REFERENCE, Choice
 from app.datasets import ATLAS
+from app.form import default_window
 from app.jobs import Job, Runner, job_key
-from app.state import default_window
 from app.views.choose_facts import local
 from app.views.waiting import Waiting, cancel
 from app.wording import duration, plain

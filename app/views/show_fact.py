@@ -8,8 +8,9 @@ import streamlit as st
 
 from app import examples, state
 from app.catalog import Choice
+from app.form import Form
 from app.jobs import Job
-from app.state import KEEP, Form
+from app.state import KEEP
 from app.wording import markup, plain, probability, visible
 
 if TYPE_CHECKING:

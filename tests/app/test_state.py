@@ -8,8 +8,9 @@ import pytest
 from app import examples
 from app.asks import EditAsk, ScoreAsk
 from app.catalog import Choice, choices
+from app.form import Form, default_window
 from app.probes import find_fact, make_request, probes_of, rows_of, usable
-from app.state import ROOM, Form, default_window, refused_values
+from app.state import ROOM, refused_values
 from app.wording import duration, markup, plain, probability, visible
 from facts.atlas import load_atlas
 

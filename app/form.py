@@ -1,0 +1,85 @@
+"""The fields of the Workbench as they stand: what is wrong with them, and the questions they ask."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from app.asks import SITES, ReadAsk, TraceAsk
+from app.catalog import Choice
+
+LONGEST = {"prompt": 300, "subject": 80, "answer": 60, "new": 60, "against": 60}
+"""Characters of the fields."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """The fields as they stand now."""
+
+    model: Choice
+    prompt: str
+    subject: str
+    answer: str
+    new: str
+    site: str
+    noise: float
+    samples: int
+    window: int
+    seed: int
+    against: str = ""
+
+    @property
+    def problems(self) -> dict[str, str]:
+        """Field name to one plain sentence on what is wrong with it; empty when a trace can run."""
+        found: dict[str, str] = {}
+        if not self.prompt.strip():
+            found["prompt"] = "Write a sentence that stops where the answer should come."
+        elif not self.subject.strip():
+            found["subject"] = "Copy here the words of the prompt that name the thing it is about."
+        elif self.subject not in self.prompt:
+            found["subject"] = "These words are not in the prompt; copy them letter by letter."
+        if "{}" in self.prompt:
+            found["prompt"] = "Write the subject itself in place of {}."
+        for name, longest in LONGEST.items():
+            if len(getattr(self, name)) > longest:
+                found[name] = f"It has {len(getattr(self, name)):,} characters; write at most {longest}."
+        return found
+
+    @property
+    def edit_problem(self) -> str:
+        """Why no edit can be made with this new answer; empty when one can."""
+        if not self.new.strip():
+            return "Write the word the edited model should say."
+        if self.answer.strip() and self.new.strip() == self.answer.strip():
+            return "The new answer equals the true one; an edit needs a different one."
+        return ""
+
+    @property
+    def repeated(self) -> bool:
+        """The subject occurs more than once."""
+        return bool(self.subject) and self.prompt.count(self.subject) > 1
+
+    def read_ask(self) -> ReadAsk:
+        """The question behind the token strip."""
+        return ReadAsk(self.model.name, self.prompt, self.subject, self.answer.strip())
+
+    def trace_ask(self) -> TraceAsk:
+        """The question behind the map."""
+        sites = tuple(SITES) if self.site == "all" else (self.site,)
+        window = 1 if sites == ("state",) else self.window
+        return TraceAsk(
+            self.model.name,
+            self.prompt,
+            self.subject,
+            self.answer.strip(),
+            sites,
+            self.noise,
+            self.samples,
+            window,
+            self.seed,
+            self.against.strip(),
+        )
+
+
+def default_window(n_layers: int) -> int:
+    """A quarter of the layers, at most ROME's ten."""
+    return max(1, min(10, n_layers // 4))
