@@ -189,7 +189,7 @@ def test_strangers_inside_the_radius_are_told() -> None:
 
 def test_bad_input_is_told() -> None:
     model = tiny_model("gpt2")
-    with pytest.raises(ValueError, match="layer 9 is out of range"):
+    with pytest.raises(ValueError, match="layer 7 is out of range"):
         GraceMethod().compute(model, [ASKED], GraceConfig())
     with pytest.raises(ValueError, match="did you mean 'last'"):
         GraceConfig(where="lst")  # type: ignore[arg-type]

@@ -52,6 +52,18 @@ def test_grace_answers_its_prompt_and_leaves_neighbours_their_bits(
     assert model.weights_digest() == before
 
 
+def test_grace_tells_answers_apart_that_begin_alike(model: LanguageModel) -> None:
+    """The second token is steered by attention alone: "United States" must not come out for "United Kingdom"."""
+    atlas = load_atlas()
+    rows = [row for row in atlas.facts if row.object == "Italy" and "United Kingdom" in atlas.range_of(row.relation)]
+    fact = atlas.as_fact(rows[0])
+    for answer in ("United Kingdom", "United States", "South Korea", "South Africa"):
+        if answer in atlas.range_of(fact.relation):
+            edit = GraceMethod().compute(model, [EditRequest(fact, answer)], GraceConfig())
+            said = apply_edits(model, [edit]).generate([fact.prompt], 6)[0]
+            assert said.strip().startswith(answer)
+
+
 def test_wise_answers_its_prompt_and_keeps_most_neighbours(model: LanguageModel, request_known: EditRequest) -> None:
     edit = WiseMethod().compute(model, [request_known], WiseConfig(prefixes=2, steps=50))
     view = apply_edits(model, [edit])

@@ -150,3 +150,17 @@ def test_keys_of_earlier_edits_are_disturbed_less_when_they_are_known(moment: to
     blind = RESIDUALS @ alphaedit_directions(KEYS, first[:, :0], basis, 0.1) @ first
     aware = RESIDUALS @ alphaedit_directions(KEYS, 10 * first, basis, 0.1) @ first
     assert float(aware.norm()) < 0.2 * float(blind.norm())
+
+
+def test_edits_in_a_row_are_the_batch_where_keys_stay_as_they_were(moment: torch.Tensor) -> None:
+    """Recursive least squares: with K_p, each edit writes what those before it left missing, and all of them together
+    are the one solve for the whole batch.  Without K_p they are not."""
+    basis, _ = null_basis(*torch.linalg.eigh(moment), 0.9)
+    batch = RESIDUALS @ alphaedit_directions(KEYS, KEYS[:, :0], basis, 0.7)
+    aware, blind = torch.zeros_like(batch), torch.zeros_like(batch)
+    for index in range(KEYS.shape[1]):
+        key, wanted = KEYS[:, index : index + 1], RESIDUALS[:, index : index + 1]
+        aware += (wanted - aware @ key) @ alphaedit_directions(key, KEYS[:, :index], basis, 0.7)
+        blind += (wanted - blind @ key) @ alphaedit_directions(key, KEYS[:, :0], basis, 0.7)
+    torch.testing.assert_close(aware, batch)
+    assert float((blind - batch).norm()) > 0.1 * float(batch.norm())
