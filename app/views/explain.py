@@ -16,6 +16,11 @@ subject's tokens; and *restored*, corrupted but with one state (token, layer) pu
 | total effect | p clean − p corrupted: what the noise took away |
 | indirect effect | p restored − p corrupted: what that one state gives back |
 | interval | 95 %, Student's t over noise samples, each restored run paired with its own corrupted run |
+| logit difference | the logit of the answer's first token − that of the *other answer* named in the trace's settings |
+| KL divergence | KL(clean run, this run) of the answer's tokens, in nats; a state that helps lowers it |
+| rank | of the answer among all tokens, 1 for the likeliest; a state that helps lowers it |
+| fraction restored | indirect effect / total effect, of the probability |
+| averaged map | mean over facts, by kind of token; 95 %, Student's t over facts, a dot where the interval holds 0 |
 
 A large effect says that a state *carries* what the answer needs. It does not say that the fact is stored there, nor
 that an edit works best there: Hase et al. found next to no correlation between the two. So the layer is a suggestion.

@@ -18,6 +18,8 @@ from experiments.schema import LedgerError
 
 MOST = 50
 """Rows of the table."""
+WHAT = {"average": "traces", "trace": "traces", "edit": "edits", "protocols": "edits"}
+"""Kinds of cells in the words of the page Batch."""
 COLUMNS = ("name", "what", "model", "done", "failed", "state", "planned")
 
 
@@ -70,7 +72,7 @@ def _row(one: Experiment) -> dict[str, object]:
     model, made = info[0]
     return {
         "name": one.name,
-        "what": ", ".join(kind for (kind,) in kinds),
+        "what": ", ".join(dict.fromkeys(WHAT.get(kind, kind) for (kind,) in kinds)),
         "model": model.rpartition("/")[2],
         "done": f"{now.done} of {now.total}",
         "failed": str(now.failed),
