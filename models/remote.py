@@ -39,10 +39,10 @@ class Remote:
         """The logits of one forward, [row, pos, d_vocab], on the model's device.
 
         Raises:
-            ValueError: for a forward that reads or fills a cache of ours, which cannot be sent.
+            ValueError: for a forward that reads or fills a cache of ours.
         """
         if "past_key_values" in inputs:
-            raise ValueError("a packed sweep reads a cache that cannot be sent to another machine; use engine='replay'")
+            raise ValueError("a packed sweep keeps keys and values here and is not sent; use engine='replay'")
         order = in_execution_order(model, list(visits))
         steps = [(site_path(model.architecture, key), key[0] in INPUTS, visits[key]) for key in order]
         states: dict[Key, Tensor] = {}

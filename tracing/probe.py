@@ -38,7 +38,7 @@ def engine_for(model: LanguageModel, driver: Driver, prompts: int = 1) -> Engine
     """ "packed" where that is exact, else "replay"; measured at the first call.
 
     Args:
-        driver: only whole forwards can be sent elsewhere.
+        driver: only whole forwards are sent elsewhere.
         prompts: how many share a sweep; for more than one it is measured on two.
     """
     if isinstance(driver, Remote):

@@ -51,5 +51,5 @@ def test_the_numbers_are_those_of_a_trace_here(family: str, monkeypatch: pytest.
 def test_a_packed_sweep_is_not_sent() -> None:
     model, remote = tiny_model("gpt2"), Remote("local")
     assert engine_for(model, remote) == "replay"
-    with pytest.raises(ValueError, match="a cache that cannot be sent to another machine; use engine='replay'"):
+    with pytest.raises(ValueError, match="keeps keys and values here and is not sent; use engine='replay'"):
         trace_all(model, FACT, CONFIGS, level=LEVEL, driver=remote, engine="packed")
