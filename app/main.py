@@ -15,7 +15,7 @@ import streamlit as st  # noqa: E402
 
 STYLE = """<style>
 [data-testid=stHeading] h2 { font-size: 1.75rem; padding: 0.25rem 0 0.5rem }
-[data-testid=stElementContainer]:has(h1.unseen) { position: absolute; clip-path: inset(50%) }
+[data-testid=stElementContainer]:has(h1.unseen) { position: absolute; width: 1px; height: 1px; overflow: hidden }
 [data-retained=true]:has(> .stButton) { position: absolute; opacity: 0; pointer-events: none }
 </style>"""
 """Headings in their order (one h1 on a page, h2 for its cards) at sizes that leave room for what is below them.  A

@@ -32,7 +32,7 @@ def unedited(folder: Path, seed: int) -> np.ndarray:
 
     from app import workflow
     from app.examples import DEFAULT
-    from app.state import default_window
+    from app.form import default_window
     from facts import Fact
     from models import load_model
 
