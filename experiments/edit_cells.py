@@ -23,6 +23,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from experiments.kinds import Context, kind
+from experiments.memory import FIXED
 from experiments.plan import Spec, canonical
 from facts import EditRequest, Fact, Probe
 
@@ -35,6 +36,11 @@ _TEXTS_SEED = 7
 """Another than that of the corpus the second moments come from."""
 _BATCH = 64
 """Rows that an evaluation may hold at once."""
+_PASSES = 2
+"""Prompts that an evaluation reads for each of the request's own: paraphrases come behind other sentences too."""
+_MOMENTS = 6
+"""Matrices as large as the second moment, in float64, that a method which needs it holds: itself, its factor, copies
+that are solved with, and AlphaEdit's eigenvectors and projection."""
 
 
 def request_of(request: EditRequest) -> dict[str, Any]:
@@ -83,12 +89,18 @@ def by_request(spec: Spec) -> str:
 
 
 def least_bytes(model: LanguageModel, spec: Spec) -> int:
-    """The edited matrix and its second moment in float64, and a batch of the evaluation."""
+    """The edited matrix with its gradient and two moments of the optimiser's, the second moment of its keys where the
+    method needs that, and a batch of the evaluation."""
+    from editing import get_method
     from tracing.memory import Pass
 
-    longest = max(len(model.tokenize(text)) for text in _prompts(request_from(spec["request"])))
-    matrices = model.d_model * model.d_mlp * model.dtype.itemsize + 3 * 8 * model.d_mlp**2
-    return matrices + Pass(_BATCH, longest, longest, longest).bytes(model)
+    prompts = _prompts(request_from(spec["request"]))
+    longest = max(len(model.tokenize(text)) for text in prompts)
+    matrices = 4 * model.d_model * model.d_mlp * model.dtype.itemsize
+    if "statistics" in get_method(spec["method"]).needs:
+        matrices += _MOMENTS * 8 * model.d_mlp**2
+    rows = min(_BATCH, _PASSES * len(prompts))
+    return FIXED + matrices + Pass(rows, longest, longest, longest).bytes(model)
 
 
 @kind("edit", version=1, complete=complete, group=by_request, estimate_bytes=least_bytes)

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
 SHARE = 0.5
 """Of the free memory that a batch is made to fit; the rest is for what the estimate leaves out."""
+FIXED = 8 * 2**20
+"""Bytes that a cell takes whatever its size: buffers of the libraries, and what the allocator does not give back."""
+PASS = 2
+"""A forward's peak is at most so many times what `tracing.memory.Pass` counts (`benchmarks.estimates`)."""
 _CGROUP = Path("/sys/fs/cgroup")
 
 

@@ -18,7 +18,7 @@ from dataclasses import asdict, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from experiments.kinds import Context, kind
-from experiments.memory import batch_that_fits
+from experiments.memory import FIXED, PASS, batch_that_fits
 from experiments.plan import Spec, canonical
 from facts import Fact
 from tracing.config import TraceConfig
@@ -80,8 +80,8 @@ def by_fact(spec: Spec) -> str:
 
 
 def least_bytes(model: LanguageModel, spec: Spec) -> int:
-    """What a pass of one row takes."""
-    return _row(model, _fact(spec)).bytes(model)
+    """A pass of as many rows as are asked for, else of one: fewer are taken where there is no room."""
+    return FIXED + PASS * (spec.get("batch_size") or 1) * _row(model, _fact(spec)).bytes(model)
 
 
 def smaller_batch(model: LanguageModel, facts: Sequence[Fact], context: Context) -> int | None:

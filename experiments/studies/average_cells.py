@@ -67,8 +67,9 @@ def configs_of(spec: Spec) -> tuple[TraceConfig, ...]:
 
 
 def least_bytes(model: LanguageModel, spec: Spec) -> int:
-    """What a pass of one row takes for the longest of the prompts."""
-    return max(trace_cells.least_bytes(model, {"fact": fact}) for fact in spec["facts"])
+    """What a pass takes for the longest of the prompts, of as many rows as are asked for."""
+    rows = max(config.get("batch_size") or 1 for config in spec["configs"])
+    return max(trace_cells.least_bytes(model, {"fact": fact, "batch_size": rows}) for fact in spec["facts"])
 
 
 def _by_settings(spec: Spec) -> str:

@@ -51,7 +51,7 @@ def complete(spec: Spec) -> Spec:
 
 def least_bytes(model: LanguageModel, spec: Spec) -> int:
     """As much as its largest edit."""
-    return max(edit_cells.least_bytes(model, {"request": request}) for request in spec["requests"])
+    return max(edit_cells.least_bytes(model, {**spec, "request": request}) for request in spec["requests"])
 
 
 def _by_settings(spec: Spec) -> str:

@@ -63,10 +63,12 @@ def test_a_cell_that_cannot_fit_is_refused_with_both_numbers(monkeypatch: pytest
     model, kind = tiny_model("gpt2"), get_kind("trace")
     spec = dict(kind.complete({"fact": FACT, "samples": 1}))
     needed = kind.estimate_bytes(model, spec)
-    assert 0 < needed < MIB
+    assert memory.FIXED < needed < memory.FIXED + MIB
+    row = needed - memory.FIXED
+    assert kind.estimate_bytes(model, {**spec, "batch_size": 64}) == memory.FIXED + 64 * row
     monkeypatch.setattr(memory, "free_bytes", lambda device: needed)
     check_fits(model, kind, spec)
-    with pytest.raises(MemoryRefusedError, match=r"needs about 0\.\d MiB and 0\.\d MiB are free for it on cpu"):
+    with pytest.raises(MemoryRefusedError, match=r"needs about 8\.\d MiB and 4\.\d MiB are free for it on cpu"):
         check_fits(model, kind, spec, share=0.5)
     monkeypatch.setattr(memory, "free_bytes", lambda device: 0)
     worker = Worker(Setup("", "float32", "cpu", identity_of(model), ()), model)
@@ -79,7 +81,11 @@ def test_an_edit_needs_its_second_moment(monkeypatch: pytest.MonkeyPatch) -> Non
     model, kind = tiny_model("gpt2"), get_kind("edit")
     request = {"fact": FACT, "target_new": "France"}
     spec = kind.complete({"request": request, "method": "rome", "layer": 1})
-    assert kind.estimate_bytes(model, spec) > 3 * 8 * model.d_mlp**2
+    other = kind.complete({"request": request, "method": "ft", "layer": 1})
+    assert kind.estimate_bytes(model, spec) == kind.estimate_bytes(model, other) + 6 * 8 * model.d_mlp**2
+    probes = [{"kind": "paraphrase", "prompt": "Rome is in", "answer": "France"}] * 40
+    longer = kind.complete({"request": {**request, "probes": probes}, "method": "ft", "layer": 1})
+    assert kind.estimate_bytes(model, longer) > kind.estimate_bytes(model, other)
 
 
 def test_a_smaller_batch_after_a_lack_of_memory_gives_the_same_trace_up_to_rounding() -> None:

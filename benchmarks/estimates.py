@@ -1,0 +1,112 @@
+"""`python -m benchmarks.estimates`: the memory guard's estimates beside what cells take at most.
+
+Each cell is run once on the model, on one thread, after another has made sure that everything is imported.  Its peak is
+the most resident memory since just before, less what was held then (`benchmarks.memory`), so that what stays, such as a
+second moment that is kept, counts as well.  The guard refuses cells by the estimate (`experiments.memory`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from benchmarks.memory import reset_peak, since_reset
+from experiments.edit_cells import request_of
+from experiments.kinds import Context, get_kind
+from experiments.plan import Spec
+from experiments.plan_files import sample_facts
+from experiments.processes import one_thread
+from experiments.trace_cells import level_of
+from facts.atlas import load_atlas
+from facts.probes import edit_request
+from models import LanguageModel, load_model
+from tracing import measure_noise
+
+LOOKED = 100
+"""Facts among which those with the longest prompts are taken: they need most."""
+MAPS = [
+    {"batch_size": 64, **more}
+    for more in ({"site": "resid_post"}, {"site": "mlp_out", "window": 3}, {"site": "resid_post", "severed": "mlp_out"})
+]
+
+
+def cases(model: LanguageModel, layer: int) -> list[tuple[str, str, Spec]]:
+    """(words, kind, settings) of cells of every kind."""
+    atlas = load_atlas()
+    rows = sorted(sample_facts(LOOKED, 0), key=lambda row: len(atlas.as_fact(row).prompt))[-8:]
+    facts = [atlas.as_fact(row) for row in rows]
+    requests = [request_of(edit_request(atlas, atlas.as_fact(row), atlas.counterfactual(row, 0))) for row in rows]
+    level = level_of(measure_noise(model, [fact.subject for fact in facts]))
+    trace = {"fact": asdict(facts[-1]), "level": level}
+    edit = {"request": requests[-1], "layer": layer}
+    found: list[tuple[str, str, Spec]] = [
+        (f"states, batch of {rows}", "trace", {**trace, "batch_size": rows}) for rows in (1, 64)
+    ]
+    found.append(("MLPs, batch of 256", "trace", {**trace, "site": "mlp_out", "window": 3, "batch_size": 256}))
+    found.append(
+        (
+            "8 facts, 3 maps, batch of 64",
+            "average",
+            {"facts": list(map(asdict, facts)), "configs": MAPS, "level": level},
+        )
+    )
+    methods = {"r-rome": {}, "memit": {"layer": None}, "alphaedit": {"layer": None}, "ft-m": {}, "grace": {}}
+    found += [(method, "edit", {**edit, "method": method, **more}) for method, more in methods.items()]
+    found.append(("r-rome", "rewrite", {**edit, "method": "r-rome"}))
+    found.append(("r-rome", "protocols", {**edit, "method": "r-rome"}))
+    found.append(("r-rome, 8 edits", "sequence", {"requests": requests, "method": "r-rome", "layer": layer}))
+    return found
+
+
+def measure(model: LanguageModel, kind_name: str, spec: Spec) -> dict[str, Any]:
+    """Bytes estimated and taken."""
+    kind = get_kind(kind_name)
+    whole = kind.complete(spec)
+    context = Context()
+    context.enter("", 0, lambda: False)
+    held = reset_peak()
+    kind.run(model, whole, context)
+    peak = since_reset()
+    taken = None if held is None or peak is None else peak - held
+    estimated = kind.estimate_bytes(model, whole)
+    return {"estimated": estimated, "peak": taken, "ratio": estimated / taken if taken else None}
+
+
+HEADS = ("| kind | cell | estimated, MiB | peak, MiB | estimated / peak |", "|---|---|---:|---:|---:|")
+
+
+def row(one: Mapping[str, Any]) -> str:
+    """A measurement as a row of Markdown, in MiB."""
+    words = "not told here | –" if one["ratio"] is None else f"{one['peak'] / 2**20:.1f} | {one['ratio']:.2f}"
+    return f"| `{one['kind']}` | {one['cell']} | {one['estimated'] / 2**20:.1f} | {words} |"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="reference", help='"reference", a folder or a hub id')
+    parser.add_argument("--layer", type=int, default=1, help="edited")
+    parser.add_argument("--json", action="store_true", help="print a JSON list instead of a table")
+    options = parser.parse_args(arguments)
+    one_thread()
+    model = load_model(options.model)
+    listed = cases(model, options.layer)
+    measure(model, *listed[0][1:])  # what is imported on the way is not the next cell's
+    found = []
+    if not options.json:
+        print(*HEADS, sep="\n", flush=True)
+    for words, kind, spec in listed:
+        found.append({"kind": kind, "cell": words, **measure(model, kind, spec)})
+        if not options.json:
+            print(row(found[-1]), flush=True)
+    if options.json:
+        print(json.dumps(found, indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
