@@ -11,6 +11,7 @@ them: a field left by the same click that presses the button has its new value o
 from __future__ import annotations
 
 import uuid
+from collections.abc import Mapping
 from typing import Any
 
 import streamlit as st
@@ -44,6 +45,7 @@ def start_session(models: dict[str, Choice]) -> None:
     st.session_state.seen_trace = st.session_state.last_pick = None
     st.session_state.given_up, st.session_state.fresh = set(), set()
     st.session_state.keep_layer = "layer" in st.query_params
+    st.session_state.layer_before = None
     st.session_state.run_on_load = st.query_params.get("run") == "1"
     st.session_state.refused = refused_values(st.query_params.to_dict(), models)
 
@@ -154,8 +156,27 @@ def suggest_layer(trace_key: str, layer: int) -> None:
     st.session_state.seen_trace = trace_key
     if st.session_state.keep_layer:
         st.session_state.keep_layer = False
+    elif st.session_state.layer_before is not None:
+        st.session_state.layer_before = layer
     else:
         choose_layer(layer)
+
+
+def follow_method(own: Mapping[str, int], last: int) -> None:
+    """Callback of the picker: the slider goes to the layer where the method is known to work, and back from there.
+
+    Args:
+        own: method -> that layer, for those that do not take the layer of a trace.
+        last: the model's last layer.
+    """
+    layer = own.get(st.session_state.method)
+    if layer is not None:
+        if st.session_state.layer_before is None:
+            st.session_state.layer_before = st.session_state.layer
+        choose_layer(min(layer, last))
+    elif (before := st.session_state.layer_before) is not None:
+        st.session_state.layer_before = None
+        choose_layer(min(before, last))
 
 
 def press(button: str) -> None:

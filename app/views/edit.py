@@ -37,7 +37,7 @@ def controls(form: Form, trace: Job | None) -> EditAsk | None:
     if not st.session_state.get("method_shown"):
         return None
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        method = settings.method()
+        method = settings.method(form.model.n_layers)
         with st.popover("Advanced", icon=":material/tune:"):
             config = settings.config(method, layer)
             roll_back = st.checkbox(
@@ -88,8 +88,20 @@ def _layer(form: Form, trace: Job | None) -> int:
         **KEEP,
     )  # fmt: skip
     traced = trace is not None and trace.state == "done"
-    st.caption(_suggestion(trace.result, layer) if trace and traced else "A trace suggests a layer; run one first.")
+    words = _suggestion(trace.result, layer) if trace and traced else "A trace suggests a layer; run one first."
+    st.caption(f"{_own_layer(form.model.n_layers)}{words}")
     return layer
+
+
+def _own_layer(n_layers: int) -> str:
+    """Where the chosen method usually edits, if that is not where a trace points."""
+    if not st.session_state.get("method_shown"):
+        return ""
+    from editing import METHODS
+
+    name = st.session_state.get("method")
+    own = settings.own_layers(n_layers).get(name)
+    return "" if own is None else f"{METHODS[name].title} usually edits layer {own}. "
 
 
 def _suggestion(found: Located, layer: int) -> str:

@@ -7,20 +7,44 @@ from typing import Any
 
 import streamlit as st
 
-from app import cache
+from app import cache, state
 from app.wording import plain
 
+DEFAULTS_FOR = 12
+"""Layers of the bundled model, which the configs' default layers are for."""
 ACRONYMS = {"kl": "KL", "l2": "L2"}
 
 
-def method() -> str:
-    """Draw the picker; the chosen method's name."""
+def method(n_layers: int) -> str:
+    """Draw the picker; the chosen method's name.
+
+    Args:
+        n_layers: of the model.
+    """
     from editing import METHODS
 
     def title(name: str) -> str:
         return f"{METHODS[name].title} · {METHODS[name].family}"
 
-    return str(st.selectbox("Method", list(METHODS), format_func=title, key="method", persist_state="session"))
+    return str(
+        st.selectbox(
+            "Method", list(METHODS), format_func=title, key="method", persist_state="session",
+            on_change=state.follow_method, args=(own_layers(n_layers), n_layers - 1),
+        )
+    )  # fmt: skip
+
+
+def own_layers(n_layers: int) -> dict[str, int]:
+    """Method -> the layer its config names, at the same share of this model's depth; ROME's kind take the trace's."""
+    from editing import METHODS
+
+    knobs = {name: dataclasses.fields(method.config_type) for name, method in METHODS.items()}
+    return {
+        name: knob.default * n_layers // DEFAULTS_FOR
+        for name, fields in knobs.items()
+        for knob in fields
+        if knob.name == "layer" and isinstance(knob.default, int)
+    }
 
 
 def config(method: str, layer: int) -> dict[str, Any]:

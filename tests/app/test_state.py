@@ -5,13 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from app import examples
+from app import examples, state
 from app.asks import EditAsk, ScoreAsk
 from app.catalog import Choice, choices
 from app.form import Form, default_window
 from app.probes import find_fact, make_request, probes_of, rows_of, usable
 from app.state import ROOM, refused_values
+from app.views.settings import own_layers
 from app.wording import duration, markup, plain, probability, visible
+from editing import get_method
 from facts.atlas import load_atlas
 
 MODELS = {"reference": Choice("reference", "reference", Path(), 12)}
@@ -149,3 +151,29 @@ def test_an_infinite_condition_number_is_shown() -> None:
 
     assert _value(float("inf"), "") == "inf"
     assert _value(20_000.0, "tokens") == "20,000 tokens"
+
+
+def test_the_slider_follows_methods_that_have_a_layer_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = own_layers(12)
+    assert own["grace"] == get_method("grace").config_type().layer
+    assert not {"rome", "r-rome", "ice"} & own.keys()
+    assert own_layers(24)["grace"] == 2 * own["grace"]
+    session = _Session(layer=4, layer_before=None, method="grace", seen_trace=None, keep_layer=False)
+    monkeypatch.setattr(state.st, "session_state", session)
+    state.follow_method({"grace": 7, "wise": 9}, 11)
+    assert state.st.session_state.layer == 7
+    state.suggest_layer("another trace", 2)
+    assert state.st.session_state.layer == 7, "a trace does not move a slider that is the method's"
+    state.st.session_state.method = "wise"
+    state.follow_method({"grace": 7, "wise": 9}, 8)
+    assert state.st.session_state.layer == 8, "no further than the last layer"
+    state.st.session_state.method = "rome"
+    state.follow_method({"grace": 7, "wise": 9}, 11)
+    assert state.st.session_state.layer == 2, "back to what the last trace suggests"
+
+
+class _Session(dict[str, object]):
+    """Streamlit's session state, outside a session."""
+
+    __getattr__ = dict.__getitem__
+    __setattr__ = dict.__setitem__  # type: ignore[assignment]
