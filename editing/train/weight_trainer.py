@@ -68,6 +68,12 @@ class WeightSettings:
                 )
 
 
+def early_layers(model: LanguageModel) -> tuple[int, ...]:
+    """Blocks that see the subject before its fact is read: there a change can be for one subject alone.  At the last
+    token subjects with one answer look alike; the papers edit the last three blocks all the same."""
+    return tuple(sorted({round(model.n_layers * share) for share in (1 / 12, 1 / 6, 1 / 4)}))
+
+
 def spread_layers(model: LanguageModel) -> tuple[int, ...]:
     """Two early blocks, which see the subject, and two late ones, where the answer is read out; the papers edit the
     last three."""
