@@ -35,8 +35,8 @@ BYSTANDERS: dict[Split, tuple[Split, ...]] = {
     "validation": ("train", "validation"),
     "test": ("train", "validation", "test"),
 }
-"""Split -> the splits whose facts must stay when one of its own is edited.  A tenth of the subjects alone has hardly two
-that share an object, so that validation among them would be easier than any use."""
+"""Split -> the splits whose facts must stay when one of its own is edited.  A tenth of the subjects alone has hardly
+two that share an object, so that validation among them would be easier than any use."""
 HARD = 0.85
 """Share of the same-relation prompts that stand in the edit's own template, and of those whose subject shares its true
 object: edits spill over to these most easily, and benchmarks measure locality there."""
