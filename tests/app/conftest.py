@@ -1,5 +1,6 @@
 """A page with a tiny random model behind it, run by Streamlit without a browser."""
 
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,6 +13,14 @@ from tests.tiny import build_tiny
 
 PATIENCE = 120
 """Seconds; nothing here measures speed."""
+
+
+@pytest.fixture(autouse=True)
+def own_main() -> Iterator[None]:
+    """Streamlit puts the page in the place of `__main__`, and a process that a later test spawns would run it."""
+    main = sys.modules["__main__"]
+    yield
+    sys.modules["__main__"] = main
 
 
 @pytest.fixture(scope="session")
