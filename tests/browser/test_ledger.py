@@ -45,7 +45,7 @@ def test_two_edits_a_file_and_a_folder(new_page: NewPage, tmp_path: Path) -> Non
     fill(page, "Prompt", "Some say the Space Needle is in the city of")
     apply_edit(page)
     expect(page.get_by_text("2 edits are active")).to_be_visible(timeout=PATIENCE)
-    lines = page.get_by_text("(FT-M, layer 4)")
+    lines = page.get_by_text("(FT-M, layer 3)")
     expect(lines).to_have_count(2)
     saved = download(page, lambda: button(page, "Save").first.click())
     tab(page, "Files")
