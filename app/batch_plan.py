@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -14,6 +13,7 @@ from app.catalog import choices
 from app.datasets import facts_of, requests_of
 from app.jobs import Cancelled, Progress, job_key
 from experiments.edit_cells import request_of
+from experiments.executors import in_one_thread
 from experiments.kinds import Context, get_kind
 from experiments.places import shown_name
 from experiments.plan import Cell, Plan
@@ -251,23 +251,10 @@ def _spread(cells: tuple[Cell, ...]) -> list[Cell]:
 def _timed(model: LanguageModel, cell: Cell, cancelled: Cancelled) -> float:
     """Seconds of one cell with one thread, as the workers have."""
     kind = _kind(cell)
-    with one_thread():
+    with in_one_thread():
         began = time.perf_counter()
         kind.run(model, kind.complete(cell.spec), Context(cancelled=cancelled))
         return time.perf_counter() - began
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """This thread's torch computes with one thread meanwhile."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _whole(seconds: list[float], n_cells: int, workers: int) -> float:

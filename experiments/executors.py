@@ -119,8 +119,8 @@ class KillingExecutor(Executor, Protocol):
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
-    """While it lasts, torch computes in one thread."""
+def in_one_thread() -> Iterator[None]:
+    """While it lasts, torch computes in one thread, as every worker does."""
     import torch
 
     before = torch.get_num_threads()
@@ -168,7 +168,7 @@ class Inline:
         events, self._events = self._events, []
         if self._task is not None and self._worker is not None:
             task, self._task = self._task, None
-            with _one_thread():
+            with in_one_thread():
                 events.append(self._worker.run(0, task))
         elif not events:
             sleep(seconds)
