@@ -29,11 +29,5 @@ EXAMPLES = (
 )
 UNKNOWN = EXAMPLES[-1]
 """Invented, so no model knows it: the page should say so."""
-OWN = "My own"
 
 DEFAULT = EXAMPLES[0]
-
-
-def matching(prompt: str, subject: str) -> str:
-    """The title of the example with these words, or `OWN`."""
-    return next((e.title for e in EXAMPLES if (e.prompt, e.subject) == (prompt, subject)), OWN)

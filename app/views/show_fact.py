@@ -47,9 +47,18 @@ def model_choice(models: dict[str, Choice]) -> Choice:
 
 def fields() -> dict[str, str]:
     """Draw the four fields and their examples; the words in them now."""
-    session = st.session_state
     default = examples.DEFAULT
-    example, prompt, subject, answer, new = st.columns([2.3, 4.2, 1.9, 1.6, 1.5])
+    example, prompt, subject, answer, new = st.columns([1.7, 4.4, 2.1, 1.7, 1.6], vertical_alignment="bottom")
+    # A menu, which holds nothing: a box that shows the chosen one would still hold the last when the words are the
+    # reader's own by now, and a page that has not heard so yet would choose it anew with its next message.
+    with example:
+        st.menu_button(
+            "Examples",
+            [known.title for known in examples.EXAMPLES],
+            key="example",
+            on_click=state.choose_example,
+            width="stretch",
+        )
     with prompt:
         st.text_input(
             "Prompt",
@@ -87,12 +96,7 @@ def fields() -> dict[str, str]:
             help="What the edited model should say instead.",
             **KEEP,
         )
-    # Drawn last, shown first: only now are the fields filled from the link.
-    titles = [example.title for example in examples.EXAMPLES]
-    session.example = examples.matching(session.prompt or "", session.subject or "")
-    options = [*titles, examples.OWN] if session.example == examples.OWN else titles
-    example.selectbox("Example", options, key="example", on_change=state.choose_example)
-    return {name: session[name] or "" for name in ("prompt", "subject", "answer", "new")}
+    return {name: st.session_state[name] or "" for name in ("prompt", "subject", "answer", "new")}
 
 
 def problems(form: Form) -> None:

@@ -16,14 +16,15 @@ def said(page: AppTest) -> str:
 
 def test_examples_fill_the_fields(new_page: NewPage) -> None:
     page = new_page()
-    assert page.selectbox(key="example").value == DEFAULT.title
-    page.selectbox(key="example").set_value("Mount Fuji → Italy").run()
+    page.menu_button(key="example").click("Mount Fuji → Italy").run()
     values = [page.text_input(key=key).value for key in ("prompt", "subject", "answer", "new")]
     assert values == ["Mount Fuji is a mountain in the country of", "Mount Fuji", "", "Italy"]
     page.text_input(key="new").set_value("Japan").run()
     assert "equals" not in said(page)  # the atlas knows the answer, but the field is the reader's
     page.text_input(key="prompt").set_value("They say Mount Fuji is in").run()
-    assert page.selectbox(key="example").value == "My own"
+    assert page.text_input(key="new").value == "Japan"
+    page.menu_button(key="example").click(DEFAULT.title).run()
+    assert [page.text_input(key=key).value for key in ("prompt", "new")] == [DEFAULT.prompt, DEFAULT.new]
 
 
 def test_new_answer_equal_to_the_true_one(new_page: NewPage) -> None:
