@@ -31,6 +31,8 @@ class Board:
     """A method each, the best first: means in percent."""
     details: tuple[Cells, ...]
     """A number each, with the unedited model's, the change, the interval and n."""
+    missing: tuple[str, ...]
+    """Headlines that no method has a number of."""
 
 
 @dataclass(frozen=True)
@@ -140,6 +142,8 @@ def _edit_means(judged: Sequence[Entry]) -> Means:
 
 
 def _board(protocol: str, n_facts: int, means: Mapping[Contestant, Mapping[str, Mean]]) -> Board:
+    from editing import METHODS
+
     def height(contestant: Contestant) -> tuple[float, ...]:
         return tuple(means[contestant][name].after if name in means[contestant] else -1.0 for name in HEADLINES)
 
@@ -147,11 +151,13 @@ def _board(protocol: str, n_facts: int, means: Mapping[Contestant, Mapping[str, 
     shown = [name for name in HEADLINES if any(name in found for found in means.values())]
     rows, details = [], []
     for method, layer in ordered:
-        about = {"method": method, "layer": NONE if layer is None else str(layer)}
+        title = METHODS[method].title if method in METHODS else method
+        about = {"method": title, "layer": NONE if layer is None else str(layer)}
         found = means[method, layer]
         rows.append(about | {name: round(100 * found[name].after, 1) if name in found else None for name in shown})
         details += [about | _detail(name, found[name]) for name in shown if name in found]
-    return Board(protocol, n_facts, tuple(rows), tuple(details))
+    missing = tuple(name for name in HEADLINES if name not in shown)
+    return Board(protocol, n_facts, tuple(rows), tuple(details), missing)
 
 
 def _detail(metric: str, mean: Mean) -> Cells:

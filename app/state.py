@@ -22,8 +22,9 @@ from app.catalog import REFERENCE, Choice
 from app.form import LONGEST
 from app.jobs import Job, Runner, Work
 
-ROOM = 2000
-"""Characters that a field takes before it says so: Streamlit drops without a word what is longer than it may be."""
+ROOM = 6000
+"""Characters that a field takes: Streamlit drops a longer paste without a word, while the form says what is too long.
+They stand in the URL, of which a server takes 64 KiB, and a character may need nine bytes there."""
 SITE_CODES = (*SITES, "all")
 NOISE_RANGE, SAMPLES_RANGE, SEED_RANGE = (0.1, 20.0), (1, 20), (0, 9999)
 FIELDS = ("model", *LONGEST, "site", "noise", "samples", "window", "seed", "layer")

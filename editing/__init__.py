@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from editing.edit import Diagnostic, Edit, EditCancelled, LossStep
     from editing.ops import DenseDelta, WeightDelta
-    from editing.registry import METHODS, Method, get_method
+    from editing.registry import METHODS, Method, get_method, revision_of
     from editing.rome import RomeConfig
     from editing.view import apply_edits
 
@@ -25,6 +25,7 @@ HOMES = {
     "WeightDelta": "ops",
     "apply_edits": "view",
     "get_method": "registry",
+    "revision_of": "registry",
 }
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "WeightDelta",
     "apply_edits",
     "get_method",
+    "revision_of",
 ]
 
 

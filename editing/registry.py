@@ -90,6 +90,15 @@ METHODS: dict[str, Method] = {
     "serac": SeracMethod(),
 }
 
+REVISIONS = {"grace": 2}
+"""Raised whenever a method comes to compute something else from the same settings, so that results kept from before are
+not taken for its own; 1 for a method that does not stand here."""
+
+
+def revision_of(name: str) -> int:
+    """Which computation a method's name stands for."""
+    return REVISIONS.get(name, 1)
+
 
 def get_method(name: str) -> Method:
     """The method of that name.

@@ -7,7 +7,8 @@
     seed         of the bootstrap of the scores
     distractors  unrelated sentences put before paraphrases; null for the usual ones, [] for none
     texts        documents of the bundled corpus that perplexity is measured on; 0 for none
-    files        setting -> sha256 of what it names (a corpus, a trained editor); filled in when left out
+    rests_on     what else decides the result: the revision of the method, and the sha256 of the corpus or trained
+                 editor that a setting names; filled in when left out
 
 The result has `scores` (a record each, with its protocol, n and interval), `diagnostics` and the edit's digest.
 Seconds and peak memory differ from run to run, so they stand in the notes.
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from metrics import EditReport
     from models import LanguageModel
 
-DEFAULTS: dict[str, Any] = {"layer": None, "settings": {}, "seed": 0, "distractors": None, "texts": 0, "files": None}
+DEFAULTS: dict[str, Any] = {"layer": None, "settings": {}, "seed": 0, "distractors": None, "texts": 0, "rests_on": None}
 _TEXTS_SEED = 7
 """Another than that of the corpus the second moments come from."""
 _BATCH = 64
@@ -80,7 +81,7 @@ def complete(spec: Spec) -> Spec:
     config = asdict(_config(whole))
     layer = config.pop("layer", None)
     whole |= {"layer": layer, "settings": config}
-    return whole | {"files": _files(whole)}
+    return whole | {"rests_on": _rests_on(whole)}
 
 
 def by_request(spec: Spec) -> str:
@@ -111,8 +112,7 @@ def edit(model: LanguageModel, spec: Spec, context: Context) -> dict[str, Any]:
     from metrics.evaluate import DISTRACTORS
     from models.reference.corpus import sample_texts
 
-    if _files(spec) != spec["files"]:
-        raise ValueError(f"a file that {spec['method']} reads has changed since the run was planned; plan it anew")
+    check_ground(spec)
     request = request_from(spec["request"])
     began = perf_counter()
     made = get_method(spec["method"]).compute(model, [request], _config(spec), cancelled=context.cancelled)
@@ -174,13 +174,29 @@ def _config(spec: Mapping[str, Any]) -> Any:
     return make_config(kind_of, {**spec["settings"], **layer})
 
 
-def _files(spec: Mapping[str, Any]) -> dict[str, str]:
-    """Setting -> sha256 of the file behind it: what it says may change while its name stays.
+def check_ground(spec: Spec) -> None:
+    """Refuse a cell whose method, corpus or trained editor is another than when the run was planned.
+
+    Raises:
+        ValueError: if so.
+    """
+    now = _rests_on(spec)
+    changed = sorted(name for name in {*now, *spec["rests_on"]} if now.get(name) != spec["rests_on"].get(name))
+    if changed:
+        raise ValueError(f"the {changed[0]} of {spec['method']} has changed since the run was planned; plan it anew")
+
+
+def _rests_on(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """What decides an edit besides its settings: a method's code and the files behind its settings may change while
+    their names stay.
 
     Raises:
         OSError: if there is no such file.
     """
-    found, settings = {}, spec["settings"]
+    from editing import revision_of
+
+    found: dict[str, Any] = {"revision": revision_of(spec["method"])}
+    settings = spec["settings"]
     if settings.get("corpus"):
         found["corpus"] = _sha256(Path(settings["corpus"]))
     if "artefact" in settings:

@@ -6,7 +6,7 @@ but not to write, an attention pattern that is not causal, and, for two families
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -125,29 +125,37 @@ def _additive(model: LanguageModel, allowed: Tensor) -> Tensor:
 def packed_pattern(model: LanguageModel, allowed: Tensor, distance: Tensor) -> Iterator[None]:
     """While open, GPT-Neo's attention reads the packed pattern; other families are given it as a mask.
 
-    GPT-Neo keeps its causal and local patterns in a buffer of each attention and reads rows k-q..k and columns 0..k of
-    it, for q queries and k keys.  The caller holds the model's lock.
+    GPT-Neo has causal and local patterns of its own in each attention, besides the mask.  In their place one mask is
+    added, without the copies of all scores that two of them take.  The caller holds the model's lock.
     """
     if model.architecture.family != "gpt_neo":
         yield
         return
     modules: list[Any] = [module for module in model.module.modules() if hasattr(module, "attention_type")]
-    modules = [module for module in modules if isinstance(getattr(module, "bias", None), Tensor)]
-    window = model.module.config.window_size
-    saved = [module.bias for module in modules]
+    modules = [module for module in modules if hasattr(module, "_attn")]
+    near = allowed & (distance < model.module.config.window_size)
+    patterns = {"local": _scores_mask(model, near), "global": _scores_mask(model, allowed)}
     try:
         for module in modules:
-            read = allowed & (distance < window) if module.attention_type == "local" else allowed
-            module.bias = _buffer(read).to(module.bias.device)
+            module.__dict__["_attn"] = _attention(patterns[module.attention_type])
         yield
     finally:
-        for module, bias in zip(modules, saved, strict=True):
-            module.bias = bias
+        for module in modules:
+            module.__dict__.pop("_attn", None)
 
 
-def _buffer(allowed: Tensor) -> Tensor:
-    """[1, 1, keys, keys] with the pattern in the last rows."""
-    queries, keys = allowed.shape
-    buffer = torch.zeros(1, 1, keys, keys, dtype=torch.bool)
-    buffer[0, 0, keys - queries :] = allowed
-    return buffer
+def _scores_mask(model: LanguageModel, allowed: Tensor) -> Tensor:
+    """In float32, as GPT-Neo's scores are whatever its weights are."""
+    mask = torch.zeros(allowed.shape, device=model.device)
+    return mask.masked_fill_(~allowed.to(model.device), torch.finfo(mask.dtype).min)
+
+
+def _attention(mask: Tensor) -> Callable[..., tuple[Tensor, Tensor]]:
+    """GPT-Neo's attention of [row, head, pos, d_head] queries, keys and values, which it does not scale."""
+
+    def attend(query: Tensor, key: Tensor, value: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+        scores = torch.matmul(query.float(), key.float().transpose(-1, -2)).add_(mask.to(query.device))
+        weights = scores.softmax(-1).to(value.dtype)
+        return torch.matmul(weights, value), weights
+
+    return attend

@@ -4,6 +4,7 @@
     method       a name of `editing.METHODS`
     layer        for methods that have one; null for the method's default
     settings     the method's other settings by name
+    rests_on     as in `experiments.edit_cells`
     protocols    names of `metrics.protocols.PROTOCOLS`
     seed         of texts that are drawn
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from metrics.protocols import CaseScores
     from models import LanguageModel
 
-EDIT = ("request", "method", "layer", "settings")
+EDIT = ("request", "method", "layer", "settings", "rests_on")
 
 
 def complete(spec: Spec) -> Spec:
@@ -64,6 +65,7 @@ def protocols(model: LanguageModel, spec: Spec, context: Context) -> dict[str, A
         if context.cancelled():
             raise EvaluationCancelled
 
+    edit_cells.check_ground(spec)
     request, names = edit_cells.request_from(spec["request"]), spec["protocols"]
     material = Material(Settings(seed=spec["seed"]))
     # one request's edits follow one another, and the unedited model says the same to all of them

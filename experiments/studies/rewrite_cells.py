@@ -4,6 +4,7 @@
     method       a name of `editing.METHODS`
     layer        for methods that have one; null for the method's default
     settings     the method's other settings by name
+    rests_on     as in `experiments.edit_cells`
 
 The result has, for the edit prompt, its paraphrases and its neighbours, a list of [before, after]: the probability of
 the new answer, at neighbours that of their own true one.  From these come the scores of Hase et al. 2023, section 4.2
@@ -28,7 +29,7 @@ from facts import EditRequest
 if TYPE_CHECKING:
     from models import LanguageModel
 
-SETTINGS = ("request", "method", "layer", "settings")
+SETTINGS = ("request", "method", "layer", "settings", "rests_on")
 SCORES = ("rewrite", "paraphrase", "neighborhood")
 Pair = Sequence[float | None]
 """(before, after); None where a broken model has no finite number."""
@@ -59,6 +60,7 @@ def rewrite(model: LanguageModel, spec: Spec, context: Context) -> dict[str, Any
     from editing import apply_edits, get_method
     from metrics.logprobs import score_answers
 
+    edit_cells.check_ground(spec)
     request = edit_cells.request_from(spec["request"])
     asked = _asked(request)
     pairs = [pair for some in asked.values() for pair in some]

@@ -4,6 +4,7 @@
     method       a name of `editing.METHODS`
     layer        for methods that have one; null for the method's default
     settings     the method's other settings by name
+    rests_on     as in `experiments.edit_cells`
     every        edits between two points of the curve
     texts        documents of the bundled corpus whose perplexity is the sign of collapse
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from metrics.sequence import Held
     from models import LanguageModel
 
-DEFAULTS: dict[str, Any] = {"layer": None, "settings": {}, "every": 5, "texts": 20}
+DEFAULTS: dict[str, Any] = {"layer": None, "settings": {}, "every": 5, "texts": 20, "rests_on": None}
 METRICS = ("reliability", "generalization", "locality")
 _TEXTS_SEED = 7
 """Another than that of the corpus the second moments come from."""
@@ -46,7 +47,7 @@ def complete(spec: Spec) -> Spec:
         raise ValueError(f"every is {whole['every']} and texts {whole['texts']}; expected at least 1 of each")
     first = {name: whole[name] for name in ("method", "layer", "settings")}
     checked = edit_cells.complete({"request": whole["requests"][0], **first})
-    return whole | {"layer": checked["layer"], "settings": checked["settings"]}
+    return whole | {name: checked[name] for name in ("layer", "settings", "rests_on")}
 
 
 def least_bytes(model: LanguageModel, spec: Spec) -> int:
@@ -64,6 +65,7 @@ def sequence(model: LanguageModel, spec: Spec, context: Context) -> dict[str, An
     from experiments.sequences import run_sequence
     from models.reference.corpus import sample_texts
 
+    edit_cells.check_ground(spec)
     report = run_sequence(
         model,
         [edit_cells.request_from(values) for values in spec["requests"]],

@@ -115,8 +115,8 @@ def test_a_batch_runs_in_its_own_process_and_is_found_again(new_page: NewPage, m
     assert [board.protocol for board in got.boards] == ["engram", "rome"]
     board = got.boards[0]
     assert board.n_facts == 1
-    assert [(row["method"], row["layer"]) for row in board.rows] in ([("ft-m", "1"), ("ft-m", "2")],
-                                                                     [("ft-m", "2"), ("ft-m", "1")])  # fmt: skip
+    assert [(row["method"], row["layer"]) for row in board.rows] in ([("FT-M", "1"), ("FT-M", "2")],
+                                                                     [("FT-M", "2"), ("FT-M", "1")])  # fmt: skip
     assert {"reliability", "generalization"} <= set(board.rows[0])
     reliability = next(row for row in board.details if row["metric"] == "Reliability")
     assert reliability["before"].endswith("%")

@@ -38,6 +38,7 @@ def test_methods_are_ordered_by_what_they_reach_on_the_same_facts() -> None:
         edit("a", "z", 1.0),  # b has not edited z yet
     ]
     (board,) = boards(cells)
+    assert board.missing == ("generalization", "locality", "portability")
     assert (board.protocol, board.n_facts) == ("engram", 2)
     assert list(board.rows) == [
         {"method": "b", "layer": "—", "reliability": 75.0},
@@ -46,6 +47,11 @@ def test_methods_are_ordered_by_what_they_reach_on_the_same_facts() -> None:
     first = board.details[0]
     assert (first["before"], first["after"], first["change"], first["facts"]) == ("25 %", "75 %", "+50 pt", "2")
     assert len(score_records(cells)) == 5
+
+
+def test_methods_go_by_their_titles() -> None:
+    (board,) = boards([edit("ft-m", "x", 1.0)])
+    assert [row["method"] for row in (*board.rows, *board.details)] == ["FT-M", "FT-M"]
 
 
 def test_there_is_no_board_before_all_methods_share_a_fact() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from editing.registry import REVISIONS
 from experiments.kinds import get_kind
 from experiments.plan import Cell, Plan, canonical, cell_key, grid
 from experiments.plan_files import plan_of, read_plan_file, sample_facts
@@ -151,9 +152,23 @@ def test_a_changed_corpus_is_another_cell(tmp_path: Path) -> None:
     before = get_kind("edit").complete(spec)
     corpus.write_text("another line\n")
     after = get_kind("edit").complete(spec)
-    assert before["files"]["corpus"] != after["files"]["corpus"]
-    with pytest.raises(ValueError, match="has changed since the run was planned"):
+    assert before["rests_on"]["corpus"] != after["rests_on"]["corpus"]
+    with pytest.raises(ValueError, match="the corpus of rome has changed since the run was planned"):
         get_kind("edit").run(None, before, None)  # type: ignore[arg-type]  # refused before either is looked at
+
+
+@pytest.mark.parametrize("name", ["edit", "protocols", "rewrite", "sequence"])
+def test_a_method_that_computes_something_else_is_another_cell(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    request = {"fact": FACT, "target_new": "Rome"}
+    asked: dict[str, Any] = {"requests": [request]} if name == "sequence" else {"request": request}
+    kind = get_kind(name)
+    before = kind.complete({**asked, "method": "rome", "layer": 1})
+    assert kind.complete(before) == before
+    monkeypatch.setitem(REVISIONS, "rome", 2)
+    after = kind.complete({**asked, "method": "rome", "layer": 1})
+    assert cell_key(name, 1, before, {}) != cell_key(name, 1, after, {})
+    with pytest.raises(ValueError, match="the revision of rome has changed"):
+        kind.run(None, before, None)  # type: ignore[arg-type]  # refused before either is looked at
 
 
 def test_kinds_are_found_by_name() -> None:
