@@ -1,6 +1,6 @@
 """Importing a file of CounterFact's size: seconds of one core and memory, beside `json.load` of the same file.
 
-`python -m benchmarks.importing` writes 21,919 rows (45 MB) into a temporary folder and reads them three ways, each in a
+`python -m benchmarks.importing` writes 21,919 rows (49 MB) into a temporary folder and reads them three ways, each in a
 process of its own, because a process never gives its peak back.
 """
 

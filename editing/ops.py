@@ -1,11 +1,11 @@
 """Operations: what an edit does to a model, as plain data.  Six kinds, whatever method computed them.
 
-    WeightDelta   W + rows cols, a low-rank change of one weight        ROME, MEMIT, AlphaEdit, KE, MEND, LoRA, KN
-    DenseDelta    W + change                                            FT-L, FT-M
-    CodebookOp    keys with values that a layer writes instead          GRACE
-    SideOp        a second weight for the rows that need it             WISE
-    RouteOp       prompts that another model answers                    SERAC
-    PromptOp      words put before every prompt                         IKE, ICE
+    WeightDelta   W + rows cols, a low-rank change of one weight    ROME, MEMIT, EMMET, AlphaEdit, KN, LoRA, KE, MEND
+    DenseDelta    W + change                                        FT, FT-L, FT-M
+    CodebookOp    keys with values that a layer writes instead      GRACE
+    SideOp        a second weight for the rows that need it         WISE
+    RouteOp       prompts that another model answers                SERAC
+    PromptOp      words put before every prompt                     IKE, ICE
 
 An operation does nothing by itself: `editing.view.apply_edits` builds the view of a model that has it.  They nest in
 one order, Prompt(Route(Weights)), where codebooks and side weights sit on top of the changed weights.

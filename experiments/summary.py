@@ -1,7 +1,6 @@
 """A run's results as tables: one row a cell, or one a score; averages; files for other programs.
 
-Numbers that were measured in different ways have no common mean: averages over several protocols, models or weights are
-refused.
+Numbers that were measured in different ways have no common mean: averages over several protocols or units are refused.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Running a model on a packed sequence: many suffixes of one prompt side by side, each reading the same prefix.
 
 Three things a packed forward needs that only transformers can be told: keys and values of an earlier forward to read
-but not to write, an attention pattern that is not causal, and, for two families, where that pattern has to be put.
+but not to write, an attention pattern that is not causal, and, for GPT-Neo, where that pattern has to be put.
 """
 
 from __future__ import annotations

@@ -82,7 +82,7 @@ def draw() -> None:
         st.header("3 · Evaluate", anchor=False)
         st.markdown(
             "Every score is taken on the unedited and on the edited model; the tile shows the edited one, the change, "
-            "the number of prompts, and a 95 % bootstrap interval. A metric without prompts is *not measured*; it is "
+            "the number of prompts, and a 95 % interval. A metric without prompts is *not measured*; it is "
             "never 0."
         )
         _metrics()
