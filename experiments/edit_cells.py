@@ -180,8 +180,8 @@ def check_ground(spec: Spec) -> None:
     Raises:
         ValueError: if so.
     """
-    now = _rests_on(spec)
-    changed = sorted(name for name in {*now, *spec["rests_on"]} if now.get(name) != spec["rests_on"].get(name))
+    now, then = _rests_on(spec), spec.get("rests_on") or {}  # cells of before there was such a setting have none
+    changed = sorted(name for name in {*now, *then} if now.get(name) != then.get(name))
     if changed:
         raise ValueError(f"the {changed[0]} of {spec['method']} has changed since the run was planned; plan it anew")
 

@@ -169,6 +169,8 @@ def test_a_method_that_computes_something_else_is_another_cell(name: str, monkey
     assert cell_key(name, 1, before, {}) != cell_key(name, 1, after, {})
     with pytest.raises(ValueError, match="the revision of rome has changed"):
         kind.run(None, before, None)  # type: ignore[arg-type]  # refused before either is looked at
+    with pytest.raises(ValueError, match="the revision of rome has changed"):  # planned before it was a setting
+        kind.run(None, {name: value for name, value in after.items() if name != "rests_on"}, None)  # type: ignore[arg-type]
 
 
 def test_kinds_are_found_by_name() -> None:
