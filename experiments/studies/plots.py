@@ -25,6 +25,7 @@ COLOURS = ("#6a3d9a", "#1b7837", "#b2182b", "#2166ac", "#e08214", "#4d4d4d", "#a
 """Told apart in print and with colour-blind eyes; in the order of lines."""
 FONT = 8.0
 """Points at final size."""
+DECADE = 10
 ZERO: dict[str, Any] = {"color": "0.6", "linewidth": 0.6}
 """The line of zero."""
 
@@ -182,7 +183,10 @@ def collapse_figure(table: pd.DataFrame) -> Figure:
                 axes.fill_between(known["n_edits"], low, high, color=colour, alpha=0.12, linewidth=0)
         _dress(axes, fonts, title, "edits in a row", "")
         if name == "perplexity":
-            axes.set_yscale("log")
+            # a broken model's perplexity is thousands; within one power of ten a log axis has no round number to show
+            levels = table[name].astype(float)
+            if levels.max() > DECADE * levels.min():
+                axes.set_yscale("log")
         else:
             axes.set_ylim(-0.03, 1.03)
     figure.axes[0].set_ylabel("share of prompts", fontsize=FONT, fontfamily=fonts)

@@ -73,7 +73,8 @@ def summarise(ledger: Ledger, run: str, folder: Path) -> list[Path]:
     finished = [entry for entry in entries(ledger, run) if entry.payload is not None]
     table = curves(finished)
     ends = outcomes(finished)
-    title = f"{info.about['options']['facts']} edits in a row, in {info.about['options']['orders']} orders"
+    facts, orders = (info.about["options"][name] for name in ("facts", "orders"))
+    title = f"{facts} edits in a row" + (f", in {orders} orders" if orders > 1 else "")
     found = {"n": info.about["options"]["facts"], "methods": ends}
     return output.write(ledger, run, folder, output.Output(title, collapse_figure(table), table, _shown(ends), found))
 
