@@ -12,14 +12,14 @@ from editing.train.ke_trainer import KeSettings, KeTrainer
 from editing.train.loop import Trainer
 from editing.train.mend_trainer import MendSettings, MendTrainer
 from editing.train.serac_trainer import SeracSettings, SeracTrainer
-from editing.train.weight_trainer import early_layers, spread_layers
+from editing.train.weight_trainer import early_layers
 from facts.atlas import load_atlas
 from models import LanguageModel
 
 SETTINGS: dict[str, type[Any]] = {"mend": MendSettings, "ke": KeSettings, "serac": SeracSettings}
 """Editor -> its settings."""
-USUAL = {"mend": (2000, 100), "ke": (160, 20), "serac": (150, 30)}
-"""Editor -> steps of a usual training and steps between validations, as for the bundled editors."""
+USUAL = {"mend": (2000, 100), "ke": (1500, 100), "serac": (150, 30)}
+"""Editor -> steps of a usual training and steps between validations."""
 
 
 def make_trainer(method: str, model: LanguageModel, changes: Mapping[str, Any] | None = None) -> Trainer:
@@ -31,8 +31,7 @@ def make_trainer(method: str, model: LanguageModel, changes: Mapping[str, Any] |
     """
     if method not in SETTINGS:
         raise ValueError(f"unknown editor {method!r}; choose from {', '.join(SETTINGS)}")
-    blocks = {"mend": early_layers, "ke": spread_layers}
-    values = {"layers": blocks[method](model)} if method in blocks else {}
+    values = {"layers": early_layers(model)} if method in ("mend", "ke") else {}
     settings = make_config(SETTINGS[method], {**values, **(changes or {})})
     atlas = load_atlas()
     known = known_facts(model, atlas.facts, atlas)

@@ -74,12 +74,6 @@ def early_layers(model: LanguageModel) -> tuple[int, ...]:
     return tuple(sorted({round(model.n_layers * share) for share in (1 / 12, 1 / 6, 1 / 4)}))
 
 
-def spread_layers(model: LanguageModel) -> tuple[int, ...]:
-    """Two early blocks, which see the subject, and two late ones, where the answer is read out; the papers edit the
-    last three."""
-    return tuple(sorted({int(model.n_layers * share) for share in (1 / 12, 1 / 4, 2 / 3, 5 / 6)}))
-
-
 class WeightTrainer(ABC):
     """Draws episodes, lets the network propose changes, and judges them by what the changed model says.
 
