@@ -117,11 +117,11 @@ def experiments() -> list[Experiment]:
 
 
 def current(name: str) -> Experiment | None:
-    """The experiment of that name; without a name, the newest one that is being computed."""
-    found = [one for one in experiments() if not one.problem]
+    """The experiment of that name, even if its ledger cannot be read, so that the page says why; without a name, the
+    newest one that is being computed."""
     if name:
-        return next((one for one in found if one.name == name), None)
-    return next((one for one in found if standing(one).live), None)
+        return next((one for one in experiments() if one.name == name), None)
+    return next((one for one in experiments() if not one.problem and standing(one).live), None)
 
 
 def standing(one: Experiment) -> Standing:

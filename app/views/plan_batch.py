@@ -204,22 +204,29 @@ def _ready(runner: Runner, model: Choice, job: Job) -> list[Waiting]:
         + f"**{plain(size(prepared.needed))}** of memory, and {plain(size(prepared.free))} are free."
         + plain(unknown)
     )
-    taken = {one.folder.name for one in sweeps.experiments()}
+    taken, field = _taken(), f"batch_name_{job.key}"
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        name = st.text_input("Name", _free_name(ask, taken), 60, key=f"batch_name_{job.key}", width=320)
+        name = st.text_input("Name", _free_name(ask, taken), 60, key=field, width=320)
         problem = _name_problem(name or "", taken)
         st.button(
             "Start", key="batch_start", icon=":material/rocket_launch:", disabled=bool(problem), help=problem or None,
-            type="secondary" if st.context.theme.type == "dark" else "primary", on_click=_press_start, args=(name,),
+            type="secondary" if st.context.theme.type == "dark" else "primary", on_click=_press_start, args=(field,),
         )  # fmt: skip
     if problem:
         st.caption(problem)
     return _starting(runner, model, job)
 
 
-def _press_start(name: str) -> None:
-    """Callback."""
-    st.session_state.batch_pressed = (name, uuid.uuid4().hex)
+def _press_start(field: str) -> None:
+    """Callback.  The name is read here: the click that leaves the field comes with a name that nobody has drawn yet."""
+    name = st.session_state[field] or ""
+    if not _name_problem(name, _taken()):
+        st.session_state.batch_pressed = (name, uuid.uuid4().hex)
+
+
+def _taken() -> set[str]:
+    """Names of experiments there are."""
+    return {one.folder.name for one in sweeps.experiments()}
 
 
 def _starting(runner: Runner, model: Choice, prepared: Job) -> list[Waiting]:

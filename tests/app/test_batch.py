@@ -175,12 +175,34 @@ def test_estimate_and_start_from_the_page(new_page: NewPage, monkeypatch: pytest
     page.number_input(key="batch_seed").set_value(3).run()
     assert "estimate again" in page.warning[0].value
     page.number_input(key="batch_seed").set_value(0).run()
+    assert page.text_input[0].value == "edit-atlas-1"
+    page.text_input[0].set_value("no/folder")  # left by the click itself: the page has not drawn it yet
+    page.button(key="batch_start").click().run()
+    assert launched == []
+    page.text_input[0].set_value("fine").run()
+    page.text_input[0].set_value("mine")
     page.button(key="batch_start").click().run()
     assert not page.exception
-    assert launched == [("edit-atlas-1", "resume", page.number_input(key="batch_workers").value)]
-    assert page.query_params["experiment"] in ("edit-atlas-1", ["edit-atlas-1"])
+    assert launched == [("mine", "resume", page.number_input(key="batch_workers").value)]
+    assert page.query_params["experiment"] in ("mine", ["mine"])
     assert "Stopped: 0 of 1 cells done" in page.get("progress")[0].proto.text.replace("\\", "")
     page.button(key="experiment_resume").click().run()
-    assert launched[1][:2] == ("edit-atlas-1", "resume")
+    assert launched[1][:2] == ("mine", "resume")
     page.button(key="batch_estimate").click().run()
-    assert page.text_input[0].value == "edit-atlas-1-2"  # the first name is taken
+    page.text_input[0].set_value("mine").run()
+    assert page.button(key="batch_start").disabled  # the name is taken
+    assert "There is an experiment of that name" in page.caption[-1].value
+
+
+def test_an_experiment_that_cannot_be_read_is_shown_with_the_reason(new_page: NewPage) -> None:
+    (sweeps.root() / "broken").mkdir(parents=True)
+    (sweeps.root() / "broken" / "ledger.sqlite").write_bytes(b"no database, this")
+    assert sweeps.current("") is None
+    found = sweeps.current("broken")
+    assert found is not None
+    assert found.problem
+    page = new_page()
+    page.query_params["experiment"] = "broken"
+    page.switch_page("batch.py").run()
+    assert not page.exception
+    assert any("broken" in element.value for element in page.error)
