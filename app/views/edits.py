@@ -161,16 +161,16 @@ def import_edit() -> None:
         help="An edit that was downloaded here: a .safetensors file of at most 2 MB. It is checked, and refused if it "
         "was made for other weights.",
     )
-    forced = st.checkbox(
+    st.checkbox(
         "Apply it even if it was made for other weights", key="force_file", help="Its numbers may mean nothing there."
     )
     if file is not None:
-        st.button("Apply the file", key="apply_file", icon=":material/upload_file:", on_click=_apply, args=(forced,))
+        st.button("Apply the file", key="apply_file", icon=":material/upload_file:", on_click=_apply)
 
 
-def _apply(forced: bool) -> None:
+def _apply() -> None:
     """Callback: keep the bytes and ask for the edit in them."""
-    file = st.session_state.edit_file
+    file, forced = st.session_state.edit_file, bool(st.session_state.force_file)
     try:
         name = cache.uploads().keep(file.getvalue(), ".safetensors")
     except ValueError as error:

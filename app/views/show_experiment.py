@@ -177,7 +177,8 @@ def _board(key: str, board: Board) -> None:
         alt=f"Methods under protocol {board.protocol}",
         column_config={name: st.column_config.NumberColumn(name.capitalize(), format="%.1f %%") for name in columns},
     )
-    missing = f" The facts have no prompts for {' and '.join(board.missing)} under it." if board.missing else ""
+    named = " and ".join(board.missing)
+    missing = f" Of {named} it has no number here: it asks for none, or the facts have no prompts." if named else ""
     st.caption(
         f"Means over the n = {board.n_facts} facts that every method has edited, ordered by reliability, then the "
         f"others. A click on a heading orders by it.{missing}"

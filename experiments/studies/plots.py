@@ -26,6 +26,8 @@ COLOURS = ("#6a3d9a", "#1b7837", "#b2182b", "#2166ac", "#e08214", "#4d4d4d", "#a
 FONT = 8.0
 """Points at final size."""
 DECADE = 10
+"""Span of perplexities from which on their axis is logarithmic: a broken model's is thousands, and within one power of
+ten such an axis has no round number to show."""
 ZERO: dict[str, Any] = {"color": "0.6", "linewidth": 0.6}
 """The line of zero."""
 
@@ -183,7 +185,6 @@ def collapse_figure(table: pd.DataFrame) -> Figure:
                 axes.fill_between(known["n_edits"], low, high, color=colour, alpha=0.12, linewidth=0)
         _dress(axes, fonts, title, "edits in a row", "")
         if name == "perplexity":
-            # a broken model's perplexity is thousands; within one power of ten a log axis has no round number to show
             levels = table[name].astype(float)
             if levels.max() > DECADE * levels.min():
                 axes.set_yscale("log")
