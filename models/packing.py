@@ -122,11 +122,16 @@ def _additive(model: LanguageModel, allowed: Tensor) -> Tensor:
 
 
 @contextmanager
-def packed_pattern(model: LanguageModel, allowed: Tensor, distance: Tensor) -> Iterator[None]:
+def packed_pattern(
+    model: LanguageModel, allowed: Tensor, distance: Tensor, ends: Tensor | None = None
+) -> Iterator[None]:
     """While open, GPT-Neo's attention reads the packed pattern; other families are given it as a mask.
 
     GPT-Neo has causal and local patterns of its own in each attention, besides the mask.  In their place one mask is
     added, without the copies of all scores that two of them take.  The caller holds the model's lock.
+
+    Args:
+        ends: the only positions whose attention is wanted in the last layer; zeros are given for the others.
     """
     if model.architecture.family != "gpt_neo":
         yield
@@ -137,7 +142,8 @@ def packed_pattern(model: LanguageModel, allowed: Tensor, distance: Tensor) -> I
     patterns = {"local": _scores_mask(model, near), "global": _scores_mask(model, allowed)}
     try:
         for module in modules:
-            module.__dict__["_attn"] = _attention(patterns[module.attention_type])
+            last = module is modules[-1]
+            module.__dict__["_attn"] = _attention(patterns[module.attention_type], ends if last else None)
         yield
     finally:
         for module in modules:
@@ -150,12 +156,18 @@ def _scores_mask(model: LanguageModel, allowed: Tensor) -> Tensor:
     return mask.masked_fill_(~allowed.to(model.device), torch.finfo(mask.dtype).min)
 
 
-def _attention(mask: Tensor) -> Callable[..., tuple[Tensor, Tensor]]:
+def _attention(mask: Tensor, ends: Tensor | None) -> Callable[..., tuple[Tensor, Tensor]]:
     """GPT-Neo's attention of [row, head, pos, d_head] queries, keys and values, which it does not scale."""
 
     def attend(query: Tensor, key: Tensor, value: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
-        scores = torch.matmul(query.float(), key.float().transpose(-1, -2)).add_(mask.to(query.device))
+        asked, pattern = (query, mask) if ends is None else (query[:, :, ends], mask[ends])
+        scores = torch.matmul(asked.float(), key.float().transpose(-1, -2)).add_(pattern.to(query.device))
         weights = scores.softmax(-1).to(value.dtype)
-        return torch.matmul(weights, value), weights
+        read = torch.matmul(weights, value)
+        if ends is None:
+            return read, weights
+        out = torch.zeros_like(query, dtype=read.dtype)
+        out[:, :, ends] = read
+        return out, weights
 
     return attend

@@ -17,7 +17,7 @@ from torch import Tensor
 from models import LanguageModel
 from models.sites import Site
 from tracing.config import TraceConfig
-from tracing.memory import Pass, is_out_of_memory
+from tracing.memory import Pass, is_out_of_memory, keep_freed_pages
 from tracing.passes import sweep_logits
 from tracing.plan import Cell, Chunk, Stretch, Variant, chunks, end_to_end, lay_out, packs, split
 from tracing.probe import EngineName
@@ -102,6 +102,7 @@ class Engine:
         Raises:
             TraceMemoryError: naming the pass that did not fit and what would.
         """
+        keep_freed_pages()
         limit = self._rows(self.configs[0], self._length, self._length, self._n_answers)
         for part in split(samples, limit):
             yield self._samples(part, tick)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -15,6 +16,9 @@ CPU_POSITIONS = 2048
 for fresh pages in every layer."""
 SHARE = 0.5
 """Of the free memory that a pass may take; the rest is for what the estimate leaves out."""
+
+LARGEST_KEPT = 31 << 20
+"""Bytes; the C library takes up to 32 MiB for a hint."""
 
 
 class TraceMemoryError(MemoryError):
@@ -60,6 +64,17 @@ class Pass:
             f"out of memory in a forward of {self.rows} rows of {self.positions} positions: about "
             f"{_gib(self.bytes(model))} are needed and {_gib(free)} are free on {model.device}; {advice}"
         )
+
+
+@cache
+def keep_freed_pages() -> None:
+    """Have the C library keep what a layer frees for the next one.
+
+    glibc gives memory back to the system beyond twice the largest block that was ever mapped and freed; then every
+    layer's activations come as fresh pages, which the system zeroes (4 % of a trace of the bundled model).  One such
+    block, never written to, raises that bound for the process.
+    """
+    torch.empty(LARGEST_KEPT, dtype=torch.uint8)
 
 
 def free_memory(device: torch.device, enough: int | None = None) -> int:

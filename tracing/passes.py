@@ -6,6 +6,7 @@ from torch import Tensor
 
 from models import LanguageModel
 from models.packing import PrefixCache, packed_inputs, packed_pattern
+from models.projections import known_projections
 from tracing.runs import Driver
 from tracing.sweep import Sweep
 
@@ -17,5 +18,6 @@ def sweep_logits(model: LanguageModel, sweep: Sweep, driver: Driver) -> Tensor:
     kept = [(keys[:, :, pack.prefix], values[:, :, pack.prefix]) for keys, values in both]
     cache = PrefixCache(kept, pack.n_prefix, sweep.n_samples)
     inputs = packed_inputs(model, pack.own, pack.allowed, pack.distance, cache)
-    with model.lock, packed_pattern(model, pack.allowed, pack.distance):
+    pattern = packed_pattern(model, pack.allowed, pack.distance, pack.ends)
+    with model.lock, pattern, known_projections(model, sweep.known()):
         return sweep.answers(driver(model, inputs, sweep.visits()))

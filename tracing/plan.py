@@ -65,7 +65,7 @@ class Pack:
     @cached_property
     def source(self) -> Tensor:
         """[packed], the position of each in the row that holds all prompts."""
-        return torch.cat([torch.arange(pos, stretch.length) + stretch.start for stretch, pos in self.variants])
+        return self.own + torch.tensor([stretch.start for stretch, _ in self.variants])[self._variant]
 
     @cached_property
     def restored(self) -> Tensor:
@@ -118,7 +118,7 @@ class Pack:
     @cached_property
     def allowed(self) -> Tensor:
         """[packed, prefix + packed], whether a query reads a key: its variant's own past, in prefix and suffix."""
-        variant = torch.repeat_interleave(torch.arange(len(self.variants)), self._lengths)
+        variant = self._variant
         prompt = torch.tensor([stretch.prompt for stretch, _ in self.variants])[variant]
         restored = torch.tensor([pos for _, pos in self.variants])[variant]
         owner = [stretch.prompt for stretch, positions, _ in self.prompts() for _ in range(max(positions))]
@@ -131,6 +131,11 @@ class Pack:
     def _lengths(self) -> Tensor:
         """[variant], positions of each suffix."""
         return torch.tensor([stretch.length - pos for stretch, pos in self.variants])
+
+    @cached_property
+    def _variant(self) -> Tensor:
+        """[packed], the variant of each position."""
+        return torch.repeat_interleave(torch.arange(len(self.variants)), self._lengths)
 
     @cached_property
     def _keys(self) -> Tensor:

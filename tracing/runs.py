@@ -6,6 +6,7 @@ Several prompts are captured in one forward, end to end in one row; each reads i
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,9 @@ from torch import Tensor
 
 from models import LanguageModel
 from models.calls import calling
+from models.hooks import run_hooked
 from models.packing import KeysValues, PrefixCache, RecordingCache, packed_inputs, packed_pattern
+from models.projections import kept_projections
 from models.sites import Keep, Key, Site, Visit
 from tracing.plan import Pack, end_to_end
 from tracing.question import Question
@@ -31,6 +34,8 @@ class Runs:
     """(site, layer) -> [run, pos, d]."""
     keys_values: dict[int, KeysValues]
     """By layer, [run, head, pos, d_head]; empty where the runs are only replayed."""
+    projections: dict[int, tuple[Tensor, ...]]
+    """By layer, what makes queries, keys and values, [run, pos, d_out] each; empty where a sweep must do without."""
     logits: Tensor
     """[run, answer, d_vocab], at the positions that predict the answers, prompt by prompt."""
 
@@ -45,6 +50,7 @@ class Runs:
         return Runs(
             {key: state[rows] for key, state in self.states.items()},
             {layer: (keys[rows], values[rows]) for layer, (keys, values) in self.keys_values.items()},
+            {layer: tuple(each[rows] for each in outputs) for layer, outputs in self.projections.items()},
             self.logits[rows],
         )
 
@@ -60,6 +66,8 @@ def capture(
     driver: Driver,
 ) -> Runs:
     """One forward that keeps block inputs of layer 0, block outputs and the named sites of every layer.
+
+    With keys and values, plain hooks keep the projections too.
 
     Args:
         embeddings: for each question [sample, n_subject, d_model], what stands at the subject in the corrupted runs.
@@ -84,14 +92,17 @@ def capture(
     inputs: dict[str, Any] = {"input_ids": ids, "use_cache": keys_values}
     if cache is not None:
         inputs["past_key_values"] = cache
-    if len(questions) == 1:
-        (question,) = questions
-        inputs["logits_to_keep"] = question.n_answer
-        with calling(torch.full((len(ids),), question.n_prompt, device=model.device)):
-            logits = driver(model, inputs, visits)[:, -question.n_answer :]
-    else:
-        logits = _side_by_side(model, Pack(tuple((stretch, 0) for stretch in stretches)), inputs, visits, driver)
-    return Runs(states, {} if cache is None else dict(cache.kept), logits)
+    projections: dict[int, tuple[Tensor, ...]] = {}
+    keeping = kept_projections(model, projections) if keys_values and driver is run_hooked else nullcontext()
+    with keeping:
+        if len(questions) == 1:
+            (question,) = questions
+            inputs["logits_to_keep"] = question.n_answer
+            with calling(torch.full((len(ids),), question.n_prompt, device=model.device)):
+                logits = driver(model, inputs, visits)[:, -question.n_answer :]
+        else:
+            logits = _side_by_side(model, Pack(tuple((stretch, 0) for stretch in stretches)), inputs, visits, driver)
+    return Runs(states, {} if cache is None else dict(cache.kept), projections, logits)
 
 
 def _side_by_side(

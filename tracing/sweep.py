@@ -9,12 +9,13 @@ predict the answer go on to the output head (`_finish`).  Nothing else differs f
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from models.projections import Known
 from models.sites import Key, Site, Visit
 from tracing.config import TraceSite
 from tracing.plan import Block, Pack
@@ -59,6 +60,26 @@ class Sweep:
                 found["mlp_out", last] = [self._scatter, *found.get(("mlp_out", last), [])]
         found.setdefault(("resid_post", last), []).append(self._finish)
         return {key: _in_turn(visits) for key, visits in found.items()}
+
+    def known(self) -> dict[int, Known]:
+        """By layer, the rows that parted from the base run right before it: attention reads there what it read in the
+        base run, and at the restored position what it read in the other one."""
+        found = {}
+        for layer in self.base.projections:
+            fresh = sum(block.joins == layer - 1 and block.origin is None for block in self.blocks)
+            if fresh:
+                start = len(self._live(layer - 1)) * self.n_samples
+                found[layer] = Known(range(start, start + fresh * self.n_samples), self._project(layer))
+        return found
+
+    def _project(self, layer: int) -> Callable[[int, Tensor], None]:
+        def fill(index: int, rows: Tensor) -> None:
+            blocks = rows.unflatten(0, (-1, self.n_samples))
+            blocks.copy_(self.base.projections[layer][index][:, self.pack.source])
+            if self.site == "resid_post":
+                blocks[:, :, self.pack.starts] = self.source.projections[layer][index][:, self.pack.restored].to(rows)
+
+        return fill
 
     def answers(self, logits: Tensor) -> Tensor:
         """[block, sample, end, d_vocab] from what the head gave for the rows that `_finish` folded."""
