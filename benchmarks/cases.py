@@ -19,15 +19,19 @@ from models import LanguageModel
 KINDS: dict[str, tuple[RowKind, ...]] = {
     "reliability": ("edit",),
     "generalization": ("paraphrase",),
-    "locality_same_relation": ("neighborhood",),
+    "locality_neighborhood": ("neighborhood",),
+    "locality_same_relation": ("unchanged",),
     "locality_same_subject": ("same_subject",),
-    "locality": ("neighborhood", "same_subject"),
+    "locality": ("neighborhood", "unchanged", "same_subject"),
     "portability_alias": ("alias",),
     "portability_one_hop": ("one_hop",),
     "portability_inverse": ("inverse",),
     "portability": ("alias", "one_hop", "inverse"),
 }
 """Figure -> kinds of prompt it is the share of."""
+
+DIVERGENCE: tuple[RowKind, ...] = ("neighborhood", "same_subject")
+"""Kinds of prompt at which `metrics` reads the divergence."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,8 +52,8 @@ class Case:
 
     @property
     def local(self) -> list[Question]:
-        """Where the divergence from the unedited model is read: every locality prompt."""
-        return [question for item, question in self.questions.items() if item.metric == "locality"]
+        """Where the divergence from the unedited model is read: at neighbours and other facts of the subject."""
+        return [question for item, question in self.questions.items() if item.kind in DIVERGENCE]
 
     def figures(self, model: LanguageModel) -> dict[str, float | None]:
         """The shares of `KINDS` and the mean divergence (`kl`, nats) of a model; None for what has no prompt."""

@@ -5,17 +5,20 @@ from __future__ import annotations
 
 import random
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import replace
 
 from app.workflow import locate
 from editing.suggest import suggest_layer
 from editing.train.episodes import known_facts, split_of
 from editing.train.forward import greedy_right
-from facts import EditRequest
+from facts import EditRequest, Probe
 from facts.atlas import Atlas, AtlasFact
 from facts.probes import edit_request
 from models import LanguageModel
 
+SAME_RELATION = 5
+"""Subjects of the edited relation, whatever their object, that are asked about beside the neighbours."""
 TRACED, SAMPLES = 8, 4
 """Facts whose traces are asked for a layer, and noise samples of each."""
 
@@ -54,6 +57,25 @@ def held_out_requests(
                 request = edit_request(atlas, atlas.as_fact(row, template), target, max_neighbors)
                 chosen.append(replace(request, generation_prompts=()))
     return chosen
+
+
+def with_same_relation(atlas: Atlas, requests: Sequence[EditRequest], seed: int = 0) -> list[EditRequest]:
+    """The requests with `SAME_RELATION` other facts of each one's relation, drawn from all of them: every other one in
+    the edit's own words, the rest in any training template.
+
+    Neighbours share the edit's true object, which makes them the hardest of these.
+    """
+    source = random.Random(f"same relation|{seed}")
+    found = []
+    for request in requests:
+        fact = request.fact
+        others = [row for row in atlas.facts if row.relation == fact.relation and row.subject != fact.subject]
+        probes = []
+        for index, row in enumerate(source.sample(others, min(SAME_RELATION, len(others)))):
+            template = source.choice(atlas.relations[row.relation].templates) if index % 2 else fact.template
+            probes.append(Probe("unchanged", template.replace("{}", row.subject), row.object))
+        found.append(replace(request, probes=(*request.probes, *probes)))
+    return found
 
 
 def suggested_layer(model: LanguageModel, atlas: Atlas) -> int:

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from benchmarks.cases import KINDS, Case, make_cases
-from benchmarks.held_out import held_out_requests
+from benchmarks.held_out import held_out_requests, with_same_relation
 from benchmarks.memory import reset_peak, since_reset
 from benchmarks.variants import NO_OP, variants
 from editing import METHODS, apply_edits, get_method
@@ -33,6 +33,7 @@ from models import LanguageModel, load_model
 COLUMNS: dict[str, str] = {
     "reliability": "Reliability",
     "generalization": "Generalization",
+    "locality_neighborhood": "Locality, neighbourhood",
     "locality_same_relation": "Locality, same relation",
     "locality_same_subject": "Locality, same subject",
     "locality": "Locality, all",
@@ -48,6 +49,7 @@ COLUMNS: dict[str, str] = {
 IN_JSON = (
     "reliability",
     "generalization",
+    "locality_neighborhood",
     "locality_same_relation",
     "locality_same_subject",
     "portability",
@@ -193,7 +195,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         model = load_model(options.model)
         chosen = variants(model, options.methods, options.set)
-        cases = make_cases(model, held_out_requests(model, load_atlas(), options.n, options.seed))
+        atlas = load_atlas()
+        requests = held_out_requests(model, atlas, options.n, options.seed)
+        cases = make_cases(model, with_same_relation(atlas, requests, options.seed))
         for label, (name, settings) in chosen.items():
             path = options.out / f"{label}.jsonl"
             try:

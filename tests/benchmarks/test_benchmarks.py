@@ -36,6 +36,7 @@ def request(subject: str, new: str) -> EditRequest:
     probes = (
         Probe("paraphrase", f"{subject} stands in", new),
         Probe("neighborhood", "The Colosseum is in", MODEL.generate(["The Colosseum is in"], 1)[0].strip() or "Rome"),
+        Probe("unchanged", "The Louvre is in", MODEL.generate(["The Louvre is in"], 1)[0].strip() or "Paris"),
     )
     return EditRequest(Fact(subject, prompt, "Seattle"), new, probes)
 
@@ -80,7 +81,8 @@ def test_a_case_has_the_figures_of_an_evaluation() -> None:
     names = {
         "reliability": "reliability.greedy",
         "generalization": "generalization.greedy",
-        "locality_same_relation": "locality.greedy",
+        "locality_neighborhood": "locality.greedy",
+        "locality_same_relation": "locality.other_greedy",
         "locality_same_subject": "locality.same_subject_greedy",
         "portability": "portability.greedy",
         "kl": "locality.kl",
@@ -115,6 +117,7 @@ def test_the_no_op_changes_nothing() -> None:
     line = measured(MODEL, NO_OP, {}, CASES[0])
     assert (line["reliability"], line["generalization"], line["parameters"]) == (0.0, 0.0, 0)
     assert line["kl"] == pytest.approx(0.0, abs=1e-9)  # batches of other sizes round otherwise
+    assert line["locality_neighborhood"] in (1.0, None)
     assert line["locality_same_relation"] in (1.0, None)
 
 
@@ -166,7 +169,7 @@ def test_table_and_json_hold_the_figures() -> None:
     assert " | – | " in row
     found = as_json(means, 4)["rome"]
     wanted = (
-        "n reliability generalization locality_same_relation locality_same_subject portability kl seconds peak_bytes"
+        "n reliability generalization locality_neighborhood locality_same_relation locality_same_subject portability kl seconds peak_bytes"
     )
     assert list(found) == wanted.split()
     assert (found["n"], found["kl"], found["peak_bytes"]) == (4, 0.5, 2.0**21)
@@ -204,6 +207,23 @@ def test_held_out_edits_are_of_test_subjects(monkeypatch: pytest.MonkeyPatch) ->
     assert requests == held_out.held_out_requests(MODEL, atlas, 200)
     with pytest.raises(ValueError, match="5000 edits were asked for, but"):
         held_out.held_out_requests(MODEL, atlas, 5000)
+
+
+def test_other_facts_of_the_relation_are_asked_in_the_edits_words_and_in_others() -> None:
+    atlas = load_atlas()
+    row = next(row for row in atlas.facts if not row.contains_answer)
+    template = atlas.relations[row.relation].templates[0]
+    plain = EditRequest(atlas.as_fact(row, template), atlas.counterfactual(row, 0))
+    (asked,) = held_out.with_same_relation(atlas, [plain], seed=3)
+    assert [asked] == held_out.with_same_relation(atlas, [plain], seed=3)
+    probes = asked.of_kind("unchanged")
+    assert (len(probes), len({probe.prompt for probe in probes})) == (held_out.SAME_RELATION, held_out.SAME_RELATION)
+    answers = {other.subject: other.object for other in atlas.facts if other.relation == row.relation}
+    for index, probe in enumerate(probes):
+        wordings = (template,) if index % 2 == 0 else atlas.relations[row.relation].templates
+        subjects = [s for s in answers if probe.prompt in {wording.replace("{}", s) for wording in wordings}]
+        assert row.subject not in subjects
+        assert probe.answer in {answers[subject] for subject in subjects}
 
 
 def test_sequences_and_batches() -> None:
