@@ -144,7 +144,7 @@ def whole_map(task: Task, samples: int = SAMPLES) -> Tensor:
 
 
 def floor_flops(task: Task) -> float:
-    """Multiplications and additions that no exact engine can do without.
+    """Multiplications and additions of a plain packed sweep: what an exact map is judged by.
 
     The matrices of a block for each position behind a restored one and each layer behind a restored layer, and the
     normaliser of the softmax at one position for each cell.

@@ -100,6 +100,7 @@ class KeMethod(LearnedMethod):
         network = ke_network(weight_shapes(model, tuple(asked.factors)), model.d_model, artefact)
         conditions = [condition_ids(model, r.fact.target_true, r.target_new, r.fact.prompt) for r in requests]
         changes = network(asked.factors, *embed_conditions(model, conditions))
+        changes = scaled(changes, torch.full((len(requests),), artefact.scale))
         counts = repeats(asked, changes, config.loop)
         deltas = weight_deltas(scaled(changes, counts))
         repeated = Diagnostic("repeats", float(counts.mean()), "", "How often a change was added, mean over requests.")

@@ -37,7 +37,8 @@ class MendConfig:
     """
 
     scale: float = field(
-        default=1.0, metadata={"help": "Factor on the change; 1 is what was trained.", "min": 0.0, "max": 10.0}
+        default=1.0,
+        metadata={"help": "Factor on the change; 1 is what was settled in training.", "min": 0.0, "max": 10.0},
     )
     artefact: str = artefact_setting()
 
@@ -71,6 +72,6 @@ class MendMethod(LearnedMethod):
         """As `LearnedMethod.proposed`."""
         asked = ask(model, requests, artefact.settings["layers"])
         network = mend_network(weight_shapes(model, tuple(asked.factors)), artefact)
-        changes = scaled(network(asked.factors), torch.full((len(requests),), config.scale))
+        changes = scaled(network(asked.factors), torch.full((len(requests),), config.scale * artefact.scale))
         deltas = weight_deltas(changes)
         return deltas, diagnostics(model, asked, deltas, artefact)

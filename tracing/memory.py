@@ -12,8 +12,7 @@ import torch
 from models import LanguageModel
 
 CPU_POSITIONS = 2048
-"""Rows x positions of one pass on a CPU: enough to fill its matrix units; more leaves the caches, and asks the system
-for fresh pages in every layer."""
+"""Rows x positions of one pass on a CPU: enough to fill its matrix units; more leaves the caches."""
 SHARE = 0.5
 """Of the free memory that a pass may take; the rest is for what the estimate leaves out."""
 
@@ -71,7 +70,7 @@ def keep_freed_pages() -> None:
     """Have the C library keep what a layer frees for the next one.
 
     glibc gives memory back to the system beyond twice the largest block that was ever mapped and freed; then every
-    layer's activations come as fresh pages, which the system zeroes (4 % of a trace of the bundled model).  One such
+    layer's activations come as fresh pages, which the system zeroes: thousands in a map of the bundled model.  One such
     block, never written to, raises that bound for the process.
     """
     torch.empty(LARGEST_KEPT, dtype=torch.uint8)

@@ -47,6 +47,11 @@ class Artefact:
     digest: str = ""
     """sha256 of the manifest; empty until saved."""
 
+    @property
+    def scale(self) -> float:
+        """What changes are multiplied by: settled on validation edits after the training."""
+        return float(self.validation.get("scale", 1.0))
+
 
 def save_artefact(artefact: Artefact, folder: Path) -> Artefact:
     """Write an artefact, the manifest last, so that a folder with one is whole; the result knows its digest.

@@ -11,6 +11,7 @@ in training or in choosing the best editor.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import random
 from collections import defaultdict
@@ -39,7 +40,7 @@ BYSTANDERS: dict[Split, tuple[Split, ...]] = {
 two that share an object, so that validation among them would be easier than any use."""
 HARD = 0.85
 """Share of the same-relation prompts that stand in the edit's own template, and of those whose subject shares its true
-object: edits spill over to these most easily, and benchmarks measure locality there."""
+object: edits spill over to these most easily."""
 FEWEST_OBJECTS = 2
 """Targets a relation must keep for training, whatever is held out."""
 
@@ -129,6 +130,7 @@ class Episodes:
         self.atlas, self.split = atlas, split
         self.n_paraphrases, self.n_locality, self.prefixed = paraphrases, locality, prefixed
         self.by_relation = by_relation
+        self.own_words = self.sharing = HARD
         self.facts = [
             fact for fact in atlas.facts if split_of(fact.subject) == split and (fact.subject, fact.relation) in known
         ]
@@ -147,6 +149,12 @@ class Episodes:
         for fact in self._bystanders:
             self._of_relation[fact.relation].append(fact)
             self._of_subject[fact.subject].append(fact)
+
+    def of_any_subject(self) -> Episodes:
+        """The same, with same-relation prompts about any subject of the relation, half of them in the edit's words."""
+        found = copy.copy(self)
+        found.own_words, found.sharing = 0.5, 0.0
+        return found
 
     def draw(self, source: random.Random, n: int) -> list[Episode]:
         """`n` episodes about different facts; no edited fact is among the facts that must stay.
@@ -205,8 +213,8 @@ class Episodes:
     ) -> Kept:
         """A known fact that an edit of `fact`, asked in `template`, must leave alone.
 
-        Of the same-relation prompts, `HARD` stand in the edit's own template, and of their subjects `HARD` share its
-        true object, where there are such; a subject with one fact gives a same-relation prompt for a same-subject one.
+        Of the same-relation prompts, `own_words` stand in the edit's own template, and of their subjects `sharing` share
+        its true object, where there are such; a subject with one fact gives a same-relation prompt for a same-subject one.
         """
 
         def free(facts: Sequence[AtlasFact]) -> list[AtlasFact]:
@@ -220,12 +228,12 @@ class Episodes:
             same = free([other for other in self._of_relation[fact.relation] if other.subject != fact.subject])
             sharing = [other for other in same if other.object == fact.object]
             if same:
-                chosen = source.choice(sharing if sharing and source.random() < HARD else same)
+                chosen = source.choice(sharing if sharing and source.random() < self.sharing else same)
                 return self._asked(source, chosen, "same_relation", template)
         return self._asked(source, source.choice(free(self._bystanders) or self._bystanders), "random", "")
 
     def _asked(self, source: random.Random, fact: AtlasFact, kind: LocalityKind, template: str) -> Kept:
-        if not template or source.random() >= HARD:
+        if not template or source.random() >= self.own_words:
             template = source.choice(self.atlas.relations[fact.relation].templates)
         return Kept(kind, template.replace("{}", fact.subject), fact.object)
 

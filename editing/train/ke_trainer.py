@@ -45,6 +45,7 @@ class KeSettings(WeightSettings):
     margin: float = 0.1
     """nats"""
     margin_floor: float = 0.01
+    kept: float = 0.91
 
 
 class KeState(nn.Module):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Protocol
@@ -55,6 +55,9 @@ class Trainer(Protocol):
 
     def editor(self) -> Mapping[str, Tensor]:
         """What an artefact holds of the present state."""
+
+    def calibrate(self) -> dict[str, float]:
+        """What is settled of the best editor once the training is over; goes to the artefact's figures."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +149,14 @@ def train(trainer: Trainer, out: Path, budget: Budget, report: Callable[[dict[st
             replace_file(out / LOG, "".join(json.dumps(entry) + "\n" for entry in lines).encode())
             _save_checkpoint(trainer, out / CHECKPOINT, progress)
             report(line)
+    _calibrate(trainer, out)
     (out / CHECKPOINT).unlink(missing_ok=True)
+
+
+def _calibrate(trainer: Trainer, out: Path) -> None:
+    best = load_artefact(out, trainer.kind, trainer.base_revision)
+    trainer.start_from(best.tensors)
+    save_artefact(replace(best, validation={**best.validation, **trainer.calibrate()}), out)
 
 
 def _validated(

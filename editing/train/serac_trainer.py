@@ -204,6 +204,10 @@ class SeracTrainer:
         """Both parts and the threshold."""
         return self.learned.state_dict()
 
+    def calibrate(self) -> dict[str, float]:
+        """Nothing more: the threshold is settled at every validation."""
+        return {}
+
 
 def _step(optimizer: torch.optim.Optimizer, loss: Tensor) -> float:
     optimizer.zero_grad()

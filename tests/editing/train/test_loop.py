@@ -72,7 +72,7 @@ def test_rates_rise_and_fall(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(trainer, "validate", lambda: {"score": 0.0})
 
     def step(number: int, share: float) -> dict[str, float]:
-        seen.append(trainer.optimizers[0].param_groups[0]["lr"] / trainer.own.learning_rate)
+        seen.append(trainer.optimizers[0].param_groups[0]["lr"] / trainer.own.matrix_learning_rate)
         return {"nll": 0.0}
 
     monkeypatch.setattr(trainer, "step", step)
