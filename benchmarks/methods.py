@@ -49,7 +49,6 @@ COLUMNS: dict[str, str] = {
 IN_JSON = (
     "reliability",
     "generalization",
-    "locality_neighborhood",
     "locality_same_relation",
     "locality_same_subject",
     "portability",

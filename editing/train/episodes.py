@@ -213,8 +213,9 @@ class Episodes:
     ) -> Kept:
         """A known fact that an edit of `fact`, asked in `template`, must leave alone.
 
-        Of the same-relation prompts, `own_words` stand in the edit's own template, and of their subjects `sharing` share
-        its true object, where there are such; a subject with one fact gives a same-relation prompt for a same-subject one.
+        Of the same-relation prompts, `own_words` stand in the edit's own template, and of their subjects `sharing`
+        share its true object, where there are such; a subject with one fact gives a same-relation prompt for a
+        same-subject one.
         """
 
         def free(facts: Sequence[AtlasFact]) -> list[AtlasFact]:

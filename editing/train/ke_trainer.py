@@ -42,7 +42,7 @@ class KeSettings(WeightSettings):
     multiplier_rate: float = 0.1
     """Learning rate of alpha."""
     multiplier_limit: float = 10.0
-    margin: float = 0.1
+    margin: float = 0.15
     """nats"""
     margin_floor: float = 0.01
     kept: float = 0.91

@@ -18,7 +18,7 @@ from models import LanguageModel
 
 SETTINGS: dict[str, type[Any]] = {"mend": MendSettings, "ke": KeSettings, "serac": SeracSettings}
 """Editor -> its settings."""
-USUAL = {"mend": (2000, 100), "ke": (1500, 100), "serac": (150, 30)}
+USUAL = {"mend": (2000, 200), "ke": (1150, 115), "serac": (150, 30)}
 """Editor -> steps of a usual training and steps between validations."""
 
 

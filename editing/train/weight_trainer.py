@@ -24,7 +24,6 @@ LOCALITY_WANTED = 0.9
 shares the edit's words and its true object; of any subjects of the relation more are kept."""
 SCALES = (0.8, 1.0, 1.1, 1.2, 1.3, 1.5)
 """What a finished editor's changes may be multiplied by."""
-CALIBRATION_EDITS = 256
 SINGLE_WEIGHT = 4.0
 """Of single edits in the score, the usual case, where the largest sum weighs 1."""
 
@@ -45,7 +44,7 @@ class WeightSettings:
     """Numbers of edits that are summed into one change; the largest is what the editor is trained for."""
     single_share: float = 0.5
     """Part of the training, from its beginning, in which edits are not summed."""
-    summed_share: float = 0.5
+    summed_share: float = 0.25
     """Part of the steps after that in which several edits are summed."""
     paraphrases: int = 2
     locality: int = 4
@@ -55,7 +54,7 @@ class WeightSettings:
     """Edit every relation alike, however few facts it has."""
     mixed_precision: bool = True
     """The outer pass of a training step in bfloat16; gradients, networks and validation stay in float32."""
-    validation_edits: int = 64
+    validation_edits: int = 128
     kept: float = 0.965
     """Share of other facts of the relation, about any subject, that the finished editor's scale should keep."""
     seed: int = 0
@@ -197,7 +196,7 @@ class WeightTrainer(ABC):
         """
         self.learned.eval()
         tried = [(scale, Counter[str](), Counter[str]()) for scale in SCALES]
-        for batch in self._validation_batches(self._any_subject, CALIBRATION_EDITS):
+        for batch in self._validation_batches(self._any_subject, 2 * self.plan.validation_edits):
             changes = self._changes(batch, 1)
             for scale, good, cases in tried:
                 larger = {name: LowRank(scale * change.rows, change.cols) for name, change in changes.items()}

@@ -169,7 +169,7 @@ def test_table_and_json_hold_the_figures() -> None:
     assert " | – | " in row
     found = as_json(means, 4)["rome"]
     wanted = (
-        "n reliability generalization locality_neighborhood locality_same_relation locality_same_subject portability kl seconds peak_bytes"
+        "n reliability generalization locality_same_relation locality_same_subject portability kl seconds peak_bytes"
     )
     assert list(found) == wanted.split()
     assert (found["n"], found["kl"], found["peak_bytes"]) == (4, 0.5, 2.0**21)

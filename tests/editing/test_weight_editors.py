@@ -1,5 +1,6 @@
 """MEND and KE as methods: what both owe their callers, then what each paper says."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from editing import Edit, EditCancelled, apply_edits, get_method
 from editing.ke import ke_network, repeats
 from editing.mend import mend_network
 from editing.ops import WeightDelta
-from editing.train.artefact import load_artefact
+from editing.train.artefact import load_artefact, save_artefact
 from editing.train.factors import mlp_weights, weight_shapes
 from editing.train.ke_network import condition_ids, embed_conditions
 from editing.train.proposal import ask
@@ -113,6 +114,15 @@ def test_mend_s_rank_is_the_number_of_tokens_the_gradient_reaches() -> None:
         tokens = n_target if ".h.3." in delta.name else len(ids) + n_target - 1
         assert delta.cols.shape[0] == tokens
         assert torch.linalg.matrix_rank(delta.matrix().double(), rtol=1e-7) <= tokens
+
+
+@pytest.mark.parametrize("kind", ["mend", "ke"])
+def test_changes_are_multiplied_by_the_scale_that_was_settled(kind: str, tmp_path: Path) -> None:
+    usual = load_artefact(Path(editor(kind)), kind, MODEL.revision)
+    save_artefact(replace(usual, validation={**usual.validation, "scale": 1.5}), tmp_path)
+    larger = deltas(made(kind, MODEL, REQUEST, artefact=str(tmp_path)))
+    for name, change in deltas(made(kind, MODEL, REQUEST)).items():
+        torch.testing.assert_close(larger[name], 1.5 * change, rtol=1e-4, atol=1e-6)
 
 
 def test_mend_is_its_network_times_scale() -> None:

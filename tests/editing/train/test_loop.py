@@ -8,8 +8,11 @@ import pytest
 import torch
 
 from editing.train import __main__ as command
+from editing.train import weight_trainer
 from editing.train.artefact import LOG, MANIFEST, load_artefact
 from editing.train.loop import CHECKPOINT, Budget, begin_from, train
+from editing.train.rows import LowRank
+from editing.train.weight_trainer import SCALES
 from tests.editing.train.toys import ke_trainer, mend_trainer
 from tests.tiny import tiny_model
 
@@ -64,6 +67,56 @@ def test_the_best_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert kept.validation["step"] == 2
     assert all(torch.equal(kept.tensors[name], states[1][name]) for name in states[1])
     assert not all(torch.equal(kept.tensors[name], states[2][name]) for name in states[2])
+
+
+def test_the_best_editor_is_the_one_that_is_calibrated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer, scores = mend_trainer(MODEL), iter([0.9, 0.4])
+    monkeypatch.setattr(trainer, "validate", lambda: {"score": next(scores)})
+    seen: list[dict[str, torch.Tensor]] = []
+
+    def calibrate() -> dict[str, float]:
+        seen.append({name: tensor.clone() for name, tensor in trainer.editor().items()})
+        return {"scale": 1.3}
+
+    monkeypatch.setattr(trainer, "calibrate", calibrate)
+    train(trainer, tmp_path, Budget(steps=2, validate_every=1), lambda line: None)
+    kept = load_artefact(tmp_path, "mend", MODEL.revision)
+    assert (kept.validation["step"], kept.validation["score"], kept.scale) == (1, 0.9, 1.3)
+    assert all(torch.equal(kept.tensors[name], seen[0][name]) for name in seen[0])
+
+
+def test_the_scale_is_the_best_that_keeps_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Successes that grow with the change, bystanders that are lost with it."""
+    trainer = mend_trainer(MODEL, kept=0.8)
+    trainer.learned.eval()
+    names = ("reliability", "generalization", "locality_same_relation")
+    says = dict(zip(SCALES, (50, 60, 70, 80, 90, 99), strict=True))
+    keeps = dict(zip(SCALES, (99, 90, 85, 80, 79, 10), strict=True))
+    asked: list[float] = []
+
+    def outcome(forward: Any, batch: Any, changes: dict[str, LowRank]) -> None:
+        if batch.episodes == first:
+            asked.append(round(float(changes[some].rows.norm() / unscaled), 6))
+
+    def shares(batch: Any, result: None) -> dict[str, tuple[int, int]]:
+        scale = SCALES[len(turns) % len(SCALES)]
+        turns.append(scale)
+        return dict(zip(names, ((says[scale], 100), (says[scale], 100), (keeps[scale], 100)), strict=True))
+
+    turns: list[float] = []
+    some = trainer.names[0]
+    batches = trainer._validation_batches(trainer._any_subject, 8)
+    first, unscaled = batches[0].episodes, trainer._changes(batches[0], 1)[some].rows.norm()
+    monkeypatch.setattr(trainer, "_validation_batches", lambda *_: batches)
+    monkeypatch.setattr(weight_trainer, "outcome", outcome)
+    monkeypatch.setattr(weight_trainer, "shares", shares)
+    found = trainer.calibrate()
+    assert asked == [pytest.approx(scale) for scale in SCALES]
+    assert found["scale"] == 1.2
+    assert found["locality_same_relation_at_scale"] == pytest.approx(0.8)
+    keeps |= dict.fromkeys(SCALES, 70) | {0.8: 75}
+    turns.clear()
+    assert trainer.calibrate()["scale"] == 0.8
 
 
 def test_rates_rise_and_fall(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
