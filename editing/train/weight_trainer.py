@@ -55,8 +55,8 @@ class WeightSettings:
     mixed_precision: bool = True
     """The outer pass of a training step in bfloat16; gradients, networks and validation stay in float32."""
     validation_edits: int = 128
-    kept: float = 0.965
-    """Share of other facts of the relation, about any subject, that the finished editor's scale should keep."""
+    kept: float = 0.95
+    """Share that the finished editor's scale should keep, of other facts of the relation and of all bystanders."""
     seed: int = 0
     split_seed: int = SPLIT_SEED
     network: Mapping[str, int] = field(default_factory=dict)
@@ -206,9 +206,9 @@ class WeightTrainer(ABC):
 
         def worth(entry: tuple[float, Counter[str], Counter[str]]) -> tuple[float, float]:
             _, good, cases = entry
-            names = ("reliability", "generalization", "locality_same_relation")
-            says, follows, kept = (good[name] / max(1, cases[name]) for name in names)
-            return min(kept, self.plan.kept), (says + follows) / 2
+            share = {name: good[name] / max(1, cases[name]) for name in cases}
+            kept = min(share["locality_same_relation"], share["locality"])
+            return min(kept, self.plan.kept), (share["reliability"] + share["generalization"]) / 2
 
         scale, good, cases = max(tried, key=worth)
         return {"scale": scale} | {f"{name}_at_scale": good[name] / cases[name] for name in cases if cases[name]}
