@@ -165,8 +165,8 @@ def table(means: Mapping[str, Mapping[str, Mean]], n: int, about: str) -> str:
     note = (
         f"{about}; n = {n} edits of subjects no trained editor has seen, one at a time. Shares are greedy top-1 in %, "
         "mean over edits with a 95 % bootstrap interval; locality over prompts the unedited model answers; portability "
-        "over prompts whose bridge fact it knows; KL over all locality prompts. Seconds and peak: of computing and "
-        "applying one edit; the seconds of all cores together, the peak above what the process held before."
+        "over prompts whose bridge fact it knows; KL at neighbours and the subject's other facts. Seconds and peak: of "
+        "computing and applying one edit; seconds of all cores together, peak above what the process held before."
     )
     return "\n".join([*rows, "", note])
 
