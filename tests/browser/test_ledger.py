@@ -46,7 +46,7 @@ def test_two_edits_a_file_and_a_folder(new_page: NewPage, tmp_path: Path) -> Non
     apply_edit(page)
     expect(page.get_by_text("2 edits are active")).to_be_visible(timeout=PATIENCE)
     lines = page.get_by_text("(FT-M, layer 3)")
-    expect(lines).to_have_count(2)
+    expect(lines).to_have_count(2, timeout=PATIENCE)
     saved = download(page, lambda: button(page, "Save").first.click())
     tab(page, "Files")
     folder = zipfile.ZipFile(io.BytesIO(download(page, lambda: button(page, "Edited model (zip)").click())))
