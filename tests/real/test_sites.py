@@ -1,0 +1,48 @@
+"""The paper's figure on SmolLM2 (Meng et al. 2022, figure 1): an early site at the subject, a late one at the last token.
+
+The fact is carried by *iffel*, the second of the three tokens of "Eiffel Tower", and not by the last one.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from facts import Fact
+from models import LanguageModel
+from tracing import TraceConfig, TraceResult, causal_trace
+
+EIFFEL = Fact.from_prompt("The Eiffel Tower is located in the city of", "Eiffel Tower", "Paris")
+
+
+@pytest.fixture(scope="module")
+def trace(smollm2: LanguageModel) -> TraceResult:
+    """Ten samples, states; positions are *iffel*, ␣Tower and the last token."""
+    tokens = smollm2.token_strings(smollm2.encode(EIFFEL.prompt))
+    where = [tokens.index("iffel"), tokens.index(" Tower"), len(tokens) - 1]
+    return causal_trace(smollm2, EIFFEL, TraceConfig(samples=10), positions=where)
+
+
+def test_the_model_knows_the_fact_and_the_noise_takes_it_away(trace: TraceResult) -> None:
+    assert trace.answer_is_greedy
+    assert trace.clean > 0.6
+    assert trace.total_effect > 0.5
+
+
+def test_the_early_site_is_a_token_inside_the_subject(trace: TraceResult) -> None:
+    effect = trace.indirect_effect[trace.tokens.index("iffel")]
+    assert np.argmax(effect) < 10
+    assert effect[:10].min() > 0.3
+    assert effect.max() >= 0.4
+    assert np.abs(effect[24:]).max() < 0.05
+
+
+def test_the_last_subject_token_carries_nothing(trace: TraceResult) -> None:
+    effect = trace.indirect_effect[trace.tokens.index(" Tower")]
+    assert np.abs(effect).max() < 0.05
+
+
+def test_the_late_site_is_the_last_token(trace: TraceResult) -> None:
+    effect = trace.indirect_effect[-1]
+    assert np.abs(effect[:20]).max() < 0.1
+    assert effect[23:].min() >= 0.4
