@@ -159,7 +159,8 @@ def _add_knob(group: Any, knob: Field[Any]) -> None:
         name,
         required=required,
         type=int if required else type(knob.default),
-        choices=knob.metadata.get("choices"),
+        # where a pattern also allows other texts, the config checks them
+        choices=None if "pattern" in knob.metadata else knob.metadata.get("choices"),
         help=help_text,
     )
 

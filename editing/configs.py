@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, fields
 from difflib import get_close_matches
@@ -36,13 +37,17 @@ def make_config(config_type: type[Any], values: Mapping[str, Any]) -> Any:
 def check_config(config: Any) -> None:
     """Hold every field of a config dataclass to the `choices`, `min` and `max` of its metadata.
 
+    Besides its `choices` a field takes texts of the form of its `pattern`: (regular expression, how to write it).
+
     Raises:
         ValueError: naming the field, the value and what was expected.
     """
     for knob in fields(config):
         value, limits = getattr(config, knob.name), knob.metadata
-        if "choices" in limits and value not in limits["choices"]:
-            raise ValueError(unknown(knob.name, value, [str(choice) for choice in limits["choices"]]))
+        pattern, form = limits.get("pattern", ("", ""))
+        if "choices" in limits and value not in limits["choices"] and not (form and re.fullmatch(pattern, str(value))):
+            listed = [*map(str, limits["choices"]), *filter(None, [form])]
+            raise ValueError(unknown(knob.name, value, listed))
         if "min" not in limits:
             continue
         number = isinstance(value, int | float) and not isinstance(value, bool)

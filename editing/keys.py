@@ -7,18 +7,22 @@ k* = 1/N sum_j k(x_j + p) (Meng et al. 2022, section 3.1, equation 3, arXiv:2202
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 
 from editing.answers import padded, portions
 from editing.contexts import BARE
 from facts import Fact
-from models import LanguageModel, Site, count_occurrences, join, pad, run, subject_span
+from models import LanguageModel, Site, Span, count_occurrences, join, pad, run, subject_span
 
-FactToken = Literal["subject_last", "subject_first", "last"]
+FactToken = str
+"""One of `FACT_TOKENS`, or "subject:K" for token K of the subject in the bare prompt, counted from 0."""
+FACT_TOKENS = ("subject_last", "subject_first", "last")
+NUMBERED = r"subject:\d{1,3}"
+Pick = Callable[[Sequence[int], Span], int]
+"""The fact token's position, given the ids of a text and the span of the subject in it."""
 
 
 @dataclass(frozen=True)
@@ -51,39 +55,84 @@ def make_batch(
     Raises:
         ValueError: if the bare prompt with its target is longer than the model takes, or its tokens hide the subject.
     """
-    rows = [_target_row(model, fact, target, "", fact_token)]
+    pick = _picker(model, fact, fact_token)
+    rows = [_target_row(model, fact, target, "", pick)]
     answer = len(rows[0].ids) - rows[0].n_prompt
     for prefix in (context.removesuffix(BARE) for context in contexts):
         if prefix and len(model.tokenize(prefix + fact.prompt)) + answer <= model.max_positions:
-            rows.append(_target_row(model, fact, target, prefix, fact_token))
-    rows.append(_essence_row(model, fact.subject, fact_token))
+            rows.append(_target_row(model, fact, target, prefix, pick))
+    rows.append(_essence_row(model, fact.subject, pick))
     ids, _ = pad([row.ids for row in rows], model.pad_id)
     lookup = torch.tensor([row.lookup for row in rows], device=model.device)
     return Batch(tuple(rows), ids.to(model.device), lookup)
 
 
-def _target_row(model: LanguageModel, fact: Fact, target: str, prefix: str, fact_token: FactToken) -> Row:
+def fact_position(model: LanguageModel, fact: Fact, fact_token: FactToken = "subject_last") -> int:
+    """Position of the fact token in the bare prompt.
+
+    Raises:
+        ValueError: if the subject has no such token, or the prompt's tokens hide the subject.
+    """
+    ids = model.encode(fact.prompt)
+    return _position(model, fact.prompt, ids, fact.subject, _occurrence(fact), _picker(model, fact, fact_token))
+
+
+def _picker(model: LanguageModel, fact: Fact, fact_token: FactToken) -> Pick | None:
+    """How to find the fact token in any text that holds the subject; None for the prompt's last token.
+
+    A numbered token is counted in the bare prompt.  Where another text splits the subject differently, the token that
+    ends behind the same letters of the subject is meant, or the first that ends later where none does.
+    """
+    if fact_token == "last":
+        return None
+    if fact_token == "subject_first":
+        return lambda ids, span: span.start
+    if fact_token == "subject_last":
+        return lambda ids, span: span.last
+    ids, index = model.encode(fact.prompt), int(fact_token.removeprefix("subject:"))
+    bare = subject_span(model, fact.prompt, fact.subject, _occurrence(fact))
+    if index >= len(bare):
+        raise ValueError(
+            f"fact_token is {fact_token!r}, but the subject {fact.subject!r} has {len(bare)} tokens, counted from 0; "
+            f"choose a token from subject:0 to subject:{len(bare) - 1}"
+        )
+
+    def behind(row: Sequence[int], pos: int, span: Span) -> int:
+        return len("".join(model.decode(list(row[pos + 1 : span.stop])).split()))
+
+    rest = behind(ids, bare.start + index, bare)
+
+    def pick(row: Sequence[int], span: Span) -> int:
+        if list(row[span.start : span.stop]) == ids[bare.start : bare.stop]:
+            return span.start + index
+        return next(pos for pos in range(span.start, span.stop) if behind(row, pos, span) <= rest)
+
+    return pick
+
+
+def _occurrence(fact: Fact, prefix: str = "") -> int:
+    """A text before the prompt may name the subject itself; the one meant is where the template has its placeholder."""
+    return count_occurrences(prefix + fact.template.split("{}")[0], fact.subject)
+
+
+def _target_row(model: LanguageModel, fact: Fact, target: str, prefix: str, pick: Pick | None) -> Row:
     prompt = prefix + fact.prompt
     ids, n_prompt = join(model, prompt, target)
-    # A generated context may name the subject itself; the one meant is where the template has its placeholder.
-    before = prefix + fact.template.split("{}")[0]
-    occurrence = count_occurrences(before, fact.subject)
-    return Row(tuple(ids), _fact_position(model, prompt, fact.subject, occurrence, n_prompt, fact_token), n_prompt)
+    lookup = _position(model, prompt, ids[:n_prompt], fact.subject, _occurrence(fact, prefix), pick)
+    return Row(tuple(ids), lookup, n_prompt)
 
 
-def _essence_row(model: LanguageModel, subject: str, fact_token: FactToken) -> Row:
+def _essence_row(model: LanguageModel, subject: str, pick: Pick | None) -> Row:
     prompt = f"{subject} is a"
     ids = model.encode(prompt)
-    return Row(tuple(ids), _fact_position(model, prompt, subject, 0, len(ids), fact_token), len(ids))
+    return Row(tuple(ids), _position(model, prompt, ids, subject, 0, pick), len(ids))
 
 
-def _fact_position(
-    model: LanguageModel, prompt: str, subject: str, occurrence: int, n_prompt: int, fact_token: FactToken
+def _position(
+    model: LanguageModel, prompt: str, ids: Sequence[int], subject: str, occurrence: int, pick: Pick | None
 ) -> int:
-    if fact_token == "last":
-        return n_prompt - 1
-    span = subject_span(model, prompt, subject, occurrence)
-    return span.stop - 1 if fact_token == "subject_last" else span.start
+    """Of the fact token, in the ids of a prompt."""
+    return len(ids) - 1 if pick is None else pick(ids, subject_span(model, prompt, subject, occurrence))
 
 
 def mean_key(keys: torch.Tensor) -> torch.Tensor:

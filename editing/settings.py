@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import Literal
 
-from editing.keys import FactToken
+from editing.keys import FACT_TOKENS, NUMBERED, FactToken
 from editing.values import ValueSettings
 
 
@@ -20,8 +20,9 @@ class SearchSettings:
     fact_token: FactToken = field(
         default="subject_last",
         metadata={
-            "help": "Token of the prompt at which the fact is looked up.",
-            "choices": ("subject_last", "subject_first", "last"),
+            "help": "Token at which the fact is looked up; subject:K is token K of the subject, counted from 0.",
+            "choices": FACT_TOKENS,
+            "pattern": (NUMBERED, "subject:K"),
         },
     )
     steps: int = field(default=40, metadata={"help": "Most steps of the search for the value.", "min": 1, "max": 500})

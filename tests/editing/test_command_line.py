@@ -39,6 +39,16 @@ def test_prints_diagnostics_and_five_metrics(folder: str, tmp_path: Path, capsys
     assert Edit.load(path).requests[0].target_new == "Paris"
 
 
+def test_an_edit_can_be_placed_at_any_token_of_the_subject(folder: str, capsys: pytest.CaptureFixture[str]) -> None:
+    keys = []
+    for number in ("0", "1"):
+        assert main([*arguments(folder), "--fact-token", f"subject:{number}", "--json"]) == 0
+        edit = json.loads(capsys.readouterr().out)["edit"]
+        assert edit["config"]["fact_token"] == f"subject:{number}"
+        keys.append(edit)
+    assert keys[0]["diagnostics"] != keys[1]["diagnostics"]
+
+
 def test_json_is_one_object(folder: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*arguments(folder), "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
@@ -58,6 +68,8 @@ def test_json_is_one_object(folder: str, capsys: pytest.CaptureFixture[str]) -> 
         ({"layer": "4"}, "layer 4 is out of range: this model has layers 0 to 3"),
         ({"target-new": "Seattle"}, "equals the true answer"),
         ({"norm-limit": "-1"}, "norm_limit is -1.0"),
+        ({"fact-token": "middle"}, "unknown fact_token 'middle'"),
+        ({"fact-token": "subject:9"}, "has 2 tokens, counted from 0; choose a token from subject:0 to subject:1"),
         ({"save": "/no/such/folder/edit"}, "there is no folder"),
     ],
 )

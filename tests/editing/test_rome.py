@@ -11,7 +11,7 @@ import torch
 from editing import METHODS, EditCancelled, RomeConfig, apply_edits
 from editing.contexts import make_contexts
 from editing.edit import Edit
-from editing.keys import make_batch, mean_key
+from editing.keys import fact_position, make_batch, mean_key
 from editing.moments import identity
 from editing.rome import RankOneConfig, RRomeConfig, key_direction, rank_one_update
 from editing.values import read_start
@@ -263,7 +263,7 @@ def test_two_threads_with_two_views_do_not_meet() -> None:
 def test_fact_token_chooses_the_position(fact_token: str) -> None:
     model = tiny_model("gpt2")
     contexts = ("{}", "The Space Needle again. {}")  # a context that names the subject itself
-    batch = make_batch(model, REQUEST.fact, "Paris", contexts, fact_token)  # type: ignore[arg-type]
+    batch = make_batch(model, REQUEST.fact, "Paris", contexts, fact_token)
     for row, before in zip(batch.rows, ("", "The Space Needle again. ", None), strict=True):
         prompt = REQUEST.fact.prompt if before is not None else "Space Needle is a"
         whole = (before or "") + prompt
@@ -276,6 +276,43 @@ def test_fact_token_chooses_the_position(fact_token: str) -> None:
         through = model.decode(list(row.ids[: row.lookup + 1]))
         assert whole.startswith(through.rstrip())
         assert len(model.decode(list(row.ids[: row.lookup]))) < ends[fact_token] <= len(through)
+
+
+def test_a_numbered_fact_token_is_the_same_piece_of_the_subject_in_every_text() -> None:
+    """In the bare prompt the numbers run through the subject; elsewhere the letters behind the token are the same."""
+    model, contexts = tiny_model("gpt2"), ("{}", "The Space Needle again. {}", "(Space Needle) {}")
+    first, last = (
+        make_batch(model, REQUEST.fact, "Paris", contexts, name) for name in ("subject_first", "subject_last")
+    )
+    length = int(last.lookup[0] - first.lookup[0]) + 1
+    assert length == 2
+    for index in range(length):
+        batch = make_batch(model, REQUEST.fact, "Paris", contexts, f"subject:{index}")
+        assert int(batch.lookup[0]) == int(first.lookup[0]) + index
+        assert fact_position(model, REQUEST.fact, f"subject:{index}") == int(batch.lookup[0])
+        rests = []
+        for row, end in zip(batch.rows, last.lookup.tolist(), strict=True):
+            rests.append(model.decode(list(row.ids[row.lookup + 1 : end + 1])).strip())
+        assert len(set(rests)) == 1, rests
+    assert torch.equal(make_batch(model, REQUEST.fact, "Paris", contexts, f"subject:{length - 1}").lookup, last.lookup)
+
+
+def test_a_subject_split_otherwise_elsewhere_keeps_the_letters() -> None:
+    """ "␣S ha qu …" behind a blank, "Sha qu …" at the start of a text: there the index alone would be another piece."""
+    model, fact = tiny_model("gpt2"), Fact("Shaquille O'Neal", "The man {} plays", "basketball")
+    for index, pieces in ((0, (" S", "Sha")), (1, ("ha", "Sha")), (2, ("qu", "qu")), (3, ("i", "i"))):
+        batch = make_batch(model, fact, "tennis", ("{}",), f"subject:{index}")  # the last row begins with the subject
+        assert tuple(model.token_strings([row.ids[row.lookup]])[0] for row in batch.rows) == pieces
+
+
+def test_a_token_that_the_subject_does_not_have_is_refused() -> None:
+    model = tiny_model("gpt2")
+    with pytest.raises(ValueError, match=r"fact_token is 'subject:40', but the subject 'Space Needle' has \d+ tokens"):
+        make_batch(model, REQUEST.fact, "Paris", ("{}",), "subject:40")
+    for wrong in ("subject:", "subject:-1", "subject:1.5", "first"):
+        with pytest.raises(ValueError, match=r"unknown fact_token .* subject_first, last, subject:K"):
+            RomeConfig(layer=1, fact_token=wrong)
+    assert RomeConfig(layer=1, fact_token="subject:1").fact_token == "subject:1"
 
 
 def test_contexts_are_seeded_and_free_of_braces() -> None:
