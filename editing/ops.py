@@ -47,8 +47,13 @@ class WeightDelta:
             )
         _check_finite(self.name, self.rows, self.cols)
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(d_out, d_in) of the dense change, which is not computed for this."""
+        return len(self.rows), self.cols.shape[1]
+
     def matrix(self) -> torch.Tensor:
-        """The dense change, [d_out, d_in]."""
+        """The dense change, [d_out, d_in].  The factors of a small file may make a huge one: compare `shape` first."""
         return self.rows @ self.cols
 
     @property
@@ -81,6 +86,11 @@ class DenseDelta:
                 f"the change of {self.name!r} has shape {tuple(self.change.shape)}; expected [d_out, d_in] or [d_out]"
             )
         _check_finite(self.name, self.change)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(d_out, d_in), or (d_out,) for a bias."""
+        return tuple(self.change.shape)
 
     def matrix(self) -> torch.Tensor:
         """The change itself."""

@@ -23,7 +23,7 @@ import torch
 
 from editing import codebook, prefix, side
 from editing.edit import Edit
-from editing.ops import CodebookOp, Delta, PromptOp, RouteOp, SideOp, WeightDelta
+from editing.ops import CodebookOp, Delta, DenseDelta, PromptOp, RouteOp, SideOp, WeightDelta
 from models import LanguageModel, Sampling, as_out_in
 from models.views import Rewrite
 
@@ -220,6 +220,7 @@ def apply_edits(model: LanguageModel, edits: Sequence[Edit], *, force: bool = Fa
                 f"the edit was computed from weights {edit.model_revision[:12]}, but model {model.name!r} has "
                 f"{model.revision[:12]}; load the model it was made for, or force it"
             )
+        _check_sizes(base, edit)
     active = (*present, *(on_base(edit, base, present) for edit in edits))
     inner = _weights_view(base, active)
     prompts = [op for edit in active for op in edit.ops if isinstance(op, PromptOp)]
@@ -272,11 +273,6 @@ def _changed(model: LanguageModel, name: str, change: torch.Tensor) -> torch.Ten
     stored = model.weight(name)
     module = model.module.get_submodule(name.rpartition(".")[0])
     oriented = as_out_in(module, stored) if stored.ndim == 2 else stored
-    if change.shape != oriented.shape:
-        raise ValueError(
-            f"the edit changes {name!r} by a matrix of shape {list(change.shape)}, but the model has "
-            f"{list(oriented.shape)} there; it was made for another model"
-        )
     summed = (oriented.double() + change).to(stored.dtype)
     return as_out_in(module, summed) if stored.ndim == 2 else summed
 
@@ -286,11 +282,8 @@ def _rewrites(base: LanguageModel, edits: Sequence[Edit]) -> dict[str, Rewrite]:
     rewrites: dict[str, Rewrite] = {}
     ops = [op for edit in edits for op in edit.ops]
     for name, sides in _grouped([op for op in ops if isinstance(op, SideOp)], lambda op: op.name).items():
-        path = name.rpartition(".")[0]
-        _check_size(base, name, {op.shape for op in sides})
-        rewrites[path] = side.SideRewrite(side.fold(sides))
+        rewrites[name.rpartition(".")[0]] = side.SideRewrite(side.fold(sides))
     for path, books in _grouped([op for op in ops if isinstance(op, CodebookOp)], lambda op: op.module).items():
-        _check_size(base, f"{path}.weight", {(op.values.shape[1], op.keys.shape[1]) for op in books})
         book = codebook.CodebookRewrite(codebook.fold(books))
         rewrites[path] = _both(rewrites[path], book) if path in rewrites else book
     return rewrites
@@ -300,15 +293,44 @@ def _both(first: Rewrite, second: Rewrite) -> Rewrite:
     return lambda inputs, output: second(inputs, first(inputs, output))
 
 
-def _check_size(base: LanguageModel, name: str, given: set[tuple[int, int]]) -> None:
-    stored = base.weight(name)
-    size = tuple(as_out_in(base.module.get_submodule(name.rpartition(".")[0]), stored).shape)
-    for shape in given:
-        if shape != size:
+def _check_sizes(base: LanguageModel, edit: Edit) -> None:
+    """Compare the edit's shapes with the model's before anything is multiplied or filled in: two vectors in a file of
+    100 kB can be the factors of a matrix of gigabytes."""
+    shards: dict[str, set[int]] = {}
+    for op in edit.ops:
+        if isinstance(op, CodebookOp):
+            _check_size(base, f"{op.module}.weight", (op.values.shape[1], op.keys.shape[1]))
+        elif isinstance(op, WeightDelta | DenseDelta | SideOp):
+            _check_size(base, op.name, tuple(op.shape))
+        if isinstance(op, SideOp):
+            shards.setdefault(op.name, set()).add(op.shard)
+    for name, numbers in shards.items():
+        if len(numbers) > 1:  # each is stored as a few entries and computed with as a whole matrix
+            raise ValueError(f"the edit has {len(numbers)} side weights at {name!r}; no method makes more than one")
+    for name, keys in edit.keys.items():
+        d_in = _size(base, name)[-1]
+        if keys.ndim != 2 or keys.shape[1] != d_in:
             raise ValueError(
-                f"the edit acts on {name!r} as a layer of shape {list(shape)}, but the model has {list(size)} there; "
+                f"the edit keeps keys of shape {list(keys.shape)} for {name!r}, but the model reads [n, {d_in}] there; "
                 "it was made for another model"
             )
+
+
+def _check_size(base: LanguageModel, name: str, shape: tuple[int, ...]) -> None:
+    size = _size(base, name)
+    if shape != size:
+        raise ValueError(
+            f"the edit changes {name!r} by a matrix of shape {list(shape)}, but the model has {list(size)} there; "
+            "it was made for another model"
+        )
+
+
+def _size(base: LanguageModel, name: str) -> tuple[int, ...]:
+    """(d_out, d_in) of a weight, or (d_out,) of a bias."""
+    stored = base.weight(name)
+    if stored.ndim != 2:
+        return tuple(stored.shape)
+    return tuple(as_out_in(base.module.get_submodule(name.rpartition(".")[0]), stored).shape)
 
 
 def _memories(base: LanguageModel, edits: Sequence[Edit]) -> list[Memory]:

@@ -1,6 +1,7 @@
 """Edits as data: applying, adding up, saving, refusing."""
 
 import dataclasses
+import resource
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,29 @@ def test_another_shape_is_refused() -> None:
     delta = WeightDelta(model.architecture.key_weight_name(0), torch.ones(3, 1), torch.ones(1, 5))
     with pytest.raises(ValueError, match="made for another model"):
         apply_edits(model, [dataclasses.replace(toy(model, 0, 0), ops=(delta,))])
+
+
+@pytest.mark.parametrize("kind", ["factors", "side weights", "keys"])
+def test_a_small_file_that_would_grow_to_gigabytes_is_refused_before_it_grows(kind: str, tmp_path: Path) -> None:
+    """Factors of a matrix of 14,000 x 14,000, thousands of whole weights, keys whose products would be as large."""
+    model, n = tiny_model("gpt2"), 14_000
+    name = model.architecture.key_weight_name(0)
+    edit = toy(model, 0, 0)
+    if kind == "factors":
+        edit = dataclasses.replace(edit, ops=(WeightDelta(name, torch.ones(n, 1), torch.ones(1, n)),))
+    elif kind == "side weights":
+        index, change = torch.zeros(1, dtype=torch.int64), torch.ones(1)
+        shape = (model.d_model, model.d_mlp)
+        sides = (SideOp(name, shape, index.clone(), change.clone(), shard, 1.0, 1.0) for shard in range(4000))
+        edit = dataclasses.replace(edit, ops=tuple(sides))
+    else:
+        edit = dataclasses.replace(edit, keys={name: torch.ones(1, n)})
+    edit.save(tmp_path / "edit.safetensors")
+    read = Edit.load(tmp_path / "edit.safetensors")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ValueError, match=r"made for another model|no method makes more than one"):
+        apply_edits(model, [read])
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000  # kB
 
 
 def test_files_that_are_no_edits_are_refused(edit: Edit, tmp_path: Path) -> None:
