@@ -16,6 +16,7 @@ from editing.edit import Diagnostic, Edit, LossStep
 from editing.ops import as_tuples, plain_of, rebuilt, tensors_of
 from editing.registry import get_method
 from facts import EditRequest, Fact, Probe
+from facts.regular import check_regular
 
 FORMAT = "engram-edit-2"
 
@@ -55,8 +56,10 @@ def load_edit(path: Path) -> Edit:
         FileNotFoundError: if there is no such file.
         ValueError: if the file is not a saved edit, or was changed since.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file {str(path)!r}; give the path of a saved edit")
+    instead = "give the path of a saved edit"
+    check_regular(path, instead)
+    if not path.exists():
+        raise FileNotFoundError(f"there is no file {str(path)!r}; {instead}")
     try:
         with safe_open(str(path), framework="pt") as file:
             metadata = file.metadata() or {}

@@ -23,6 +23,7 @@ from safetensors.torch import save_file
 from editing.edit import Cancelled, EditCancelled, Progress
 from editing.settings import MomentSettings
 from editing.view import EditedModel
+from facts.regular import check_regular
 from models import LanguageModel, pad, run
 from models.reference.corpus import sample_texts
 
@@ -216,7 +217,8 @@ def moment_for(
         return identity(model.d_mlp)
     if settings.corpus:
         path = Path(settings.corpus)
-        if not path.is_file():
+        check_regular(path, "give a text file with a document a line")
+        if not path.exists():
             raise FileNotFoundError(f"there is no text file {settings.corpus!r}; give one with a document a line")
         texts, source = path.read_text(encoding="utf-8").splitlines(), path.name
     else:

@@ -27,6 +27,7 @@ from experiments.kinds import Context, kind
 from experiments.memory import FIXED
 from experiments.plan import Spec, canonical
 from facts import EditRequest, Fact, Probe
+from facts.regular import check_regular
 
 if TYPE_CHECKING:
     from metrics import EditReport
@@ -207,6 +208,7 @@ def _rests_on(spec: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _sha256(path: Path) -> str:
+    check_regular(path, "give the path of a text file")
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 

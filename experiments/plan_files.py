@@ -38,6 +38,7 @@ from facts import Case, Fact
 from facts.atlas import AtlasFact, load_atlas
 from facts.importers import read_cases
 from facts.probes import edit_request
+from facts.regular import check_regular
 
 if TYPE_CHECKING:
     from models import LanguageModel
@@ -53,7 +54,8 @@ def read_plan_file(path: Path | str) -> dict[str, Any]:
         ValueError: if it is no TOML, or says something a plan does not have.
     """
     path = Path(path)
-    if not path.is_file():
+    check_regular(path, "give the path of a TOML file")
+    if not path.exists():
         raise FileNotFoundError(f"there is no plan {str(path)!r}")
     try:
         found = tomllib.loads(path.read_text(encoding="utf-8"))

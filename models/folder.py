@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from facts.regular import check_regular
 from models.architectures import architecture_named
 
 LIMITS = {
@@ -34,6 +35,9 @@ def check_folder(folder: Path) -> dict[str, Any]:
     Raises:
         ValueError: if something is missing, too large, not safetensors or not the file it should be.
     """
+    for path in folder.iterdir():
+        if not path.is_dir():
+            check_regular(path, "remove it from the model's folder")
     config = _config(folder)
     check_config(config)
     for path in weight_files(folder):

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from facts import Fact
+from facts.regular import check_regular
 from models import LanguageModel
 from tracing.average import AverageEffects, by_category, map_name, not_positions
 from tracing.case import Progress, TraceCancelled
@@ -237,6 +238,7 @@ class _Journal:
         if path is None:
             return cls(None, {})
         path = Path(path)
+        check_regular(path, "name a new file")
         if not path.exists():
             path.write_text(json.dumps(settings) + "\n", encoding="utf-8")
             return cls(path, {})

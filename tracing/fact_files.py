@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from facts import Fact
+from facts.regular import check_regular
 
 ANSWERS = ("target_true", "answer", "attribute")
 
@@ -25,7 +26,8 @@ def read_facts(path: str | Path) -> list[Fact]:
         ValueError: naming the record and what is wrong with it, or the file if it cannot be read as its ending says.
     """
     path = Path(path)
-    if not path.is_file():
+    check_regular(path, "give the path of a file of facts")
+    if not path.exists():
         raise FileNotFoundError(f"there is no file {str(path)!r}")
     facts = []
     for number, record in enumerate(_records(path), 1):

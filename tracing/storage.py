@@ -12,6 +12,8 @@ from typing import Any, ClassVar, Self, cast
 
 import numpy as np
 
+from facts.regular import check_regular
+
 
 class Stored:
     """Saving, loading and JSON for a frozen dataclass of plain values, tuples, arrays and mappings of arrays."""
@@ -88,6 +90,7 @@ def read(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
         FileNotFoundError: if there is no such file.
         ValueError: if it is not a saved result.
     """
+    check_regular(path, "give the path of a saved trace or lens")
     try:
         # opened here, since np.load leaves a broken archive open
         with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:

@@ -21,6 +21,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save_file
 from torch import Tensor
 
+from facts.regular import check_regular
+
 FORMAT = "engram-editor-1"
 BUNDLED = Path(__file__).parents[1] / "artefacts"
 """Holds one folder a method for the bundled model."""
@@ -87,6 +89,7 @@ def load_artefact(folder: Path, kind: str, revision: str) -> Artefact:
     command = f"`python -m editing.train {kind} --model NAME --out FOLDER` and give its folder as the setting artefact"
     if not (folder / MANIFEST).is_file():
         raise FileNotFoundError(f"there is no trained {kind} editor in {str(folder)!r}; train one with {command}")
+    check_regular(folder / TENSORS, f"train an editor with {command}")
     manifest, digest = _manifest(folder)
     if manifest["kind"] != kind:
         raise EditorError(f"the editor in {str(folder)!r} is one of {manifest['kind']!r}, not of {kind!r}")

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from facts.regular import check_regular
+
 PIECE = 1 << 18
 """Bytes read at a time."""
 
@@ -42,7 +44,7 @@ def pieces_of(source: Source) -> Iterator[Iterator[str]]:
     Bytes that are not UTF-8 become lone surrogates, which the row that holds them is refused for.
 
     Raises:
-        ValueError: if there is no such file, or it is empty or no text.
+        ValueError: if there is no such file, or it is no ordinary file, empty or no text.
     """
     if not isinstance(source, str | os.PathLike):
         yield _pieces(source, name_of(source))
@@ -52,13 +54,13 @@ def pieces_of(source: Source) -> Iterator[Iterator[str]]:
 
 
 def _open(source: str | os.PathLike[str]) -> IO[bytes]:
+    instead = "give the path of a JSON, JSONL or CSV file"
+    check_regular(source, instead)
     try:
         return Path(source).open("rb")
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise ValueError(
-            f"{str(source)!r} cannot be read ({reason}); give the path of a JSON, JSONL or CSV file"
-        ) from None
+        raise ValueError(f"{str(source)!r} cannot be read ({reason}); {instead}") from None
 
 
 def _pieces(stream: IO[Any], name: str) -> Iterator[str]:
