@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from facts import EditRequest, Fact
 from facts.atlas import load_atlas
 from facts.importers import Rejected, detect, read_cases
 from facts.probes import edit_request
+from facts.regular import check_regular
 from facts.types import Case
 
 ATLAS = "atlas"
@@ -43,17 +44,33 @@ class Dataset:
         return "".join(json.dumps(asdict(row)) + "\n" for row in self.rejected).encode()
 
 
-def read_dataset(source: str) -> Dataset:
+def read_dataset(source: str, *, quote: bool = True) -> Dataset:
     """Read a whole file once.
 
     Args:
         source: "atlas", or a path.
+        quote: whether words of a file, or of a row, that is no dataset may be repeated.  Not those of the server's own.
 
     Raises:
         ValueError: if the file cannot be read or its format is not known.
     """
     if source == ATLAS:
         return _atlas()
+    if quote:
+        return _read(source)
+    check_regular(source, "give the path of a JSON, JSONL or CSV file")
+    try:
+        found = _read(source)
+    except ValueError:
+        found = None
+    if found is None or not found.cases:
+        raise ValueError("the file cannot be read as a dataset; `python -m facts.importers` says why")
+    reason = "`python -m facts.importers` says why"
+    rejected = tuple(replace(row, field="", reason=reason, raw="") for row in found.rejected)
+    return replace(found, rejected=rejected)
+
+
+def _read(source: str) -> Dataset:
     title = detect(source).title
     rejected: list[Rejected] = []
     counts = {"cases": 0, "traceable": 0, "editable": 0, "noted": 0, "rejected": 0}

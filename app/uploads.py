@@ -64,6 +64,11 @@ class Uploads:
             raise ValueError("the file holds no text; write a document a line")
         return self.keep("\n".join(text.splitlines()).encode(), ".txt")
 
+    def holds(self, path: str) -> bool:
+        """Whether a path is that of a file a reader handed in."""
+        with self._lock:
+            return path in map(str, self._paths.values())
+
     def path(self, name: str) -> Path:
         """Where the file is.
 

@@ -178,12 +178,13 @@ def compare(ask: CompareAsk) -> Work:
 
 
 def dataset(source: str) -> Work:
-    """What a file, or the atlas, holds."""
+    """What a file, or the atlas, holds; only a reader's own file is quoted where it is no dataset."""
+    uploaded = cache.uploads().holds(source)
 
     def work(progress: Progress, cancelled: Cancelled) -> object:
         from app.datasets import read_dataset
 
-        return read_dataset(source)
+        return read_dataset(source, quote=uploaded)
 
     return work
 

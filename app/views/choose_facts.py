@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
-from app import cache, state, work
+from app import cache, server_paths, state, work
 from app.datasets import ATLAS
 from app.jobs import Job, Runner, job_key
 from app.views.waiting import Waiting
@@ -46,14 +46,14 @@ def source() -> str:
         "QAEdit, known_1000, EasyEdit requests, or a plain table with subject, prompt and answer.",
     )
     path = ""
-    if local():
+    if server_paths.allowed():
         path = st.text_input(
-            "or a path on this computer",
+            "or a path on the server",
             key="batch_path",
             max_chars=1000,
             placeholder="/data/counterfact.json",
             persist_state="session",
-            help=f"For files of more than {LARGEST_MB} MB. Asked only where the page is served to this computer alone.",
+            help=f"For files of more than {LARGEST_MB} MB. Asked only if the server was started with --server-paths.",
         )
     if file is not None:
         st.session_state.batch_kept = _keep(file.name, file.getvalue())

@@ -6,11 +6,10 @@ import datetime
 
 import streamlit as st
 
-from app import sweeps
+from app import server_paths, sweeps
 from app.jobs import Runner
 from app.sweeps import Experiment
 from app.views import show_experiment
-from app.views.choose_facts import local
 from app.views.waiting import Waiting
 from app.wording import plain
 from experiments.ledger import Ledger
@@ -93,5 +92,5 @@ def _table(rows: list[dict[str, object]]) -> None:
 
 
 def _where() -> None:
-    place = f"in {sweeps.root()}" if local() else "on the server"
+    place = f"in {sweeps.root()}" if server_paths.allowed() else "on the server"
     st.caption(plain(f"Kept {place}, a folder each; ENGRAM_RUNS names another place."))

@@ -37,6 +37,34 @@ def test_a_file_is_counted_once_and_bad_rows_are_named(tmp_path: Path) -> None:
     assert {request.target_new for request in requests_of(str(path), 1)} == {"Spain", "Peru"}
 
 
+SECRET = "root:x:0:0:the password is mellon:/root"
+
+
+def test_nothing_of_a_file_of_the_server_is_quoted_but_its_cases(tmp_path: Path) -> None:
+    path = tmp_path / "passwd.jsonl"
+    path.write_text("\n".join([SECRET] * 3))
+    with pytest.raises(ValueError, match="^the file cannot be read as a dataset"):
+        read_dataset(str(path), quote=False)
+    path.write_text("\n".join([*map(json.dumps, ROWS), SECRET]))
+    found = read_dataset(str(path), quote=False)
+    assert (found.cases, found.n_rejected) == (3, 2)
+    assert "mellon" not in repr(found) + found.rejected_file.decode()
+    with pytest.raises(ValueError, match="it is a device"):
+        read_dataset("/dev/zero", quote=False)
+
+
+def test_a_path_of_the_server_is_asked_for_only_behind_its_switch(
+    new_page: NewPage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = new_page()
+    page.switch_page("batch.py").run()
+    page.segmented_control(key="batch_source").set_value("file").run()
+    assert not [field for field in page.text_input if field.key == "batch_path"]
+    monkeypatch.setenv("ENGRAM_SERVER_PATHS", "1")
+    page.run()
+    assert [field.label for field in page.text_input if field.key == "batch_path"] == ["or a path on the server"]
+
+
 def test_the_atlas_needs_no_file() -> None:
     found = read_dataset("atlas")
     assert found.traceable == found.editable == len(list(facts_of("atlas", 3))) > 1000

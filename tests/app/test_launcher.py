@@ -50,15 +50,36 @@ def test_a_started_server_obeys_the_file(command: list[str], tmp_path: Path) -> 
         )
         try:
             wait_until_healthy(port, server, log)
+            answers = {host: status_of_a_connection(port, host) for host in HOSTS}
             told = log.read_text()
         finally:
             server.terminate()
             server.wait(20)
     # The file's address: without it Streamlit binds every interface and prints its network URL.
     assert f"127.0.0.1:{port}" in told
+    assert answers == HOSTS
     assert "Network URL" not in told
     # gatherUsageStats = false: without it the first start says that statistics are collected.
     assert "usage statistics" not in told.lower()
+
+
+HOSTS = {"localhost": 101, "127.0.0.1": 101, "[::1]": 101, "evil.example": 403, "127.0.0.1.evil.example": 403}
+"""Names a browser may ask for, and what the server answers: 101 begins a session, 403 refuses it."""
+
+
+def status_of_a_connection(port: int, host: str) -> int:
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+        lines = (
+            "GET /_stcore/stream HTTP/1.1",
+            f"Host: {host}:{port}",
+            f"Origin: http://{host}:{port}",
+            "Upgrade: websocket",
+            "Connection: Upgrade",
+            "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+            "Sec-WebSocket-Version: 13",
+        )
+        connection.sendall("\r\n".join([*lines, "", ""]).encode())
+        return int(connection.recv(100).split()[1])
 
 
 def wait_until_healthy(port: int, server: subprocess.Popen[bytes], log: Path) -> None:
@@ -86,3 +107,37 @@ def test_the_environment_of_the_user_wins(monkeypatch: pytest.MonkeyPatch) -> No
     assert os.environ["STREAMLIT_SERVER_ADDRESS"] == "0.0.0.0"
     assert os.environ["STREAMLIT_CLIENT_TOOLBAR_MODE"] == "minimal"
     assert called == [["run", str(MAIN), "--server.port", "1234"]]
+
+
+@pytest.mark.parametrize(
+    ("flags", "variables", "hosts"),
+    [
+        ([], {}, "localhost 127.0.0.1 ::1"),
+        (["--server.address=10.0.0.7"], {}, "localhost 127.0.0.1 ::1 10.0.0.7"),
+        (["--server.address", "lab"], {"ENGRAM_ALLOWED_HOSTS": "a.b, lab"}, "localhost 127.0.0.1 ::1 lab a.b"),
+        ([], {"STREAMLIT_SERVER_ALLOWED_HOSTS": "one"}, "one"),
+    ],
+)
+def test_the_names_the_page_answers_to(
+    flags: list[str], variables: dict[str, str], hosts: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from streamlit.web import cli
+
+    from app.__main__ import main
+
+    monkeypatch.setattr(cli, "main", lambda arguments, prog_name: None)
+    monkeypatch.setattr(os, "environ", dict(variables))
+    main(flags)
+    assert os.environ["STREAMLIT_SERVER_ALLOWED_HOSTS"] == hosts
+
+
+def test_paths_of_the_server_have_a_switch(monkeypatch: pytest.MonkeyPatch) -> None:
+    from streamlit.web import cli
+
+    from app.__main__ import main
+
+    called = []
+    monkeypatch.setattr(cli, "main", lambda arguments, prog_name: called.append(arguments))
+    monkeypatch.setattr(os, "environ", {})
+    main(["--server-paths"])
+    assert (os.environ["ENGRAM_SERVER_PATHS"], called) == ("1", [["run", str(MAIN)]])
