@@ -43,7 +43,7 @@ SECRET = "root:x:0:0:the password is mellon:/root"
 def test_nothing_of_a_file_of_the_server_is_quoted_but_its_cases(tmp_path: Path) -> None:
     path = tmp_path / "passwd.jsonl"
     path.write_text("\n".join([SECRET] * 3))
-    with pytest.raises(ValueError, match="^the file cannot be read as a dataset"):
+    with pytest.raises(ValueError, match=r"^the file cannot be read as a dataset"):
         read_dataset(str(path), quote=False)
     path.write_text("\n".join([*map(json.dumps, ROWS), SECRET]))
     found = read_dataset(str(path), quote=False)

@@ -1,4 +1,4 @@
-"""A pretrained model for the tests of this folder: SmolLM2 135M, fetched once by `python -m models get smollm2-135m`."""
+"""SmolLM2 135M for the tests of this folder, fetched once by `python -m models get smollm2-135m`."""
 
 import os
 from pathlib import Path

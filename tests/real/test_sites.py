@@ -1,4 +1,4 @@
-"""The paper's figure on SmolLM2 (Meng et al. 2022, figure 1): an early site at the subject, a late one at the last token.
+"""The paper's figure on SmolLM2 (Meng et al. 2022, figure 1): an early site at the subject, a late one at the end.
 
 The fact is carried by *iffel*, the second of the three tokens of "Eiffel Tower", and not by the last one.
 """
