@@ -23,7 +23,8 @@ from experiments.processes import one_thread
 from experiments.trace_cells import level_of
 from facts.atlas import load_atlas
 from facts.probes import edit_request
-from models import LanguageModel, load_model
+from models import LanguageModel
+from models.options import add_model_options, load_from
 from tracing import measure_noise
 
 LOOKED = 100
@@ -88,12 +89,12 @@ def row(one: Mapping[str, Any]) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="reference", help='"reference", a folder or a hub id')
+    add_model_options(parser)
     parser.add_argument("--layer", type=int, default=1, help="edited")
     parser.add_argument("--json", action="store_true", help="print a JSON list instead of a table")
     options = parser.parse_args(arguments)
     one_thread()
-    model = load_model(options.model)
+    model = load_from(options)
     listed = cases(model, options.layer)
     measure(model, *listed[0][1:])  # what is imported on the way is not the next cell's
     found = []

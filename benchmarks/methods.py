@@ -28,7 +28,8 @@ from editing.configs import make_config
 from editing.train.artefact import EditorError
 from facts.atlas import load_atlas
 from metrics.statistics import bootstrap
-from models import LanguageModel, load_model
+from models import LanguageModel
+from models.options import add_model_options, load_from
 
 COLUMNS: dict[str, str] = {
     "reliability": "Reliability",
@@ -192,7 +193,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     torch.set_num_threads(options.threads)
     means: dict[str, dict[str, Mean]] = {}
     try:
-        model = load_model(options.model)
+        model = load_from(options)
         chosen = variants(model, options.methods, options.set)
         atlas = load_atlas()
         requests = held_out_requests(model, atlas, options.n, options.seed)
@@ -232,7 +233,7 @@ def _ticker(label: str, n: int) -> Callable[[int], None]:
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="reference", help='"reference", a folder or a hub id')
+    add_model_options(parser)
     parser.add_argument("--methods", nargs="+", help=f"of {NO_OP}, {', '.join(METHODS)} and variants; all by default")
     parser.add_argument("--set", nargs="+", default=[], metavar="METHOD.SETTING=VALUE", help="such as rome.layer=1")
     parser.add_argument("--n", type=int, default=200, help="edits for each method")

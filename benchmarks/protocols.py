@@ -39,7 +39,8 @@ from metrics.protocols import (
     summarise,
 )
 from metrics.types import Metric, Settings
-from models import LanguageModel, load_model
+from models import LanguageModel
+from models.options import add_model_options, load_from
 from models.reference.evaluate import BEST_LAYER
 
 METHOD = "r-rome"
@@ -193,7 +194,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.edits < 1:
             raise ValueError(f"--edits is {options.edits}; expected at least 1")
-        model, atlas = load_model(options.model), load_atlas()
+        model, atlas = load_from(options), load_atlas()
         requests = requests_of(model, atlas, options.edits, options.seed)
         material = Material(Settings(distractors=(), seed=options.seed), references_of(atlas))
         about = {
@@ -228,7 +229,7 @@ def _ticker(n: int) -> Callable[[int], None]:
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="reference", help='"reference", a folder or a hub id')
+    add_model_options(parser)
     parser.add_argument("--edits", type=int, default=200, help="number of edits")
     parser.add_argument("--layer", type=int, default=BEST_LAYER, help="layer to edit")
     parser.add_argument("--seed", type=int, default=0, help="of the choice of edits and of the drawn texts")

@@ -29,7 +29,8 @@ from experiments.sequences import edits_in_turn
 from facts import EditRequest
 from facts.atlas import load_atlas
 from metrics.sequence import text_perplexity
-from models import LanguageModel, load_model
+from models import LanguageModel
+from models.options import add_model_options, load_from
 from models.reference.corpus import sample_texts
 
 GUARD_SEED = 12_345
@@ -159,7 +160,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _options(arguments)
     torch.set_num_threads(options.threads)
     try:
-        model = load_model(options.model)
+        model = load_from(options)
         chosen = variants(model, options.methods, options.set)
         counts = sorted(set(options.counts))
         requests = held_out_requests(model, load_atlas(), max(counts), options.seed)
@@ -213,7 +214,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--kind", choices=tuple(KINDS), required=True)
     parser.add_argument("--methods", nargs="+", required=True)
     parser.add_argument("--counts", nargs="+", type=int, default=[10, 50, 200], help="numbers of edits to stop at")
-    parser.add_argument("--model", default="reference", help='"reference", a folder or a hub id')
+    add_model_options(parser)
     parser.add_argument("--set", nargs="+", default=[], metavar="METHOD.SETTING=VALUE", help="such as rome.layer=1")
     parser.add_argument("--seed", type=int, default=0, help="of the choice of edits")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="folder for the results")

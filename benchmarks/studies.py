@@ -24,7 +24,8 @@ from benchmarks.tracing_contenders import RomeLoop, Task
 from experiments.studies.average_effects import maps_of
 from experiments.studies.known import ATLAS, draw_facts
 from facts import Fact
-from models import LanguageModel, load_model
+from models import LanguageModel
+from models.options import add_model_options, load_from
 from tracing import NoiseLevel, TraceConfig, average_effects, measure_noise
 from tracing.corruption import draw_noise
 from tracing.question import ask
@@ -83,7 +84,7 @@ def _task(model: LanguageModel, fact: Fact, samples: int, level: NoiseLevel) -> 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.studies", description=__doc__.partition("\n")[0])
-    parser.add_argument("--model", default="reference")
+    add_model_options(parser)
     parser.add_argument("--facts", type=int, default=16)
     parser.add_argument("--samples", type=int, nargs="+", default=[1, 3])
     parser.add_argument("--window", type=int, default=3)
@@ -92,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="print a JSON list instead of sentences")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    model = load_model(options.model)
+    model = load_from(options)
     facts = draw_facts(model, ATLAS, options.facts, 0).items
     found = [
         measure(model, facts, samples, options.window, options.rounds, options.states) for samples in options.samples

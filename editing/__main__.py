@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from editing.edit import Edit
 from editing.registry import DEFAULT_METHOD, METHODS, get_method
+from models.options import add_model_options, load_from
 
 if TYPE_CHECKING:
     from metrics import EditReport
@@ -97,13 +98,12 @@ def _run(options: argparse.Namespace) -> tuple[Edit, EditReport]:
     # The workflow stands above this package; only a command line may reach up to it.
     from app import workflow
     from app.probes import find_fact
-    from models import load_model
 
     find_fact(options.prompt, options.subject, options.answer)  # a misspelt subject is told before the wait
     config_type = get_method(options.method).config_type
     given = {knob.name: getattr(options, knob.name) for knob in fields(config_type)}
     config = config_type(**{name: value for name, value in given.items() if value is not None})
-    model = load_model(options.model)
+    model = load_from(options)
     request = workflow.request_for(model, options.prompt, options.subject, options.answer, options.target_new)
     return workflow.run_edit(model, request, options.method, config, progress=_progress())
 
@@ -133,7 +133,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--subject", required=True, help="the words of the prompt that name what it is about")
     parser.add_argument("--target-new", required=True, help="what the edited model should answer")
     parser.add_argument("--answer", default="", help="the true answer (default: the atlas's, else the model's own)")
-    parser.add_argument("--model", default="reference", help="'reference', a folder or a hub id (default: %(default)s)")
+    add_model_options(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of the summary")
     parser.add_argument("--full", action="store_true", help="also print every score, as a Markdown table")
     # Not `save`: nnsight gives every object an attribute of that name, which argparse takes for a value already set.

@@ -19,6 +19,7 @@ from pathlib import Path
 from experiments import commands
 from experiments.runner import DEADLINE, RunBrokenError
 from experiments.studies import Study, get_study, survey
+from models.options import NAMES, add_model_options
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "run": commands.run,
@@ -62,9 +63,8 @@ def _parser(study: Study | None) -> argparse.ArgumentParser:
 
     run = command("run", study.HELP if study else f"plan and compute; {_listed()}", works=True)
     run.add_argument("what", help="a study, or a plan that ends in .toml")
-    run.add_argument("--model", default=None, help="'reference', a folder or a hub id")
-    run.add_argument("--dtype", default=None, help="float32, bfloat16 or float16")
-    run.add_argument("--device", default=None, help="cpu or cuda")
+    add_model_options(run)
+    run.set_defaults(**dict.fromkeys(NAMES))  # what is not given is the plan's
     run.add_argument("--name", default="", help="of the run, if not the study's or the plan's own")
     if study:
         study.add_options(run)

@@ -105,18 +105,21 @@ def doctor(options: argparse.Namespace) -> int:
 
 
 def _planned(options: argparse.Namespace) -> tuple[LanguageModel | None, Plan]:
-    from experiments.plan_files import plan_of, read_plan_file
+    from experiments.plan_files import DEFAULTS, loading, plan_of, read_plan_file
 
     study: Study | None = options.study
-    tables = {"model": "reference", "dtype": "float32", "device": "cpu"} if study else read_plan_file(options.what)
-    given = {name: getattr(options, name) for name in ("model", "dtype", "device", "name")}
+    tables = dict(DEFAULTS) if study else read_plan_file(options.what)
+    given = {name: getattr(options, name) for name in (*DEFAULTS, "name")}
     tables |= {name: value for name, value in given.items() if value}
     model = _load(tables)
+    if model is not None:  # what "auto" came to, so that the run is resumed with the same
+        tables["dtype"] = str(model.dtype).removeprefix("torch.")
+        tables["device"] = "auto" if tables["device_map"] else str(model.device)
     if study is None:
         return model, plan_of(tables, model)
-    options.model, options.dtype, options.device = (tables[name] for name in ("model", "dtype", "device"))
+    options.model = tables["model"]
     plan = study.plan(options, model)  # type: ignore[arg-type]  # a study has a model
-    about = {"study": study.NAME, **plan.about}
+    about = {"study": study.NAME, **plan.about, **loading(tables)}
     return model, replace(plan, about=about, dtype=tables["dtype"], device=tables["device"])
 
 
@@ -126,7 +129,8 @@ def _load(tables: dict[str, Any]) -> LanguageModel | None:
     from experiments.executors import Setup
     from experiments.worker import load
 
-    return load(Setup(tables["model"], tables["dtype"], tables["device"], {}, ()))
+    how = {name: tables[name] for name in ("device_map", "load", "chat")}
+    return load(Setup(tables["model"], tables["dtype"], tables["device"], {}, (), **how))
 
 
 def _work(ledger: Ledger, name: str, options: argparse.Namespace, model: LanguageModel | None) -> int:

@@ -29,6 +29,10 @@ class Setup:
     """What the keys were made with; a worker that finds another refuses to work."""
     modules: tuple[str, ...]
     """To be imported, since they register the kinds of the plan's cells."""
+    device_map: str = ""
+    load: str = ""
+    chat: bool = False
+    """These three as in `models.options.add_model_options`."""
 
 
 @dataclass(frozen=True)

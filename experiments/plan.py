@@ -17,6 +17,9 @@ from typing import Any
 SCHEMA = 1
 """Version of what a key is made of."""
 
+LOADING = "loading"
+"""Where `Plan.about` holds device_map, load and chat of `experiments.executors.Setup`, where they are set."""
+
 Spec = Mapping[str, Any]
 """The settings of a cell: plain JSON."""
 

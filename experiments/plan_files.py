@@ -1,7 +1,7 @@
 """Plans in TOML: a name, a model, and grids of settings.
 
     name = "windows"
-    model = "reference"
+    model = "reference"                    # device, dtype, device_map, load and chat as the options of those names
 
     [[grid]]
     kind = "trace"
@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.edit_cells import request_of
 from experiments.kinds import get_kind
-from experiments.plan import Cell, Plan, grid
+from experiments.plan import LOADING, Cell, Plan, grid
 from experiments.trace_cells import level_of
 from facts import Case, Fact
 from facts.atlas import AtlasFact, load_atlas
@@ -43,7 +43,16 @@ from facts.regular import check_regular
 if TYPE_CHECKING:
     from models import LanguageModel
 
-HEAD = ("name", "model", "dtype", "device", "grid")
+DEFAULTS: Mapping[str, Any] = {
+    "model": "reference",
+    "dtype": "auto",
+    "device": "auto",
+    "device_map": "",
+    "load": "",
+    "chat": False,
+}
+"""What a plan's head says of the model where it says nothing; the values are those of the command line's options."""
+HEAD = ("name", *DEFAULTS, "grid")
 
 
 def read_plan_file(path: Path | str) -> dict[str, Any]:
@@ -67,7 +76,9 @@ def read_plan_file(path: Path | str) -> dict[str, Any]:
     grids = found.get("grid")
     if not isinstance(grids, list) or not all(isinstance(one, dict) and "kind" in one for one in grids):
         raise ValueError(f"the plan {str(path)!r} needs a [[grid]] with a kind")
-    return {"name": path.stem, "model": "reference", "dtype": "float32", "device": "cpu"} | found
+    if not isinstance(found.get("chat", False), bool):
+        raise ValueError(f"the plan {str(path)!r} says chat = {found['chat']!r}; write true or false")
+    return {"name": path.stem, **DEFAULTS, **found}
 
 
 def plan_of(tables: Mapping[str, Any], model: LanguageModel | None) -> Plan:
@@ -86,7 +97,13 @@ def plan_of(tables: Mapping[str, Any], model: LanguageModel | None) -> Plan:
         except ValueError as error:
             raise ValueError(f"grid {number}: {error}") from None
     head = {name: tables[name] for name in ("name", "model", "dtype", "device")}
-    return Plan(cells=tuple(cells), **head)
+    return Plan(cells=tuple(cells), about=loading(tables), **head)
+
+
+def loading(tables: Mapping[str, Any]) -> dict[str, Any]:
+    """What `Plan.about` keeps of the way the model is loaded: nothing for one that is loaded as usual."""
+    told = {name: tables[name] for name in ("device_map", "load", "chat") if tables.get(name)}
+    return {LOADING: told} if told else {}
 
 
 def sample_facts(count: int, seed: int) -> list[AtlasFact]:

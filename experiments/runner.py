@@ -16,6 +16,7 @@ from experiments.kinds import get_kind
 from experiments.leases import Leased
 from experiments.ledger import Ledger
 from experiments.owners import owner as named_owner
+from experiments.plan import LOADING
 from experiments.schema import LedgerError
 
 LEASE = 60.0
@@ -114,7 +115,7 @@ def execute(
         name for (name,) in ledger.read("SELECT DISTINCT kind FROM members JOIN cells USING (key) WHERE run = ?", run)
     }
     modules = tuple(sorted({get_kind(name).module for name in kinds}))
-    setup = Setup(info.model, info.dtype, info.device, dict(info.identity), modules)
+    setup = Setup(info.model, info.dtype, info.device, dict(info.identity), modules, **info.about.get(LOADING, {}))
     with named_owner() as owner, _alive(ledger, run, owner, executor.name, lease):
         try:
             executor.start(setup)

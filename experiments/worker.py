@@ -16,6 +16,7 @@ from experiments.leases import OUT_OF_MEMORY
 from experiments.memory import MemoryRefusedError, check_fits
 from experiments.payload import ResultTooLargeError, encode
 from experiments.plan import canonical
+from models.options import LoadSettings, asked
 
 if TYPE_CHECKING:
     from models import LanguageModel
@@ -88,16 +89,10 @@ def load(setup: Setup) -> LanguageModel:
     """The model a setup names.
 
     Raises:
-        ValueError, FileNotFoundError: as `models.load_model`, and if there is no such dtype.
+        ValueError, FileNotFoundError: as `models.options.load_from`.
     """
-    import torch
-
-    from models import load_model
-
-    dtype = getattr(torch, setup.dtype, None)
-    if not isinstance(dtype, torch.dtype):
-        raise ValueError(f"unknown dtype {setup.dtype!r}; choose from float32, bfloat16, float16")
-    return load_model(setup.model, dtype=dtype, device=setup.device)
+    settings = LoadSettings(setup.device, setup.dtype, setup.device_map, setup.load)
+    return asked(settings.load(setup.model), setup.chat)
 
 
 # ---- messages between processes: JSON and bytes, never pickle

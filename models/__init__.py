@@ -1,14 +1,39 @@
 """The one door to weights and activations: loading, naming, running and patching a language model.
 
-Nothing outside this package imports transformers or nnsight.
+Nothing outside this package imports transformers or nnsight.  Names are imported when first used, so that
+`models.options` can be had without importing torch.
 """
 
-from models.architectures import EDITABLE_FAMILIES, FAMILIES, Architecture, as_out_in
-from models.generation import Sampling
-from models.interventions import Run, Site, run, run_batched
-from models.language_model import LanguageModel
-from models.load import load_model
-from models.tokens import Span, count_occurrences, join, pad, subject_span, target_ids
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from models.architectures import EDITABLE_FAMILIES, FAMILIES, Architecture, as_out_in
+    from models.generation import Sampling
+    from models.interventions import Run, Site, run, run_batched
+    from models.language_model import LanguageModel
+    from models.load import load_model
+    from models.tokens import Span, count_occurrences, join, pad, subject_span, target_ids
+
+HOMES = {
+    "EDITABLE_FAMILIES": "architectures",
+    "FAMILIES": "architectures",
+    "Architecture": "architectures",
+    "LanguageModel": "language_model",
+    "Run": "interventions",
+    "Sampling": "generation",
+    "Site": "interventions",
+    "Span": "tokens",
+    "as_out_in": "architectures",
+    "count_occurrences": "tokens",
+    "join": "tokens",
+    "load_model": "load",
+    "pad": "tokens",
+    "run": "interventions",
+    "run_batched": "interventions",
+    "subject_span": "tokens",
+    "target_ids": "tokens",
+}
 
 __all__ = [
     "EDITABLE_FAMILIES",
@@ -29,3 +54,9 @@ __all__ = [
     "subject_span",
     "target_ids",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in HOMES:
+        raise AttributeError(f"module 'models' has no attribute {name!r}")
+    return getattr(import_module(f"models.{HOMES[name]}"), name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ LIMITS = {
 _MAX_CONFIG_BYTES = 10_000_000
 _MAX_HEADER_BYTES = 100_000_000  # the safetensors format's own limit
 _VOCABULARIES = ("tokenizer.json", "vocab.json", "tokenizer.model")
+_NOTES = "__metadata__"  # of a safetensors file: text, not a tensor
 _LFS_MARK = b"version https://git-lfs"
 
 
@@ -159,8 +161,14 @@ def _is_lfs_pointer(path: Path) -> bool:
         return file.read(len(_LFS_MARK)) == _LFS_MARK
 
 
-def _check_safetensors(path: Path) -> None:
-    """The header must be JSON, and the tensors it names must end where the file ends."""
+def n_parameters(folder: Path) -> int:
+    """Numbers in the weights of a checked folder, by the headers of its files."""
+    headers = (_check_safetensors(path) for path in weight_files(folder))
+    return sum(math.prod(entry["shape"]) for header in headers for name, entry in header.items() if name != _NOTES)
+
+
+def _check_safetensors(path: Path) -> dict[str, Any]:
+    """The header, which must be JSON, and the tensors it names must end where the file ends."""
     if _is_lfs_pointer(path):
         raise ValueError(f"{path.name!r} is a git-lfs pointer, not the file; run `git lfs pull`")
     size = path.stat().st_size
@@ -170,9 +178,10 @@ def _check_safetensors(path: Path) -> None:
         if size < 8 or header_bytes > min(_MAX_HEADER_BYTES, size - 8):
             raise ValueError(broken)
         try:
-            header = json.loads(file.read(header_bytes))
-            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+            header: dict[str, Any] = json.loads(file.read(header_bytes))
+            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != _NOTES]
         except (ValueError, RecursionError, AttributeError, KeyError, TypeError, IndexError):
             raise ValueError(broken) from None
     if not ends or 8 + header_bytes + max(ends) != size:
         raise ValueError(broken)
+    return header

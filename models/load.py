@@ -20,8 +20,10 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from models.folder import check_folder, check_manifest, folder_digest
+from models.folder import check_folder, check_manifest, folder_digest, n_parameters
 from models.language_model import LanguageModel
+from models.options import LoadSettings
+from models.placement import Placement, place
 
 REFERENCE = "reference"
 """Name of the bundled model."""
@@ -31,7 +33,12 @@ _WANTED_FILES = ("*.json", "*.safetensors", "merges.txt", "tokenizer.model")
 
 
 def load_model(
-    name: str | Path, *, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu"
+    name: str | Path,
+    *,
+    dtype: str | torch.dtype = "auto",
+    device: str | torch.device = "auto",
+    device_map: str = "",
+    load: str = "",
 ) -> LanguageModel:
     """Load a model in evaluation mode, from safetensors alone and without running code that comes with it.
 
@@ -39,18 +46,23 @@ def load_model(
         name: "reference" for the bundled model, a folder (an absolute path, or one that begins with ./ or ~), or a
             hub id such as `gpt2` or `EleutherAI/pythia-70m`.  A hub id is taken from the local cache, and
             downloaded only if it is not there.
+        dtype, device, device_map, load: as in `models.options.LoadSettings`; `models.placement` says what "auto" is.
 
     Raises:
-        ValueError: if the name is no such thing, or what stands there cannot be loaded safely or whole.
+        ValueError: if the name is no such thing, what stands there cannot be loaded safely or whole, or a setting has
+            a value that it cannot have on this machine.
         FileNotFoundError: if the folder does not exist, or the model is neither cached nor to be had.
     """
+    settings = LoadSettings(str(device), str(dtype).removeprefix("torch."), device_map, load)
     folder = _folder_of(name)
     if name == REFERENCE:
         check_manifest(folder)
     check_folder(folder)
-    module, tokenizer = _read(folder, dtype)
-    module.to(device)
-    revision = folder_digest(folder, str(dtype))
+    placement = place(settings, lambda: n_parameters(folder))
+    module, tokenizer = _read(folder, placement)
+    if placement.device is not None:
+        module.to(placement.device)
+    revision = folder_digest(folder, str(placement.dtype), *filter(None, [load]))
     return LanguageModel(str(name), revision, module, tokenizer)
 
 
@@ -95,11 +107,11 @@ def _cached_or_downloaded(hub_id: str) -> Path:
         ) from None
 
 
-def _read(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
+def _read(folder: Path, placement: Placement) -> tuple[Any, Any]:
     """Module and tokenizer of a folder that was checked."""
     try:
         with _quiet():
-            module, info = _module(folder, dtype)
+            module, info = _module(folder, placement)
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, ImportError, SafetensorError) as error:
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
@@ -115,13 +127,14 @@ def _read(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
     return module, tokenizer
 
 
-def _module(folder: Path, dtype: torch.dtype) -> tuple[Any, dict[str, Any]]:
+def _module(folder: Path, placement: Placement) -> tuple[Any, dict[str, Any]]:
     options: dict[str, Any] = {
-        "dtype": dtype,
+        "dtype": placement.dtype,
         "use_safetensors": True,
         "trust_remote_code": False,
         "local_files_only": True,
         "output_loading_info": True,
+        **placement.options,
     }
     try:
         return AutoModelForCausalLM.from_pretrained(folder, attn_implementation="sdpa", **options)

@@ -15,8 +15,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import cast, get_args
 
+from models.options import add_model_options
 from tracing import commands
-from tracing.options import add_config, add_model, add_output, add_prompt
+from tracing.options import add_config, add_output, add_prompt
 from tracing.types import MEASURES, SITES, PositionName, SeveredSite
 
 FIGURE_FORMATS = ("pdf", "svg", "png")
@@ -109,7 +110,7 @@ def _parser() -> argparse.ArgumentParser:
 
     def command(name: str, text: str) -> argparse.ArgumentParser:
         added = subparsers.add_parser(name, help=text, description=text)
-        add_model(added)
+        add_model_options(added)
         return added
 
     _add_traces(command)

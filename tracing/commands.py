@@ -16,6 +16,7 @@ import pandas as pd
 
 from facts import Fact
 from facts.atlas import load_atlas
+from models.options import load_from
 from tracing import tables
 from tracing.fact_files import read_facts
 from tracing.options import config_of, usual_window, without_counterfactual
@@ -46,7 +47,7 @@ class Output:
 def trace(options: argparse.Namespace, progress: Progress | None) -> Output:
     """One prompt, one exact map."""
     fact = _fact(options)
-    model = _load(options)
+    model = load_from(options)
     from tracing.tracer import causal_trace
 
     config = _config(options, model, fact)
@@ -56,7 +57,7 @@ def trace(options: argparse.Namespace, progress: Progress | None) -> Output:
 def lens(options: argparse.Namespace, progress: Progress | None) -> Output:
     """What every state says when it is read as the last one."""
     fact = _fact(options)
-    model = _load(options)
+    model = load_from(options)
     from tracing.lenses.logit import logit_lens
     from tracing.lenses.tuned import TunedLens, fit_tuned_lens, own_texts, tuned_lens
 
@@ -75,7 +76,7 @@ def lens(options: argparse.Namespace, progress: Progress | None) -> Output:
 def knockout(options: argparse.Namespace, progress: Progress | None) -> Output:
     """What the answer loses when the last position may not read some tokens."""
     fact = _fact(options)
-    model = _load(options)
+    model = load_from(options)
     from tracing.knockout import attention_knockout
 
     return shown(attention_knockout(model, fact, window=options.window, progress=progress))
@@ -84,7 +85,7 @@ def knockout(options: argparse.Namespace, progress: Progress | None) -> Output:
 def attribution(options: argparse.Namespace, progress: Progress | None) -> Output:
     """An estimated map from one backward pass, and exact values of its largest cells."""
     fact = _fact(options)
-    model = _load(options)
+    model = load_from(options)
     from tracing.attribution import attribution_patching, verify
 
     config, level = _config(options, model, fact), _level(model)
@@ -115,7 +116,7 @@ def _neurons(
 def paths(options: argparse.Namespace, progress: Progress | None) -> Output:
     """What one state tells the answer through each module behind it."""
     fact = _fact(options)
-    model = _load(options)
+    model = load_from(options)
     from tracing.paths import Node, path_patching
 
     parts = options.sender.split(":")
@@ -132,7 +133,7 @@ def paths(options: argparse.Namespace, progress: Progress | None) -> Output:
 def counterfactuals(options: argparse.Namespace, progress: Progress | None) -> Output:
     """Subjects of the atlas that can stand in the prompt's place."""
     fact = _fact(options)
-    model = _load(options)
+    model = load_from(options)
     from tracing.counterfactuals import suggest_counterfactuals
 
     found = suggest_counterfactuals(model, fact, limit=options.limit)
@@ -144,7 +145,7 @@ def counterfactuals(options: argparse.Namespace, progress: Progress | None) -> O
 def many(options: argparse.Namespace, progress: Progress | None) -> Output:
     """Every fact of a file, each saved for itself, and a table of them."""
     facts, folder = _facts(options), Path(options.folder)
-    model = _load(options)
+    model = load_from(options)
     from tracing.tracer import causal_trace
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -177,7 +178,7 @@ def many(options: argparse.Namespace, progress: Progress | None) -> Output:
 def average(options: argparse.Namespace, progress: Progress | None) -> Output:
     """Average effects of many facts at several sites."""
     facts = _facts(options)
-    model = _load(options)
+    model = load_from(options)
     from tracing.averaging import average_effects
     from tracing.counterfactuals import suggest_counterfactuals
 
@@ -288,12 +289,6 @@ def _atlas_facts(limit: int | None, seed: int) -> list[Fact]:
     rows = list(atlas.facts)
     random.Random(seed).shuffle(rows)
     return [atlas.as_fact(row) for row in rows[:limit]]
-
-
-def _load(options: argparse.Namespace) -> LanguageModel:
-    from models import load_model
-
-    return load_model(options.model)
 
 
 def _level(model: LanguageModel, subjects: Sequence[str] = ()) -> NoiseLevel:

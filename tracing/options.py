@@ -20,11 +20,6 @@ def add_prompt(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--answer", default="", help="the answer to follow (default: the model's own next token)")
 
 
-def add_model(parser: argparse.ArgumentParser) -> None:
-    """Which model."""
-    parser.add_argument("--model", default="reference", help="'reference', a folder or a hub id (default: %(default)s)")
-
-
 def add_output(parser: argparse.ArgumentParser, figure: str | None) -> None:
     """Where the result goes; `figure` is the default name of the print figure, None for no figure."""
     if figure is not None:

@@ -17,7 +17,7 @@ import torch
 from editing.train.artefact import LOG
 from editing.train.loop import Budget, begin_from, train
 from editing.train.trainers import SETTINGS, USUAL, make_trainer, parsed
-from models import load_model
+from models.options import add_model_options, load_from
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             steps = options.steps
         budget = Budget(steps, options.minutes, every if options.validate_every is None else options.validate_every)
         changes = {"seed": options.seed, **parsed(options.set)}
-        trainer = make_trainer(options.method, load_model(options.model), changes)
+        trainer = make_trainer(options.method, load_from(options), changes)
         if options.start is not None:
             begin_from(trainer, options.start)
         train(trainer, options.out, budget, lambda line: print(described(line), flush=True))
@@ -53,7 +53,7 @@ def described(line: dict[str, Any]) -> str:
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("method", choices=tuple(SETTINGS), help="the editor to train")
-    parser.add_argument("--model", default="reference", help='"reference", a folder or a hub id')
+    add_model_options(parser)
     parser.add_argument("--out", type=Path, required=True, help="folder for the editor")
     parser.add_argument("--start", type=Path, help="folder of a trained editor to go on from")
     parser.add_argument("--minutes", type=float, help="stop after this much training, whatever the steps")

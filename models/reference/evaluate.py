@@ -27,7 +27,8 @@ from facts.atlas import Atlas, AtlasFact, load_atlas
 from facts.probes import edit_request
 from facts.types import Fact
 from metrics import aggregate, evaluate
-from models import LanguageModel, join, load_model, target_ids
+from models import LanguageModel, join, target_ids
+from models.options import add_model_options, load_from
 from models.reference.corpus import lowered
 from tracing import AverageEffects, TraceConfig, average_effects, measure_noise
 
@@ -257,7 +258,7 @@ def table(figures: dict[str, Any]) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table; exit status 1 if a line is missed, 2 if a method or setting is not usable."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="reference", help="the bundled model, or a folder with another recipe's")
+    add_model_options(parser)
     parser.add_argument("--facts", type=int, default=200, help="known facts to trace")
     parser.add_argument("--edits", type=int, default=100, help="facts to edit")
     parser.add_argument("--layer", type=int, default=BEST_LAYER, help="layer to edit")
@@ -271,7 +272,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--figure", type=Path, help="also trace every token and write the averaged heatmaps here (.png)"
     )
     options = parser.parse_args(arguments)
-    model = load_model(options.model)
+    model = load_from(options)
     if options.method or options.set:
         try:
             name, settings, atlas = options.method or DEFAULT_METHOD, _settings(options.set), load_atlas()

@@ -200,7 +200,7 @@ def test_a_plan_in_toml(tmp_path: Path) -> None:
     path.write_text(PLAN)
     tables = read_plan_file(path)
     plan = plan_of(tables, None)
-    assert (plan.name, plan.model, plan.dtype) == ("windows", "reference", "float32")
+    assert (plan.name, plan.model, plan.dtype) == ("windows", "reference", "auto")
     assert len(plan.cells) == 3 * 2 * 2 + 2 * 2 * 3
     first = plan.cells[0].spec
     assert first["positions"] == ["last_subject", "last_token"]
