@@ -1,10 +1,13 @@
 """`python -m benchmarks.tracing [--quick] [--json]`: how much faster a whole map is than one forward for each cell.
 
+    python -m benchmarks.tracing --models smollm2-135m gemma-3-270m   # the same for pretrained models
+
 Protocol: one process and one thread; contenders take turns within a round; the time is this thread's processor time, so
 that a busy machine slows all alike (on an accelerator, the clock's).  The ROME loop is timed on random cells and scaled
 to its T x L + 2 forwards; medians over rounds.  Before anything is timed, the engine's map is held against the loop at
 other random cells.  The matrix rate is measured in the same rounds; from it comes the floor, the time that the
-arithmetic alone would take, and rounds whose rate differs by more than 15 % from the median do not count.
+arithmetic alone would take, and rounds whose rate differs by more than 15 % from the median do not count.  A pretrained
+model's map is timed on all cores too, by the clock, which only an idle machine answers well.
 """
 
 from __future__ import annotations
@@ -22,11 +25,11 @@ import torch
 from benchmarks.tracing_cases import (
     GPT2_SIZES,
     KINDS,
-    LENGTH,
     MUST,
     MUST_FLOOR,
     MUST_HALF,
     MUST_RAGGED,
+    MUST_REAL,
     MUST_SAMPLE,
     MUST_SMALL,
     SAMPLES,
@@ -36,8 +39,10 @@ from benchmarks.tracing_cases import (
     in_half,
     matrix_rate,
     random_model,
+    real_task,
     real_tasks,
     seconds,
+    seconds_on_all_cores,
     task_of,
     whole_map,
 )
@@ -59,8 +64,8 @@ class Line:
 
     case: str
     contender: str
-    speedup: float
-    """Times the ROME loop of the same rounds."""
+    speedup: float | None
+    """Times the ROME loop of the same rounds; None where the times cannot be compared."""
     floor_distance: float | None
     """Time in units of the floor."""
     max_abs_error: float | None
@@ -71,16 +76,15 @@ class Line:
     """Least and greatest over rounds, in seconds."""
 
 
-def measure(model: LanguageModel, case: Case, rounds: int, *, half: bool) -> list[Line]:
+def measure(task: Task, case: Case, rounds: int, *, half: bool) -> list[Line]:
     """Every contender of one case.
 
     Raises:
         AssertionError: if the engine's map is not the loop's.
     """
-    task = task_of(model, case)
-    device, loop = model.device.type, RomeLoop(task)
+    device, loop = task.model.device.type, RomeLoop(task)
     generator = torch.Generator().manual_seed(1)
-    cells = [_cell(generator, model.n_layers) for _ in range(CELLS)]
+    cells = [_cell(generator, task) for _ in range(CELLS)]
     expected = [loop.cell(*cell) for cell in cells]
 
     def error(found: Callable[[tuple[int, int]], float], few: int = CELLS) -> float:
@@ -108,14 +112,24 @@ def measure(model: LanguageModel, case: Case, rounds: int, *, half: bool) -> lis
     rates = []
     for _ in range(rounds):
         rates.append(matrix_rate(device))
-        drawn = [_cell(generator, model.n_layers) for _ in range(CELLS)]
-        baseline.append(_per_map(_timed(loop, drawn, device), model))
+        drawn = [_cell(generator, task) for _ in range(CELLS)]
+        baseline.append(_per_map(_timed(loop, drawn, device), task))
         for name, work in contenders.items():
             times[name].append(seconds(work, device))
         few = drawn[: CELLS // 3]
         for name, other in others.items():
-            times[name].append(_per_map(_timed(other, few, device) * CELLS / len(few), model))
+            times[name].append(_per_map(_timed(other, few, device) * CELLS / len(few), task))
     return _lines(case, task, baseline, times, rates, errors)
+
+
+def on_all_cores(task: Task, case: Case) -> list[Line]:
+    """A whole map and its first sample in seconds of the clock, with as many threads as there are cores."""
+    lines = []
+    for name, samples in ((ENGINE, SAMPLES), (SAMPLE, 1)):
+        threads, times = seconds_on_all_cores(lambda samples=samples: whole_map(task, samples))  # type: ignore[misc]
+        contender = f"{name}, {threads} threads, by the clock"
+        lines.append(Line(case.name, contender, None, None, None, statistics.median(times), (min(times), max(times))))
+    return lines
 
 
 def measure_ragged(model: LanguageModel, count: int, rounds: int) -> list[Line]:
@@ -133,7 +147,7 @@ def measure_ragged(model: LanguageModel, count: int, rounds: int) -> list[Line]:
         loops, maps = 0.0, []
         for task in tasks:
             loop = RomeLoop(task)
-            drawn = [_cell(generator, model.n_layers, len(task.ids)) for _ in range(2)]
+            drawn = [_cell(generator, task) for _ in range(2)]
             loops += _timed(loop, drawn, device) / len(drawn) * (len(task.ids) * model.n_layers + 2)
             maps.append((loop, drawn))
         baseline.append(loops)
@@ -189,14 +203,15 @@ def _timed(contender: RomeLoop | NnsightLoop | LensLoop, cells: list[tuple[int, 
     return seconds(lambda: [contender.cell(*cell) for cell in cells], device)
 
 
-def _cell(generator: torch.Generator, n_layers: int, length: int = LENGTH) -> tuple[int, int]:
-    pos, layer = (int(torch.randint(0, size, (1,), generator=generator)) for size in (length, n_layers))
+def _cell(generator: torch.Generator, task: Task) -> tuple[int, int]:
+    sizes = (len(task.ids), task.model.n_layers)
+    pos, layer = (int(torch.randint(0, size, (1,), generator=generator)) for size in sizes)
     return pos, layer
 
 
-def _per_map(spent: float, model: LanguageModel) -> float:
+def _per_map(spent: float, task: Task) -> float:
     """From the time of `CELLS` cells to that of a map: a cell each, the clean and the corrupted run."""
-    return spent / CELLS * (LENGTH * model.n_layers + 2)
+    return spent / CELLS * (len(task.ids) * task.model.n_layers + 2)
 
 
 def _error(found: torch.Tensor, loop: RomeLoop, cells: list[tuple[int, int]]) -> float:
@@ -209,60 +224,83 @@ def table(lines: list[Line]) -> str:
         f"| case | contender | a map, s | x ROME loop | must | x floor (must be {MUST_FLOOR}) | largest error |",
         "|---|---|---|---|---|---|---|",
     ]
-    whole = {line.case: line.speedup for line in lines if line.contender == ENGINE}
+    whole = {line.case: line.speedup or 0.0 for line in lines if line.contender == ENGINE}
     for line in lines:
         must = _must(line, whole[line.case])
-        verdict = "" if must is None else f"{must:.3g} ({'met' if line.speedup >= must else 'missed'})"
+        speedup = "" if line.speedup is None else f"{line.speedup:.2f}"
+        verdict = "" if must is None else f"{must:.3g} ({'met' if (line.speedup or 0) >= must else 'missed'})"
         floor = "" if line.floor_distance is None else f"{line.floor_distance:.2f}"
         if line.contender == ENGINE and line.floor_distance is not None:
             floor += f" ({'met' if line.floor_distance <= MUST_FLOOR else 'missed'})"
         error = "" if line.max_abs_error is None else f"{line.max_abs_error:.0e}"
         spread = f"{line.seconds:.3g} ({line.spread[0]:.3g}-{line.spread[1]:.3g})"
-        rows.append(
-            f"| {line.case} | {line.contender} | {spread} | {line.speedup:.2f} | {verdict} | {floor} | {error} |"
-        )
+        rows.append(f"| {line.case} | {line.contender} | {spread} | {speedup} | {verdict} | {floor} | {error} |")
     return "\n".join(rows)
 
 
 def _must(line: Line, whole: float) -> float | None:
     """Times the ROME loop that a line has to reach, if it has to; `whole` is what the engine's whole map reached."""
-    size, subject, kind = line.case.split(", ")
+    size, subject, kind = line.case.rsplit(", ", 2)
     if "prompts" in subject:
         return MUST_RAGGED if line.contender == ENGINE else None
     if line.contender == ENGINE:
+        if subject not in SUBJECTS:
+            return MUST_REAL if kind == "states" else None
         return (MUST_SMALL if size == "8x256" else MUST).get((subject, kind))
     if line.contender == HALF:
         return MUST_HALF[subject]
     return whole / MUST_SAMPLE if line.contender == SAMPLE else None
 
 
-def main() -> int:
-    """Measure and print."""
+def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.tracing", description=__doc__.partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="the 8 x 256 cases only, about a minute")
     parser.add_argument("--json", action="store_true", help="print a JSON list instead of a table")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--sizes", nargs="*", default=["8x256", "gpt2-small"])
-    parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=list(KINDS))
+    parser.add_argument("--sizes", nargs="*", help="random models; by default 8x256 and gpt2-small")
+    parser.add_argument("--models", nargs="+", default=[], help="pretrained models: a name, a folder or a .gguf file")
+    parser.add_argument("--kinds", nargs="+", choices=list(KINDS), help="by default all, states for --models")
     parser.add_argument("--subjects", nargs="+", default=list(SUBJECTS), choices=list(SUBJECTS))
     parser.add_argument("--prompts", type=int, default=0, help="also trace so many real prompts on the bundled model")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     options = parser.parse_args()
+    if options.sizes is None:
+        options.sizes = [] if options.models else ["8x256", "gpt2-small"]
+    if options.quick:
+        options.sizes = ["8x256"]
+    if options.kinds is None:
+        options.kinds = ["states"] if options.models else list(KINDS)
+    return options
+
+
+def main() -> int:
+    """Measure and print."""
+    options = _options()
     torch.set_num_threads(1)
     lines: list[Line] = []
-    for size in ["8x256"] if options.quick else options.sizes:
+    for size in options.sizes:
         model = random_model(size, options.device)
         for kind in options.kinds:
             for subject in options.subjects:
+                case = Case(size, subject, kind)
                 half = kind == "states" and not options.quick
-                lines += measure(model, Case(size, subject, kind), options.rounds, half=half)
-                print(f"{lines[-1].case} done", file=sys.stderr, flush=True)
+                lines += measure(task_of(model, case), case, options.rounds, half=half)
+                print(f"{case.name} done", file=sys.stderr, flush=True)
+    for name in options.models:
+        model = load_model(name, device=options.device)
+        for kind in options.kinds:
+            task = real_task(model, kind)
+            case = Case(name, f"{len(task.ids)} tokens, subject {task.subject.start}-{task.subject.stop - 1}", kind)
+            lines += measure(task, case, options.rounds, half=False)
+            if options.device == "cpu":
+                lines += on_all_cores(task, case)
+            print(f"{case.name} done", file=sys.stderr, flush=True)
     if options.prompts:
         lines += measure_ragged(load_model("reference"), options.prompts, options.rounds)
     if options.json:
         print(json.dumps([asdict(line) for line in lines], indent=1))
         return 0
-    print(f"{platform.machine()}, torch {torch.__version__}, one thread, {SAMPLES} samples, {LENGTH} tokens")
+    print(f"{platform.machine()}, torch {torch.__version__}, one thread, {SAMPLES} samples")
     print(f"matrix rate {matrix_rate(options.device) / 1e9:.0f} GFLOP/s")
     if not transformer_lens_is_here():
         print("TransformerLens is not installed, so it is no contender here.")

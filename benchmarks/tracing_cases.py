@@ -1,8 +1,9 @@
-"""Random models of real sizes, the cases of the tracing benchmark, and the arithmetic they are judged by."""
+"""Random and pretrained models, the cases of the tracing benchmark, and the arithmetic they are judged by."""
 
 from __future__ import annotations
 
 import copy
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -15,11 +16,12 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from benchmarks.tracing_contenders import Task
+from facts import Fact
 from facts.atlas import load_atlas
 from models import LanguageModel
 from models.hooks import run_hooked
 from tracing.config import TraceConfig
-from tracing.corruption import draw_noise, measure_noise
+from tracing.corruption import NoiseLevel, draw_noise, measure_noise
 from tracing.engine import Asked, Engine
 from tracing.plan import lay_out
 from tracing.probe import engine_for
@@ -52,10 +54,14 @@ MUST_HALF = {"subject 0-3": 11.0, "subject 5-8": 25.0}
 """In bfloat16, against the loop in float32; states."""
 MUST_RAGGED = 6.5
 """For real prompts of different lengths."""
+MUST_REAL = 6.0
+"""For states on a pretrained model, `FACT` and its prompt."""
 MUST_FLOOR = 1.5
 """Times the floor that a map may take at most."""
 MUST_SAMPLE = 0.15
 """Of a whole map, for its first sample."""
+FACT = Fact("Eiffel Tower", "The {} is located in the city of", "Paris")
+"""What is traced on a pretrained model: ten tokens on SmolLM2, and on Gemma with its first one."""
 KINDS: dict[str, dict[str, Any]] = {
     "states": {"site": "resid_post"},
     "mlp window 10": {"site": "mlp_out", "window": 10, "window_centre": "rome-code"},
@@ -104,14 +110,11 @@ def task_of(model: LanguageModel, case: Case) -> Task:
     """Its prompt (random tokens), its noise (three times the embeddings' spread) and the model's own answer."""
     generator = torch.Generator().manual_seed(3)
     ids = tuple(torch.randint(0, model.d_vocab, (LENGTH,), generator=generator).tolist())
-    kind = dict(KINDS[case.kind])
-    kind["window"] = min(kind.get("window", 1), model.n_layers)
-    config = TraceConfig(samples=SAMPLES, **kind)
     subject = SUBJECTS[case.subject]
     spread = float(model.embedding(torch.arange(1000)).float().std())
     noise = 3 * spread * draw_noise(SAMPLES, len(subject), model.d_model, seed=0)
     answer = int(model.logits(torch.tensor([ids]))[0, -1].argmax())
-    return Task(model, ids, subject, noise, config, answer)
+    return Task(model, ids, subject, noise, _config(case.kind, model), answer)
 
 
 def real_tasks(model: LanguageModel, count: int) -> list[Task]:
@@ -120,13 +123,25 @@ def real_tasks(model: LanguageModel, count: int) -> list[Task]:
     step = max(1, len(atlas.facts) // count)
     facts = [atlas.as_fact(entry) for entry in atlas.facts[::step][:count]]
     level = measure_noise(model, atlas.subjects())
-    tasks = []
-    for fact in facts:
-        question = ask(model, fact)
-        noise = 3 * level.sigma * draw_noise(SAMPLES, len(question.subject), model.d_model, seed=0)
-        ids = question.ids[: question.n_prompt]
-        tasks.append(Task(model, ids, question.subject, noise, TraceConfig(samples=SAMPLES), question.answer_ids[0]))
-    return tasks
+    return [_task_of_fact(model, fact, level, TraceConfig(samples=SAMPLES)) for fact in facts]
+
+
+def real_task(model: LanguageModel, kind: str) -> Task:
+    """`FACT` on a pretrained model."""
+    return _task_of_fact(model, FACT, measure_noise(model, load_atlas().subjects()), _config(kind, model))
+
+
+def _task_of_fact(model: LanguageModel, fact: Fact, level: NoiseLevel, config: TraceConfig) -> Task:
+    question = ask(model, fact)
+    noise = 3 * level.sigma * draw_noise(SAMPLES, len(question.subject), model.d_model, seed=0)
+    return Task(model, question.ids[: question.n_prompt], question.subject, noise, config, question.answer_ids[0])
+
+
+def _config(kind: str, model: LanguageModel) -> TraceConfig:
+    """Windows clipped to the model's layers."""
+    chosen = dict(KINDS[kind])
+    chosen["window"] = min(chosen.get("window", 1), model.n_layers)
+    return TraceConfig(samples=SAMPLES, **chosen)
 
 
 def engine_of(task: Task) -> Engine:
@@ -173,6 +188,21 @@ def seconds(work: Callable[[], object], device: str) -> float:
     work()
     torch.cuda.synchronize()
     return time.perf_counter() - start
+
+
+def seconds_on_all_cores(work: Callable[[], object], repeats: int = 3) -> tuple[int, list[float]]:
+    """(threads, seconds of the clock for each repeat); torch has as many threads afterwards as before."""
+    before, cores = torch.get_num_threads(), len(os.sched_getaffinity(0))
+    torch.set_num_threads(cores)
+    try:
+        times = []
+        for _ in range(repeats):
+            start = time.perf_counter()
+            work()
+            times.append(time.perf_counter() - start)
+    finally:
+        torch.set_num_threads(before)
+    return cores, times
 
 
 def matrix_rate(device: str, dtype: torch.dtype = torch.float32) -> float:
