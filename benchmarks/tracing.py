@@ -287,7 +287,7 @@ def main() -> int:
                 lines += measure(task_of(model, case), case, options.rounds, half=half)
                 print(f"{case.name} done", file=sys.stderr, flush=True)
     for name in options.models:
-        model = load_model(name, device=options.device)
+        model = load_model(name, dtype="float32", device=options.device)
         for kind in options.kinds:
             task = real_task(model, kind)
             case = Case(name, f"{len(task.ids)} tokens, subject {task.subject.start}-{task.subject.stop - 1}", kind)
