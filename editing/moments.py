@@ -25,6 +25,7 @@ from editing.settings import MomentSettings
 from editing.view import EditedModel
 from facts.regular import check_regular
 from models import LanguageModel, pad, run
+from models.cache import cache_folder
 from models.reference.corpus import sample_texts
 
 BATCH_TOKENS = 2048
@@ -153,11 +154,6 @@ def factor(matrix: torch.Tensor) -> torch.Tensor:
     if int(failed):
         raise ValueError("the second moment of the keys is singular; use more tokens, or a ridge that is larger")
     return lower
-
-
-def cache_folder() -> Path:
-    """`ENGRAM_CACHE`, else ~/.cache/engram."""
-    return Path(os.environ.get("ENGRAM_CACHE") or Path.home() / ".cache" / "engram")
 
 
 def load_or_estimate(

@@ -11,7 +11,8 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
-from editing.moments import Moment, cache_folder, checksum, write_file
+from editing.moments import Moment, checksum, write_file
+from models.cache import cache_folder
 
 LARGEST = 4096
 """Widest matrix whose spectrum is kept: 8 bytes x 4096^2 are 134 MB."""

@@ -7,26 +7,7 @@ al. 2023, arXiv:2301.04213); a sweep over layers is the honest way.  Until then 
 from __future__ import annotations
 
 from models import LanguageModel
-
-PUBLISHED: dict[tuple[str, int, int], tuple[int, ...]] = {
-    ("gpt2", 24, 1024): (8,),
-    ("gpt2", 36, 1280): (12,),
-    ("gpt2", 48, 1600): (13, 14, 15, 16, 17),
-    ("gptj", 28, 4096): (3, 4, 5, 6, 7, 8),
-    ("gpt_neox", 44, 6144): (15,),
-    ("llama", 32, 4096): (4, 5, 6, 7, 8),
-    ("mistral", 32, 4096): (4, 5, 6, 7, 8),
-    ("qwen2", 28, 3584): (4, 5, 6, 7, 8),
-}
-"""(family, layers, d_model) -> layers, from the hyper-parameters of ROME, MEMIT and EasyEdit."""
-PUBLISHED_ONE: dict[tuple[str, int, int], int] = {
-    ("gpt2", 48, 1600): 17,
-    ("gptj", 28, 4096): 5,
-    ("llama", 32, 4096): 5,
-    ("mistral", 32, 4096): 5,
-    ("qwen2", 28, 3584): 5,
-}
-"""The same for ROME, where that is not the only layer above."""
+from models.published import PUBLISHED, PUBLISHED_ONE
 
 FIRST, LAST = 0.1, 0.25
 """The published ranges lie between these shares of the depth, those of GPT-2 XL, the oldest, a little later."""

@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from facts.regular import check_regular
 from models.architectures import architecture_named
+from models.manifest import file_digest, is_lfs_pointer, read_json
 
 LIMITS = {
     "layers": (256, ("num_hidden_layers", "n_layer", "num_layers", "n_layers")),
@@ -21,11 +23,11 @@ LIMITS = {
     "positions": (4_000_000, ("max_position_embeddings", "n_positions", "n_ctx", "seq_length", "max_seq_len")),
 }
 """Quantity -> largest accepted value and the config keys that give it.  200,000 layers would build for hours."""
-_MAX_CONFIG_BYTES = 10_000_000
 _MAX_HEADER_BYTES = 100_000_000  # the safetensors format's own limit
 _VOCABULARIES = ("tokenizer.json", "vocab.json", "tokenizer.model")
 _NOTES = "__metadata__"  # of a safetensors file: text, not a tensor
-_LFS_MARK = b"version https://git-lfs"
+_TEXT_FILES = ("tokenizer*", "vocab.json", "merges.txt", "chat_template*")
+"""Files that decide how a text is read, as patterns."""
 
 
 def check_folder(folder: Path) -> dict[str, Any]:
@@ -88,77 +90,32 @@ def weight_files(folder: Path) -> list[Path]:
                 "save them as safetensors with `save_pretrained` and load that folder"
             )
         raise ValueError(f"{str(folder)!r} holds no model.safetensors; give a folder written by `save_pretrained`")
-    names = sorted(set(_json(index).get("weight_map", {}).values()))
+    names = sorted(set(read_json(index).get("weight_map", {}).values()))
     missing = [name for name in names if "/" in name or not (folder / name).is_file()]
     if missing or not names:
         raise ValueError(f"{str(folder)!r} lacks the weight file {missing[:1]}; download the model again")
     return [folder / name for name in names]
 
 
-def check_manifest(folder: Path) -> None:
-    """Compare every file with the sha256 that manifest.json records for it.
+def folder_digest(folder: Path, *also: str, known: Mapping[str, str] | None = None) -> str:
+    """sha256 over weights, config, tokenizer and chat template, and over whatever else changes the numbers (the dtype).
 
-    One flipped bit in a weight file loads without complaint and answers differently.
-
-    Raises:
-        ValueError: if the manifest is missing or empty, a listed file is missing, or one does not match.
+    Args:
+        known: file name -> sha256, where `check_manifest` has just computed it.
     """
-    path = folder / "manifest.json"
-    if not path.is_file():
-        raise ValueError(f"{str(folder)!r} has no manifest.json; restore it from the repository")
-    manifest = _json(path)
-    if "model.safetensors" not in manifest:
-        raise ValueError(f"{str(path)!r} does not list model.safetensors; restore it from the repository")
-    for name, recorded in manifest.items():
-        file = folder / name
-        if not file.is_file():
-            raise ValueError(f"the file {name!r} of the model is missing; restore it with `git checkout`")
-        if _is_lfs_pointer(file):
-            raise ValueError(f"{name!r} is a git-lfs pointer, not the file; run `git lfs pull`")
-        if file_digest(file) != recorded:
-            raise ValueError(f"{name!r} does not match its recorded sha256; restore it with `git checkout`")
-
-
-def folder_digest(folder: Path, *also: str) -> str:
-    """sha256 over weights, config and tokenizer, and over whatever else changes the numbers (the dtype)."""
-    digest = hashlib.sha256(" ".join(also).encode())
-    small = [folder / "config.json", *sorted(folder.glob("tokenizer*"))]
+    digest, digests = hashlib.sha256(" ".join(also).encode()), known or {}
+    small = [folder / "config.json", *(path for pattern in _TEXT_FILES for path in sorted(folder.glob(pattern)))]
     for path in [*small, *weight_files(folder)]:
         if path.is_file():
-            digest.update(f"{path.name} {file_digest(path)} ".encode())
+            digest.update(f"{path.name} {digests.get(path.name) or file_digest(path)} ".encode())
     return digest.hexdigest()
-
-
-def file_digest(path: Path) -> str:
-    """sha256 of a file's bytes, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     if not path.is_file():
         raise ValueError(f"{str(folder)!r} holds no config.json; give a folder written by `save_pretrained`")
-    return _json(path)
-
-
-def _json(path: Path) -> dict[str, Any]:
-    if _is_lfs_pointer(path):
-        raise ValueError(f"{path.name!r} is a git-lfs pointer, not the file; run `git lfs pull`")
-    if path.stat().st_size > _MAX_CONFIG_BYTES:
-        raise ValueError(f"{path.name!r} is larger than {_MAX_CONFIG_BYTES} bytes, which no such file is")
-    try:
-        parsed = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError):
-        parsed = None
-    if not isinstance(parsed, dict):
-        raise ValueError(f"{path.name!r} is not a JSON object; download the model again")
-    return parsed
-
-
-def _is_lfs_pointer(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(len(_LFS_MARK)) == _LFS_MARK
+    return read_json(path)
 
 
 def n_parameters(folder: Path) -> int:
@@ -169,7 +126,7 @@ def n_parameters(folder: Path) -> int:
 
 def _check_safetensors(path: Path) -> dict[str, Any]:
     """The header, which must be JSON, and the tensors it names must end where the file ends."""
-    if _is_lfs_pointer(path):
+    if is_lfs_pointer(path):
         raise ValueError(f"{path.name!r} is a git-lfs pointer, not the file; run `git lfs pull`")
     size = path.stat().st_size
     broken = f"{path.name!r} is not a whole safetensors file; download the model again"

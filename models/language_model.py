@@ -28,13 +28,23 @@ class LanguageModel:
         revision: a hex digest that changes whenever the weights do; part of every cache key.
         module: a causal language model of transformers.
         tokenizer: a fast tokenizer.
+        origin: what the weights were before, where that changed them: "dequantised from Q4_1 and Q8_0".
 
     Raises:
         ValueError: if the family is not supported or a needed part is missing.
     """
 
-    def __init__(self, name: str, revision: str, module: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
+    def __init__(
+        self,
+        name: str,
+        revision: str,
+        module: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerFast,
+        *,
+        origin: str = "",
+    ) -> None:
         self.name = name
+        self.origin = origin
         self.revision = revision
         self.module = module.eval().requires_grad_(False)
         self.tokenizer = tokenizer
@@ -371,7 +381,7 @@ class LanguageModel:
             revision = self.revision
             if values:
                 revision = hashlib.sha256(f"{revision} {tensors_digest(sorted(values.items()))}".encode()).hexdigest()
-        made = LanguageModel(self.name, revision, module, self.tokenizer)
+        made = LanguageModel(self.name, revision, module, self.tokenizer, origin=self.origin)
         made.findings = self.findings
         return made
 

@@ -1,35 +1,29 @@
-"""From a name to a `LanguageModel`: the bundled one, a folder, or a model of the hub."""
+"""From a name to a `LanguageModel`: the bundled one, one of the catalogue, a folder, or a model of the hub."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import (
-    HfHubHTTPError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-)
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from models.folder import check_folder, check_manifest, folder_digest, n_parameters
+from models.catalogue import ENTRIES, REFERENCE_FOLDER, folder_of
+from models.folder import check_folder, folder_digest, n_parameters
 from models.language_model import LanguageModel
+from models.manifest import check_manifest, read_manifest
 from models.options import LoadSettings
 from models.placement import Placement, place
+from models.sources.hub import cached_or_downloaded
 
 REFERENCE = "reference"
 """Name of the bundled model."""
-REFERENCE_FOLDER = Path(__file__).parent / "reference" / "weights"
 _HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?")
-_WANTED_FILES = ("*.json", "*.safetensors", "merges.txt", "tokenizer.model")
 
 
 def load_model(
@@ -43,9 +37,9 @@ def load_model(
     """Load a model in evaluation mode, from safetensors alone and without running code that comes with it.
 
     Args:
-        name: "reference" for the bundled model, a folder (an absolute path, or one that begins with ./ or ~), or a
-            hub id such as `gpt2` or `EleutherAI/pythia-70m`.  A hub id is taken from the local cache, and
-            downloaded only if it is not there.
+        name: "reference" for the bundled model, a name of the catalogue that was fetched (`python -m models list`), a
+            folder (an absolute path, or one that begins with ./ or ~), or a hub id such as `gpt2` or
+            `EleutherAI/pythia-70m`.  A hub id is taken from the local cache, and downloaded only if it is not there.
         dtype, device, device_map, load: as in `models.options.LoadSettings`; `models.placement` says what "auto" is.
 
     Raises:
@@ -54,57 +48,40 @@ def load_model(
         FileNotFoundError: if the folder does not exist, or the model is neither cached nor to be had.
     """
     settings = LoadSettings(str(device), str(dtype).removeprefix("torch."), device_map, load)
-    folder = _folder_of(name)
-    if name == REFERENCE:
-        check_manifest(folder)
+    folder, remedy = _folder_of(name)
+    digests = check_manifest(folder, remedy) if remedy else {}
+    origin = str(read_manifest(folder, remedy).get("origin", "")) if remedy else ""
     check_folder(folder)
     placement = place(settings, lambda: n_parameters(folder))
     module, tokenizer = _read(folder, placement)
     if placement.device is not None:
         module.to(placement.device)
-    revision = folder_digest(folder, str(placement.dtype), *filter(None, [load]))
-    return LanguageModel(str(name), revision, module, tokenizer)
+    revision = folder_digest(folder, str(placement.dtype), *filter(None, [load]), known=digests)
+    return LanguageModel(str(name), revision, module, tokenizer, origin=origin)
 
 
-def _folder_of(name: str | Path) -> Path:
-    """Where the model's files are.  A bare word is never a folder, so that no folder can pose as a hub model."""
+def _folder_of(name: str | Path) -> tuple[Path, str]:
+    """Where the model's files are, and what to do when they do not match their manifest; "" where there is none.
+
+    A bare word is never a folder, so that no folder can pose as a hub model.
+    """
     text = str(name)
     if name == REFERENCE:
         if not REFERENCE_FOLDER.is_dir():
             raise FileNotFoundError("the reference model's weights are missing; run `python -m models.reference.train`")
-        return REFERENCE_FOLDER
+        return REFERENCE_FOLDER, "restore it with `git checkout`"
+    if text in ENTRIES and ENTRIES[text].source == "index":
+        return folder_of(text), f"run `python -m models get {text}` again"
     if "\0" in text or ".." in Path(text).parts:
         raise ValueError(f"{text!r} is not a model name; expected 'reference', a hub id or a folder's full path")
     if isinstance(name, Path) or text.startswith(("/", "./", "~")):
         folder = Path(text).expanduser()
         if not folder.is_dir():
             raise FileNotFoundError(f"there is no folder {text!r}; give the folder that holds config.json")
-        return folder
+        return folder, ""
     if not _HUB_ID.fullmatch(text):
         raise ValueError(f"{text!r} is not a model name; expected 'reference', a hub id or a folder's full path")
-    return _cached_or_downloaded(text)
-
-
-def _cached_or_downloaded(hub_id: str) -> Path:
-    wanted: dict[str, Any] = {"allow_patterns": list(_WANTED_FILES), "ignore_patterns": ["*/*"]}
-    cached: Path | None = None
-    with suppress(LocalEntryNotFoundError):
-        cached = Path(snapshot_download(hub_id, local_files_only=True, **wanted))
-    # a cache may hold the tokenizer alone, when that was all another program asked for
-    if cached and any(cached.glob("*.safetensors")):
-        return cached
-    hint = f"; to load the folder of that name write './{hub_id}'" if Path(hub_id).is_dir() else ""
-    try:
-        return Path(snapshot_download(hub_id, **wanted))
-    except RepositoryNotFoundError:
-        raise ValueError(f"unknown model {hub_id!r}: the hub has no such model, or it is not public{hint}") from None
-    except (OfflineModeIsEnabled, LocalEntryNotFoundError, HfHubHTTPError, OSError):
-        if cached:
-            return cached  # what it lacks is named when the folder is checked
-        raise FileNotFoundError(
-            f"the model {hub_id!r} is not in the local cache and the hub cannot be reached; run `hf download {hub_id}` "
-            f"where there is a network, use 'reference', or give a folder's full path{hint}"
-        ) from None
+    return cached_or_downloaded(text), ""
 
 
 def _read(folder: Path, placement: Placement) -> tuple[Any, Any]:

@@ -1,6 +1,8 @@
 """Which way imports go, and which library may be used where (docs/architecture.md)."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,9 @@ FENCED = {
     "streamlit": lambda path: path.parts[0] == "app",
     "nnsight": lambda path: path.parts[0] == "models",
     "transformers": lambda path: path.parts[0] == "models",
+    "huggingface_hub": lambda path: path.parts[0] == "models",
+    "gguf": lambda path: path.parts[0] == "models",
+    "accelerate": lambda path: path.parts[0] == "models",
     "plotly": lambda path: path.name == "plots.py",
     "matplotlib": lambda path: path.name == "plots.py",
     "ray": lambda path: path == Path("experiments/ray_cluster.py"),
@@ -63,6 +68,11 @@ def test_no_global_seed_and_no_markup_from_users(path: Path) -> None:
     if path.parts[:2] != ("models", "reference"):
         assert "torch.manual_seed(" not in text, "draw from a torch.Generator"
     assert "unsafe_allow_html=True" not in text
+
+
+def test_the_catalogue_is_readable_without_torch() -> None:
+    script = "import models.catalogue, sys; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=False).returncode == 0
 
 
 def test_the_facts_are_readable_without_torch() -> None:

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from facts.atlas import load_atlas
 from models import load_model
-from models.folder import check_manifest
+from models.manifest import check_manifest
 from models.reference.evaluate import answers, effects, in_context, known_facts, lines, main, table
 from models.reference.train import WEIGHTS
 

@@ -1,0 +1,191 @@
+"""Models to start with: `python -m models list | show NAME | get NAME | remove NAME`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from models.catalogue import (
+    ENTRIES,
+    Entry,
+    FetchCancelled,
+    entry_named,
+    fetch,
+    folder_of,
+    is_fetched,
+    memory_needed,
+    remove,
+)
+
+_BAR_WIDTH = 30
+_DRAW_SECONDS = 0.2
+
+
+class Bar:
+    """One line of a terminal that shows bytes done, rate and time left; nothing where the output is no terminal."""
+
+    def __init__(self, silent: bool = False) -> None:
+        self.silent = silent or not sys.stderr.isatty()
+        self.began: tuple[float, int] | None = None
+        self.drawn = 0.0
+
+    def __call__(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        if self.began is None:
+            self.began = (now, done)
+        if self.silent or (now - self.drawn < _DRAW_SECONDS and done < total):
+            return
+        self.drawn = now
+        start, first = self.began
+        rate = (done - first) / max(now - start, 1e-9)
+        left = f"{(total - done) / rate:.0f} s left" if rate > 0 and done < total else ""
+        filled = round(_BAR_WIDTH * done / total)
+        bar = "#" * filled + "." * (_BAR_WIDTH - filled)
+        end = "\n" if done >= total else ""
+        sys.stderr.write(f"\r[{bar}] {megabytes(done)} of {megabytes(total)}, {rate / 1e6:.1f} MB/s {left:<12}{end}")
+        sys.stderr.flush()
+
+
+def megabytes(n_bytes: int) -> str:
+    """A size as people read it: MB below a gigabyte, else GB."""
+    return f"{n_bytes / 1e6:.0f} MB" if n_bytes < 1e9 else f"{n_bytes / 1e9:.1f} GB"
+
+
+def described(entry: Entry) -> dict[str, Any]:
+    """What there is to know about a model, ready for JSON; sizes in bytes."""
+    return {
+        "name": entry.name,
+        "title": entry.title,
+        "fetched": is_fetched(entry.name),
+        "source": {"bundled": "bundled", "index": "package index", "hub": "model hub"}[entry.source],
+        "family": entry.family,
+        "layers": entry.n_layers,
+        "d_model": entry.d_model,
+        "parameters": entry.parameters,
+        "weights": entry.origin or "as published",
+        "download_bytes": entry.download_bytes,
+        "download_is_exact": entry.size_is_exact,
+        "disk_bytes": entry.disk_bytes,
+        "memory_bytes": {dtype: memory_needed(entry.parameters, dtype) for dtype in ("float32", "bfloat16")},
+        "licence": entry.licence,
+        "licence_url": entry.licence_url,
+        "licence_must_be_accepted": entry.licence_must_be_accepted,
+        "gated": entry.gated,
+        "published_layers": list(entry.published_layers),
+    }
+
+
+def print_list() -> None:
+    """All models as a table."""
+    row = "{:<28} {:<12} {:>10} {:>12} {:>9} {:>9}  {}"
+    print(row.format("name", "state", "parameters", "download", "float32", "bfloat16", "licence"))
+    for entry in ENTRIES.values():
+        state = "bundled" if entry.source == "bundled" else "fetched" if is_fetched(entry.name) else "-"
+        memory = [megabytes(memory_needed(entry.parameters, dtype)) for dtype in ("float32", "bfloat16")]
+        size = megabytes(entry.download_bytes) if entry.size_is_exact else f"about {megabytes(entry.download_bytes)}"
+        licence = entry.licence + (" (gated)" if entry.gated else "")
+        print(row.format(entry.name, state, f"{entry.parameters / 1e6:,.0f} M", size, *memory, licence))
+    print("\nfloat32, bfloat16: memory needed, about.  `python -m models get NAME` fetches one; `show NAME` says more.")
+
+
+def print_entry(entry: Entry) -> None:
+    """One model, a line a fact."""
+    about = "" if entry.size_is_exact else "about "
+    memory = ", ".join(f"{megabytes(memory_needed(entry.parameters, d))} in {d}" for d in ("float32", "bfloat16"))
+    layers = ", ".join(map(str, entry.published_layers)) or "none published"
+    facts = described(entry)
+    for label, value in (
+        ("name", f"{entry.name} ({entry.title})"),
+        ("state", folder_of(entry.name) if facts["fetched"] else "not fetched"),
+        ("source", facts["source"] + (", gated: accept the licence there and log in first" if entry.gated else "")),
+        ("model", f"{entry.family}, {entry.n_layers} layers x {entry.d_model}, {entry.parameters:,} parameters"),
+        ("weights", facts["weights"]),
+        ("download", f"{about}{megabytes(entry.download_bytes)}; {megabytes(entry.disk_bytes)} on disk"),
+        ("memory", f"about {memory}"),
+        ("licence", f"{entry.licence} {entry.licence_url}".rstrip()),
+        ("layers edited in papers", layers),
+    ):
+        print(f"{label}: {value}")
+
+
+def get(entry: Entry, accepted: bool, as_json: bool) -> None:
+    """Fetch one model; the licence is shown before the first byte."""
+    if not is_fetched(entry.name):
+        note(
+            f"{entry.title}: {megabytes(entry.download_bytes)} to download, licence {entry.licence} {entry.licence_url}"
+        )
+        if entry.licence_must_be_accepted and not accepted and sys.stdin.isatty():
+            note(f"Do you accept the {entry.licence}? [y/N] ", end="")
+            accepted = sys.stdin.readline().strip().lower() in ("y", "yes")
+    began = time.monotonic()
+    fetch(
+        entry.name,
+        # a model that is there was accepted when it was fetched
+        licence_accepted=accepted or is_fetched(entry.name),
+        progress=Bar(),
+        converting=lambda: note("Converting the weights, once ..."),
+    )
+    if as_json:
+        print(json.dumps(described(entry), indent=2))
+    else:
+        print(f"{entry.name} is ready ({time.monotonic() - began:.0f} s); use it as `--model {entry.name}`")
+
+
+def note(text: str, end: str = "\n") -> None:
+    """A line for the person at the terminal, apart from the output."""
+    print(text, file=sys.stderr, end=end, flush=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Returns:
+        0, or 1 when it failed and 130 when it was interrupted; the reason is printed.
+    """
+    parser = argparse.ArgumentParser(prog="python -m models", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("list", help="models to start with").add_argument("--json", action="store_true")
+    for name, text in (
+        ("show", "what one model is and needs"),
+        ("get", "fetch one"),
+        ("remove", "free its disk space"),
+    ):
+        command = commands.add_parser(name, help=text)
+        command.add_argument("name", metavar="NAME")
+        command.add_argument("--json", action="store_true")
+        if name == "get":
+            command.add_argument("--accept-licence", action="store_true", help="accept the licence that is shown")
+    options = parser.parse_args(arguments)
+    try:
+        _run(options)
+    except (ValueError, OSError) as error:
+        note(f"error: {error}")
+        return 1
+    except (FetchCancelled, KeyboardInterrupt):
+        note(f"\nstopped; `python -m models get {options.name}` goes on from the parts that are whole")
+        return 130
+    return 0
+
+
+def _run(options: argparse.Namespace) -> None:
+    if options.command == "list" and options.json:
+        print(json.dumps([described(entry) for entry in ENTRIES.values()], indent=2))
+    elif options.command == "list":
+        print_list()
+    elif options.command == "get":
+        get(entry_named(options.name), options.accept_licence, options.json)
+    elif options.command == "show" and options.json:
+        print(json.dumps(described(entry_named(options.name)), indent=2))
+    elif options.command == "show":
+        print_entry(entry_named(options.name))
+    else:
+        freed = remove(options.name)
+        print(json.dumps({"name": options.name, "freed_bytes": freed}) if options.json else f"{megabytes(freed)} freed")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

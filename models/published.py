@@ -1,0 +1,30 @@
+"""Layers that published edits of known models used, by the model's family and size.
+
+From the hyper-parameters of ROME, MEMIT and EasyEdit and of arnab-api/romba (pythia-2.8b).  Hardly any of them was
+measured: for models after GPT-J the authors took over MEMIT's.
+"""
+
+from __future__ import annotations
+
+PUBLISHED: dict[tuple[str, int, int], tuple[int, ...]] = {
+    ("gpt2", 24, 1024): (8,),
+    ("gpt2", 36, 1280): (12,),
+    ("gpt2", 48, 1600): (13, 14, 15, 16, 17),
+    ("gptj", 28, 4096): (3, 4, 5, 6, 7, 8),
+    ("gpt_neox", 32, 2560): (15,),
+    ("gpt_neox", 44, 6144): (15,),
+    ("llama", 28, 3072): (4, 5, 6, 7, 8),
+    ("llama", 32, 4096): (4, 5, 6, 7, 8),
+    ("mistral", 32, 4096): (4, 5, 6, 7, 8),
+    ("qwen2", 28, 3584): (4, 5, 6, 7, 8),
+}
+"""(family, layers, d_model) -> layers of MEMIT, or of ROME where only that was published."""
+PUBLISHED_ONE: dict[tuple[str, int, int], int] = {
+    ("gpt2", 48, 1600): 17,
+    ("gptj", 28, 4096): 5,
+    ("llama", 28, 3072): 5,
+    ("llama", 32, 4096): 5,
+    ("mistral", 32, 4096): 5,
+    ("qwen2", 28, 3584): 5,
+}
+"""The same for ROME, where that is not the only layer above."""

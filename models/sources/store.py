@@ -1,0 +1,90 @@
+"""Folders of the cache that hold converted models: written aside, moved into place whole, one writer at a time."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from models.cache import cache_folder
+from models.manifest import MANIFEST
+from models.sources.child import Cancelled, ChildError, FetchCancelled, reason, run_child
+
+_POLL_SECONDS = 0.1
+
+
+def is_kept(folder: Path) -> bool:
+    """Whether a converted model stands there; it is moved there with its manifest or not at all."""
+    return (folder / MANIFEST).is_file()
+
+
+@contextmanager
+def only_writer(folder: Path, *, cancelled: Cancelled | None = None) -> Iterator[None]:
+    """Hold the right to write a folder of the cache, among all processes of this machine.
+
+    The lock belongs to an open file, so the system frees it when its holder ends in whatever way.
+
+    Args:
+        cancelled: asked about ten times a second while another process holds it.
+
+    Raises:
+        FetchCancelled: when `cancelled` says so while another holds it.
+    """
+    import fcntl  # not on Windows, where everything but fetching works
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with (folder.parent / f".{folder.name}.lock").open("w") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if cancelled is not None and cancelled():
+                    raise FetchCancelled from None
+                time.sleep(_POLL_SECONDS)
+        yield
+
+
+def convert_into(folder: Path, gguf: Path, *, cancelled: Cancelled | None = None, **about: str) -> None:
+    """Convert a GGUF file into a folder of safetensors; call it as the folder's `only_writer`.
+
+    Args:
+        about: strings for the folder's manifest, such as the licence.
+
+    Raises:
+        ValueError: if the file cannot be read as a model, in one sentence.
+        FetchCancelled: when `cancelled` says so.
+    """
+    aside = folder.parent / f".{folder.name}.part"
+    shutil.rmtree(aside, ignore_errors=True)
+    facts = [f"{key}={value}" for key, value in about.items()]
+    try:
+        run_child(
+            ["-m", "models.sources.convert", str(gguf.absolute()), str(aside.absolute()), *facts],
+            environment={"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"},
+            cancelled=cancelled,
+        )
+        shutil.rmtree(folder, ignore_errors=True)
+        aside.rename(folder)
+    except ChildError as failed:
+        raise ValueError(f"{gguf.name!r} cannot be converted: {reason(failed)}") from failed
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def check_room(needed: int, what: str) -> None:
+    """Refuse before the first byte what the cache's disk has no room for.
+
+    Raises:
+        OSError: with bytes needed and free.
+    """
+    place = cache_folder()
+    place.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(place).free
+    if needed > free:
+        raise OSError(
+            f"{what} needs {needed / 1e9:.1f} GB in {str(place)!r} and {free / 1e9:.1f} GB are free; "
+            "free some space or set ENGRAM_CACHE to a folder on another disk"
+        )
