@@ -16,16 +16,19 @@ Row = tuple[str, str, str]
 KINDS: tuple[str, ...] = get_args(MeasuredKind)
 
 
-def find_fact(prompt: str, subject: str, answer: str = "") -> Fact:
+def find_fact(prompt: str, subject: str, answer: str = "", occurrence: int = 0) -> Fact:
     """The fact of a prompt; the atlas supplies relation and true answer where it holds the very same words.
+
+    Args:
+        occurrence: which of the places where the subject stands is meant, counted from 0 (`facts.words.occurrences`).
 
     Raises:
         ValueError: if the prompt is empty or does not hold the subject.
     """
-    known = load_atlas().match(prompt, subject) if prompt and subject else None
+    known = load_atlas().match(prompt, subject) if prompt and subject and not occurrence else None
     if known is not None and answer in ("", known.target_true):
         return known
-    return Fact.from_prompt(prompt, subject, answer)
+    return Fact.from_prompt(prompt, subject, answer, occurrence=occurrence)
 
 
 def make_request(fact: Fact, target_new: str) -> EditRequest:

@@ -30,7 +30,7 @@ from facts.atlas import load_atlas
 from metrics import EditReport, Efficiency
 from metrics import evaluate as score
 from metrics.efficiency import stopwatch
-from models import LanguageModel, join, run, subject_span
+from models import LanguageModel, join, notes_on, own_answer, run, subject_span
 from models.reference.corpus import sample_texts
 from tracing import TraceConfig, TraceResult, measure_noise, trace_sites
 
@@ -62,16 +62,21 @@ class FirstLook:
     rank: int
     """Rank of that token; 1 is the most probable."""
     knows: bool
+    notes: tuple[str, ...] = ()
+    """What should be said of the way the prompt was asked (`models.notes_on`)."""
 
 
-def look(model: LanguageModel, prompt: str, subject: str, answer: str = "") -> FirstLook:
-    """Tokens, subject and answer of a prompt: one forward pass.
+def look(model: LanguageModel, prompt: str, subject: str, answer: str = "", *, occurrence: int = 0) -> FirstLook:
+    """Tokens, subject and answer of a prompt: one forward pass, a few where the answer's character has several tokens.
+
+    Args:
+        occurrence: which of the places where the subject stands is meant, counted from 0.
 
     Raises:
         ValueError: if the prompt is empty, too long for the model, or does not hold the subject.
     """
-    fact = find_fact(prompt, subject, answer)
-    span = subject_span(model, prompt, subject)
+    fact = find_fact(prompt, subject, answer, occurrence)
+    span = subject_span(model, fact.prompt, subject, fact.start)
     ids = model.encode(prompt)
     probabilities = model.logits(torch.tensor([ids], device=model.device))[0, -1].softmax(-1).cpu()
     best = probabilities.topk(min(SHOWN_ANSWERS, len(probabilities)))
@@ -79,9 +84,9 @@ def look(model: LanguageModel, prompt: str, subject: str, answer: str = "") -> F
         (model.token_strings([token])[0], p)
         for p, token in zip(best.values.tolist(), best.indices.tolist(), strict=True)
     )
-    first = int(best.indices[0])
-    if fact.target_true:
-        first = first_token(model, prompt, fact.target_true)
+    own = own_answer(model, prompt)
+    top = ((model.token_strings(own)[0], top[0][1]), *top[1:])
+    first = first_token(model, prompt, fact.target_true) if fact.target_true else own[0]
     p_answer = float(probabilities[first])
     rank = 1 + int((probabilities > probabilities[first]).sum())
     return FirstLook(
@@ -92,6 +97,7 @@ def look(model: LanguageModel, prompt: str, subject: str, answer: str = "") -> F
         p_answer=p_answer,
         rank=rank,
         knows=rank == 1 and p_answer >= (SURE if fact.target_true else SURE_UNCHECKED),
+        notes=notes_on(model, fact),
     )
 
 
@@ -194,26 +200,34 @@ def silent_layers(model: LanguageModel, fact: Fact) -> frozenset[int]:
     Raises:
         ValueError: if the prompt is too long for the model or does not hold the subject.
     """
-    last = subject_span(model, fact.prompt, fact.subject).stop - 1
+    last = subject_span(model, fact.prompt, fact.subject, fact.start).stop - 1
     sites = [("mlp_key", layer) for layer in range(model.n_layers)]
     keys = run(model, torch.tensor([model.encode(fact.prompt)]), captures=sites, last_only=True).captured  # type: ignore[arg-type]
     return frozenset(layer for (_, layer), key in keys.items() if not key[0, last].any())
 
 
 def request_for(
-    model: LanguageModel, prompt: str, subject: str, answer: str, new: str, rows: Sequence[Row] | None = None
+    model: LanguageModel,
+    prompt: str,
+    subject: str,
+    answer: str,
+    new: str,
+    rows: Sequence[Row] | None = None,
+    *,
+    occurrence: int = 0,
 ) -> EditRequest:
     """The request behind the page's fields; where nobody says what the true answer is, the model's own counts.
 
     Args:
         rows: probes as (kind, prompt, answer); None takes those the atlas derives.
+        occurrence: which of the places where the subject stands is meant, counted from 0.
 
     Raises:
         ValueError: if the prompt, the subject or the new answer is unusable.
     """
-    fact = find_fact(prompt, subject, answer)
+    fact = find_fact(prompt, subject, answer, occurrence)
     if not fact.target_true:
-        fact = dataclasses.replace(fact, target_true=look(model, prompt, subject).answer)
+        fact = dataclasses.replace(fact, target_true=look(model, prompt, subject, occurrence=occurrence).answer)
     request = make_request(fact, new)
     if rows is None:
         return request

@@ -98,13 +98,19 @@ def _run(options: argparse.Namespace) -> tuple[Edit, EditReport]:
     # The workflow stands above this package; only a command line may reach up to it.
     from app import workflow
     from app.probes import find_fact
+    from models import notes_on
 
-    find_fact(options.prompt, options.subject, options.answer)  # a misspelt subject is told before the wait
+    # a misspelt subject is told before the wait
+    fact = find_fact(options.prompt, options.subject, options.answer, options.occurrence)
     config_type = get_method(options.method).config_type
     given = {knob.name: getattr(options, knob.name) for knob in fields(config_type)}
     config = config_type(**{name: value for name, value in given.items() if value is not None})
     model = load_from(options)
-    request = workflow.request_for(model, options.prompt, options.subject, options.answer, options.target_new)
+    for note in notes_on(model, fact):
+        print(f"note: {note}", file=sys.stderr)
+    request = workflow.request_for(
+        model, options.prompt, options.subject, options.answer, options.target_new, occurrence=options.occurrence
+    )
     return workflow.run_edit(model, request, options.method, config, progress=_progress())
 
 
@@ -132,6 +138,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("prompt", help="a sentence that stops where the answer should come")
     parser.add_argument("--subject", required=True, help="the words of the prompt that name what it is about")
     parser.add_argument("--target-new", required=True, help="what the edited model should answer")
+    parser.add_argument(
+        "--occurrence", type=int, default=0, help="where the subject stands more than once: which, counted from 0"
+    )
     parser.add_argument("--answer", default="", help="the true answer (default: the atlas's, else the model's own)")
     add_model_options(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of the summary")

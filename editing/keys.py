@@ -15,7 +15,7 @@ import torch
 from editing.answers import padded, portions
 from editing.contexts import BARE
 from facts import Fact
-from models import LanguageModel, Site, Span, count_occurrences, join, pad, run, subject_span
+from models import LanguageModel, Site, Span, fits, join, pad, run, subject_span
 
 FactToken = str
 """One of `FACT_TOKENS`, or "subject:K" for token K of the subject in the bare prompt, counted from 0."""
@@ -57,9 +57,8 @@ def make_batch(
     """
     pick = _picker(model, fact, fact_token)
     rows = [_target_row(model, fact, target, "", pick)]
-    answer = len(rows[0].ids) - rows[0].n_prompt
     for prefix in (context.removesuffix(BARE) for context in contexts):
-        if prefix and len(model.tokenize(prefix + fact.prompt)) + answer <= model.max_positions:
+        if prefix and fits(model, prefix + fact.prompt, target):
             rows.append(_target_row(model, fact, target, prefix, pick))
     rows.append(_essence_row(model, fact.subject, pick))
     ids, _ = pad([row.ids for row in rows], model.pad_id)
@@ -74,7 +73,7 @@ def fact_position(model: LanguageModel, fact: Fact, fact_token: FactToken = "sub
         ValueError: if the subject has no such token, or the prompt's tokens hide the subject.
     """
     ids = model.encode(fact.prompt)
-    return _position(model, fact.prompt, ids, fact.subject, _occurrence(fact), _picker(model, fact, fact_token))
+    return _position(model, fact.prompt, ids, fact.subject, fact.start, _picker(model, fact, fact_token))
 
 
 def _picker(model: LanguageModel, fact: Fact, fact_token: FactToken) -> Pick | None:
@@ -90,7 +89,7 @@ def _picker(model: LanguageModel, fact: Fact, fact_token: FactToken) -> Pick | N
     if fact_token == "subject_last":
         return lambda ids, span: span.last
     ids, index = model.encode(fact.prompt), int(fact_token.removeprefix("subject:"))
-    bare = subject_span(model, fact.prompt, fact.subject, _occurrence(fact))
+    bare = subject_span(model, fact.prompt, fact.subject, fact.start)
     if index >= len(bare):
         raise ValueError(
             f"fact_token is {fact_token!r}, but the subject {fact.subject!r} has {len(bare)} tokens, counted from 0; "
@@ -110,15 +109,11 @@ def _picker(model: LanguageModel, fact: Fact, fact_token: FactToken) -> Pick | N
     return pick
 
 
-def _occurrence(fact: Fact, prefix: str = "") -> int:
-    """A text before the prompt may name the subject itself; the one meant is where the template has its placeholder."""
-    return count_occurrences(prefix + fact.template.split("{}")[0], fact.subject)
-
-
 def _target_row(model: LanguageModel, fact: Fact, target: str, prefix: str, pick: Pick | None) -> Row:
     prompt = prefix + fact.prompt
     ids, n_prompt = join(model, prompt, target)
-    lookup = _position(model, prompt, ids[:n_prompt], fact.subject, _occurrence(fact, prefix), pick)
+    # A context may name the subject itself; the one meant is where the template has its placeholder.
+    lookup = _position(model, prompt, ids[:n_prompt], fact.subject, len(prefix) + fact.start, pick)
     return Row(tuple(ids), lookup, n_prompt)
 
 
@@ -128,11 +123,9 @@ def _essence_row(model: LanguageModel, subject: str, pick: Pick | None) -> Row:
     return Row(tuple(ids), _position(model, prompt, ids, subject, 0, pick), len(ids))
 
 
-def _position(
-    model: LanguageModel, prompt: str, ids: Sequence[int], subject: str, occurrence: int, pick: Pick | None
-) -> int:
+def _position(model: LanguageModel, prompt: str, ids: Sequence[int], subject: str, at: int, pick: Pick | None) -> int:
     """Of the fact token, in the ids of a prompt."""
-    return len(ids) - 1 if pick is None else pick(ids, subject_span(model, prompt, subject, occurrence))
+    return len(ids) - 1 if pick is None else pick(ids, subject_span(model, prompt, subject, at))
 
 
 def mean_key(keys: torch.Tensor) -> torch.Tensor:

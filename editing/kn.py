@@ -36,7 +36,7 @@ from editing.ops import WeightDelta
 from editing.requests import single
 from editing.view import apply_edits
 from facts import EditRequest
-from models import LanguageModel, Site, as_out_in, run, target_ids
+from models import LanguageModel, Site, as_out_in, fits, run, target_ids
 from models.calls import calling
 from models.interventions import run_traced
 
@@ -249,7 +249,7 @@ class _Everywhere:
 
 def _old_token(model: LanguageModel, request: EditRequest, row: Asked) -> int:
     if request.fact.target_true.strip():
-        return target_ids(model, request.fact.target_true)[0]
+        return target_ids(model, request.fact.target_true, request.fact.prompt)[0]
     prompt = torch.tensor([row.ids[: row.n_prompt]], device=model.device)
     return int(model.logits(prompt)[0, -1].argmax())
 
@@ -264,8 +264,8 @@ def _everywhere(
 ) -> _Everywhere:
     """Every layer's attributions in the bare prompt and behind every context that leaves it room."""
     contexts = [context.removesuffix(BARE) for context in make_contexts(model, config.prefixes, config.seed)]
-    prompts = [model.tokenize(context + request.fact.prompt) for context in contexts]
-    prompts = [ids for ids in prompts if len(ids) <= model.max_positions]
+    texts = [context + request.fact.prompt for context in contexts]
+    prompts = [model.encode(text) for text in texts if fits(model, text, request.target_new)]
     attributed = torch.zeros(len(prompts), model.n_layers, model.d_mlp)
     moved = expected = 0.0
     for index, prompt in enumerate(read_prompt(model, ids) for ids in prompts):

@@ -37,10 +37,12 @@ def fold(model: LanguageModel, ops: Sequence[PromptOp]) -> tuple[int, ...]:
 def behind(model: LanguageModel, before: Sequence[int], row: Sequence[int]) -> tuple[list[int], int]:
     """A row of token ids read behind others, and how many of its own stay in front of them.
 
-    A start token stays in front.  A first word that was tokenised as the beginning of a text becomes the one token it
-    is inside a text, where the tokenizer has it ("The" and " The"), so that the row keeps its length.
+    A start token, or what a chat template has before the user's words, stays in front.  A first word that was tokenised
+    as the beginning of a text becomes the one token it is inside a text, where the tokenizer has it ("The" and " The"),
+    so that the row keeps its length.
     """
-    lead = int(bool(row) and row[0] == model.tokenizer.bos_token_id and len(row) > 1 and _starts(model))
+    n = len(model.lead_ids)
+    lead = n if tuple(row[:n]) == model.lead_ids and len(row) > n else 0
     if not before:
         return list(row), lead
     inside = _one_token(model, f" {model.decode(row[lead : lead + 1])}", row[lead])
@@ -51,11 +53,6 @@ def _one_token(model: LanguageModel, text: str, otherwise: int) -> int:
     """The token that is this text; another where there is none."""
     ids = model.tokenize(text, special_tokens=False)
     return ids[0] if len(ids) == 1 else otherwise
-
-
-def _starts(model: LanguageModel) -> bool:
-    """Whether the tokenizer puts its start token before every text."""
-    return model.tokenize("a")[:1] == [model.tokenizer.bos_token_id]
 
 
 def own_positions(found: torch.Tensor, lead: int, n_before: int) -> torch.Tensor:

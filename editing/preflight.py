@@ -29,8 +29,8 @@ def before_computing(model: LanguageModel, requests: Sequence[EditRequest]) -> t
     """
     first = []
     for request in requests:
-        span = subject_span(model, request.fact.prompt, request.fact.subject)
-        if len(span) == 1 and span.start <= _start_tokens(model):
+        span = subject_span(model, request.fact.prompt, request.fact.subject, request.fact.start)
+        if len(span) == 1 and span.start <= len(model.lead_ids):
             first.append(request.fact.subject)
     warning = ""
     if first:
@@ -70,8 +70,3 @@ def after_computing(model: LanguageModel, edit: Edit) -> tuple[Diagnostic, ...]:
             )
         found.append(Diagnostic("denominator cosine", cosine, "", "Of key and direction.", warning))
     return tuple(found)
-
-
-def _start_tokens(model: LanguageModel) -> int:
-    """Tokens the tokenizer puts before every text."""
-    return len(model.tokenize("a")) - len(model.tokenize("a", special_tokens=False))

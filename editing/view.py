@@ -95,7 +95,7 @@ class EditedModel(LanguageModel):
         memories: Sequence[Memory],
     ) -> None:
         super().__init__(base.name, inner.revision, inner.module, base.tokenizer)
-        self.lock = inner.lock
+        self.lock, self.chat = inner.lock, base.chat
         self.base, self.edits, self.prefix = base, tuple(edits), tuple(prefix)
         self._inner, self._memories = inner, tuple(memories)
 

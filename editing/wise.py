@@ -36,7 +36,7 @@ from editing.requests import check_layer, single
 from editing.view import apply_edits
 from facts import EditRequest, Fact
 from facts.atlas import load_atlas
-from models import LanguageModel, Site, as_out_in, run
+from models import LanguageModel, Site, as_out_in, fits, run
 from models.calls import calling
 from models.interventions import Patch
 
@@ -206,10 +206,9 @@ def mask_of(weight: torch.Tensor, config: WiseConfig, shard: int) -> torch.Tenso
 def _rows(model: LanguageModel, request: EditRequest, config: WiseConfig) -> tuple[list[Asked], list[Asked]]:
     """The edited prompt in its contexts, the bare one first; and irrelevant prompts of other subjects and relations."""
     asked = new_answers(model, [request])
-    answer = len(asked[0].ids) - asked[0].n_prompt
     for context in make_contexts(model, config.prefixes, config.seed):
         prompt = context.replace(BARE, request.fact.prompt)
-        if context != BARE and len(model.tokenize(prompt)) + answer <= model.max_positions:
+        if context != BARE and fits(model, prompt, request.target_new):
             asked.append(ask(model, prompt, request.target_new))
     return asked, [ask(model, fact.prompt, fact.target_true) for fact in _irrelevant(model, request, config)]
 
@@ -223,7 +222,7 @@ def _irrelevant(model: LanguageModel, request: EditRequest, config: WiseConfig) 
     facts = (atlas.as_fact(row) for row in drawn)
     found = []
     for fact in facts:
-        if len(model.tokenize(f"{fact.prompt} {fact.target_true}")) <= model.max_positions:
+        if fits(model, fact.prompt, fact.target_true):
             found.append(fact)
         if len(found) == config.irrelevant:
             break

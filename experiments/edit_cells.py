@@ -94,10 +94,11 @@ def least_bytes(model: LanguageModel, spec: Spec) -> int:
     """The edited matrix with its gradient and two moments of the optimiser's, the second moment of its keys where the
     method needs that, and a batch of the evaluation."""
     from editing import get_method
+    from models import tokens_together
     from tracing.memory import Pass
 
     prompts = _prompts(request_from(spec["request"]))
-    longest = max(len(model.tokenize(text)) for text in prompts)
+    longest = max(len(tokens_together(model, *pair)) for pair in prompts)
     matrices = 4 * model.d_model * model.d_mlp * model.dtype.itemsize
     if "statistics" in get_method(spec["method"]).needs:
         matrices += _MOMENTS * 8 * model.d_mlp**2
@@ -212,5 +213,5 @@ def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _prompts(request: EditRequest) -> list[str]:
-    return [f"{request.fact.prompt} {request.target_new}", *(f"{p.prompt} {p.answer}" for p in request.probes)]
+def _prompts(request: EditRequest) -> list[tuple[str, str]]:
+    return [(request.fact.prompt, request.target_new), *((p.prompt, p.answer) for p in request.probes)]

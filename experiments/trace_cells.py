@@ -145,8 +145,10 @@ def _config(spec: Spec) -> TraceConfig:
 
 def _row(model: LanguageModel, fact: Fact) -> Pass:
     """One whole row of the prompt and its answer."""
+    from models import target_ids
     from tracing.memory import Pass
 
-    answer = len(model.tokenize(f" {fact.target_true}", special_tokens=False)) if fact.target_true.strip() else 1
-    length = len(model.tokenize(fact.prompt)) + answer
+    prompt = len(model.encode(fact.prompt))
+    answer = len(target_ids(model, fact.target_true, fact.prompt)) if fact.target_true.strip() else 1
+    length = prompt + answer
     return Pass(1, length, length, answer)

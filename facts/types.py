@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from facts.words import occurrences
+
 MeasuredKind = Literal[
     "paraphrase",  # the edited fact in other words
     "neighborhood",  # another subject, same relation, same true object
@@ -63,16 +65,26 @@ class Fact:
         return self.template.replace("{}", self.subject)
 
     @property
+    def start(self) -> int:
+        """Character offset of the subject in the prompt."""
+        return self.template.index("{}")
+
+    @property
     def names_subject(self) -> bool:
         """Whether the subject is a part of the prompt; if not, the whole prompt stands for it (`Fact.from_words`)."""
         return self.template != "{}"
 
     @classmethod
-    def from_prompt(cls, prompt: str, subject: str, target_true: str = "", relation: str = "") -> Fact:
-        """A fact from a finished prompt; the first occurrence of `subject` becomes the placeholder.
+    def from_prompt(
+        cls, prompt: str, subject: str, target_true: str = "", relation: str = "", *, occurrence: int = 0
+    ) -> Fact:
+        """A fact from a finished prompt; one occurrence of `subject` becomes the placeholder.
+
+        Args:
+            occurrence: which one, counted from 0 among those `facts.words.occurrences` finds: whole words first.
 
         Raises:
-            ValueError: if the prompt is empty, contains `{}`, or does not contain the subject.
+            ValueError: if the prompt is empty, contains `{}`, does not contain the subject, or not as often.
         """
         if not prompt.strip():
             raise ValueError("the prompt is empty; write a sentence that stops where the answer should come")
@@ -85,7 +97,14 @@ class Fact:
                 f"the subject {subject!r} does not occur in the prompt {prompt!r}; "
                 "copy it from the prompt letter by letter"
             )
-        return cls(subject, prompt.replace(subject, "{}", 1), target_true, relation)
+        places = occurrences(prompt, subject)
+        if not 0 <= occurrence < len(places):
+            raise ValueError(
+                f"occurrence {occurrence} of the subject {subject!r} was asked for, but the prompt {prompt!r} holds "
+                f"{len(places)}, counted from 0"
+            )
+        start = places[occurrence]
+        return cls(subject, f"{prompt[:start]}{{}}{prompt[start + len(subject) :]}", target_true, relation)
 
     @classmethod
     def from_words(cls, prompt: str, target_true: str = "", relation: str = "") -> Fact:

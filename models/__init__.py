@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from models.interventions import Run, Site, run, run_batched
     from models.language_model import LanguageModel
     from models.load import load_model
-    from models.tokens import Span, count_occurrences, join, pad, subject_span, target_ids
+    from models.tokens import Span, fits, join, notes_on, own_answer, pad, subject_span, target_ids, tokens_together
 
 HOMES = {
     "EDITABLE_FAMILIES": "architectures",
@@ -25,14 +25,17 @@ HOMES = {
     "Site": "interventions",
     "Span": "tokens",
     "as_out_in": "architectures",
-    "count_occurrences": "tokens",
+    "fits": "tokens",
     "join": "tokens",
     "load_model": "load",
+    "notes_on": "tokens",
+    "own_answer": "tokens",
     "pad": "tokens",
     "run": "interventions",
     "run_batched": "interventions",
     "subject_span": "tokens",
     "target_ids": "tokens",
+    "tokens_together": "tokens",
 }
 
 __all__ = [
@@ -45,14 +48,17 @@ __all__ = [
     "Site",
     "Span",
     "as_out_in",
-    "count_occurrences",
+    "fits",
     "join",
     "load_model",
+    "notes_on",
+    "own_answer",
     "pad",
     "run",
     "run_batched",
     "subject_span",
     "target_ids",
+    "tokens_together",
 ]
 
 

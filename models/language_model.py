@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import threading
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,7 +16,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from facts.types import MAX_PROMPT_CHARACTERS
 from models.architectures import Architecture, architecture_of, as_out_in, context_length
+from models.asking import Wording, wording
 from models.calls import calling
+from models.characters import whole_characters
 from models.generation import Sampling, drawn, greedy
 from models.views import Rewrite, plain, share
 
@@ -53,6 +56,8 @@ class LanguageModel:
         """Held for any forward on this module: nnsight fails when another thread runs the same module."""
         self.findings: dict[str, str] = {}
         """What was measured about the way the module computes, whatever its weights; shared with its views."""
+        self.chat = False
+        """Whether prompts are asked in the tokenizer's chat template; see `as_chat`."""
 
     def __repr__(self) -> str:
         return f"LanguageModel({self.name!r}, {self.architecture.family}, {self.n_layers} layers x {self.d_model})"
@@ -131,18 +136,60 @@ class LanguageModel:
         ids = configured if isinstance(configured, list) else [configured]
         return frozenset(int(i) for i in [*ids, self.tokenizer.eos_token_id] if i is not None)
 
-    def encode(self, text: str) -> list[int]:
-        """Token ids of a text, with the special tokens the tokenizer itself adds.
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether the model was trained to be asked in a chat: an instruct model."""
+        return bool(self.tokenizer.chat_template)
+
+    def as_chat(self) -> LanguageModel:
+        """The same model (module, lock and weights), asked in its chat template: prompts stand in the user's turn.
+
+        Its name says so, and with it every result.
 
         Raises:
-            ValueError: if the text is empty, broken, or longer than the model's context.
+            ValueError: if the tokenizer has no chat template.
         """
-        ids = self.tokenize(text)
+        if not self.has_chat_template:
+            raise ValueError(f"{self.name} has no chat template, so it cannot be asked in one; ask without chat")
+        asked = copy.copy(self)
+        asked.chat, asked.name = True, f"{self.name} (chat)"
+        asked.__dict__.pop("lead_ids", None)
+        return asked
+
+    @cached_property
+    def starts(self) -> bool:
+        """Whether the tokenizer puts its start token before every text."""
+        return self.tokenize("a")[:1] == [self.tokenizer.bos_token_id]
+
+    @cached_property
+    def lead_ids(self) -> tuple[int, ...]:
+        """Token ids before the words of every prompt: the start token, or the chat template up to the user's words."""
+        if not self.chat:
+            return (self.tokenizer.bos_token_id,) if self.starts else ()
+        one, other = self.encode("a"), self.encode("1")
+        n = next((i for i, (x, y) in enumerate(zip(one, other, strict=False)) if x != y), 0)
+        return tuple(one[:n])
+
+    def wording(self, prompt: str) -> Wording:
+        """The prompt as the model reads it: in the chat template if so, without a blank at its end."""
+        return wording(self.tokenizer, prompt, chat=self.chat, starts=self.starts)
+
+    def encode(self, prompt: str) -> list[int]:
+        """Token ids of a prompt as `wording` has it, with the special tokens the tokenizer itself adds.
+
+        Raises:
+            ValueError: if the prompt is empty, broken, or longer than the model's context.
+        """
+        ids = self.tokenize_worded(self.wording(prompt).text)
         if not ids:
             raise ValueError("the text is empty; write at least one word")
         if len(ids) > self.max_positions:
             raise ValueError(f"the text is {len(ids)} tokens long; {self.name} takes at most {self.max_positions}")
         return ids
+
+    def tokenize_worded(self, text: str) -> list[int]:
+        """Token ids of a text that `wording` gave, or that begins with one: a chat template brings its own start."""
+        return self.tokenize(text, special_tokens=not self.chat)
 
     def tokenize(self, text: str, *, special_tokens: bool = True) -> list[int]:
         """Token ids of a text, which may be empty or longer than the context.
@@ -170,7 +217,11 @@ class LanguageModel:
         )
 
     def token_strings(self, ids: Sequence[int] | Tensor) -> list[str]:
-        """Each token decoded alone, for display; a leading space is kept, half a character shows as U+FFFD."""
+        """Each token decoded alone, for display; a leading space is kept.
+
+        A character that several tokens make up stands at the first of them and `CONTINUED` at the others; what never
+        becomes a character shows as U+FFFD.
+        """
         listed = [int(i) for i in ids]
         strings = []
         for token_id, token in zip(listed, self.tokenizer.convert_ids_to_tokens(listed), strict=True):
@@ -178,7 +229,7 @@ class LanguageModel:
             # SentencePiece drops the space of a piece that is decoded alone
             dropped = (token or "").startswith("\u2581")  # None: a padded vocabulary has ids without a token
             strings.append(" " + text if dropped and not text.startswith(" ") else text)
-        return strings
+        return whole_characters(strings, lambda start, stop: self.decode(listed[start:stop], special_tokens=True))
 
     # ---- forward
 
@@ -382,7 +433,7 @@ class LanguageModel:
             if values:
                 revision = hashlib.sha256(f"{revision} {tensors_digest(sorted(values.items()))}".encode()).hexdigest()
         made = LanguageModel(self.name, revision, module, self.tokenizer, origin=self.origin)
-        made.findings = self.findings
+        made.findings, made.chat = self.findings, self.chat
         return made
 
 

@@ -111,6 +111,4 @@ def asked(model: LanguageModel, chat: bool) -> LanguageModel:
     Raises:
         ValueError: if it is wanted and the model has none.
     """
-    if not chat:
-        return model
-    raise ValueError("--chat is not built yet; leave it out")
+    return model.as_chat() if chat else model

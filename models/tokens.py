@@ -8,6 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from facts import Fact
+from facts.words import blank_before, occurrences
+from models.characters import HALF, MOST_TOKENS
 from models.language_model import LanguageModel
 
 
@@ -35,12 +38,7 @@ class Span:
         return self.stop - 1
 
 
-def count_occurrences(prompt: str, subject: str) -> int:
-    """How often the subject stands in the prompt, letter by letter, without overlaps."""
-    return prompt.count(subject) if subject else 0
-
-
-def subject_span(model: LanguageModel, prompt: str, subject: str, occurrence: int = 0) -> Span:
+def subject_span(model: LanguageModel, prompt: str, subject: str, at: int | None = None) -> Span:
     """The tokens of `model.encode(prompt)` that hold the subject.
 
     A token that holds only part of the subject belongs to it.  Positions are found by decoding ever longer
@@ -48,55 +46,53 @@ def subject_span(model: LanguageModel, prompt: str, subject: str, occurrence: in
     decoding does not give the prompt back, and then they are checked against what those tokens decode to.
 
     Args:
-        occurrence: which one, counted from 0, where the subject stands there more than once.
+        at: character offset of the subject in the prompt (`Fact.start`); by default its first occurrence as a word.
 
     Raises:
-        ValueError: if the subject is empty, absent, or there are fewer occurrences; if the prompt does not fit.
+        ValueError: if the subject is empty or does not stand there; if the prompt does not fit.
     """
-    start, stop = _character_range(prompt, subject, occurrence)
+    start = _offset(prompt, subject, at)
+    asked = model.wording(prompt)
+    start, stop = asked.place(start), asked.place(start + len(subject))
+    text = asked.text
     ids = model.encode(prompt)
-    if model.decode(ids) == prompt:
-        return _span_by_decoding(model, ids, prompt[:start], prompt[:stop])
-    return _span_by_offsets(model, ids, prompt, start, stop)
+    if model.decode(ids, special_tokens=model.chat) == text:
+        return _span_by_decoding(model, ids, text[:start], text[:stop])
+    return _span_by_offsets(model, ids, text, start, stop)
 
 
-def _character_range(prompt: str, subject: str, occurrence: int) -> tuple[int, int]:
+def _offset(prompt: str, subject: str, at: int | None) -> int:
     if not subject.strip():
         raise ValueError("the subject is empty; copy the words of the prompt that name the thing it is about")
-    found = count_occurrences(prompt, subject)
-    if found == 0:
+    places = occurrences(prompt, subject)
+    if not places:
         raise ValueError(
             f"the subject {subject!r} does not occur in the prompt {prompt!r}; copy it from the prompt letter by letter"
         )
-    if not 0 <= occurrence < found:
-        raise ValueError(
-            f"occurrence {occurrence} of the subject {subject!r} was asked for, but the prompt {prompt!r} holds "
-            f"{found}, counted from 0"
-        )
-    start = -len(subject)
-    for _ in range(occurrence + 1):
-        start = prompt.index(subject, start + len(subject) if start >= 0 else 0)
-    return start, start + len(subject)
+    if at is not None and (at < 0 or not prompt.startswith(subject, at)):
+        raise ValueError(f"the subject {subject!r} does not stand at character {at} of the prompt {prompt!r}")
+    return places[0] if at is None else at
 
 
 def _span_by_decoding(model: LanguageModel, ids: list[int], before: str, through: str) -> Span:
     """The last token that starts at or before the subject, up to the first that ends at or behind it."""
-    prefixes = [model.decode(ids[:count]) for count in range(len(ids) + 1)]
+    prefixes = [model.decode(ids[:count], special_tokens=model.chat) for count in range(len(ids) + 1)]
     start = max(count for count, prefix in enumerate(prefixes) if before.startswith(prefix))
     stop = min(count for count, prefix in enumerate(prefixes) if prefix.startswith(through))
     return Span(start, stop)
 
 
-def _span_by_offsets(model: LanguageModel, ids: list[int], prompt: str, start: int, stop: int) -> Span:
-    offsets = model.tokenizer(prompt, return_offsets_mapping=True, verbose=False)["offset_mapping"]
+def _span_by_offsets(model: LanguageModel, ids: list[int], text: str, start: int, stop: int) -> Span:
+    read = model.tokenizer(text, return_offsets_mapping=True, add_special_tokens=not model.chat, verbose=False)
+    offsets = read["offset_mapping"]
     inside = [index for index, (begin, end) in enumerate(offsets) if begin < stop and end > start]
-    subject = prompt[start:stop]
+    subject = text[start:stop]
     if inside:
         span = Span(inside[0], inside[-1] + 1)
         if _letters(subject) in _letters(model.decode(ids[span.start : span.stop])):
             return span
     raise ValueError(
-        f"the tokens of the subject {subject!r} cannot be told in the prompt {prompt!r}: "
+        f"the tokens of the subject {subject!r} cannot be told in the prompt {text!r}: "
         f"the tokenizer reads it as {model.decode(ids)!r}; write the prompt that way"
     )
 
@@ -106,35 +102,41 @@ def _letters(text: str) -> str:
     return "".join(text.casefold().split())
 
 
-def target_ids(model: LanguageModel, target: str) -> list[int]:
-    """Token ids of an answer as it continues a text: with a space before it, without special tokens.
+def target_ids(model: LanguageModel, target: str, prompt: str = "") -> list[int]:
+    """Token ids of an answer as it continues a prompt, without special tokens.
+
+    Args:
+        prompt: what it follows; without one a word, so that a blank stands between.
 
     Raises:
         ValueError: if the answer is empty.
     """
     if not target.strip():
         raise ValueError("the answer is empty; write the word the model should say")
-    # behind a word, because some tokenizers put a space of their own at the start of a text
-    word, both = (model.tokenize(text, special_tokens=False) for text in ("a", f"a {target.lstrip()}"))
-    if both[: len(word)] == word:
-        return both[len(word) :]
-    return model.tokenize(f" {target.lstrip()}", special_tokens=False)
+    blank = blank_before(model.wording(prompt).text) if prompt else " "
+    # behind something, because some tokenizers put a space of their own at the start of a text
+    before = "a" if blank else "("
+    first, both = (model.tokenize(text, special_tokens=False) for text in (before, before + blank + target.lstrip()))
+    if both[: len(first)] == first and len(both) > len(first):
+        return both[len(first) :]
+    return model.tokenize(blank + target.lstrip(), special_tokens=False)
 
 
 def join(model: LanguageModel, prompt: str, target: str) -> tuple[list[int], int]:
-    """Token ids of prompt and answer with a space between, and the number of those that are the prompt's.
+    """Token ids of prompt and answer, and the number of those that are the prompt's.
 
-    They are tokenised together where that leaves the prompt's own tokens as they are, else one after the
-    other.  The logits at positions `n_prompt - 1` to `len(ids) - 2` predict the answer.
+    A blank stands between where the language wants one (`facts.words.blank_before`).  Both are tokenised together
+    where that leaves the prompt's own tokens as they are, else one after the other.  The logits at positions
+    `n_prompt - 1` to `len(ids) - 2` predict the answer.
 
     Raises:
         ValueError: if either is empty or without tokens, or both together are longer than the model's context.
     """
-    answer = target_ids(model, target)
+    answer = target_ids(model, target, prompt)
     if not answer:
         raise ValueError(f"the answer {target!r} has no tokens in {model.name}; write it in words the tokenizer knows")
     alone = model.encode(prompt)
-    together = model.tokenize(f"{prompt} {target.lstrip()}")
+    together = tokens_together(model, prompt, target)
     if together[: len(alone)] != alone or len(together) == len(alone):
         together = alone + answer
     if len(together) > model.max_positions:
@@ -142,6 +144,53 @@ def join(model: LanguageModel, prompt: str, target: str) -> tuple[list[int], int
             f"prompt and answer are {len(together)} tokens long; {model.name} takes at most {model.max_positions}"
         )
     return together, len(alone)
+
+
+def notes_on(model: LanguageModel, fact: Fact) -> tuple[str, ...]:
+    """What should be said of the way a fact is asked, a sentence each: what was left out, which subject is meant."""
+    notes = list(model.wording(fact.prompt).notes)
+    places = occurrences(fact.prompt, fact.subject)
+    if len(places) > 1 and fact.start in places:
+        notes.append(
+            f"The subject {fact.subject!r} stands {len(places)} times in the prompt; occurrence "
+            f"{places.index(fact.start)}, counted from 0, is meant."
+        )
+    if model.has_chat_template and not model.chat:
+        notes.append(
+            f"{model.name} is an instruct model and was asked without its chat template; ask with chat to put the "
+            "prompt in the user's turn."
+        )
+    return tuple(notes)
+
+
+def tokens_together(model: LanguageModel, prompt: str, target: str) -> list[int]:
+    """Token ids of prompt and answer tokenised as one text, whatever that does to the prompt's last token."""
+    text = model.wording(prompt).text
+    return model.tokenize_worded(f"{text}{blank_before(text)}{target.lstrip()}")
+
+
+def fits(model: LanguageModel, prompt: str, target: str) -> bool:
+    """Whether the model takes the prompt together with the answer."""
+    try:
+        join(model, prompt, target)
+    except ValueError:
+        return False
+    return True
+
+
+def own_answer(model: LanguageModel, prompt: str) -> list[int]:
+    """The model's greedy next token, with those that complete its character where it is cut.
+
+    Raises:
+        ValueError: if the prompt is empty or too long.
+    """
+    ids, answer = model.encode(prompt), list[int]()
+    for _ in range(MOST_TOKENS):
+        logits = model.logits(torch.tensor([[*ids, *answer]], device=model.device))[0, -1]
+        answer.append(int(logits.argmax()))
+        if HALF not in model.decode(answer, special_tokens=True):
+            return answer
+    return answer[:1]
 
 
 def pad(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:

@@ -49,6 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    for note in getattr(options, "notes", ()):
+        print(f"note: {note}", file=sys.stderr)
     if options.json:
         print(output.result.to_json())
     else:

@@ -216,6 +216,7 @@ def _settings(
     return {
         "kind": JOURNAL,
         "revision": model.revision,
+        **({"chat": True} if model.chat else {}),
         "configs": [asdict(config) for config in configs],
         "sigma": level.sigma,
         "positions": None if positions is None else sorted(positions),

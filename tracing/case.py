@@ -132,7 +132,7 @@ def make_case(
         question=question,
         embeddings=corruption.embeddings.to(model.device),
         positions=_positions(question, positions),
-        other=first_token(model, question, shared.against) if shared.against.strip() else None,
+        other=first_token(model, fact.prompt, question, shared.against) if shared.against.strip() else None,
     )
     return Case(model, fact, configs, level, corruption, asked)
 

@@ -46,8 +46,7 @@ class Output:
 
 def trace(options: argparse.Namespace, progress: Progress | None) -> Output:
     """One prompt, one exact map."""
-    fact = _fact(options)
-    model = load_from(options)
+    model, fact = _asked(options)
     from tracing.tracer import causal_trace
 
     config = _config(options, model, fact)
@@ -56,8 +55,7 @@ def trace(options: argparse.Namespace, progress: Progress | None) -> Output:
 
 def lens(options: argparse.Namespace, progress: Progress | None) -> Output:
     """What every state says when it is read as the last one."""
-    fact = _fact(options)
-    model = load_from(options)
+    model, fact = _asked(options)
     from tracing.lenses.logit import logit_lens
     from tracing.lenses.tuned import TunedLens, fit_tuned_lens, own_texts, tuned_lens
 
@@ -75,8 +73,7 @@ def lens(options: argparse.Namespace, progress: Progress | None) -> Output:
 
 def knockout(options: argparse.Namespace, progress: Progress | None) -> Output:
     """What the answer loses when the last position may not read some tokens."""
-    fact = _fact(options)
-    model = load_from(options)
+    model, fact = _asked(options)
     from tracing.knockout import attention_knockout
 
     return shown(attention_knockout(model, fact, window=options.window, progress=progress))
@@ -84,8 +81,7 @@ def knockout(options: argparse.Namespace, progress: Progress | None) -> Output:
 
 def attribution(options: argparse.Namespace, progress: Progress | None) -> Output:
     """An estimated map from one backward pass, and exact values of its largest cells."""
-    fact = _fact(options)
-    model = load_from(options)
+    model, fact = _asked(options)
     from tracing.attribution import attribution_patching, verify
 
     config, level = _config(options, model, fact), _level(model)
@@ -115,8 +111,7 @@ def _neurons(
 
 def paths(options: argparse.Namespace, progress: Progress | None) -> Output:
     """What one state tells the answer through each module behind it."""
-    fact = _fact(options)
-    model = load_from(options)
+    model, fact = _asked(options)
     from tracing.paths import Node, path_patching
 
     parts = options.sender.split(":")
@@ -132,8 +127,7 @@ def paths(options: argparse.Namespace, progress: Progress | None) -> Output:
 
 def counterfactuals(options: argparse.Namespace, progress: Progress | None) -> Output:
     """Subjects of the atlas that can stand in the prompt's place."""
-    fact = _fact(options)
-    model = load_from(options)
+    model, fact = _asked(options)
     from tracing.counterfactuals import suggest_counterfactuals
 
     found = suggest_counterfactuals(model, fact, limit=options.limit)
@@ -275,8 +269,21 @@ class Table:
         return str(self.frame.to_json(orient="records", force_ascii=False, indent=1))
 
 
+def _asked(options: argparse.Namespace) -> tuple[LanguageModel, Fact]:
+    """The model and the fact; a misspelt subject is told before the model is loaded.
+
+    `options.notes` holds what is to be said of the way it is asked.
+    """
+    fact = _fact(options)
+    model = load_from(options)
+    from models import notes_on
+
+    options.notes = notes_on(model, fact)
+    return model, fact
+
+
 def _fact(options: argparse.Namespace) -> Fact:
-    return Fact.from_prompt(options.prompt, options.subject, options.answer)
+    return Fact.from_prompt(options.prompt, options.subject, options.answer, occurrence=options.occurrence)
 
 
 def _facts(options: argparse.Namespace) -> Sequence[Fact]:

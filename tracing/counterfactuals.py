@@ -43,8 +43,7 @@ def suggest_counterfactuals(
     """
     atlas = atlas or load_atlas()
     relation, answer = _relation(atlas, fact)
-    occurrence = fact.prompt[: fact.template.index("{}")].count(fact.subject)
-    span = subject_span(model, fact.prompt, fact.subject, occurrence)
+    span = subject_span(model, fact.prompt, fact.subject, fact.start)
     subject = range(span.start, span.stop)
     ids = model.encode(fact.prompt)
     found = []

@@ -18,6 +18,9 @@ def add_prompt(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("prompt", help="a sentence that stops where the answer should come")
     parser.add_argument("--subject", required=True, help="the words of the prompt that name what it is about")
     parser.add_argument("--answer", default="", help="the answer to follow (default: the model's own next token)")
+    parser.add_argument(
+        "--occurrence", type=int, default=0, help="where the subject stands more than once: which, counted from 0"
+    )
 
 
 def add_output(parser: argparse.ArgumentParser, figure: str | None) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from facts import Fact
-from models import LanguageModel, join, subject_span, target_ids
+from models import LanguageModel, join, own_answer, subject_span, target_ids
 from tracing.measures import Measure
 
 QUANTITIES = ("log_probability", "logit_difference", "kl", "rank")
@@ -86,15 +86,12 @@ def ask(model: LanguageModel, fact: Fact) -> Question:
     Raises:
         ValueError: if the prompt is empty, does not hold the subject, or is too long for the model with its answer.
     """
-    # The template says which occurrence is meant: the one after its own text.
-    occurrence = fact.prompt[: fact.template.index("{}")].count(fact.subject)
-    span = subject_span(model, fact.prompt, fact.subject, occurrence)
+    span = subject_span(model, fact.prompt, fact.subject, fact.start)
     if fact.target_true.strip():
         ids, n_prompt = join(model, fact.prompt, fact.target_true)
     else:
         prompt = model.encode(fact.prompt)
-        logits = model.logits(torch.tensor([prompt]))[0, -1]
-        ids, n_prompt = [*prompt, int(logits.argmax())], len(prompt)
+        ids, n_prompt = [*prompt, *own_answer(model, fact.prompt)], len(prompt)
     if len(ids) - 1 > model.max_positions:
         raise ValueError(
             f"the prompt and its answer have {len(ids)} tokens, more than the {model.max_positions} "
@@ -103,13 +100,13 @@ def ask(model: LanguageModel, fact: Fact) -> Question:
     return Question(tuple(ids[:-1]), n_prompt, tuple(ids[n_prompt:]), range(span.start, span.stop))
 
 
-def first_token(model: LanguageModel, question: Question, against: str) -> int:
+def first_token(model: LanguageModel, prompt: str, question: Question, against: str) -> int:
     """The first token of another answer.
 
     Raises:
         ValueError: if it is empty or begins as the answer does, so that no logits tell them apart.
     """
-    token = target_ids(model, against)[0]
+    token = target_ids(model, against, prompt)[0]
     if token == question.answer_ids[0]:
         raise ValueError(
             f"the other answer {against!r} begins with the answer's own first token "

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from facts.importers.fields import Fields
 from facts.types import EditRequest, Fact, Probe, ProbeKind
+from facts.words import find_subject
 
 NO_TRUTH = "<|endoftext|>"
 """EasyEdit's word for an unknown true answer."""
@@ -48,10 +48,10 @@ def fact_of(
         return Fact.from_words(prompt, target_true, relation), ("no subject is given; the whole prompt stands for it",)
     if subject in prompt:
         return Fact.from_prompt(prompt, row.text(subject_field), target_true, relation), ()
-    found = re.search(re.escape(subject.strip()), prompt, re.IGNORECASE)
-    if found is not None:
-        fact = Fact.from_prompt(prompt, found[0], target_true, relation)
-        return fact, (f"the subject {subject[:80]!r} is written {found[0][:80]!r} in the prompt",)
+    written = find_subject(prompt, subject.strip())
+    if written:
+        fact = Fact.from_prompt(prompt, written, target_true, relation)
+        return fact, (f"the subject {subject[:80]!r} is written {written[:80]!r} in the prompt",)
     note = f"the subject {subject[:80]!r} does not occur in the prompt; the whole prompt stands for it"
     return Fact.from_words(prompt, target_true, relation), (note,)
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 from metrics.drift import text_nll
 from metrics.generation import Said, continued, to_natural_stop
 from metrics.logprobs import Forced, score_joined
-from models import Sampling, join
+from models import Sampling, join, tokens_together
 
 if TYPE_CHECKING:
     from models import LanguageModel
@@ -138,7 +138,7 @@ def read(
 
 
 def _joint(model: LanguageModel, prompt: str, answer: str) -> tuple[list[int], int]:
-    ids, n_prompt = model.encode(f"{prompt} {answer}"), len(model.encode(prompt))
+    ids, n_prompt = tokens_together(model, prompt, answer), len(model.encode(prompt))
     if n_prompt >= len(ids):
         raise ValueError(f"the answer {answer!r} adds no token to the prompt")
     return ids, n_prompt

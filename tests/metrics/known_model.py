@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from threading import RLock
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from facts.words import blank_before
 from models import Sampling
+from models.asking import Wording, wording
 
 END = "<end>"
 
@@ -24,6 +27,7 @@ class KnownModel:
 
     name = "known"
     pad_id = 0
+    chat = False
 
     def __init__(self, words: Sequence[str], table: Mapping[str, Mapping[str, float]], max_positions: int = 32) -> None:
         self.vocabulary = {word: index for index, word in enumerate([END, "<unk>", *words])}
@@ -46,6 +50,14 @@ class KnownModel:
     def tokenize(self, text: str, *, special_tokens: bool = True) -> list[int]:
         ids: list[int] = self.tokenizer(text, add_special_tokens=special_tokens)["input_ids"]
         return ids
+
+    def tokenize_worded(self, text: str) -> list[int]:
+        return self.tokenize(text)
+
+    def wording(self, prompt: str) -> Wording:
+        """A script without blanks ends its line, since the tokenizer here splits at white space."""
+        asked = wording(self.tokenizer, prompt, chat=False, starts=False)
+        return asked if blank_before(asked.text) else replace(asked, text=f"{asked.text}\n")
 
     def encode(self, text: str) -> list[int]:
         ids = self.tokenize(text)

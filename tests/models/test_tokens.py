@@ -7,7 +7,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from models import LanguageModel, Span, count_occurrences, join, pad, subject_span, target_ids
+from facts.words import occurrences
+from models import LanguageModel, Span, join, pad, subject_span, target_ids
 from tests.tiny import build_tiny, tiny_model
 
 
@@ -64,19 +65,18 @@ def test_a_subject_that_is_part_of_a_character_run_of_bytes(model: LanguageModel
     assert text_of(model, prompt, subject_span(model, prompt, "鷲")).strip() == "鷲"
 
 
-def test_the_second_occurrence_is_found_when_asked_for(model: LanguageModel) -> None:
+def test_the_second_place_of_a_subject_is_found_when_asked_for(model: LanguageModel) -> None:
     prompt = "Rome is the capital of Italy. Rome is in"
-    assert count_occurrences(prompt, "Rome") == 2
-    first, second = (subject_span(model, prompt, "Rome", occurrence) for occurrence in (0, 1))
+    places = occurrences(prompt, "Rome")
+    assert places == (0, 30)
+    first, second = (subject_span(model, prompt, "Rome", at) for at in places)
     assert first == subject_span(model, prompt, "Rome") == Span(0, first.stop)
     assert second.start > first.stop
     assert text_of(model, prompt, second) == " Rome"
-    with pytest.raises(ValueError, match=r"occurrence 2 of the subject 'Rome' .* holds 2, counted from 0"):
-        subject_span(model, prompt, "Rome", 2)
-    with pytest.raises(ValueError, match="occurrence -1"):
+    with pytest.raises(ValueError, match=r"the subject 'Rome' does not stand at character 7 of the prompt"):
+        subject_span(model, prompt, "Rome", 7)
+    with pytest.raises(ValueError, match="at character -1"):
         subject_span(model, prompt, "Rome", -1)
-    assert count_occurrences("aaaa", "aa") == 2
-    assert count_occurrences("aaaa", "") == 0
 
 
 def test_a_subject_that_is_not_there_is_named(model: LanguageModel) -> None:

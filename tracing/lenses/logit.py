@@ -128,7 +128,7 @@ def read_states(
     words, word_ids = [answer.strip() or answer], [question.answer_ids[0]]
     if target.strip():
         words.append(target.strip())
-        word_ids.append(target_ids(model, target)[0])
+        word_ids.append(target_ids(model, target, fact.prompt)[0])
     last = model.n_layers - 1
     row = torch.tensor([ids], device=model.device)
     captured = run(model, row, captures=[("resid_post", layer) for layer in range(model.n_layers)]).captured

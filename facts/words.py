@@ -1,0 +1,93 @@
+"""Where words stand in a sentence: a subject in a prompt, an answer behind it.  Rules about text alone."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+_OPENING = "([{<（「『《【〈«“‘„‚¿¡$€£¥#@"
+"""Characters an answer follows without a blank."""
+_EITHER = "\"'`*_"
+"""Marks that open or close: they open where nothing but blanks, opening marks or their own kind stands before."""
+_UNSPACED = (
+    (0x0E00, 0x0EFF),  # Thai, Lao
+    (0x0F00, 0x109F),  # Tibetan, Burmese
+    (0x1780, 0x17FF),  # Khmer
+    (0x3000, 0x30FF),  # CJK punctuation, Hiragana, Katakana
+    (0x31F0, 0x31FF),
+    (0x3400, 0x4DBF),
+    (0x4E00, 0x9FFF),  # CJK ideographs
+    (0xF900, 0xFAFF),
+    (0xFF00, 0xFF9F),  # full-width forms, half-width Katakana
+    (0x20000, 0x3FFFF),
+)
+"""Code points of scripts that are written without blanks between words."""
+_BLANKS = " \t\u00a0"
+
+
+def occurrences(prompt: str, subject: str) -> tuple[int, ...]:
+    """Character offsets at which the subject stands in the prompt as a word of its own, without overlaps.
+
+    A place inside a longer word does not count ("Iran" in "Iranian", "Apollo 1" in "Apollo 11"), unless the subject
+    stands nowhere else.  Scripts without blanks have no such places.
+    """
+    if not subject:
+        return ()
+    every = tuple(match.start() for match in re.finditer(re.escape(subject), prompt))
+    return tuple(start for start in every if _is_word(prompt, start, start + len(subject))) or every
+
+
+def find_subject(prompt: str, subject: str) -> str:
+    """The subject as it is written in the prompt, in whatever capitals; empty where it is not there."""
+    folded = re.finditer(re.escape(subject), prompt, re.IGNORECASE)
+    found = [match[0] for match in folded]
+    return next((words for words in found if _is_word(prompt, *_range(prompt, words))), found[0] if found else "")
+
+
+def blank_before(text: str) -> str:
+    """What goes between a text and the answer that continues it: a blank, or nothing.
+
+    Nothing behind white space, an opening quote or bracket, a currency sign, and inside scripts without blanks: there a
+    model continues with the bare word, and a blank asks for another token.
+    """
+    if not text or text[-1].isspace() or text[-1] in _OPENING or _unspaced(text[-1]):
+        return ""
+    if text[-1] in _EITHER:
+        before = text.rstrip(_EITHER)
+        closes = before and not before[-1].isspace() and before[-1] not in _OPENING and not _unspaced(before[-1])
+        return " " if closes else ""
+    return " "
+
+
+def without_trailing_blank(prompt: str) -> str:
+    """The prompt without blanks at its end; line ends stay, since models are asked behind them.
+
+    An answer's first token holds the blank, so that a blank in the prompt leaves the model in a place it never saw.
+    """
+    return prompt.rstrip(_BLANKS)
+
+
+def _range(prompt: str, words: str) -> tuple[int, int]:
+    start = occurrences(prompt, words)[0]
+    return start, start + len(words)
+
+
+def _is_word(prompt: str, start: int, stop: int) -> bool:
+    """Whether neither end cuts a word in two."""
+    return not (_joined(prompt[start - 1 : start], prompt[start]) or _joined(prompt[stop - 1], prompt[stop : stop + 1]))
+
+
+def _joined(left: str, right: str) -> bool:
+    """Whether two neighbouring characters belong to one word; the empty text is the prompt's end."""
+    if not left or not right or _unspaced(left) or _unspaced(right):
+        return False
+    return (left.isalnum() or _mark(left)) and (right.isalnum() or _mark(right))
+
+
+def _mark(character: str) -> bool:
+    """An accent that stands as a character of its own."""
+    return unicodedata.category(character).startswith("M")
+
+
+def _unspaced(character: str) -> bool:
+    return any(low <= ord(character) <= high for low, high in _UNSPACED)
