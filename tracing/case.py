@@ -106,6 +106,7 @@ class Case:
             corrupted=probability.corrupted,
             restored=probability.restored,
             corruption=self.corruption.source,
+            own_answer=not self.fact.target_true.strip(),
             against="" if other is None else model.token_strings([other])[0],
             others=readings,
         )

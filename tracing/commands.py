@@ -148,25 +148,35 @@ def many(options: argparse.Namespace, progress: Progress | None) -> Output:
     for number, fact in enumerate(facts):
         result = causal_trace(model, fact, _config(options, model, fact), level=level)
         result.save(folder / f"{number:04d}.npz")
-        pos, layer = result.peak()
-        rows.append(
-            {
-                "file": f"{number:04d}.npz",
-                "prompt": result.prompt,
-                "answer": result.answer,
-                "known": result.answer_is_greedy,
-                "clean": result.clean,
-                "corrupted": float(result.corrupted.mean()),
-                "peak_position": pos,
-                "peak_layer": layer,
-                "peak_effect": float(result.indirect_effect[pos, layer].max()),
-            }
-        )
+        rows.append({"file": f"{number:04d}.npz"} | _facts_row(result))
         if progress:
             progress(number + 1, len(facts))
     frame = pd.DataFrame(rows)
     frame.to_csv(folder / "summary.csv", index=False)
     return Output(Table(frame), f"{frame.to_string(index=False)}\n\nTraces and summary.csv written to {folder}")
+
+
+def _facts_row(result: TraceResult) -> dict[str, Any]:
+    """One trace in the table of `facts`."""
+    largest, last, suggested = result.largest(), result.last_subject(), result.suggestion()
+    return {
+        "prompt": result.prompt,
+        "answer": result.answer,
+        "known": None if result.own_answer else result.answer_is_greedy,
+        "clean": result.clean,
+        "corrupted": float(result.corrupted.mean()),
+        "total_effect": result.total_effect,
+        "largest_token": largest.token,
+        "largest_position": largest.position,
+        "largest_layer": largest.layer,
+        "largest_effect": largest.effect,
+        "last_subject_layer": None if last is None else last.layer,
+        "last_subject_effect": None if last is None else last.effect,
+        "last_subject_low": None if last is None else last.low,
+        "last_subject_high": None if last is None else last.high,
+        "suggested": suggested.layer,
+        "suggested_reason": suggested.reason,
+    }
 
 
 def average(options: argparse.Namespace, progress: Progress | None) -> Output:

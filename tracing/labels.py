@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from tracing.types import Category, Direction, Measure, TraceResult, TraceSite
-
 if TYPE_CHECKING:
     from tracing.average import AverageEffects
+    from tracing.config import Direction, TraceSite
+    from tracing.measures import Measure
+    from tracing.types import Category, TraceResult
 
 ColourScale = Literal["cividis", "viridis", "rome"]
 

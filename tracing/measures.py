@@ -14,6 +14,8 @@ token minus that of another answer's.  kl: KL(clean || run) in nats, summed over
 answer among all tokens, 1 for the likeliest; the worst over its tokens.  fraction_restored: the probability on a scale
 where the corrupted run is 0 and the clean one 1 (Hase et al. 2023, arXiv:2301.04213, section 4)."""
 MEASURES: tuple[Measure, ...] = get_args(Measure)
+LOWER_IS_BETTER: tuple[Measure, ...] = ("kl", "rank")
+"""Measures that a restored state lowers."""
 UNITS: dict[Measure, str] = {
     "probability": "probability",
     "log_probability": "nats",

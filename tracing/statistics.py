@@ -43,8 +43,10 @@ def _central_mass(theta: float | NDArray[np.float64], degrees: int) -> NDArray[n
     return mass
 
 
-def interval(values: ArrayLike, axis: int = 0) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The 95 % t-interval of the mean along `axis`, NaNs left out; NaN where fewer than two values remain."""
+def interval(
+    values: ArrayLike, axis: int = 0, confidence: float = CONFIDENCE
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The t-interval of the mean along `axis`, NaNs left out; NaN where fewer than two values remain."""
     array = np.asarray(values, dtype=np.float64)
     count = np.sum(~np.isnan(array), axis=axis)
     filled = np.where(np.isnan(array), 0.0, array)
@@ -53,7 +55,7 @@ def interval(values: ArrayLike, axis: int = 0) -> tuple[NDArray[np.float64], NDA
     deviation = np.where(np.isnan(array), 0.0, array - np.expand_dims(mean, axis))
     sd = np.sqrt((deviation**2).sum(axis) / (usable - 1))
     counts, where = np.unique(usable, return_inverse=True)
-    quantile = np.array([t_quantile(int(number) - 1) for number in counts])[where].reshape(np.shape(usable))
+    quantile = np.array([t_quantile(int(number) - 1, confidence) for number in counts])[where].reshape(np.shape(usable))
     half = np.where(count > 1, quantile * sd / np.sqrt(usable), np.nan)
     return mean - half, mean + half
 

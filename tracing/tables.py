@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from tracing.average import map_name
 from tracing.labels import (
     CATEGORY_NAMES,
     EFFECTS,
@@ -20,6 +21,7 @@ from tracing.labels import (
     token_labels,
 )
 from tracing.measures import UNITS
+from tracing.suggestion import best_of, can_show_site, early_site, site_words
 from tracing.types import CATEGORIES, TraceResult
 
 if TYPE_CHECKING:  # these import torch
@@ -35,9 +37,11 @@ LITTLE = 0.05  # a total effect, as a difference of probabilities
 
 
 def trace_table(result: TraceResult) -> str:
-    """Probabilities, corruption, indirect effects by token and layer, the suggested layer."""
+    """Probabilities, corruption, indirect effects by token and layer, the largest of them and what they suggest."""
     config, corrupted = result.config, float(result.corrupted.mean())
     known = "" if result.answer_is_greedy else f"; the model would say {token_label(result.predicted.strip())!r}"
+    if result.own_answer:
+        known = ", the model's own; nobody has said what is true"
     done = f"corrupted with {result.corruption}" if result.corruption else f"noise {result.noise_source}"
     lines = [
         f"model      {result.model_name} ({result.n_layers} layers), revision {result.revision[:12]}",
@@ -58,17 +62,24 @@ def trace_table(result: TraceResult) -> str:
     else:
         lines += [f"Indirect effect of {what}, by token (* subject) and {layer_title(result)}:"]
         lines += grid(token_labels(result), effect)
-    last = result.subject_span[1] - 1
-    if result.measure == "probability" and not np.isnan(effect[last]).any():
-        pos, layer = result.peak()
-        lines += [
-            "",
-            f"Suggested layer: {layer}, where {EFFECTS[config.direction]} at the last subject token "
-            f"{token_label(result.tokens[pos])} has the largest effect ({effect[pos, layer].max():.3f}).",
+    return "\n".join([*lines, "", *conclusions(result)])
+
+
+def conclusions(result: TraceResult) -> list[str]:
+    """The largest effect of a map, the largest at the last subject token, the suggested layer and the early site."""
+    last, suggested = result.last_subject(), result.suggestion()
+    lines = [f"Largest effect before the last token: {result.largest()}"]
+    if last is not None:
+        lines.append(f"Largest at the last subject token: {last}")
+    lines.append(f"Suggested layer: {'none' if suggested.layer is None else suggested.layer}. {suggested.reason}")
+    if site := early_site(result):
+        lines.append(site)
+    if suggested.layer is not None:
+        lines.append(
             "A suggestion only: where a fact is traced to says little about where an edit works best "
-            "(arXiv:2301.04213).",
-        ]
-    return "\n".join(lines)
+            "(Hase et al. 2023, arXiv:2301.04213)."
+        )
+    return lines
 
 
 def lens_table(result: LensResult) -> str:
@@ -155,7 +166,26 @@ def average_table(average: AverageEffects) -> str:
         lines += ["", f"{map_title(name)}, by token and layer (n of facts):"]
         names = [f"{CATEGORY_NAMES[category]} ({average.n(name, category)})" for category in CATEGORIES]
         lines += grid(names, np.stack([average.mean(name, category) for category in CATEGORIES]))
+        lines += _average_site(average, name)
     return "\n".join(lines)
+
+
+def _average_site(average: AverageEffects, name: str) -> list[str]:
+    """The largest average effect at the last subject token, and whether it is an early site; nothing for two facts."""
+    values = average.values(name, "last_subject")
+    values = values[~np.isnan(values).any(axis=1)]
+    config = next(config for config in average.configs if map_name(config) == name)
+    if len(values) < 3:
+        return []
+    best, n_layers = best_of(values, average.ate), values.shape[1]
+    lines = [
+        "",
+        f"Largest at the last subject token: {best.effect:.3f} at layer {best.index} (95 % CI {best.low:.3f} to "
+        f"{best.high:.3f}, corrected for {n_layers} layers, n = {len(values)} facts).",
+    ]
+    if can_show_site(config):
+        lines.append(site_words(best.index if best.stands_out else None, n_layers, f"restoring the {map_title(name)}"))
+    return lines
 
 
 def grid(names: Sequence[str], values: NDArray[np.floating]) -> list[str]:

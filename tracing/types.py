@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -25,6 +25,7 @@ from tracing.config import (
 from tracing.measures import MEASURES, Measure, Readings
 from tracing.statistics import Correction, interval, significant
 from tracing.storage import plain, read
+from tracing.suggestion import Cell, Suggestion, largest, largest_at, suggestion
 
 __all__ = [
     "CATEGORIES",
@@ -83,7 +84,8 @@ class TraceResult:
     predicted: str
     """The model's own greedy next token after the clean prompt."""
     answer_is_greedy: bool
-    """Whether the clean model's argmax is the answer at each of its tokens: whether it knows the fact."""
+    """Whether the clean model's argmax is the answer at each of its tokens: whether it knows a fact whose true answer
+    was stated."""
     noise_std: float
     """Absolute standard deviation of the noise, in units of the embedding: `config.noise` x what was measured."""
     noise_source: str
@@ -99,6 +101,8 @@ class TraceResult:
     """What was done to the subject's embeddings, in words."""
     against: str = ""
     """The other answer's first token as text, where logits were compared with it."""
+    own_answer: bool = False
+    """Whether nobody stated the answer, so that it is the model's own and not known to be true."""
     measure: Measure = "probability"
     """What `clean`, `corrupted` and `restored` are."""
     others: Mapping[Measure, Readings] = field(default_factory=dict)
@@ -165,14 +169,21 @@ class TraceResult:
 
         For noising it is P(clean) - mean P(noised): what corrupting that state alone takes away.
         """
-        return self._paired().mean(axis=0).astype(np.float32)
+        return self.effects().mean(axis=0).astype(np.float32)
+
+    def effects(self) -> NDArray[np.float64]:
+        """[sample, pos, layer] float64, the effect of each sample: against its own corrupted run, or the clean one."""
+        restored = self.restored.astype(np.float64)
+        if self.config.direction == "noising":
+            return self.clean - restored
+        return restored - self.corrupted.astype(np.float64).reshape(-1, *[1] * (restored.ndim - 1))
 
     def ci(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """([pos, layer], [pos, layer]), the 95 % t-interval of the indirect effect over paired noise samples.
 
         Paired: each sample's restored run is compared with the corrupted run of the same noise.  NaN for one sample.
         """
-        low, high = interval(self._paired())
+        low, high = interval(self.effects())
         return low.astype(np.float32), high.astype(np.float32)
 
     def uncertain(self) -> NDArray[np.bool_]:
@@ -183,14 +194,12 @@ class TraceResult:
     def significant(self, *, alpha: float = 0.05, correction: Correction = "holm") -> NDArray[np.bool_]:
         """[pos, layer], where the indirect effect differs from 0 over samples: a paired t-test at level `alpha`, after
         correction for the number of cells.  Nowhere for one sample."""
-        return significant(self._paired(), alpha=alpha, correction=correction)
+        return significant(self.effects(), alpha=alpha, correction=correction)
 
     def peak(self, pos: int | None = None) -> tuple[int, int]:
         """(pos, layer) of the largest indirect effect at one position, by default the last subject token.
 
-        Over the whole grid the residual stream's maximum sits trivially at the final token, so the position is fixed.
-        The layer is a *suggestion*: where a fact is traced to says little about where an edit works best
-        (Hase et al. 2023, arXiv:2301.04213).
+        It is the largest whether or not it differs from 0: `suggestion` says if that layer is one to begin editing at.
 
         Raises:
             ValueError: if `pos` is outside the prompt or was not measured.
@@ -202,6 +211,32 @@ class TraceResult:
         if np.isnan(row).any():
             raise ValueError(f"position {pos} was not measured; trace it by leaving `positions` out")
         return pos, int(row.argmax()) // int(np.prod(row.shape[1:]))
+
+    def largest(self) -> Cell:
+        """The largest effect before the last token, where anything that is late enough restores the answer.
+
+        Its interval holds for all cells compared (`tracing.suggestion`).  By kl and rank, which a restored
+        state lowers, it is the most negative effect.
+        """
+        return largest(self)
+
+    def last_subject(self) -> Cell | None:
+        """The largest effect at the last subject token; None where it was not measured."""
+        return largest_at(self, self.subject_span[1] - 1)
+
+    def suggestion(
+        self, position: int | None = None, without: Mapping[int, Collection[int]] | None = None
+    ) -> Suggestion:
+        """The layer whose effect stands out at one token, or none and why (`tracing.suggestion`).
+
+        Args:
+            position: a token of the prompt; by default the last of the subject.
+            without: position -> layers that cannot be edited there.
+
+        Raises:
+            ValueError: if `position` is outside the prompt.
+        """
+        return suggestion(self, position, without)
 
     def to_frame(self) -> pd.DataFrame:
         """One row per measured cell: position, token, in_subject, layer, site, effect, its interval, p_restored, sd.
@@ -228,13 +263,18 @@ class TraceResult:
 
     def to_dict(self) -> dict[str, Any]:
         """The trace as plain values for a run record; NaN becomes None."""
-        record = self._header()
-        pos, layer = self.peak() if self._measured(self.subject_span[1] - 1) else (None, None)
+        record, suggested = self._header(), self.suggestion()
+        last, probability = self.last_subject(), self.by("probability")
         low, high = self.ci()
         record |= {
             "total_effect": self.total_effect,
             "corrupted": self.corrupted.tolist(),
-            "suggested": {"position": pos, "layer": layer},
+            "p_clean": probability.clean,
+            "p_corrupted": float(probability.corrupted.mean(dtype=np.float64)),
+            "largest": self.largest().to_dict(),
+            "last_subject": None if last is None else last.to_dict(),
+            "suggested": suggested.layer,
+            "suggested_reason": suggested.reason,
             "p_restored": plain(self.mean),
             "effect": plain(self.indirect_effect),
             "effect_low": plain(low),
@@ -309,16 +349,6 @@ class TraceResult:
             restored=found.restored,
             others=others,
         )
-
-    def _paired(self) -> NDArray[np.float64]:
-        """[sample, pos, layer], the effect of each sample: against its own corrupted run, for noising the clean one."""
-        restored = self.restored.astype(np.float64)
-        if self.config.direction == "noising":
-            return self.clean - restored
-        return restored - self.corrupted.astype(np.float64).reshape(-1, *[1] * (restored.ndim - 1))
-
-    def _measured(self, pos: int) -> bool:
-        return not bool(np.isnan(self.restored[:, pos]).any())
 
     def _header(self) -> dict[str, Any]:
         """Every field but the arrays, as JSON-ready values."""

@@ -46,3 +46,24 @@ def test_the_late_site_is_the_last_token(trace: TraceResult) -> None:
     effect = trace.indirect_effect[-1]
     assert np.abs(effect[:20]).max() < 0.1
     assert effect[23:].min() >= 0.4
+
+
+def test_the_last_subject_token_is_suggested_no_layer_and_the_token_that_carries_the_fact_is_named(
+    trace: TraceResult,
+) -> None:
+    """The largest effect at ␣Tower is about .01 of .68: with ten paired samples it may well differ from 0."""
+    largest, found = trace.largest(), trace.suggestion()
+    assert largest.token == "iffel"
+    assert largest.effect >= 0.4
+    assert largest.low > 0.1
+    assert found.layer is None
+    assert found.cell is not None
+    assert abs(found.cell.effect) < 0.05
+    assert found.elsewhere is not None
+    assert (found.elsewhere.token, found.elsewhere.layer) == (largest.token, largest.layer)
+    assert "Token iffel carries more" in found.reason
+    assert trace.suggestion(largest.position).layer == largest.layer
+    record = trace.to_dict()
+    assert record["suggested"] is None
+    assert record["largest"]["token"] == "iffel"
+    assert record["p_clean"] == pytest.approx(trace.clean)

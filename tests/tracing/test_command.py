@@ -61,7 +61,8 @@ def test_the_table_and_every_file(folder: str, capsys: pytest.CaptureFixture[str
     assert "Gaussian noise of 3 x the standard deviation of the embeddings of" in shown.out
     assert f"(sigma {result.noise_std:.4g})" in shown.out
     assert "subjects" in result.noise_source  # measured on the atlas, as in the paper
-    assert f"Suggested layer: {result.peak()[1]}" in shown.out
+    assert f"Largest effect before the last token: {result.largest()}" in shown.out
+    assert f"Suggested layer: none. {result.suggestion().reason}" in shown.out  # random weights hold no fact
     assert "MLP output" in shown.out
     rows = [line for line in shown.out.splitlines() if line.startswith("␣Needle*") or "*" in line.split(" ")[0]]
     assert len(rows) == result.subject_span[1] - result.subject_span[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from unittest.mock import ANY
 
 import numpy as np
 import pytest
@@ -174,7 +175,17 @@ def test_files_that_are_no_traces_are_refused(tmp_path: Path) -> None:
 
 def test_the_run_record_is_json() -> None:
     record = json.loads(made_result().to_json())
-    assert record["suggested"] == {"position": 2, "layer": 1}
+    assert record["suggested"] is None  # two samples: no interval excludes 0
+    assert "took nothing away that differs from 0" in record["suggested_reason"]
+    assert (record["p_clean"], record["p_corrupted"]) == (pytest.approx(0.9), pytest.approx(0.2))
+    largest = record["largest"]
+    assert (largest["token"], largest["position"], largest["layer"]) == (" Needle", 2, 1)
+    assert record["last_subject"] == largest | {
+        "low": pytest.approx(0.5 - 38.188 * 0.1, abs=1e-3),
+        "high": ANY,
+        "compared": 3,
+    }
+    assert largest["compared"] == 9
     assert record["config"]["noise"] == 3.0
     assert record["noise_std"] == 0.15
     assert record["total_effect"] == pytest.approx(0.7)

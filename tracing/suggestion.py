@@ -1,0 +1,297 @@
+"""What a trace says about where to begin editing: its largest effect, a layer where one stands out, an early site.
+
+The largest of many cells is large by selection, even where nothing has an effect.  So the intervals here hold for all
+the cells that were compared at once: Student's t over paired samples at 95 % in all (Bonferroni), where the dots of a
+map are of one cell each.  A layer is suggested only if
+
+    the corruption took something away: the 95 % interval of the total effect lies above 0,
+    the largest effect at the token lies above 0, in the interval that holds for all layers of that token,
+    so does its excess over the token's mean over layers: where a row is flat, its largest cell is arbitrary, and
+    it gives back a twentieth of the total effect: with paired samples also an effect of no importance differs from 0.
+
+Even then it is a suggestion: where a fact is traced to says little about where an edit works best (Hase et al. 2023,
+arXiv:2301.04213).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tracing.labels import SITE_NAMES, token_label
+from tracing.measures import LOWER_IS_BETTER
+from tracing.statistics import CONFIDENCE, interval
+
+if TYPE_CHECKING:
+    from tracing.config import TraceConfig
+    from tracing.types import TraceResult
+
+SMALLEST_EFFECT = 1e-6
+"""An effect below is rounding, as a difference of probabilities."""
+SMALLEST_SHARE = 0.05
+"""Of the total effect, for a layer to stand out."""
+ENOUGH_SAMPLES = 10
+MODELS_DIFFER = (
+    "Models differ: Meng et al. (2022, arXiv:2202.05262) found an early site in GPT-2 XL, while in Qwen-based models "
+    "early attention contributes more than early MLPs (Choe et al. 2025, arXiv:2509.08778)"
+)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The largest effect among the cells that were compared."""
+
+    token: str
+    position: int
+    layer: int
+    effect: float
+    """Mean over samples, in units of the trace's measure."""
+    low: float
+    high: float
+    """95 % interval that holds for all cells compared; NaN for one sample."""
+    compared: int
+    """How many cells it is the largest of."""
+    head: int | None = None
+    """In a trace of heads."""
+
+    def __str__(self) -> str:
+        where = f"layer {self.layer}" + ("" if self.head is None else f" head {self.head}")
+        return f"{self.effect:.3f} at {token_label(self.token)}, {where}{self.interval}"
+
+    @property
+    def interval(self) -> str:
+        """The interval in words, with a blank in front; empty without one."""
+        if math.isnan(self.low):
+            return ""
+        return f" (95 % CI {self.low:.3f} to {self.high:.3f}, corrected for {self.compared} cells)"
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON: NaN is None, and the head is left out where there is none."""
+        values = {name: value for name, value in asdict(self).items() if name != "head" or value is not None}
+        return {name: None if value != value else value for name, value in values.items()}
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """A layer to begin editing at, at one token; or none, and why."""
+
+    layer: int | None
+    reason: str
+    """One or two sentences: the numbers it rests on, or what is missing and what to do."""
+    cell: Cell | None
+    """The largest effect at that token; None where it was not measured or no layer can be edited."""
+    elsewhere: Cell | None = None
+    """The largest effect at another token of the subject where one stands out; looked for only without a layer."""
+
+
+@dataclass(frozen=True)
+class Best:
+    """The largest mean of a row of cells."""
+
+    index: int
+    effect: float
+    low: float
+    high: float
+    """95 % interval that holds for all cells of the row."""
+    mean: float
+    """Of the row."""
+    stands_out: bool
+    """Whether the intervals of the effect and of its excess over the row's mean lie above 0, and it is large enough."""
+
+
+def best_of(values: NDArray[np.floating], total: float) -> Best:
+    """The largest mean over samples of [sample, cell] effects; samples may be noise draws or facts, NaNs left out.
+
+    Args:
+        total: the total effect, of which it must be a share of `SMALLEST_SHARE` to stand out.
+    """
+    array = np.asarray(values, dtype=np.float64)
+    array = array[~np.isnan(array).any(axis=1)]
+    means = array.mean(axis=0)
+    index = int(means.argmax())
+    low, high = interval(array[:, index], confidence=_each(len(means)))
+    above, _ = interval(array[:, index] - array.mean(axis=1), confidence=_each(len(means)))
+    # one cell has nothing to stand out from
+    enough = means[index] >= max(SMALLEST_SHARE * total, SMALLEST_EFFECT)
+    stands_out = bool(low > 0 and enough and (above > 0 or len(means) == 1))
+    return Best(index, float(means[index]), float(low), float(high), float(means.mean()), stands_out)
+
+
+def largest(result: TraceResult) -> Cell:
+    """The largest effect before the last token, where anything that is late enough restores the answer.
+
+    Of a prompt of which only the last token was measured: the largest there.  By measures that a restored state lowers
+    it is the most negative one.
+    """
+    measured = [pos for pos in range(len(result.tokens)) if _measured(result, pos)]
+    return _largest(result, [pos for pos in measured if pos < len(result.tokens) - 1] or measured)
+
+
+def largest_at(result: TraceResult, position: int) -> Cell | None:
+    """The largest effect at one position, as `largest`; None where it was not measured."""
+    return _largest(result, [position]) if _measured(result, position) else None
+
+
+def suggestion(
+    result: TraceResult, position: int | None = None, without: Mapping[int, Collection[int]] | None = None
+) -> Suggestion:
+    """The layer whose effect stands out at one token, by the probability of the answer.
+
+    Args:
+        position: a token of the prompt; by default the last of the subject, where ROME and its kin edit.
+        without: position -> layers that cannot be edited there.
+
+    Raises:
+        ValueError: if `position` is outside the prompt.
+    """
+    without = without or {}
+    position = result.subject_span[1] - 1 if position is None else position
+    if not 0 <= position < len(result.tokens):
+        raise ValueError(f"position {position} is outside the prompt's {len(result.tokens)} tokens")
+    result = result.by("probability")
+    where = _name(result, position)
+    if not _measured(result, position):
+        return Suggestion(None, f"{where[0].upper()}{where[1:]} was not traced, so no layer is suggested.", None)
+    layers = _layers(result, position, without)
+    if not layers:
+        return Suggestion(None, f"Every layer's MLP is silent at {where}, so no edit can act there.", None)
+    cell = _largest(result, [position], layers)
+    if refusal := _refusal(result, position):
+        return Suggestion(None, refusal, cell)
+    best = best_of(_row(result, position, layers), result.total_effect)
+    if best.stands_out:
+        n = len(result.corrupted)
+        reason = f"At {where} the effect is largest at layer {cell.layer}: {cell.effect:.3f}{cell.interval}, n = {n}."
+        return Suggestion(cell.layer, reason, cell)
+    flat = ""
+    if best.low > 0:
+        share = f"{100 * best.effect / result.total_effect:.0f} % of the total effect"
+        flat = f", {share} and {best.mean:.3f} on average over the layers"
+    reason = (
+        f"At {where} no layer stands out: the largest effect is {cell.effect:.3f} at layer {cell.layer}"
+        f"{cell.interval}{flat}."
+    )
+    elsewhere = _elsewhere(result, position, without)
+    if elsewhere is None:
+        return Suggestion(None, f"{reason} Take more samples or more noise, or compare every layer.", cell)
+    token = token_label(elsewhere.token)
+    advice = f"Token {token} carries more, {elsewhere.effect:.3f} at layer {elsewhere.layer}: edit there, or compare"
+    return Suggestion(None, f"{reason} {advice} every layer.", cell, elsewhere)
+
+
+def early_site(result: TraceResult) -> str:
+    """One sentence on whether the map shows the early site of the paper, at the last subject token in the first half of
+    the layers; empty where a map cannot show one."""
+    found = suggestion(result)
+    if (
+        not can_show_site(result.config)
+        or found.cell is None
+        or _refusal(result.by("probability"), found.cell.position)
+    ):
+        return ""
+    return site_words(found.layer, result.n_layers, f"restoring the {SITE_NAMES[result.config.site]}")
+
+
+def can_show_site(config: TraceConfig) -> bool:
+    """Whether a map of these settings can show the early site: of states or MLPs, restored, with nothing severed."""
+    return config.site in ("resid_post", "mlp_out") and config.direction == "denoising" and config.severed is None
+
+
+def site_words(layer: int | None, n_layers: int, what: str) -> str:
+    """The sentence of `early_site` for a layer that stands out at the last subject token, or None."""
+    where = f"{what} at the last subject token"
+    if layer is None:
+        return f"No early site: {where} has no layer that stands out. {MODELS_DIFFER}."
+    if layer >= n_layers / 2:
+        return f"No early site: {where} matters most late, at layer {layer} of {n_layers}. {MODELS_DIFFER}."
+    return f"Early site: {where} matters most at layer {layer} of {n_layers}, as in Meng et al. (2022)."
+
+
+def total_interval(result: TraceResult) -> tuple[float, float]:
+    """95 % t-interval of the total effect over noise samples; NaN for one."""
+    low, high = interval(result.clean - result.corrupted.astype(np.float64))
+    return float(low), float(high)
+
+
+def _refusal(result: TraceResult, position: int) -> str:
+    """Why a trace by probability can suggest nothing, whatever its cells hold; empty where it can."""
+    low, high = total_interval(result)
+    if len(result.corrupted) < 2:
+        noise = "" if result.config.n_samples == result.config.samples else "the corruption gaussian and "
+        return f"One run has no interval, so no layer is suggested; trace with {noise}{ENOUGH_SAMPLES} samples."
+    if not (low > 0 and result.total_effect > SMALLEST_EFFECT):
+        certain = "" if result.total_effect <= SMALLEST_EFFECT else " that differs from 0"
+        return (
+            f"The corruption took nothing away{certain}: the total effect is {result.total_effect:.3f} (95 % CI "
+            f"{low:.3f} to {high:.3f}), so no layer is suggested; use more noise or more samples."
+        )
+    if result.config.site == "resid_post" and position == len(result.tokens) - 1:
+        return "At the last token a late state restores the answer by itself, so no layer is suggested; trace mlp_out."
+    if result.config.site == "resid_post" and result.subject_span[1] - result.subject_span[0] == 1:
+        return (
+            "The subject is one token, so restoring its first states undoes the corruption and no layer is suggested; "
+            "trace mlp_out."
+        )
+    return ""
+
+
+def _elsewhere(result: TraceResult, position: int, without: Mapping[int, Collection[int]]) -> Cell | None:
+    """The largest effect at the subject's other tokens, among those where it stands out."""
+    found = []
+    for other in range(*result.subject_span):
+        layers = _layers(result, other, without)
+        if other == position or not layers or not _measured(result, other) or _refusal(result, other):
+            continue
+        if best_of(_row(result, other, layers), result.total_effect).stands_out:
+            found.append(_largest(result, [other], layers))
+    return max(found, key=lambda cell: cell.effect, default=None)
+
+
+def _measured(result: TraceResult, position: int) -> bool:
+    return not bool(np.isnan(result.restored[:, position]).any())
+
+
+def _layers(result: TraceResult, position: int, without: Mapping[int, Collection[int]]) -> list[int]:
+    return [layer for layer in range(result.n_layers) if layer not in without.get(position, ())]
+
+
+def _row(result: TraceResult, position: int, layers: list[int]) -> NDArray[np.float64]:
+    """[sample, cell], the effects of some layers at one position."""
+    effects = result.effects()[:, position, layers]
+    return effects.reshape(len(effects), -1)
+
+
+def _largest(result: TraceResult, positions: list[int], layers: list[int] | None = None) -> Cell:
+    """The largest effect over some positions and layers, or the most negative where lower is better."""
+    layers = list(range(result.n_layers)) if layers is None else layers
+    effects = result.effects()[:, positions][:, :, layers]
+    means = effects.mean(axis=0)
+    flat = int(means.argmin() if result.measure in LOWER_IS_BETTER else means.argmax())
+    pos, layer, *head = (int(index) for index in np.unravel_index(flat, means.shape))
+    low, high = interval(effects.reshape(len(effects), -1)[:, flat], confidence=_each(means.size))
+    return Cell(
+        token=result.tokens[positions[pos]],
+        position=positions[pos],
+        layer=layers[layer],
+        effect=float(means.flat[flat]),
+        low=float(low),
+        high=float(high),
+        compared=means.size,
+        head=head[0] if head else None,
+    )
+
+
+def _name(result: TraceResult, position: int) -> str:
+    start, stop = result.subject_span
+    kind = "last subject token" if position == stop - 1 else "subject token" if start <= position < stop else "token"
+    return f"the {kind} {token_label(result.tokens[position])}"
+
+
+def _each(cells: int) -> float:
+    """The confidence of each of so many intervals that together hold with `CONFIDENCE` (Bonferroni)."""
+    return 1 - (1 - CONFIDENCE) / cells
