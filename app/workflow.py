@@ -97,7 +97,7 @@ def look(model: LanguageModel, prompt: str, subject: str, answer: str = "", *, o
         p_answer=p_answer,
         rank=rank,
         knows=rank == 1 and p_answer >= (SURE if fact.target_true else SURE_UNCHECKED),
-        notes=notes_on(model, fact),
+        notes=notes_on(model, prompt, subject, fact.start),
     )
 
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from facts import Fact
 from facts.words import blank_before, occurrences
 from models.characters import HALF, MOST_TOKENS
 from models.language_model import LanguageModel
@@ -146,14 +145,18 @@ def join(model: LanguageModel, prompt: str, target: str) -> tuple[list[int], int
     return together, len(alone)
 
 
-def notes_on(model: LanguageModel, fact: Fact) -> tuple[str, ...]:
-    """What should be said of the way a fact is asked, a sentence each: what was left out, which subject is meant."""
-    notes = list(model.wording(fact.prompt).notes)
-    places = occurrences(fact.prompt, fact.subject)
-    if len(places) > 1 and fact.start in places:
+def notes_on(model: LanguageModel, prompt: str, subject: str, at: int) -> tuple[str, ...]:
+    """What should be said of the way a prompt is asked, a sentence each: what was left out, which subject is meant.
+
+    Args:
+        at: character offset of the subject in the prompt.
+    """
+    notes = list(model.wording(prompt).notes)
+    places = occurrences(prompt, subject)
+    if len(places) > 1 and at in places:
         notes.append(
-            f"The subject {fact.subject!r} stands {len(places)} times in the prompt; occurrence "
-            f"{places.index(fact.start)}, counted from 0, is meant."
+            f"The subject {subject!r} stands {len(places)} times in the prompt; occurrence {places.index(at)}, counted "
+            "from 0, is meant."
         )
     if model.has_chat_template and not model.chat:
         notes.append(

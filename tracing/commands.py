@@ -288,7 +288,7 @@ def _asked(options: argparse.Namespace) -> tuple[LanguageModel, Fact]:
     model = load_from(options)
     from models import notes_on
 
-    options.notes = notes_on(model, fact)
+    options.notes = notes_on(model, fact.prompt, fact.subject, fact.start)
     return model, fact
 
 

@@ -6,7 +6,6 @@ import pytest
 import torch
 from tokenizers import decoders, pre_tokenizers, processors
 
-from facts import Fact
 from models import LanguageModel, Span, join, own_answer, subject_span, target_ids
 from models.characters import CONTINUED, whole_characters
 from models.tokens import notes_on
@@ -60,9 +59,9 @@ def test_a_blank_at_the_end_is_left_out_and_said(model: LanguageModel) -> None:
     assert model.encode(f"{PROMPT} ") == model.encode(PROMPT)
     assert join(model, f"{PROMPT} ", "Seattle") == join(model, PROMPT, "Seattle")
     assert subject_span(model, f"{PROMPT}  ", "Space Needle") == subject_span(model, PROMPT, "Space Needle")
-    (note,) = notes_on(model, Fact.from_prompt(f"{PROMPT} ", "Space Needle"))
+    (note,) = notes_on(model, f"{PROMPT} ", "Space Needle", 4)
     assert "blank" in note
-    assert notes_on(model, Fact.from_prompt(PROMPT, "Space Needle")) == ()
+    assert notes_on(model, PROMPT, "Space Needle", 4) == ()
     with pytest.raises(ValueError, match="the text is empty"):
         model.encode("  ")
 
@@ -77,8 +76,14 @@ def test_a_start_token_written_by_hand_stands_once() -> None:
     for prompt in ("<s>The Space Needle", "<s><s>The Space Needle"):
         assert model.encode(prompt) == model.encode("The Space Needle") == [1, 2, 3, 4]
         assert subject_span(model, prompt, "Space Needle") == Span(2, 4)
-    (note,) = notes_on(model, Fact.from_prompt("<s>The Space Needle", "Space Needle"))
+    (note,) = notes_on(model, "<s>The Space Needle", "Space Needle", 7)
     assert "<s>" in note
+
+
+def test_which_place_of_the_subject_is_meant_is_said(model: LanguageModel) -> None:
+    (note,) = notes_on(model, "Rome is the capital of Italy. Rome is in", "Rome", 30)
+    assert "stands 2 times" in note
+    assert "occurrence 1" in note
 
 
 def test_a_start_token_is_the_readers_own_where_the_tokenizer_puts_none(model: LanguageModel) -> None:
@@ -117,10 +122,9 @@ def test_a_chat_shares_weights_lock_and_views(chat: LanguageModel) -> None:
 
 def test_an_instruct_model_asked_plainly_is_named(chat: LanguageModel) -> None:
     plain = LanguageModel("instruct", "0", chat.module, chat.tokenizer)
-    fact = Fact.from_prompt(PROMPT, "Space Needle")
-    (note,) = notes_on(plain, fact)
+    (note,) = notes_on(plain, PROMPT, "Space Needle", 4)
     assert "instruct is an instruct model" in note
-    assert notes_on(chat, fact) == ()
+    assert notes_on(chat, PROMPT, "Space Needle", 4) == ()
 
 
 @pytest.mark.parametrize(
