@@ -47,7 +47,7 @@ def descend(
     settings: DescentSettings,
     *,
     targets: type[Targets] = Targets,
-    after_step: Callable[[], None] | None = None,
+    after_step: Callable[[Sequence[torch.Tensor]], None] | None = None,
     progress: Progress | None = None,
     cancelled: Cancelled | None = None,
 ) -> tuple[LossStep, ...]:
@@ -57,7 +57,7 @@ def descend(
 
     Args:
         targets: which positions are to give the answers' tokens.
-        after_step: called after every step, to put the parameters back where they are allowed.
+        after_step: called after every step with what was trained, to put it back where it is allowed.
 
     Returns:
         The loss before every step.
@@ -66,12 +66,15 @@ def descend(
         ValueError: if no gradient reaches the parameters, or the loss stops being a number.
         EditCancelled: when `cancelled` said so.
     """
-    optimiser = torch.optim.Adam(parameters, lr=settings.learning_rate)
+    # steps are smaller than bfloat16 resolves, and in float16 Adam's epsilon is 0: they are summed in float32
+    trained = [parameter.detach().float() for parameter in parameters]
+    optimiser = torch.optim.Adam(trained, lr=settings.learning_rate)
     losses: list[LossStep] = []
     for step in range(settings.steps):
         if cancelled is not None and cancelled():
             raise EditCancelled
-        optimiser.zero_grad()
+        for parameter in parameters:
+            parameter.grad = None
         losses.append(LossStep(_accumulate(model, rows, targets), 0.0, 0.0))
         if not math.isfinite(losses[-1].total):
             raise ValueError(f"training left the numbers at step {step}; lower learning_rate")
@@ -83,10 +86,25 @@ def descend(
             raise ValueError(
                 "no gradient reaches the trained weights: the layer writes nothing there; choose another layer"
             )
-        optimiser.step()
-        if after_step is not None:
-            after_step()
+        _step(optimiser, parameters, trained, after_step)
     return tuple(losses)
+
+
+def _step(
+    optimiser: torch.optim.Optimizer,
+    parameters: Sequence[torch.Tensor],
+    trained: Sequence[torch.Tensor],
+    after_step: Callable[[Sequence[torch.Tensor]], None] | None,
+) -> None:
+    """A step of what is trained, written into the parameters in their own number format."""
+    for own, parameter in zip(trained, parameters, strict=True):
+        own.grad = None if parameter.grad is None else parameter.grad.float()
+    optimiser.step()
+    if after_step is not None:
+        after_step(trained)
+    with torch.no_grad():
+        for own, parameter in zip(trained, parameters, strict=True):
+            parameter.copy_(own)
 
 
 def _accumulate(model: LanguageModel, rows: Sequence[Asked], targets: type[Targets]) -> float:

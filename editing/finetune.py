@@ -96,7 +96,7 @@ class FineTuneMethod:
             EditCancelled: when `cancelled` said so.
         """
         check_layer(model, config.layer)
-        check_batch(requests)
+        check_batch(model, requests)
         began = perf_counter()
         rows = new_answers(model, requests)
         before = probabilities(model, rows)
@@ -110,11 +110,11 @@ class FineTuneMethod:
             [weight],
             config,
             targets=self.targets,
-            after_step=self.constraint(weight, start, config),
+            after_step=self.constraint(start.float(), config),
             progress=part(progress, 0, 98),
             cancelled=cancelled,
         )
-        change = as_out_in(model.key_module(config.layer), weight.detach() - start).contiguous()
+        change = as_out_in(model.key_module(config.layer), weight.detach().float() - start.float()).contiguous()
         edit = Edit(self.name, tuple(requests), config, (DenseDelta(name, change),), model.revision, losses=losses)
         after = probabilities(apply_edits(model, [edit]), rows)
         own = [size_diagnostic(model, edit), *answer_diagnostics(edit, before, after)]
@@ -122,8 +122,8 @@ class FineTuneMethod:
             progress(100, 100)
         return replace(edit, diagnostics=tuple(own), seconds={"training": perf_counter() - began})
 
-    def constraint(self, weight: torch.Tensor, start: torch.Tensor, config: Any) -> Callable[[], None] | None:
-        """What holds the weight after a step; nothing here."""
+    def constraint(self, start: torch.Tensor, config: Any) -> Callable[[Sequence[torch.Tensor]], None] | None:
+        """What holds the trained weight after a step; nothing here."""
         return None
 
 
@@ -134,13 +134,13 @@ class ConstrainedMethod(FineTuneMethod):
     title = "FT-L"
     config_type = ConstrainedConfig
 
-    def constraint(self, weight: torch.Tensor, start: torch.Tensor, config: ConstrainedConfig) -> Callable[[], None]:
+    def constraint(self, start: torch.Tensor, config: ConstrainedConfig) -> Callable[[Sequence[torch.Tensor]], None]:
         """Back into the box of half-width epsilon around the start."""
         reach = config.epsilon * start.abs().mean()
 
-        def clamp() -> None:
-            with torch.no_grad():
-                weight.copy_(torch.minimum(torch.maximum(weight, start - reach), start + reach))
+        def clamp(trained: Sequence[torch.Tensor]) -> None:
+            (weight,) = trained
+            weight.copy_(torch.minimum(torch.maximum(weight, start - reach), start + reach))
 
         return clamp
 

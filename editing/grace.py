@@ -143,7 +143,7 @@ class GraceMethod:
             EditCancelled: when `cancelled` said so.
         """
         check_layer(model, config.layer)
-        check_batch(requests)
+        check_batch(model, requests)
         began = perf_counter()
         rows = new_answers(model, requests)
         before = probabilities(model, rows)

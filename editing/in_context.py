@@ -115,7 +115,7 @@ class IceMethod:
             ValueError: if there is not one request, or the statement leaves no room for prompt and answer.
             EditCancelled: when `cancelled` said so.
         """
-        request, began = single(requests, self.title), perf_counter()
+        request, began = single(model, requests, self.title), perf_counter()
         rows = new_answers(model, requests)
         if len(rows[0].ids) > config.reserve:
             raise ValueError(

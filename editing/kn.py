@@ -224,7 +224,7 @@ class KnowledgeNeuronsMethod:
             ValueError: if there is more than one request, a prompt does not fit, or no neuron carries the old answer.
             EditCancelled: when `cancelled` said so.
         """
-        request = single(requests, self.title)
+        request = single(model, requests, self.title)
         began = perf_counter()
         rows = new_answers(model, [request])
         old = _old_token(model, request, rows[0])

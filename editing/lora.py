@@ -150,7 +150,7 @@ class LoraMethod:
             ValueError: if a prompt does not fit, requests contradict each other, or there is nothing to adapt.
             EditCancelled: when `cancelled` said so.
         """
-        check_batch(requests)
+        check_batch(model, requests)
         began = perf_counter()
         rows = new_answers(model, requests)
         before = probabilities(model, rows)

@@ -204,7 +204,7 @@ class RomeMethod:
             FileNotFoundError: if the corpus file does not exist.
             EditCancelled: when `cancelled` said so.
         """
-        request = single(requests, self.title)
+        request = single(model, requests, self.title)
         check_layer(model, config.layer)
         began = perf_counter()
         contexts = make_contexts(model, config.prefixes, config.seed)

@@ -100,7 +100,7 @@ class SpreadMethod(ABC):
             EditCancelled: when `cancelled` said so.
         """
         check_layer(model, config.layer)
-        check_batch(requests)
+        check_batch(model, requests)
         if model.architecture.post_norm:
             raise ValueError(
                 f"a {model.architecture.family} model normalises what its MLPs write, so a share of the residual "

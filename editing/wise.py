@@ -162,7 +162,7 @@ class WiseMethod:
             EditCancelled: when `cancelled` said so.
         """
         check_layer(model, config.layer)
-        request, began = single(requests, self.title), perf_counter()
+        request, began = single(model, requests, self.title), perf_counter()
         name = model.architecture.key_weight_name(config.layer)
         weight = as_out_in(model.key_module(config.layer), model.weight(name))
         earlier = [op for edit in active for op in edit.ops if isinstance(op, SideOp) and op.name == name]

@@ -82,7 +82,10 @@ class LanguageModel:
     @property
     def d_mlp(self) -> int:
         """Width of the MLP's hidden state, the input of the down projection."""
-        return int(self._key_weight.shape[1])
+        module = self.key_module(0)
+        if isinstance(module, nn.Linear):
+            return module.in_features  # a quantised layer packs its weight into another shape
+        return int(as_out_in(module, self.weight(self.architecture.key_weight_name(0))).shape[1])
 
     @property
     def d_vocab(self) -> int:
@@ -113,11 +116,6 @@ class LanguageModel:
     def _embedding_weight(self) -> Tensor:
         """[d_vocab, d_embedding], the token embedding."""
         return self.weight(f"{self.architecture.embedding}.weight")
-
-    @property
-    def _key_weight(self) -> Tensor:
-        """[d_model, d_mlp], the first block's down projection."""
-        return as_out_in(self.key_module(0), self.weight(self.architecture.key_weight_name(0)))
 
     # ---- text
 

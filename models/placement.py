@@ -1,6 +1,7 @@
 """Where a model computes and in which number format: what "auto" becomes, and what 8 and 4 bits need.
 
-`auto` as device is the first of cuda, mps and cpu that is there.  `auto` as dtype is float32, except on a CUDA card
+`auto` as device is cuda where there is a card, else cpu; mps only where it is asked for, since it lacks float64, in
+which edits are solved.  `auto` as dtype is float32, except on a CUDA card
 where the weights alone would take more than half of its memory in float32: there it is bfloat16.  The rule looks at
 the card's whole memory, not at what is free, so that the same command gives the same numbers on a busy card.  In 8 or
 4 bits what is not quantised is bfloat16 unless stated.
@@ -54,7 +55,7 @@ def place(settings: LoadSettings, n_parameters: Callable[[], int]) -> Placement:
 def _device(name: str) -> torch.device:
     here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
-        return torch.device(next(kind for kind, there in here.items() if there))
+        return torch.device("cuda" if here["cuda"] else "cpu")
     device = torch.device(name)
     if not here[device.type] or (device.index or 0) >= max(1, torch.cuda.device_count()):
         raise ValueError(

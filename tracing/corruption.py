@@ -81,7 +81,7 @@ def measure_noise(model: LanguageModel, subjects: Sequence[str] = ()) -> NoiseLe
         source = f"the embeddings of all {model.d_vocab} tokens of the vocabulary"
     elif len(tokens) < 2:
         raise ValueError(f"the subjects hold {len(tokens)} tokens; give more, or none for the whole vocabulary")
-    return NoiseLevel(float(_measured_on(model, tokens).double().std()), source, tokens)
+    return NoiseLevel(float(_measured_on(model, tokens).cpu().double().std()), source, tokens)
 
 
 def corrupt(
@@ -163,7 +163,7 @@ def _noise(model: LanguageModel, n_subject: int, config: TraceConfig, level: Noi
     if config.corruption == "multivariate":
         table = _measured_on(model, level.tokens)
         noise = _draw_like(table, config.samples, n_subject, config.noise, config.seed)
-        std = config.noise * float(table.double().var(0).mean().sqrt())
+        std = config.noise * float(table.cpu().double().var(0).mean().sqrt())
         return noise, std, f"Gaussian noise with the mean and {config.noise:g} x the deviations of {level.source}"
     if config.corruption == "uniform":
         width = config.noise * level.sigma

@@ -74,7 +74,7 @@ class LearnedMethod(ABC):
             EditCancelled: when `cancelled` said so.
         """
         began = perf_counter()
-        check_batch(requests)
+        check_batch(model, requests)
         artefact = artefact_for(config.artefact, self.name, model, active)
         if cancelled is not None and cancelled():
             raise EditCancelled

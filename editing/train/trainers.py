@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from editing.configs import make_config
+from editing.requests import check_editable
 from editing.train.episodes import Episodes, known_facts
 from editing.train.ke_trainer import KeSettings, KeTrainer
 from editing.train.loop import Trainer
@@ -26,11 +27,12 @@ def make_trainer(method: str, model: LanguageModel, changes: Mapping[str, Any] |
     """The trainer of a method with its usual settings, save those given, on the bundled atlas.
 
     Raises:
-        ValueError: if the method is not a learned editor, a setting is unknown or not usable, or the model knows too
-            few facts of the atlas.
+        ValueError: as `check_editable`, and if the method is not a learned editor, a setting is unknown or not usable,
+            or the model knows too few facts of the atlas.
     """
     if method not in SETTINGS:
         raise ValueError(f"unknown editor {method!r}; choose from {', '.join(SETTINGS)}")
+    check_editable(model)
     values = {"layers": early_layers(model)} if method in ("mend", "ke") else {}
     settings = make_config(SETTINGS[method], {**values, **(changes or {})})
     atlas = load_atlas()

@@ -90,11 +90,12 @@ def never() -> int:
     raise AssertionError("the number of parameters is not needed here")
 
 
-def test_auto_is_cuda_then_mps_then_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_is_cuda_else_cpu_and_mps_when_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     Machine(monkeypatch)
     assert place(LoadSettings(), never) == placement.Placement(torch.float32, torch.device("cpu"), {})
     Machine(monkeypatch, mps=True)
-    assert place(LoadSettings(), never) == placement.Placement(torch.float32, torch.device("mps"), {})
+    assert place(LoadSettings(), never) == placement.Placement(torch.float32, torch.device("cpu"), {})
+    assert place(LoadSettings(device="mps"), never).device == torch.device("mps")
     Machine(monkeypatch, mps=True, cards=(16 * GB,))
     assert place(LoadSettings(), lambda: GB).device == torch.device("cuda")
 
