@@ -17,6 +17,7 @@ from app import workflow
 from app.workflow import Cancelled, Located, Progress
 from editing import Edit, EditCancelled
 from facts import EditRequest
+from facts.stages import part
 from models import LanguageModel
 
 METRICS = ("reliability", "generalization", "locality", "portability")
@@ -75,7 +76,7 @@ def edit_every_layer(
     for index, layer in enumerate(layers):
         if cancelled is not None and cancelled():
             raise EditCancelled
-        step = _part(progress, index, len(layers))
+        step = part(progress, 100 * index, 100 * (index + 1), 100 * len(layers))
         try:
             rows[layer] = _one(model, request, method, config | {"layer": layer}, active, step, cancelled)
         except ValueError as error:
@@ -102,10 +103,3 @@ def _one(
     asked = next(row for row in report.rows if row.kind == "edit")
     scores = {name: report.headline(name).value for name in METRICS}  # type: ignore[arg-type]
     return {NEW_ANSWER: asked.after.p_answer if asked.after else None} | scores
-
-
-def _part(progress: Progress | None, index: int, count: int) -> Progress | None:
-    if progress is None:
-        return None
-    whole = progress
-    return lambda done, total: whole(100 * index + 100 * min(done, total) // max(total, 1), 100 * count)

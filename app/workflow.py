@@ -27,6 +27,7 @@ from editing.registry import DEFAULT_METHOD, get_method
 from editing.view import on_base
 from facts import EditRequest, Fact
 from facts.atlas import load_atlas
+from facts.stages import name_stage
 from metrics import EditReport, Efficiency
 from metrics import evaluate as score
 from metrics.efficiency import stopwatch
@@ -134,7 +135,9 @@ def trace(
     """
     shared: dict[str, Any] = {"noise": noise, "samples": samples, "seed": seed, "against": against}
     configs = [TraceConfig(site=site, window=1 if site == "resid_post" else window, **shared) for site in sites]
+    name_stage(progress, "measuring the noise")
     level = measure_noise(model, load_atlas().subjects())
+    name_stage(progress, "tracing")
     results = trace_sites(model, fact, configs, level=level, progress=progress, cancelled=cancelled)
     return tuple(results[config.site] for config in configs)
 

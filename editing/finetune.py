@@ -26,9 +26,10 @@ from editing.descent import DescentSettings, PromptEndTargets, descend
 from editing.diagnosis import answer_diagnostics, size_diagnostic
 from editing.edit import Cancelled, Edit, Progress
 from editing.ops import DenseDelta
-from editing.requests import check_batch, check_layer, part
+from editing.requests import check_batch, check_layer
 from editing.view import apply_edits
 from facts import EditRequest
+from facts.stages import part
 from models import LanguageModel, as_out_in
 
 

@@ -27,9 +27,10 @@ from editing.descent import DescentSettings, descend
 from editing.diagnosis import answer_diagnostics, size_diagnostic
 from editing.edit import Cancelled, Edit, Progress
 from editing.ops import WeightDelta
-from editing.requests import check_batch, part
+from editing.requests import check_batch
 from editing.view import apply_edits
 from facts import EditRequest
+from facts.stages import part
 from models import LanguageModel, as_out_in
 
 ATTENTION_INPUTS = frozenset({"q_proj", "v_proj", "c_attn", "query_key_value", "qkv_proj", "Wqkv"})

@@ -24,6 +24,7 @@ from editing.edit import Cancelled, EditCancelled, Progress
 from editing.settings import MomentSettings
 from editing.view import EditedModel
 from facts.regular import check_regular
+from facts.stages import name_stage
 from models import LanguageModel, pad, run
 from models.cache import cache_folder
 from models.reference.corpus import sample_texts
@@ -180,6 +181,7 @@ def load_or_estimate(
     if moment is None:
         every = model.n_layers * model.d_mlp**2 <= ALL_LAYERS_ENTRIES
         layers = range(model.n_layers) if every else [layer]
+        name_stage(progress, "second moment, once per model")
         found = estimate(model, layers, texts, max_tokens, source=source, progress=progress, cancelled=cancelled)
         for other, estimated in found.items():
             if other != layer:

@@ -1,10 +1,9 @@
-"""What is asked of a method, checked before any work; and the reader's progress through its stages."""
+"""What is asked of a method, checked before any work."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from editing.edit import Progress
 from facts import EditRequest
 from models import LanguageModel
 
@@ -71,11 +70,3 @@ def single(model: LanguageModel, requests: Sequence[EditRequest], title: str) ->
             "or choose a method for batches, such as memit"
         )
     return requests[0]
-
-
-def part(progress: Progress | None, first: int, last: int) -> Progress | None:
-    """Progress of one stage, in percent of the whole."""
-    if progress is None:
-        return None
-    whole = progress
-    return lambda done, total: whole(first + (last - first) * min(done, total) // max(total, 1), 100)

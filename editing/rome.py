@@ -32,10 +32,11 @@ from editing.edit import Cancelled, Edit, EditCancelled, Progress
 from editing.keys import make_batch, mean_key
 from editing.moments import Moment, factor, moment_for, regular
 from editing.ops import WeightDelta
-from editing.requests import check_layer, part, single
+from editing.requests import check_layer, single
 from editing.settings import MomentSettings, SearchSettings
 from editing.values import Compat, LimitReference, Start, Value, optimise_value, read_start
 from facts import EditRequest
+from facts.stages import name_stage, part
 from models import LanguageModel, as_out_in
 
 _ROME_CODE = {
@@ -219,6 +220,7 @@ class RomeMethod:
         moment = moment_for(model, config.layer, config, progress=part(progress, 0, 50), cancelled=cancelled)
         estimated = perf_counter()
         searching = part(progress, 50, 95)
+        name_stage(progress, "search")
         value = optimise_value(
             model, config.layer, batch, start, config.value_settings, progress=searching, cancelled=cancelled
         )

@@ -27,11 +27,12 @@ from editing.edit import Cancelled, Diagnostic, Edit, EditCancelled, LossStep, P
 from editing.keys import Batch, make_batch, mean_by_kind, read_lookups
 from editing.moments import Moment, moment_for
 from editing.ops import WeightDelta
-from editing.requests import check_batch, check_layer, part
+from editing.requests import check_batch, check_layer
 from editing.settings import MomentSettings, RangeSettings, SearchSettings
 from editing.values import Start, Value, optimise_values, read_starts
 from editing.view import apply_edits
 from facts import EditRequest
+from facts.stages import name_stage, part
 from models import LanguageModel
 
 
@@ -112,6 +113,7 @@ class SpreadMethod(ABC):
             stage = part(progress, 40 * index // len(config.layers), 40 * (index + 1) // len(config.layers))
             moments[layer] = moment_for(model, layer, config, progress=stage, cancelled=cancelled)
         estimated = perf_counter()
+        name_stage(progress, "search")
         found = search(model, requests, config, part(progress, 40, 90), cancelled)
         searched = perf_counter()
         update = self.update(model, config, moments, active)

@@ -7,10 +7,7 @@ al. 2023, arXiv:2301.04213); a sweep over layers is the honest way.  Until then 
 from __future__ import annotations
 
 from models import LanguageModel
-from models.published import PUBLISHED, PUBLISHED_ONE
-
-FIRST, LAST = 0.1, 0.25
-"""The published ranges lie between these shares of the depth, those of GPT-2 XL, the oldest, a little later."""
+from models.published import PUBLISHED, PUBLISHED_ONE, usual_layers
 
 
 def suggest_layers(model: LanguageModel) -> tuple[int, ...]:
@@ -28,8 +25,7 @@ def suggest_layers(model: LanguageModel) -> tuple[int, ...]:
     speaking = [layer for layer in range(n) if bool(model.weight(model.architecture.key_weight_name(layer)).any())]
     if not speaking:
         raise ValueError(f"every MLP of {model.name} is silent: their down projections are zero; choose another model")
-    wanted = range(round(FIRST * n), max(round(FIRST * n), round(LAST * n)) + 1)
-    chosen = tuple(layer for layer in wanted if layer in speaking)
+    chosen = tuple(layer for layer in usual_layers(n) if layer in speaking)
     return chosen or (speaking[0],)
 
 

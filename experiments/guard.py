@@ -13,6 +13,7 @@ from editing.preflight import after_computing, before_computing
 from editing.registry import DEFAULT_METHOD, get_method
 from editing.view import on_base
 from facts import EditRequest
+from facts.stages import name_stage
 from metrics.sequence import text_perplexity
 from models import LanguageModel
 from models.reference.corpus import sample_texts
@@ -75,6 +76,7 @@ def guarded(
     early = before_computing(model, requests) if chosen.family == "locate-then-edit" else ()
     made = chosen.compute(before, list(requests), config, active=before.edits, progress=progress, cancelled=cancelled)
     edit = on_base(made, model, before.edits)
+    name_stage(progress, "checking ordinary text")
     after = before.with_edit(edit)
     room = after.max_positions
     if perplexity_before is None or room < before.max_positions:

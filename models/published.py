@@ -28,3 +28,12 @@ PUBLISHED_ONE: dict[tuple[str, int, int], int] = {
     ("qwen2", 28, 3584): 5,
 }
 """The same for ROME, where that is not the only layer above."""
+
+FIRST, LAST = 0.1, 0.25
+"""The published ranges lie between these shares of the depth, those of GPT-2 XL, the oldest, a little later."""
+
+
+def usual_layers(n_layers: int) -> range:
+    """Where edits usually begin in a model of so many layers that has no published ones."""
+    first = round(FIRST * n_layers)
+    return range(first, max(first, round(LAST * n_layers)) + 1)
