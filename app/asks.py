@@ -11,6 +11,19 @@ SITES = {"state": "resid_post", "mlp": "mlp_out", "attn": "attn_out"}
 
 
 @dataclass(frozen=True)
+class FetchAsk:
+    """Download a model of the catalogue."""
+
+    name: str
+    licence_accepted: bool
+
+    @property
+    def key(self) -> str:
+        """Name of the job."""
+        return job_key("fetch", asdict(self))
+
+
+@dataclass(frozen=True)
 class ReadAsk:
     """How does the model read this prompt, and what does it answer?"""
 

@@ -3,7 +3,7 @@
 import streamlit as st
 
 from app import cache, catalog, state, sweeps
-from app.views import choose_facts, plan_batch, show_experiment, show_fact
+from app.views import choose_facts, choose_model, plan_batch, show_experiment
 from app.views.waiting import Waiting, wait
 
 NONE = "-"
@@ -16,14 +16,13 @@ def close() -> None:
     st.query_params.pop("experiment", None)
 
 
-models = catalog.choices()
-state.start_session(models)
+offer = catalog.offer()
+state.start_session(offer.models)
 runner = cache.runner()
 painted = st.session_state.setdefault("painted", False)
-waiting: list[Waiting] = []
-
 st.title("Batch", anchor=False)
-model = show_fact.model_choice(models)
+model, downloading = choose_model.draw(runner, offer)
+waiting: list[Waiting] = []
 above = st.container()  # also where there is nothing in it: cards that change places leave dimmed ones behind
 shown = sweeps.current(st.query_params.get("experiment") or st.session_state.get("experiment", ""))
 if shown is not None:
@@ -58,4 +57,4 @@ with st.container(border=True):
 if not painted:
     st.session_state.painted = True
     st.rerun()
-wait(runner, waiting)
+wait(runner, waiting + downloading)

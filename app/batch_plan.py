@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from app.catalog import choices
+from app.catalog import choice_of
 from app.datasets import facts_of, requests_of
 from app.jobs import Cancelled, Progress, job_key
 from experiments.edit_cells import request_of
@@ -100,13 +100,15 @@ class Prepared:
             "smaller model."
         )
 
-    def plan(self, name: str, model: str) -> Plan:
-        """The plan under a name.
+    def plan(self, name: str) -> Plan:
+        """The plan under a name, for a process of its own.
 
         Raises:
             ValueError: if the name could not be that of a folder.
         """
-        return Plan(name, model, self.cells, about=self.about)
+        model = choice_of(self.ask.model)
+        device = str(self.identity["device"])
+        return Plan(name, model.source, self.cells, model.settings.dtype, device, about=self.about)
 
 
 def prepare(model: LanguageModel, ask: BatchAsk, progress: Progress, cancelled: Cancelled) -> Prepared:
@@ -132,7 +134,7 @@ def prepare(model: LanguageModel, ask: BatchAsk, progress: Progress, cancelled: 
     return Prepared(
         ask=ask,
         cells=cells,
-        identity=identity_of(model) | {"model": choices()[ask.model].source},  # as its process will call it
+        identity=identity_of(model) | {"model": choice_of(ask.model).source},  # as its process will call it
         about=about,
         n_facts=ask.facts,
         n_unknown=n_unknown,

@@ -5,12 +5,14 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import streamlit as st
 
-from app.catalog import choices
-from app.jobs import Runner
+from app import catalog
+from app.jobs import Progress, Runner
+from app.pace import Paces
 from app.uploads import Uploads
 
 if TYPE_CHECKING:
@@ -21,33 +23,69 @@ KEPT_MODELS = 2
 KEPT_EDIT_BYTES = 2**30
 
 
+@dataclass
+class _Place:
+    """Where a model stands, or will: who comes while it is loaded waits for it alone."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    model: LanguageModel | None = None
+    reader: LanguageModel | None = None
+
+
 class Shelf:
-    """Loaded models by name, the last used ones kept; called by the worker, so nobody waits for it on the page."""
+    """Loaded models by key (`Choice.key`), the last used ones kept; called by workers, so the page waits for none."""
 
     def __init__(self, kept: int = KEPT_MODELS) -> None:
-        self._models: OrderedDict[str, LanguageModel] = OrderedDict()
+        self._places: OrderedDict[str, _Place] = OrderedDict()
         self._lock = threading.Lock()
         self._kept = kept
 
-    def get(self, name: str) -> LanguageModel:
+    def get(self, key: str, progress: Progress | None = None) -> LanguageModel:
         """The model, loaded once.
 
         Raises:
-            ValueError: if the name is not on the list of models the server allows.
+            ValueError: if the name is not on the list of models the server allows, or the model cannot be loaded.
         """
-        from models import load_model
+        place = self._place(key)
+        with place.lock:
+            if place.model is None:
+                if progress is not None:
+                    progress.stage("reading the model, once")
+                place.model = _load(key)
+                if progress is not None:
+                    progress.stage("")
+            return place.model
 
+    def loaded(self, key: str) -> LanguageModel | None:
+        """The model if it is loaded, without waiting."""
         with self._lock:
-            if name not in self._models:
-                offered = choices()
-                if name not in offered:
-                    raise ValueError(f"the model {name!r} is not offered here; choose from {', '.join(offered)}")
-                self._models[name] = load_model(offered[name].source)
-                self._models[name].name = name  # a folder's path is nobody's business
-                while len(self._models) > self._kept:
-                    self._models.popitem(last=False)
-            self._models.move_to_end(name)
-            return self._models[name]
+            return self._places[key].model if key in self._places else None
+
+    def reader(self, key: str) -> LanguageModel:
+        """The same model as a view with a lock of its own: what is read with it does not wait for a trace's passes."""
+        model, place = self.get(key), self._place(key)
+        with place.lock:
+            if place.reader is None:
+                place.reader = model.view()
+            return place.reader
+
+    def _place(self, key: str) -> _Place:
+        with self._lock:
+            place = self._places.setdefault(key, _Place())
+            self._places.move_to_end(key)
+            while len(self._places) > self._kept:
+                self._places.popitem(last=False)
+            return place
+
+
+def _load(key: str) -> LanguageModel:
+    choice = catalog.choice_of(key)
+    try:
+        model = choice.settings.load(choice.source)
+    except (ValueError, OSError) as error:  # a folder's path is nobody's business
+        raise ValueError(str(error).replace(choice.source, choice.name)) from error
+    model.name = choice.name
+    return model
 
 
 class Drawer:
@@ -95,6 +133,12 @@ def runner() -> Runner:
 def shelf() -> Shelf:
     """The models this server has loaded."""
     return Shelf()
+
+
+@st.cache_resource(show_spinner=False)
+def paces() -> Paces:
+    """How fast this server traces."""
+    return Paces()
 
 
 @st.cache_resource(show_spinner=False)

@@ -1,19 +1,28 @@
-"""Which models the page offers: the bundled one, and folders the person who starts the server allows.
+"""Which models the page offers: the bundled one, those fetched or found on disk, and what whoever starts it adds.
 
-A free text box would mean "download and load anything", so there is none.  `ENGRAM_MODELS` adds local folders:
-`ENGRAM_MODELS="gpt2=/data/gpt2,pythia=/data/pythia-70m" python -m app`.  Sizes come from config.json, so that the page
-can be drawn before torch is imported.
+A free text box would mean "download and load anything", so there is none.  `ENGRAM_MODELS` adds folders and .gguf
+files: `ENGRAM_MODELS="gpt2=/data/gpt2,mine=/data/mine.gguf" python -m app`.  Sizes come from config.json and the
+catalogue, so that the page can be drawn before torch is imported.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
+
+from models import catalogue
+from models.options import LoadSettings
+from models.published import usual_layers
 
 REFERENCE = "reference"
-REFERENCE_FOLDER = Path(__file__).resolve().parent.parent / "models" / "reference" / "weights"
+LAYERS = (1, 256)
+"""What a model may have; `models.folder` holds the same."""
+DTYPES = ("float32", "bfloat16", "float16")
+AS_USUAL = LoadSettings(dtype="float32")
+"""The same on every computer, so that a link gives the same numbers there."""
 
 # Where model families keep their number of layers in config.json.
 _LAYER_KEYS = ("num_hidden_layers", "n_layer", "num_layers")
@@ -25,29 +34,125 @@ class Choice:
 
     name: str
     source: str
-    """What `load_model` takes: "reference" or a folder's full path."""
-    folder: Path
+    """What `load_model` takes: a name of the catalogue, a full path, or a hub id."""
     n_layers: int
+    title: str = ""
+    origin: str = ""
+    """What its weights were made from, where they are not the published ones: "dequantised from Q4_1"."""
+    published: tuple[int, ...] = ()
+    """Layers that published edits of it used."""
+    settings: LoadSettings = AS_USUAL
+
+    @property
+    def usual_layer(self) -> int:
+        """Where to start looking for the layer to edit, before there is a trace."""
+        layers = self.published or tuple(usual_layers(self.n_layers))
+        return min(layers[len(layers) // 2], self.n_layers - 1)
+
+    @property
+    def shown(self) -> str:
+        """What a reader calls it."""
+        return self.title or self.name
+
+    @property
+    def key(self) -> str:
+        """The name, with how it is loaded where that is not as usual; every question holds it."""
+        settings = self.settings
+        return self.name if settings == AS_USUAL else f"{self.name}|{settings.device}|{settings.dtype}"
+
+    def loaded_with(self, device: str, dtype: str) -> Choice:
+        """The same model, loaded so."""
+        return replace(self, settings=LoadSettings(device, dtype))
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What the page can load now."""
+
+    models: dict[str, Choice]
+    """By name, the bundled one first."""
+    unusable: tuple[str, ...]
+    """A sentence for each entry of `ENGRAM_MODELS` that cannot be offered."""
 
 
 def choices() -> dict[str, Choice]:
-    """The models on offer by name, the bundled one first; a folder without a readable config.json is left out."""
-    listed = {REFERENCE: (REFERENCE, REFERENCE_FOLDER)}
-    for entry in filter(None, os.environ.get("ENGRAM_MODELS", "").split(",")):
-        name, _, folder = entry.partition("=")
-        path = Path(folder.strip()).expanduser().absolute()
-        listed[name.strip()] = (str(path), path)
-    found = {
-        name: Choice(name, source, folder, layers)
-        for name, (source, folder) in listed.items()
-        if (layers := _layers(folder)) is not None
+    """The models on offer by name, the bundled one first."""
+    return offer().models
+
+
+def choice_of(key: str) -> Choice:
+    """The model of a key.
+
+    Raises:
+        ValueError: if it is not on offer.
+    """
+    name, device, dtype = key.rsplit("|", 2) if key.count("|") >= 2 else (key, AS_USUAL.device, AS_USUAL.dtype)
+    offered = choices()
+    if name not in offered:
+        raise ValueError(f"the model {name!r} is not offered here; choose from {', '.join(offered)}")
+    return offered[name].loaded_with(device, dtype)
+
+
+def offer() -> Offer:
+    """What can be loaded without a download, and what of `ENGRAM_MODELS` cannot be loaded at all."""
+    listed = {
+        entry.name: Choice(
+            entry.name, entry.name, entry.n_layers, entry.title, entry.origin, tuple(entry.published_layers)
+        )
+        for entry in catalogue.ENTRIES.values()
+        if catalogue.is_fetched(entry.name)
     }
-    return found or {REFERENCE: Choice(REFERENCE, REFERENCE, REFERENCE_FOLDER, 12)}
+    unusable = []
+    for entry in filter(str.strip, os.environ.get("ENGRAM_MODELS", "").split(",")):
+        try:
+            added = _added(entry.strip())
+        except ValueError as error:
+            unusable.append(str(error))
+        else:
+            listed[added.name] = added
+    return Offer(listed, tuple(unusable))
 
 
-def _layers(folder: Path) -> int | None:
+def _added(entry: str) -> Choice:
+    """One entry of `ENGRAM_MODELS`.
+
+    Raises:
+        ValueError: naming it and what is wrong with it.
+    """
+    name, equals, place = (part.strip() for part in entry.partition("="))
+    if not equals or not name or not place or "|" in name:
+        raise ValueError(f"ENGRAM_MODELS holds {entry!r}; write NAME=FOLDER, as in gpt2=/data/gpt2")
+    path = Path(place).expanduser().absolute()
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return next((int(config[key]) for key in _LAYER_KEYS if key in config), None)
+        if path.suffix.lower() == ".gguf":
+            return _gguf(name, path)
+        if not path.is_dir():
+            raise ValueError("it is neither a folder nor a .gguf file" if path.exists() else "there is no such folder")
+        return Choice(name, str(path), _layers(path))
+    except (ValueError, OSError) as error:
+        raise ValueError(f"the model {name!r} of ENGRAM_MODELS cannot be used: {error}") from None
+
+
+def _layers(folder: Path) -> int:
+    """Layers of a model's folder, by its config.json."""
+    path = folder / "config.json"
+    if path.exists() and not path.is_file():
+        raise ValueError("its config.json is no ordinary file; give the folder that `save_pretrained` wrote")
+    if not path.exists():
+        raise ValueError("it holds no config.json; give the folder that `save_pretrained` wrote")
+    try:
+        config: Any = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        config = None
+    if not isinstance(config, dict):
+        raise ValueError("its config.json is not a JSON object; download the model again")
+    found = next((config[key] for key in _LAYER_KEYS if key in config), None)
+    if not isinstance(found, int) or isinstance(found, bool) or not LAYERS[0] <= found <= LAYERS[1]:
+        raise ValueError(f"its config.json says that it has {found!r} layers; expected {LAYERS[0]} to {LAYERS[1]}")
+    if not any(folder.glob("*.safetensors")):
+        raise ValueError("it holds no .safetensors file; save it with `save_pretrained`")
+    return found
+
+
+def _gguf(name: str, path: Path) -> Choice:
+    raise ValueError("GGUF files are not read yet")

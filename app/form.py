@@ -60,14 +60,14 @@ class Form:
 
     def read_ask(self) -> ReadAsk:
         """The question behind the token strip."""
-        return ReadAsk(self.model.name, self.prompt, self.subject, self.answer.strip())
+        return ReadAsk(self.model.key, self.prompt, self.subject, self.answer.strip())
 
     def trace_ask(self) -> TraceAsk:
         """The question behind the map."""
         sites = tuple(SITES) if self.site == "all" else (self.site,)
         window = 1 if sites == ("state",) else self.window
         return TraceAsk(
-            self.model.name,
+            self.model.key,
             self.prompt,
             self.subject,
             self.answer.strip(),

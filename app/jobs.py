@@ -1,8 +1,10 @@
-"""Slow work off the page's thread: one worker, a queue, progress, cancel, and one run for many askers.
+"""Slow work off the page's thread: a few queues, progress, cancel, and one run for many askers.
 
 The page is re-run by every click, so nothing slow may live in it.  A `Job` is keyed by a hash of what was asked: thirty
-readers who ask the same question share one run, and a reloaded page finds its job again.  The worker imports torch; the
-page never waits for that.  Exceptions stay on the job as one sentence; the traceback goes to the log.
+readers who ask the same question share one run, and a reloaded page finds its job again.  The workers import torch; the
+page never waits for that.  Long work (a trace, an edit) has one thread and waits its turn; quick work (reading a
+prompt) and downloads have threads of their own, so that they never wait for a trace.  Exceptions stay on the job as one
+sentence; the traceback goes to the log.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import os
 import threading
 import time
@@ -22,15 +25,17 @@ from typing import Any, Literal
 
 logger = logging.getLogger(__name__)
 
-Progress = Callable[[int, int], None]
-"""Called with (steps done, steps in all)."""
 Cancelled = Callable[[], bool]
 """Asked between steps; true once nobody wants the result any more."""
-Work = Callable[[Progress, Cancelled], Any]
 State = Literal["queued", "running", "done", "failed", "cancelled"]
 
 KEPT_RESULTS = 64
 LONGEST_QUEUE = 40
+Lane = Literal["long", "quick", "fetch"]
+THREADS: dict[Lane, int] = {"long": 1, "quick": 2, "fetch": 1}
+"""Two quick ones, so that a model that takes long to load does not hold up who reads a prompt with another."""
+SEEN_SECONDS, SEEN_SHARE = 1.5, 0.04
+"""How long and how far a job must have gone before the time left is guessed from its pace."""
 
 
 def job_key(kind: str, question: object) -> str:
@@ -45,9 +50,13 @@ class Job:
 
     key: str
     label: str
+    lane: Lane = "long"
+    """The queue it waits in."""
     state: State = "queued"
     done: int = 0
     total: int = 0
+    stage: str = ""
+    """What it is doing, where it has told."""
     result: Any = None
     error: str = ""
     started: float = 0.0
@@ -55,6 +64,10 @@ class Job:
     seconds: float = 0.0
     """How long it ran."""
     stop: threading.Event = field(default_factory=threading.Event)
+    counted: tuple[float, float] | None = None
+    """When it first told how far it is, and how far it was: loading a model before that is no part of its pace."""
+    promised: float = math.inf
+    """The earliest end that was guessed so far, in seconds of the monotonic clock."""
     askers: set[str] = field(default_factory=set)
     """Sessions that want the result; the work stops when the last one cancels."""
 
@@ -68,38 +81,83 @@ class Job:
         """Between 0 and 1."""
         return min(1.0, self.done / self.total) if self.total else 0.0
 
-    def seconds_left(self) -> float | None:
-        """A guess from the pace so far, or None when there is nothing to guess from."""
-        if self.state != "running" or not self.done or not self.total:
+    def tell(self, done: int, total: int) -> None:
+        """How far it is."""
+        self.done, self.total = done, total
+        if self.counted is None:
+            self.counted = time.monotonic(), self.fraction
+
+    @property
+    def rate(self) -> float | None:
+        """Steps a second, or None while too little was seen."""
+        if self.counted is None or self.state != "running":
             return None
-        return (time.monotonic() - self.started) * (self.total - self.done) / self.done
+        since, at = self.counted
+        gone = time.monotonic() - since
+        return (self.done - at * self.total) / gone if gone >= SEEN_SECONDS else None
+
+    def seconds_left(self) -> float | None:
+        """A guess from the pace so far that never rises, or None while too little was seen to guess from."""
+        if self.state != "running" or self.counted is None:
+            return None
+        (since, at), now = self.counted, time.monotonic()
+        gone = self.fraction - at
+        if now - since < SEEN_SECONDS or gone < SEEN_SHARE:
+            return None
+        self.promised = min(self.promised, now + (now - since) * (1 - self.fraction) / gone)
+        return max(0.0, self.promised - now)
+
+
+class Progress:
+    """What a job's work is given: called with (steps done, steps in all), and told the name of a stage."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+
+    def __call__(self, done: int, total: int) -> None:
+        """Tell how far the work is."""
+        self._job.tell(done, total)
+
+    def stage(self, name: str) -> None:
+        """Name the steps that follow, such as "tracing"."""
+        self._job.stage = name
+
+
+Work = Callable[[Progress, Cancelled], Any]
 
 
 class Runner:
-    """One worker thread (the model's lock allows no more) and the jobs it has, had, or will have."""
+    """The worker threads (one for long work: it shares the model's lock) and the jobs they have, had, or will have."""
 
     def __init__(self, kept: int = KEPT_RESULTS) -> None:
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="worker", initializer=_start_worker)
+        self._pools = {
+            lane: ThreadPoolExecutor(threads, thread_name_prefix=lane, initializer=_start_worker)
+            for lane, threads in THREADS.items()
+        }
         self._lock = threading.Lock()
         self._jobs: OrderedDict[str, Job] = OrderedDict()
         self._kept = kept
 
-    def submit(self, key: str, label: str, work: Work, asker: str = "") -> Job:
-        """The job of that key: the one that exists, unless it failed or was cancelled; else a new one."""
+    def submit(self, key: str, label: str, work: Work, asker: str = "", lane: Lane = "long") -> Job:
+        """The job of that key: the one that exists, unless it failed or was cancelled; else a new one.
+
+        Args:
+            lane: the queue to wait in; work that takes a moment is "quick" and goes ahead of the long.
+        """
         with self._lock:
             job = self._jobs.get(key)
             if job is not None and (job.state == "done" or (job.live and not job.stop.is_set())):
                 job.askers.add(asker)
                 self._jobs.move_to_end(key)
                 return job
-            job = Job(key, label, askers={asker})
+            job = Job(key, label, lane, askers={asker})
             if sum(other.live for other in self._jobs.values()) >= LONGEST_QUEUE:
                 job.state, job.error = "failed", "Too many people are waiting just now; try again in a minute."
                 return job
             self._jobs[key] = job
             self._jobs.move_to_end(key)
             self._forget_old()
-        self._pool.submit(self._run, job, work)
+        self._pools[lane].submit(self._run, job, work)
         return job
 
     def get(self, key: str | None) -> Job | None:
@@ -113,7 +171,8 @@ class Runner:
             return 0
         with self._lock:
             others = list(self._jobs.values())
-        return sum(other.live for other in others[: others.index(job)]) if job in others else 0
+        before = others[: others.index(job)] if job in others else []
+        return sum(other.live and other.lane == job.lane for other in before)
 
     def cancel(self, job: Job, asker: str = "") -> None:
         """One asker gives up; the work stops at its next step if nobody else waits for it."""
@@ -130,7 +189,8 @@ class Runner:
         with self._lock:
             for job in self._jobs.values():
                 job.stop.set()
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        for pool in self._pools.values():
+            pool.shutdown(wait=True, cancel_futures=True)
 
     def _run(self, job: Job, work: Work) -> None:
         with self._lock:
@@ -138,11 +198,8 @@ class Runner:
                 return
             job.state, job.started = "running", time.monotonic()
 
-        def progress(done: int, total: int) -> None:
-            job.done, job.total = done, total
-
         try:
-            job.result = work(progress, job.stop.is_set)
+            job.result = work(Progress(job), job.stop.is_set)
             job.state = "done"
         # The thread must outlive any failure, and the reader must be told: this is the one place that catches all.
         except Exception as error:
@@ -162,7 +219,7 @@ class Runner:
 
 def sentence(error: Exception) -> str:
     """What the reader is told.  Our own errors are written for readers; all else is logged and named by a number."""
-    if isinstance(error, ValueError | FileNotFoundError | KeyError) and _is_ours(error):
+    if isinstance(error, ValueError | OSError | KeyError) and _is_ours(error):
         text = str(error.args[0]) if error.args else str(error)
         return text[:1].upper() + text[1:]
     number = uuid.uuid4().hex[:8]
@@ -183,8 +240,15 @@ def _is_ours(error: Exception) -> bool:
     return file.startswith(root) and f"{os.sep}site-packages{os.sep}" not in file
 
 
+_importing = threading.Lock()
+
+
 def _start_worker() -> None:
-    import torch
+    # One thread at a time: two that first import packages which import one another may see one half made.
+    with _importing:
+        import torch
+
+        import app.workflow  # noqa: F401 - what nearly every job uses
 
     # Half of the processors: the page and the other sessions need some, and more threads than free cores are many
     # times slower than one (measured on a busy machine).

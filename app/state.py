@@ -1,8 +1,8 @@
 """What one reader's session remembers, and what changes it.
 
 Three kinds of memory: the fields of the form (widgets whose values also stand in the URL, so a link restores the
-question), the questions last asked (`app/asks.py`; the answers live with the jobs), and the layer.  The edits are in
-`app/ledger.py`.
+question: once there is a map, all that decides its numbers stands there, defaults too), the questions last asked
+(`app/asks.py`; the answers live with the jobs), and the layer.  The edits are in `app/ledger.py`.
 
 A button's callback only remembers that it was pressed.  What is asked is read off the fields when the script has drawn
 them: a field left by the same click that presses the button has its new value only then.
@@ -17,21 +17,37 @@ from typing import Any
 import streamlit as st
 
 from app import examples
-from app.asks import SITES, TraceAsk
-from app.catalog import REFERENCE, Choice
-from app.form import LONGEST
-from app.jobs import Job, Runner, Work
+from app.asks import SITES, FetchAsk, TraceAsk
+from app.catalog import AS_USUAL, DTYPES, Choice
+from app.form import LONGEST, default_window
+from app.jobs import Job, Lane, Runner, Work
 
 ROOM = 6000
 """Characters that a field takes: Streamlit drops a longer paste without a word, while the form says what is too long.
 They stand in the URL, of which a server takes 64 KiB, and a character may need nine bytes there."""
+REVISION_DIGITS = 12
+"""Of a model's revision, in a link."""
 SITE_CODES = (*SITES, "all")
 NOISE_RANGE, SAMPLES_RANGE, SEED_RANGE = (0.1, 20.0), (1, 20), (0, 9999)
-FIELDS = ("model", *LONGEST, "site", "noise", "samples", "window", "seed", "layer")
-DEFAULT_SITE, DEFAULT_NOISE, DEFAULT_SAMPLES, DEFAULT_SEED = "mlp", 3.0, 10, 0
+STATED = ("model", "dtype", "prompt", "subject", "site", "noise", "samples", "window", "seed")
+"""Fields that a link states even at their defaults, which depend on the model or the version."""
+FIELDS = (*STATED, "answer", "new", "against", "device", "layer")
+DEFAULT_NOISE = 3.0
+DEFAULTS: dict[str, Any] = {
+    "dtype": AS_USUAL.dtype,
+    "prompt": examples.DEFAULT.prompt,
+    "subject": examples.DEFAULT.subject,
+    "site": "mlp",
+    "noise": DEFAULT_NOISE,
+    "samples": 10,
+    "seed": 0,
+}
+"""Of the fields in `STATED`; model and window have none of their own."""
 
-KEEP: dict[str, Any] = {"bind": "query-params", "persist_state": "session"}
-"""For every field of the form: in the URL, and kept while another page is shown."""
+KEEP: dict[str, Any] = {"persist_state": "session"}
+"""For the fields in `STATED`: kept while another page is shown."""
+BOUND: dict[str, Any] = {"bind": "query-params", **KEEP}
+"""For every other field of the form: also in the URL where it is not at its default."""
 
 
 def start_session(models: dict[str, Choice]) -> None:
@@ -41,14 +57,30 @@ def start_session(models: dict[str, Choice]) -> None:
     st.session_state.asker = uuid.uuid4().hex
     st.session_state.trace_ask = st.session_state.layers_ask = None
     st.session_state.pressed = ""
-    site = st.query_params.get("site", DEFAULT_SITE)
-    st.session_state.site = site if site in SITE_CODES else DEFAULT_SITE
     st.session_state.seen_trace = st.session_state.last_pick = None
     st.session_state.given_up, st.session_state.fresh = set(), set()
     st.session_state.keep_layer = "layer" in st.query_params
     st.session_state.layer_before = None
-    st.session_state.run_on_load = st.query_params.get("run") == "1"
-    st.session_state.refused = refused_values(st.query_params.to_dict(), models)
+    params = st.query_params.to_dict()
+    st.session_state.refused = refused = refused_values(params, models)
+    # the numbers of another model would not be those the link was sent for
+    st.session_state.run_on_load = params.get("run") == "1" and not {"model", "dtype"} & set(refused)
+    st.session_state.linked_revision = params.get("revision", "")
+    st.session_state.fetching = None
+    st.session_state.first_model = next(iter(models))
+    _fill({name: value for name, value in params.items() if name not in refused}, models)
+
+
+def _fill(params: dict[str, str], models: dict[str, Choice]) -> None:
+    """Put the link's values, or the defaults, into the fields that Streamlit does not bind."""
+    model = models[params.get("model", st.session_state.first_model)]
+    values = {"model": model.name, "window": default_window(model.n_layers)} | DEFAULTS
+    for name, default in values.items():
+        kind = type(default)
+        st.session_state[name] = (
+            (int(float(params[name])) if kind is int else kind(params[name])) if name in params else default
+        )
+    st.session_state.device = AS_USUAL.device
 
 
 def come_back() -> None:
@@ -86,7 +118,7 @@ def tell_refused() -> None:
 
 def refused_values(params: dict[str, str], models: dict[str, Choice]) -> list[str]:
     """Names of our parameters whose values lie outside what the form takes."""
-    model = models.get(params.get("model", REFERENCE)) or next(iter(models.values()))
+    model = models.get(params.get("model", "")) or next(iter(models.values()))
     numbers: dict[str, tuple[float, float]] = {
         "noise": NOISE_RANGE,
         "samples": SAMPLES_RANGE,
@@ -98,18 +130,53 @@ def refused_values(params: dict[str, str], models: dict[str, Choice]) -> list[st
     refused += [name for name in LONGEST if len(params.get(name, "")) > ROOM]
     refused += [
         name
-        for name, known in (("site", SITE_CODES), ("model", models))
+        for name, known in (("site", SITE_CODES), ("model", models), ("dtype", DTYPES))
         if params.get(name, next(iter(known))) not in known
     ]
     return refused
 
 
-def link(name: str, value: str, default: str) -> None:
-    """Keep a field that Streamlit does not bind in the URL, as Streamlit does: nothing where it is the default."""
-    if value == default:
+def write_link(model: Choice, revision: str) -> None:
+    """Put the fields that Streamlit does not bind into the URL: all once there is a map, else those that were changed.
+
+    Args:
+        revision: of the loaded model; empty while it is not loaded.
+    """
+    session, asked = st.session_state, st.session_state.trace_ask is not None
+    defaults = DEFAULTS | {"model": session.first_model, "window": default_window(model.n_layers)}
+    for name in STATED:
+        _write(name, str(session[name]) if asked or session[name] != defaults[name] else "")
+    if revision:
+        _write("revision", revision[:REVISION_DIGITS] if asked else "")
+    _write("run", "1" if asked else "")
+
+
+def _write(name: str, value: str) -> None:
+    if not value:
         st.query_params.pop(name, None)
     elif st.query_params.get(name) != value:
         st.query_params[name] = value
+
+
+def model_changed(models: dict[str, Choice]) -> None:
+    """Callback of the list of models."""
+    use_defaults_of(models[st.session_state.model])
+
+
+def use_defaults_of(model: Choice) -> None:
+    """Another model was chosen: it gets settings of its own, and the maps of the other go; the words stay."""
+    session = st.session_state
+    session.window, session.noise = default_window(model.n_layers), DEFAULT_NOISE
+    session.layer, session.layer_before, session.keep_layer = model.usual_layer, None, False
+    session.trace_ask = session.layers_ask = None
+    session.run_on_load, session.linked_revision = False, ""
+
+
+def start_fetch(name: str) -> None:
+    """Callback of Get."""
+    session = st.session_state
+    session.fetching = FetchAsk(name, bool(session.get(f"accept_{name}")))
+    ask_anew(session.fetching.key)
 
 
 def _within(text: str, bounds: tuple[float, float]) -> bool:
@@ -197,7 +264,6 @@ def start_trace(ask: TraceAsk) -> None:
     """Run was pressed."""
     st.session_state.trace_ask = ask
     st.session_state.keep_layer = False
-    st.query_params["run"] = "1"
     ask_anew(ask.key)
 
 
@@ -207,7 +273,7 @@ def give_up(runner: Runner, job: Job) -> None:
     runner.cancel(job, st.session_state.asker)
 
 
-def job_for(runner: Runner, key: str, label: str, work: Work) -> Job:
+def job_for(runner: Runner, key: str, label: str, work: Work, lane: Lane = "long") -> Job:
     """The job of a question: the one this session started or gave up, or one that somebody else asked for before.
 
     A job that failed or was cancelled is tried again only after its button was pressed once more.
@@ -216,7 +282,7 @@ def job_for(runner: Runner, key: str, label: str, work: Work) -> Job:
         return Job(key, label, state="cancelled")
     job = runner.get(key)
     if job is None or key in st.session_state.fresh or job.stop.is_set():
-        job = runner.submit(key, label, work, st.session_state.asker)
+        job = runner.submit(key, label, work, st.session_state.asker, lane)
     st.session_state.fresh.discard(key)
     return job
 

@@ -49,6 +49,11 @@ def duration(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
 
 
+def roughly(seconds: float) -> str:
+    """A guess for a reader: 9 s, 3 min."""
+    return f"{max(1, seconds):.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
+
+
 def amount(value: float, unit: str, *, signed: bool = False) -> str:
     """A score in its unit: shares as 93 %, differences of them with a true minus sign, sizes in MB."""
     sign = "+" if signed else ""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from typing import TYPE_CHECKING
 
 from app import cache
 from app.asks import SITES, CompareAsk, EditAsk, FileAsk, LayersAsk, ReadAsk, ScoreAsk, TraceAsk
 from app.jobs import Cancelled, Progress, Work
+from app.pace import time_forward, token_passes
 
 if TYPE_CHECKING:
     from app.batch_plan import BatchAsk, Prepared
@@ -17,27 +19,34 @@ if TYPE_CHECKING:
 
 
 def read(ask: ReadAsk) -> Work:
-    """Tokens and the model's own answer; the first of these loads the model."""
-    shelf = cache.shelf()
+    """Tokens and the model's own answer; the first of these loads the model, and times a forward pass."""
+    shelf, paces = cache.shelf(), cache.paces()
 
     def work(progress: Progress, cancelled: Cancelled) -> object:
         from app import workflow
 
-        return workflow.look(shelf.get(ask.model), ask.prompt, ask.subject, ask.answer)
+        shelf.get(ask.model, progress)
+        model = shelf.reader(ask.model)
+        look = workflow.look(model, ask.prompt, ask.subject, ask.answer)
+        if paces.get(ask.model) is None:
+            paces.put(ask.model, time_forward(model, ask.prompt))
+        return look
 
     return work
 
 
 def trace(ask: TraceAsk) -> Work:
     """One map, or three, and the layer they suggest."""
-    shelf = cache.shelf()
+    shelf, paces = cache.shelf(), cache.paces()
 
     def work(progress: Progress, cancelled: Cancelled) -> object:
         from app import workflow
         from facts import Fact
 
-        return workflow.locate(
-            shelf.get(ask.model),
+        model = shelf.get(ask.model, progress)
+        began = time.perf_counter()
+        found = workflow.locate(
+            model,
             Fact.from_prompt(ask.prompt, ask.subject, ask.answer),
             [SITES[code] for code in ask.sites],
             window=ask.window,
@@ -48,6 +57,10 @@ def trace(ask: TraceAsk) -> Work:
             progress=progress,
             cancelled=cancelled,
         )
+        seconds, result = time.perf_counter() - began, found.results[0]
+        worth = token_passes(len(result.tokens), result.subject_span[0], model.n_layers, ask.samples, len(ask.sites))
+        paces.put(ask.model, seconds / worth, ask.sites)
+        return found
 
     return work
 
@@ -57,7 +70,7 @@ def edit(ask: EditAsk | FileAsk) -> Work:
     shelf, drawer = cache.shelf(), cache.drawer()
 
     def work(progress: Progress, cancelled: Cancelled) -> object:
-        model, active = shelf.get(ask.model), drawer.all(ask.active)
+        model, active = shelf.get(ask.model, progress), drawer.all(ask.active)
         made = _read_file(model, ask) if isinstance(ask, FileAsk) else _compute(model, ask, active, progress, cancelled)
         drawer.put(ask.key, made)
         return made
@@ -128,7 +141,7 @@ def score(ask: ScoreAsk, trace_seconds: float | None) -> Work:
         if probes is not None:
             request = dataclasses.replace(request, probes=probes_of(probes, request.probes))
         return workflow.evaluate(
-            shelf.get(ask.model),
+            shelf.get(ask.model, progress),
             change,
             request,
             active=drawer.all(ask.active),
@@ -148,7 +161,7 @@ def every_layer(ask: LayersAsk, located: object) -> Work:
         from app import workflow
         from app.every_layer import edit_every_layer
 
-        asked, model = ask.edit, shelf.get(ask.edit.model)
+        asked, model = ask.edit, shelf.get(ask.edit.model, progress)
         request = workflow.request_for(model, asked.prompt, asked.subject, asked.answer, asked.new)
         return edit_every_layer(
             model,
@@ -172,7 +185,7 @@ def compare(ask: CompareAsk) -> Work:
         from app import side_by_side
 
         sides = drawer.all(ask.left), drawer.all(ask.right)
-        return side_by_side.compare(shelf.get(ask.model), *sides, progress=progress, cancelled=cancelled)
+        return side_by_side.compare(shelf.get(ask.model, progress), *sides, progress=progress, cancelled=cancelled)
 
     return work
 
@@ -208,18 +221,36 @@ def prepare(ask: BatchAsk) -> Work:
     def work(progress: Progress, cancelled: Cancelled) -> object:
         from app.batch_plan import prepare as made
 
-        return made(shelf.get(ask.model), ask, progress, cancelled)
+        return made(shelf.get(ask.model, progress), ask, progress, cancelled)
 
     return work
 
 
-def start_batch(prepared: Prepared, name: str, model: str) -> Work:
+def fetch(name: str, licence_accepted: bool) -> Work:
+    """Download a model of the catalogue."""
+
+    def work(progress: Progress, cancelled: Cancelled) -> object:
+        from models.catalogue import fetch as fetched
+
+        progress.stage("downloading")
+        return fetched(
+            name,
+            licence_accepted=licence_accepted,
+            progress=progress,
+            cancelled=cancelled,
+            converting=lambda: progress.stage("converting, once"),
+        )
+
+    return work
+
+
+def start_batch(prepared: Prepared, name: str) -> Work:
     """Write the plan down and start its process."""
 
     def work(progress: Progress, cancelled: Cancelled) -> object:
         from app import sweeps
 
-        return sweeps.start(prepared.plan(name, model), prepared.identity, prepared.ask.workers)
+        return sweeps.start(prepared.plan(name), prepared.identity, prepared.ask.workers)
 
     return work
 

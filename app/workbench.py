@@ -5,8 +5,8 @@ import streamlit as st
 from app import cache, catalog, ledger, session_runs, state, work
 from app.asks import EditAsk, FileAsk
 from app.form import Form
-from app.jobs import Job, Work
-from app.views import edit, edits, evaluate, locate, show_fact
+from app.jobs import Job, Lane, Work
+from app.views import choose_model, edit, edits, evaluate, locate, show_fact
 from app.views.waiting import Waiting, wait
 
 live_at_first: list[Job] = []
@@ -14,9 +14,9 @@ live_at_first: list[Job] = []
 here as running and there as done, so the page is drawn again."""
 
 
-def job_for(key: str, label: str, task: Work) -> Job:
+def job_for(key: str, label: str, task: Work, lane: Lane = "long") -> Job:
     """The job of a question."""
-    job = state.job_for(runner, key, label, task)
+    job = state.job_for(runner, key, label, task, lane)
     if job.live:
         live_at_first.append(job)
     return job
@@ -30,15 +30,15 @@ def edit_job(ask: EditAsk | FileAsk) -> Job:
     return job_for(ask.key, "Computing the edit", work.edit(ask))
 
 
-models = catalog.choices()
-state.start_session(models)
+offer = catalog.offer()
+state.start_session(offer.models)
 state.come_back()
 runner = cache.runner()
 session = st.session_state
 
 st.html('<h1 class="unseen">Workbench</h1>')
-model = show_fact.model_choice(models)
-ledger.start(model.name)
+model, downloading = choose_model.draw(runner, offer)
+ledger.start(model.key)
 words = show_fact.fields()
 below_fields = st.container()
 left, right = st.columns([1.6, 1], gap="medium")
@@ -54,14 +54,12 @@ if painted:
     state.tell_refused()
 reading = None
 if painted and not form.problems:
-    reading = job_for(form.read_ask().key, "Reading the prompt", work.read(form.read_ask()))
+    reading = job_for(form.read_ask().key, "Reading the prompt", work.read(form.read_ask()), "quick")
 if state.pressed("run") and not form.problems:
     state.start_trace(form.trace_ask())
 if session.run_on_load and not form.problems:
     session.run_on_load = False
     session.trace_ask = form.trace_ask()
-if session.trace_ask and st.query_params.get("run") != "1":
-    st.query_params["run"] = "1"  # lost when another page was shown
 trace = None
 if painted and session.trace_ask:
     trace = job_for(session.trace_ask.key, "Tracing", work.trace(session.trace_ask))
@@ -88,6 +86,8 @@ with st.container(border=True):
     waiting += edits.draw(runner)
 
 session_runs.collect()
+loaded = cache.shelf().loaded(model.key)
+state.write_link(model, loaded.revision if loaded is not None else "")
 state.remember()
 if not painted:
     session.painted = True
@@ -99,4 +99,4 @@ if not all(job.live for job in live_at_first):
     st.rerun()
 if reading in live_at_first:
     waiting.append(Waiting(reading, None if show_fact.read_before(form) else below_fields.empty()))
-wait(runner, waiting)
+wait(runner, waiting + downloading)

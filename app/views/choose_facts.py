@@ -92,7 +92,7 @@ def draw(runner: Runner, chosen: str) -> tuple[Dataset | None, list[Waiting]]:
     if not chosen:
         st.caption("Choose a file to see what is in it.")
         return None, []
-    job = state.job_for(runner, job_key("dataset", chosen), "Reading the file", work.dataset(chosen))
+    job = state.job_for(runner, job_key("dataset", chosen), "Reading the file", work.dataset(chosen), "quick")
     if job.live:
         return None, [Waiting(job, st.empty())]
     if job.state == "failed":

@@ -10,7 +10,7 @@ from app import cache, ledger, state
 from app.asks import EditAsk
 from app.form import Form
 from app.jobs import Job, Runner
-from app.state import KEEP
+from app.state import BOUND
 from app.views import settings
 from app.views.locate import SUMMARY_STYLE
 from app.views.waiting import Waiting, cancel
@@ -47,7 +47,7 @@ def controls(form: Form, trace: Job | None) -> EditAsk | None:
                 help="An edit is given up where it makes ordinary text more than twice as surprising.",
             )
     return EditAsk(
-        form.model.name,
+        form.model.key,
         form.prompt,
         form.subject,
         form.answer.strip(),
@@ -81,11 +81,11 @@ def _layer(form: Form, trace: Job | None) -> int:
     if st.session_state.get("layer", 0) > last:
         st.session_state.layer = last
     layer: int = st.slider(
-        "Layer", 0, last, form.model.n_layers // 4, key="layer",
+        "Layer", 0, last, form.model.usual_layer, key="layer",
         help="A click on the map, the arrow keys here, and the table all set this one number. Where a fact is traced "
         "to says little about where an edit works best (Hase et al. 2023, arXiv:2301.04213): the trace suggests, "
         "you choose.",
-        **KEEP,
+        **BOUND,
     )  # fmt: skip
     traced = trace is not None and trace.state == "done"
     words = _suggestion(trace.result, layer) if trace and traced else "A trace suggests a layer; run one first."

@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
-from app import state
+from app import cache, state
 from app.asks import EditAsk
-from app.form import Form, default_window
+from app.form import Form
 from app.jobs import Job, Runner
-from app.state import KEEP
+from app.pace import token_passes
+from app.state import BOUND, KEEP
 from app.views import every_layer, export, show_map
 from app.views.waiting import Waiting, cancel
-from app.wording import markup, plain, probability, short, visible
+from app.wording import markup, plain, probability, roughly, short, visible
 
 if TYPE_CHECKING:
     from app.workflow import Located
@@ -36,7 +37,6 @@ def controls(form_model_layers: int) -> dict[str, object]:
     """The heading row: what is restored, and the settings."""
     with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
         st.header("1 · Locate", anchor=False, width="content")
-        # Not bound by Streamlit: a bound control would put the label, not the code, into the link.
         st.segmented_control(
             "What is restored",
             list(state.SITE_CODES),
@@ -44,34 +44,33 @@ def controls(form_model_layers: int) -> dict[str, object]:
             format_func=SITE_NAMES.__getitem__,
             key="site",
             label_visibility="collapsed",
-            persist_state="session",
+            **KEEP,
         )
-        state.link("site", st.session_state.site, state.DEFAULT_SITE)
         with st.popover("Settings", icon=":material/tune:"):
             return {"site": st.session_state.site, **_settings(form_model_layers)}
 
 
 def _settings(n_layers: int) -> dict[str, object]:
     noise = st.number_input(
-        "Noise (× σ)", *state.NOISE_RANGE, state.DEFAULT_NOISE, 0.5, key="noise",
+        "Noise (× σ)", *state.NOISE_RANGE, step=0.5, key="noise",
         help="Added to the subject’s embeddings; σ is their standard deviation over many subjects. ROME uses 3.",
         **KEEP,
     )  # fmt: skip
     samples = st.number_input(
-        "Noise samples", *state.SAMPLES_RANGE, state.DEFAULT_SAMPLES, 1, key="samples",
+        "Noise samples", *state.SAMPLES_RANGE, step=1, key="samples",
         help="Each cell is the mean over this many draws. More draws, narrower intervals.", **KEEP,
     )  # fmt: skip
     window = st.number_input(
-        "Window (layers)", 1, n_layers, default_window(n_layers), 1, key="window",
+        "Window (layers)", 1, n_layers, step=1, key="window",
         help="MLP and attention outputs are restored in this many neighbouring layers at once; states one at a time.",
         **KEEP,
     )  # fmt: skip
     seed = st.number_input(
-        "Seed", *state.SEED_RANGE, state.DEFAULT_SEED, 1, key="seed", help="The same seed draws the same noise.", **KEEP
+        "Seed", *state.SEED_RANGE, step=1, key="seed", help="The same seed draws the same noise.", **KEEP
     )
     against = st.text_input(
         "Other answer", "", state.ROOM, key="against", placeholder="none",
-        help="With one the trace also measures how far the logit of the answer is ahead of this one’s.", **KEEP,
+        help="With one the trace also measures how far the logit of the answer is ahead of this one’s.", **BOUND,
     )  # fmt: skip
     return {"noise": noise, "samples": samples, "window": window, "seed": seed, "against": against or ""}
 
@@ -84,7 +83,10 @@ def draw(form: Form, runner: Runner, trace: Job | None, ask: EditAsk | None) -> 
         if live and trace is not None:
             cancel(runner, trace, "cancel_trace")
         else:
-            _run_button(form, again=trace is not None and trace.state == "done")
+            with st.container(horizontal=True, vertical_alignment="center", width="content"):
+                _run_button(form, again=trace is not None and trace.state == "done")
+                if trace is None or st.session_state.trace_ask != form.trace_ask():
+                    st.caption(_expected(form), width="content")
         results = trace.result.results if trace is not None and trace.state == "done" else ()
         panel = st.container(width="content")
         problem = ""
@@ -109,6 +111,17 @@ def draw(form: Form, runner: Runner, trace: Job | None, ask: EditAsk | None) -> 
     else:
         waiting += _results(form, runner, trace, ask, results)
     return waiting
+
+
+def _expected(form: Form) -> str:
+    """How long the trace will take, from what this server has seen of the model."""
+    look = st.session_state.get("look")
+    ask = form.trace_ask()
+    pace = cache.paces().get(form.model.key, ask.sites)
+    if form.problems or look is None or look[0] != form.model.key or pace is None:
+        return "time not known yet"
+    worth = token_passes(len(look[1].tokens), look[1].span[0], form.model.n_layers, ask.samples, len(ask.sites))
+    return f"about {roughly(pace * worth)}"
 
 
 def _run_button(form: Form, again: bool) -> None:

@@ -51,11 +51,11 @@ def grid(runner: Runner, model: Choice, source: str, found: Dataset | None) -> t
         return None, []
     shared = _shared(most, what)
     if what == "trace":
-        return BatchAsk(model.name, source, "trace", **shared, **_trace_fields(model)), []
-    job = state.job_for(runner, job_key("methods", 0), "Loading the methods", work.methods())
+        return BatchAsk(model.key, source, "trace", **shared, **_trace_fields(model)), []
+    job = state.job_for(runner, job_key("methods", 0), "Loading the methods", work.methods(), "quick")
     if job.live or job.state != "done":
         return None, [Waiting(job, st.empty())] if job.live else []
-    return BatchAsk(model.name, source, "edit", **shared, **_edit_fields(model, job.result)), []
+    return BatchAsk(model.key, source, "edit", **shared, **_edit_fields(model, job.result)), []
 
 
 def _shared(most: int, what: str) -> dict[str, Any]:
@@ -123,7 +123,7 @@ def _edit_fields(model: Choice, offered: tuple[dict[str, str], dict[str, str]]) 
 
 
 def _layer(model: Choice) -> int:
-    return BEST_LAYER if model.name == REFERENCE and model.n_layers > BEST_LAYER else model.n_layers // 4
+    return BEST_LAYER if model.name == REFERENCE and model.n_layers > BEST_LAYER else model.usual_layer
 
 
 def start(runner: Runner, model: Choice, ask: BatchAsk | None) -> list[Waiting]:
@@ -235,7 +235,7 @@ def _starting(runner: Runner, model: Choice, prepared: Job) -> list[Waiting]:
         return []
     name, once = asked
     job = state.job_for(
-        runner, job_key("start", once), "Writing the plan", work.start_batch(prepared.result, name, model.source)
+        runner, job_key("start", once), "Writing the plan", work.start_batch(prepared.result, name), "quick"
     )
     if job.live:
         return [Waiting(job, st.empty())]

@@ -125,7 +125,7 @@ def _results(runner: Runner, one: Experiment, now: Standing) -> list[Waiting]:
         key = asked[1]
     else:
         key = _key(one, now)
-    job = state.job_for(runner, key, "Reading the results", work.results(one))
+    job = state.job_for(runner, key, "Reading the results", work.results(one), "quick")
     if job.live:
         return [Waiting(job, st.empty())]
     if job.state == "failed":

@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING
 import streamlit as st
 
 from app import examples, state
-from app.catalog import Choice
 from app.form import Form
 from app.jobs import Job
-from app.state import KEEP
+from app.state import BOUND, KEEP
 from app.wording import markup, plain, probability, visible
 
 if TYPE_CHECKING:
@@ -36,18 +35,8 @@ STYLE = """
 """
 
 
-def model_choice(models: dict[str, Choice]) -> Choice:
-    """The model; asked for only where there is more than one."""
-    if len(models) == 1:
-        return next(iter(models.values()))
-    with st.sidebar:
-        name = st.selectbox("Model", list(models), key="model", **KEEP)
-    return models[name]
-
-
 def fields() -> dict[str, str]:
     """Draw the four fields and their examples; the words in them now."""
-    default = examples.DEFAULT
     example, prompt, subject, answer, new = st.columns([1.7, 4.4, 2.1, 1.7, 1.6], vertical_alignment="bottom")
     # A menu, which holds nothing: a box that shows the chosen one would still hold the last when the words are the
     # reader's own by now, and a page that has not heard so yet would choose it anew with its next message.
@@ -62,8 +51,7 @@ def fields() -> dict[str, str]:
     with prompt:
         st.text_input(
             "Prompt",
-            default.prompt,
-            state.ROOM,
+            max_chars=state.ROOM,
             key="prompt",
             help="Stops where the answer should come.",
             **KEEP,
@@ -71,8 +59,7 @@ def fields() -> dict[str, str]:
     with subject:
         st.text_input(
             "Subject",
-            default.subject,
-            state.ROOM,
+            max_chars=state.ROOM,
             key="subject",
             help="The words of the prompt that get corrupted.",
             **KEEP,
@@ -85,16 +72,16 @@ def fields() -> dict[str, str]:
             key="answer",
             placeholder="model’s own",
             help="Empty: the word the model itself says.",
-            **KEEP,
+            **BOUND,
         )
     with new:
         st.text_input(
             "New answer",
-            default.new,
+            examples.DEFAULT.new,
             state.ROOM,
             key="new",
             help="What the edited model should say instead.",
-            **KEEP,
+            **BOUND,
         )
     return {name: st.session_state[name] or "" for name in ("prompt", "subject", "answer", "new")}
 
@@ -123,7 +110,7 @@ def reading(form: Form, job: Job | None) -> None:
     if job is not None and job.state == "failed":
         st.error(plain(job.error), icon=":material/error:")
     elif job is not None and job.state == "done":
-        session.look = (form.model.name, job.result)
+        session.look = (form.model.key, job.result)
         _strip(job.result)
     elif read_before(form):
         _strip(session.look[1], earlier=True)
@@ -134,7 +121,7 @@ def reading(form: Form, job: Job | None) -> None:
 def read_before(form: Form) -> bool:
     """Whether this session has read a prompt with this model."""
     look = st.session_state.get("look")
-    return look is not None and look[0] == form.model.name
+    return look is not None and look[0] == form.model.key
 
 
 def _strip(look: FirstLook, earlier: bool = False) -> None:

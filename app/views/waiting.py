@@ -14,11 +14,10 @@ import streamlit as st
 
 from app import state
 from app.jobs import Job, Runner
-from app.wording import plain
+from app.wording import plain, roughly
 
 TICK_SECONDS = 0.2
-AFTERWARDS = {"Computing the edit": "The edit is computed; checking what it does to ordinary text"}
-"""What a job still does when all its steps are counted."""
+MEGABYTE = 1e6
 
 
 @dataclass(frozen=True)
@@ -43,16 +42,23 @@ def show(runner: Runner, waiting: Waiting) -> None:
         waiting.place.progress(job.fraction, text="Stopping…")
         return
     ahead = runner.ahead(job)
+    # a job of one stage is named like it
+    what = job.label if job.stage.lower() in job.label.lower() else f"{job.label}: {job.stage}"
     if ahead:
         text = f"{job.label}: {ahead} ahead of you"
-    elif job.state == "queued" or not job.total:
-        text = f"{job.label}…"
-    elif job.done >= job.total:
-        text = f"{AFTERWARDS.get(job.label, job.label)}…"
+    elif job.state == "queued" or not job.total or job.done >= job.total:
+        text = f"{what}…"
     else:
         left = job.seconds_left()
-        text = f"{job.label}, {100 * job.fraction:.0f} %" + (f", about {left:.0f} s left" if left and left >= 1 else "")
+        text = f"{what}, {_how_far(job)}" + (f", about {roughly(left)} left" if left and left >= 1 else "")
     waiting.place.progress(job.fraction, text=plain(text))
+
+
+def _how_far(job: Job) -> str:
+    if job.lane != "fetch":
+        return f"{100 * job.fraction:.0f} %"
+    rate = f", {job.rate / MEGABYTE:.1f} MB/s" if job.rate else ""
+    return f"{job.done / MEGABYTE:.0f} of {job.total / MEGABYTE:.0f} MB{rate}"
 
 
 def wait(runner: Runner, jobs: list[Waiting]) -> None:

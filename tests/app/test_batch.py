@@ -125,14 +125,14 @@ def test_a_batch_runs_in_its_own_process_and_is_found_again(new_page: NewPage, m
     assert (len(found.cells), found.n_facts, found.n_measured) == (2, 1, 2)
     assert found.refusal == ""
     assert found.seconds > 10
-    one = sweeps.start(found.plan("small", _source()), found.identity, 1)
+    one = sweeps.start(found.plan("small"), found.identity, 1)
     assert sweeps.standing(one).state == "starting"
     assert sweeps.stop(one) == 1
     _until(one, lambda now: not now.live)
     assert (sweeps.standing(one).state, sweeps.standing(one).last_words) == ("stopped", "")
     sweeps.launch(one, "resume", 1)
     with pytest.raises(ValueError, match="already"):
-        sweeps.start(found.plan("small", _source()), found.identity, 1)
+        sweeps.start(found.plan("small"), found.identity, 1)
     started = dict(sweeps._children)
     monkeypatch.setattr(sweeps, "_children", {})  # as if the server had been started anew
     assert sweeps.current("small") == one
@@ -154,12 +154,6 @@ def test_a_batch_runs_in_its_own_process_and_is_found_again(new_page: NewPage, m
     page.query_params["experiment"] = "small"
     page.switch_page("runs.py").run()
     assert not page.exception
-
-
-def _source() -> str:
-    from app.catalog import choices
-
-    return str(choices()["reference"].folder)
 
 
 def _until(one: Experiment, reached: Callable[[Standing], bool]) -> None:

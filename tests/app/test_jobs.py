@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from app.jobs import Job, Runner, job_key, sentence
+from app.jobs import Job, Progress, Runner, job_key, sentence
 
 
 @pytest.fixture
@@ -66,6 +66,42 @@ def test_progress_and_place_in_the_queue(runner: Runner) -> None:
     assert (second.state, runner.ahead(second)) == ("queued", 1)
     gate.set()
     assert ended(second).state == "done"
+
+
+def test_reading_a_prompt_goes_ahead_of_long_work(runner: Runner) -> None:
+    gate = threading.Event()
+    long = runner.submit("a", "Tracing", lambda *_: gate.wait(20))
+    waiting = runner.submit("b", "Tracing", lambda *_: None)
+    read = runner.submit("c", "Reading the prompt", lambda *_: "read", lane="quick")
+    assert ended(read).result == "read"
+    assert (long.live, waiting.state, runner.ahead(waiting), runner.ahead(read)) == (True, "queued", 1, 0)
+    gate.set()
+    assert ended(waiting).state == "done"
+
+
+def test_a_stage_is_named_and_the_time_left_never_rises(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("app.jobs.time.monotonic", lambda: now[0])
+    job = Job("a", "Tracing", state="running")
+    told = Progress(job)
+    told.stage("reading the model, once")
+    assert (job.stage, job.seconds_left()) == ("reading the model, once", None)
+    now[0] = 150  # the model took 50 s, which say nothing of the trace
+    told(0, 100)
+    now[0] = 151
+    told(2, 100)
+    assert job.seconds_left() is None, "too little was seen"
+    now[0] = 152
+    told(10, 100)
+    assert job.seconds_left() == pytest.approx(18)  # 10 steps in 2 s
+    now[0] = 156
+    told(11, 100)  # slower, but no later than was promised
+    assert job.seconds_left() == pytest.approx(14)
+    now[0] = 157
+    told(60, 100)  # faster: 60 steps in 7 s
+    assert job.seconds_left() == pytest.approx(7 * 40 / 60)
+    now[0] = 170
+    assert job.seconds_left() == 0
 
 
 def test_cancel_stops_the_work_at_its_next_step(runner: Runner) -> None:

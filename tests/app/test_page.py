@@ -15,7 +15,7 @@ import sys
 from streamlit.testing.v1 import AppTest
 from app.jobs import Runner
 
-def watched(self, key, label, work, asker=""):
+def watched(self, key, label, work, asker, lane):
     assert "torch" not in sys.modules, "torch came before the first job"
     print("SUBMITTED AFTER PAINTING", label)
     raise SystemExit
@@ -34,8 +34,9 @@ def test_nothing_is_asked_of_the_worker_before_the_page_stands_and_torch_is_not_
 
 @pytest.fixture
 def no_models(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A list whose only model has no weights."""
+    """A model whose weights are broken, in the place of the bundled one."""
     (tmp_path / "config.json").write_text('{"model_type": "gpt2", "n_layer": 4}')
+    (tmp_path / "model.safetensors").write_bytes(b"broken")
     monkeypatch.setenv("ENGRAM_MODELS", f"reference={tmp_path}")
     cache.runner.clear()
     cache.shelf.clear()
@@ -46,7 +47,7 @@ def test_a_model_that_cannot_be_loaded_is_a_sentence_and_the_form_stays() -> Non
     page = AppTest.from_file(str(MAIN), default_timeout=90).run()
     assert not page.exception
     assert len(page.error) == 1
-    assert "safetensors" in page.error[0].value
+    assert "not a whole safetensors file" in page.error[0].value
     assert page.text_input(key="prompt").value.startswith("The Space Needle")
     assert page.slider(key="layer").max == 3
     cache.runner.clear()

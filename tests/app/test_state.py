@@ -1,13 +1,12 @@
 """Fields, links, examples and probes: everything of the page that needs neither a browser nor a model."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from app import examples, state
 from app.asks import EditAsk, ScoreAsk
-from app.catalog import Choice, choices
+from app.catalog import Choice
 from app.form import Form, default_window
 from app.probes import find_fact, make_request, probes_of, rows_of, usable
 from app.state import ROOM, refused_values
@@ -16,7 +15,7 @@ from app.wording import duration, markup, plain, probability, visible
 from editing import get_method
 from facts.atlas import load_atlas
 
-MODELS = {"reference": Choice("reference", "reference", Path(), 12)}
+MODELS = {"reference": Choice("reference", "reference", 12)}
 FORM = Form(
     MODELS["reference"], "The Space Needle is located in the city of", "Space Needle", "", "Paris", "mlp", 3.0, 10, 3, 0
 )
@@ -122,14 +121,6 @@ def test_edited_probes_keep_their_bridges_and_half_filled_rows_do_not_count() ->
     again = probes_of(rows, derived.probes)
     assert again[:-1] == derived.probes
     assert (again[-1].kind, again[-1].prompt, again[-1].bridge) == ("alias", "The Needle is in", ())
-
-
-def test_models_are_offered_from_a_list(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text('{"n_layer": 5}')
-    monkeypatch.setenv("ENGRAM_MODELS", f"mine={tmp_path},gone={tmp_path}/nowhere")
-    offered = choices()
-    assert offered["mine"].n_layers == 5
-    assert "gone" not in offered
 
 
 def test_text_of_a_reader_loses_its_powers() -> None:

@@ -18,7 +18,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from app import cache
 from app.__main__ import main
-from app.jobs import Cancelled, Job, Progress, Runner, Work
+from app.jobs import Cancelled, Job, Lane, Progress, Runner, Work
 
 going_on = threading.Event()
 going_on.set()
@@ -26,20 +26,28 @@ runs: Counter[str] = Counter()
 submit = Runner.submit
 
 
-def watched(self: Runner, key: str, label: str, work: Work, asker: str = "") -> Job:
+class Held(Progress):
+    """A job's progress that lets no step be over while the door holds."""
+
+    def __init__(self, told: Progress, cancelled: Cancelled) -> None:
+        super().__init__(told._job)
+        self._cancelled = cancelled
+
+    def __call__(self, done: int, total: int) -> None:
+        super().__call__(done, total)
+        while not going_on.is_set() and not self._cancelled():
+            time.sleep(0.02)
+
+
+def watched(self: Runner, key: str, label: str, work: Work, asker: str = "", lane: Lane = "long") -> Job:
     """`Runner.submit`, with the work counted and held at every step."""
 
     def held(progress: Progress, cancelled: Cancelled) -> object:
         runs[label] += 1
 
-        def step(done: int, total: int) -> None:
-            progress(done, total)
-            while not going_on.is_set() and not cancelled():
-                time.sleep(0.02)
+        return work(Held(progress, cancelled), cancelled)
 
-        return work(step, cancelled)
-
-    return submit(self, key, label, held, asker)
+    return submit(self, key, label, held, asker, lane)
 
 
 class Door(BaseHTTPRequestHandler):

@@ -1,0 +1,68 @@
+"""How long a trace will take on this computer: from earlier traces of the same model, else from a timed forward pass.
+
+A restored run at (layer, token) computes what lies behind it: on average half of the layers and half of the tokens.  So
+a map is worth
+
+    samples x sites x layers x P (P + 1) / 4    passes of one token through the whole model,
+
+where P tokens are traced: the subject's first and all behind it.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from models import LanguageModel
+
+ROWS = 16
+"""Rows of the timed pass: a trace computes many at once, which is cheaper for each."""
+SLOW_SECONDS = 0.25
+"""A model that takes this long for one row is not asked for more."""
+
+
+def token_passes(n_tokens: int, first: int, n_layers: int, samples: int, n_sites: int) -> float:
+    """Passes of one token through the whole model that a map is worth; `first` is the subject's first position."""
+    traced = n_tokens - first
+    return samples * n_sites * n_layers * traced * (traced + 1) / 4
+
+
+def time_forward(model: LanguageModel, prompt: str) -> float:
+    """Seconds of one token's pass, measured on rows of the prompt."""
+    import torch
+
+    from models import run
+
+    ids = torch.tensor([model.encode(prompt)])
+    began = time.perf_counter()
+    run(model, ids, last_only=True)
+    seconds, rows = time.perf_counter() - began, 1
+    if seconds < SLOW_SECONDS:
+        began, rows = time.perf_counter(), ROWS
+        run(model, ids.repeat(ROWS, 1), last_only=True)
+        seconds = time.perf_counter() - began
+    return seconds / (rows * ids.shape[1])
+
+
+class Paces:
+    """Seconds of one token's pass, by model and by what was traced; what a trace took replaces what was guessed."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[tuple[str, tuple[str, ...]], float] = {}
+        self._lock = threading.Lock()
+
+    def put(self, model: str, seconds: float, sites: Sequence[str] = ()) -> None:
+        """Remember a measurement; without sites, one of a plain forward pass."""
+        with self._lock:
+            self._seconds[model, tuple(sites)] = seconds
+
+    def get(self, model: str, sites: Sequence[str] = ()) -> float | None:
+        """The pace of these sites, else of another trace of the model, else of its forward pass; None: not measured."""
+        with self._lock:
+            if (model, tuple(sites)) in self._seconds:
+                return self._seconds[model, tuple(sites)]
+            known = [seconds for (name, traced), seconds in self._seconds.items() if name == model and traced]
+            return known[-1] if known else self._seconds.get((model, ()))

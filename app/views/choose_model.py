@@ -1,0 +1,188 @@
+"""The model: its name and size in the fact bar, and the panel that chooses, loads and fetches models."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import streamlit as st
+
+from app import cache, state, work
+from app.asks import FetchAsk
+from app.catalog import AS_USUAL, DTYPES, Choice, Offer
+from app.jobs import Runner
+from app.views.waiting import MEGABYTE, Waiting, cancel, show
+from app.wording import markup, plain
+
+if TYPE_CHECKING:
+    from models.catalogue import Entry
+
+STYLE = """
+<style>
+.model { margin: 0; font-size: 0.93rem; line-height: 2.4rem }
+.model b { font-weight: 600 }
+</style>
+"""
+
+
+def draw(runner: Runner, offer: Offer) -> tuple[Choice, list[Waiting]]:
+    """The line that names the model, with the panel behind its button; the model, and a download to wait for."""
+    session = st.session_state
+    wanted = session.pop("model_wanted", "")
+    if wanted in offer.models:
+        session.model = wanted
+        state.use_defaults_of(offer.models[wanted])
+    with st.container(horizontal=True, vertical_alignment="center"):
+        line = st.empty()
+        with st.popover("Model", icon=":material/deployed_code:"):
+            choice = _chosen(offer)
+            _get()
+    # Containers also where there is nothing in them: cards that change places leave dimmed ones behind.
+    with st.container():
+        waiting = _download(runner)
+    line.html(f'{STYLE}<p class="model">{_about(choice)}</p>')
+    with st.container():
+        for sentence in offer.unusable:
+            st.warning(plain(f"{sentence[:1].upper()}{sentence[1:]}."), icon=":material/folder_off:")
+        _compare_with_link(choice)
+    return choice, waiting
+
+
+def chosen(models: dict[str, Choice]) -> Choice:
+    """The model of this session, for the pages that do not choose one."""
+    session = st.session_state
+    choice = models.get(session.get("model", "")) or next(iter(models.values()))
+    return choice.loaded_with(session.get("device", AS_USUAL.device), session.get("dtype", AS_USUAL.dtype))
+
+
+def _chosen(offer: Offer) -> Choice:
+    session = st.session_state
+    if session.get("model") not in offer.models:
+        session.model = next(iter(offer.models))
+    keep: dict[str, Any] = {"persist_state": "session"}
+    st.selectbox(
+        "Model", list(offer.models), key="model", on_change=state.model_changed, args=(offer.models,), **keep,
+        format_func=lambda name: _listed(offer.models[name]),
+    )  # fmt: skip
+    with st.container(horizontal=True):
+        st.selectbox(
+            "Number format", list(DTYPES), key="dtype", **keep,
+            help="Of the weights. float32 is exact; the others need half the memory.",
+        )  # fmt: skip
+        devices = _devices()
+        if len(devices) > 1:
+            st.selectbox("Device", devices, key="device", help="auto: the graphics card, if there is one.", **keep)
+    return chosen(offer.models)
+
+
+def _listed(choice: Choice) -> str:
+    return f"{choice.shown} · {choice.n_layers} layers" + (f" · {choice.origin}" if choice.origin else "")
+
+
+def _devices() -> list[str]:
+    """Where a model can compute, as far as that is known: only torch can say, and it is not imported for this."""
+    import sys
+
+    torch = sys.modules.get("torch")
+    if torch is None or not hasattr(torch, "cuda"):
+        return ["auto"]
+    cards = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    mps = ["mps"] if torch.backends.mps.is_available() else []
+    return ["auto", "cpu", *cards, *mps] if cards or mps else ["auto"]
+
+
+def _about(choice: Choice) -> str:
+    """Name, size, number format and origin, as far as they are known."""
+    loaded = cache.shelf().loaded(choice.key)
+    parts = [f"{choice.n_layers} layers"]
+    if loaded is not None:
+        parts.append(_count(sum(weight.numel() for weight in loaded.module.parameters())))
+    dtype = choice.settings.dtype if loaded is None else str(loaded.dtype).removeprefix("torch.")
+    parts.append(dtype)
+    if loaded is not None and loaded.device.type != "cpu":
+        parts.append(str(loaded.device))
+    origin = choice.origin or (loaded.origin if loaded is not None else "")
+    parts += [origin] if origin else []
+    return f"<b>{markup(choice.shown)}</b> · " + " · ".join(map(markup, parts))
+
+
+def _count(parameters: int) -> str:
+    return f"{parameters / 1e9:.1f} B weights" if parameters >= 1e9 else f"{parameters / 1e6:.0f} M weights"
+
+
+def _compare_with_link(choice: Choice) -> None:
+    """A link names the weights it was made with; another model of the same name gives other numbers."""
+    wanted, loaded = st.session_state.linked_revision, cache.shelf().loaded(choice.key)
+    if wanted and loaded is not None and not loaded.revision.startswith(wanted):
+        st.warning(
+            f"The link was made with other weights under this name ({wanted}; here {loaded.revision[:12]}), so the "
+            "numbers will differ from those it was sent for.",
+            icon=":material/link_off:",
+        )
+
+
+def _download(runner: Runner) -> list[Waiting]:
+    """How far the download is; when it is done, the page turns to its model."""
+    from models.catalogue import entry_named
+
+    session = st.session_state
+    ask: FetchAsk | None = session.fetching
+    if ask is None:
+        return []
+    job = state.job_for(
+        runner, ask.key, f"Getting {entry_named(ask.name).title}", work.fetch(ask.name, ask.licence_accepted), "fetch"
+    )
+    if job.live:
+        with st.container(horizontal=True, vertical_alignment="center"):
+            bar = st.container().empty()
+            cancel(runner, job, "cancel_get")
+        waiting = Waiting(job, bar)
+        show(runner, waiting)
+        return [waiting]
+    if job.state == "failed":
+        st.error(plain(job.error), icon=":material/error:")
+        return []
+    session.fetching = None
+    if job.state == "done":
+        session.model_wanted = ask.name
+        st.rerun()
+    return []
+
+
+def _get() -> None:
+    """Draw the list of models that can be fetched."""
+    from models.catalogue import ENTRIES, is_fetched
+
+    lacking = {entry.name: entry for entry in ENTRIES.values() if not is_fetched(entry.name)}
+    if not lacking:
+        return
+    name = st.selectbox(
+        "Get another model", list(lacking), key="get", format_func=lambda name: _offered(lacking[name]),
+        persist_state="session",
+    )  # fmt: skip
+    entry, accepted = lacking[name], True
+    st.caption(plain(_terms(entry)))
+    if entry.licence_must_be_accepted:
+        accepted = st.checkbox(plain(f"I accept the {entry.licence}"), key=f"accept_{entry.name}")
+    st.button(
+        "Get", key="get_model", icon=":material/download:", on_click=state.start_fetch, args=(name,),
+        disabled=not accepted,
+        help=None if accepted else "Accept the licence first.",
+    )  # fmt: skip
+
+
+def _offered(entry: Entry) -> str:
+    about = "" if entry.size_is_exact else "about "
+    hub = " · from the model hub" if entry.source == "hub" else ""
+    return f"{entry.title} · {about}{entry.download_bytes / MEGABYTE:,.0f} MB · {entry.licence}{hub}"
+
+
+def _terms(entry: Entry) -> str:
+    words = [
+        f"{entry.n_layers} layers, {_count(entry.parameters)}.",
+        f"Licence: {entry.licence} ({entry.licence_url}).",
+    ]
+    if entry.origin:
+        words.append(f"The weights come {entry.origin}.")
+    if entry.gated:
+        words.append("The hub gives it only to those who accepted its licence there and have logged in.")
+    return " ".join(words)

@@ -1,0 +1,91 @@
+"""Models on offer: what `ENGRAM_MODELS` adds, and what is said of what it cannot."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from app.catalog import AS_USUAL, Choice, choice_of, choices, offer
+
+NewPage = Callable[..., AppTest]
+
+
+def folder(path: Path, config: str | None = '{"n_layer": 5}', weights: bool = True) -> Path:
+    path.mkdir()
+    if config is not None:
+        (path / "config.json").write_text(config)
+    if weights:
+        (path / "model.safetensors").write_bytes(b"")
+    return path
+
+
+def test_folders_are_offered_under_their_names(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("ENGRAM_MODELS", f" mine = {folder(tmp_path / 'a')} ,")
+    assert choices()["mine"].n_layers == 5
+    assert next(iter(choices())) == "reference"
+    assert offer().unusable == ()
+
+
+@pytest.mark.parametrize(
+    ("entry", "reason"),
+    [
+        ("gpt2", "ENGRAM_MODELS holds 'gpt2'; write NAME=FOLDER, as in gpt2=/data/gpt2"),
+        ("=x", "ENGRAM_MODELS holds '=x'; write NAME=FOLDER, as in gpt2=/data/gpt2"),
+        ("x=", "ENGRAM_MODELS holds 'x='; write NAME=FOLDER, as in gpt2=/data/gpt2"),
+        ("x={root}/nowhere", "there is no such folder"),
+        ("x={root}/file", "it is neither a folder nor a .gguf file"),
+        ("x={root}/empty", "it holds no config.json; give the folder that `save_pretrained` wrote"),
+        ("x={root}/words", "its config.json is not a JSON object; download the model again"),
+        ("x={root}/list", "its config.json is not a JSON object; download the model again"),
+        ("x={root}/text", "its config.json says that it has 'many' layers; expected 1 to 256"),
+        ("x={root}/null", "its config.json says that it has None layers; expected 1 to 256"),
+        ("x={root}/zero", "its config.json says that it has 0 layers; expected 1 to 256"),
+        ("x={root}/pipe", "its config.json is no ordinary file; give the folder that `save_pretrained` wrote"),
+        ("x={root}/light", "it holds no .safetensors file; save it with `save_pretrained`"),
+    ],
+)
+def test_what_cannot_be_used_is_named_with_the_reason_and_the_rest_works(
+    entry: str, reason: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("x")
+    good = folder(tmp_path / "a")
+    folder(tmp_path / "empty", None)
+    folder(tmp_path / "light", weights=False)
+    os.mkfifo(folder(tmp_path / "pipe", None) / "config.json")
+    for name, config in (("words", "{"), ("list", "[]"), ("text", '{"n_layer": "many"}'), ("null", '{"n_layer": null}'),
+                         ("zero", '{"num_hidden_layers": 0}')):  # fmt: skip
+        folder(tmp_path / name, config)
+    monkeypatch.setenv("ENGRAM_MODELS", f"{entry.format(root=tmp_path)},mine={good}")
+    found = offer()
+    assert {"reference", "mine"} <= found.models.keys()
+    assert "x" not in found.models
+    about = "" if reason.startswith("ENGRAM") else "the model 'x' of ENGRAM_MODELS cannot be used: "
+    assert found.unusable == (about + reason,)
+
+
+def test_junk_is_said_once_on_the_page_which_works(
+    new_page: NewPage, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    tiny = os.environ["ENGRAM_MODELS"]
+    monkeypatch.setenv("ENGRAM_MODELS", f"{tiny},junk,gone={tmp_path}/nowhere")
+    page = new_page()
+    assert len([warning for warning in page.warning if "ENGRAM" in warning.value]) == 2
+    assert not page.button(key="run_trace").disabled
+    assert page.selectbox(key="model").options[0].startswith("reference")
+
+
+def test_a_key_holds_how_a_model_is_loaded_where_that_is_not_as_usual() -> None:
+    plain = choices()["reference"]
+    half = plain.loaded_with("auto", "bfloat16")
+    assert (plain.key, half.key) == ("reference", "reference|auto|bfloat16")
+    assert choice_of(half.key) == half
+    assert choice_of("reference").settings == AS_USUAL
+    with pytest.raises(ValueError, match="'gpt9' is not offered here; choose from reference"):
+        choice_of("gpt9|auto|float16")
+
+
+def test_the_layer_to_start_from_is_a_share_of_the_depth_or_the_published_one() -> None:
+    assert [Choice("x", "x", n).usual_layer for n in (1, 12, 30)] == [0, 2, 6]
+    assert Choice("x", "x", 48, published=(13, 14, 15, 16, 17)).usual_layer == 15
