@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from copy import deepcopy
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from models import FAMILIES, LanguageModel, load_model
 
-__all__ = ["FAMILIES", "build_tiny", "tiny_model", "tiny_tokenizer"]
+__all__ = ["FAMILIES", "build_tiny", "tiny_chat", "tiny_model", "tiny_tokenizer"]
 
 disable_progress_bar()
 
@@ -116,3 +117,17 @@ def tiny_model(family: str, seed: int = 0) -> LanguageModel:
         model = load_model(Path(folder))
     model.name = f"tiny {family}"
     return model
+
+
+CHATML = (
+    "{% for m in messages %}<|endoftext|>{{ m['role'] }}\n{{ m['content'] }}<|pad|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|endoftext|>assistant\n{% endif %}"
+)
+
+
+def tiny_chat(family: str) -> LanguageModel:
+    """A tiny instruct model, asked in its chat template."""
+    module, tokenizer = build_tiny(family)
+    tokenizer = deepcopy(tokenizer)
+    tokenizer.chat_template = CHATML
+    return LanguageModel("tiny chat", "0", module, tokenizer).as_chat()

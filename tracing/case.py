@@ -107,6 +107,7 @@ class Case:
             restored=probability.restored,
             corruption=self.corruption.source,
             own_answer=not self.fact.target_true.strip(),
+            lead=len(model.lead_ids) if model.chat else 0,
             against="" if other is None else model.token_strings([other])[0],
             others=readings,
         )

@@ -79,6 +79,7 @@ def trace_heatmap(
     Raises:
         ValueError: if the layer is out of range or the scale is unknown.
     """
+    result = result.own_words()
     n_pos, n_layers = len(result.tokens), result.n_layers
     _flat(result)
     if selected_layer is not None and not 0 <= selected_layer < n_layers:
@@ -135,6 +136,7 @@ def trace_figure(
     Raises:
         ValueError: if the width is not from 1 to 40 inches, or no installed font can draw the tokens.
     """
+    result = result.own_words()
     names = labels.token_labels(result)
     figure, (axes,) = sheet(width_in, 0.75 + 0.165 * len(names) + (0.25 if title else 0), 1)
     fonts = font_families([*names, labels.title(result), result.model_name, title or ""])

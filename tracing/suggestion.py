@@ -123,12 +123,13 @@ def best_of(values: NDArray[np.floating], total: float) -> Best:
 
 
 def largest(result: TraceResult) -> Cell:
-    """The largest effect before the last token, where anything that is late enough restores the answer.
+    """The largest effect from the subject on and before the last token.
 
-    Of a prompt of which only the last token was measured: the largest there.  By measures that a restored state lowers
-    it is the most negative one.
+    Before the subject nothing is corrupted and every effect is 0; at the last token anything that is late enough
+    restores the answer.  Of a prompt of which only the last token was measured: the largest there.  By measures that a
+    restored state lowers it is the most negative one.
     """
-    measured = [pos for pos in range(len(result.tokens)) if _measured(result, pos)]
+    measured = [pos for pos in range(result.subject_span[0], len(result.tokens)) if _measured(result, pos)]
     return _largest(result, [pos for pos in measured if pos < len(result.tokens) - 1] or measured)
 
 

@@ -38,6 +38,7 @@ LITTLE = 0.05  # a total effect, as a difference of probabilities
 
 def trace_table(result: TraceResult) -> str:
     """Probabilities, corruption, indirect effects by token and layer, the largest of them and what they suggest."""
+    result = result.own_words()
     config, corrupted = result.config, float(result.corrupted.mean())
     known = "" if result.answer_is_greedy else f"; the model would say {token_label(result.predicted.strip())!r}"
     if result.own_answer:

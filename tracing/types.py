@@ -99,6 +99,9 @@ class TraceResult:
     """[sample, pos, layer], probability with that one state restored; NaN at positions that were not asked for."""
     corruption: str = ""
     """What was done to the subject's embeddings, in words."""
+    lead: int = 0
+    """Tokens of a chat template before the prompt's own words.  They come before what is corrupted, so that every
+    effect there is 0, and figures leave them out (`own_words`)."""
     against: str = ""
     """The other answer's first token as text, where logits were compared with it."""
     own_answer: bool = False
@@ -117,6 +120,20 @@ class TraceResult:
                 f"restored has shape {self.restored.shape} and corrupted {self.corrupted.shape}; "
                 f"expected {axes} = {shape} and [sample]"
             )
+
+    def own_words(self) -> TraceResult:
+        """The same trace from the prompt's own words on, without what a chat template has before them."""
+        if not self.lead:
+            return self
+        first, (start, stop) = self.lead, self.subject_span
+        return replace(
+            self,
+            lead=0,
+            tokens=self.tokens[first:],
+            subject_span=(start - first, stop - first),
+            restored=self.restored[:, first:],
+            others={name: replace(one, restored=one.restored[:, first:]) for name, one in self.others.items()},
+        )
 
     def by(self, measure: Measure) -> TraceResult:
         """The same trace by another measure.

@@ -35,6 +35,7 @@ def draw(key: str, result: TraceResult, zmax: float) -> None:
         key: of the trace; the map's own name is made from it.
         zmax: top of the colour scale, which several maps share.
     """
+    result = result.own_words()
     name = f"map_{key}_{result.config.site}_{result.measure}"
     dark = st.context.theme.type == "dark"
     from app.plots import clickable_heatmap
@@ -86,6 +87,7 @@ def table(key: str, result: TraceResult) -> None:
     """The numbers of the map; the column of the chosen cell is the layer."""
     from tracing.measures import UNITS
 
+    result = result.own_words()
     name = f"table_{key}_{result.config.site}_{result.measure}"
     st.dataframe(
         effect_table(result),

@@ -10,12 +10,8 @@ from models import LanguageModel, Span, join, own_answer, subject_span, target_i
 from models.characters import CONTINUED, whole_characters
 from models.tokens import notes_on
 from tests.models.test_tokens import with_tokenizer, word_tokenizer
-from tests.tiny import build_tiny, tiny_model
+from tests.tiny import build_tiny, tiny_chat, tiny_model
 
-CHATML = (
-    "{% for m in messages %}<|endoftext|>{{ m['role'] }}\n{{ m['content'] }}<|pad|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|endoftext|>assistant\n{% endif %}"
-)
 PROMPT = "The Space Needle is located in the city of"
 
 
@@ -26,12 +22,7 @@ def model() -> LanguageModel:
 
 @pytest.fixture
 def chat() -> LanguageModel:
-    import copy
-
-    module, tokenizer = build_tiny("llama")
-    tokenizer = copy.deepcopy(tokenizer)
-    tokenizer.chat_template = CHATML
-    return LanguageModel("tiny chat", "0", module, tokenizer).as_chat()
+    return tiny_chat("llama")
 
 
 @pytest.mark.parametrize(

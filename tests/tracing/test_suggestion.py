@@ -83,7 +83,7 @@ def test_a_token_of_the_subject_that_carries_more_is_named() -> None:
     assert "Token ␣Space carries more, 0.500 at layer 0: edit there" in found.reason
     assert result.suggestion(1).layer == 0
     largest = result.largest()
-    assert (largest.token, largest.layer, largest.compared) == (" Space", 0, 9)
+    assert (largest.token, largest.layer, largest.compared) == (" Space", 0, 6)
 
 
 def test_the_largest_leaves_out_the_last_token() -> None:
