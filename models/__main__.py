@@ -20,6 +20,7 @@ from models.catalogue import (
     memory_needed,
     remove,
 )
+from models.sources.gguf import converted_folders, folder_bytes
 
 _BAR_WIDTH = 30
 _DRAW_SECONDS = 0.2
@@ -89,6 +90,8 @@ def print_list() -> None:
         size = megabytes(entry.download_bytes) if entry.size_is_exact else f"about {megabytes(entry.download_bytes)}"
         licence = entry.licence + (" (gated)" if entry.gated else "")
         print(row.format(entry.name, state, f"{entry.parameters / 1e6:,.0f} M", size, *memory, licence))
+    for name, folder in converted_folders().items():
+        print(row.format(name, "from GGUF", "", megabytes(folder_bytes(folder)), "", "", ""))
     print("\nfloat32, bfloat16: memory needed, about.  `python -m models get NAME` fetches one; `show NAME` says more.")
 
 

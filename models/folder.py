@@ -5,24 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from facts.regular import check_regular
-from models.architectures import architecture_named
-from models.manifest import file_digest, is_lfs_pointer, read_json
+import torch
+from torch import Tensor
 
-LIMITS = {
-    "layers": (256, ("num_hidden_layers", "n_layer", "num_layers", "n_layers")),
-    "width": (
-        65_536,
-        ("hidden_size", "n_embd", "d_model", "intermediate_size", "n_inner", "ffn_dim", "word_embed_proj_dim"),
-    ),
-    "vocabulary": (2_000_000, ("vocab_size",)),
-    "positions": (4_000_000, ("max_position_embeddings", "n_positions", "n_ctx", "seq_length", "max_seq_len")),
-}
-"""Quantity -> largest accepted value and the config keys that give it.  200,000 layers would build for hours."""
+from facts.regular import check_regular
+from models.config_check import check_config
+from models.manifest import file_digest, is_lfs_pointer, read_json
+from models.patterns import may_hang
+
+_MAX_TOKENIZER_BYTES = 200_000_000
 _MAX_HEADER_BYTES = 100_000_000  # the safetensors format's own limit
 _VOCABULARIES = ("tokenizer.json", "vocab.json", "tokenizer.model")
 _NOTES = "__metadata__"  # of a safetensors file: text, not a tensor
@@ -46,30 +41,8 @@ def check_folder(folder: Path) -> dict[str, Any]:
     check_config(config)
     for path in weight_files(folder):
         _check_safetensors(path)
-    # without any of these transformers makes up a tokenizer that knows no words
-    if not any((folder / name).is_file() for name in _VOCABULARIES):
-        raise ValueError(f"{str(folder)!r} holds no tokenizer; add its tokenizer.json")
+    _check_tokenizer(folder)
     return config
-
-
-def check_config(config: dict[str, Any]) -> None:
-    """Refuse families that are not supported, models that bring code, and sizes no real model has.
-
-    Raises:
-        ValueError: as said, naming the value and its limit.
-    """
-    if "auto_map" in config:
-        raise ValueError("the model needs code of its own (auto_map in config.json), which is never run here")
-    architecture_named(str(config.get("model_type", "")))
-    for quantity, (limit, keys) in LIMITS.items():
-        for key in keys:
-            value = config.get(key)
-            if value is None:
-                continue
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"config.json says {key} is {value!r}; expected a whole number of at least 1")
-            if value > limit:
-                raise ValueError(f"config.json says {value} {quantity} ({key}); at most {limit} are taken")
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -90,11 +63,55 @@ def weight_files(folder: Path) -> list[Path]:
                 "save them as safetensors with `save_pretrained` and load that folder"
             )
         raise ValueError(f"{str(folder)!r} holds no model.safetensors; give a folder written by `save_pretrained`")
-    names = sorted(set(read_json(index).get("weight_map", {}).values()))
+    mapped = read_json(index).get("weight_map")
+    if not isinstance(mapped, dict) or not all(isinstance(name, str) for name in mapped.values()):
+        raise ValueError(f"{index.name!r} does not map parameters to files (weight_map); download the model again")
+    names = sorted(set(mapped.values()))
     missing = [name for name in names if "/" in name or not (folder / name).is_file()]
     if missing or not names:
         raise ValueError(f"{str(folder)!r} lacks the weight file {missing[:1]}; download the model again")
     return [folder / name for name in names]
+
+
+def _check_tokenizer(folder: Path) -> None:
+    # without any of these transformers makes up a tokenizer that knows no words
+    if not any((folder / name).is_file() for name in _VOCABULARIES):
+        raise ValueError(f"{str(folder)!r} holds no tokenizer; add its tokenizer.json")
+    path = folder / "tokenizer.json"
+    if path.is_file():
+        for pattern in _patterns(read_json(path, _MAX_TOKENIZER_BYTES)):
+            if may_hang(pattern):
+                raise ValueError(
+                    f"the tokenizer in {str(folder)!r} cuts texts by the pattern {pattern[:80]!r}, which can take for "
+                    "ever on some texts; use the tokenizer.json that the model was published with"
+                )
+
+
+def _patterns(value: Any) -> Iterator[str]:
+    """Every regular expression in a tokenizer.json, at any depth."""
+    stack = [value]
+    while stack:
+        value = stack.pop()
+        if isinstance(value, dict):
+            if isinstance(value.get("Regex"), str):
+                yield value["Regex"]
+            stack += [part for part in value.values() if isinstance(part, dict | list)]
+        elif isinstance(value, list):
+            stack += [part for part in value if isinstance(part, dict | list)]
+
+
+def check_finite(named: Iterable[tuple[str, Tensor]]) -> None:
+    """Refuse weights that are no numbers: every answer would be NaN, and nothing would say why.
+
+    Raises:
+        ValueError: naming the first such tensor.
+    """
+    for name, weight in named:
+        if weight.is_meta or not weight.is_floating_point():
+            continue  # accelerate keeps it elsewhere, or it is quantised
+        # the sum of finite numbers may overflow, so it only says where to look
+        if not bool(weight.sum(dtype=torch.float32).isfinite()) and not bool(weight.isfinite().all()):
+            raise ValueError(f"the weights hold NaN or infinite numbers, in {name!r}; download the model again")
 
 
 def folder_digest(folder: Path, *also: str, known: Mapping[str, str] | None = None) -> str:

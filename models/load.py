@@ -1,4 +1,4 @@
-"""From a name to a `LanguageModel`: the bundled one, one of the catalogue, a folder, or a model of the hub."""
+"""From a name to a `LanguageModel`: bundled, from the catalogue, a folder, a GGUF file, or a model of the hub."""
 
 from __future__ import annotations
 
@@ -9,20 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from models.catalogue import ENTRIES, REFERENCE_FOLDER, folder_of
-from models.folder import check_folder, folder_digest, n_parameters
+from models.folder import check_finite, check_folder, folder_digest, n_parameters
 from models.language_model import LanguageModel
 from models.manifest import check_manifest, read_manifest
 from models.options import LoadSettings
 from models.placement import Placement, place
+from models.sources.gguf import folder_of_gguf, is_gguf
 from models.sources.hub import cached_or_downloaded
 
 REFERENCE = "reference"
 """Name of the bundled model."""
+_REASON_LENGTH = 300
 _HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?")
 
 
@@ -38,8 +39,9 @@ def load_model(
 
     Args:
         name: "reference" for the bundled model, a name of the catalogue that was fetched (`python -m models list`), a
-            folder (an absolute path, or one that begins with ./ or ~), or a hub id such as `gpt2` or
-            `EleutherAI/pythia-70m`.  A hub id is taken from the local cache, and downloaded only if it is not there.
+            folder (an absolute path, or one that begins with ./ or ~), the path of a .gguf file, or a hub id such as
+            `gpt2` or `EleutherAI/pythia-70m`.  A GGUF file is converted on first use, into the cache.  A hub id is
+            taken from the local cache, and downloaded only if it is not there.
         dtype, device, device_map, load: as in `models.options.LoadSettings`; `models.placement` says what "auto" is.
 
     Raises:
@@ -72,6 +74,9 @@ def _folder_of(name: str | Path) -> tuple[Path, str]:
         return REFERENCE_FOLDER, "restore it with `git checkout`"
     if text in ENTRIES and ENTRIES[text].source == "index":
         return folder_of(text), f"run `python -m models get {text}` again"
+    if is_gguf(text) and "\0" not in text:
+        folder = folder_of_gguf(Path(text).expanduser())
+        return folder, f"run `python -m models remove {folder.name}` and load the GGUF file again"
     if "\0" in text or ".." in Path(text).parts:
         raise ValueError(f"{text!r} is not a model name; expected 'reference', a hub id or a folder's full path")
     if isinstance(name, Path) or text.startswith(("/", "./", "~")):
@@ -90,8 +95,8 @@ def _read(folder: Path, placement: Placement) -> tuple[Any, Any]:
         with _quiet():
             module, info = _module(folder, placement)
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, ImportError, SafetensorError) as error:
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+    except Exception as error:  # tokenizers raises nothing narrower, and a config can break a library in any way
+        reason = " ".join(str(error).split())[:_REASON_LENGTH] or type(error).__name__
         raise ValueError(f"the model in {str(folder)!r} cannot be loaded: {reason}") from error
     if info["missing_keys"]:
         missing = sorted(info["missing_keys"])
@@ -99,6 +104,7 @@ def _read(folder: Path, placement: Placement) -> tuple[Any, Any]:
             f"the weights in {str(folder)!r} lack {len(missing)} parameters, {missing[0]!r} among them; "
             "config.json and weights belong to different models"
         )
+    check_finite(module.named_parameters())
     if not tokenizer.is_fast:
         raise ValueError(f"the tokenizer in {str(folder)!r} is not a fast one; add its tokenizer.json")
     return module, tokenizer

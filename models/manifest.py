@@ -65,16 +65,16 @@ def check_manifest(folder: Path, remedy: str = "restore it with `git checkout`")
     return files
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A small JSON object of a model's folder.
+def read_json(path: Path, max_bytes: int = _MAX_JSON_BYTES) -> dict[str, Any]:
+    """A JSON object of a model's folder.
 
     Raises:
         ValueError: if it is a git-lfs pointer, too large or not a JSON object.
     """
     if is_lfs_pointer(path):
         raise ValueError(f"{path.name!r} is a git-lfs pointer, not the file; run `git lfs pull`")
-    if path.stat().st_size > _MAX_JSON_BYTES:
-        raise ValueError(f"{path.name!r} is larger than {_MAX_JSON_BYTES} bytes, which no such file is")
+    if path.stat().st_size > max_bytes:
+        raise ValueError(f"{path.name!r} is larger than {max_bytes} bytes, which no such file is")
     try:
         parsed = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError):

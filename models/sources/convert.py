@@ -9,66 +9,79 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
-from gguf import GGUFReader
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from models.folder import check_config
+from models.config_check import check_config
+from models.folder import check_finite
 from models.manifest import file_digest, write_manifest
-
-_UNROUNDED = ("F64", "F32", "F16", "BF16")
+from models.sources.gguf_config import complete, complete_tokenizer
+from models.sources.gguf_header import Header, read_header
+from models.sources.store import CONVERSION
 
 
 def convert(gguf: Path, folder: Path, about: dict[str, str]) -> None:
     """Write config, weights, tokenizer with its chat template, and manifest into a folder.
 
     Raises:
-        ValueError: if the file is not a model of a supported family.
+        ValueError: if the file is not a whole model of a supported family; in one sentence.
     """
-    module, tokenizer = _read(gguf)
-    config = module.config.to_dict()
-    config.pop("quantization_config", None)  # save_pretrained cannot write GGUF's
-    check_config(config)
-    with torch.device("meta"):
-        plain = type(module)(type(module.config).from_dict(config))
-    plain.load_state_dict(module.state_dict(), assign=True)
-    plain.tie_weights()
-    folder.mkdir(parents=True)
-    plain.save_pretrained(folder, max_shard_size="1000GB")
-    tokenizer.save_pretrained(folder)
-    write_manifest(
-        folder,
-        **about,
-        source_file=gguf.name,
-        source_sha256=file_digest(gguf),
-        origin=origin(gguf),
-        made=datetime.now(UTC).isoformat(timespec="seconds"),
-    )
-
-
-def _read(gguf: Path) -> tuple[Any, Any]:
+    header = read_header(gguf)
     # alone in a folder: transformers also reads a config or an adapter that happens to lie beside the file
     with tempfile.TemporaryDirectory() as alone:
         (Path(alone) / "model.gguf").symlink_to(gguf.absolute())
         options: dict[str, Any] = {"gguf_file": "model.gguf", "trust_remote_code": False, "local_files_only": True}
-        module = AutoModelForCausalLM.from_pretrained(alone, dtype=torch.float32, **options)
-        return module, AutoTokenizer.from_pretrained(alone, **options)
+        config = AutoConfig.from_pretrained(alone, **options)
+        complete(config, header, gguf)
+        _check_size(config, header)
+        module, info = AutoModelForCausalLM.from_pretrained(
+            alone, config=config, dtype=torch.float32, output_loading_info=True, **options
+        )
+        tokenizer = AutoTokenizer.from_pretrained(alone, **options)
+    if info["missing_keys"]:
+        missing = sorted(info["missing_keys"])
+        raise ValueError(f"it lacks {len(missing)} parameters, {missing[0]!r} among them; download it again")
+    check_finite(module.named_parameters())
+    complete_tokenizer(tokenizer, header)
+    folder.mkdir(parents=True)
+    _plain(module).save_pretrained(folder, max_shard_size="1000GB")
+    tokenizer.save_pretrained(folder)
+    write_manifest(
+        folder,
+        **about,
+        conversion=CONVERSION,
+        source_file=gguf.name,
+        source_sha256=file_digest(gguf),
+        origin=header.origin,
+        made=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
 
 
-def origin(gguf: Path) -> str:
-    """What the weights were before: the number formats of the matrices, the most frequent first."""
-    counts: Counter[str] = Counter()
-    for tensor in GGUFReader(gguf).tensors:
-        if len(tensor.shape) > 1:
-            counts[tensor.tensor_type.name] += int(tensor.n_elements)
-    formats = [name for name, _ in counts.most_common()]
-    listed = " and ".join(filter(None, [", ".join(formats[:-1]), formats[-1]]))
-    return f"{'converted' if set(formats) <= set(_UNROUNDED) else 'dequantised'} from {listed}"
+def _check_size(config: Any, header: Header) -> None:
+    """Refuse a file that states a larger model than it holds: its missing weights would be made up in memory."""
+    check_config(config.to_dict())
+    with torch.device("meta"):
+        module = AutoModelForCausalLM.from_config(config)
+    stated = sum(parameter.numel() for parameter in module.parameters())
+    if stated > header.n_elements:
+        raise ValueError(
+            f"its header states a model of {stated:,} parameters and it holds {header.n_elements:,}; download it again"
+        )
+
+
+def _plain(module: Any) -> Any:
+    """The model without GGUF's entry in the config, which `save_pretrained` cannot write; the same tensors."""
+    config = module.config.to_dict()
+    config.pop("quantization_config", None)
+    with torch.device("meta"):
+        plain = type(module)(type(module.config).from_dict(config))
+    plain.load_state_dict(module.state_dict(), assign=True)
+    plain.tie_weights()
+    return plain
 
 
 if __name__ == "__main__":

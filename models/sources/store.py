@@ -9,15 +9,20 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from models.cache import cache_folder
-from models.manifest import MANIFEST
+from models.manifest import MANIFEST, read_json
 from models.sources.child import Cancelled, ChildError, FetchCancelled, reason, run_child
 
+CONVERSION = 2
+"""Raised whenever the same file is converted into another folder; what was converted before is then made again."""
 _POLL_SECONDS = 0.1
 
 
 def is_kept(folder: Path) -> bool:
     """Whether a converted model stands there; it is moved there with its manifest or not at all."""
-    return (folder / MANIFEST).is_file()
+    try:
+        return (folder / MANIFEST).is_file() and read_json(folder / MANIFEST).get("conversion") == CONVERSION
+    except ValueError:
+        return False
 
 
 @contextmanager

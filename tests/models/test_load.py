@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from typing import Any
 import huggingface_hub
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import models.load
 from models import FAMILIES, load_model
@@ -120,9 +122,74 @@ def config(**changes: Any) -> Callable[[Path], None]:
     return lambda folder: change_config(folder, **changes)
 
 
+def not_a_number(value: float) -> Callable[[Path], None]:
+    def spoil(folder: Path) -> None:
+        path = folder / "model.safetensors"
+        tensors = load_file(path)
+        tensors["transformer.h.2.mlp.c_fc.weight"][3, 4] = value
+        save_file(tensors, path, metadata={"format": "pt"})
+
+    return spoil
+
+
+def index(weight_map: Any) -> Callable[[Path], None]:
+    def spoil(folder: Path) -> None:
+        (folder / "model.safetensors").rename(folder / "model-1.safetensors")
+        (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+
+    return spoil
+
+
+def tokenizer(**changes: Any) -> Callable[[Path], None]:
+    def spoil(folder: Path) -> None:
+        path = folder / "tokenizer.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+    return spoil
+
+
+def a_pipe(name: str) -> Callable[[Path], None]:
+    def spoil(folder: Path) -> None:
+        (folder / name).unlink()
+        os.mkfifo(folder / name)
+
+    return spoil
+
+
+ENDLESS = {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated", "invert": False}
+BRANCHED = {"type": "Replace", "pattern": {"Regex": "(a|a)*b"}, "content": ""}
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
+        (config(n_head=0), r"n_head is 0; expected a whole number of at least 1"),
+        (config(n_head=-4), r"n_head is -4; expected a whole number of at least 1"),
+        (config(n_head=100_000), r"says 100000 heads \(n_head\); at most 4096"),
+        (config(n_head=5), "says 5 heads share a width of 32; expected a number that divides it"),
+        (config(num_key_value_heads=3), "says 4 query heads share 3 key and value heads; expected a number that"),
+        (config(dtype="os.system"), "dtype is 'os.system'; expected a number format such as 'float32'"),
+        (config(torch_dtype="manual_seed"), "torch_dtype is 'manual_seed'; expected a number format"),
+        (config(dtype=["float32"]), r"dtype is \['float32'\]; expected a number format"),
+        (config(activation_function=3), "cannot be loaded: .*'activation_function' expected str, got int"),
+        (config(activation_function="sudo"), "cannot be loaded: .*sudo"),
+        (config(quantization_config="x"), "cannot be loaded"),
+        (config(rope_scaling="x"), "cannot be loaded"),
+        (index(["model-1.safetensors"]), "does not map parameters to files"),
+        (index({"transformer.wte.weight": 3}), "does not map parameters to files"),
+        (index({"transformer.wte.weight": "../model-1.safetensors"}), "lacks the weight file"),
+        (index({}), "lacks the weight file"),
+        (not_a_number(float("nan")), r"NaN or infinite numbers, in 'transformer\.h\.2\.mlp\.c_fc\.weight'"),
+        (not_a_number(float("-inf")), r"NaN or infinite numbers, in 'transformer\.h\.2\.mlp\.c_fc\.weight'"),
+        (tokenizer(pre_tokenizer=ENDLESS), r"cuts texts by the pattern '\(a\+\)\+\$', which can take for ever"),
+        (
+            tokenizer(normalizer={"type": "Sequence", "normalizers": [BRANCHED]}),
+            r"the pattern '\(a\|a\)\*b', which can",
+        ),
+        (tokenizer(model={"type": "Nothing"}), "cannot be loaded"),
+        (tokenizer(pre_tokenizer={**ENDLESS, "pattern": {"Regex": "[a"}}), "cuts texts by the pattern"),
+        (a_pipe("tokenizer.json"), "is a pipe, not an ordinary file"),
+        (a_pipe("model.safetensors"), "is a pipe, not an ordinary file"),
         (spoil_pickle, r"has only pickle weights \(pytorch_model\.bin\), which can run code"),
         (spoil_weights_missing, r"holds no model\.safetensors"),
         (spoil_config_missing, r"holds no config\.json"),
