@@ -6,8 +6,9 @@ BIN := $(VENV)/bin
 .PHONY: app test lint format browser clean
 .DELETE_ON_ERROR:
 
+# MODELS="name=/folder,other=/file.gguf" puts models of yours on the page; ARGS are flags of the server.
 app: $(VENV)/.app
-	$(BIN)/python -m app
+	$(if $(MODELS),ENGRAM_MODELS="$(MODELS)") $(BIN)/python -m app $(ARGS)
 
 # The browser tests come last and alone: a page that shares its cores with other tests loses clicks while it redraws.
 # They fail, not skip, when no browser is found.

@@ -52,6 +52,7 @@ class Shelf:
                 if progress is not None:
                     progress.stage("reading the model, once")
                 place.model = _load(key)
+                place.reader = place.model.view()
                 if progress is not None:
                     progress.stage("")
             return place.model
@@ -61,13 +62,10 @@ class Shelf:
         with self._lock:
             return self._places[key].model if key in self._places else None
 
-    def reader(self, key: str) -> LanguageModel:
+    def reader(self, key: str, progress: Progress | None = None) -> LanguageModel:
         """The same model as a view with a lock of its own: what is read with it does not wait for a trace's passes."""
-        model, place = self.get(key), self._place(key)
-        with place.lock:
-            if place.reader is None:
-                place.reader = model.view()
-            return place.reader
+        model = self.get(key, progress)
+        return self._place(key).reader or model
 
     def _place(self, key: str) -> _Place:
         with self._lock:
@@ -83,7 +81,7 @@ def _load(key: str) -> LanguageModel:
     try:
         model = choice.settings.load(choice.source)
     except (ValueError, OSError) as error:  # a folder's path is nobody's business
-        raise ValueError(str(error).replace(choice.source, choice.name)) from error
+        raise ValueError(str(error).replace(choice.place, choice.name)) from error
     model.name = choice.name
     return model
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from typing import Any
 from models import catalogue
 from models.options import LoadSettings
 from models.published import usual_layers
+from models.sources.hub import cached, cached_names
 
 REFERENCE = "reference"
 LAYERS = (1, 256)
@@ -48,6 +51,11 @@ class Choice:
         """Where to start looking for the layer to edit, before there is a trace."""
         layers = self.published or tuple(usual_layers(self.n_layers))
         return min(layers[len(layers) // 2], self.n_layers - 1)
+
+    @property
+    def place(self) -> str:
+        """Where it lies, for whom that matters."""
+        return str(catalogue.folder_of(self.source)) if self.source in catalogue.ENTRIES else self.source
 
     @property
     def shown(self) -> str:
@@ -102,6 +110,7 @@ def offer() -> Offer:
         for entry in catalogue.ENTRIES.values()
         if catalogue.is_fetched(entry.name)
     }
+    listed |= {choice.name: choice for name in cached_names() if name not in listed for choice in _cached(name)}
     unusable = []
     for entry in filter(str.strip, os.environ.get("ENGRAM_MODELS", "").split(",")):
         try:
@@ -111,6 +120,17 @@ def offer() -> Offer:
         else:
             listed[added.name] = added
     return Offer(listed, tuple(unusable))
+
+
+def _cached(hub_id: str) -> Iterator[Choice]:
+    """A model of the hub's cache, if it is one that continues text and whole enough to be offered."""
+    folder = cached(hub_id)
+    if folder is not None:
+        with suppress(ValueError, OSError):
+            config = _config(folder)
+            kinds = config.get("architectures")
+            if isinstance(kinds, list) and str(*kinds[:1]).endswith(("ForCausalLM", "LMHeadModel")):
+                yield Choice(hub_id, hub_id, _layers(config))
 
 
 def _added(entry: str) -> Choice:
@@ -128,29 +148,39 @@ def _added(entry: str) -> Choice:
             return _gguf(name, path)
         if not path.is_dir():
             raise ValueError("it is neither a folder nor a .gguf file" if path.exists() else "there is no such folder")
-        return Choice(name, str(path), _layers(path))
+        return Choice(name, str(path), _layers(_config(path)))
     except (ValueError, OSError) as error:
         raise ValueError(f"the model {name!r} of ENGRAM_MODELS cannot be used: {error}") from None
 
 
-def _layers(folder: Path) -> int:
-    """Layers of a model's folder, by its config.json."""
+def _config(folder: Path) -> dict[str, Any]:
+    """config.json of a model's folder.
+
+    Raises:
+        ValueError: if it is not one.
+    """
     path = folder / "config.json"
-    if path.exists() and not path.is_file():
-        raise ValueError("its config.json is no ordinary file; give the folder that `save_pretrained` wrote")
+    wanted = "give the folder that `save_pretrained` wrote"
     if not path.exists():
-        raise ValueError("it holds no config.json; give the folder that `save_pretrained` wrote")
+        raise ValueError(f"it holds no config.json; {wanted}")
+    if not path.is_file():
+        raise ValueError(f"its config.json is no ordinary file; {wanted}")
     try:
         config: Any = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError):
         config = None
     if not isinstance(config, dict):
         raise ValueError("its config.json is not a JSON object; download the model again")
+    if not any(folder.glob("*.safetensors")):
+        raise ValueError("it holds no .safetensors file; save it with `save_pretrained`")
+    return config
+
+
+def _layers(config: dict[str, Any]) -> int:
+    """How many layers it says the model has."""
     found = next((config[key] for key in _LAYER_KEYS if key in config), None)
     if not isinstance(found, int) or isinstance(found, bool) or not LAYERS[0] <= found <= LAYERS[1]:
         raise ValueError(f"its config.json says that it has {found!r} layers; expected {LAYERS[0]} to {LAYERS[1]}")
-    if not any(folder.glob("*.safetensors")):
-        raise ValueError("it holds no .safetensors file; save it with `save_pretrained`")
     return found
 
 

@@ -25,8 +25,7 @@ def read(ask: ReadAsk) -> Work:
     def work(progress: Progress, cancelled: Cancelled) -> object:
         from app import workflow
 
-        shelf.get(ask.model, progress)
-        model = shelf.reader(ask.model)
+        model = shelf.reader(ask.model, progress)
         look = workflow.look(model, ask.prompt, ask.subject, ask.answer)
         if paces.get(ask.model) is None:
             paces.put(ask.model, time_forward(model, ask.prompt))

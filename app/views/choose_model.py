@@ -100,6 +100,8 @@ def _about(choice: Choice) -> str:
     parts.append(dtype)
     if loaded is not None and loaded.device.type != "cpu":
         parts.append(str(loaded.device))
+    if loaded is not None and loaded.has_chat_template:
+        parts.append("instruct model")
     origin = choice.origin or (loaded.origin if loaded is not None else "")
     parts += [origin] if origin else []
     return f"<b>{markup(choice.shown)}</b> · " + " · ".join(map(markup, parts))

@@ -34,6 +34,12 @@ def cached(hub_id: str) -> Path | None:
     return None
 
 
+def cached_names() -> list[str]:
+    """Ids of the models in the hub's local cache, whole or not, in the order of the alphabet."""
+    folders = sorted(Path(constants.HF_HUB_CACHE).glob("models--*"))
+    return [folder.name.removeprefix("models--").replace("--", "/") for folder in folders]
+
+
 def cached_or_downloaded(hub_id: str) -> Path:
     """The folder of a model of the hub.
 

@@ -12,6 +12,13 @@ from app.catalog import AS_USUAL, Choice, choice_of, choices, offer
 NewPage = Callable[..., AppTest]
 
 
+@pytest.fixture(autouse=True)
+def nothing_fetched(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    empty = str(tmp_path_factory.mktemp("empty"))
+    monkeypatch.setenv("ENGRAM_CACHE", empty)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", empty)
+
+
 def folder(path: Path, config: str | None = '{"n_layer": 5}', weights: bool = True) -> Path:
     path.mkdir()
     if config is not None:
@@ -59,10 +66,24 @@ def test_what_cannot_be_used_is_named_with_the_reason_and_the_rest_works(
         folder(tmp_path / name, config)
     monkeypatch.setenv("ENGRAM_MODELS", f"{entry.format(root=tmp_path)},mine={good}")
     found = offer()
-    assert {"reference", "mine"} <= found.models.keys()
-    assert "x" not in found.models
+    assert list(found.models) == ["reference", "mine"]
     about = "" if reason.startswith("ENGRAM") else "the model 'x' of ENGRAM_MODELS cannot be used: "
     assert found.unusable == (about + reason,)
+
+
+def test_models_of_the_hubs_cache_are_offered(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    config = '{"num_hidden_layers": 7, "architectures": ["%s"]}'
+    for name, kind in (("some/writer", "LlamaForCausalLM"), ("some/reader", "BertForMaskedLM")):
+        place = tmp_path / f"models--{name.replace('/', '--')}"
+        (place / "refs").mkdir(parents=True)
+        (place / "refs" / "main").write_text("0" * 40)
+        (place / "snapshots").mkdir()
+        folder(place / "snapshots" / ("0" * 40), config % kind)
+    (tmp_path / "models--half--done").mkdir()
+    found = offer()
+    assert list(found.models) == ["reference", "some/writer"]
+    assert (found.models["some/writer"].n_layers, found.unusable) == (7, ())
 
 
 def test_junk_is_said_once_on_the_page_which_works(

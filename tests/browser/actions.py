@@ -15,6 +15,8 @@ PATIENCE = 90_000
 """Milliseconds; nothing here measures speed, and test machines are busy."""
 LAYERS = choices()["reference"].n_layers
 """Of the bundled model, and of the small one that stands in for it."""
+FIRST_LAYER = choices()["reference"].usual_layer
+"""Where the slider stands before there is a trace."""
 MAP = ".js-plotly-plot"
 
 
@@ -112,7 +114,7 @@ def expect_layer(page: Page, layer: int) -> None:
     page.wait_for_function(f"layer => ({OUTLINED})() === layer", arg=layer, timeout=PATIENCE)
     page.wait_for_function(
         # A field at its default leaves the URL.
-        f"layer => (new URLSearchParams(location.search).get('layer') ?? '{LAYERS // 4}') === String(layer)",
+        f"layer => (new URLSearchParams(location.search).get('layer') ?? '{FIRST_LAYER}') === String(layer)",
         arg=layer,
         timeout=PATIENCE,
     )
