@@ -32,6 +32,8 @@ class ReadAsk:
     subject: str
     answer: str
     """The true answer; empty means the model's own."""
+    occurrence: int = 0
+    """Which place of the subject in the prompt is meant, counted from 0."""
 
     @property
     def key(self) -> str:
@@ -57,6 +59,7 @@ class TraceAsk:
     seed: int
     against: str = ""
     """Another answer, for the logit difference; empty means that it is not measured."""
+    occurrence: int = 0
 
     @property
     def key(self) -> str:
@@ -80,6 +83,7 @@ class EditAsk:
     """Keys of the edits that are in the model meanwhile, oldest first."""
     roll_back: bool = False
     """Give the edit up where ordinary text shows that it breaks the model."""
+    occurrence: int = 0
 
     @property
     def key(self) -> str:

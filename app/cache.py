@@ -30,6 +30,16 @@ class _Place:
     lock: threading.Lock = field(default_factory=threading.Lock)
     model: LanguageModel | None = None
     reader: LanguageModel | None = None
+    chats: dict[int, LanguageModel] = field(default_factory=dict)
+    """id of a model -> the same one asked in its chat template."""
+
+    def asked(self, model: LanguageModel, key: str) -> LanguageModel:
+        """The model, asked in its chat template where the key says so."""
+        if not key.endswith(catalog.CHAT):
+            return model
+        if id(model) not in self.chats:
+            self.chats[id(model)] = model.as_chat()
+        return self.chats[id(model)]
 
 
 class Shelf:
@@ -55,20 +65,23 @@ class Shelf:
                 place.reader = place.model.view()
                 if progress is not None:
                     progress.stage("")
-            return place.model
+            return place.asked(place.model, key)
 
     def loaded(self, key: str) -> LanguageModel | None:
         """The model if it is loaded, without waiting."""
         with self._lock:
+            key = key.removesuffix(catalog.CHAT)
             return self._places[key].model if key in self._places else None
 
     def reader(self, key: str, progress: Progress | None = None) -> LanguageModel:
         """The same model as a view with a lock of its own: what is read with it does not wait for a trace's passes."""
-        model = self.get(key, progress)
-        return self._place(key).reader or model
+        place = self._place(key)
+        model = self.get(key.removesuffix(catalog.CHAT), progress)
+        return place.asked(place.reader or model, key)
 
     def _place(self, key: str) -> _Place:
         with self._lock:
+            key = key.removesuffix(catalog.CHAT)
             place = self._places.setdefault(key, _Place())
             self._places.move_to_end(key)
             while len(self._places) > self._kept:

@@ -24,6 +24,8 @@ REFERENCE = "reference"
 LAYERS = (1, 256)
 """What a model may have; `models.folder` holds the same."""
 DTYPES = ("float32", "bfloat16", "float16")
+CHAT = "|chat"
+"""End of a model's key where it is asked in its chat template."""
 AS_USUAL = LoadSettings(dtype="float32")
 """The same on every computer, so that a link gives the same numbers there."""
 
@@ -45,6 +47,8 @@ class Choice:
     published: tuple[int, ...] = ()
     """Layers that published edits of it used."""
     settings: LoadSettings = AS_USUAL
+    chat: bool = False
+    """Asked in its chat template."""
 
     @property
     def usual_layer(self) -> int:
@@ -64,7 +68,12 @@ class Choice:
 
     @property
     def key(self) -> str:
-        """The name, with how it is loaded where that is not as usual; every question holds it."""
+        """The name, with how it is loaded and asked where that is not as usual; every question holds it."""
+        return self.weights_key + (CHAT if self.chat else "")
+
+    @property
+    def weights_key(self) -> str:
+        """The same whether it is asked in a chat or not: edits belong to the weights."""
         settings = self.settings
         return self.name if settings == AS_USUAL else f"{self.name}|{settings.device}|{settings.dtype}"
 
@@ -94,11 +103,13 @@ def choice_of(key: str) -> Choice:
     Raises:
         ValueError: if it is not on offer.
     """
+    asked = key.endswith(CHAT)
+    key = key.removesuffix(CHAT)
     name, device, dtype = key.rsplit("|", 2) if key.count("|") >= 2 else (key, AS_USUAL.device, AS_USUAL.dtype)
     offered = choices()
     if name not in offered:
         raise ValueError(f"the model {name!r} is not offered here; choose from {', '.join(offered)}")
-    return offered[name].loaded_with(device, dtype)
+    return replace(offered[name].loaded_with(device, dtype), chat=asked)
 
 
 def offer() -> Offer:

@@ -26,6 +26,8 @@ class Form:
     window: int
     seed: int
     against: str = ""
+    occurrence: int = 0
+    """Which place of the subject in the prompt is meant, counted from 0."""
 
     @property
     def problems(self) -> dict[str, str]:
@@ -53,14 +55,9 @@ class Form:
             return "The new answer equals the true one; an edit needs a different one."
         return ""
 
-    @property
-    def repeated(self) -> bool:
-        """The subject occurs more than once."""
-        return bool(self.subject) and self.prompt.count(self.subject) > 1
-
     def read_ask(self) -> ReadAsk:
         """The question behind the token strip."""
-        return ReadAsk(self.model.key, self.prompt, self.subject, self.answer.strip())
+        return ReadAsk(self.model.key, self.prompt, self.subject, self.answer.strip(), self.occurrence)
 
     def trace_ask(self) -> TraceAsk:
         """The question behind the map."""
@@ -77,6 +74,7 @@ class Form:
             window,
             self.seed,
             self.against.strip(),
+            self.occurrence,
         )
 
 

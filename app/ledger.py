@@ -11,6 +11,7 @@ import streamlit as st
 
 from app import cache, state
 from app.asks import CompareAsk, EditAsk, FileAsk, ScoreAsk
+from app.catalog import Choice
 from app.jobs import Job
 from app.probes import Row
 from editing.branches import Branches
@@ -20,12 +21,13 @@ MOST = 20
 UNEDITED, CURRENT = "Unedited", "Active edits"
 
 
-def start(model: str) -> None:
+def start(model: Choice) -> None:
     """An empty ledger; also after another model was chosen, since an edit belongs to its weights."""
     session = st.session_state
-    if session.get("ledger_model") == model:
+    session.asked_model = model.key
+    if session.get("ledger_model") == model.weights_key:
         return
-    session.ledger_model = model
+    session.ledger_model = model.weights_key
     session.edit_ask = session.score_ask = session.compare_ask = None
     session.ledger = Branches({CURRENT: ()}, CURRENT)
     session.compared = ("", "")
@@ -82,7 +84,7 @@ def _score_last() -> None:
     session = st.session_state
     edit_ask = session.edit_ask
     last = edit_ask.key if edit_ask is not None and edit_ask.key in active() else active()[-1]
-    session.score_ask = ScoreAsk(session.ledger_model, last, active(), None)
+    session.score_ask = ScoreAsk(session.asked_model, last, active(), None)
     session.score_wanted = False
 
 
@@ -90,7 +92,7 @@ def score(rows: tuple[Row, ...] | None) -> None:
     """Ask for the scores of the last edit, with all active ones in the model."""
     session = st.session_state
     last = session.edit_ask.key if session.edit_ask else active()[-1]
-    session.score_ask, session.score_wanted = ScoreAsk(session.ledger_model, last, active(), rows), False
+    session.score_ask, session.score_wanted = ScoreAsk(session.asked_model, last, active(), rows), False
     state.ask_anew(session.score_ask.key)
 
 
@@ -123,6 +125,6 @@ def branches() -> dict[str, tuple[str, ...]]:
 def start_comparison(left: str, right: str) -> None:
     """Callback of Compare."""
     named = branches()
-    ask = CompareAsk(st.session_state.ledger_model, named[left], named[right])
+    ask = CompareAsk(st.session_state.asked_model, named[left], named[right])
     st.session_state.compare_ask, st.session_state.compared = ask, (left, right)
     state.ask_anew(ask.key)

@@ -29,12 +29,14 @@ REVISION_DIGITS = 12
 """Of a model's revision, in a link."""
 SITE_CODES = (*SITES, "all")
 NOISE_RANGE, SAMPLES_RANGE, SEED_RANGE = (0.1, 20.0), (1, 20), (0, 9999)
-STATED = ("model", "dtype", "prompt", "subject", "site", "noise", "samples", "window", "seed")
+STATED = ("model", "dtype", "chat", "prompt", "subject", "occurrence", "site", "noise", "samples", "window", "seed")
 """Fields that a link states even at their defaults, which depend on the model or the version."""
 FIELDS = (*STATED, "answer", "new", "against", "device", "layer")
 DEFAULT_NOISE = 3.0
 DEFAULTS: dict[str, Any] = {
     "dtype": AS_USUAL.dtype,
+    "chat": 0,
+    "occurrence": 0,
     "prompt": examples.DEFAULT.prompt,
     "subject": examples.DEFAULT.subject,
     "site": "mlp",
@@ -123,6 +125,8 @@ def refused_values(params: dict[str, str], models: dict[str, Choice]) -> list[st
         "noise": NOISE_RANGE,
         "samples": SAMPLES_RANGE,
         "seed": SEED_RANGE,
+        "chat": (0, 1),
+        "occurrence": (0, LONGEST["prompt"]),
         "window": (1, model.n_layers),
         "layer": (0, model.n_layers - 1),
     }
@@ -169,7 +173,12 @@ def use_defaults_of(model: Choice) -> None:
     session.window, session.noise = default_window(model.n_layers), DEFAULT_NOISE
     session.layer, session.layer_before, session.keep_layer = model.usual_layer, None, False
     session.trace_ask = session.layers_ask = None
-    session.run_on_load, session.linked_revision = False, ""
+    session.run_on_load, session.linked_revision, session.chat = False, "", 0
+
+
+def switch_chat() -> None:
+    """Callback of the switch: the link says 1 for a chat."""
+    st.session_state.chat = int(st.session_state.ask_in_chat)
 
 
 def start_fetch(name: str) -> None:

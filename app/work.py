@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from app.batch_plan import BatchAsk, Prepared
     from app.sweeps import Experiment
     from editing import Edit
+    from facts import EditRequest
     from models import LanguageModel
 
 
@@ -26,7 +27,7 @@ def read(ask: ReadAsk) -> Work:
         from app import workflow
 
         model = shelf.reader(ask.model, progress)
-        look = workflow.look(model, ask.prompt, ask.subject, ask.answer)
+        look = workflow.look(model, ask.prompt, ask.subject, ask.answer, occurrence=ask.occurrence)
         if paces.get(ask.model) is None:
             paces.put(ask.model, time_forward(model, ask.prompt))
         return look
@@ -46,7 +47,7 @@ def trace(ask: TraceAsk) -> Work:
         began = time.perf_counter()
         found = workflow.locate(
             model,
-            Fact.from_prompt(ask.prompt, ask.subject, ask.answer),
+            Fact.from_prompt(ask.prompt, ask.subject, ask.answer, occurrence=ask.occurrence),
             [SITES[code] for code in ask.sites],
             window=ask.window,
             noise=ask.noise,
@@ -78,10 +79,9 @@ def edit(ask: EditAsk | FileAsk) -> Work:
 
 
 def _compute(model: LanguageModel, ask: EditAsk, active: list[Edit], progress: Progress, cancelled: Cancelled) -> Edit:
-    from app import workflow
     from experiments.guard import guarded
 
-    request = workflow.request_for(model, ask.prompt, ask.subject, ask.answer, ask.new)
+    request = _request(model, ask)
     found = guarded(
         model,
         [request],
@@ -98,6 +98,12 @@ def _compute(model: LanguageModel, ask: EditAsk, active: list[Edit], progress: P
     told = {"denominator cosine"} if any(d.name == "denominator" and d.warning for d in found.edit.diagnostics) else ()
     checks = tuple(check for check in found.checks if check.name not in told)
     return dataclasses.replace(found.edit, diagnostics=(*found.edit.diagnostics, *checks))
+
+
+def _request(model: LanguageModel, ask: EditAsk) -> EditRequest:
+    from app.workflow import request_for
+
+    return request_for(model, ask.prompt, ask.subject, ask.answer, ask.new, occurrence=ask.occurrence)
 
 
 def config_of(ask: EditAsk) -> dict[str, object]:
@@ -157,11 +163,10 @@ def every_layer(ask: LayersAsk, located: object) -> Work:
     shelf, drawer = cache.shelf(), cache.drawer()
 
     def work(progress: Progress, cancelled: Cancelled) -> object:
-        from app import workflow
         from app.every_layer import edit_every_layer
 
         asked, model = ask.edit, shelf.get(ask.edit.model, progress)
-        request = workflow.request_for(model, asked.prompt, asked.subject, asked.answer, asked.new)
+        request = _request(model, asked)
         return edit_every_layer(
             model,
             request,

@@ -38,7 +38,7 @@ session = st.session_state
 
 st.html('<h1 class="unseen">Workbench</h1>')
 model, downloading = choose_model.draw(runner, offer)
-ledger.start(model.key)
+ledger.start(model)
 words = show_fact.fields()
 below_fields = st.container()
 left, right = st.columns([1.6, 1], gap="medium")

@@ -65,6 +65,8 @@ class FirstLook:
     knows: bool
     notes: tuple[str, ...] = ()
     """What should be said of the way the prompt was asked (`models.notes_on`)."""
+    lead: int = 0
+    """Tokens of a chat template before the prompt's own words."""
 
 
 def look(model: LanguageModel, prompt: str, subject: str, answer: str = "", *, occurrence: int = 0) -> FirstLook:
@@ -99,6 +101,7 @@ def look(model: LanguageModel, prompt: str, subject: str, answer: str = "", *, o
         rank=rank,
         knows=rank == 1 and p_answer >= (SURE if fact.target_true else SURE_UNCHECKED),
         notes=notes_on(model, prompt, subject, fact.start),
+        lead=len(model.lead_ids) if model.chat else 0,
     )
 
 

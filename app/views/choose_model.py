@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import streamlit as st
@@ -36,6 +37,7 @@ def draw(runner: Runner, offer: Offer) -> tuple[Choice, list[Waiting]]:
         with st.popover("Model", icon=":material/deployed_code:"):
             choice = _chosen(offer)
             _get()
+        choice = replace(choice, chat=_chat(choice))
     # Containers also where there is nothing in them: cards that change places leave dimmed ones behind.
     with st.container():
         waiting = _download(runner)
@@ -45,6 +47,23 @@ def draw(runner: Runner, offer: Offer) -> tuple[Choice, list[Waiting]]:
             st.warning(plain(f"{sentence[:1].upper()}{sentence[1:]}."), icon=":material/folder_off:")
         _compare_with_link(choice)
     return choice, waiting
+
+
+def _chat(choice: Choice) -> bool:
+    """The switch of an instruct model; before the model is loaded, what the link or the last click said."""
+    session, loaded = st.session_state, cache.shelf().loaded(choice.key)
+    if loaded is not None and loaded.has_chat_template:
+        session.ask_in_chat = bool(session.chat)
+        st.toggle(
+            "Chat template",
+            key="ask_in_chat",
+            on_change=state.switch_chat,
+            help="This is an instruct model. Switched on, the prompt stands in the user’s turn and the answer begins "
+            "the model’s; switched off, the prompt is plain text for it to continue.",
+        )
+    elif loaded is not None:
+        session.chat = 0
+    return bool(session.chat)
 
 
 def chosen(models: dict[str, Choice]) -> Choice:

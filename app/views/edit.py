@@ -56,6 +56,7 @@ def controls(form: Form, trace: Job | None) -> EditAsk | None:
         tuple(sorted(config.items())),
         ledger.beside(form.prompt),
         roll_back,
+        form.occurrence,
     )
 
 

@@ -240,7 +240,7 @@ def current_probes(form: Form) -> tuple[Row, ...]:
 
 def derived_probes(form: Form) -> tuple[Row, ...]:
     """What the atlas derives for the fact of the form; nothing where it does not hold it."""
-    fact = find_fact(form.prompt, form.subject, form.answer.strip())
+    fact = find_fact(form.prompt, form.subject, form.answer.strip(), form.occurrence)
     try:
         return rows_of(make_request(fact, form.new.strip()))
     except ValueError:  # the new answer equals the atlas's true one; the form says so elsewhere

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
@@ -11,6 +11,7 @@ from app.form import Form
 from app.jobs import Job
 from app.state import BOUND, KEEP
 from app.wording import markup, plain, probability, visible
+from facts.words import occurrences
 
 if TYPE_CHECKING:
     from app.workflow import FirstLook
@@ -35,7 +36,7 @@ STYLE = """
 """
 
 
-def fields() -> dict[str, str]:
+def fields() -> dict[str, Any]:
     """Draw the four fields and their examples; the words in them now."""
     example, prompt, subject, answer, new = st.columns([1.7, 4.4, 2.1, 1.7, 1.6], vertical_alignment="bottom")
     # A menu, which holds nothing: a box that shows the chosen one would still hold the last when the words are the
@@ -83,7 +84,26 @@ def fields() -> dict[str, str]:
             help="What the edited model should say instead.",
             **BOUND,
         )
-    return {name: st.session_state[name] or "" for name in ("prompt", "subject", "answer", "new")}
+    words = {name: st.session_state[name] or "" for name in ("prompt", "subject", "answer", "new")}
+    return words | {"occurrence": _occurrence(words["prompt"], words["subject"])}
+
+
+def _occurrence(prompt: str, subject: str) -> int:
+    """Which place of the subject is meant; asked for where there are several."""
+    n = len(occurrences(prompt, subject))
+    if n < 2:
+        return 0
+    session = st.session_state
+    session.occurrence = min(session.occurrence, n - 1)
+    st.selectbox(
+        f"The subject stands {n} times in the prompt; which one is meant?",
+        range(n),
+        key="occurrence",
+        format_func=lambda index: f"{index + 1} of {n}",
+        width=420,
+        **KEEP,
+    )
+    return int(session.occurrence)
 
 
 def problems(form: Form) -> None:
@@ -92,10 +112,6 @@ def problems(form: Form) -> None:
         st.error(f"**{LABELS[name]}:** {plain(problem)}", icon=":material/edit_note:")
     if not form.problems and form.edit_problem:
         st.warning(f"**New answer:** {plain(form.edit_problem)}", icon=":material/edit_note:")
-    if not form.problems and form.repeated:
-        st.info(
-            "The subject occurs more than once in the prompt; the first occurrence is used.", icon=":material/info:"
-        )
 
 
 def reading(form: Form, job: Job | None) -> None:
@@ -131,7 +147,11 @@ def _strip(look: FirstLook, earlier: bool = False) -> None:
         if start <= position < stop
         else f"<span>{markup(visible(token))}</span>"
         for position, token in enumerate(look.tokens)
+        if position >= look.lead
     )
+    if look.lead:
+        before = markup(visible("".join(look.tokens[: look.lead])))
+        chips = f'<span title="{before}">chat template: {look.lead} tokens</span>{chips}'
     where = f"token {start + 1}" if stop - start == 1 else f"tokens {start + 1}–{stop}"
     said, p = look.top[0]
     sentence = (
@@ -142,6 +162,8 @@ def _strip(look: FirstLook, earlier: bool = False) -> None:
         f'{STYLE}<div class="{"earlier" if earlier else "now"}"><div class="tokens" role="group" '
         f'aria-label="Tokens of the prompt">{chips}</div><p class="says">{sentence}</p></div>'
     )
+    for note in look.notes:
+        st.caption(plain(note))
     doubt = _doubt(look)
     if doubt:
         st.warning(doubt, icon=":material/help:")
