@@ -12,12 +12,15 @@ import os
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from models import catalogue
+from models.manifest import MANIFEST, read_json
 from models.options import LoadSettings
 from models.published import usual_layers
+from models.sources.gguf import converted_folders, is_gguf
 from models.sources.hub import cached, cached_names
 
 REFERENCE = "reference"
@@ -122,6 +125,8 @@ def offer() -> Offer:
         if catalogue.is_fetched(entry.name)
     }
     listed |= {choice.name: choice for name in cached_names() if name not in listed for choice in _cached(name)}
+    converted = converted_folders().items()
+    listed |= {choice.name: choice for name, folder in converted for choice in _converted(name, folder)}
     unusable = []
     for entry in filter(str.strip, os.environ.get("ENGRAM_MODELS", "").split(",")):
         try:
@@ -144,6 +149,14 @@ def _cached(hub_id: str) -> Iterator[Choice]:
                 yield Choice(hub_id, hub_id, _layers(config))
 
 
+def _converted(name: str, folder: Path) -> Iterator[Choice]:
+    """What was made from a GGUF file, if it is whole."""
+    with suppress(ValueError, OSError):
+        origin = str(read_json(folder / MANIFEST).get("origin", ""))
+        title = f"{name.rpartition('-')[0]}.gguf"  # the name ends in the file's digest
+        yield Choice(name, str(folder), _layers(_config(folder)), title, origin)
+
+
 def _added(entry: str) -> Choice:
     """One entry of `ENGRAM_MODELS`.
 
@@ -155,13 +168,16 @@ def _added(entry: str) -> Choice:
         raise ValueError(f"ENGRAM_MODELS holds {entry!r}; write NAME=FOLDER, as in gpt2=/data/gpt2")
     path = Path(place).expanduser().absolute()
     try:
-        if path.suffix.lower() == ".gguf":
+        if not path.exists():
+            raise ValueError("there is no such folder or file")
+        if is_gguf(path):
             return _gguf(name, path)
         if not path.is_dir():
-            raise ValueError("it is neither a folder nor a .gguf file" if path.exists() else "there is no such folder")
+            raise ValueError("it is neither a folder nor a .gguf file")
         return Choice(name, str(path), _layers(_config(path)))
     except (ValueError, OSError) as error:
-        raise ValueError(f"the model {name!r} of ENGRAM_MODELS cannot be used: {error}") from None
+        reason = str(error).replace(str(path), path.name)
+        raise ValueError(f"the model {name!r} of ENGRAM_MODELS cannot be used: {reason}") from None
 
 
 def _config(folder: Path) -> dict[str, Any]:
@@ -189,11 +205,26 @@ def _config(folder: Path) -> dict[str, Any]:
 
 def _layers(config: dict[str, Any]) -> int:
     """How many layers it says the model has."""
-    found = next((config[key] for key in _LAYER_KEYS if key in config), None)
-    if not isinstance(found, int) or isinstance(found, bool) or not LAYERS[0] <= found <= LAYERS[1]:
-        raise ValueError(f"its config.json says that it has {found!r} layers; expected {LAYERS[0]} to {LAYERS[1]}")
-    return found
+    return _counted(next((config[key] for key in _LAYER_KEYS if key in config), None), "config.json")
+
+
+def _counted(layers: Any, said_by: str) -> int:
+    if not isinstance(layers, int) or isinstance(layers, bool) or not LAYERS[0] <= layers <= LAYERS[1]:
+        raise ValueError(f"its {said_by} says that it has {layers!r} layers; expected {LAYERS[0]} to {LAYERS[1]}")
+    return layers
 
 
 def _gguf(name: str, path: Path) -> Choice:
-    raise ValueError("GGUF files are not read yet")
+    """A GGUF file, as its header describes it."""
+    stat = path.stat()
+    layers, origin = _gguf_header(path, stat.st_mtime_ns, stat.st_size)
+    return Choice(name, str(path), layers, origin=origin)
+
+
+@lru_cache(maxsize=64)
+def _gguf_header(path: Path, changed: int, size: int) -> tuple[int, str]:
+    """(layers, what it is made from) of a file that was changed then and is so large: reading it takes a while."""
+    from models.sources.gguf_header import read_table
+
+    header = read_table(path)
+    return _counted(header.value("block_count"), path.name), header.origin

@@ -17,11 +17,8 @@ from typing import Any, BinaryIO
 
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 from gguf.quants import _type_traits as dequantisable
-from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES
 
 from facts.regular import check_regular
-from models.architectures import FAMILIES
-from models.config_check import LIMITS
 
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
@@ -31,20 +28,6 @@ _MAX_TEXT_BYTES = 10_000_000
 _MAX_ARRAY = 8_000_000
 _MAX_DIMENSIONS = 4
 _PLAIN = ("F32", "F16", "BF16")
-_SIZES = {
-    "block_count": "layers",
-    "embedding_length": "width",
-    "feed_forward_length": "width",
-    "attention.key_length": "width",
-    "attention.head_count": "heads",
-    "attention.head_count_kv": "heads",
-    "context_length": "positions",
-    "vocab_size": "vocabulary",
-}
-"""Keys that follow the family's name -> the quantity of `models.config_check.LIMITS` that bounds them."""
-_FAMILY_OF = {"gemma3": "gemma3_text"}
-SUPPORTED = tuple(name for name in GGUF_SUPPORTED_ARCHITECTURES if _FAMILY_OF.get(name, name) in FAMILIES)
-"""Values of `general.architecture` that transformers reads and `models.architectures` has a row for."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +95,19 @@ def read_header(path: Path) -> Header:
         ValueError: if it is not an ordinary file, not whole, not GGUF, of a family or number format that cannot be
             read, or states sizes that no model has; in one sentence.
     """
+    from models.sources.gguf_model import check_model  # imports torch, which a list of models does without
+
+    header = read_table(path)
+    check_model(header, path.name)
+    return header
+
+
+def read_table(path: Path) -> Header:
+    """As `read_header`, without asking whether the family and its sizes are supported; imports no torch.
+
+    Raises:
+        FileNotFoundError, ValueError: as `read_header`, save for the family and its sizes.
+    """
     if not path.exists():
         raise FileNotFoundError(f"there is no file {str(path)!r}; give the path of a GGUF file")
     check_regular(path, "give the path of a GGUF file")
@@ -122,7 +118,6 @@ def read_header(path: Path) -> Header:
         except (struct.error, UnicodeDecodeError):
             raise ValueError(f"{path.name!r} ends within its header or is damaged; download it again") from None
     _check_tensors(header, size - start, path.name)
-    _check_model(header, path.name)
     return header
 
 
@@ -227,20 +222,3 @@ def _check_tensors(header: Header, data_bytes: int, name: str) -> None:
             )
         if tensor.offset + tensor.n_bytes > data_bytes:
             raise ValueError(f"{name!r} ends before its tensor {tensor.name!r} does; download it again")
-
-
-def _check_model(header: Header, name: str) -> None:
-    """The family is supported, and sizes are those of a model."""
-    if header.architecture not in SUPPORTED:
-        raise ValueError(
-            f"{name!r} holds a model of the family {header.architecture!r}, which cannot be read from GGUF; "
-            f"choose one of {', '.join(SUPPORTED)}"
-        )
-    for key, quantity in _SIZES.items():
-        value, limit = header.value(key), LIMITS[quantity][0]
-        if value is None and key in ("block_count", "embedding_length", "attention.head_count"):
-            raise ValueError(f"{name!r} does not state {header.architecture}.{key}; it is damaged")
-        if value is not None and (not isinstance(value, int) or not 1 <= value <= limit):
-            raise ValueError(f"{name!r} states {value!r} for {header.architecture}.{key}; expected 1 to {limit}")
-    if not header.values.get("tokenizer.ggml.tokens"):
-        raise ValueError(f"{name!r} holds no tokenizer; give a file that was written with its vocabulary")

@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from app.cache import Shelf
 from app.catalog import AS_USUAL, Choice, choice_of, choices, offer
+from tests.tiny import build_tiny
+from tests.tiny_gguf import write_gguf
 
 NewPage = Callable[..., AppTest]
 
@@ -41,7 +44,7 @@ def test_folders_are_offered_under_their_names(monkeypatch: pytest.MonkeyPatch, 
         ("gpt2", "ENGRAM_MODELS holds 'gpt2'; write NAME=FOLDER, as in gpt2=/data/gpt2"),
         ("=x", "ENGRAM_MODELS holds '=x'; write NAME=FOLDER, as in gpt2=/data/gpt2"),
         ("x=", "ENGRAM_MODELS holds 'x='; write NAME=FOLDER, as in gpt2=/data/gpt2"),
-        ("x={root}/nowhere", "there is no such folder"),
+        ("x={root}/nowhere", "there is no such folder or file"),
         ("x={root}/file", "it is neither a folder nor a .gguf file"),
         ("x={root}/empty", "it holds no config.json; give the folder that `save_pretrained` wrote"),
         ("x={root}/words", "its config.json is not a JSON object; download the model again"),
@@ -84,6 +87,23 @@ def test_models_of_the_hubs_cache_are_offered(monkeypatch: pytest.MonkeyPatch, t
     found = offer()
     assert list(found.models) == ["reference", "some/writer"]
     assert (found.models["some/writer"].n_layers, found.unusable) == (7, ())
+
+
+def test_a_gguf_file_is_offered_with_what_its_weights_are_made_from(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    module, _ = build_tiny("llama", num_hidden_layers=6, intermediate_size=64)
+    file = write_gguf(tmp_path / "tiny.gguf", module, quantised="Q8_0")
+    (tmp_path / "cut.gguf").write_bytes(file.read_bytes()[:100])
+    monkeypatch.setenv("ENGRAM_MODELS", f"mine={file},cut={tmp_path}/cut.gguf")
+    found = offer()
+    assert (found.models["mine"].n_layers, found.models["mine"].origin) == (6, "dequantised from Q8_0")
+    (sentence,) = found.unusable
+    assert sentence.startswith("the model 'cut' of ENGRAM_MODELS cannot be used: 'cut.gguf' ends within its header")
+    model = Shelf().get("mine")
+    assert (model.name, model.n_layers, model.origin) == ("mine", 6, "dequantised from Q8_0")
+    converted = [choice for choice in choices().values() if choice.title == "tiny.gguf"]
+    assert [(choice.n_layers, choice.origin) for choice in converted] == [(6, "dequantised from Q8_0")]
 
 
 def test_junk_is_said_once_on_the_page_which_works(

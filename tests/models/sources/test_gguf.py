@@ -16,7 +16,8 @@ from models import LanguageModel, load_model
 from models.catalogue import remove
 from models.manifest import read_manifest
 from models.sources.convert import convert
-from models.sources.gguf_header import SUPPORTED, read_header
+from models.sources.gguf_header import read_header
+from models.sources.gguf_model import SUPPORTED
 from models.sources.store import CONVERSION
 from tests.tiny import build_tiny, tiny_tokenizer
 from tests.tiny_gguf import CHANGES, NAMES, write_gguf

@@ -1,0 +1,45 @@
+"""Which models of GGUF files can be read: the family has a row, and the sizes are those of a model."""
+
+from __future__ import annotations
+
+from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES
+
+from models.architectures import FAMILIES
+from models.config_check import LIMITS
+from models.sources.gguf_header import Header
+
+_SIZES = {
+    "block_count": "layers",
+    "embedding_length": "width",
+    "feed_forward_length": "width",
+    "attention.key_length": "width",
+    "attention.head_count": "heads",
+    "attention.head_count_kv": "heads",
+    "context_length": "positions",
+    "vocab_size": "vocabulary",
+}
+"""Keys that follow the family's name -> the quantity of `models.config_check.LIMITS` that bounds them."""
+_FAMILY_OF = {"gemma3": "gemma3_text"}
+SUPPORTED = tuple(name for name in GGUF_SUPPORTED_ARCHITECTURES if _FAMILY_OF.get(name, name) in FAMILIES)
+"""Values of `general.architecture` that transformers reads and `models.architectures` has a row for."""
+
+
+def check_model(header: Header, name: str) -> None:
+    """The family is supported, and sizes are those of a model.
+
+    Raises:
+        ValueError: if not, naming the file and the value.
+    """
+    if header.architecture not in SUPPORTED:
+        raise ValueError(
+            f"{name!r} holds a model of the family {header.architecture!r}, which cannot be read from GGUF; "
+            f"choose one of {', '.join(SUPPORTED)}"
+        )
+    for key, quantity in _SIZES.items():
+        value, limit = header.value(key), LIMITS[quantity][0]
+        if value is None and key in ("block_count", "embedding_length", "attention.head_count"):
+            raise ValueError(f"{name!r} does not state {header.architecture}.{key}; it is damaged")
+        if value is not None and (not isinstance(value, int) or not 1 <= value <= limit):
+            raise ValueError(f"{name!r} states {value!r} for {header.architecture}.{key}; expected 1 to {limit}")
+    if not header.values.get("tokenizer.ggml.tokens"):
+        raise ValueError(f"{name!r} holds no tokenizer; give a file that was written with its vocabulary")
