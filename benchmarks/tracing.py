@@ -6,8 +6,8 @@ Protocol: one process and one thread; contenders take turns within a round; the 
 that a busy machine slows all alike (on an accelerator, the clock's).  The ROME loop is timed on random cells and scaled
 to its T x L + 2 forwards; medians over rounds.  Before anything is timed, the engine's map is held against the loop at
 other random cells.  The matrix rate is measured in the same rounds; from it comes the floor, the time that the
-arithmetic alone would take, and rounds whose rate differs by more than 15 % from the median do not count.  A pretrained
-model's map is timed on all cores too, by the clock, which only an idle machine answers well.
+arithmetic alone would take, and rounds whose rate differs by more than 15 % from the median do not count.  With
+`--clock` a pretrained model's map is timed on all cores too, in seconds that only an idle machine gives well.
 """
 
 from __future__ import annotations
@@ -262,6 +262,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--kinds", nargs="+", choices=list(KINDS), help="by default all, states for --models")
     parser.add_argument("--subjects", nargs="+", default=list(SUBJECTS), choices=list(SUBJECTS))
     parser.add_argument("--prompts", type=int, default=0, help="also trace so many real prompts on the bundled model")
+    parser.add_argument("--clock", action="store_true", help="also time --models on all cores, of an idle machine")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     options = parser.parse_args()
     if options.sizes is None:
@@ -292,7 +293,7 @@ def main() -> int:
             task = real_task(model, kind)
             case = Case(name, f"{len(task.ids)} tokens, subject {task.subject.start}-{task.subject.stop - 1}", kind)
             lines += measure(task, case, options.rounds, half=False)
-            if options.device == "cpu":
+            if options.clock:
                 lines += on_all_cores(task, case)
             print(f"{case.name} done", file=sys.stderr, flush=True)
     if options.prompts:

@@ -114,21 +114,25 @@ def task_of(model: LanguageModel, case: Case) -> Task:
     spread = float(model.embedding(torch.arange(1000)).float().std())
     noise = 3 * spread * draw_noise(SAMPLES, len(subject), model.d_model, seed=0)
     answer = int(model.logits(torch.tensor([ids]))[0, -1].argmax())
-    return Task(model, ids, subject, noise, _config(case.kind, model), answer)
+    return Task(model, ids, subject, noise, kind_config(case.kind, model), answer)
 
 
 def real_tasks(model: LanguageModel, count: int) -> list[Task]:
     """States of facts spread over the atlas: real prompts of different lengths."""
+    level = measure_noise(model, load_atlas().subjects())
+    return [_task_of_fact(model, fact, level, TraceConfig(samples=SAMPLES)) for fact in spread_facts(count)]
+
+
+def spread_facts(count: int) -> list[Fact]:
+    """Facts spread over the atlas."""
     atlas = load_atlas()
     step = max(1, len(atlas.facts) // count)
-    facts = [atlas.as_fact(entry) for entry in atlas.facts[::step][:count]]
-    level = measure_noise(model, atlas.subjects())
-    return [_task_of_fact(model, fact, level, TraceConfig(samples=SAMPLES)) for fact in facts]
+    return [atlas.as_fact(entry) for entry in atlas.facts[::step][:count]]
 
 
 def real_task(model: LanguageModel, kind: str) -> Task:
     """`FACT` on a pretrained model."""
-    return _task_of_fact(model, FACT, measure_noise(model, load_atlas().subjects()), _config(kind, model))
+    return _task_of_fact(model, FACT, measure_noise(model, load_atlas().subjects()), kind_config(kind, model))
 
 
 def _task_of_fact(model: LanguageModel, fact: Fact, level: NoiseLevel, config: TraceConfig) -> Task:
@@ -137,11 +141,11 @@ def _task_of_fact(model: LanguageModel, fact: Fact, level: NoiseLevel, config: T
     return Task(model, question.ids[: question.n_prompt], question.subject, noise, config, question.answer_ids[0])
 
 
-def _config(kind: str, model: LanguageModel) -> TraceConfig:
-    """Windows clipped to the model's layers."""
+def kind_config(kind: str, model: LanguageModel, samples: int = SAMPLES) -> TraceConfig:
+    """The setting of that name, its window clipped to the model's layers."""
     chosen = dict(KINDS[kind])
     chosen["window"] = min(chosen.get("window", 1), model.n_layers)
-    return TraceConfig(samples=SAMPLES, **chosen)
+    return TraceConfig(samples=samples, **chosen)
 
 
 def engine_of(task: Task) -> Engine:
