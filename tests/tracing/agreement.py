@@ -21,7 +21,7 @@ Where = tuple[int, int, int, int | None]
 """(sample, pos, layer, head)."""
 
 
-def oracle_of(model: LanguageModel, fact: Fact, config: TraceConfig) -> Oracle:
+def oracle_of(model: LanguageModel, fact: Fact, config: TraceConfig, level: NoiseLevel = LEVEL) -> Oracle:
     """The same prompt, corruption and setting, told to the oracle."""
     question = ask(model, fact)
     clean = model.embedding(question.ids[question.subject.start : question.subject.stop])
@@ -30,7 +30,7 @@ def oracle_of(model: LanguageModel, fact: Fact, config: TraceConfig) -> Oracle:
         [*question.ids, question.answer_ids[-1]],
         question.n_prompt,
         question.subject,
-        corrupt(model, fact, question.subject, clean, config, LEVEL).embeddings,
+        corrupt(model, fact, question.subject, clean, config, level).embeddings,
         config.site,
         config.severed,
         config.direction == "noising",
@@ -53,10 +53,12 @@ def cells_of(result: TraceResult, count: int, seed: int) -> list[Where]:
     return [where() for _ in range(count)]
 
 
-def assert_agrees(model: LanguageModel, fact: Fact, result: TraceResult, cells: Iterable[Where]) -> None:
+def assert_agrees(
+    model: LanguageModel, fact: Fact, result: TraceResult, cells: Iterable[Where], level: NoiseLevel = LEVEL
+) -> None:
     """Clean, corrupted and restored probabilities equal the oracle's."""
     config = result.config
-    oracle = oracle_of(model, fact, config)
+    oracle = oracle_of(model, fact, config, level)
     assert result.clean == pytest.approx(oracle.probability(oracle.run(None)), abs=EXACT, rel=1e-3)
     for sample, pos, layer, head in cells:
         assert result.corrupted[sample] == pytest.approx(oracle.probability(oracle.run(sample)), abs=EXACT, rel=1e-3)
