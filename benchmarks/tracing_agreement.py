@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 import torch
 
-from benchmarks.tracing_cases import FACT, KINDS, kind_config, spread_facts
+from benchmarks.tracing_cases import KINDS, kind_config, spread_facts
 from facts import Fact
 from models import LanguageModel, load_model
 from models.hooks import run_hooked
@@ -97,12 +97,13 @@ def main() -> int:
     parser.add_argument("--kinds", nargs="+", default=["states"], choices=list(KINDS))
     parser.add_argument("--samples", type=int, default=1, help="noise draws of each prompt")
     parser.add_argument("--json", action="store_true", help="print every prompt as JSON instead of a table")
+    parser.add_argument("--threads", type=int, default=1, help="of torch's")
     options = parser.parse_args()
+    torch.set_num_threads(options.threads)
     found: list[Agreement] = []
     for name in options.models:
         model = load_model(name, dtype="float32", device="cpu")
-        asked = [FACT, *spread_facts(options.prompts)][: options.prompts]
-        facts = [replace(fact, target_true="") for fact in asked]
+        facts = [replace(fact, target_true="") for fact in spread_facts(options.prompts)]
         for each in agreements(model, name, facts, options.kinds, options.samples):
             found.append(each)
             print(f"{name}, {each.kind}, {each.prompt!r}: {each.largest_difference:.1e}", file=sys.stderr, flush=True)
