@@ -16,6 +16,7 @@ import numpy as np
 from app import workflow
 from app.workflow import Cancelled, Located, Progress
 from editing import Edit, EditCancelled
+from editing.keys import fact_position
 from facts import EditRequest
 from facts.stages import part
 from models import LanguageModel
@@ -33,7 +34,7 @@ class EveryLayer:
     layers: tuple[int, ...]
     """Those it was tried at."""
     effect: tuple[float, ...]
-    """Indirect effect of each of them at the last subject token."""
+    """Indirect effect of each of them at the token that is edited."""
     scores: dict[str, tuple[float | None, ...]]
     """`NEW_ANSWER` and each metric's headline, by layer; None where it was not measured."""
     failures: dict[int, str]
@@ -69,8 +70,9 @@ def edit_every_layer(
         ValueError: if the method or a setting is unusable at every layer; the sentence is the first layer's.
         editing.EditCancelled: when `cancelled` said so.
     """
-    layers = [layer for layer in range(model.n_layers) if layer not in found.silent]
-    effects = found.main.indirect_effect[found.main.peak()[0]]
+    position = fact_position(model, request.fact, config.get("fact_token", "subject_last"))
+    layers = [layer for layer in range(model.n_layers) if layer not in found.silent.get(position, ())]
+    effects = found.main.indirect_effect[position]
     rows: dict[int, dict[str, float | None]] = {}
     failures: dict[int, str] = {}
     for index, layer in enumerate(layers):

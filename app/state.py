@@ -208,22 +208,35 @@ def choose_layer(layer: int) -> None:
     st.session_state.layer = layer
 
 
-def pick_from_map(key: str, n_layers: int) -> None:
-    """Callback of the map: points are numbered row by row over (token, layer)."""
+def pick_from_map(key: str, n_layers: int, subject: tuple[int, int]) -> None:
+    """Callback of the map: points are numbered row by row over (token, layer).
+
+    Args:
+        subject: half-open positions of the subject's tokens; a click on one of them is where the edit goes, too.
+    """
     points = st.session_state[key].selection["points"]
     if points:
-        st.session_state.last_pick = (key, points[0]["point_index"] % n_layers)
+        st.session_state.last_pick = (key, *divmod(points[0]["point_index"], n_layers))
     # No points: the last cell was clicked again, which Plotly takes for "deselect".  The slider may have moved since.
     pick = st.session_state.last_pick
     if pick is not None and pick[0] == key:
-        choose_layer(pick[1])
+        choose_layer(pick[2])
+        choose_token(pick[1], subject)
 
 
-def pick_from_table(key: str) -> None:
-    """Callback of the table: its columns are named by layer, after the one with the tokens."""
+def pick_from_table(key: str, subject: tuple[int, int]) -> None:
+    """Callback of the table: a row a token; its columns are named by layer, after the one with the tokens."""
     cells = st.session_state[key].selection["cells"]
     if cells and str(cells[0][1]).isdigit():
         choose_layer(int(cells[0][1]))
+        choose_token(int(cells[0][0]), subject)
+
+
+def choose_token(position: int, subject: tuple[int, int]) -> None:
+    """The reader picked a token; the edit goes there if it is one of the subject's, else where it went before."""
+    start, stop = subject
+    if start <= position < stop:
+        st.session_state.fact_token = "subject_last" if position == stop - 1 else f"subject:{position - start}"
 
 
 def suggest_layer(trace_key: str, layer: int) -> None:

@@ -84,7 +84,7 @@ def what_differs(left: Saved, right: Saved) -> list[tuple[str, str, str]]:
 def _asked(run: Saved) -> Cells:
     about = {"model": run.model, "weights": run.revision[:12], "prompt": run.prompt, "subject": run.subject}
     if isinstance(run, SavedEdit):
-        about |= {"true answer": run.old or "?", "new answer": run.new, "method": run.method, "layer": run.layer}
+        about |= {"old answer": run.old or "?", "new answer": run.new, "method": run.method, "layer": run.layer}
         return about | {"seed": str(run.seed)}
     about |= {"answer": run.answer.strip(), "map": SITES[run.site], "samples": str(run.samples)}
     return about | {name.replace("_", " "): value for name, value in run.settings.items()}

@@ -17,13 +17,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 
 from app.probes import Row, find_fact, make_request, probes_of
 from editing import Edit, apply_edits
 from editing.configs import make_config
 from editing.registry import DEFAULT_METHOD, get_method
+from editing.suggest import suggest_layer
 from editing.view import on_base
 from facts import EditRequest, Fact
 from facts.atlas import load_atlas
@@ -34,14 +34,15 @@ from metrics.efficiency import stopwatch
 from models import LanguageModel, join, notes_on, own_answer, run, subject_span
 from models.reference.corpus import sample_texts
 from tracing import TraceConfig, TraceResult, measure_noise, trace_sites
+from tracing.suggestion import Suggestion
 
 Progress = Callable[[int, int], None]
 Cancelled = Callable[[], bool]
 
 SURE = 0.1
 """Below this probability of the true answer the model is said not to know it."""
-SURE_UNCHECKED = 0.5
-"""The same where nobody has said what the true answer is."""
+SURE_OF_ITSELF = 0.5
+"""Below this probability of its own answer the model is said not to be sure, where nobody has said what is true."""
 SHOWN_ANSWERS = 5
 GUARD_TEXTS, GUARD_SEED = 40, 7
 """Documents of the bundled corpus for the perplexity guard, from another seed than those of the second moment."""
@@ -57,12 +58,15 @@ class FirstLook:
     top: tuple[tuple[str, float], ...]
     """The most probable next tokens."""
     answer: str
-    """The true answer: the one given, else the atlas's, else the model's own."""
+    """The true answer, given or the atlas's; else the model's own."""
+    own: bool
+    """Whether that is the model's own, so that nobody has said what is true."""
     p_answer: float
-    """Probability of the true answer's first token."""
+    """Probability of the answer's first token."""
     rank: int
     """Rank of that token; 1 is the most probable."""
     knows: bool
+    """Whether the true answer is what the model says, and not as a mere guess; never of its own answer."""
     notes: tuple[str, ...] = ()
     """What should be said of the way the prompt was asked (`models.notes_on`)."""
     lead: int = 0
@@ -97,9 +101,10 @@ def look(model: LanguageModel, prompt: str, subject: str, answer: str = "", *, o
         span=(span.start, span.stop),
         top=top,
         answer=fact.target_true or top[0][0].strip(),
+        own=not fact.target_true,
         p_answer=p_answer,
         rank=rank,
-        knows=rank == 1 and p_answer >= (SURE if fact.target_true else SURE_UNCHECKED),
+        knows=bool(fact.target_true) and rank == 1 and p_answer >= SURE,
         notes=notes_on(model, prompt, subject, fact.start),
         lead=len(model.lead_ids) if model.chat else 0,
     )
@@ -147,25 +152,33 @@ def trace(
 
 @dataclass(frozen=True, eq=False)
 class Located:
-    """The traces of one prompt, and where they suggest to edit."""
+    """The traces of one prompt, and where they suggest to edit, if anywhere."""
 
     results: tuple[TraceResult, ...]
     """One for each site that was asked for."""
-    silent: frozenset[int]
-    """Layers whose MLP has nothing to act on at the last subject token; no change of its weights shows there."""
+    silent: Mapping[int, frozenset[int]]
+    """Position of a token -> layers whose MLP has nothing to act on there; no change of its weights shows."""
+    usual: int
+    """Layer where published settings lie for models of this size: where to begin if the traces suggest none."""
 
     @property
     def main(self) -> TraceResult:
         """The trace the suggestion is read from: the MLP's where there are several, since an edit rewrites an MLP."""
         return next((result for result in self.results if result.config.site == "mlp_out"), self.results[0])
 
+    def suggestion(self, position: int | None = None) -> Suggestion:
+        """Of the layers that an edit can act at, the one that stands out at a token (by default the subject's last)."""
+        return self.main.suggestion(position, self.silent)
+
     @property
-    def suggested(self) -> int:
-        """The layer of the largest indirect effect at the last subject token, among those an edit can act at."""
-        row = self.main.indirect_effect[self.main.peak()[0]].copy()
-        if len(self.silent) < len(row):
-            row[list(self.silent)] = -np.inf
-        return int(row.argmax())
+    def suggested(self) -> int | None:
+        """The layer suggested at the last subject token, or None."""
+        return self.suggestion().layer
+
+    @property
+    def start(self) -> int:
+        """The layer suggested at the last subject token, else the usual one."""
+        return self.usual if self.suggested is None else self.suggested
 
 
 def locate(
@@ -181,7 +194,7 @@ def locate(
     progress: Progress | None = None,
     cancelled: Cancelled | None = None,
 ) -> Located:
-    """`trace`, with the layers left aside where an edit could not act; arguments and errors as there."""
+    """`trace`, with the layers where an edit could not act, and the usual one; arguments and errors as there."""
     silent = silent_layers(model, fact)
     results = trace(
         model,
@@ -195,21 +208,34 @@ def locate(
         progress=progress,
         cancelled=cancelled,
     )
-    return Located(results, silent)
+    return Located(results, silent, usual_layer(model))
 
 
-def silent_layers(model: LanguageModel, fact: Fact) -> frozenset[int]:
-    """Layers whose MLP is silent at the last subject token: the input of its down-projection is zero.
+def usual_layer(model: LanguageModel) -> int:
+    """Where published settings lie for models of this size (`editing.suggest`), or a quarter of the depth where an MLP
+    cannot be edited."""
+    try:
+        return suggest_layer(model)
+    except ValueError:
+        return model.n_layers // 4
+
+
+def silent_layers(model: LanguageModel, fact: Fact) -> dict[int, frozenset[int]]:
+    """Position of each subject token, and of the prompt's last -> layers whose MLP is silent there: the input of its
+    down-projection is zero.
 
     Every method that rewrites an MLP changes what a key is mapped to, and a zero key is mapped to zero by any weight.
 
     Raises:
         ValueError: if the prompt is too long for the model or does not hold the subject.
     """
-    last = subject_span(model, fact.prompt, fact.subject, fact.start).stop - 1
+    span, ids = subject_span(model, fact.prompt, fact.subject, fact.start), model.encode(fact.prompt)
     sites = [("mlp_key", layer) for layer in range(model.n_layers)]
-    keys = run(model, torch.tensor([model.encode(fact.prompt)]), captures=sites, last_only=True).captured  # type: ignore[arg-type]
-    return frozenset(layer for (_, layer), key in keys.items() if not key[0, last].any())
+    keys = run(model, torch.tensor([ids]), captures=sites, last_only=True).captured  # type: ignore[arg-type]
+    return {
+        pos: frozenset(layer for (_, layer), key in keys.items() if not key[0, pos].any())
+        for pos in {*range(span.start, span.stop), len(ids) - 1}
+    }
 
 
 def request_for(
@@ -233,7 +259,10 @@ def request_for(
     """
     fact = find_fact(prompt, subject, answer, occurrence)
     if not fact.target_true:
-        fact = dataclasses.replace(fact, target_true=look(model, prompt, subject, occurrence=occurrence).answer)
+        own = look(model, prompt, subject, occurrence=occurrence).answer
+        if own == new.strip():
+            raise ValueError(f"the model itself answers {own!r} here; give a new answer that differs from it")
+        fact = dataclasses.replace(fact, target_true=own)
     request = make_request(fact, new)
     if rows is None:
         return request
@@ -305,10 +334,12 @@ def evaluate(
         apply_seconds=applying.seconds,
         undo_seconds=undoing.seconds,
     )
+    placed = getattr(change.config, "fact_token", "subject_last")
     about: dict[str, str | int | float] = {
         "method": change.method,
         "layer": getattr(change.config, "layer", "-"),
         "edit": change.digest[:16],
+        **({} if placed == "subject_last" else {"fact token": placed}),
     }
     return score(
         model,

@@ -79,12 +79,13 @@ def with_same_relation(atlas: Atlas, requests: Sequence[EditRequest], seed: int 
 
 
 def suggested_layer(model: LanguageModel, atlas: Atlas) -> int:
-    """The layer the page would most often suggest for an edit: the largest effect of the MLP at the last subject token,
-    over `TRACED` facts of validation subjects that the model knows; where it knows none, the usual share of the depth.
+    """The layer the page would most often suggest for an edit, by traces of MLP outputs over `TRACED` facts of
+    validation subjects that the model knows; where they suggest none, the usual share of the depth.
     """
     rows = [fact for fact in atlas.facts if split_of(fact.subject) == "validation" and not fact.contains_answer]
     random.Random("layer").shuffle(rows)
     known = known_facts(model, rows, atlas)
     facts = [atlas.as_fact(row) for row in rows if (row.subject, row.relation) in known][:TRACED]
-    votes = Counter(locate(model, fact, samples=SAMPLES).suggested for fact in facts)
+    found = [locate(model, fact, samples=SAMPLES).suggested for fact in facts]
+    votes = Counter(layer for layer in found if layer is not None)
     return votes.most_common(1)[0][0] if votes else suggest_layer(model)

@@ -111,6 +111,9 @@ def _run(options: argparse.Namespace) -> tuple[Edit, EditReport]:
     request = workflow.request_for(
         model, options.prompt, options.subject, options.answer, options.target_new, occurrence=options.occurrence
     )
+    if not fact.target_true:
+        own = request.fact.target_true
+        print(f"note: nobody has said what is true, so the model's own answer, {own!r}, is replaced", file=sys.stderr)
     return workflow.run_edit(model, request, options.method, config, progress=_progress())
 
 

@@ -14,13 +14,15 @@ from app.state import BOUND
 from app.views import settings
 from app.views.locate import SUMMARY_STYLE
 from app.views.waiting import Waiting, cancel
-from app.wording import duration, markup, plain, probability
+from app.wording import duration, markup, plain, probability, visible
 
 if TYPE_CHECKING:
     from app.workflow import Located
     from editing import Diagnostic, Edit
+    from tracing import TraceResult
 
 PROBABILITIES = ("p(new) before", "p(new) after")
+BEFORE = "A trace may suggest a layer; run one first."
 GENTLER = "alphaedit"
 """Offered when an edit disturbs much: it leaves what other keys are mapped to as it is."""
 
@@ -30,8 +32,9 @@ def controls(form: Form, trace: Job | None) -> EditAsk | None:
     with st.container(horizontal=True, vertical_alignment="center"):
         st.header("2 · Edit", anchor=False, width="content")
     if trace is not None and trace.state == "done":
-        state.suggest_layer(trace.key, trace.result.suggested)
+        state.suggest_layer(trace.key, trace.result.start)
         st.session_state.method_shown = True
+    traced = _traced(form, trace)
     layer = _layer(form, trace)
     # Once there, the picker stays, also while another trace runs: what moves up would stand there twice meanwhile.
     if not st.session_state.get("method_shown"):
@@ -46,6 +49,8 @@ def controls(form: Form, trace: Job | None) -> EditAsk | None:
                 persist_state="session",
                 help="An edit is given up where it makes ordinary text more than twice as surprising.",
             )
+    if traced is not None and settings.places(method):
+        config |= _token(traced)
     return EditAsk(
         form.model.key,
         form.prompt,
@@ -84,14 +89,48 @@ def _layer(form: Form, trace: Job | None) -> int:
     layer: int = st.slider(
         "Layer", 0, last, form.model.usual_layer, key="layer",
         help="A click on the map, the arrow keys here, and the table all set this one number. Where a fact is traced "
-        "to says little about where an edit works best (Hase et al. 2023, arXiv:2301.04213): the trace suggests, "
-        "you choose.",
+        "to says little about where an edit works best (Hase et al. 2023, arXiv:2301.04213): the trace may suggest "
+        "one, you choose.",
         **BOUND,
     )  # fmt: skip
-    traced = trace is not None and trace.state == "done"
-    words = _suggestion(trace.result, layer) if trace and traced else "A trace suggests a layer; run one first."
+    done = trace is not None and trace.state == "done"
+    words = _suggestion(trace.result, layer, _position(form, trace)) if trace and done else BEFORE
     st.caption(f"{_own_layer(form.model.n_layers)}{words}")
     return layer
+
+
+def _traced(form: Form, trace: Job | None) -> TraceResult | None:
+    """The trace of the words in the form; a new prompt or subject is edited at the last subject token again."""
+    session, words = st.session_state, (form.model.key, form.prompt, form.subject)
+    if session.get("token_of") != words:
+        session.token_of, session.fact_token = words, "subject_last"
+    ask = session.trace_ask
+    if trace is None or trace.state != "done" or (ask.model, ask.prompt, ask.subject) != words:
+        return None
+    result: TraceResult = trace.result.main
+    return result
+
+
+def _token(result: TraceResult) -> dict[str, str]:
+    """Draw the choice of the token to edit at; the setting where it is not the last one of the subject."""
+    start, stop = result.subject_span
+    names = {"subject_last": f"{visible(result.tokens[stop - 1])} (last of the subject)"}
+    names |= {f"subject:{pos - start}": visible(result.tokens[pos]) for pos in range(start, stop - 1)}
+    names |= {"last": f"{visible(result.tokens[-1])} (last of the prompt)"} if len(result.tokens) > stop else {}
+    chosen = st.selectbox(
+        "Edit at token", list(names), format_func=names.__getitem__, key="fact_token", persist_state="session",
+        help="The token at which the edit looks the fact up: the papers take the last of the subject. A click on "
+        "another one of the subject’s tokens in the map chooses it.",
+    )  # fmt: skip
+    return {} if chosen == "subject_last" else {"fact_token": chosen}
+
+
+def _position(form: Form, trace: Job) -> int:
+    """Position of the token to edit at."""
+    result, token = trace.result.main, st.session_state.fact_token
+    if _traced(form, trace) is None or token == "subject_last":
+        return int(result.subject_span[1] - 1)
+    return len(result.tokens) - 1 if token == "last" else int(result.subject_span[0]) + int(token.split(":")[1])
 
 
 def _own_layer(n_layers: int) -> str:
@@ -105,14 +144,26 @@ def _own_layer(n_layers: int) -> str:
     return "" if own is None else f"{METHODS[name].title} usually edits layer {own}. "
 
 
-def _suggestion(found: Located, layer: int) -> str:
-    """What the trace suggests, what the reader chose, and where no edit can act if that matters to either."""
-    peak, suggested = found.main.peak()[1], found.suggested
-    passed_over = f", the largest effect where an edit can act: layer {peak}’s MLP is silent here"
-    words = f"The trace suggests layer {suggested}{passed_over if peak != suggested else ''}."
-    if layer in found.silent:
+def _suggestion(found: Located, layer: int, position: int) -> str:
+    """What the trace suggests at a token, what the reader chose, and where no edit can act if that matters."""
+    suggestion, token = found.suggestion(position), plain(visible(found.main.tokens[position]))
+    start = found.usual if suggestion.layer is None else suggestion.layer
+    if suggestion.layer is None:
+        other = suggestion.elsewhere
+        instead = (
+            "" if other is None else f" {plain(visible(other.token))} carries more: click it in the map to edit there."
+        )
+        words = (
+            f"No layer stands out at {token}.{instead} Layer {found.usual} is where published settings lie for models "
+            "of this size."
+        )
+    else:
+        peak = found.main.peak(position)[1]
+        passed_over = f", the largest effect where an edit can act: layer {peak}’s MLP is silent here"
+        words = f"The trace suggests layer {start} at {token}{passed_over if peak != start else ''}."
+    if layer in found.silent.get(position, ()):
         return f"{words} You chose layer {layer}, whose MLP is silent here: an edit cannot act there."
-    return words if layer == suggested else f"{words} You chose layer {layer}."
+    return words if layer == start else f"{words} You chose layer {layer}."
 
 
 def _actions(form: Form, runner: Runner, ask: EditAsk | None, edit: Job | None, ready: bool) -> list[Waiting]:

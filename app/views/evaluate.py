@@ -57,6 +57,7 @@ def _banner(report: EditReport) -> None:
     old, new = plain(request.fact.target_true or "?"), plain(request.target_new)
     method = str(about.get("method", "")).upper()
     where = "" if about.get("layer") == "-" else f" at layer {about.get('layer')}"
+    where += f", fact token {about['fact token']}" if "fact token" in about else ""
     several = f" {about['active edits']} edits are active." if "active edits" in about else ""
     st.caption(f"{method}{where}: {old} → {new}.{several} Each change is against the unedited model.")
     score = report.headline("reliability")

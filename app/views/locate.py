@@ -20,6 +20,7 @@ from app.wording import markup, plain, probability, roughly, short, visible
 if TYPE_CHECKING:
     from app.workflow import Located
     from tracing import TraceResult
+    from tracing.suggestion import Cell
 
 SITE_NAMES = {"state": "State", "mlp": "MLP", "attn": "Attention", "all": "All"}
 MEASURE_NAMES: dict[str, str] = {
@@ -173,10 +174,11 @@ def _results(
             "Inputs changed since this trace; the map below belongs to the earlier ones.", icon=":material/history:"
         )
     main = next(result for result in shown if result.config.site == found.main.config.site)
-    _summary(main, *show_map.strongest(main))
-    if found.main.total_effect < WEAK_TOTAL_EFFECT:
+    _summary(main)
+    _said(found)
+    if 0 < found.main.total_effect < WEAK_TOTAL_EFFECT:
         st.warning(
-            "The noise hardly changes the answer, so there is nothing to restore: raise the noise in Settings.",
+            "The noise hardly changes the answer, so there is little to restore: raise the noise in Settings.",
             icon=":material/volume_up:",
         )
     heat_map, table, layers = st.tabs(["Heat map", "Table", "Every layer"])
@@ -193,24 +195,42 @@ def _results(
         return every_layer.draw(runner, ask, found)
 
 
-def _summary(result: TraceResult, position: int, layer: int) -> None:
-    low, high = (float(bound[position, layer]) for bound in result.ci())
-    effect = float(result.indirect_effect[position, layer])
+def _summary(result: TraceResult) -> None:
     corrupted = float(result.corrupted.mean())
-    interval = "" if math.isnan(low) else f", 95 % CI {short(low)} to {short(high)}"
     plain_measure = result.measure == "probability"
     number, name = (probability, "p") if plain_measure else (short, MEASURE_NAMES[result.measure])
-    items = (
-        (f"{name} clean", number(float(result.clean)), f"of “{result.answer.strip()}”"),
+    whose = "its answer " if result.own_answer else ""
+    last = result.last_subject()
+    items = [
+        (f"{name} clean", number(float(result.clean)), f"of {whose}“{result.answer.strip()}”"),
         (f"{name} corrupted", number(corrupted), f"noise {result.config.noise:g} σ = {result.noise_std:.3g}"),
         ("Total effect", short(result.total_effect), f"n = {result.config.samples} samples"),
-        ("Largest effect", short(effect), f"layer {layer}, {visible(result.tokens[position])}{interval}"),
-    )
+        ("Largest effect", *_cell(result.largest())),
+    ]
+    if last is not None:
+        items.append(("Last subject token", *_cell(last)))
     cells = "".join(
         f'<div><dt>{markup(name)}</dt><dd>{markup(value)}</dd><dd class="note">{markup(note)}</dd></div>'
         for name, value, note in items
     )
     st.html(f'{SUMMARY_STYLE}<dl class="numbers">{cells}</dl>')
+
+
+def _cell(cell: Cell) -> tuple[str, str]:
+    """The largest of some effects, and where it is."""
+    interval = "" if math.isnan(cell.low) else f", 95 % CI {short(cell.low)} to {short(cell.high)}"
+    return short(cell.effect), f"layer {cell.layer}, {visible(cell.token)}{interval}"
+
+
+def _said(found: Located) -> None:
+    """What the map suggests and whether it shows the early site, by the probability of the answer."""
+    from tracing.suggestion import early_site
+
+    st.caption(
+        plain(f"{found.suggestion().reason} {early_site(found.main)}".strip()),
+        help="The largest effect is taken over all positions before the last token, where a late state restores the "
+        "answer trivially. Its interval is corrected for the number of cells it is the largest of.",
+    )
 
 
 SUMMARY_STYLE = """

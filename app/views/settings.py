@@ -47,6 +47,13 @@ def own_layers(n_layers: int) -> dict[str, int]:
     }
 
 
+def places(method: str) -> bool:
+    """Whether the method's edit can be placed at a token of the reader's choice."""
+    from editing import METHODS
+
+    return any(knob.name == "fact_token" for knob in dataclasses.fields(METHODS[method].config_type))
+
+
 def config(method: str, layer: int) -> dict[str, Any]:
     """Draw the form; the layer, where the method has one, and the values that differ from the defaults."""
     from editing import METHODS
@@ -69,9 +76,10 @@ def config(method: str, layer: int) -> dict[str, Any]:
 
 
 def _shown(knob: dataclasses.Field[Any]) -> bool:
-    """The layer has its slider.  Free text is left out: it names files, and the server's files are not the reader's."""
+    """The layer has its slider and the fact token its own select.  Free text is left out: it names files, and the
+    server's files are not the reader's."""
     plain_value = isinstance(knob.default, int | float) or bool(knob.metadata.get("choices"))
-    return knob.name != "layer" and "help" in knob.metadata and plain_value
+    return knob.name not in ("layer", "fact_token") and "help" in knob.metadata and plain_value
 
 
 def _knob(method: str, knob: dataclasses.Field[Any]) -> Any:

@@ -156,7 +156,7 @@ def _strip(look: FirstLook, earlier: bool = False) -> None:
     said, p = look.top[0]
     sentence = (
         f"{len(look.tokens)} tokens, subject = {where}. The model says <b>{markup(said.strip())}</b> "
-        f"with probability <b>{probability(p)}</b>" + (": ✓ it knows this." if look.knows else ".")
+        f"with probability <b>{probability(p)}</b>{_judged(look)}"
     )
     st.html(
         f'{STYLE}<div class="{"earlier" if earlier else "now"}"><div class="tokens" role="group" '
@@ -169,14 +169,23 @@ def _strip(look: FirstLook, earlier: bool = False) -> None:
         st.warning(doubt, icon=":material/help:")
 
 
+def _judged(look: FirstLook) -> str:
+    """Whether what the model says is true, where somebody has said what is."""
+    if look.own:
+        return ", its own answer: nobody has said what is true."
+    return ": ✓ it knows this." if look.knows else "."
+
+
 def _doubt(look: FirstLook) -> str:
-    if look.knows:
+    from app.workflow import SURE_OF_ITSELF
+
+    if look.knows or (look.own and look.p_answer >= SURE_OF_ITSELF):
         return ""
-    p = plain(probability(look.p_answer))
-    if look.rank > 1:
-        found = (
-            f"The model does not know this: it gives the true answer, **{plain(look.answer)}**, {p} (rank {look.rank})."
-        )
+    p, answer = plain(probability(look.p_answer)), plain(look.answer)
+    if look.own:
+        found = f"The model is not sure: its own answer, **{answer}**, gets only {p}."
+    elif look.rank > 1:
+        found = f"The model does not know this: it gives the true answer, **{answer}**, {p} (rank {look.rank})."
     else:
-        found = f"The model does not seem to know this: its best guess, **{plain(look.answer)}**, gets only {p}."
+        found = f"The model hardly knows this: the true answer, **{answer}**, comes first but gets only {p}."
     return f"{found} A trace can be run all the same, but it explains a guess."

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import streamlit as st
 
 from app import state
-from app.saved import LOWER_IS_BETTER
+from app.wording import visible
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -57,7 +57,7 @@ def draw(key: str, result: TraceResult, zmax: float) -> None:
     st.plotly_chart(
         figure,
         key=name,
-        on_select=lambda: state.pick_from_map(name, result.n_layers),
+        on_select=lambda: state.pick_from_map(name, result.n_layers, result.subject_span),
         selection_mode="points",
         # Two quick clicks are two clicks; a double click would only undo the first.
         config={"displayModeBar": False, "doubleClick": False, "doubleClickDelay": 1},
@@ -65,21 +65,13 @@ def draw(key: str, result: TraceResult, zmax: float) -> None:
     )
 
 
-def strongest(result: TraceResult) -> tuple[int, int]:
-    """(token, layer) of the largest effect at the last subject token, which lowers a divergence or a rank."""
-    position, layer = result.peak()
-    if result.measure in LOWER_IS_BETTER:
-        layer = int(result.indirect_effect[position].argmin())
-    return position, layer
-
-
 def description(result: TraceResult) -> str:
     """The map in one sentence, for those who cannot see it."""
-    position, layer = strongest(result)
-    largest, measure = float(result.indirect_effect[position, layer]), result.measure.replace("_", " ")
+    largest, last, measure = result.largest(), result.last_subject(), result.measure.replace("_", " ")
+    at_last = "" if last is None else f" At the last subject token it is {last.effect:.2f}, at layer {last.layer}."
     return (
-        f"Causal trace of {len(result.tokens)} tokens by {result.n_layers} layers. At the last subject token the "
-        f"strongest effect, {largest:.2f} by {measure}, is at layer {layer}."
+        f"Causal trace of {len(result.tokens)} tokens by {result.n_layers} layers. Before the last token the largest "
+        f"effect, {largest.effect:.2f} by {measure}, is at {visible(largest.token)}, layer {largest.layer}.{at_last}"
     )
 
 
@@ -93,7 +85,7 @@ def table(key: str, result: TraceResult) -> None:
         effect_table(result),
         key=name,
         hide_index=True,
-        on_select=lambda: state.pick_from_table(name),
+        on_select=lambda: state.pick_from_table(name, result.subject_span),
         selection_mode="single-cell",
         alt=f"Indirect effect by token and layer, {result.config.site}",
         height="content",
@@ -103,7 +95,10 @@ def table(key: str, result: TraceResult) -> None:
         },
     )
     unit = UNITS[result.measure]
-    st.caption(f"Mean indirect effect, in units of {unit}. The arrow keys move the cell; its column becomes the layer.")
+    st.caption(
+        f"Mean indirect effect, in units of {unit}. The arrow keys move the cell; its column becomes the layer, and a "
+        "row of the subject the token to edit at."
+    )
 
 
 def effect_table(result: TraceResult) -> pd.DataFrame:

@@ -92,3 +92,25 @@ def test_an_early_subject_of_one_token_is_warned_of_and_can_be_rolled_back(new_p
     page.button(key="roll_back").click().run()
     assert page.session_state["ledger"].edits() == ()
     assert "single token" not in notices(page)
+
+
+def test_an_edit_is_placed_at_the_token_that_was_chosen(new_page: NewPage) -> None:
+    page = new_page(run="1", samples="2", layer="2")
+    token = page.selectbox(key="fact_token")
+    assert token.value == "subject_last"
+    assert [name for name in token.options if "last of the" in name] == [token.options[0], token.options[-1]]
+    token.set_value("subject:0").run()
+    page.number_input(key="r-rome_steps").set_value(2)
+    page.number_input(key="r-rome_moment_tokens").set_value(500)
+    page.button(key="apply_edit").click().run()
+    assert not page.exception
+    (edit,) = (cache.drawer().get(key) for key in page.session_state["ledger"].edits())
+    assert edit is not None
+    assert edit.config.fact_token == "subject:0"  # type: ignore[attr-defined]
+    assert any("fact token subject:0" in caption.value for caption in page.caption)
+    # another subject is edited at its last token again, and a method that has no such setting does not ask
+    page.text_input(key="subject").set_value("city").run()
+    assert page.session_state["fact_token"] == "subject_last"
+    page.text_input(key="subject").set_value("Space Needle").run()
+    page.selectbox(key="method").set_value("ft-m").run()
+    assert not [box for box in page.selectbox if box.label == "Edit at token"]

@@ -56,7 +56,7 @@ def test_each_layer_is_what_an_edit_there_alone_gives(tiny: Callable[[str], Lang
     model = tiny("gpt_neo")
     request = workflow.request_for(model, PROMPT, SUBJECT, "", "Paris")
     located = workflow.locate(model, request.fact, samples=2)
-    located = Located(located.results, frozenset({2}))
+    located = Located(located.results, dict.fromkeys(located.silent, frozenset({2})), located.usual)
     config = {"steps": 2, "learning_rate": 0.01}
     seen: list[tuple[int, int]] = []
     got = edit_every_layer(

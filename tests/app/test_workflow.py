@@ -7,7 +7,7 @@ import pytest
 from app import workflow
 from editing import EditCancelled
 from facts import Fact
-from models import LanguageModel
+from models import LanguageModel, load_model
 
 PROMPT, SUBJECT = "The Space Needle is located in the city of", "Space Needle"
 QUICK = {"layer": 1, "steps": 2, "prefixes": 1, "moment_tokens": 200, "second_moment": "identity"}
@@ -25,7 +25,22 @@ def test_look_tells_tokens_subject_and_answer(model: LanguageModel) -> None:
     assert [p for _, p in seen.top] == sorted((p for _, p in seen.top), reverse=True)
     assert seen.answer == "Seattle"  # from the atlas
     assert not seen.knows
-    assert workflow.look(model, "Say the Space Needle is in", SUBJECT).rank == 1  # its own answer is its first
+    assert not seen.own
+    own = workflow.look(model, "Say the Space Needle is in", SUBJECT)
+    assert (own.rank, own.own, own.knows) == (1, True, False)  # its own answer is its first, and nobody said it is true
+
+
+def test_only_a_stated_answer_is_known() -> None:
+    """The bundled model on a prompt that the atlas does not hold word by word, so that nobody has said what is true."""
+    bundled, prompt = load_model("reference"), f"{PROMPT.replace('The', 'the')}"
+    own = workflow.look(bundled, prompt, SUBJECT)
+    assert (own.answer, own.rank, own.own, own.knows) == ("Seattle", 1, True, False)
+    told = workflow.look(bundled, prompt, SUBJECT, "Seattle")
+    assert (told.own, told.knows) == (False, True)
+    from_the_atlas = workflow.look(bundled, PROMPT, SUBJECT)
+    assert (from_the_atlas.own, from_the_atlas.knows) == (False, True)
+    wrong = workflow.look(bundled, prompt, SUBJECT, "Rome")
+    assert (wrong.own, wrong.knows, wrong.rank > 1) == (False, False, True)
 
 
 def test_trace_gives_a_map_for_each_site(model: LanguageModel) -> None:
@@ -66,6 +81,8 @@ def test_probes_can_be_given_and_own_answers_fill_the_truth(model: LanguageModel
     rows = [("paraphrase", "They built the Space Needle in", "Paris")]
     request = workflow.request_for(model, "Say the Space Needle is in", SUBJECT, "", "Paris", rows)
     assert request.fact.target_true == own
+    with pytest.raises(ValueError, match=r"the model itself answers .* here; give a new answer that differs from it"):
+        workflow.request_for(model, "Say the Space Needle is in", SUBJECT, "", own)
     assert [probe.prompt for probe in request.probes] == ["They built the Space Needle in"]
     assert workflow.request_for(model, PROMPT, SUBJECT, "", "Paris", []).probes == ()
 
