@@ -195,7 +195,11 @@ def early_site(result: TraceResult) -> str:
         or _refusal(result.by("probability"), found.cell.position)
     ):
         return ""
-    return site_words(found.layer, result.n_layers, f"restoring the {SITE_NAMES[result.config.site]}")
+    what, other = f"restoring the {SITE_NAMES[result.config.site]}", found.elsewhere
+    if other is not None and other.layer < result.n_layers / 2:
+        where = f"{what} matters at {token_label(other.token)} instead, at layer {other.layer} of {result.n_layers}"
+        return f"No early site at the last subject token: {where}."
+    return site_words(found.layer, result.n_layers, what)
 
 
 def can_show_site(config: TraceConfig) -> bool:

@@ -227,10 +227,12 @@ def _said(found: Located) -> None:
     from tracing.suggestion import early_site
 
     st.caption(
-        plain(f"{found.suggestion().reason} {early_site(found.main)}".strip()),
+        plain(found.suggestion().reason),
         help="The largest effect is taken over all positions before the last token, where a late state restores the "
         "answer trivially. Its interval is corrected for the number of cells it is the largest of.",
     )
+    if site := early_site(found.main):
+        st.caption(plain(site))
 
 
 SUMMARY_STYLE = """

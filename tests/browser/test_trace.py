@@ -67,6 +67,21 @@ def test_a_click_picks_the_layer_it_lands_on(shared_page: Page) -> None:  # chec
         expect_layer(page, layer)
 
 
+def test_a_click_on_a_token_of_the_subject_chooses_where_to_edit(shared_page: Page) -> None:
+    page, names = shared_page, token_labels(shared_page)
+    subject = [index for index, name in enumerate(names) if name.endswith("*")]
+    chosen, first = page.get_by_role("combobox", name="Edit at token"), names[subject[0]].removesuffix("*")
+    page.mouse.click(*at(page, 2, subject[0]))
+    expect_layer(page, 2)
+    expect(chosen).to_have_value(first)
+    page.mouse.click(*at(page, 1, len(names) - 1))  # no token of the subject: only the layer changes
+    expect_layer(page, 1)
+    expect(chosen).to_have_value(first)
+    page.mouse.click(*at(page, 2, subject[-1]))
+    expect_layer(page, 2)
+    expect(chosen).to_have_value(f"{names[subject[-1]].removesuffix('*')} (last of the subject)")
+
+
 def test_slider_outline_and_link_move_together(shared_page: Page) -> None:  # checks 8 and 9
     page = shared_page
     late, early = LAYERS - 2, 1

@@ -170,10 +170,14 @@ def test_what_the_map_shows_of_the_early_site() -> None:
     assert early_site(late).startswith(
         "No early site: restoring the MLP output at the last subject token matters most late"
     )
-    none = early_site(traced({(1, 1): BIG}, layers=4))
+    none = early_site(traced({}, layers=4))
     assert none.startswith("No early site: restoring the MLP output at the last subject token has no layer that stands")
     assert "2202.05262" in none
     assert "2509.08778" in none
+    elsewhere = early_site(traced({(1, 1): clear}, layers=4))
+    assert elsewhere == (
+        "No early site at the last subject token: restoring the MLP output matters at ␣Space instead, at layer 1 of 4."
+    )
     for other in ("attn_out", "resid_post"):
         shown = early_site(replace(early, config=TraceConfig(site=other, samples=3)))  # type: ignore[arg-type]
         assert bool(shown) == (other == "resid_post")
