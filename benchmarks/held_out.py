@@ -19,7 +19,7 @@ from models import LanguageModel
 
 SAME_RELATION = 5
 """Subjects of the edited relation, whatever their object, that are asked about beside the neighbours."""
-TRACED, SAMPLES = 8, 4
+TRACED, SAMPLES = 8, 10
 """Facts whose traces are asked for a layer, and noise samples of each."""
 
 
