@@ -106,7 +106,7 @@ def _run(options: argparse.Namespace) -> tuple[Edit, EditReport]:
     given = {knob.name: getattr(options, knob.name) for knob in fields(config_type)}
     config = config_type(**{name: value for name, value in given.items() if value is not None})
     model = load_from(options)
-    for note in notes_on(model, options.prompt, fact.subject, fact.start):
+    for note in (*model.origin_notes(), *notes_on(model, options.prompt, fact.subject, fact.start)):
         print(f"note: {note}", file=sys.stderr)
     request = workflow.request_for(
         model, options.prompt, options.subject, options.answer, options.target_new, occurrence=options.occurrence

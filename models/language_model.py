@@ -62,6 +62,10 @@ class LanguageModel:
     def __repr__(self) -> str:
         return f"LanguageModel({self.name!r}, {self.architecture.family}, {self.n_layers} layers x {self.d_model})"
 
+    def origin_notes(self) -> tuple[str, ...]:
+        """A sentence on where the weights come from, for commands to print; none where they are as published."""
+        return (f"the weights of {self.name} are {self.origin}",) if self.origin else ()
+
     # ---- sizes
 
     @property

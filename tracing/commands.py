@@ -282,13 +282,13 @@ class Table:
 def _asked(options: argparse.Namespace) -> tuple[LanguageModel, Fact]:
     """The model and the fact; a misspelt subject is told before the model is loaded.
 
-    `options.notes` holds what is to be said of the way it is asked.
+    `options.notes` holds what is to be said of the model's weights and of the way it is asked.
     """
     fact = _fact(options)
     model = load_from(options)
     from models import notes_on
 
-    options.notes = notes_on(model, fact.prompt, fact.subject, fact.start)
+    options.notes = (*model.origin_notes(), *notes_on(model, fact.prompt, fact.subject, fact.start))
     return model, fact
 
 

@@ -102,7 +102,7 @@ def remove(hub_id: str) -> int:
         Bytes freed.
     """
     with suppress(CacheNotFound):
-        cache = scan_cache_dir()
+        cache = scan_cache_dir(constants.HF_HUB_CACHE)
         revisions = [
             revision.commit_hash
             for repository in cache.repos
