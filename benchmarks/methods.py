@@ -22,7 +22,7 @@ import torch
 from benchmarks.cases import KINDS, Case, make_cases
 from benchmarks.held_out import held_out_requests, with_same_relation
 from benchmarks.memory import reset_peak, since_reset
-from benchmarks.variants import NO_OP, variants
+from benchmarks.variants import NO_OP, variants, weights_of
 from editing import METHODS, apply_edits, get_method
 from editing.configs import make_config
 from editing.train.artefact import EditorError
@@ -129,7 +129,7 @@ def run(
     Raises:
         ValueError: if the file holds other edits, another model or other settings.
     """
-    about = {"model": model.revision, "method": name, "settings": dict(settings)}
+    about = {"model": weights_of(model), "method": name, "settings": dict(settings)}
     lines: list[dict[str, Any]] = []
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.is_file():

@@ -22,6 +22,7 @@ import pandas as pd
 import torch
 
 from benchmarks.held_out import held_out_requests
+from benchmarks.variants import weights_of
 from editing import METHODS, apply_edits
 from editing.rome import RRomeConfig
 from facts import EditRequest
@@ -198,7 +199,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         requests = requests_of(model, atlas, options.edits, options.seed)
         material = Material(Settings(distractors=(), seed=options.seed), references_of(atlas))
         about = {
-            "model": model.revision,
+            "model": weights_of(model),
             "method": METHOD,
             "layer": options.layer,
             "seed": options.seed,

@@ -22,7 +22,7 @@ import torch
 from benchmarks.cases import Case, make_cases
 from benchmarks.greedy import Question, ask_all
 from benchmarks.held_out import held_out_requests
-from benchmarks.variants import NO_OP, variants
+from benchmarks.variants import NO_OP, variants, weights_of
 from editing import apply_edits, get_method
 from editing.configs import make_config
 from experiments.sequences import edits_in_turn
@@ -195,7 +195,7 @@ def _method(
     options: argparse.Namespace,
 ) -> list[dict[str, Any]]:
     """The method's lines, read from its file if it was measured already."""
-    about = {"model": model.revision, "settings": dict(settings), "counts": list(counts), "seed": options.seed}
+    about = {"model": weights_of(model), "settings": dict(settings), "counts": list(counts), "seed": options.seed}
     path = options.out / options.kind / f"{label}.json"
     if path.is_file():
         read = json.loads(path.read_text(encoding="utf-8"))

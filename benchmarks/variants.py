@@ -26,6 +26,11 @@ Variants = dict[str, tuple[str, dict[str, Any]]]
 """Name -> (method, settings)."""
 
 
+def weights_of(model: LanguageModel) -> str:
+    """What figures of one model are kept under: its revision, and whether it was asked in its chat template."""
+    return f"{model.revision} (chat)" if model.chat else model.revision
+
+
 def variants(model: LanguageModel, names: Sequence[str] | None = None, changes: Sequence[str] = ()) -> Variants:
     """The variants of those names, all by default, with settings as "METHOD.SETTING=VALUE".
 

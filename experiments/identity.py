@@ -23,14 +23,18 @@ def identity_of(model: LanguageModel | None) -> dict[str, Any]:
     identity["libraries"]["python"] = _minor(platform.python_version())
     if model is None:
         return identity
-    return identity | {
-        "model": model.name,
-        "weights_sha256": model.revision,
-        "tokenizer_sha256": hashlib.sha256(model.tokenizer.backend_tokenizer.to_str().encode()).hexdigest(),
-        "dtype": str(model.dtype).removeprefix("torch."),
-        "device": model.device.type,
-        "attention": str(model.module.config._attn_implementation),
-    }
+    return (
+        identity
+        | ({"chat": True} if model.chat else {})
+        | {
+            "model": model.name,
+            "weights_sha256": model.revision,
+            "tokenizer_sha256": hashlib.sha256(model.tokenizer.backend_tokenizer.to_str().encode()).hexdigest(),
+            "dtype": str(model.dtype).removeprefix("torch."),
+            "device": model.device.type,
+            "attention": str(model.module.config._attn_implementation),
+        }
+    )
 
 
 def differences(expected: dict[str, Any], found: dict[str, Any]) -> list[str]:

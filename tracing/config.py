@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
@@ -60,6 +60,8 @@ class TraceConfig:
         default=None,
         metadata={"help": "module held, at the restored position and in every layer, at what it is without the patch"},
     )
+    """Where the module is also the restored site, its restored layers keep the restored value and the others are held.
+    The public code of ROME holds those too, so that such a map is 0 everywhere."""
     against: str = field(
         default="", metadata={"help": "another answer, for the logit difference; 'token' finds one by itself"}
     )
@@ -76,8 +78,13 @@ class TraceConfig:
         _check_int("seed", self.seed, 0, 2**63 - 1)
         if self.batch_size is not None:
             _check_int("batch_size", self.batch_size, 1, 1_000_000)
-        if not (isinstance(self.noise, int | float) and math.isfinite(self.noise) and self.noise >= 0):
+        number = isinstance(self.noise, int | float) and not isinstance(self.noise, bool)
+        if not (number and 0 <= self.noise <= sys.float_info.max):
             raise ValueError(f"noise is {self.noise!r}; expected standard deviations, 0 or more (usually 3)")
+        if not isinstance(self.additive, bool):
+            raise ValueError(f"additive is {self.additive!r}; expected True or False")
+        _check_text("counterfactual", self.counterfactual)
+        _check_text("against", self.against)
         if (self.corruption == "token") != bool(self.counterfactual.strip()):
             raise ValueError(
                 f"corruption is {self.corruption!r} and counterfactual {self.counterfactual!r}; "
@@ -99,8 +106,13 @@ class TraceConfig:
 
 
 def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
-    if value not in choices:
+    if not isinstance(value, str) or value not in choices:
         raise ValueError(f"unknown {name} {value!r}; choose from {', '.join(choices)}")
+
+
+def _check_text(name: str, value: object) -> None:
+    if not isinstance(value, str):
+        raise ValueError(f"{name} is {value!r}; expected a text")
 
 
 def _check_int(name: str, value: object, low: int, high: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -76,3 +77,17 @@ def test_wrong_settings_of_a_plan_are_refused(plan: Path, capsys: pytest.Capture
         assert words in capsys.readouterr().err
     plan.write_text(text)
     assert read_plan_file(plan)["chat"] is False
+
+
+def test_a_chat_is_kept_and_changes_the_keys(plan: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    usual = run(plan, "usual")
+    assert main(["run", str(plan), "--out", str(plan.parent / "none"), "--chat"]) == 2
+    assert "has no chat template" in capsys.readouterr().err
+    config = plan.parent / "model" / "tokenizer_config.json"
+    told = json.loads(config.read_text())
+    template = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}assistant:"
+    config.write_text(json.dumps({**told, "chat_template": template}))
+    info = run(plan, "chat", "--chat")
+    assert (info.identity["chat"], info.about[LOADING]) == (True, {"chat": True})
+    assert info.keys != usual.keys
+    assert main(["resume", "--out", str(plan.parent / "chat")]) == 0

@@ -48,6 +48,22 @@ def test_a_cell_is_a_forward_of_its_own(family: str, site: TraceSite) -> None:
         assert_agrees(model, FACT, result, cells_of(result, 1, seed=number))
 
 
+@pytest.mark.parametrize("family", ["gpt2", "gemma2", "bloom"])
+def test_a_restored_module_is_not_severed_in_its_own_layers(family: str) -> None:
+    """Severing the restored module itself: its layers keep what is restored, the layers behind are held.
+
+    In the last layer nothing lies behind, so that the map is the one without severing; in earlier layers it is not, and
+    it is nowhere the corrupted run, which it would be if the held value won (as in ROME's public code).
+    """
+    both = [TraceConfig(site="mlp_out", severed=severed, samples=2) for severed in (None, "mlp_out")]
+    plain, severed = trace_all(tiny_model(family), FACT, both, level=LEVEL)  # type: ignore[arg-type]
+    np.testing.assert_allclose(severed.restored[..., -1], plain.restored[..., -1], rtol=1e-4)
+    subject = slice(*severed.subject_span)
+    assert (np.abs(severed.restored[:, subject, 0] - plain.restored[:, subject, 0]) > 1e-6).any()
+    last = severed.restored[:, -1, -1]
+    assert (np.abs(last / severed.corrupted - 1) > 1e-3).all()
+
+
 @pytest.mark.parametrize("centre", ["paper", "rome-code"])
 @pytest.mark.parametrize("site", SITES)
 @pytest.mark.parametrize("family", DEEP)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import Field, fields
 from pathlib import Path
 from unittest.mock import ANY
 
@@ -37,6 +38,31 @@ from tracing.types import Readings, TraceConfig, TraceResult
 def test_settings_are_checked(setting: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         TraceConfig(**setting)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("field", fields(TraceConfig), ids=lambda field: field.name)
+@pytest.mark.parametrize(
+    "value", [10**9, pytest.param(10**400, id="huge"), -1, 2.5, True, None, b"x", ["x"], {"x": 1}, np.ones(2), object()]
+)
+def test_every_field_is_checked_by_type(field: Field[object], value: object) -> None:
+    """A value of a type the field does not have is refused in a sentence that names the field."""
+    taken = {
+        "noise": (int, float),
+        "additive": bool,
+        "window": int,
+        "samples": int,
+        "seed": int,
+        "batch_size": (int, type(None)),
+        "severed": type(None),
+    }.get(field.name, str)
+    right = isinstance(value, taken) and not (isinstance(value, bool) and taken is not bool)
+    if right and value != 10**400:
+        return  # the range is another test's
+    with pytest.raises(ValueError, match=r"^[^\n]+; (choose|expected)") as refused:
+        TraceConfig(**{field.name: value})  # type: ignore[arg-type]
+    assert {"window_centre": "window centre", "severed": "severed module"}.get(field.name, field.name) in str(
+        refused.value
+    )
 
 
 def test_a_corruption_without_a_draw_has_one_sample() -> None:
