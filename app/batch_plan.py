@@ -18,6 +18,7 @@ from experiments.kinds import Context, get_kind
 from experiments.places import shown_name
 from experiments.plan import Cell, Plan
 from experiments.trace_cells import level_of
+from facts.importers import answered
 
 if TYPE_CHECKING:
     from facts import Fact
@@ -169,7 +170,8 @@ def _traces(model: LanguageModel, ask: BatchAsk, step: Callable[[int], None]) ->
 
     if not ask.maps:
         raise ValueError("nothing is chosen to restore; choose at least one kind of state")
-    facts, unknown = _known(model, facts_of(ask.source, ask.seed), lambda fact: fact, ask.facts, step)
+    told, _ = answered(facts_of(ask.source, ask.seed), lambda fact: fact, ask.source)
+    facts, unknown = _known(model, told, lambda fact: fact, ask.facts, step)
     level = level_of(measure_noise(model, [fact.subject for fact in facts]))
     listed = [asdict(fact) for fact in facts]
     blocks = [listed[start : start + BLOCK] for start in range(0, len(listed), BLOCK)]
@@ -191,7 +193,8 @@ def _edits(model: LanguageModel, ask: BatchAsk, step: Callable[[int], None]) -> 
         raise ValueError("no method is chosen; choose at least one")
     found = requests_of(ask.source, ask.seed)
     if ask.only_known:
-        requests, unknown = _known(model, found, lambda request: request.fact, ask.facts, step)
+        told, _ = answered(found, lambda request: request.fact, ask.source)
+        requests, unknown = _known(model, told, lambda request: request.fact, ask.facts, step)
     else:
         requests, unknown = _first(found, ask.facts), []
     cells = []
@@ -224,7 +227,7 @@ def _known(
     for item in items:
         step(len(found))
         fact = fact_of(item)
-        if fact.target_true.strip() and knows(model, ask(model, fact)):
+        if knows(model, ask(model, fact)):
             found.append(item)
         else:
             unknown.append(fact.prompt)

@@ -103,13 +103,13 @@ def _read(source: str) -> Dataset:
 
 
 def facts_of(source: str, seed: int) -> Iterator[Fact]:
-    """The facts that can be traced, in an order drawn from the seed."""
+    """The facts whose prompts name their subject, in an order drawn from the seed."""
     if source == ATLAS:
         atlas = load_atlas()
         yield from map(atlas.as_fact, _shuffled_atlas(seed))
         return
     for case in _shuffled(source, seed):
-        yield from (fact for fact in case.facts if _traceable(fact))
+        yield from (fact for fact in case.facts if fact.names_subject)
 
 
 def requests_of(source: str, seed: int) -> Iterator[EditRequest]:

@@ -105,7 +105,7 @@ def doctor(options: argparse.Namespace) -> int:
 
 
 def _planned(options: argparse.Namespace) -> tuple[LanguageModel | None, Plan]:
-    from experiments.plan_files import DEFAULTS, loading, plan_of, read_plan_file
+    from experiments.plan_files import DEFAULTS, SET_ASIDE, loading, plan_of, read_plan_file
 
     study: Study | None = options.study
     tables = dict(DEFAULTS) if study else read_plan_file(options.what)
@@ -116,7 +116,10 @@ def _planned(options: argparse.Namespace) -> tuple[LanguageModel | None, Plan]:
         tables["dtype"] = str(model.dtype).removeprefix("torch.")
         tables["device"] = "auto" if tables["device_map"] else str(model.device)
     if study is None:
-        return model, plan_of(tables, model)
+        plan = plan_of(tables, model)
+        for note in plan.about.get(SET_ASIDE, ()):
+            _say(f"note: {note}")
+        return model, plan
     options.model = tables["model"]
     plan = study.plan(options, model)  # type: ignore[arg-type]  # a study has a model
     about = {"study": study.NAME, **plan.about, **loading(tables)}

@@ -22,10 +22,9 @@ Every other kind takes its settings as they stand, facts left out.
 
 from __future__ import annotations
 
-import itertools
 import random
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,9 +33,9 @@ from experiments.edit_cells import request_of
 from experiments.kinds import get_kind
 from experiments.plan import LOADING, Cell, Plan, grid
 from experiments.trace_cells import level_of
-from facts import Case, Fact
+from facts import Fact
 from facts.atlas import AtlasFact, load_atlas
-from facts.importers import read_cases
+from facts.importers import list_cases, read_facts
 from facts.probes import edit_request
 from facts.regular import check_regular
 
@@ -52,6 +51,8 @@ DEFAULTS: Mapping[str, Any] = {
     "chat": False,
 }
 """What a plan's head says of the model where it says nothing; the values are those of the command line's options."""
+SET_ASIDE = "set_aside"
+"""Where `Plan.about` keeps a sentence for each file of facts with rows that were set aside."""
 HEAD = ("name", *DEFAULTS, "grid")
 
 
@@ -91,13 +92,15 @@ def plan_of(tables: Mapping[str, Any], model: LanguageModel | None) -> Plan:
         ValueError: if a grid's settings are wrong.
     """
     cells: list[Cell] = []
+    aside: list[str] = []
     for number, table in enumerate(tables["grid"], 1):
         try:
-            cells += _cells(table, model)
+            cells += _cells(table, model, aside)
         except ValueError as error:
             raise ValueError(f"grid {number}: {error}") from None
     head = {name: tables[name] for name in ("name", "model", "dtype", "device")}
-    return Plan(cells=tuple(cells), about=loading(tables), **head)
+    about = loading(tables) | ({SET_ASIDE: aside} if aside else {})
+    return Plan(cells=tuple(cells), about=about, **head)
 
 
 def loading(tables: Mapping[str, Any]) -> dict[str, Any]:
@@ -119,33 +122,37 @@ def sample_facts(count: int, seed: int) -> list[AtlasFact]:
     return rows[:count]
 
 
-def _cells(table: Mapping[str, Any], model: LanguageModel | None) -> list[Cell]:
+def _cells(table: Mapping[str, Any], model: LanguageModel | None, aside: list[str]) -> list[Cell]:
     axes = {name: value for name, value in table.items() if name not in ("kind", "facts")}
     name = table["kind"]
     get_kind(name)
     if name == "trace":
-        facts = _facts(table.get("facts"))
+        facts = _facts(table.get("facts"), aside)
         if "level" not in axes and model is not None:
             from tracing.corruption import measure_noise
 
             axes["level"] = level_of(measure_noise(model, [fact.subject for fact in facts]))
         return list(grid(name, [{"fact": asdict(fact)} for fact in facts], axes))
     if name == "edit":
-        return list(grid(name, [{"request": one} for one in _requests(table.get("facts"))], axes))
+        return list(grid(name, [{"request": one} for one in _requests(table.get("facts"), aside)], axes))
     if "facts" in table:
         raise ValueError(f"cells of kind {name!r} take no facts; leave them out")
     return list(grid(name, [{}], axes))
 
 
-def _facts(source: Any) -> list[Fact]:
+def _facts(source: Any, aside: list[str]) -> Sequence[Fact]:
     if _is_file(source):
-        return [fact for case in _cases(source) for fact in case.facts]
+        found = read_facts(source["file"], _first(source))
+        aside += found.notes
+        return found.facts
     return [load_atlas().as_fact(row) for row in _sampled(source)]
 
 
-def _requests(source: Any) -> list[dict[str, Any]]:
+def _requests(source: Any, aside: list[str]) -> list[dict[str, Any]]:
     if _is_file(source):
-        return [request_of(request) for case in _cases(source) for request in case.requests]
+        found = list_cases(source["file"], _first(source))
+        aside += found.notes
+        return [request_of(request) for case in found.cases for request in case.requests]
     rows = _sampled(source)
     atlas, seed = load_atlas(), int(source.get("seed", 0))
     return [request_of(edit_request(atlas, atlas.as_fact(row), atlas.counterfactual(row, seed))) for row in rows]
@@ -155,9 +162,11 @@ def _is_file(source: Any) -> bool:
     return isinstance(source, dict) and "file" in source and set(source) <= {"file", "first"}
 
 
-def _cases(source: Mapping[str, Any]) -> list[Case]:
-    """The rows of a dataset in any of the formats that `facts.importers` reads; a row that cannot be read raises."""
-    return list(itertools.islice(read_cases(source["file"]), source.get("first")))
+def _first(source: Mapping[str, Any]) -> int | None:
+    first = source.get("first")
+    if first is not None and (not isinstance(first, int) or isinstance(first, bool) or first < 1):
+        raise ValueError(f"first is {first!r}; expected a whole number of at least 1, or nothing for the whole file")
+    return first
 
 
 def _sampled(source: Any) -> list[AtlasFact]:

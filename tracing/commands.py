@@ -16,9 +16,9 @@ import pandas as pd
 
 from facts import Fact
 from facts.atlas import load_atlas
+from facts.importers import answered, read_facts
 from models.options import load_from
 from tracing import tables
-from tracing.fact_files import read_facts
 from tracing.options import config_of, usual_window, without_counterfactual
 from tracing.storage import read
 from tracing.types import TraceConfig, TraceResult
@@ -181,7 +181,9 @@ def _facts_row(result: TraceResult) -> dict[str, Any]:
 
 def average(options: argparse.Namespace, progress: Progress | None) -> Output:
     """Average effects of many facts at several sites."""
-    facts = _facts(options)
+    facts, untold = answered(_facts(options), lambda fact: fact, options.facts)
+    if untold:
+        options.notes = (*options.notes, f"{untold} facts were left out, since the file states no true answer for them")
     model = load_from(options)
     from tracing.averaging import average_effects
     from tracing.counterfactuals import suggest_counterfactuals
@@ -297,8 +299,12 @@ def _fact(options: argparse.Namespace) -> Fact:
 
 
 def _facts(options: argparse.Namespace) -> Sequence[Fact]:
-    facts = _atlas_facts(options.limit, options.facts_seed) if options.facts == "atlas" else read_facts(options.facts)
-    return facts[: options.limit]
+    """The facts a command is about; `options.notes` holds what a file had besides."""
+    if options.facts == "atlas":
+        return _atlas_facts(options.limit, options.facts_seed)
+    found = read_facts(options.facts)
+    options.notes = found.notes
+    return found.facts[: options.limit]
 
 
 def _atlas_facts(limit: int | None, seed: int) -> list[Fact]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from experiments.plan_files import sample_facts
 from facts import EditRequest, Fact
 from facts.atlas import load_atlas
-from facts.importers import Rejected, read_cases
+from facts.importers import answered, list_cases
 from facts.probes import edit_request
 
 if TYPE_CHECKING:
@@ -31,11 +31,14 @@ class Drawn(Generic[T]):
     """Prompts whose true answer is not the model's own."""
     rejected: int = 0
     """Rows of the file that could not be read."""
+    untold: int = 0
+    """Facts of the file without a true answer."""
 
     @property
     def about(self) -> dict[str, Any]:
         """What is kept with the run of what was passed over."""
-        return {"unknown": list(self.unknown), "rejected_rows": self.rejected}
+        without = {"no_true_answer": self.untold} if self.untold else {}
+        return {"unknown": list(self.unknown), "rejected_rows": self.rejected, **without}
 
 
 def add_source(parser: ArgumentParser, facts: int, what: str = "facts that the model knows") -> None:
@@ -52,14 +55,16 @@ def draw_facts(model: LanguageModel, source: str, count: int, seed: int) -> Draw
         source: "atlas", or a dataset's file.
 
     Raises:
-        ValueError: if the model knows fewer, the count is not positive, or the file cannot be read.
+        ValueError: if the model knows fewer, the count is not positive, or the file cannot be read or states no true
+            answer.
         FileNotFoundError: if there is no such file.
     """
     if source == ATLAS:
         return first_known(_atlas_facts(seed), count, lambda fact: _knows(model, fact))
     found, rejected = _from_file(source, seed)
     facts = [fact for case in found for fact in case.facts if fact.names_subject]
-    return first_known(facts, count, lambda fact: _knows(model, fact), rejected)
+    told, untold = answered(facts, lambda fact: fact, source)
+    return replace(first_known(told, count, lambda fact: _knows(model, fact), rejected), untold=untold)
 
 
 def draw_requests(model: LanguageModel, source: str, count: int, seed: int) -> Drawn[EditRequest]:
@@ -82,7 +87,8 @@ def draw_requests(model: LanguageModel, source: str, count: int, seed: int) -> D
         return Drawn(tuple(requests), drawn.unknown)
     found, rejected = _from_file(source, seed)
     single = [case.requests[0] for case in found if len(case.requests) == 1]
-    return first_known(single, count, lambda request: _knows(model, request.fact), rejected)
+    told, untold = answered(single, lambda request: request.fact, source)
+    return replace(first_known(told, count, lambda request: _knows(model, request.fact), rejected), untold=untold)
 
 
 def first_known(items: Iterable[T], count: int, known: Callable[[T], bool], rejected: int = 0) -> Drawn[T]:
@@ -118,7 +124,7 @@ def _knows(model: LanguageModel, fact: Fact) -> bool:
     from tracing.averaging import knows
     from tracing.question import ask
 
-    return bool(fact.target_true.strip()) and knows(model, ask(model, fact))
+    return knows(model, ask(model, fact))
 
 
 def _atlas_facts(seed: int) -> list[Fact]:
@@ -128,7 +134,7 @@ def _atlas_facts(seed: int) -> list[Fact]:
 
 
 def _from_file(path: str, seed: int) -> tuple[list[Any], int]:
-    rejected: list[Rejected] = []
-    cases = list(read_cases(path, on_rejected=rejected.append))
+    found = list_cases(path)
+    cases = list(found.cases)
     random.Random(f"cases|{seed}").shuffle(cases)
-    return cases, len(rejected)
+    return cases, found.n_rejected

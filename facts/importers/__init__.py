@@ -5,6 +5,7 @@ for case in read_cases("counterfact.json", on_rejected=print):
 """
 
 from facts.importers.errors import BadRowError, OnRejected, Rejected, RowError
+from facts.importers.fact_list import CaseList, FactList, answered, list_cases, read_facts
 from facts.importers.read import Preview, detect, preview, read_cases
 from facts.importers.registry import FORMATS, Format
 from facts.importers.snippets import Snippets, read_snippets
@@ -14,6 +15,8 @@ from facts.importers.write import RejectedFile, Summary, import_file, write_case
 __all__ = [
     "FORMATS",
     "BadRowError",
+    "CaseList",
+    "FactList",
     "Format",
     "OnRejected",
     "Preview",
@@ -23,10 +26,13 @@ __all__ = [
     "Snippets",
     "Source",
     "Summary",
+    "answered",
     "detect",
     "import_file",
+    "list_cases",
     "preview",
     "read_cases",
+    "read_facts",
     "read_snippets",
     "write_cases",
 ]

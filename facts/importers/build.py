@@ -114,6 +114,17 @@ def staying(row: Fields, true: Sequence[str]) -> list[Probe]:
     return probes
 
 
+def staying_prompts(row: Fields, true: Sequence[str]) -> list[Probe]:
+    """The probes under `locality_prompt`, with their answer beside them under one of two names.
+
+    Without an answer a prompt is kept as one that should not change.  With one it is a neighbour where the answer is a
+    `true` one of the edited fact.
+    """
+    answers = row.answers("locality_ground_truth") or row.answers("locality_answer")
+    kind: ProbeKind = "neighborhood" if answers and answers[0] in true else "unchanged"
+    return [probe_of(kind, text, answers, "locality_prompt") for text in row.texts("locality_prompt")]
+
+
 def _tests(row: Fields, name: str) -> Iterator[tuple[str, Fields]]:
     """(axis, test) of every test under a field."""
     groups = row.part(name) if name in row else Fields({})

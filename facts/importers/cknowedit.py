@@ -27,7 +27,10 @@ def read(row: Fields) -> Case:
 
 
 def _paired(row: Fields, name: str, kind: ProbeKind) -> list[Probe]:
+    stated = f"{name}_answer" in tuple(row)
     prompts, answers = row.texts(f"{name}_prompt"), row.texts(f"{name}_answer")
+    if kind == "unchanged" and not stated:  # without answers, only before and after can be compared
+        return [probe_of(kind, prompt, [], f"{name}_prompt") for prompt in prompts]
     if len(prompts) != len(answers):
         raise row.error(f"{name}_answer", f"has {len(answers)} answers for {len(prompts)} prompts; expected one each")
     return [probe_of(kind, prompt, [answer], f"{name}_prompt") for prompt, answer in zip(prompts, answers, strict=True)]

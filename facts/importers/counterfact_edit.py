@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from facts.importers.build import fact_of, names_of, probe_of, request_of
+from facts.importers.build import fact_of, names_of, probe_of, request_of, staying_prompts
 from facts.importers.fields import Fields
-from facts.types import Case, ProbeKind
+from facts.types import Case
 
 
 def recognises(row: Mapping[str, Any]) -> bool:
@@ -20,9 +20,6 @@ def read(row: Fields) -> Case:
     new, true = row.answer("target_new"), row.answers("ground_truth")
     fact, notes = fact_of(row, "prompt", "subject", true[0] if true else "")
     probes = [probe_of("paraphrase", text, [new], "rephrase_prompt") for text in row.texts("rephrase_prompt")]
-    if "locality_prompt" in row:
-        answers = row.answers("locality_ground_truth")
-        kind: ProbeKind = "neighborhood" if answers and answers[0] in true else "unchanged"
-        probes += [probe_of(kind, text, answers, "locality_prompt") for text in row.texts("locality_prompt")]
+    probes += staying_prompts(row, true)
     request = request_of(row, "target_new", fact, new, probes)
     return Case(row.label("case_id"), (request,), names=names_of(true), notes=notes)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from facts.importers.build import NO_TRUTH, fact_of, following, names_of, probe_of, request_of, staying
+from facts.importers.build import NO_TRUTH, fact_of, following, names_of, probe_of, request_of, staying, staying_prompts
 from facts.importers.errors import RowError
 from facts.importers.fields import Fields
 from facts.types import Case
@@ -25,10 +25,13 @@ _ARGUMENTS = {
 
 def recognises(row: Mapping[str, Any]) -> bool:
     """A prompt and EasyEdit's own names beside it."""
-    own = {"ground_truth", "rephrase_prompt", "loc_prompt", "locality", "portability", "target_neg"}
+    own = {"ground_truth", "rephrase_prompt", "loc_prompt", "target_neg"}
     asked = row.get("requested_rewrite", row)
-    one = isinstance(asked, dict) and {"prompt", "target_new"} <= asked.keys() and bool(own & asked.keys())
-    return one or recognises_arguments(row)
+    if not (isinstance(asked, dict) and {"prompt", "target_new"} <= asked.keys()):
+        return recognises_arguments(row)
+    # a plain table may have a column of texts called locality
+    grouped = any(isinstance(asked.get(name), dict) for name in ("locality", "portability"))
+    return grouped or bool(own & asked.keys()) or recognises_arguments(row)
 
 
 def recognises_arguments(row: Mapping[str, Any]) -> bool:
@@ -73,5 +76,6 @@ def read(row: Fields) -> Case:
     fact, notes = fact_of(asked, "prompt", "subject", true[0] if true else "")
     paraphrases = [probe_of("paraphrase", text, [new], "rephrase_prompt") for text in asked.texts("rephrase_prompt")]
     after, unasked = following(asked)
-    request = request_of(asked, "target_new", fact, new, [*paraphrases, *after, *staying(asked, true)])
+    probes = [*paraphrases, *after, *staying(asked, true), *staying_prompts(asked, true)]
+    request = request_of(asked, "target_new", fact, new, probes)
     return Case(row.label("case_id"), (request,), names=names_of(true), notes=(*notes, *unasked))

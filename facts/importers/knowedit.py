@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from facts.importers.build import fact_of, following, names_of, probe_of, request_of, staying
+from facts.importers.build import fact_of, following, names_of, probe_of, request_of, staying, staying_prompts
 from facts.importers.fields import Fields
 from facts.types import Case
 
@@ -55,5 +55,6 @@ def read(row: Fields) -> Case:
         for text in row.texts(name)
     ]
     after, unasked = following(row, Reasoning="one_hop" if is_zsre else "reasoning")
-    request = request_of(row, target, fact, new, [*paraphrases, *after, *staying(row, true)])
+    probes = [*paraphrases, *after, *staying(row, true), *staying_prompts(row, true)]
+    request = request_of(row, target, fact, new, probes)
     return Case(row.label("case_id"), (request,), names=names_of(true), notes=(*notes, *unasked))

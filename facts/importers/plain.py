@@ -2,7 +2,8 @@
 
 Columns: `prompt` (with `{}` or with the subject in it), `subject`, `target_new`, `target_true`, `relation`, `id`;
 columns whose names begin with `paraphrase` or `generation` hold further prompts, `locality` ones prompts that should
-not change, `locality_answer` ones their answers.  Without `target_new`, a row is a fact to trace.
+not change, `locality_answer` ones their answers.  Without `target_new`, a row is a fact to trace; in a file without
+any answer, one whose answer is the model's own.  Where there is no `prompt`, `template` stands for it.
 """
 
 from __future__ import annotations
@@ -14,22 +15,25 @@ from facts.importers.build import fact_of, names_of, probe_of, request_of
 from facts.importers.fields import Fields
 from facts.types import Case, Probe
 
-_TRUE = ("target_true", "ground_truth", "answer")
+_PROMPT = ("prompt", "template")
+_TRUE = ("target_true", "ground_truth", "answer", "attribute")
 _LOCALITY, _LOCALITY_ANSWER = "locality", "locality_answer"
 
 
 def recognises(row: Mapping[str, Any]) -> bool:
-    """Any row with a prompt and an answer."""
-    return "prompt" in row and any(name in row for name in ("target_new", *_TRUE))
+    """Any row with a prompt, or a template, and an answer or a subject."""
+    return bool(row.keys() & set(_PROMPT)) and any(name in row for name in ("target_new", *_TRUE, "subject"))
 
 
 def read(row: Fields) -> Case:
     """One row as a case."""
+    named = set(row) & {"target_new", *_TRUE}
     true = next((found for name in _TRUE if (found := row.answers(name))), ())
-    fact, notes = fact_of(row, "prompt", "subject", true[0] if true else "", row.optional("relation"))
+    prompt = next((name for name in _PROMPT if name in row), _PROMPT[0])
+    fact, notes = fact_of(row, prompt, "subject", true[0] if true else "", row.optional("relation"))
     label = row.label("id") or row.label("case_id")
     if "target_new" not in row:
-        if not true:
+        if not true and named:
             raise row.error("target_new", "is empty, and no true answer is given; write the new answer or the true one")
         return Case(label, known=(fact,), names=names_of(true), notes=notes)
     new = row.answer("target_new")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from facts.importers.build import fact_of, names_of, request_of
+from facts.importers.build import fact_of, names_of, request_of, staying_prompts
 from facts.importers.fields import Fields
 from facts.types import Case
 
@@ -16,8 +16,8 @@ def recognises(row: Mapping[str, Any]) -> bool:
 
 
 def read(row: Fields) -> Case:
-    """One request as a case.  There are no probes."""
+    """One request as a case.  Probes are those of `locality_prompt`, if there is one."""
     new, true = row.some("target_new"), row.answers("target_true")
     fact, notes = fact_of(row, "prompt", "subject", true[0] if true else "", row.optional("relation_id"))
-    request = request_of(row, "target_new", fact, new[0])
+    request = request_of(row, "target_new", fact, new[0], staying_prompts(row, true))
     return Case(row.label("case_id"), (request,), names=names_of(new, true), notes=notes)

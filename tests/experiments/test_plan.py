@@ -11,7 +11,7 @@ import pytest
 from editing.registry import REVISIONS
 from experiments.kinds import get_kind
 from experiments.plan import Cell, Plan, canonical, cell_key, grid
-from experiments.plan_files import plan_of, read_plan_file, sample_facts
+from experiments.plan_files import SET_ASIDE, plan_of, read_plan_file, sample_facts
 from facts import Fact
 from facts.atlas import load_atlas
 
@@ -221,6 +221,23 @@ def test_facts_come_from_datasets_too(tmp_path: Path) -> None:
         (cell,) = plan_of({"name": "x", "model": "m", "dtype": "d", "device": "cpu", "grid": [table]}, None).cells
         fact = cell.spec[found] if kind == "trace" else cell.spec[found]["fact"]
         assert (fact["subject"], fact["target_true"]) == ("Rome", "Italy")
+
+
+def test_rows_that_cannot_be_read_are_set_aside_and_named(tmp_path: Path) -> None:
+    file = tmp_path / "facts.csv"
+    file.write_text(
+        "subject,prompt,target_true,target_new\nRome,Rome is in,Italy,Italy\nOslo,Oslo is in,Norway,Spain\n"
+    )
+    table = {"kind": "edit", "method": "ft-m", "facts": {"file": str(file), "first": 5}}
+    head = {"name": "x", "model": "m", "dtype": "auto", "device": "auto"}
+    plan = plan_of({**head, "grid": [table]}, None)
+    assert [cell.spec["request"]["fact"]["subject"] for cell in plan.cells] == ["Oslo"]
+    (note,) = plan.about[SET_ASIDE]
+    assert note.startswith(
+        "1 row was set aside: row 1 (line 2): target_new cannot be used: the new answer 'Italy' equals"
+    )
+    with pytest.raises(ValueError, match="grid 1: first is -1; expected a whole number of at least 1"):
+        plan_of({**head, "grid": [{**table, "facts": {"file": str(file), "first": -1}}]}, None)
 
 
 @pytest.mark.parametrize(

@@ -12,13 +12,12 @@ from editing.edit import Edit
 from editing.moments import moment_for
 from editing.settings import MomentSettings
 from experiments.plan_files import read_plan_file
-from facts.importers import detect
+from facts.importers import detect, read_facts
 from facts.regular import check_regular
 from models import load_model
 from models.load import REFERENCE_FOLDER
 from tests.tiny import tiny_model
 from tracing.averaging import _Journal
-from tracing.fact_files import read_facts
 from tracing.storage import read
 
 

@@ -21,6 +21,7 @@ from tracing.tables import trace_table
 
 PROMPT = "the Space Needle is in"
 TWO = ("--samples", "2")
+DATASETS = Path(__file__).parents[1] / "facts" / "importers" / "data"
 
 
 @pytest.fixture(scope="module")
@@ -224,6 +225,37 @@ def test_a_file_of_facts_is_traced_and_averaged(
     assert {"q50", "significant"} <= set(pd.read_csv("average.csv"))
 
 
+def test_published_files_are_traced_as_they_are(folder: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """CounterFact's records, known_1000's with their `prompt`, and facts without answers; bad rows are set aside."""
+    assert main(["facts", str(DATASETS / "counterfact.json"), "--folder", "out", "--model", folder, *TWO]) == 0
+    rewrites = json.loads((DATASETS / "counterfact.json").read_text(encoding="utf-8"))
+    asked = [row["requested_rewrite"] for row in rewrites]
+    summary = pd.read_csv("out/summary.csv")
+    assert summary["prompt"].tolist() == [one["prompt"].format(one["subject"]) for one in asked]
+    rows = json.loads((DATASETS / "known_1000.json").read_text(encoding="utf-8"))
+    Path("known.json").write_text(json.dumps([rows[0], {**rows[1], "subject": 5}]), encoding="utf-8")
+    capsys.readouterr()
+    assert main(["facts", "known.json", "--folder", "out", "--model", folder, *TWO]) == 0
+    assert "note: 1 row was set aside: row 2 (line 1): subject is not a text" in capsys.readouterr().err
+    summary = pd.read_csv("out/summary.csv")
+    assert summary["prompt"].tolist() == ["Vinson Massif is located in the continent of"]  # not the template's
+    Path("asked.csv").write_text("subject,prompt\nRome,Rome is in\n", encoding="utf-8")
+    assert main(["facts", "asked.csv", "--folder", "out", "--model", folder, *TWO]) == 0
+    assert pd.read_csv("out/summary.csv")["known"].isna().all()  # the model's own answer is not known to be true
+
+
+def test_an_average_leaves_out_facts_without_an_answer(folder: str, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [
+        {"subject": fact.subject, "prompt": fact.prompt, "target_new": "nowhere", "target_true": fact.target_true}
+        for fact in known_facts(tiny_model("gpt2"))[:1]
+    ]
+    Path("facts.json").write_text(json.dumps([*rows, {**rows[0], "target_true": ""}]), encoding="utf-8")
+    assert main(["average", "facts.json", "--model", folder, *TWO]) == 0
+    shown = capsys.readouterr()
+    assert "note: 1 facts were left out, since the file states no true answer for them" in shown.err
+    assert "1 facts, average total effect" in shown.out
+
+
 @pytest.mark.parametrize(
     ("prompt", "subject", "more", "message"),
     [
@@ -258,7 +290,8 @@ def test_what_is_wrong_is_said_in_one_sentence(
     [
         (["open", "absent.npz"], "there is no file 'absent.npz'"),
         (["facts", "absent.csv", "--folder", "out"], "there is no file 'absent.csv'"),
-        (["average", "facts.txt"], "end its name in .csv, .jsonl or .json"),
+        (["average", "facts.txt"], "facts.txt is neither JSON nor a table"),
+        (["average", "asked.csv"], "asked.csv states no true answer, by which the facts that a model knows are told"),
         (["paths", PROMPT, "--subject", "Space Needle", "--sender", "mlp_out"], "write site:layer:position"),
         (["paths", PROMPT, "--subject", "Space Needle", "--sender", "mlp_in:1:1"], "choose from resid_post"),
         (["lens", PROMPT, "--subject", "Space Needle", "--top-k", "0"], "top_k is 0"),
@@ -271,6 +304,7 @@ def test_what_is_wrong_with_other_commands_is_said_too(
     folder: str, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path("facts.txt").write_text("Rome", encoding="utf-8")
+    Path("asked.csv").write_text("subject,prompt,target_new\nRome,Rome is in,France\n", encoding="utf-8")
     model = [] if arguments[0] == "open" else ["--model", folder]
     assert main([*arguments, *model]) == 2
     check_sentence(message, capsys)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from experiments.kinds import get_kind
 from experiments.records import Entry, entries
 from experiments.studies import average_cells, output
 from experiments.studies.average_effects import average_of, peaks_table, work_of
-from experiments.studies.known import first_known
+from experiments.studies.known import draw_facts, draw_requests, first_known
 from facts import Fact
 from tests.experiments.studies.made import known_facts, options_of, run_study, write_facts
 from tests.tiny import tiny_model
@@ -132,6 +133,21 @@ def test_facts_the_model_does_not_know_are_passed_over_and_counted() -> None:
         first_known(facts, 4, lambda fact: int(fact.subject) % 2 == 1)
     with pytest.raises(ValueError, match="expected at least 1"):
         first_known(facts, 0, lambda fact: True)
+
+
+@pytest.mark.parametrize("draw", [draw_facts, draw_requests])
+def test_a_file_without_true_answers_is_named_as_such(draw: Callable[..., Any], tmp_path: Path) -> None:
+    """Not as one of which the model knows nothing; where some rows have an answer, the others are counted."""
+    path = tmp_path / "asked.csv"
+    model = tiny_model("gpt2")
+    (known,) = known_facts(model, 1)
+    head, untold = "subject,prompt,target_new,target_true\n", "Rome,Rome is in,France,\n"
+    path.write_text(head + untold, encoding="utf-8")
+    with pytest.raises(ValueError, match=r"asked\.csv states no true answer"):
+        draw(model, str(path), 1, 0)
+    path.write_text(f"{head}{untold}{known.subject},{known.prompt},nowhere,{known.target_true}\n", encoding="utf-8")
+    drawn = draw(model, str(path), 1, 0)
+    assert drawn.about == {"unknown": [], "rejected_rows": 0, "no_true_answer": 1}
 
 
 def test_a_cell_checks_its_settings() -> None:
