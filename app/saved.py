@@ -62,10 +62,17 @@ class SavedTrace:
     @property
     def peak(self) -> tuple[int, int]:
         """(token, layer) of the largest effect at the last subject token."""
-        row = self.effect[self.subject_span[1] - 1]
-        known = [layer for layer, value in enumerate(row) if not math.isnan(value)]
+        return self._largest([self.subject_span[1] - 1])
+
+    @property
+    def largest(self) -> tuple[int, int]:
+        """(token, layer) of the largest effect before the last token, where a late state restores any answer."""
+        return self._largest(list(range(len(self.tokens) - 1)) or [0])
+
+    def _largest(self, positions: list[int]) -> tuple[int, int]:
+        cells = [(pos, layer) for pos in positions for layer, value in enumerate(self.effect[pos]) if value == value]
         best = min if self.measure in LOWER_IS_BETTER else max
-        return self.subject_span[1] - 1, best(known, key=row.__getitem__, default=0)
+        return best(cells, key=lambda cell: self.effect[cell[0]][cell[1]], default=(positions[-1], 0))
 
     @property
     def title(self) -> str:

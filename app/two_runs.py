@@ -27,8 +27,8 @@ def matching(runs: Sequence[Saved], words: str, kind: str = "all") -> list[Saved
 
 
 def _trace_row(run: SavedTrace) -> Cells:
-    position, layer = run.peak
-    effect = f"{short(run.effect[position][layer])} at layer {layer}"
+    position, layer = run.largest
+    effect = f"{short(run.effect[position][layer])} at {visible(run.tokens[position])}, layer {layer}"
     about = {"run": "Trace", "prompt": run.prompt, "subject": run.subject, "change": run.answer.strip()}
     about |= {"how": SITES[run.site], "layer": str(layer), "largest effect": effect}
     return about | dict.fromkeys((name.capitalize() for name in METRICS), "") | {"protocol": "", "model": run.model}
@@ -152,20 +152,21 @@ def score_rows(run: SavedEdit) -> list[Cells]:
 
 def trace_rows(left: SavedTrace, right: SavedTrace) -> list[Cells]:
     """The numbers of two traces and their differences."""
+    places = {"largest effect": (left.largest, right.largest), "largest at last subject token": (left.peak, right.peak)}
     values = {
         "clean": (left.clean, right.clean),
         "corrupted": (left.corrupted, right.corrupted),
         "total effect": (left.total, right.total),
-        "largest effect": tuple(run.effect[run.peak[0]][run.peak[1]] for run in (left, right)),
+        **{name: (left.effect[a[0]][a[1]], right.effect[b[0]][b[1]]) for name, (a, b) in places.items()},
     }
     rows = [
         {"number": name, "left": short(a), "right": short(b), "difference": _signed(b - a)}
         for name, (a, b) in values.items()
     ]
-    layers = [(visible(run.tokens[run.peak[0]]), run.peak[1]) for run in (left, right)]
-    words = [f"layer {layer}, {token}" for token, layer in layers]
-    moved = f"{layers[1][1] - layers[0][1]:+d} layers".replace("-", "−")
-    rows.append({"number": "its place", "left": words[0], "right": words[1], "difference": moved})
+    for name, (a, b) in places.items():
+        words = [f"layer {layer}, {visible(run.tokens[pos])}" for run, (pos, layer) in ((left, a), (right, b))]
+        moved = f"{b[1] - a[1]:+d} layers".replace("-", "−") if left.tokens[a[0]] == right.tokens[b[0]] else ""
+        rows.append({"number": f"{name}: where", "left": words[0], "right": words[1], "difference": moved})
     samples = (left.samples, right.samples)
     return [*rows, {"number": "n (samples)", "left": str(samples[0]), "right": str(samples[1]), "difference": ""}]
 

@@ -126,11 +126,12 @@ def largest(result: TraceResult) -> Cell:
     """The largest effect from the subject on and before the last token.
 
     Before the subject nothing is corrupted and every effect is 0; at the last token anything that is late enough
-    restores the answer.  Of a prompt of which only the last token was measured: the largest there.  By measures that a
-    restored state lowers it is the most negative one.
+    restores the answer.  Where nothing between was measured: the largest of what was.  By measures that a restored
+    state lowers it is the most negative one.
     """
-    measured = [pos for pos in range(result.subject_span[0], len(result.tokens)) if _measured(result, pos)]
-    return _largest(result, [pos for pos in measured if pos < len(result.tokens) - 1] or measured)
+    measured = [pos for pos in range(len(result.tokens)) if _measured(result, pos)]
+    between = [pos for pos in measured if result.subject_span[0] <= pos < len(result.tokens) - 1]
+    return _largest(result, between or measured)
 
 
 def largest_at(result: TraceResult, position: int) -> Cell | None:

@@ -116,7 +116,7 @@ def _table(runs: Sequence[Saved], words: str, kind: str) -> list[Saved]:
             "prompt": st.column_config.TextColumn(width="large"),
             "change": st.column_config.TextColumn(help="The answer that was traced, or what an edit rewrites."),
             "how": st.column_config.TextColumn(help="The states restored, or the method."),
-            "largest effect": st.column_config.TextColumn(help="At the last subject token."),
+            "largest effect": st.column_config.TextColumn(help="Before the last token."),
         },
     )
     return [runs[row] for row in picked.selection["rows"] if row < len(runs)]
@@ -203,25 +203,26 @@ def _many(chosen: Sequence[Saved]) -> None:
 
 
 def _numbers(run: SavedTrace) -> None:
-    position, layer = run.peak
-    low, high = run.low[position][layer], run.high[position][layer]
-    interval = "" if low != low else f", 95 % CI {short(low)} to {short(high)}"
-    measure, largest = run.measure.replace("_", " "), run.effect[position][layer]
+    measure = run.measure.replace("_", " ")
     items = (
         ("Clean", short(run.clean), f"{measure} of “{run.answer.strip()}”"),
         ("Corrupted", short(run.corrupted), f"noise {run.settings.get('noise', '?')} σ"),
         ("Total effect", short(run.total), f"n = {run.samples} samples"),
-        (
-            "Largest effect",
-            short(largest),
-            f"layer {layer}, {visible(run.tokens[position])}{interval}",
-        ),
+        ("Largest effect", *_cell(run, *run.largest)),
+        ("Last subject token", *_cell(run, *run.peak)),
     )
     cells = "".join(
         f'<div><dt>{markup(name)}</dt><dd>{markup(value)}</dd><dd class="note">{markup(note)}</dd></div>'
         for name, value, note in items
     )
     st.html(f'{SUMMARY_STYLE}<dl class="numbers">{cells}</dl>')
+
+
+def _cell(run: SavedTrace, position: int, layer: int) -> tuple[str, str]:
+    """An effect, and where it is; a file has no samples to correct its interval with."""
+    low, high = run.low[position][layer], run.high[position][layer]
+    interval = "" if low != low else f", 95 % CI of this cell alone {short(low)} to {short(high)}"
+    return short(run.effect[position][layer]), f"layer {layer}, {visible(run.tokens[position])}{interval}"
 
 
 def _maps(runs: Sequence[SavedTrace]) -> None:
@@ -247,13 +248,13 @@ def _maps(runs: Sequence[SavedTrace]) -> None:
         with column:
             if len(runs) > 1:
                 st.markdown(f"**{plain(run.title)}**")
-            position, layer = run.peak
+            position, layer = run.largest
             st.plotly_chart(
                 figure,
                 key=f"saved_{run.key}_{len(runs)}",
                 config={"displayModeBar": False, "doubleClick": False},
-                alt=f"Effects of {SITES[run.site]} in {run.title}; the largest at the last subject token, "
-                f"{short(run.effect[position][layer])}, is at layer {layer}.",
+                alt=f"Effects of {SITES[run.site]} in {run.title}; the largest before the last token, "
+                f"{short(run.effect[position][layer])}, is at {visible(run.tokens[position])}, layer {layer}.",
             )
 
 

@@ -90,6 +90,13 @@ def test_the_numbers_of_a_trace() -> None:
     assert run.title == "Rome is in (MLP)"
 
 
+def test_the_largest_effect_is_named_wherever_it_is_before_the_last_token() -> None:
+    """As on the Eiffel Tower in SmolLM2: at the last subject token next to nothing, at another one much."""
+    rows = [[0.4, 0.5], [0.01, 0.0], [0.0, 0.9]]
+    run = saved_trace(tokens=["E", "iffel", " is"], subject_span=[0, 2], effect=rows, effect_low=rows, effect_high=rows)
+    assert (run.largest, run.peak) == ((0, 1), (1, 0))
+
+
 def test_the_numbers_of_an_edit() -> None:
     run = saved_edit()
     assert (run.prompt, run.old, run.new, run.method, run.layer) == ("Rome is in", "Italy", "Spain", "r-rome", "1")

@@ -14,7 +14,7 @@ from tests.app.test_saved import saved_edit, saved_trace, score_record
 def test_a_row_for_each_run_and_a_filter_over_words() -> None:
     trace, edit = saved_trace(), saved_edit()
     rows = two_runs.overview([trace, edit])
-    assert rows[0]["largest effect"] == "0.40 at layer 1"
+    assert rows[0]["largest effect"] == "0.40 at Rome, layer 1"
     assert (rows[1]["change"], rows[1]["Reliability"], rows[1]["Locality"]) == ("Italy → Spain", "75 %", "—")
     assert list(rows[0]) == list(rows[1])
     assert two_runs.matching([trace, edit], "rome r-rome") == [edit]
@@ -56,7 +56,9 @@ def test_two_traces() -> None:
     rows = {row["number"]: row for row in two_runs.trace_rows(saved_trace(), other)}
     assert rows["total effect"]["difference"] == "−0.20"
     assert rows["largest effect"]["difference"] == "+0.20"
-    assert (rows["its place"]["right"], rows["its place"]["difference"]) == ("layer 0, Rome", "−1 layers")
+    where = rows["largest effect: where"]
+    assert (where["right"], where["difference"]) == ("layer 0, Rome", "−1 layers")
+    assert rows["largest at last subject token"]["right"] == rows["largest effect"]["right"] == "0.60"
     assert ("window", "3", "1") in two_runs.what_differs(saved_trace(), other)
 
 

@@ -197,7 +197,12 @@ def test_a_file_of_facts_is_traced_and_averaged(
     assert main(["facts", "facts.csv", "--folder", "out", "--model", folder, *TWO]) == 0
     summary = pd.read_csv("out/summary.csv")
     assert summary["known"].tolist() == [True, True, False]
-    assert TraceResult.load("out/0001.npz").prompt == summary["prompt"][1]
+    second = TraceResult.load("out/0001.npz")
+    assert second.prompt == summary["prompt"][1]
+    assert summary["largest_token"][1] == second.largest().token
+    assert summary["largest_effect"][1] == pytest.approx(second.largest().effect)
+    assert summary["suggested"].isna().all()  # of random weights
+    assert summary["suggested_reason"][1] == second.suggestion().reason
     capsys.readouterr()
     more = [
         "--sever",

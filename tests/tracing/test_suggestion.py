@@ -95,6 +95,9 @@ def test_the_largest_leaves_out_the_last_token() -> None:
     assert (only.largest().position, only.largest().layer) == (3, 2)
     assert only.last_subject() is None
     assert only.suggestion().reason == "The last subject token ␣Needle was not traced, so no layer is suggested."
+    before = np.full_like(restored, np.nan)
+    before[:, 0] = 0.1  # only what stands before the subject
+    assert replace(result, restored=before).largest().position == 0
 
 
 @pytest.mark.parametrize(
