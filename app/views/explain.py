@@ -16,6 +16,9 @@ subject's tokens; and *restored*, corrupted but with one state (token, layer) pu
 | total effect | p clean − p corrupted: what the noise took away |
 | indirect effect | p restored − p corrupted: what that one state gives back |
 | interval | 95 %, Student's t over noise samples, each restored run paired with its own corrupted run |
+| largest effect | over all tokens before the last, where a late state restores any answer; interval for all cells |
+| suggested layer | at one token, where one stands out: above 0, above the token's mean, 5 % of the total effect |
+| early site | a layer in the first half that stands out at the last subject token, for states and MLP outputs |
 | logit difference | the logit of the answer's first token − that of the *other answer* named in the trace's settings |
 | KL divergence | KL(clean run, this run) of the answer's tokens, in nats; a state that helps lowers it |
 | rank | of the answer among all tokens, 1 for the likeliest; a state that helps lowers it |
@@ -24,14 +27,15 @@ subject's tokens; and *restored*, corrupted but with one state (token, layer) pu
 
 A large effect says that a state *carries* what the answer needs. It does not say that the fact is stored there, nor
 that an edit works best there: Hase et al. found next to no correlation between the two. So the layer is a suggestion.
+Where another token of the subject carries the fact, click it in the map: the edit is then placed at that token.
 """
 
 EDITING = """
 **Rank-one edit (ROME).** The MLP of the chosen layer is read as a memory from keys to values. The key is its input at
-the last subject token. The new value is found by gradient steps, so that the model says the new answer. Then the
-smallest change of the down-projection that maps the key to that value, with respect to the keys of ordinary text, is
-solved for. An edit is applied as a *view* that shares every weight but the changed matrix. Undo drops the view; nothing
-is subtracted.
+the last subject token, or at another one that was chosen. The new value is found by gradient steps, so that the model
+says the new answer. Then the smallest change of the down-projection that maps the key to that value, with respect to
+the keys of ordinary text, is solved for. An edit is applied as a *view* that shares every weight but the changed
+matrix. Undo drops the view; nothing is subtracted.
 """
 
 PAPERS = (
@@ -44,6 +48,11 @@ PAPERS = (
         "2301.04213",
         "Hase, Bansal, Kim, Ghandeharioun 2023, *Does Localization Inform Editing?*",
         "why the traced layer is only suggested",
+    ),
+    (
+        "2509.08778",
+        "Choe, Cho, Seo, Kim 2025, *Do All Autoregressive Transformers Remember Facts the Same Way?*",
+        "models whose early attention contributes more than early MLPs",
     ),
     (
         "2403.07175",
