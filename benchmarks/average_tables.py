@@ -47,8 +47,8 @@ def _title(config: TraceConfig) -> str:
 def _largest(average: AverageEffects, name: str, category: Category) -> str:
     """Layer, effect and interval; only a dash for fewer than three facts.
 
-    The last layer's state at the last token is the answer itself, so there the first layer with half of the total effect
-    is told instead.
+    The last layer's state at the last token is the answer itself, so the first layer with half of the total effect is
+    told there.
     """
     values = average.values(name, category)
     if average.n(name, category) < 3:
