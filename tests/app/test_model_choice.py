@@ -16,6 +16,7 @@ from app.jobs import Job, Progress
 from app.pace import Paces, token_passes
 from models import LanguageModel, catalogue
 from models.manifest import write_manifest
+from models.sources.store import CONVERSION
 from tests.app.test_form import said
 from tests.app.test_locate import captions
 from tests.tiny import build_tiny
@@ -59,7 +60,9 @@ def test_a_link_states_what_decides_the_numbers_and_gives_them_elsewhere(new_pag
         "revision": revision[:12],
         "dtype": "float32",
         "prompt": "The Space Needle is located in the city of",
+        "chat": "0",
         "subject": "Space Needle",
+        "occurrence": "0",
         "site": "mlp",
         "noise": "3.0",
         "samples": "2",
@@ -161,7 +164,7 @@ def a_small_download(
         progress(93, 93)
         folder = kept / "models" / name
         shutil.copytree(tiny_folder, folder)
-        write_manifest(folder)
+        write_manifest(folder, conversion=CONVERSION)
         return folder
 
     monkeypatch.setenv("ENGRAM_CACHE", str(kept))
