@@ -32,6 +32,8 @@ NOISE_RANGE, SAMPLES_RANGE, SEED_RANGE = (0.1, 20.0), (1, 20), (0, 9999)
 STATED = ("model", "dtype", "chat", "prompt", "subject", "occurrence", "site", "noise", "samples", "window", "seed")
 """Fields that a link states even at their defaults, which depend on the model or the version."""
 FIELDS = (*STATED, "answer", "new", "against", "device", "layer")
+IN_PANELS = ("dtype", "device", "noise", "samples", "window", "seed")
+"""Fields in panels that open on a click; see `key_of`."""
 DEFAULT_NOISE = 3.0
 DEFAULTS: dict[str, Any] = {
     "dtype": AS_USUAL.dtype,
@@ -85,11 +87,37 @@ def _fill(params: dict[str, str], models: dict[str, Choice]) -> None:
     st.session_state.device = AS_USUAL.device
 
 
+def key_of(name: str) -> str:
+    """The widget key of a field.
+
+    A browser sends the last value it drew of a field in a panel that is closed by now, whatever the script has given
+    the field since; so a field in a panel gets a new value under a new key.
+    """
+    drawn_anew = st.session_state.get("drawn_anew", 0) if name in IN_PANELS else 0
+    return f"{name}_{drawn_anew}" if drawn_anew else name
+
+
+def value_of(name: str) -> Any:
+    """What a field holds."""
+    return st.session_state[key_of(name)]
+
+
+def _set_in_panels(**values: Any) -> None:
+    """Give fields in panels new values."""
+    session = st.session_state
+    held = {name: value_of(name) for name in IN_PANELS}
+    session.drawn_anew = session.get("drawn_anew", 0) + 1
+    for name, value in (held | values).items():
+        session[key_of(name)] = value
+
+
 def come_back() -> None:
     """Fill the fields with what they held when another page was opened, if `remember` found them changed."""
     if st.session_state.pop("restore", False):
-        for name, value in st.session_state.fields.items():
-            st.session_state[name] = value
+        fields = st.session_state.fields
+        for name in fields.keys() - set(IN_PANELS):
+            st.session_state[name] = fields[name]
+        _set_in_panels(**{name: fields[name] for name in IN_PANELS})
 
 
 def remember() -> None:
@@ -99,7 +127,7 @@ def remember() -> None:
     from that whatever the script says; so they are filled again in the next run.
     """
     session = st.session_state
-    now = {name: session[name] for name in FIELDS if name in session}
+    now = {name: value_of(name) for name in FIELDS if key_of(name) in session}
     if session.pop("left", False) and session.get("fields", now) != now:
         session.restore = True
         st.rerun()
@@ -149,7 +177,7 @@ def write_link(model: Choice, revision: str) -> None:
     session, asked = st.session_state, st.session_state.trace_ask is not None
     defaults = DEFAULTS | {"model": session.first_model, "window": default_window(model.n_layers)}
     for name in STATED:
-        _write(name, str(session[name]) if asked or session[name] != defaults[name] else "")
+        _write(name, str(value_of(name)) if asked or value_of(name) != defaults[name] else "")
     if revision:
         _write("revision", revision[:REVISION_DIGITS] if asked else "")
     _write("run", "1" if asked else "")
@@ -170,7 +198,7 @@ def model_changed(models: dict[str, Choice]) -> None:
 def use_defaults_of(model: Choice) -> None:
     """Another model was chosen: it gets settings of its own, and the maps of the other go; the words stay."""
     session = st.session_state
-    session.window, session.noise = default_window(model.n_layers), DEFAULT_NOISE
+    _set_in_panels(window=default_window(model.n_layers), noise=DEFAULT_NOISE)
     session.layer, session.layer_before, session.keep_layer = model.usual_layer, None, False
     session.trace_ask = session.layers_ask = None
     session.run_on_load, session.linked_revision, session.chat = False, "", 0

@@ -1,16 +1,17 @@
-"""The model: its name and size in the fact bar, and the panel that chooses, loads and fetches models."""
+"""The model: the list of those that are here, its size, and the panel that says how it is loaded and gets others."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import streamlit as st
 
 from app import cache, state, work
 from app.asks import FetchAsk
-from app.catalog import AS_USUAL, DTYPES, Choice, Offer
+from app.catalog import DTYPES, Choice, Offer
 from app.jobs import Runner
+from app.state import KEEP
 from app.views.waiting import MEGABYTE, Waiting, cancel, show
 from app.wording import markup, plain
 
@@ -20,27 +21,29 @@ if TYPE_CHECKING:
 STYLE = """
 <style>
 .model { margin: 0; font-size: 0.93rem; line-height: 2.4rem }
-.model b { font-weight: 600 }
 </style>
 """
 
 
 def draw(runner: Runner, offer: Offer) -> tuple[Choice, list[Waiting]]:
-    """The line that names the model, with the panel behind its button; the model, and a download to wait for."""
+    """The model with its size, and the panel that gets others; the model, and a download to wait for."""
     session = st.session_state
     wanted = session.pop("model_wanted", "")
     if wanted in offer.models:
         session.model = wanted
         state.use_defaults_of(offer.models[wanted])
     with st.container(horizontal=True, vertical_alignment="center"):
+        choice = _chosen(offer)
         line = st.empty()
-        with st.popover("Model", icon=":material/deployed_code:"):
-            choice = _chosen(offer)
+        with st.popover("More models", icon=":material/deployed_code:"):
+            choice = choice.loaded_with(**_loaded_how())
             _get()
         choice = replace(choice, chat=_chat(choice))
-    # Containers also where there is nothing in them: cards that change places leave dimmed ones behind.
-    with st.container():
+    below = st.empty()  # what was there is gone at once, not when the script ends
+    with below.container():
         waiting = _download(runner)
+    if not waiting:
+        below.empty()
     line.html(f'{STYLE}<p class="model">{_about(choice)}</p>')
     with st.container():
         for sentence in offer.unusable:
@@ -66,35 +69,34 @@ def _chat(choice: Choice) -> bool:
     return bool(session.chat)
 
 
-def chosen(models: dict[str, Choice]) -> Choice:
-    """The model of this session, for the pages that do not choose one."""
-    session = st.session_state
-    choice = models.get(session.get("model", "")) or next(iter(models.values()))
-    return choice.loaded_with(session.get("device", AS_USUAL.device), session.get("dtype", AS_USUAL.dtype))
-
-
 def _chosen(offer: Offer) -> Choice:
+    """Draw the list of models."""
     session = st.session_state
     if session.get("model") not in offer.models:
         session.model = next(iter(offer.models))
-    keep: dict[str, Any] = {"persist_state": "session"}
-    st.selectbox(
-        "Model", list(offer.models), key="model", on_change=state.model_changed, args=(offer.models,), **keep,
-        format_func=lambda name: _listed(offer.models[name]),
+    name = st.selectbox(
+        "Model", list(offer.models), key="model", on_change=state.model_changed, args=(offer.models,), width=360,
+        format_func=lambda name: _listed(offer.models[name]), label_visibility="collapsed", **KEEP,
     )  # fmt: skip
-    with st.container(horizontal=True):
-        st.selectbox(
-            "Number format", list(DTYPES), key="dtype", **keep,
-            help="Of the weights. float32 is exact; the others need half the memory.",
-        )  # fmt: skip
-        devices = _devices()
-        if len(devices) > 1:
-            st.selectbox("Device", devices, key="device", help="auto: the graphics card, if there is one.", **keep)
-    return chosen(offer.models)
+    return offer.models[name]
+
+
+def _loaded_how() -> dict[str, str]:
+    """Draw number format and, where there is a choice, device."""
+    dtype = st.selectbox(
+        "Number format", list(DTYPES), key=state.key_of("dtype"), **KEEP,
+        help="Of the weights. float32 is exact; the others need half the memory.",
+    )  # fmt: skip
+    devices, device = _devices(), state.value_of("device")
+    if len(devices) > 1:
+        device = st.selectbox(
+            "Device", devices, key=state.key_of("device"), help="auto: the graphics card, if there is one.", **KEEP
+        )
+    return {"device": device, "dtype": dtype}
 
 
 def _listed(choice: Choice) -> str:
-    return f"{choice.shown} · {choice.n_layers} layers" + (f" · {choice.origin}" if choice.origin else "")
+    return f"{choice.shown} · {choice.n_layers} layers"
 
 
 def _devices() -> list[str]:
@@ -110,9 +112,9 @@ def _devices() -> list[str]:
 
 
 def _about(choice: Choice) -> str:
-    """Name, size, number format and origin, as far as they are known."""
+    """Size, number format and origin, as far as they are known."""
     loaded = cache.shelf().loaded(choice.key)
-    parts = [f"{choice.n_layers} layers"]
+    parts = []
     if loaded is not None:
         parts.append(_count(sum(weight.numel() for weight in loaded.module.parameters())))
     dtype = choice.settings.dtype if loaded is None else str(loaded.dtype).removeprefix("torch.")
@@ -123,7 +125,7 @@ def _about(choice: Choice) -> str:
         parts.append("instruct model")
     origin = choice.origin or (loaded.origin if loaded is not None else "")
     parts += [origin] if origin else []
-    return f"<b>{markup(choice.shown)}</b> · " + " · ".join(map(markup, parts))
+    return " · ".join(map(markup, parts))
 
 
 def _count(parameters: int) -> str:

@@ -53,21 +53,21 @@ def controls(form_model_layers: int) -> dict[str, object]:
 
 def _settings(n_layers: int) -> dict[str, object]:
     noise = st.number_input(
-        "Noise (× σ)", *state.NOISE_RANGE, step=0.5, key="noise",
+        "Noise (× σ)", *state.NOISE_RANGE, step=0.5, key=state.key_of("noise"),
         help="Added to the subject’s embeddings; σ is their standard deviation over many subjects. ROME uses 3.",
         **KEEP,
     )  # fmt: skip
     samples = st.number_input(
-        "Noise samples", *state.SAMPLES_RANGE, step=1, key="samples",
+        "Noise samples", *state.SAMPLES_RANGE, step=1, key=state.key_of("samples"),
         help="Each cell is the mean over this many draws. More draws, narrower intervals.", **KEEP,
     )  # fmt: skip
     window = st.number_input(
-        "Window (layers)", 1, n_layers, step=1, key="window",
+        "Window (layers)", 1, n_layers, step=1, key=state.key_of("window"),
         help="MLP and attention outputs are restored in this many neighbouring layers at once; states one at a time.",
         **KEEP,
     )  # fmt: skip
     seed = st.number_input(
-        "Seed", *state.SEED_RANGE, step=1, key="seed", help="The same seed draws the same noise.", **KEEP
+        "Seed", *state.SEED_RANGE, step=1, key=state.key_of("seed"), help="The same seed draws the same noise.", **KEEP
     )
     against = st.text_input(
         "Other answer", "", state.ROOM, key="against", placeholder="none",
