@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 STYLE = """
 <style>
-.model { margin: 0; font-size: 0.93rem; line-height: 2.4rem }
+.model { margin: 0; font-size: 0.93rem; line-height: 1.5 }
 </style>
 """
 
