@@ -26,11 +26,11 @@ __all__ = ["ENTRIES", "Entry", "FetchCancelled", "entry_named", "fetch", "folder
 REFERENCE_FOLDER = Path(__file__).parent / "reference" / "weights"
 BYTES_PER_WEIGHT = {"float32": 4, "bfloat16": 2, "float16": 2, "8bit": 1, "4bit": 0.5}
 _OVERHEAD = 1.25  # activations, a second copy of the largest matrices while they are read
-_LIBRARIES_BYTES = 800_000_000  # a process that has loaded torch and transformers, and no model
+_LIBRARIES_BYTES = 1_200_000_000  # a process with its libraries, and the logits of a large vocabulary
 
 
 def memory_needed(parameters: int, dtype: str) -> int:
-    """About how many bytes a process needs to trace a model: 1.25 x parameters x bytes per weight + 0.8 GB.
+    """About how many bytes a process needs to trace a model: 1.25 x parameters x bytes per weight + 1.2 GB.
 
     Args:
         dtype: a key of `BYTES_PER_WEIGHT`.

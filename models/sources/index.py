@@ -93,6 +93,9 @@ def _download(
     """One wheel, several times where the line breaks; a broken one is never left under its name."""
     wheel.path(folder).unlink(missing_ok=True)
     partial = folder / "partial"
+    if wheel.is_whole(partial / "whole"):  # the process was killed between pip's last byte and the move
+        wheel.path(partial / "whole").replace(wheel.path(folder))
+        return
 
     def watch() -> None:
         if progress is not None:
