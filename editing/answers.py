@@ -76,8 +76,11 @@ class Targets:
 
     def nll(self, logits: torch.Tensor) -> torch.Tensor:
         """Mean negative log probability of each row's answer tokens: [batch, pos, d_vocab] -> [batch], in nats."""
-        log_probabilities = logits[self.row, self.position].log_softmax(-1)
-        each = -log_probabilities.gather(-1, self.token[:, None])[:, 0] * self.share
+        return self.nll_there(logits[self.row, self.position])
+
+    def nll_there(self, logits: torch.Tensor) -> torch.Tensor:
+        """The same from the logits where the answers are read, [token, d_vocab] at (`row`, `position`)."""
+        each = -logits.log_softmax(-1).gather(-1, self.token[:, None])[:, 0] * self.share
         return torch.zeros(self.n_rows, device=each.device, dtype=each.dtype).index_add(0, self.row, each)
 
 

@@ -15,6 +15,7 @@ import torch
 from editing.answers import Answered, Asked, Targets, padded, portions
 from editing.edit import Cancelled, EditCancelled, LossStep, Progress
 from models import LanguageModel
+from models.partial import logits_at
 
 
 class PromptEndTargets(Targets):
@@ -113,8 +114,9 @@ def _accumulate(model: LanguageModel, rows: Sequence[Asked], targets: type[Targe
     for portion in portions([(1, len(row.ids)) for row in rows]):
         some = [rows[index] for index in portion]
         with model.lock, torch.enable_grad():
-            logits = model.module(input_ids=padded(model, some), use_cache=False).logits.float()
-            loss = targets(some, model.device).nll(logits).sum() / len(rows)
+            wanted = targets(some, model.device)
+            logits = logits_at(model, padded(model, some), (wanted.row, wanted.position), grad=True)
+            loss = wanted.nll_there(logits).sum() / len(rows)
             loss.backward()
         total += float(loss.detach())
     return total

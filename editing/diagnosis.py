@@ -13,7 +13,7 @@ from editing.edit import Diagnostic, Edit
 from editing.keys import Batch
 from editing.moments import Moment
 from editing.ops import Delta
-from editing.values import Start, Value
+from editing.values import OWN_OUTPUT, Start, Unit, Value
 from editing.view import apply_edits
 from models import LanguageModel
 
@@ -89,14 +89,14 @@ def diagnose_many(model: LanguageModel, edit: Edit, outcome: Outcome, own: Seque
     """The edit of many requests with its diagnostics, `own` being the method's."""
     bare = [batch.rows[0] for batch in outcome.batches]
     after = probabilities(apply_edits(model, [edit]), bare)
-    residual = _mean([start.residual_norm for start in outcome.starts])
-    shares = [disturbance(op, outcome.moments[op.name], residual) for op in edit.weights]
+    unit = replace(outcome.starts[0].unit, length=_mean([start.unit.length for start in outcome.starts]))
+    shares = [disturbance(op, outcome.moments[op.name], unit.length) for op in edit.weights]
     groups = (
         [size_diagnostic(model, edit)],
-        _disturbing(max(shares)) if all(moment.n_tokens for moment in outcome.moments.values()) else [],
+        _disturbing(max(shares), unit) if all(moment.n_tokens for moment in outcome.moments.values()) else [],
         _gap(outcome),
         answer_diagnostics(edit, [v.p_before for v in outcome.values], after, [v.p_found for v in outcome.values]),
-        _limits(edit, outcome.values),
+        _limits(edit, outcome.values, _reference(edit, unit)),
         own,
         _moment(edit, next(iter(outcome.moments.values()))),
     )
@@ -115,14 +115,19 @@ def _gap(outcome: Outcome) -> list[Diagnostic]:
     return [Diagnostic("gap left", left, "of the change", help_text, warning)]
 
 
-def _limits(edit: Edit, values: Sequence[Value]) -> list[Diagnostic]:
+def _reference(edit: Edit, unit: Unit) -> str:
+    """What the norm limit is relative to."""
+    return unit.name if getattr(edit.config, "limit_reference", "residual") == "residual" else OWN_OUTPUT
+
+
+def _limits(edit: Edit, values: Sequence[Value], reference: str) -> list[Diagnostic]:
     reached = sum(value.limit_reached for value in values)
     used = _mean([float(value.delta.norm()) / value.limit for value in values])
     warning = ""
     if reached:
         warning = (
-            f"norm limit reached in {reached} of {len(values)} searches ({edit.config.norm_limit:g} x the residual "
-            "norm); raise norm_limit if their answers are unlikely"
+            f"norm limit reached in {reached} of {len(values)} searches ({edit.config.norm_limit:g} x the "
+            f"{reference}); raise norm_limit if their answers are unlikely"
         )
     help_text = "Norm of the change of the value over the longest allowed, mean over the requests."
     steps = _mean([float(len(value.losses)) for value in values])
@@ -132,22 +137,22 @@ def _limits(edit: Edit, values: Sequence[Value]) -> list[Diagnostic]:
     ]
 
 
-def disturbance(op: Delta, moment: Moment, residual_norm: float) -> float:
-    """sqrt(E |delta k|^2) over the corpus's keys k, in units of the residual norm: what other texts will notice."""
+def disturbance(op: Delta, moment: Moment, unit: float) -> float:
+    """sqrt(E |delta k|^2) over the corpus's keys k, over the length that matters there: what other texts will notice."""
     change = op.matrix().double().cpu()
     along = ((change @ moment.matrix.double()) * change).sum().clamp_min(0)
-    return float(along.sqrt()) / residual_norm
+    return float(along.sqrt()) / unit
 
 
-def _disturbing(share: float) -> list[Diagnostic]:
+def _disturbing(share: float, unit: Unit) -> list[Diagnostic]:
     warning = ""
     if share > DISTURBING:
         warning = (
-            f"on ordinary text the edit changes what the MLP writes by {share:.2g} x the residual norm; other facts "
+            f"on ordinary text the edit changes what the MLP writes by {share:.2g} x the {unit.name}; other facts "
             "may suffer; lower norm_limit or choose another layer"
         )
-    help_text = "Root mean square change of the MLP's output over the tokens of the corpus, over the residual norm."
-    return [Diagnostic("disturbance", share, "x residual norm", help_text, warning)]
+    help_text = f"Root mean square change of the MLP's output over the tokens of the corpus, over the {unit.name}."
+    return [Diagnostic("disturbance", share, f"x {unit.name}", help_text, warning)]
 
 
 def diagnose(
@@ -164,9 +169,9 @@ def diagnose(
     groups = (
         [size_diagnostic(model, edit)],
         # unknown with C = I
-        _disturbing(disturbance(edit.weights[0], moment, start.residual_norm)) if moment.n_tokens else [],
+        _disturbing(disturbance(edit.weights[0], moment, start.unit.length), start.unit) if moment.n_tokens else [],
         _key_and_value(batch, start, value, solution),
-        _limit(edit, value),
+        _limit(edit, value, _reference(edit, start.unit)),
         answer_diagnostics(edit, [value.p_before], after, [value.p_found]),
         _moment(edit, moment),
     )
@@ -193,11 +198,10 @@ def _key_and_value(batch: Batch, start: Start, value: Value, solution: Solution)
     ]
 
 
-def _limit(edit: Edit, value: Value) -> list[Diagnostic]:
+def _limit(edit: Edit, value: Value, reference: str) -> list[Diagnostic]:
     change, config = float(value.delta.norm()), edit.config
     warning = ""
     if value.limit_reached:
-        reference = "residual norm" if config.limit_reference == "residual" else "norm of the MLP's output"
         warning = (
             f"norm limit reached: the change of the value is held at {value.limit:.3g} ({config.norm_limit:g} x the "
             f"{reference}), where the new answer has probability {value.p_found:.2g}; raise norm_limit"

@@ -15,7 +15,8 @@ import torch
 from editing.answers import padded, portions
 from editing.contexts import BARE
 from facts import Fact
-from models import LanguageModel, Site, Span, fits, join, pad, run, subject_span
+from models import LanguageModel, Site, Span, fits, join, pad, subject_span
+from models.hooks import read_states
 
 FactToken = str
 """One of `FACT_TOKENS`, or "subject:K" for token K of the subject in the bare prompt, counted from 0."""
@@ -150,7 +151,7 @@ def read_lookups(
     parts: dict[tuple[Site, int], list[torch.Tensor]] = {site: [] for site in sites}
     for portion in portions([(1, len(row.ids)) for row in rows]):
         some = [rows[index] for index in portion]
-        captured = run(model, padded(model, some), captures=sites, last_only=True).captured
+        captured = read_states(model, padded(model, some), sites)
         at = (torch.arange(len(some)), torch.tensor([row.lookup for row in some]))
         for site in sites:
             parts[site].append(captured[site][at].float())

@@ -25,8 +25,9 @@ from editing.settings import MomentSettings
 from editing.view import EditedModel
 from facts.regular import check_regular
 from facts.stages import name_stage
-from models import LanguageModel, pad, run
+from models import LanguageModel, pad
 from models.cache import cache_folder
+from models.hooks import read_states
 from models.reference.corpus import sample_texts
 
 BATCH_TOKENS = 2048
@@ -95,14 +96,9 @@ def estimate(
             raise EditCancelled
         ids, lengths = pad(rows, model.pad_id)
         mask = (torch.arange(ids.shape[1])[None, :] < lengths[:, None]).to(model.device)
-        captured = run(
-            model,
-            ids.to(model.device),
-            captures=[("mlp_key", layer) for layer in layers],
-            last_only=True,
-        ).captured
+        states = read_states(model, ids, [("mlp_key", layer) for layer in layers])
         for layer in layers:
-            keys = captured["mlp_key", layer][mask].float()
+            keys = states["mlp_key", layer][mask].float()
             sums[layer] += (keys.T @ keys).double().cpu()
         seen += int(mask.sum())
         if progress is not None:

@@ -8,6 +8,9 @@ and each on top of the layers before,
     R_l = [z_i - h_L(i)] / (L - l + 1)  what is still missing at the last layer L, shared by the layers left
     W_l <- W_l + R_l D_l,               D_l [n, d_mlp] from K_l: this is where the methods differ
 
+Behind a post-norm R_l is what the MLP has to return more so that its normalised write changes by that share, as nearly
+as it can (`editing.reach`).
+
 Symbols: n requests, K [d_mlp, n], R [d_model, n], h_L the residual stream behind the last edited block.
 """
 
@@ -27,6 +30,7 @@ from editing.edit import Cancelled, Diagnostic, Edit, EditCancelled, LossStep, P
 from editing.keys import Batch, make_batch, mean_by_kind, read_lookups
 from editing.moments import Moment, moment_for
 from editing.ops import WeightDelta
+from editing.reach import changed_outputs
 from editing.requests import check_batch, check_layer
 from editing.settings import MomentSettings, RangeSettings, SearchSettings
 from editing.values import Start, Value, optimise_values, read_starts
@@ -102,11 +106,6 @@ class SpreadMethod(ABC):
         """
         check_layer(model, config.layer)
         check_batch(model, requests)
-        if model.architecture.post_norm:
-            raise ValueError(
-                f"a {model.architecture.family} model normalises what its MLPs write, so a share of the residual "
-                f"cannot be written there and {self.title} does not apply; choose rome, which edits the output itself"
-            )
         began = perf_counter()
         moments = {}
         for index, layer in enumerate(config.layers):
@@ -178,14 +177,15 @@ def spread(
     for index, layer in enumerate(layers):
         if cancelled is not None and cancelled():
             raise EditCancelled
-        keys, written = _read(apply_edits(model, [edit]), layer, layers[-1], found.batches)
-        missing = targets - written
+        keys, outputs, stream = _read(apply_edits(model, [edit]), layer, layers[-1], found.batches)
+        missing = targets - stream
         gaps.append(_mean_norm(missing))
         if not keys.any():  # a silent MLP: nothing can be written there, and the layers behind take its share
             continue
         directions = update.directions(layer, keys)
         name = model.architecture.key_weight_name(layer)
-        change = WeightDelta(name, (missing / (len(layers) - index)).float(), directions.float())
+        residuals = changed_outputs(model, layer, outputs, missing / (len(layers) - index))
+        change = WeightDelta(name, residuals.float(), directions.float())
         edit = replace(edit, ops=(*edit.ops, change), keys={**edit.keys, name: keys.T.float()})
         if progress is not None:
             progress(index + 1, len(layers))
@@ -194,8 +194,8 @@ def spread(
             f"the MLPs of layers {layers[0]} to {layers[-1]} are silent at the edited tokens (their keys are zero), so "
             "no change of their weights can act there; choose another layer"
         )
-    _, written = _read(apply_edits(model, [edit]), layers[-1], layers[-1], found.batches)
-    return edit, (*gaps, _mean_norm(targets - written))
+    *_, stream = _read(apply_edits(model, [edit]), layers[-1], layers[-1], found.batches)
+    return edit, (*gaps, _mean_norm(targets - stream))
 
 
 def mean_losses(curves: Sequence[Sequence[LossStep]]) -> tuple[LossStep, ...]:
@@ -208,14 +208,20 @@ def mean_losses(curves: Sequence[Sequence[LossStep]]) -> tuple[LossStep, ...]:
     return tuple(steps)
 
 
-def _read(model: LanguageModel, layer: int, last: int, batches: Sequence[Batch]) -> tuple[torch.Tensor, torch.Tensor]:
-    """K of one layer, [d_mlp, n], and what the last block writes at the bare subjects, [d_model, n]; float64."""
+def _read(
+    model: LanguageModel, layer: int, last: int, batches: Sequence[Batch]
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """K of one layer, [d_mlp, n], and at the bare subjects what its MLP returns and what the last block writes,
+    [d_model, n] each; float64."""
     rows = [row for batch in batches for row in batch.rows[:-1]]
-    read = read_lookups(model, rows, [("mlp_key", layer), ("resid_post", last)])
+    read = read_lookups(model, rows, [("mlp_key", layer), ("mlp_out", layer), ("resid_post", last)])
     sizes = [len(batch.rows) - 1 for batch in batches]
     keys = torch.stack([mean_by_kind(some) for some in read["mlp_key", layer].split(sizes)], dim=1)
-    written = torch.stack([some[0] for some in read["resid_post", last].split(sizes)], dim=1)
-    return keys.cpu(), written.double().cpu()
+    outputs, stream = (
+        torch.stack([some[0] for some in read[site].split(sizes)], dim=1).double().cpu()
+        for site in (("mlp_out", layer), ("resid_post", last))
+    )
+    return keys.cpu(), outputs, stream
 
 
 def _mean_norm(columns: torch.Tensor) -> float:

@@ -9,9 +9,12 @@ with p' = "{subject} is a".  ROME adds it to the MLP's output; MEMIT to the outp
 al. 2023, section 4.2, arXiv:2210.07229).  Where the published code and the paper differ, `compat` chooses (see
 `Compat`).  The searches of several requests share their forward passes and nothing else.
 
-The paper holds |delta| below 4 x the norm of the MLP's output.  On models whose MLPs write little compared with the
-residual stream that bound binds long before the target is likely, so here the bound is by default a multiple of the
-residual's norm at that layer and token; whichever is chosen, a bound that was reached is reported.
+Steps and bound are lengths, and their unit must be what the searched site can effect, which the architecture decides
+(`Start.unit`).  What an MLP writes is added to the residual stream, so the unit is the residual's norm at that layer and
+token; the paper's bound, 4 x the norm of the MLP's output, binds long before the target is likely on models whose MLPs
+write little.  Behind a post-norm (Gemma 2 and 3, OLMo 2) only the direction of the MLP's output counts, whose norm may be
+a thousandth of the residual's: there the unit is that norm, and behind the block the norm of what the MLP writes, since
+the layers can change no more than that.  A bound that was reached is reported.
 """
 
 from __future__ import annotations
@@ -25,8 +28,11 @@ import torch
 
 from editing.answers import Targets, padded, portions
 from editing.edit import Cancelled, EditCancelled, LossStep, Progress
-from editing.keys import Batch, Row
-from models import LanguageModel, Site, run
+from editing.keys import Batch
+from models import LanguageModel
+from editing.reach import written
+from models.partial import PartialForward, logits_at
+from models.sites import Keep, Key, Visit
 
 Compat = Literal["r-rome", "rome", "rome-code"]
 """r-rome: learning rate relative to the residual, KL at the last token of p', decay |delta|^2 relative to the reference
@@ -34,6 +40,7 @@ norm, one key throughout (arXiv:2403.07175).  rome: the same with the public cod
 in the public code, two keys, an absolute learning rate, KL at the subject's token of p', decay |delta| / |v|^2."""
 LimitReference = Literal["residual", "mlp_out"]
 ValueSite = Literal["mlp_out", "resid_post"]
+OWN_OUTPUT = "norm of the MLP's output"
 
 
 @dataclass(frozen=True)
@@ -50,6 +57,15 @@ class ValueSettings:
     compat: Compat = "r-rome"
 
 
+@dataclass(frozen=True)
+class Unit:
+    """A length at the fact token of the bare prompt, against which a change of the searched site is large or small."""
+
+    length: float
+    name: str
+    """What it is the norm of, for messages."""
+
+
 @dataclass(frozen=True, eq=False)
 class Start:
     """The unedited model on one request's batch: everything the search and the update read from it."""
@@ -60,6 +76,8 @@ class Start:
     """[batch, d_model], float32, what stands there at the site of the search."""
     residual_norm: float
     """Norm of the block's output at the fact token of the bare prompt."""
+    unit: Unit
+    """Of steps, bound and decay."""
     essence: torch.Tensor
     """[d_vocab], log probabilities after (rome-code: at the subject of) "{subject} is a"."""
     p_target: float
@@ -96,24 +114,50 @@ def read_starts(
     compat: Compat = "r-rome",
 ) -> list[Start]:
     """The unedited model on every batch, in as few forwards as fit."""
-    sites: list[tuple[Site, int]] = [("mlp_key", layer), (site, layer), ("resid_post", layer)]
+    sites: list[Key] = [("mlp_key", layer), (site, layer), ("mlp_out", layer), ("resid_post", layer)]
     starts: list[Start] = []
     for portion in portions([(len(batch.rows), batch.ids.shape[1]) for batch in batches]):
         some = [batches[index] for index in portion]
         rows = [row for batch in some for row in batch.rows]
-        result = run(model, padded(model, rows), captures=set(sites))
+        read, captured = _Reading(some, compat, model.device), dict[Key, torch.Tensor]()
+        visits: dict[Key, Visit] = {key: Keep(key, captured) for key in sites}
+        nll, essences = read.of(logits_at(model, padded(model, rows), read.places, visits))
         at = (torch.arange(len(rows)), torch.tensor([row.lookup for row in rows]))
-        keys, values, residuals = (result.captured[place][at].float() for place in sites)
-        nll = Targets(rows, model.device).nll(result.logits)
-        first = 0
-        for batch in some:
-            last = first + len(batch.rows) - 1
-            essence = result.logits[last, _essence_position(batch, compat)].log_softmax(-1)
-            p_target = math.exp(-_answer_tokens(batch) * float(nll[first]))
-            span = slice(first, last + 1)
-            starts.append(Start(keys[span], values[span], float(residuals[first].norm()), essence, p_target))
-            first = last + 1
+        found = [captured[place][at].float().split(read.sizes) for place in sites]
+        for index, (batch, keys, values, outputs, residuals) in enumerate(zip(some, *found, strict=True)):
+            p_target = math.exp(-_answer_tokens(batch) * float(nll[index][0]))
+            residual = float(residuals[0].norm())
+            unit = _unit(model, layer, site, outputs[0], residual)
+            starts.append(Start(keys, values, residual, unit, essences[index].log_softmax(-1), p_target))
     return starts
+
+
+def _unit(model: LanguageModel, layer: int, site: ValueSite, output: torch.Tensor, residual: float) -> Unit:
+    """What the site can effect, from what the layer's MLP returned, [d_model]."""
+    if not model.architecture.post_norm:
+        return Unit(residual, "residual norm")
+    if site == "mlp_out":
+        return Unit(float(output.norm()), OWN_OUTPUT)
+    return Unit(float(written(model, layer, output).norm()), "norm of what the MLP writes")
+
+
+class _Reading:
+    """Where some batches' losses are read, their rows below each other: at the answers and the ends of the essences.
+
+    These are a few positions of each row, and logits at all of them would be most of a search.
+    """
+
+    def __init__(self, batches: Sequence[Batch], compat: Compat, device: torch.device) -> None:
+        self.sizes = [len(batch.rows) for batch in batches]
+        self._targets = Targets([row for batch in batches for row in batch.rows], device)
+        ends = torch.tensor(self.sizes, device=device).cumsum(0) - 1
+        essence = torch.tensor([_essence_position(batch, compat) for batch in batches], device=device)
+        self.places = torch.cat([self._targets.row, ends]), torch.cat([self._targets.position, essence])
+
+    def of(self, logits: torch.Tensor) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
+        """Each batch's target losses [row] and essence logits [batch, d_vocab], from [place, d_vocab]."""
+        n = len(self._targets.row)
+        return self._targets.nll_there(logits[:n]).split(self.sizes), logits[n:]
 
 
 def read_start(model: LanguageModel, layer: int, batch: Batch, compat: Compat = "r-rome") -> Start:
@@ -201,16 +245,16 @@ def optimise_values(
     values: list[Value] = []
     for portion in portions([(len(batch.rows), batch.ids.shape[1]) for batch in batches]):
         searches = [_search(model, batches[index], starts[index], settings) for index in portion]
+        together = _Portion(model, layer, site, searches)
         optimiser = torch.optim.Adam(
             [{"params": [search.delta], "lr": settings.learning_rate * _step_unit(search)} for search in searches]
         )
         for step in range(settings.steps):
             if cancelled is not None and cancelled():
                 raise EditCancelled
-            active = [search for search in searches if not search.done]
-            if not active:
+            if all(search.done for search in searches):
                 break
-            _step(model, layer, site, active, optimiser, step)
+            together.step(optimiser, step)
             if progress is not None:
                 share = (step + 1) / settings.steps * len(searches)
                 progress(round(settings.steps * (len(values) + share)), settings.steps * len(batches))
@@ -233,67 +277,59 @@ def optimise_value(
 
 
 def _search(model: LanguageModel, batch: Batch, start: Start, settings: ValueSettings) -> _Search:
-    reference = start.residual_norm if settings.limit_reference == "residual" else start.value_norm
+    reference = start.unit.length if settings.limit_reference == "residual" else start.value_norm
     return _Search(
         batch, start, torch.zeros(model.d_model, device=model.device, requires_grad=True), reference, settings
     )
 
 
-def _step(
-    model: LanguageModel,
-    layer: int,
-    site: ValueSite,
-    active: Sequence[_Search],
-    optimiser: torch.optim.Optimizer,
-    step: int,
-) -> None:
-    """Measure every active search, and move those that go on."""
-    rows = [row for search in active for row in search.batch.rows]
-    with torch.enable_grad():
-        deltas = [search.delta.expand(len(search.batch.rows), -1) for search in active]
-        logits = _logits_with(model, layer, site, rows, torch.cat(deltas))
-        nll = Targets(rows, model.device).nll(logits)
-        total = torch.zeros((), device=model.device)
-        first = 0
-        for search in active:
-            last = first + len(search.batch.rows) - 1
-            essence = logits[last, _essence_position(search.batch, search.settings.compat)]
-            loss = search.objective(nll[first : last + 1], essence, step)
-            total = total if search.done else total + loss
-            first = last + 1
-        moving = [search for search in active if not search.done]
-        if not moving:
-            return
-        optimiser.zero_grad()
-        total.backward()
-        for search in active:
-            if search.done:
-                search.delta.grad = None  # zero would still let Adam's momentum move it
-        optimiser.step()
-    for search in moving:
-        search.shorten()
+class _Portion:
+    """Searches that share their forward passes."""
 
+    def __init__(self, model: LanguageModel, layer: int, site: ValueSite, searches: Sequence[_Search]) -> None:
+        self.model, self.searches = model, searches
+        self.compat = searches[0].settings.compat
+        rows = [row for search in searches for row in search.batch.rows]
+        lookups = torch.tensor([row.lookup for row in rows])
+        self.forward = PartialForward(model, padded(model, rows), (site, layer), lookups)
+        self.owner = torch.tensor([index for index, search in enumerate(searches) for _ in search.batch.rows])
 
-def _logits_with(
-    model: LanguageModel, layer: int, site: ValueSite, rows: Sequence[Row], deltas: torch.Tensor
-) -> torch.Tensor:
-    """[batch, pos, d_vocab] with each row's delta, [batch, d_model], added at its fact token."""
-    ids = padded(model, rows)
-    at = torch.zeros(*ids.shape, 1, device=model.device)
-    at[torch.arange(len(rows)), torch.tensor([row.lookup for row in rows])] = 1.0
+    def step(self, optimiser: torch.optim.Optimizer, step: int) -> None:
+        """Measure every active search, and move those that go on."""
+        active = [search for search in self.searches if not search.done]
+        with torch.enable_grad():
+            losses, essences = self._measured(active)
+            total = torch.zeros((), device=self.model.device)
+            for index, search in enumerate(active):
+                loss = search.objective(losses[index], essences[index], step)
+                total = total if search.done else total + loss
+            moving = [search for search in active if not search.done]
+            if not moving:
+                return
+            optimiser.zero_grad()
+            total.backward()
+            for search in active:
+                if search.done:
+                    search.delta.grad = None  # zero would still let Adam's momentum move it
+            optimiser.step()
+        for search in moving:
+            search.shorten()
 
-    def add(written: torch.Tensor) -> torch.Tensor:
-        return written + (at * deltas[:, None]).to(written.dtype)
-
-    return run(model, ids, patches={(site, layer): add}, grad=True).logits
+    def _measured(self, active: Sequence[_Search]) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
+        """What `_Reading.of` gives, with each search's delta added at its rows' fact tokens."""
+        wanted = torch.tensor([not search.done for search in self.searches])
+        rows = wanted[self.owner].nonzero()[:, 0]
+        deltas = torch.cat([search.delta.expand(len(search.batch.rows), -1) for search in active])
+        read = _Reading([search.batch for search in active], self.compat, self.model.device)
+        return read.of(self.forward.logits(read.places, deltas, rows=rows, grad=True))
 
 
 def _step_unit(search: _Search) -> float:
     """Adam moves every coordinate by about its learning rate, whatever the gradient: so the rate is taken in units of
-    the residual's root mean square, or the same number of steps would reach far in one model and nowhere in another."""
+    the unit's root mean square, or the same number of steps would reach far in one model and nowhere in another."""
     if search.settings.compat == "rome-code":
         return 1.0
-    return search.start.residual_norm / len(search.delta) ** 0.5
+    return search.start.unit.length / len(search.delta) ** 0.5
 
 
 def _essence_position(batch: Batch, compat: Compat) -> int:

@@ -39,8 +39,14 @@ class Architecture:
     """Path of the projection to the vocabulary."""
     parallel: bool = False
     """Whether attention and MLP read the same residual state (GPT-J, GPT-NeoX, Phi, Falcon, Cohere)."""
-    post_norm: bool = False
-    """Whether what attention and MLP return is normalised before it is added (Gemma 2 and 3, OLMo 2)."""
+    mlp_norm: str | None = None
+    """Path of the norm inside a block that what the MLP returns passes before it is added, if there is one (Gemma 2 and
+    3, OLMo 2, which have one behind the attention as well): of what the MLP returns only the direction counts."""
+
+    @property
+    def post_norm(self) -> bool:
+        """Whether what attention and MLP return is normalised before it is added."""
+        return self.mlp_norm is not None
 
     def block(self, layer: int) -> str:
         """Path of one block."""
@@ -129,9 +135,9 @@ _ARCHITECTURES = (
     replace(_LLAMA, family="qwen2"),
     replace(_LLAMA, family="qwen3"),
     replace(_LLAMA, family="gemma"),
-    replace(_LLAMA, family="gemma2", post_norm=True),
-    replace(_LLAMA, family="gemma3_text", post_norm=True),
-    replace(_LLAMA, family="olmo2", post_norm=True),
+    replace(_LLAMA, family="gemma2", mlp_norm="post_feedforward_layernorm"),
+    replace(_LLAMA, family="gemma3_text", mlp_norm="post_feedforward_layernorm"),
+    replace(_LLAMA, family="olmo2", mlp_norm="post_feedforward_layernorm"),
     replace(_LLAMA, family="phi3"),
     replace(_LLAMA, family="stablelm"),
     replace(_LLAMA, family="starcoder2", key_module="mlp.c_proj"),
@@ -204,6 +210,7 @@ def architecture_of(module: Any) -> Architecture:
     paths = [architecture.embedding, architecture.head]
     paths += [architecture.attn_path(0), architecture.heads_path(0), architecture.mlp_path(0)]
     paths += [architecture.key_path(0)] if architecture.key_module else []
+    paths += [f"{architecture.block(0)}.{architecture.mlp_norm}"] if architecture.mlp_norm else []
     for path in paths:
         try:
             module.get_submodule(path)

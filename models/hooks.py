@@ -7,8 +7,8 @@ visits, and a test holds them together.
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from torch.utils.hooks import RemovableHandle
 
 from models.activations import fused_activations
 from models.language_model import LanguageModel
-from models.sites import INPUTS, Key, Visit, site_path
+from models.sites import INPUTS, Keep, Key, Visit, in_execution_order, site_path
 
 
 @torch.no_grad()
@@ -32,16 +32,57 @@ def run_hooked(model: LanguageModel, inputs: Mapping[str, Any], visits: Mapping[
         visits: (site, layer) -> what happens there.  A visit gets the tensor itself, [row, pos, d], and may write to
             it.  At resid_pre and resid_post it may return any number of rows, if nothing else is tied to the batch.
     """
-    length = sequence_length(inputs)
-    with model.lock, fused_activations(model), ExitStack() as stack:
+    with model.lock, fused_activations(model), hung(model, visits, sequence_length(inputs)):
+        head = model.submodules[model.architecture.head]
+        handle = head.register_forward_pre_hook(_contiguous)
+        try:
+            logits: Tensor = model.module(**inputs).logits
+        finally:
+            handle.remove()
+    return logits
+
+
+@contextmanager
+def hung(model: LanguageModel, visits: Mapping[Key, Visit], length: int) -> Iterator[None]:
+    """While open, this thread's forwards show each visit its activation; the caller holds the model's lock.
+
+    Args:
+        length: positions in a row.
+    """
+    with ExitStack() as stack:
         for key, visit in visits.items():
             module = model.submodules[site_path(model.architecture, key)]
             hang = _before if key[0] in INPUTS else _after
             stack.callback(hang(module, visit, length).remove)
-        head = model.submodules[model.architecture.head]
-        stack.callback(head.register_forward_pre_hook(_contiguous).remove)
-        logits: Tensor = model.module(**inputs).logits
-    return logits
+        yield
+
+
+class _Enough(Exception):
+    """Ends a forward whose rest nobody reads."""
+
+
+@torch.no_grad()
+def read_states(model: LanguageModel, input_ids: Tensor, keys: Collection[Key]) -> dict[Key, Tensor]:
+    """Copies of what stands at some sites, [row, pos, d] each; the forward ends behind the last of them.
+
+    Args:
+        input_ids: [row, pos], padded on the right.
+
+    Raises:
+        ValueError: if a site or layer does not exist, or the ids are not [row, pos] or too long.
+    """
+    ids, order = model.checked_ids(input_ids), in_execution_order(model, keys)
+    states: dict[Key, Tensor] = {}
+    visits: dict[Key, Visit] = {key: Keep(key, states) for key in order}
+
+    def last(value: Tensor) -> None:
+        Keep(order[-1], states)(value)
+        raise _Enough
+
+    visits[order[-1]] = last
+    with model.lock, hung(model, visits, ids.shape[1]), suppress(_Enough):
+        model.module(input_ids=ids, use_cache=False)
+    return states
 
 
 def sequence_length(inputs: Mapping[str, Any]) -> int:
