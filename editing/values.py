@@ -10,11 +10,11 @@ al. 2023, section 4.2, arXiv:2210.07229).  Where the published code and the pape
 `Compat`).  The searches of several requests share their forward passes and nothing else.
 
 Steps and bound are lengths, and their unit must be what the searched site can effect, which the architecture decides
-(`Start.unit`).  What an MLP writes is added to the residual stream, so the unit is the residual's norm at that layer and
-token; the paper's bound, 4 x the norm of the MLP's output, binds long before the target is likely on models whose MLPs
-write little.  Behind a post-norm (Gemma 2 and 3, OLMo 2) only the direction of the MLP's output counts, whose norm may be
-a thousandth of the residual's: there the unit is that norm, and behind the block the norm of what the MLP writes, since
-the layers can change no more than that.  A bound that was reached is reported.
+(`Start.unit`).  What an MLP writes is added to the residual stream, so the unit is the residual's norm at that layer
+and token; the paper's bound, 4 x the norm of the MLP's output, binds long before the target is likely on models whose
+MLPs write little.  Behind a post-norm (Gemma 2 and 3, OLMo 2) only the direction of the MLP's output counts, whose norm
+may be a thousandth of the residual's: there the unit is that norm, and behind the block the norm of what the MLP writes,
+since a layer can change no more than that.  A bound that was reached is reported.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ import torch
 from editing.answers import Targets, padded, portions
 from editing.edit import Cancelled, EditCancelled, LossStep, Progress
 from editing.keys import Batch
-from models import LanguageModel
 from editing.reach import written
+from models import LanguageModel
 from models.partial import PartialForward, logits_at
 from models.sites import Keep, Key, Visit
 

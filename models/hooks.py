@@ -57,7 +57,7 @@ def hung(model: LanguageModel, visits: Mapping[Key, Visit], length: int) -> Iter
         yield
 
 
-class _Enough(Exception):
+class _EnoughError(Exception):
     """Ends a forward whose rest nobody reads."""
 
 
@@ -77,10 +77,10 @@ def read_states(model: LanguageModel, input_ids: Tensor, keys: Collection[Key]) 
 
     def last(value: Tensor) -> None:
         Keep(order[-1], states)(value)
-        raise _Enough
+        raise _EnoughError
 
     visits[order[-1]] = last
-    with model.lock, hung(model, visits, ids.shape[1]), suppress(_Enough):
+    with model.lock, hung(model, visits, ids.shape[1]), suppress(_EnoughError):
         model.module(input_ids=ids, use_cache=False)
     return states
 

@@ -93,8 +93,8 @@ class PartialForward:
     """Rows to run again and again with a vector added at one token of each.
 
     The short way packs what stands at that token and behind it into one row that reads the keys and values before it
-    (`models.packing`).  Whether that gives this model's own logits is measured at the first call; where it does not, and
-    where the module has hooks or parts of somebody else's, whole rows are run.
+    (`models.packing`).  Whether that gives this model's own logits is measured at the first call; where it does not,
+    and where the module has hooks or parts of somebody else's, whole rows are run.
 
     Args:
         input_ids: [row, pos], padded on the right.
