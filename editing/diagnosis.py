@@ -138,7 +138,7 @@ def _limits(edit: Edit, values: Sequence[Value], reference: str) -> list[Diagnos
 
 
 def disturbance(op: Delta, moment: Moment, unit: float) -> float:
-    """sqrt(E |delta k|^2) over the corpus's keys k, in units of the length that counts there: what other texts notice."""
+    """sqrt(E |delta k|^2) over the corpus's keys k, in units of what counts there: what other texts notice."""
     change = op.matrix().double().cpu()
     along = ((change @ moment.matrix.double()) * change).sum().clamp_min(0)
     return float(along.sqrt()) / unit

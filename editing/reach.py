@@ -1,8 +1,8 @@
 """What an MLP can write, and what it has to return to write something else.
 
 Where nothing stands behind an MLP, what it returns is what is added to the residual stream.  Behind a post-norm (Gemma
-2 and 3, OLMo 2) the stream gets g(y) = D y / |y| of what the MLP returns, y, with D = sqrt(d) diag(gamma): a point of an
-ellipsoid, whatever the length of y.  A wanted write w is then met as nearly as it can be by
+2 and 3, OLMo 2) the stream gets g(y) = D y / |y| of what the MLP returns, y, with D = sqrt(d) diag(gamma): a point of
+an ellipsoid, whatever the length of y.  A wanted write w is then met as nearly as it can be by
 
     y' = |y| e,    e = argmin |D e - w| over |e| = 1,
 

@@ -13,8 +13,8 @@ Steps and bound are lengths, and their unit must be what the searched site can e
 (`Start.unit`).  What an MLP writes is added to the residual stream, so the unit is the residual's norm at that layer
 and token; the paper's bound, 4 x the norm of the MLP's output, binds long before the target is likely on models whose
 MLPs write little.  Behind a post-norm (Gemma 2 and 3, OLMo 2) only the direction of the MLP's output counts, whose norm
-may be a thousandth of the residual's: there the unit is that norm, and behind the block the norm of what the MLP writes,
-since a layer can change no more than that.  A bound that was reached is reported.
+may be a thousandth of the residual's: there the unit is that norm, and behind the block the norm of what the MLP
+writes, since a layer can change no more than that.  A bound that was reached is reported.
 """
 
 from __future__ import annotations

@@ -104,7 +104,8 @@ class PartialForward:
 
     def __init__(self, model: LanguageModel, input_ids: Tensor, key: Key, starts: Tensor) -> None:
         self._model, self._ids, self._key, self._starts = model, model.checked_ids(input_ids), key, starts.cpu()
-        self._noted: _Noted | None = None
+        self.short: _Noted | None = None
+        """What the short way needs, once measured; None where whole rows are run."""
         self._measured = False
 
     def logits(
@@ -122,10 +123,10 @@ class PartialForward:
         at = places[0].cpu(), places[1].cpu()
         with self._model.lock:
             if not self._measured:
-                self._noted, self._measured = self._usable(at, chosen), True
-            if self._noted is None:
+                self.short, self._measured = self._usable(at, chosen), True
+            if self.short is None:
                 return self._whole(at, added, chosen, grad)
-            return self._short(self._noted, at, added, chosen, grad)
+            return self._short(self.short, at, added, chosen, grad)
 
     def _usable(self, places: Places, rows: Tensor) -> _Noted | None:
         """What the short way needs, or None where it is not to be taken."""

@@ -129,7 +129,7 @@ def test_the_search_makes_the_target_likelier(family: str) -> None:
 
 
 @pytest.mark.parametrize("form", ["r-rome", "rome", "rome-code"])
-@pytest.mark.parametrize("family", ["gpt2", "gpt_neo", "llama", "opt"])
+@pytest.mark.parametrize("family", ["gpt2", "gpt_neo", "llama", "opt", "gemma3_text", "olmo2"])
 def test_agrees_with_the_slow_oracle(family: str, form: str, corpus: str) -> None:
     model = tiny_model(family)
     public_code = form == "rome-code"
@@ -141,8 +141,9 @@ def test_agrees_with_the_slow_oracle(family: str, form: str, corpus: str) -> Non
     edit = compute(model, config)
     batch, start = starting_point(model, config)
     texts = [Text(row.ids, row.lookup, row.n_prompt) for row in batch.rows]
-    reference = start.residual_norm if config.limit_reference == "residual" else start.value_norm
-    unit = 1.0 if public_code else start.residual_norm / model.d_model**0.5
+    length = start.value_norm if model.architecture.post_norm else start.residual_norm
+    reference = length if config.limit_reference == "residual" else start.value_norm
+    unit = 1.0 if public_code else length / model.d_model**0.5
     settings = Settings(
         config.steps, config.learning_rate * unit, config.kl_factor, config.weight_decay, config.norm_limit * reference,
         reference, config.stop_loss, config.ridge, public_code, form != "r-rome",

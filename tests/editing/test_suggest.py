@@ -3,10 +3,8 @@
 import pytest
 import torch
 
-from editing.registry import get_method
 from editing.suggest import PUBLISHED, PUBLISHED_ONE, suggest_layer, suggest_layers
 from models import LanguageModel
-from tests.editing.quick import NEEDLE, quick
 from tests.tiny import build_tiny, tiny_model
 
 
@@ -42,8 +40,3 @@ def test_silent_layers_are_passed_over() -> None:
     assert suggest_layers(silent) == (2,)
     with pytest.raises(ValueError, match="every MLP of tiny gpt2 is silent"):
         suggest_layers(model.view({name: torch.zeros_like(model.weight(name)) for name in names}))
-
-
-def test_families_that_normalise_what_mlps_write_are_refused_in_words() -> None:
-    with pytest.raises(ValueError, match="a gemma2 model normalises what its MLPs write"):
-        get_method("memit").compute(tiny_model("gemma2"), (NEEDLE,), quick("memit", "", second_moment="identity"))
