@@ -82,6 +82,6 @@ def test_a_change_is_spread_over_layers(family: str, method: str) -> None:
     assert len(edit.deltas) == 2
     numbers = {diagnostic.name: diagnostic.value for diagnostic in edit.diagnostics}
     assert numbers["gap left"] < 0.5
-    assert numbers["p(new) after"] > 0.3 > 30 * numbers["p(new) before"]
+    assert numbers["p(new) after"] > 0.3 > 20 * numbers["p(new) before"]
     view = apply_edits(model, [edit])
     assert view.generate([NEEDLE.fact.prompt], 1) != model.generate([NEEDLE.fact.prompt], 1)
