@@ -26,7 +26,7 @@ def smollm2() -> LanguageModel:
     try:
         return load_model(NAME)
     except (FileNotFoundError, ValueError) as error:
-        reason = f"these tests need a real model, run `python -m models get smollm2-135m`: {error}"
+        reason = f"these tests need a pretrained model: {error}"
         if os.environ.get("ENGRAM_REQUIRE_REAL_MODEL") == "1":
             pytest.fail(reason, pytrace=False)
         pytest.skip(reason)
