@@ -9,6 +9,7 @@ the card's whole memory, not at what is free, so that the same command gives the
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -92,6 +93,7 @@ def _bits(bits: str, dtype: torch.dtype) -> Any:
         )
     from transformers import BitsAndBytesConfig
 
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it says at every layer of every pass that it casts
     if bits == "8bit":
         return BitsAndBytesConfig(load_in_8bit=True)
     return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_compute_dtype=dtype)

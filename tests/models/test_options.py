@@ -8,13 +8,17 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
+from editing.requests import check_editable
+from facts import Fact
 from models import load_model, placement
 from models.options import LoadSettings, add_model_options, load_from
 from models.placement import place
 from tests.tiny import build_tiny, tiny_model
+from tracing import TraceConfig, causal_trace
 
 GB = 10**9
 
@@ -148,6 +152,23 @@ def test_bits_ask_transformers_for_them(monkeypatch: pytest.MonkeyPatch, bits: s
     assert (found.dtype, found.device) == (torch.bfloat16, None)  # a quantised module cannot be moved
     assert found.options["device_map"] == {"": "cuda"}
     assert getattr(found.options["quantization_config"], flag) is True
+
+
+@pytest.mark.parametrize("bits", ["8bit", "4bit"])
+def test_bitsandbytes_itself_gives_a_model_that_is_traced_and_not_edited(tmp_path: Path, bits: str) -> None:
+    pytest.importorskip("bitsandbytes")
+    module, tokenizer = build_tiny("llama", hidden_size=64, intermediate_size=128, head_dim=16)
+    module.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    held, whole = (load_from(parsed("--model", str(tmp_path), *more)) for more in (["--load", bits], []))
+    assert (held.d_mlp, held.dtype) == (128, torch.bfloat16)
+    assert held.revision != whole.revision
+    fact = Fact.from_prompt("the Space Needle is in", "Space Needle", "Rome")
+    trace = causal_trace(held, fact, TraceConfig(samples=2))
+    assert trace.engine == "replay"
+    assert np.isfinite(trace.restored).all()
+    with pytest.raises(ValueError, match="holds its weights in 8 or 4 bits, which serves traces only"):
+        check_editable(held)
 
 
 def test_a_device_map_loads_the_same_numbers(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
