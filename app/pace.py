@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from models import LanguageModel
 
 ROWS, PASSES = 8, 3
-"""Rows of a timed pass: a trace computes many at once, which is cheaper for each.  The fastest of the passes counts: the
-others waited for something else."""
+"""Rows of a timed pass: a trace computes many at once, which is cheaper for each.  The fastest of the passes counts:
+the others waited for something else."""
 SLOW_SECONDS = 0.25
 """A model that takes this long for one row is not asked for more."""
 
