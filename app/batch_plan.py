@@ -17,6 +17,7 @@ from experiments.executors import in_one_thread
 from experiments.kinds import Context, get_kind
 from experiments.places import shown_name
 from experiments.plan import Cell, Plan
+from experiments.plan_files import loading
 from experiments.trace_cells import level_of
 from facts.importers import answered
 
@@ -108,8 +109,11 @@ class Prepared:
             ValueError: if the name could not be that of a folder.
         """
         model = choice_of(self.ask.model)
-        device = str(self.identity["device"])
-        return Plan(name, model.source, self.cells, model.settings.dtype, device, about=self.about)
+        settings = model.settings
+        device = "auto" if settings.device_map else str(self.identity["device"])
+        how = {"device_map": settings.device_map, "load": settings.quantized, "chat": model.chat}
+        about = self.about | loading(how)
+        return Plan(name, model.source, self.cells, settings.dtype, device, about=about)
 
 
 def prepare(model: LanguageModel, ask: BatchAsk, progress: Progress, cancelled: Cancelled) -> Prepared:
@@ -125,6 +129,8 @@ def prepare(model: LanguageModel, ask: BatchAsk, progress: Progress, cancelled: 
     steps = ask.facts + MEASURED
     make = _traces if ask.what == "trace" else _edits
     cells, about, n_unknown = make(model, ask, lambda done: _step(done, steps, progress, cancelled))
+    chosen = choice_of(ask.model)
+    called = f"{chosen.source} (chat)" if chosen.chat else chosen.source  # as its process will call it
     needed = ask.workers * (PROCESS_BYTES + _weights(model) + _most_bytes(model, cells))
     free = free_bytes(model.device)
     seconds: list[float] = []
@@ -135,7 +141,7 @@ def prepare(model: LanguageModel, ask: BatchAsk, progress: Progress, cancelled: 
     return Prepared(
         ask=ask,
         cells=cells,
-        identity=identity_of(model) | {"model": choice_of(ask.model).source},  # as its process will call it
+        identity=identity_of(model) | {"model": called},
         about=about,
         n_facts=ask.facts,
         n_unknown=n_unknown,

@@ -1,5 +1,6 @@
 """The Batch page without a browser: from facts to a process of its own, and what it found."""
 
+import copy
 import io
 import json
 import time
@@ -14,6 +15,10 @@ from app import cache, results, sweeps
 from app.batch_plan import BatchAsk, Prepared, _whole, prepare
 from app.datasets import facts_of, read_dataset, requests_of
 from app.sweeps import Experiment, Standing
+from experiments.executors import Setup
+from experiments.plan import LOADING
+from experiments.worker import Worker
+from tests.tiny import build_tiny
 
 NewPage = Callable[..., AppTest]
 ROWS = [
@@ -106,6 +111,25 @@ def test_a_batch_that_cannot_fit_is_refused_with_both_numbers(
     assert found.n_measured == 0  # nothing is run that would not fit
     assert "2 workers need about" in found.refusal
     assert "100 MB are free" in found.refusal
+
+
+def test_a_batch_in_a_chat_is_run_in_a_chat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process that computes the cells loads the model as the page did, or it would refuse the plan."""
+    module, tokenizer = build_tiny("gpt2")
+    tokenizer = copy.copy(tokenizer)
+    tokenizer.chat_template = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}assistant:"
+    module.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    monkeypatch.setenv("ENGRAM_MODELS", f"mine={tmp_path}")
+    monkeypatch.setattr("experiments.memory.free_bytes", lambda device: 0)  # no cell is timed here
+    asked = BatchAsk("mine|chat", "atlas", "edit", facts=1, seed=0, workers=1, methods=("ft-m",), only_known=False)
+    found = prepare(cache.shelf().get("mine|chat"), asked, lambda done, total: None, lambda: False)
+    plan = found.plan("x")
+    assert plan.about[LOADING] == {"chat": True}
+    setup = Setup(plan.model, plan.dtype, plan.device, found.identity, (), **plan.about[LOADING])
+    worker = Worker(setup)  # raises where the model is another than the plan's
+    assert worker.model is not None
+    assert worker.model.chat
 
 
 def test_facts_the_model_does_not_know_cannot_be_traced(new_page: NewPage) -> None:
