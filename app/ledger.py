@@ -58,13 +58,22 @@ def start_edit(ask: EditAsk | FileAsk) -> None:
 
 
 def settle(job: Job | None) -> None:
-    """A finished edit becomes active, in place of an earlier one of the same prompt."""
+    """A finished edit becomes active, in place of an earlier one of the same prompt; a broken one only when asked."""
     ask: EditAsk | FileAsk | None = st.session_state.edit_ask
     if ask is None or job is None or job.state != "done" or ask.key in active():
         return
     cache.drawer().put(ask.key, job.result)  # the job may be older than what the drawer still holds
+    from experiments.guard import why_broken
+
+    if why_broken(job.result.diagnostics) and st.session_state.get("kept_broken") != ask.key:
+        return
     kept = ask.active if isinstance(ask, EditAsk) else beside(job.result.requests[0].fact.prompt)
     st.session_state.ledger = _ledger().put(CURRENT, [*(key for key in kept if key in active()), ask.key])
+
+
+def keep_broken() -> None:
+    """Callback: the edit just made becomes active although it is broken."""
+    st.session_state.kept_broken = st.session_state.edit_ask.key
 
 
 def undo(key: str | None = None) -> None:

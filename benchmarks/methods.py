@@ -12,6 +12,7 @@ import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from statistics import fmean
 from time import process_time
@@ -23,13 +24,16 @@ from benchmarks.cases import KINDS, Case, make_cases
 from benchmarks.held_out import held_out_requests, with_same_relation
 from benchmarks.memory import reset_peak, since_reset
 from benchmarks.variants import NO_OP, variants, weights_of
-from editing import METHODS, apply_edits, get_method
+from editing import METHODS, Edit, apply_edits, get_method
 from editing.configs import make_config
 from editing.train.artefact import EditorError
+from experiments.guard import GUARD_SEED, GUARD_TEXTS
 from facts.atlas import load_atlas
+from metrics.sequence import text_perplexity
 from metrics.statistics import bootstrap
 from models import LanguageModel
 from models.options import add_model_options, load_from
+from models.reference.corpus import sample_texts
 
 COLUMNS: dict[str, str] = {
     "reliability": "Reliability",
@@ -45,6 +49,8 @@ COLUMNS: dict[str, str] = {
     "seconds": "Processor seconds",
     "peak_bytes": "Peak, MiB",
     "parameters": "Entries changed",
+    "relative_change": "Change over weight",
+    "perplexity_ratio": "Perplexity, after over before",
 }
 """Key of a figure -> head of its column."""
 IN_JSON = (
@@ -56,6 +62,8 @@ IN_JSON = (
     "kl",
     "seconds",
     "peak_bytes",
+    "relative_change",
+    "perplexity_ratio",
 )
 
 
@@ -80,7 +88,7 @@ def measured(model: LanguageModel, name: str, settings: Mapping[str, Any], case:
     request = case.request
     held = reset_peak()
     began = process_time()
-    entries = 0
+    entries, change = 0, None
     edited = model
     if name != NO_OP:
         method = get_method(name)
@@ -90,12 +98,30 @@ def measured(model: LanguageModel, name: str, settings: Mapping[str, Any], case:
             raise
         except ValueError as error:
             return {"prompt": request.fact.prompt, "failed": str(error)}
-        entries = edit.parameters_changed
+        entries, change = edit.parameters_changed, _relative_change(edit)
         edited = apply_edits(model, [edit])
     seconds, peak = process_time() - began, since_reset()
     taken = None if peak is None else max(0, peak - (held or 0))
     about = {"prompt": request.fact.prompt, "target": request.target_new}
-    return about | case.figures(edited) | {"seconds": seconds, "peak_bytes": taken, "parameters": entries}
+    harm = {"relative_change": change, "perplexity_ratio": _perplexity_ratio(model, edited)}
+    return about | case.figures(edited) | {"seconds": seconds, "peak_bytes": taken, "parameters": entries} | harm
+
+
+def _relative_change(edit: Edit) -> float | None:
+    """|delta| over |W| of the weight that changes most, where the method says so."""
+    return next((number.value for number in edit.diagnostics if number.name == "relative change"), None)
+
+
+def _perplexity_ratio(model: LanguageModel, edited: LanguageModel) -> float | None:
+    """Of the guard's ordinary texts, with the edit over without it."""
+    room = min(model.max_positions, edited.max_positions)
+    before, after = _perplexity(model, room), text_perplexity(edited, sample_texts(GUARD_TEXTS, GUARD_SEED), room)
+    return None if before is None or after is None else after / before
+
+
+@lru_cache(maxsize=4)
+def _perplexity(model: LanguageModel, room: int) -> float | None:
+    return text_perplexity(model, sample_texts(GUARD_TEXTS, GUARD_SEED), room)
 
 
 def summarised(lines: Sequence[Mapping[str, Any]]) -> dict[str, Mean]:
@@ -104,10 +130,10 @@ def summarised(lines: Sequence[Mapping[str, Any]]) -> dict[str, Mean]:
     means = {}
     for key in (*COLUMNS, *(key for key in KINDS if key not in COLUMNS)):
         values = [
-            0.0 if "failed" in line else line[key]
+            0.0 if "failed" in line else line.get(key)
             for line in lines
             if ("failed" not in line or key in ("reliability", "generalization"))
-            and ("failed" in line or line[key] is not None)
+            and ("failed" in line or line.get(key) is not None)
         ]
         means[key] = Mean(fmean(values) if values else None, bootstrap(values) if values else None, len(values))
     return means
@@ -167,7 +193,8 @@ def table(means: Mapping[str, Mapping[str, Mean]], n: int, about: str) -> str:
         f"{about}; n = {n} edits of subjects no trained editor has seen, one at a time. Shares are greedy top-1 in %, "
         "mean over edits with a 95 % bootstrap interval; locality over prompts the unedited model answers; portability "
         "over prompts whose bridge fact it knows; KL at neighbours and the subject's other facts. Seconds and peak: of "
-        "computing and applying one edit; seconds of all cores together, peak above what the process held before."
+        "computing and applying one edit; seconds of all cores together, peak above what the process held before. "
+        "Change over weight: Frobenius norms, of the weight that changes most; perplexity of the guard's ordinary texts."
     )
     return "\n".join([*rows, "", note])
 
@@ -181,6 +208,8 @@ def _cell(key: str, mean: Mean) -> str:
         return f"{mean.value / 2**20:,.0f}"
     if key == "parameters":
         return f"{mean.value:,.0f}"
+    if key in ("relative_change", "perplexity_ratio"):
+        return f"{mean.value:.3f}"
     low, high = mean.ci or (mean.value, mean.value)
     if key == "kl":
         return f"{mean.value:.3f} ({low:.3f}–{high:.3f})"

@@ -10,16 +10,20 @@ import json
 import math
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import MISSING, Field, asdict, fields
+from dataclasses import MISSING, Field, asdict, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from editing.edit import Edit
 from editing.registry import DEFAULT_METHOD, METHODS, get_method
+from editing.suggest import suggest_layer
 from models.options import add_model_options, load_from
 
 if TYPE_CHECKING:
     from metrics import EditReport
+
+SUGGESTED = "the usual one for this model; a trace may suggest another (python -m tracing)"
+"""Where the layer comes from that nobody gave."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -28,20 +32,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options = _options(arguments)
         if options.save_to and not options.save_to.parent.is_dir():  # said now, not after the work
             raise FileNotFoundError(f"there is no folder {str(options.save_to.parent)!r}; make it first")
-        edit, report = _run(options)
-        if options.save_to:
+        edit, report, why = _run(options)
+        if options.save_to and (not why or options.keep_broken):
             edit.save(options.save_to)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     if options.json:
-        print(json.dumps({"edit": description(edit), "report": json.loads(report.to_json())}, ensure_ascii=False))
+        found = {"edit": description(edit), "report": json.loads(report.to_json()), "broken": list(why)}
+        print(json.dumps(found, ensure_ascii=False))
     else:
         print(summary(edit, report))
         if options.full:
             print("\n" + report.to_markdown())
-        if options.save_to:
-            print(f"\nEdit written to {options.save_to}")
+    if why:
+        print(f"note: this edit is broken: {'; '.join(why)}", file=sys.stderr)
+    if options.save_to and why and not options.keep_broken:
+        print("note: a broken edit is not saved; give --keep-broken to save it all the same", file=sys.stderr)
+    elif options.save_to and not options.json:
+        print(f"\nEdit written to {options.save_to}")
     return 0
 
 
@@ -94,17 +103,21 @@ def _where(edit: Edit) -> str:
     return edit.method if layer is None else f"{edit.method}, layer {layer}"
 
 
-def _run(options: argparse.Namespace) -> tuple[Edit, EditReport]:
+def _run(options: argparse.Namespace) -> tuple[Edit, EditReport, tuple[str, ...]]:
+    """The edit, its report, and why it should not be used."""
     # The workflow stands above this package; only a command line may reach up to it.
     from app import workflow
     from app.probes import find_fact
+    from experiments.guard import guarded, why_broken
     from models import notes_on
 
     # a misspelt subject is told before the wait
     fact = find_fact(options.prompt, options.subject, options.answer, options.occurrence)
     config_type = get_method(options.method).config_type
     given = {knob.name: getattr(options, knob.name) for knob in fields(config_type)}
-    config = config_type(**{name: value for name, value in given.items() if value is not None})
+    given = {name: value for name, value in given.items() if value is not None}
+    suggests = "layer" in config_type.__dataclass_fields__ and "layer" not in given and _asks_for_layer(config_type)
+    config = config_type(**given | ({"layer": 0} if suggests else {}))  # a wrong setting is told before the wait
     model = load_from(options)
     for note in (*model.origin_notes(), *notes_on(model, options.prompt, fact.subject, fact.start)):
         print(f"note: {note}", file=sys.stderr)
@@ -114,7 +127,17 @@ def _run(options: argparse.Namespace) -> tuple[Edit, EditReport]:
     if not fact.target_true:
         own = request.fact.target_true
         print(f"note: nobody has said what is true, so the model's own answer, {own!r}, is replaced", file=sys.stderr)
-    return workflow.run_edit(model, request, options.method, config, progress=_progress())
+    if suggests:
+        config = replace(config, layer=suggest_layer(model))
+        print(f"note: no --layer given; {config.layer} is taken, {SUGGESTED}", file=sys.stderr)
+    found = guarded(model, [request], options.method, config, progress=_progress())
+    edit = replace(found.edit, diagnostics=(*found.edit.diagnostics, *found.checks))
+    return edit, workflow.evaluate(model, edit, request, progress=_progress()), why_broken(edit.diagnostics)
+
+
+def _asks_for_layer(config_type: type[Any]) -> bool:
+    """Whether a method's settings name no layer of their own."""
+    return any(knob.name == "layer" and knob.default is MISSING for knob in fields(config_type))
 
 
 def _progress() -> Callable[[int, int], None] | None:
@@ -152,6 +175,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--save", dest="save_to", type=Path, metavar="FILE", help="write the edit to a .safetensors file"
     )
+    parser.add_argument("--keep-broken", action="store_true", help="save an edit also where it breaks the model")
     knobs = parser.add_argument_group(f"settings of {chosen.method}")
     for knob in fields(get_method(chosen.method).config_type):
         _add_knob(knobs, knob)
@@ -160,8 +184,8 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def _add_knob(group: Any, knob: Field[Any]) -> None:
     """One option for a field of the method's config; ranges are checked by the config itself."""
-    required = knob.default is MISSING
-    default = "" if required else f" (default: {knob.default!r})"
+    free = knob.default is MISSING  # the layer, which is then suggested
+    default = " (default: the usual one for the model)" if free else f" (default: {knob.default!r})"
     name = f"--{knob.name.replace('_', '-')}"
     help_text = (str(knob.metadata.get("help", "")) + default).replace("%", "%%")
     if isinstance(knob.default, bool):
@@ -169,8 +193,7 @@ def _add_knob(group: Any, knob: Field[Any]) -> None:
         return
     group.add_argument(
         name,
-        required=required,
-        type=int if required else type(knob.default),
+        type=int if free else type(knob.default),
         # where a pattern also allows other texts, the config checks them
         choices=None if "pattern" in knob.metadata else knob.metadata.get("choices"),
         help=help_text,

@@ -18,11 +18,20 @@ LARGE = 1.0
 """A change above this, times the norm of its weight, replaces the weight rather than edits it."""
 SLANTED = 0.01
 """Below this cosine of key and direction the change is inflated a hundred times."""
-SAFER = "R-ROME or AlphaEdit"
+SAFER = {"r-rome": "R-ROME", "alphaedit": "AlphaEdit"}
+"""Methods that break a model less easily, by name; the one just used is never advised."""
 
 
-def before_computing(model: LanguageModel, requests: Sequence[EditRequest]) -> tuple[Diagnostic, ...]:
+def safer_than(method: str) -> str:
+    """Titles of the methods to try where this one breaks a model."""
+    return " or ".join(title for name, title in SAFER.items() if name != method)
+
+
+def before_computing(model: LanguageModel, requests: Sequence[EditRequest], method: str) -> tuple[Diagnostic, ...]:
     """What can be told from the prompts alone: subjects of one token at the first place.
+
+    Args:
+        method: that is to make the edit; another one is advised.
 
     Raises:
         ValueError: if a prompt does not fit the model or its tokens hide the subject.
@@ -36,7 +45,7 @@ def before_computing(model: LanguageModel, requests: Sequence[EditRequest]) -> t
     if first:
         warning = (
             f"the subject {first[0]!r} is a single token at the beginning of its prompt, where keys are unlike those "
-            f"inside a text and edits have broken models; prefer {SAFER}, or put words before it"
+            f"inside a text and edits have broken models; prefer {safer_than(method)}, or put words before it"
         )
     help_text = "Subjects of one token at the first place of their prompt."
     return (Diagnostic("first-token subjects", float(len(first)), "requests", help_text, warning),)

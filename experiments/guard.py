@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from editing import Diagnostic, Edit, apply_edits
 from editing.configs import make_config
-from editing.preflight import after_computing, before_computing
+from editing.preflight import after_computing, before_computing, safer_than
 from editing.registry import DEFAULT_METHOD, get_method
 from editing.view import on_base
 from facts import EditRequest
@@ -25,6 +25,25 @@ GUARD_TEXTS, GUARD_SEED = 20, 7
 """Documents of the bundled corpus whose perplexity is watched."""
 BROKEN = 2.0
 """An edit that makes ordinary text this many times as surprising is said to have broken the model."""
+UNLIKELY = 0.01
+"""Below this probability of the whole new answer an edit is said not to have taken."""
+
+
+def why_broken(diagnostics: Iterable[Diagnostic]) -> tuple[str, ...]:
+    """Why an edit should not become active unasked, a clause with its numbers each; nothing for a usable one.
+
+    Args:
+        diagnostics: the edit's, with those that `guarded` adds.
+    """
+    numbers = {diagnostic.name: diagnostic.value for diagnostic in diagnostics}
+    why = []
+    before, after = (numbers.get(f"perplexity {when}") for when in ("before", "after"))
+    if before is not None and after is not None and after > BROKEN * before:
+        why.append(f"the perplexity of ordinary text goes from {before:.3g} to {after:.3g} (more than {BROKEN:g} x)")
+    answer = numbers.get("p(new) after")
+    if answer is not None and answer < UNLIKELY:
+        why.append(f"the new answer has a probability of {answer:.2g} (below {UNLIKELY:g})")
+    return tuple(why)
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +92,7 @@ def guarded(
     texts = sample_texts(GUARD_TEXTS, GUARD_SEED) if guard_texts is None else guard_texts
     before = apply_edits(model, active)
     # Rank-one updates are the ones that a first-token subject breaks.
-    early = before_computing(model, requests) if chosen.family == "locate-then-edit" else ()
+    early = before_computing(model, requests, method) if chosen.family == "locate-then-edit" else ()
     made = chosen.compute(before, list(requests), config, active=before.edits, progress=progress, cancelled=cancelled)
     edit = on_base(made, model, before.edits)
     name_stage(progress, "checking ordinary text")
@@ -81,13 +100,13 @@ def guarded(
     room = after.max_positions
     if perplexity_before is None or room < before.max_positions:
         perplexity_before = text_perplexity(before, texts, room)
-    measured = _perplexity_check(perplexity_before, text_perplexity(after, texts, room), bool(texts))
+    measured = _perplexity_check(method, perplexity_before, text_perplexity(after, texts, room), bool(texts))
     checks = (*early, *after_computing(before, edit), *measured)
     broken = any(check.warning for check in measured)
     return Guarded(edit, before if broken and roll_back else after, checks, broken and roll_back)
 
 
-def _perplexity_check(before: float | None, after: float | None, any_text: bool) -> tuple[Diagnostic, ...]:
+def _perplexity_check(method: str, before: float | None, after: float | None, any_text: bool) -> tuple[Diagnostic, ...]:
     if not any_text or before is None:
         return ()
     ratio = math.inf if after is None else after / before
@@ -96,7 +115,7 @@ def _perplexity_check(before: float | None, after: float | None, any_text: bool)
         now = "no finite number" if after is None else f"{after:.3g}"
         warning = (
             f"the perplexity of ordinary text went from {before:.3g} to {now}: the edit breaks the model; undo it, and "
-            "try another layer, a weaker setting, or AlphaEdit"
+            f"try another layer, a weaker setting, or {safer_than(method)}"
         )
     return (
         Diagnostic("perplexity before", before, "", "Of ordinary text, without this edit."),

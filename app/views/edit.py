@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 PROBABILITIES = ("p(new) before", "p(new) after")
 BEFORE = "A trace may suggest a layer; run one first."
+ONCE = 0.5
+"""Seconds from which reading the second moment is told apart from the edit; below, it was kept from an earlier one."""
 GENTLER = "alphaedit"
 """Offered when an edit disturbs much: it leaves what other keys are mapped to as it is."""
 
@@ -74,6 +76,7 @@ def draw(form: Form, runner: Runner, trace: Job | None, ask: EditAsk | None, edi
         st.error(plain(edit.error), icon=":material/error:")
     elif edit is not None and edit.state == "done":
         _applied(edit.result, ask)
+        _broken(edit.result)
     elif edit is None and ledger.active():
         last = cache.drawer().get(ledger.active()[-1])
         if last is not None:
@@ -196,10 +199,13 @@ def _applied(edit: Edit, ask: EditAsk | None) -> None:
             "Inputs changed since this edit; the scores below belong to the earlier ones.", icon=":material/history:"
         )
     numbers = {diagnostic.name: diagnostic for diagnostic in edit.diagnostics}
+    seconds = edit.seconds or {}
+    moments = seconds.get("moments", 0.0)
     shown = [
         ("p(new answer)", " → ".join(probability(numbers[name].value) for name in PROBABILITIES if name in numbers)),
         ("Change of the weight", _percent(numbers.get("relative change"))),
-        ("Edit time", duration(sum((edit.seconds or {}).values()))),
+        ("Edit time", duration(sum(seconds.values()) - moments)),
+        ("Second moment, once per model", duration(moments) if moments >= ONCE else ""),
     ]
     cells = "".join(f"<div><dt>{markup(name)}</dt><dd>{markup(value)}</dd></div>" for name, value in shown if value)
     st.html(f'{SUMMARY_STYLE}<dl class="numbers">{cells}</dl>')
@@ -209,6 +215,18 @@ def _applied(edit: Edit, ask: EditAsk | None) -> None:
         _ways_out(edit)
     with st.expander("Loss and diagnostics"):
         _diagnostics(edit)
+
+
+def _broken(edit: Edit) -> None:
+    """Why an edit is not active, with its numbers, and the button that makes it so all the same."""
+    from experiments.guard import why_broken
+
+    made = st.session_state.edit_ask
+    why = why_broken(edit.diagnostics)
+    if not why or made is None or made.key in ledger.active():
+        return
+    st.error(plain(f"This edit is not active: {'; '.join(why)}."), icon=":material/block:")
+    st.button("Make it active anyway", key="keep_broken", icon=":material/edit:", on_click=ledger.keep_broken)
 
 
 def _same(made: object, ask: EditAsk) -> bool:
@@ -231,7 +249,8 @@ def _ways_out(edit: Edit) -> None:
 
     offered = GENTLER in METHODS and METHODS[edit.method].family == "locate-then-edit" and edit.method != GENTLER
     with st.container(horizontal=True):
-        st.button("Roll back", key="roll_back", icon=":material/undo:", on_click=ledger.undo)
+        if st.session_state.edit_ask is None or st.session_state.edit_ask.key in ledger.active():
+            st.button("Roll back", key="roll_back", icon=":material/undo:", on_click=ledger.undo)
         if offered:
             st.button("Try AlphaEdit instead", key="gentler", icon=":material/shield:", on_click=_try_gentler)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import pytest
 from streamlit.testing.v1 import AppTest
 
 from app import cache
@@ -114,3 +115,20 @@ def test_an_edit_is_placed_at_the_token_that_was_chosen(new_page: NewPage) -> No
     page.text_input(key="subject").set_value("Space Needle").run()
     page.selectbox(key="method").set_value("ft-m").run()
     assert not [box for box in page.selectbox if box.label == "Edit at token"]
+
+
+def test_a_broken_edit_is_shown_and_made_active_only_when_asked(
+    new_page: NewPage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("experiments.guard.UNLIKELY", 0.01)
+    page = new_page(run="1", samples="2", layer="2")
+    page.number_input(key="r-rome_steps").set_value(1)  # measured and not taken: the new answer stays unlikely
+    page.number_input(key="r-rome_moment_tokens").set_value(500)
+    page.button(key="apply_edit").click().run()
+    assert "This edit is not active: the new answer has a probability of" in notices(page)
+    assert page.session_state["ledger"].edits() == ()
+    assert set(tiles(page).values()) == {"—"}
+    page.button(key="keep_broken").click().run()
+    assert page.session_state["ledger"].edits() == (page.session_state["edit_ask"].key,)
+    assert "This edit is not active" not in notices(page)
+    assert tiles(page)["Reliability"].endswith("%")

@@ -31,7 +31,7 @@ def arguments(folder: str, **changes: str) -> list[str]:
 
 def test_prints_diagnostics_and_five_metrics(folder: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "edit.safetensors"
-    assert main(arguments(folder, save=str(path))) == 0
+    assert main([*arguments(folder, save=str(path)), "--keep-broken"]) == 0
     shown = capsys.readouterr().out
     for word in ("Reliability", "Generalization", "Locality", "Portability", "Efficiency", "relative change"):
         assert word in shown
@@ -124,3 +124,28 @@ def test_a_misspelt_method_is_told_in_one_sentence(folder: str, capsys: pytest.C
     asked = ["The Needle is in", "--subject", "Needle", "--target-new", "Rome", "--model", folder]
     assert main([*asked, "--method", "gracee"]) == 2
     assert capsys.readouterr().err.startswith("error: unknown method 'gracee'; did you mean 'grace'?")
+
+
+def test_a_broken_edit_is_told_and_not_saved_unasked(
+    folder: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two steps held to nearly nothing: the new answer stays as unlikely as it was."""
+    path = tmp_path / "edit.safetensors"
+    asked = arguments(folder, save=str(path), **{"norm-limit": "0.01"})
+    assert main(asked) == 0
+    told = capsys.readouterr()
+    assert "this edit is broken: the new answer has a probability of" in told.err
+    assert "--keep-broken" in told.err
+    assert "Edit written" not in told.out
+    assert not path.exists()
+    assert main([*asked, "--keep-broken", "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["broken"]) == 1
+    assert path.exists()
+
+
+def test_without_a_layer_the_usual_one_is_taken_and_told(folder: str, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = [word for word in arguments(folder) if word not in ("--layer", "1")]
+    assert main([*asked, "--json"]) == 0
+    told = capsys.readouterr()
+    assert json.loads(told.out)["edit"]["config"]["layer"] == 1  # the later of the first two of four
+    assert "no --layer given; 1 is taken" in told.err

@@ -9,7 +9,7 @@ import torch
 
 from editing import Diagnostic
 from editing.ops import WeightDelta
-from editing.preflight import after_computing, before_computing
+from editing.preflight import after_computing, before_computing, safer_than
 from facts import EditRequest, Fact
 from tests.editing import made as by_hand
 from tests.editing.made import made
@@ -22,11 +22,11 @@ def test_a_subject_of_one_token_at_the_beginning_is_told() -> None:
     word = next(text for text in ("Paris", "Rome", "a", "The", "in") if len(model.encode(text)) == 1)
     first = EditRequest(Fact(word, "{} is the capital of", "x"), "y")
     inside = EditRequest(Fact(word, "The city of {} is in", "x"), "y")
-    (check,) = before_computing(model, [NEEDLE, first])
+    (check,) = before_computing(model, [NEEDLE, first], "r-rome")
     assert check.value == 1
     assert repr(word) in check.warning
     assert "AlphaEdit" in check.warning
-    assert not before_computing(model, [NEEDLE, inside])[0].warning
+    assert not before_computing(model, [NEEDLE, inside], "rome")[0].warning
 
 
 def test_the_size_of_a_change_is_relative_to_its_weight() -> None:
@@ -51,3 +51,10 @@ def test_a_tiny_denominator_is_told(denominator: float, told: bool) -> None:
     known = (Diagnostic("denominator", denominator), Diagnostic("key norm", 1.0))
     checks = after_computing(model, dataclasses.replace(edit, diagnostics=known))
     assert bool(checks[1].warning) == told
+
+
+@pytest.mark.parametrize(
+    ("method", "advised"), [("rome", "R-ROME or AlphaEdit"), ("r-rome", "AlphaEdit"), ("alphaedit", "R-ROME")]
+)
+def test_the_method_just_used_is_never_advised(method: str, advised: str) -> None:
+    assert safer_than(method) == advised
