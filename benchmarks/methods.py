@@ -194,7 +194,7 @@ def table(means: Mapping[str, Mapping[str, Mean]], n: int, about: str) -> str:
         "mean over edits with a 95 % bootstrap interval; locality over prompts the unedited model answers; portability "
         "over prompts whose bridge fact it knows; KL at neighbours and the subject's other facts. Seconds and peak: of "
         "computing and applying one edit; seconds of all cores together, peak above what the process held before. "
-        "Change over weight: Frobenius norms, of the weight that changes most; perplexity of the guard's ordinary texts."
+        "Change over weight: Frobenius norms, of the weight that changes most; perplexity: of the guard's texts."
     )
     return "\n".join([*rows, "", note])
 
