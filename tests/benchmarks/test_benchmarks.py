@@ -167,9 +167,11 @@ def test_table_and_json_hold_the_figures() -> None:
     assert " | 2 | " in row
     assert "0.500 (0.250–0.750)" in row
     assert " | – | " in row
+    assert row.endswith("| 0.500 | 0.500 |")  # change over weight, perplexity
     found = as_json(means, 4)["rome"]
     wanted = (
-        "n reliability generalization locality_same_relation locality_same_subject portability kl seconds peak_bytes"
+        "n reliability generalization locality_same_relation locality_same_subject portability kl seconds peak_bytes "
+        "relative_change perplexity_ratio"
     )
     assert list(found) == wanted.split()
     assert (found["n"], found["kl"], found["peak_bytes"]) == (4, 0.5, 2.0**21)
