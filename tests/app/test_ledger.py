@@ -65,9 +65,11 @@ def test_every_method_has_a_form_with_all_its_numbers(new_page: NewPage) -> None
         expected = {
             f"{name}_{knob.name}"
             for knob in knobs.values()
-            if knob.name != "layer" and (isinstance(knob.default, int | float) or knob.metadata.get("choices"))
+            if knob.name not in ("layer", "fact_token")
+            and (isinstance(knob.default, int | float) or knob.metadata.get("choices"))
         }
         assert expected <= drawn, name
+        assert ("fact_token" in knobs) == ("fact_token" in drawn), name  # in words, beside the layer
         assert ("corpus" in knobs) == any(file.key == f"{name}_corpus" for file in page.get("file_uploader")), name
 
 
