@@ -155,15 +155,14 @@ class LanguageModel:
             raise ValueError(f"{self.name} has no chat template, so it cannot be asked in one; ask without chat")
         asked = copy.copy(self)
         asked.chat, asked.name = True, f"{self.name} (chat)"
-        asked.__dict__.pop("lead_ids", None)
         return asked
 
-    @cached_property
+    @property
     def starts(self) -> bool:
         """Whether the tokenizer puts its start token before every text."""
         return self.tokenize("a")[:1] == [self.tokenizer.bos_token_id]
 
-    @cached_property
+    @property
     def lead_ids(self) -> tuple[int, ...]:
         """Token ids before the words of every prompt: the start token, or the chat template up to the user's words."""
         if not self.chat:
