@@ -18,7 +18,7 @@ from tracing.paths import Node, PathResult, Through, path_patching
 from tracing.tracer import TraceCancelled
 from tracing.types import TraceConfig
 
-FACT = Fact.from_prompt("the city of Paris is in", "Paris", "the")  # an answer of one token in every family
+FACT = Fact.from_prompt("the city of Paris is the", "Paris")  # every family answers with one token
 LEVEL = NoiseLevel(0.4, "a test")
 CONFIG = TraceConfig(samples=2)
 
