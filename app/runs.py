@@ -3,7 +3,8 @@
 import streamlit as st
 
 from app import cache, catalog, state
-from app.views import show_experiments, show_runs
+from app.batch import show_experiments
+from app.views import show_runs
 from app.views.waiting import wait
 
 state.start_session(catalog.choices())

@@ -12,8 +12,8 @@ from app.jobs import Cancelled, Progress, Work
 from app.pace import time_forward, token_passes
 
 if TYPE_CHECKING:
-    from app.batch_plan import BatchAsk, Prepared
-    from app.sweeps import Experiment
+    from app.batch.prepare import BatchAsk, Prepared
+    from app.batch.sweeps import Experiment
     from editing import Edit
     from facts import EditRequest
     from models import LanguageModel
@@ -199,7 +199,7 @@ def dataset(source: str) -> Work:
     uploaded = cache.uploads().holds(source)
 
     def work(progress: Progress, cancelled: Cancelled) -> object:
-        from app.datasets import read_dataset
+        from app.batch.datasets import read_dataset
 
         return read_dataset(source, quote=uploaded)
 
@@ -223,7 +223,7 @@ def prepare(ask: BatchAsk) -> Work:
     shelf = cache.shelf()
 
     def work(progress: Progress, cancelled: Cancelled) -> object:
-        from app.batch_plan import prepare as made
+        from app.batch.prepare import prepare as made
 
         return made(shelf.get(ask.model, progress), ask, progress, cancelled)
 
@@ -252,7 +252,7 @@ def start_batch(prepared: Prepared, name: str) -> Work:
     """Write the plan down and start its process."""
 
     def work(progress: Progress, cancelled: Cancelled) -> object:
-        from app import sweeps
+        from app.batch import sweeps
 
         return sweeps.start(prepared.plan(name), prepared.identity, prepared.ask.workers)
 
@@ -263,7 +263,7 @@ def results(one: Experiment) -> Work:
     """What an experiment found so far."""
 
     def work(progress: Progress, cancelled: Cancelled) -> object:
-        from app.results import read_results
+        from app.batch.results import read_results
 
         return read_results(one)
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import streamlit as st
 
-from app.results import AveragedMap
+from app.batch.results import AveragedMap
 from app.wording import plain, short
 
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import streamlit as st
 
 from app import average_runs, session_runs, two_runs
+from app.batch.results import averaged_map
 from app.jobs import Runner, job_key
-from app.results import averaged_map
 from app.saved import LARGEST, METRICS, SITES, Saved, SavedEdit, SavedTrace
 from app.two_runs import Cells
 from app.views import export, show_averages

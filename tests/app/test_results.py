@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from app.leaderboard import boards, score_records
-from app.results import _averaged, _traced
+from app.batch.leaderboard import boards, score_records
+from app.batch.results import _averaged, _traced
 from experiments.payload import encode
 from experiments.records import Entry
 

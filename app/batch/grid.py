@@ -9,19 +9,20 @@ from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
-from app import state, sweeps, work
-from app.batch_plan import BLOCK, LOADING_SECONDS, MAPS, BatchAsk, size
+from app import state, work
+from app.batch import sweeps
+from app.batch.choose_facts import local
+from app.batch.datasets import ATLAS
+from app.batch.prepare import BLOCK, LOADING_SECONDS, MAPS, BatchAsk, size
 from app.catalog import REFERENCE, Choice
-from app.datasets import ATLAS
 from app.form import default_window
 from app.jobs import Job, Runner, job_key
-from app.views.choose_facts import local
 from app.views.waiting import Waiting, cancel
 from app.wording import duration, plain
 
 if TYPE_CHECKING:
-    from app.batch_plan import Prepared
-    from app.datasets import Dataset
+    from app.batch.datasets import Dataset
+    from app.batch.prepare import Prepared
 
 WHAT = {"trace": "Trace facts", "edit": "Edit facts"}
 DEFAULT_METHODS = ("r-rome", "ft-m")

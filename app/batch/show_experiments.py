@@ -6,10 +6,10 @@ import datetime
 
 import streamlit as st
 
-from app import server_paths, sweeps
+from app import server_paths
+from app.batch import show_experiment, sweeps
+from app.batch.sweeps import Experiment
 from app.jobs import Runner
-from app.sweeps import Experiment
-from app.views import show_experiment
 from app.views.waiting import Waiting
 from app.wording import plain
 from experiments.ledger import Ledger

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import streamlit as st
 
 from app import cache, server_paths, state, work
-from app.datasets import ATLAS
+from app.batch.datasets import ATLAS
 from app.jobs import Job, Runner, job_key
 from app.views.waiting import Waiting
 from app.wording import plain
 
 if TYPE_CHECKING:
-    from app.datasets import Dataset
+    from app.batch.datasets import Dataset
 
 LARGEST_MB = 5
 ENDINGS = ["json", "jsonl", "csv", "tsv", "txt"]

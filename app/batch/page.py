@@ -2,8 +2,9 @@
 
 import streamlit as st
 
-from app import cache, catalog, state, sweeps
-from app.views import choose_facts, choose_model, plan_batch, show_experiment
+from app import cache, catalog, state
+from app.batch import choose_facts, grid, show_experiment, sweeps
+from app.views import choose_model
 from app.views.waiting import Waiting, wait
 
 NONE = "-"
@@ -49,10 +50,10 @@ with st.container(border=True):
         found, more = choose_facts.draw(runner, source)
         waiting += more
 with st.container(border=True):
-    ask, more = plan_batch.grid(runner, model, source, found)
+    ask, more = grid.grid(runner, model, source, found)
     waiting += more
 with st.container(border=True):
-    waiting += plan_batch.start(runner, model, ask)
+    waiting += grid.start(runner, model, ask)
 
 if not painted:
     st.session_state.painted = True

@@ -24,7 +24,7 @@ from experiments.schema import FILE, LedgerError
 if TYPE_CHECKING:
     from experiments.plan import Plan
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 LOG = "log.txt"
 RATE_OVER = 60
 """Finished cells that the rate is taken over."""

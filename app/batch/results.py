@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from app.leaderboard import Board, boards, score_records
-from app.sweeps import Experiment
+from app.batch.leaderboard import Board, boards, score_records
+from app.batch.sweeps import Experiment
 from experiments.ledger import Ledger
 from experiments.records import Entry, entries
 

@@ -1,0 +1,1 @@
+"""The page Batch: a dataset, a grid of methods, layers and protocols, and its results."""
