@@ -30,7 +30,7 @@ page = st.navigation(
         st.Page("workbench.py", title="Workbench", icon=":material/biotech:", default=True),
         st.Page("runs.py", title="Runs", icon=":material/table_view:"),
         st.Page("batch/page.py", title="Batch", url_path="batch", icon=":material/dataset:"),
-        st.Page("methods.py", title="Methods", icon=":material/functions:"),
+        st.Page("methods/page.py", title="Methods", url_path="methods", icon=":material/functions:"),
     ],
     position="top",
 )

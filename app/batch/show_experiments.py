@@ -30,7 +30,7 @@ def draw(runner: Runner) -> list[Waiting]:
             "No experiment yet. Start one on the page Batch, or with `python -m experiments run`.",
             icon=":material/lightbulb:",
         )
-        st.page_link("batch.py", label="To Batch", icon=":material/dataset:")
+        st.page_link("batch/page.py", label="To Batch", icon=":material/dataset:")
         _where()
         return []
     words = st.text_input("Filter experiments", key="experiments_words", placeholder="words of a name or a state",

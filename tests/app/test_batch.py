@@ -63,7 +63,7 @@ def test_a_path_of_the_server_is_asked_for_only_behind_its_switch(
     new_page: NewPage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     page = new_page()
-    page.switch_page("batch.py").run()
+    page.switch_page("batch/page.py").run()
     page.segmented_control(key="batch_source").set_value("file").run()
     assert not [field for field in page.text_input if field.key == "batch_path"]
     monkeypatch.setenv("ENGRAM_SERVER_PATHS", "1")
@@ -190,7 +190,7 @@ def _until(one: Experiment, reached: Callable[[Standing], bool]) -> None:
 
 def test_the_form_says_what_it_waits_for(new_page: NewPage) -> None:
     page = new_page()
-    page.switch_page("batch.py").run()
+    page.switch_page("batch/page.py").run()
     assert not page.exception
     assert any("Atlas: " in element.value for element in page.markdown)
     page.pills(key="batch_maps").set_value([]).run()
@@ -211,7 +211,7 @@ def test_estimate_and_start_from_the_page(new_page: NewPage, monkeypatch: pytest
     launched: list[tuple[str, str, int]] = []
     monkeypatch.setattr(sweeps, "launch", lambda one, command, workers: launched.append((one.name, command, workers)))
     page = new_page()
-    page.switch_page("batch.py").run()
+    page.switch_page("batch/page.py").run()
     page.segmented_control(key="batch_what").set_value("edit").run()
     page.number_input(key="batch_facts_edit").set_value(1)
     page.pills(key="batch_methods").set_value(["ft-m"])
@@ -250,6 +250,6 @@ def test_an_experiment_that_cannot_be_read_is_shown_with_the_reason(new_page: Ne
     assert found.problem
     page = new_page()
     page.query_params["experiment"] = "broken"
-    page.switch_page("batch.py").run()
+    page.switch_page("batch/page.py").run()
     assert not page.exception
     assert any("broken" in element.value for element in page.error)

@@ -1,5 +1,5 @@
 """Methods: what each number on the Workbench is, how it is computed, and what it does not mean."""
 
-from app.views import explain
+from app.methods import explain
 
 explain.draw()

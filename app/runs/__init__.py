@@ -1,0 +1,1 @@
+"""The page Runs: what this session did, and two runs side by side."""
