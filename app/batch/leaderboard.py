@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from app.two_runs import NONE, Cells
+from app.runs.two_runs import NONE, Cells
 from app.wording import amount
 from experiments.records import Entry
 

@@ -38,7 +38,7 @@ if shown is not None:
         with st.container(horizontal=True, vertical_alignment="center"):
             st.button("Close", key="batch_close", icon=":material/close:", on_click=close)
             st.page_link(
-                "runs.py",
+                "runs/page.py",
                 label="All experiments are on the page Runs",
                 icon=":material/table_view:",
                 query_params={"experiment": shown.name},

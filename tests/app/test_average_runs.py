@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from app.average_runs import average, why_not
-from app.saved import Saved, read_run
+from app.runs.average_runs import average, why_not
+from app.runs.saved import Saved, read_run
 from tests.app.test_saved import edit_record, trace_record
 
 NewPage = Callable[..., AppTest]
@@ -65,11 +65,11 @@ def test_what_has_no_common_mean_is_refused(changes: dict[str, Any], word: str) 
 
 def test_ticked_traces_are_drawn_as_one_map(new_page: NewPage, monkeypatch: pytest.MonkeyPatch) -> None:
     page = new_page()
-    page.switch_page("runs.py").run()
+    page.switch_page("runs/page.py").run()
     runs = [trace(prompt, [effect] * 3) for prompt, effect in (("Rome is", 0.1), ("Oslo is", 0.2), ("Bern is", 0.6))]
     files = [(f"{index}.json", run.text.encode(), "application/json") for index, run in enumerate(runs)]
     page.file_uploader(key="runs_files").set_value(files).run()
-    monkeypatch.setattr("app.views.show_runs._table", lambda shown, words, kind: list(shown))
+    monkeypatch.setattr("app.runs.show_runs._table", lambda shown, words, kind: list(shown))
     page.button(key="runs_open").click().run()
     assert not page.exception
     captions = " ".join(caption.value for caption in page.caption).replace("\\", "")

@@ -177,7 +177,7 @@ def test_a_batch_runs_in_its_own_process_and_is_found_again(new_page: NewPage, m
     assert len(pd.read_parquet(io.BytesIO(results.table(one, "scores", "parquet")))) > 8
     assert [child.wait(60) for child in started.values()] == [0]
     page.query_params["experiment"] = "small"
-    page.switch_page("runs.py").run()
+    page.switch_page("runs/page.py").run()
     assert not page.exception
 
 

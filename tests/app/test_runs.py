@@ -6,9 +6,9 @@ from collections.abc import Callable
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from app import session_runs
-from app.saved import SavedEdit, SavedTrace, read_run
-from app.two_runs import pair_rows
+from app.runs import session_runs
+from app.runs.saved import SavedEdit, SavedTrace, read_run
+from app.runs.two_runs import pair_rows
 from tests.app.test_edit import edited
 from tests.app.test_saved import edit_record, trace_record
 
@@ -26,7 +26,7 @@ def test_what_the_workbench_did_is_listed_and_opens_again_with_equal_numbers(new
     assert isinstance(again, SavedEdit)
     assert again.scores == scored.scores
     assert {row["difference"] for row in pair_rows(scored, again)} <= {"—", "+0 pt", "0 ms", "< 1 ms"}
-    page.switch_page("runs.py").run()
+    page.switch_page("runs/page.py").run()
     assert not page.exception
     (table,) = page.dataframe
     assert list(table.value["run"]) == ["Edit", "Trace"]
@@ -39,7 +39,7 @@ def test_what_the_workbench_did_is_listed_and_opens_again_with_equal_numbers(new
 
 def test_files_are_opened_or_refused_in_a_sentence(new_page: NewPage) -> None:
     page = new_page()
-    page.switch_page("runs.py").run()
+    page.switch_page("runs/page.py").run()
     assert "Nothing here yet" in page.info[0].value
     files = [
         ("a.json", json.dumps(trace_record()).encode(), "application/json"),
@@ -64,8 +64,8 @@ def test_the_oldest_runs_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
 def _add_three() -> None:
     import json
 
-    from app import session_runs
-    from app.saved import read_run
+    from app.runs import session_runs
+    from app.runs.saved import read_run
     from tests.app.test_saved import trace_record
 
     for clean in (0.1, 0.2, 0.3):

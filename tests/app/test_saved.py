@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from app.saved import LARGEST, SavedEdit, SavedTrace, read_run
+from app.runs.saved import LARGEST, SavedEdit, SavedTrace, read_run
 
 
 def trace_record(**changes: Any) -> dict[str, Any]:

@@ -6,8 +6,8 @@ import zipfile
 
 import pytest
 
-from app import two_runs
-from app.session_runs import zipped
+from app.runs import two_runs
+from app.runs.session_runs import zipped
 from tests.app.test_saved import saved_edit, saved_trace, score_record
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from app.saved import METRICS, SITES, Saved, SavedEdit, SavedScore, SavedTrace
+from app.runs.saved import METRICS, SITES, Saved, SavedEdit, SavedScore, SavedTrace
 from app.wording import amount, short, visible
 
 NONE = "—"

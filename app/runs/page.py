@@ -4,7 +4,7 @@ import streamlit as st
 
 from app import cache, catalog, state
 from app.batch import show_experiments
-from app.views import show_runs
+from app.runs import show_runs
 from app.views.waiting import wait
 
 state.start_session(catalog.choices())

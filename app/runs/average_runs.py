@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from app.saved import SITES, Saved, SavedEdit, SavedTrace
+from app.runs.saved import SITES, Saved, SavedEdit, SavedTrace
 
 if TYPE_CHECKING:
     from tracing.average import AverageEffects

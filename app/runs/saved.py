@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from app.json_fields import Record, Rows
+from app.runs.json_fields import Record, Rows
 
 LARGEST = 2 * 1024 * 1024
 """Bytes of one file."""

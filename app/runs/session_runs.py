@@ -11,8 +11,8 @@ import streamlit as st
 
 from app import cache
 from app.jobs import Job, Runner
-from app.saved import Saved, SavedTrace, read_run
-from app.two_runs import overview
+from app.runs.saved import Saved, SavedTrace, read_run
+from app.runs.two_runs import overview
 
 MOST = 100
 """Runs of one session; the oldest go first."""
