@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from app.server_paths import FLAG, VARIABLE
+from app.server.server_paths import FLAG, VARIABLE
 
 ROOT = Path(__file__).resolve().parent.parent
 SETTINGS = ROOT / "streamlit_config.toml"

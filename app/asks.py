@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
-from app.jobs import job_key
+from app.server.jobs import job_key
 
 SITES = {"state": "resid_post", "mlp": "mlp_out", "attn": "attn_out"}
 """Codes of the page (and of its links) to the names of the library."""

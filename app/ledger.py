@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import streamlit as st
 
-from app import cache, state
+from app import state
 from app.asks import CompareAsk, EditAsk, FileAsk, ScoreAsk
-from app.catalog import Choice
-from app.jobs import Job
 from app.probes import Row
+from app.server import cache
+from app.server.catalog import Choice
+from app.server.jobs import Job
 from editing.branches import Branches
 
 MOST = 20

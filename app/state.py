@@ -18,9 +18,9 @@ import streamlit as st
 
 from app import examples
 from app.asks import SITES, FetchAsk, TraceAsk
-from app.catalog import AS_USUAL, DTYPES, Choice
 from app.form import LONGEST, default_window
-from app.jobs import Job, Lane, Runner, Work
+from app.server.catalog import AS_USUAL, DTYPES, Choice
+from app.server.jobs import Job, Lane, Runner, Work
 
 ROOM = 6000
 """Characters that a field takes: Streamlit drops a longer paste without a word, while the form says what is too long.

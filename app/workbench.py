@@ -2,11 +2,12 @@
 
 import streamlit as st
 
-from app import cache, catalog, ledger, state, work
+from app import ledger, state, work
 from app.asks import EditAsk, FileAsk
 from app.form import Form
-from app.jobs import Job, Lane, Work
 from app.runs import session_runs
+from app.server import cache, catalog
+from app.server.jobs import Job, Lane, Work
 from app.views import choose_model, edit, edits, evaluate, locate, show_fact
 from app.views.waiting import Waiting, wait
 

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
-from app import cache, server_paths, state, work
+from app import state, work
 from app.batch.datasets import ATLAS
-from app.jobs import Job, Runner, job_key
+from app.server import cache, server_paths
+from app.server.jobs import Job, Runner, job_key
 from app.views.waiting import Waiting
 from app.wording import plain
 

@@ -14,9 +14,9 @@ from app.batch import sweeps
 from app.batch.choose_facts import local
 from app.batch.datasets import ATLAS
 from app.batch.prepare import BLOCK, LOADING_SECONDS, MAPS, BatchAsk, size
-from app.catalog import REFERENCE, Choice
 from app.form import default_window
-from app.jobs import Job, Runner, job_key
+from app.server.catalog import REFERENCE, Choice
+from app.server.jobs import Job, Runner, job_key
 from app.views.waiting import Waiting, cancel
 from app.wording import duration, plain
 

@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from app.batch.datasets import facts_of, requests_of
-from app.catalog import choice_of
-from app.jobs import Cancelled, Progress, job_key
+from app.server.catalog import choice_of
+from app.server.jobs import Cancelled, Progress, job_key
 from experiments.edit_cells import request_of
 from experiments.executors import in_one_thread
 from experiments.kinds import Context, get_kind

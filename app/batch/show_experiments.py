@@ -6,10 +6,10 @@ import datetime
 
 import streamlit as st
 
-from app import server_paths
 from app.batch import show_experiment, sweeps
 from app.batch.sweeps import Experiment
-from app.jobs import Runner
+from app.server import server_paths
+from app.server.jobs import Runner
 from app.views.waiting import Waiting
 from app.wording import plain
 from experiments.ledger import Ledger

@@ -9,10 +9,10 @@ import zipfile
 
 import streamlit as st
 
-from app import cache
-from app.jobs import Job, Runner
 from app.runs.saved import Saved, SavedTrace, read_run
 from app.runs.two_runs import overview
+from app.server import cache
+from app.server.jobs import Job, Runner
 
 MOST = 100
 """Runs of one session; the oldest go first."""

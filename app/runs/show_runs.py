@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import streamlit as st
 
 from app.batch.results import averaged_map
-from app.jobs import Runner, job_key
 from app.runs import average_runs, session_runs, two_runs
 from app.runs.saved import LARGEST, METRICS, SITES, Saved, SavedEdit, SavedTrace
 from app.runs.two_runs import Cells
+from app.server.jobs import Runner, job_key
 from app.views import export, show_averages
 from app.views.locate import SUMMARY_STYLE
 from app.views.waiting import Waiting

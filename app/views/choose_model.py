@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
-from app import cache, state, work
+from app import state, work
 from app.asks import FetchAsk
-from app.catalog import DTYPES, Choice, Offer
-from app.jobs import Runner
+from app.server import cache
+from app.server.catalog import DTYPES, Choice, Offer
+from app.server.jobs import Runner
 from app.state import KEEP
 from app.views.waiting import MEGABYTE, Waiting, cancel, show
 from app.wording import markup, plain

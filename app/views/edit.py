@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
-from app import cache, ledger, state
+from app import ledger, state
 from app.asks import EditAsk
 from app.form import Form
-from app.jobs import Job, Runner
+from app.server import cache
+from app.server.jobs import Job, Runner
 from app.state import BOUND
 from app.views import settings
 from app.views.locate import SUMMARY_STYLE

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
-from app import cache, ledger, state, work
+from app import ledger, state, work
 from app.asks import CompareAsk, FileAsk
-from app.jobs import Job, Runner
+from app.server import cache
+from app.server.jobs import Job, Runner
 from app.views import export
 from app.views.waiting import Waiting, cancel
 from app.wording import markup, plain

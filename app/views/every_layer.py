@@ -9,7 +9,7 @@ import streamlit as st
 
 from app import state, work
 from app.asks import EditAsk, LayersAsk
-from app.jobs import Job, Runner
+from app.server.jobs import Job, Runner
 from app.views.waiting import Waiting, cancel
 from app.wording import plain, short
 

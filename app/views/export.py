@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
-from app import cache
+from app.server import cache
 
 if TYPE_CHECKING:
     import pandas as pd

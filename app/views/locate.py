@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
-from app import cache, state
+from app import state
 from app.asks import EditAsk
 from app.form import Form
-from app.jobs import Job, Runner
 from app.pace import token_passes
+from app.server import cache
+from app.server.jobs import Job, Runner
 from app.state import BOUND, KEEP
 from app.views import every_layer, export, show_map
 from app.views.waiting import Waiting, cancel

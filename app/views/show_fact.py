@@ -8,7 +8,7 @@ import streamlit as st
 
 from app import examples, state
 from app.form import Form
-from app.jobs import Job
+from app.server.jobs import Job
 from app.state import BOUND, KEEP
 from app.wording import markup, plain, probability, visible
 from facts.words import occurrences

@@ -13,7 +13,7 @@ from typing import Any
 import streamlit as st
 
 from app import state
-from app.jobs import Job, Runner
+from app.server.jobs import Job, Runner
 from app.wording import plain, roughly
 
 TICK_SECONDS = 0.2

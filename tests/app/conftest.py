@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from app import cache
 from app.__main__ import MAIN
+from app.server import cache
 from tests.tiny import build_tiny
 
 PATIENCE = 120

@@ -11,11 +11,11 @@ import pandas as pd
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from app import cache
 from app.batch import results, sweeps
 from app.batch.datasets import facts_of, read_dataset, requests_of
 from app.batch.prepare import BatchAsk, Prepared, _whole, prepare
 from app.batch.sweeps import Experiment, Standing
+from app.server import cache
 from experiments.executors import Setup
 from experiments.plan import LOADING
 from experiments.worker import Worker

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from app.cache import Shelf
-from app.catalog import AS_USUAL, Choice, choice_of, choices, offer
+from app.server.cache import Shelf
+from app.server.catalog import AS_USUAL, Choice, choice_of, choices, offer
 from tests.tiny import build_tiny
 from tests.tiny_gguf import write_gguf
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from app import cache
+from app.server import cache
 from app.views import export
 
 NewPage = Callable[..., AppTest]

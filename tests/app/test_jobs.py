@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from app.jobs import Job, Progress, Runner, job_key, sentence
+from app.server.jobs import Job, Progress, Runner, job_key, sentence
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ def test_reading_a_prompt_goes_ahead_of_long_work(runner: Runner) -> None:
 
 def test_a_stage_is_named_and_the_time_left_never_rises(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
-    monkeypatch.setattr("app.jobs.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("app.server.jobs.time.monotonic", lambda: now[0])
     job = Job("a", "Tracing", state="running")
     told = Progress(job)
     told.stage("reading the model, once")

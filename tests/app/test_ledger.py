@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from app import cache, ledger
+from app import ledger
+from app.server import cache
 from app.views import export
 from editing import METHODS, apply_edits
 from models import load_model

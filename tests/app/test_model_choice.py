@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from app import cache, work
+from app import work
 from app.asks import ReadAsk
-from app.jobs import Job, Progress
 from app.pace import Paces, token_passes
+from app.server import cache
+from app.server.jobs import Job, Progress
 from models import LanguageModel, catalogue
 from models.manifest import write_manifest
 from models.sources.store import CONVERSION

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from app import cache
 from app.__main__ import MAIN, ROOT
+from app.server import cache
 
 ORDER = """
 import sys
 from streamlit.testing.v1 import AppTest
-from app.jobs import Runner
+from app.server.jobs import Runner
 
 def watched(self, key, label, work, asker, lane):
     assert "torch" not in sys.modules, "torch came before the first job"

@@ -6,9 +6,9 @@ import pytest
 
 from app import examples, state
 from app.asks import EditAsk, ScoreAsk
-from app.catalog import Choice
 from app.form import Form, default_window
 from app.probes import find_fact, make_request, probes_of, rows_of, usable
+from app.server.catalog import Choice
 from app.state import ROOM, refused_values
 from app.views.settings import own_layers
 from app.wording import duration, markup, plain, probability, visible

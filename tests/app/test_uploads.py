@@ -4,7 +4,7 @@ import gc
 
 import pytest
 
-from app.uploads import LARGEST, Uploads
+from app.server.uploads import LARGEST, Uploads
 
 
 def test_a_file_is_kept_under_its_hash() -> None:

@@ -9,7 +9,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from playwright.sync_api import Download, Locator, Page, expect
 
-from app.catalog import choices
+from app.server.catalog import choices
 
 PATIENCE = 90_000
 """Milliseconds; nothing here measures speed, and test machines are busy."""

@@ -16,9 +16,9 @@ import time
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from app import cache
 from app.__main__ import main
-from app.jobs import Cancelled, Job, Lane, Progress, Runner, Work
+from app.server import cache
+from app.server.jobs import Cancelled, Job, Lane, Progress, Runner, Work
 
 going_on = threading.Event()
 going_on.set()

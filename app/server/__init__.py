@@ -1,0 +1,1 @@
+"""What all sessions share: jobs, loaded models, uploads, the list of models."""
