@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import streamlit as st
 
-from app import state
-from app.asks import CompareAsk, EditAsk, FileAsk, ScoreAsk
 from app.probes import Row
 from app.server import cache
 from app.server.catalog import Choice
 from app.server.jobs import Job
+from app.session import state
+from app.session.asks import CompareAsk, EditAsk, FileAsk, ScoreAsk
 from editing.branches import Branches
 
 MOST = 20

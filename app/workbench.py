@@ -2,12 +2,13 @@
 
 import streamlit as st
 
-from app import ledger, state, work
-from app.asks import EditAsk, FileAsk
-from app.form import Form
+from app import ledger, work
 from app.runs import session_runs
 from app.server import cache, catalog
 from app.server.jobs import Job, Lane, Work
+from app.session import state
+from app.session.asks import EditAsk, FileAsk
+from app.session.form import Form
 from app.views import choose_model, edit, edits, evaluate, locate, show_fact
 from app.views.waiting import Waiting, wait
 

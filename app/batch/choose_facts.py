@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
-from app import state, work
+from app import work
 from app.batch.datasets import ATLAS
 from app.server import cache, server_paths
 from app.server.jobs import Job, Runner, job_key
+from app.session import state
 from app.views.waiting import Waiting
 from app.wording import plain
 

@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
-from app import state, work
+from app import work
 from app.batch import sweeps
 from app.batch.choose_facts import local
 from app.batch.datasets import ATLAS
 from app.batch.prepare import BLOCK, LOADING_SECONDS, MAPS, BatchAsk, size
-from app.form import default_window
 from app.server.catalog import REFERENCE, Choice
 from app.server.jobs import Job, Runner, job_key
+from app.session import state
+from app.session.form import default_window
 from app.views.waiting import Waiting, cancel
 from app.wording import duration, plain
 

@@ -2,9 +2,9 @@
 
 import streamlit as st
 
-from app import state
 from app.batch import choose_facts, grid, show_experiment, sweeps
 from app.server import cache, catalog
+from app.session import state
 from app.views import choose_model
 from app.views.waiting import Waiting, wait
 

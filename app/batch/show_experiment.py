@@ -7,12 +7,13 @@ from pathlib import Path
 
 import streamlit as st
 
-from app import state, work
+from app import work
 from app.batch import sweeps
 from app.batch.leaderboard import HEADLINES, Board
 from app.batch.results import Results, packed, table
 from app.batch.sweeps import Experiment, Standing
 from app.server.jobs import Job, Runner, job_key
+from app.session import state
 from app.views import show_averages
 from app.views.waiting import Waiting
 from app.wording import duration, plain

@@ -2,10 +2,10 @@
 
 import streamlit as st
 
-from app import state
 from app.batch import show_experiments
 from app.runs import show_runs
 from app.server import cache, catalog
+from app.session import state
 from app.views.waiting import wait
 
 state.start_session(catalog.choices())

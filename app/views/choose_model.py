@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
-from app import state, work
-from app.asks import FetchAsk
+from app import work
 from app.server import cache
 from app.server.catalog import DTYPES, Choice, Offer
 from app.server.jobs import Runner
-from app.state import KEEP
+from app.session import state
+from app.session.asks import FetchAsk
+from app.session.state import KEEP
 from app.views.waiting import MEGABYTE, Waiting, cancel, show
 from app.wording import markup, plain
 

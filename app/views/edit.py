@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
-from app import ledger, state
-from app.asks import EditAsk
-from app.form import Form
+from app import ledger
 from app.server import cache
 from app.server.jobs import Job, Runner
-from app.state import BOUND
+from app.session import state
+from app.session.asks import EditAsk
+from app.session.form import Form
+from app.session.state import BOUND
 from app.views import settings
 from app.views.locate import SUMMARY_STYLE
 from app.views.waiting import Waiting, cancel

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
-from app import ledger, state, work
-from app.asks import CompareAsk, FileAsk
+from app import ledger, work
 from app.server import cache
 from app.server.jobs import Job, Runner
+from app.session import state
+from app.session.asks import CompareAsk, FileAsk
 from app.views import export
 from app.views.waiting import Waiting, cancel
 from app.wording import markup, plain

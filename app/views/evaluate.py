@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import streamlit as st
 
 from app import ledger
-from app.asks import EditAsk, FileAsk, ScoreAsk
-from app.form import Form
 from app.probes import KINDS, Row, find_fact, make_request, rows_of, usable
 from app.server.jobs import Job, Runner, job_key
+from app.session.asks import EditAsk, FileAsk, ScoreAsk
+from app.session.form import Form
 from app.views import export
 from app.views.waiting import Waiting, cancel
 from app.wording import duration, markup, plain

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
-from app import state, work
-from app.asks import EditAsk, LayersAsk
+from app import work
 from app.server.jobs import Job, Runner
+from app.session import state
+from app.session.asks import EditAsk, LayersAsk
 from app.views.waiting import Waiting, cancel
 from app.wording import plain, short
 

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
-from app import state
-from app.asks import EditAsk
-from app.form import Form
 from app.pace import token_passes
 from app.server import cache
 from app.server.jobs import Job, Runner
-from app.state import BOUND, KEEP
+from app.session import state
+from app.session.asks import EditAsk
+from app.session.form import Form
+from app.session.state import BOUND, KEEP
 from app.views import every_layer, export, show_map
 from app.views.waiting import Waiting, cancel
 from app.wording import markup, plain, probability, roughly, short, visible

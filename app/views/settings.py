@@ -7,8 +7,8 @@ from typing import Any
 
 import streamlit as st
 
-from app import state
 from app.server import cache
+from app.session import state
 from app.wording import plain
 
 DEFAULTS_FOR = 12

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
-from app import examples, state
-from app.form import Form
 from app.server.jobs import Job
-from app.state import BOUND, KEEP
+from app.session import examples, state
+from app.session.form import Form
+from app.session.state import BOUND, KEEP
 from app.wording import markup, plain, probability, visible
 from facts.words import occurrences
 

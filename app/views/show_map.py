@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
-from app import state
+from app.session import state
 from app.wording import visible
 
 if TYPE_CHECKING:

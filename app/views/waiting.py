@@ -12,8 +12,8 @@ from typing import Any
 
 import streamlit as st
 
-from app import state
 from app.server.jobs import Job, Runner
+from app.session import state
 from app.wording import plain, roughly
 
 TICK_SECONDS = 0.2

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from streamlit.testing.v1 import AppTest
 
-from app.examples import DEFAULT, UNKNOWN
+from app.session.examples import DEFAULT, UNKNOWN
 
 NewPage = Callable[..., AppTest]
 

@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import pytest
 
-from app import examples, state
-from app.asks import EditAsk, ScoreAsk
-from app.form import Form, default_window
 from app.probes import find_fact, make_request, probes_of, rows_of, usable
 from app.server.catalog import Choice
-from app.state import ROOM, refused_values
+from app.session import examples, state
+from app.session.asks import EditAsk, ScoreAsk
+from app.session.form import Form, default_window
+from app.session.state import ROOM, refused_values
 from app.views.settings import own_layers
 from app.wording import duration, markup, plain, probability, visible
 from editing import get_method

@@ -31,8 +31,8 @@ def unedited(folder: Path, seed: int) -> np.ndarray:
     import torch
 
     from app import workflow
-    from app.examples import DEFAULT
-    from app.form import default_window
+    from app.session.examples import DEFAULT
+    from app.session.form import default_window
     from facts import Fact
     from models import load_model
 

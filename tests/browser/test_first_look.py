@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
-from app.examples import DEFAULT
+from app.session.examples import DEFAULT
 from tests.browser.actions import PATIENCE, button, fill, parameters, slider
 
 NewPage = Callable[..., Page]

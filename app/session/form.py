@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from app.asks import SITES, ReadAsk, TraceAsk
 from app.server.catalog import Choice
+from app.session.asks import SITES, ReadAsk, TraceAsk
 
 LONGEST = {"prompt": 300, "subject": 80, "answer": 60, "new": 60, "against": 60}
 """Characters of the fields."""

@@ -2,7 +2,7 @@
 
 Three kinds of memory: the fields of the form (widgets whose values also stand in the URL, so a link restores the
 question: once there is a map, all that decides its numbers stands there, defaults too), the questions last asked
-(`app/asks.py`; the answers live with the jobs), and the layer.  The edits are in `app/ledger.py`.
+(`app/session/asks.py`; the answers live with the jobs), and the layer.  The edits are in `app/ledger.py`.
 
 A button's callback only remembers that it was pressed.  What is asked is read off the fields when the script has drawn
 them: a field left by the same click that presses the button has its new value only then.
@@ -16,11 +16,11 @@ from typing import Any
 
 import streamlit as st
 
-from app import examples
-from app.asks import SITES, FetchAsk, TraceAsk
-from app.form import LONGEST, default_window
 from app.server.catalog import AS_USUAL, DTYPES, Choice
 from app.server.jobs import Job, Lane, Runner, Work
+from app.session import examples
+from app.session.asks import SITES, FetchAsk, TraceAsk
+from app.session.form import LONGEST, default_window
 
 ROOM = 6000
 """Characters that a field takes: Streamlit drops a longer paste without a word, while the form says what is too long.

@@ -1,0 +1,1 @@
+"""What one session holds: the fields, what it asks for, the examples."""
