@@ -9,8 +9,8 @@ from app.server.jobs import Job, Lane, Work
 from app.session import state
 from app.session.asks import EditAsk, FileAsk
 from app.session.form import Form
+from app.shared.waiting import Waiting, wait
 from app.views import choose_model, edit, edits, evaluate, locate, show_fact
-from app.views.waiting import Waiting, wait
 
 live_at_first: list[Job] = []
 """Jobs that were live when this run of the script came by them.  One that ends while the page is being drawn is drawn

@@ -12,8 +12,8 @@ from app.batch.datasets import ATLAS
 from app.server import cache, server_paths
 from app.server.jobs import Job, Runner, job_key
 from app.session import state
-from app.views.waiting import Waiting
-from app.wording import plain
+from app.shared.waiting import Waiting
+from app.shared.wording import plain
 
 if TYPE_CHECKING:
     from app.batch.datasets import Dataset

@@ -18,8 +18,8 @@ from app.server.catalog import REFERENCE, Choice
 from app.server.jobs import Job, Runner, job_key
 from app.session import state
 from app.session.form import default_window
-from app.views.waiting import Waiting, cancel
-from app.wording import duration, plain
+from app.shared.waiting import Waiting, cancel
+from app.shared.wording import duration, plain
 
 if TYPE_CHECKING:
     from app.batch.datasets import Dataset

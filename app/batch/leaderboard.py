@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from app.runs.two_runs import NONE, Cells
-from app.wording import amount
+from app.shared.wording import amount
 from experiments.records import Entry
 
 if TYPE_CHECKING:

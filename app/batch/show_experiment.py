@@ -14,9 +14,9 @@ from app.batch.results import Results, packed, table
 from app.batch.sweeps import Experiment, Standing
 from app.server.jobs import Job, Runner, job_key
 from app.session import state
-from app.views import show_averages
-from app.views.waiting import Waiting
-from app.wording import duration, plain
+from app.shared import averages
+from app.shared.waiting import Waiting
+from app.shared.wording import duration, plain
 from experiments.schema import LedgerError
 
 LOOK_SECONDS = 2.0
@@ -163,8 +163,8 @@ def _found(job: Job, one: Experiment) -> None:
 def _maps(key: str, found: Results) -> None:
     st.markdown("**Averaged maps**")
     unknown = f", {found.n_unknown} passed over because the model does not know them" if found.n_unknown else ""
-    st.caption(plain(f"{show_averages.facts(found.n_facts, found.total)}{unknown}."))
-    show_averages.draw(key, found.maps)
+    st.caption(plain(f"{averages.facts(found.n_facts, found.total)}{unknown}."))
+    averages.draw(key, found.maps)
 
 
 def _board(key: str, board: Board) -> None:

@@ -10,8 +10,8 @@ from app.batch import show_experiment, sweeps
 from app.batch.sweeps import Experiment
 from app.server import server_paths
 from app.server.jobs import Runner
-from app.views.waiting import Waiting
-from app.wording import plain
+from app.shared.waiting import Waiting
+from app.shared.wording import plain
 from experiments.ledger import Ledger
 from experiments.schema import LedgerError
 

@@ -6,7 +6,7 @@ from app.batch import show_experiments
 from app.runs import show_runs
 from app.server import cache, catalog
 from app.session import state
-from app.views.waiting import wait
+from app.shared.waiting import wait
 
 state.start_session(catalog.choices())
 runner = cache.runner()

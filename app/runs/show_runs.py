@@ -11,10 +11,10 @@ from app.runs import average_runs, session_runs, two_runs
 from app.runs.saved import LARGEST, METRICS, SITES, Saved, SavedEdit, SavedTrace
 from app.runs.two_runs import Cells
 from app.server.jobs import Runner, job_key
-from app.views import export, show_averages
+from app.shared import averages, export
+from app.shared.waiting import Waiting
+from app.shared.wording import markup, plain, short, visible
 from app.views.locate import SUMMARY_STYLE
-from app.views.waiting import Waiting
-from app.wording import markup, plain, short, visible
 
 KINDS = {"all": "All", "trace": "Traces", "edit": "Edits"}
 
@@ -192,13 +192,13 @@ def _many(chosen: Sequence[Saved]) -> None:
         found = average_runs.average(chosen)
         measure = next(run.measure for run in chosen if isinstance(run, SavedTrace)).replace("_", " ")
         key = job_key("average", sorted(run.key for run in chosen))
-        words = show_averages.facts(found.n_facts, (found.ate, *found.ate_ci()))
+        words = averages.facts(found.n_facts, (found.ate, *found.ate_ci()))
         st.caption(
             plain(f"{words}, {found.noise_source}. Traces of one prompt count as one fact. ")
             + "Facts that were picked by hand say little about others; the page Batch draws them."
         )
         maps = [averaged_map(name, effects) for name, effects in found.effects.items()]
-        show_averages.draw(key, maps, f"Average indirect effect ({measure})")
+        averages.draw(key, maps, f"Average indirect effect ({measure})")
         export.average_buttons(found)
 
 
@@ -227,7 +227,7 @@ def _cell(run: SavedTrace, position: int, layer: int) -> tuple[str, str]:
 
 def _maps(runs: Sequence[SavedTrace]) -> None:
     """One map, or two next to each other on one colour scale."""
-    from app.plots import EffectMap, effect_maps
+    from app.shared.plots import EffectMap, effect_maps
 
     maps = []
     for run in runs:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from app.runs.saved import METRICS, SITES, Saved, SavedEdit, SavedScore, SavedTrace
-from app.wording import amount, short, visible
+from app.shared.wording import amount, short, visible
 
 NONE = "—"
 Cells = dict[str, str]

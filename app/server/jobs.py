@@ -231,7 +231,7 @@ def sentence(error: Exception) -> str:
 
 def _is_ours(error: Exception) -> bool:
     """Raised by a file of this project, so its words are meant for readers."""
-    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
+    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))))
     traceback = error.__traceback__
     file = ""
     while traceback is not None:

@@ -14,8 +14,8 @@ from app.server.jobs import Runner
 from app.session import state
 from app.session.asks import FetchAsk
 from app.session.state import KEEP
-from app.views.waiting import MEGABYTE, Waiting, cancel, show
-from app.wording import markup, plain
+from app.shared.waiting import MEGABYTE, Waiting, cancel, show
+from app.shared.wording import markup, plain
 
 if TYPE_CHECKING:
     from models.catalogue import Entry

@@ -13,10 +13,10 @@ from app.session import state
 from app.session.asks import EditAsk
 from app.session.form import Form
 from app.session.state import BOUND
+from app.shared.waiting import Waiting, cancel
+from app.shared.wording import duration, markup, plain, probability, visible
 from app.views import settings
 from app.views.locate import SUMMARY_STYLE
-from app.views.waiting import Waiting, cancel
-from app.wording import duration, markup, plain, probability, visible
 
 if TYPE_CHECKING:
     from app.workflow import Located

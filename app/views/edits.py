@@ -11,9 +11,9 @@ from app.server import cache
 from app.server.jobs import Job, Runner
 from app.session import state
 from app.session.asks import CompareAsk, FileAsk
-from app.views import export
-from app.views.waiting import Waiting, cancel
-from app.wording import markup, plain
+from app.shared import export
+from app.shared.waiting import Waiting, cancel
+from app.shared.wording import markup, plain
 
 if TYPE_CHECKING:
     from app.side_by_side import Comparison

@@ -11,9 +11,9 @@ from app.probes import KINDS, Row, find_fact, make_request, rows_of, usable
 from app.server.jobs import Job, Runner, job_key
 from app.session.asks import EditAsk, FileAsk, ScoreAsk
 from app.session.form import Form
-from app.views import export
-from app.views.waiting import Waiting, cancel
-from app.wording import duration, markup, plain
+from app.shared import export
+from app.shared.waiting import Waiting, cancel
+from app.shared.wording import duration, markup, plain
 
 if TYPE_CHECKING:
     from metrics import EditReport, Score

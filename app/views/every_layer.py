@@ -11,8 +11,8 @@ from app import work
 from app.server.jobs import Job, Runner
 from app.session import state
 from app.session.asks import EditAsk, LayersAsk
-from app.views.waiting import Waiting, cancel
-from app.wording import plain, short
+from app.shared.waiting import Waiting, cancel
+from app.shared.wording import plain, short
 
 if TYPE_CHECKING:
     from app.every_layer import EveryLayer
@@ -72,7 +72,7 @@ def _result(job: Job, stale: bool) -> None:
 def _figure(key: str, found: EveryLayer) -> None:
     import pandas as pd
 
-    from app.plots import every_layer_figure
+    from app.shared.plots import every_layer_figure
 
     figure = every_layer_figure(found, dark=st.context.theme.type == "dark")
     config = {"displayModeBar": False, "doubleClick": False}

@@ -14,9 +14,10 @@ from app.session import state
 from app.session.asks import EditAsk
 from app.session.form import Form
 from app.session.state import BOUND, KEEP
-from app.views import every_layer, export, show_map
-from app.views.waiting import Waiting, cancel
-from app.wording import markup, plain, probability, roughly, short, visible
+from app.shared import export
+from app.shared.waiting import Waiting, cancel
+from app.shared.wording import markup, plain, probability, roughly, short, visible
+from app.views import every_layer, show_map
 
 if TYPE_CHECKING:
     from app.workflow import Located

@@ -9,7 +9,7 @@ import streamlit as st
 
 from app.server import cache
 from app.session import state
-from app.wording import plain
+from app.shared.wording import plain
 
 DEFAULTS_FOR = 12
 """Layers of the bundled model, which the configs' default layers are for."""

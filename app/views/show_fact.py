@@ -10,7 +10,7 @@ from app.server.jobs import Job
 from app.session import examples, state
 from app.session.form import Form
 from app.session.state import BOUND, KEEP
-from app.wording import markup, plain, probability, visible
+from app.shared.wording import markup, plain, probability, visible
 from facts.words import occurrences
 
 if TYPE_CHECKING:

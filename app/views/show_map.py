@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import streamlit as st
 
 from app.session import state
-from app.wording import visible
+from app.shared.wording import visible
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,7 +38,7 @@ def draw(key: str, result: TraceResult, zmax: float) -> None:
     result = result.own_words()
     name = f"map_{key}_{result.config.site}_{result.measure}"
     dark = st.context.theme.type == "dark"
-    from app.plots import clickable_heatmap
+    from app.shared.plots import clickable_heatmap
 
     figure = clickable_heatmap(result, zmax=zmax, dark=dark)
     left, right = figure.layout.margin.l, figure.layout.margin.r

@@ -6,7 +6,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from app.server import cache
-from app.views import export
+from app.shared import export
 
 NewPage = Callable[..., AppTest]
 METRICS = ["Reliability", "Generalization", "Locality", "Portability", "Efficiency"]

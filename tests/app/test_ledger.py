@@ -10,7 +10,7 @@ from streamlit.testing.v1 import AppTest
 
 from app import ledger
 from app.server import cache
-from app.views import export
+from app.shared import export
 from editing import METHODS, apply_edits
 from models import load_model
 

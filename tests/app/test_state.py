@@ -10,8 +10,8 @@ from app.session import examples, state
 from app.session.asks import EditAsk, ScoreAsk
 from app.session.form import Form, default_window
 from app.session.state import ROOM, refused_values
+from app.shared.wording import duration, markup, plain, probability, visible
 from app.views.settings import own_layers
-from app.wording import duration, markup, plain, probability, visible
 from editing import get_method
 from facts.atlas import load_atlas
 

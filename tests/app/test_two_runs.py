@@ -63,7 +63,7 @@ def test_two_traces() -> None:
 
 
 def test_one_colour_scale_for_both_maps() -> None:
-    from app.plots import EffectMap, effect_maps
+    from app.shared.plots import EffectMap, effect_maps
 
     def figure(*effects: tuple[float, float], dark: bool = False) -> list[tuple[float, float]]:
         maps = [EffectMap(["a"], [one], [["", ""]], "mlp_out", "effect") for one in effects]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import streamlit as st
 
 from app.batch.results import AveragedMap
-from app.wording import plain, short
+from app.shared.wording import plain, short
 
 
 def facts(n: int, total: tuple[float, float, float] | None) -> str:
@@ -21,7 +21,7 @@ def facts(n: int, total: tuple[float, float, float] | None) -> str:
 
 def draw(key: str, maps: Sequence[AveragedMap], measure: str = "Average indirect effect") -> None:
     """Two maps in a row."""
-    from app.plots import EffectMap, effect_maps
+    from app.shared.plots import EffectMap, effect_maps
     from tracing.labels import CATEGORY_NAMES, map_title
 
     rows = list(CATEGORY_NAMES.values())

@@ -14,7 +14,7 @@ import streamlit as st
 
 from app.server.jobs import Job, Runner
 from app.session import state
-from app.wording import plain, roughly
+from app.shared.wording import plain, roughly
 
 TICK_SECONDS = 0.2
 MEGABYTE = 1e6
