@@ -27,7 +27,7 @@ st.set_page_config(page_title="Engram", page_icon=f"{ROOT}/app/icon.svg", layout
 st.logo(f"{ROOT}/app/icon.svg", size="medium")
 page = st.navigation(
     [
-        st.Page("workbench.py", title="Workbench", icon=":material/biotech:", default=True),
+        st.Page("workbench/page.py", title="Workbench", icon=":material/biotech:", default=True),
         st.Page("runs/page.py", title="Runs", url_path="runs", icon=":material/table_view:"),
         st.Page("batch/page.py", title="Batch", url_path="batch", icon=":material/dataset:"),
         st.Page("methods/page.py", title="Methods", url_path="methods", icon=":material/functions:"),

@@ -6,10 +6,10 @@ import dataclasses
 import time
 from typing import TYPE_CHECKING
 
-from app.pace import time_forward, token_passes
 from app.server import cache
 from app.server.jobs import Cancelled, Progress, Work
 from app.session.asks import SITES, CompareAsk, EditAsk, FileAsk, LayersAsk, ReadAsk, ScoreAsk, TraceAsk
+from app.workbench.pace import time_forward, token_passes
 
 if TYPE_CHECKING:
     from app.batch.prepare import BatchAsk, Prepared

@@ -6,7 +6,7 @@ from app.batch import choose_facts, grid, show_experiment, sweeps
 from app.server import cache, catalog
 from app.session import state
 from app.shared.waiting import Waiting, wait
-from app.views import choose_model
+from app.workbench import choose_model
 
 NONE = "-"
 """The name of no experiment: the reader has closed the one that was shown."""

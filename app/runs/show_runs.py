@@ -14,7 +14,7 @@ from app.server.jobs import Runner, job_key
 from app.shared import averages, export
 from app.shared.waiting import Waiting
 from app.shared.wording import markup, plain, short, visible
-from app.views.locate import SUMMARY_STYLE
+from app.workbench.locate import SUMMARY_STYLE
 
 KINDS = {"all": "All", "trace": "Traces", "edit": "Edits"}
 
@@ -29,7 +29,7 @@ def draw(runner: Runner) -> list[Waiting]:
             "Nothing here yet. What you trace and edit on the Workbench is listed here, and saved runs can be opened.",
             icon=":material/lightbulb:",
         )
-        st.page_link("workbench.py", label="To the Workbench", icon=":material/biotech:")
+        st.page_link("workbench/page.py", label="To the Workbench", icon=":material/biotech:")
         return waiting
     shown = two_runs.matching(runs, words, kind)
     # Between the buttons and the table, whose own toolbar would lie over the buttons.

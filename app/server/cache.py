@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
-from app.pace import Paces
 from app.server import catalog
 from app.server.jobs import Progress, Runner
 from app.server.uploads import Uploads
+from app.workbench.pace import Paces
 
 if TYPE_CHECKING:
     from editing import Edit

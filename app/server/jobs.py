@@ -21,6 +21,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 logger = logging.getLogger(__name__)
@@ -231,7 +232,7 @@ def sentence(error: Exception) -> str:
 
 def _is_ours(error: Exception) -> bool:
     """Raised by a file of this project, so its words are meant for readers."""
-    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))))
+    root = str(Path(__file__).resolve().parents[2])
     traceback = error.__traceback__
     file = ""
     while traceback is not None:

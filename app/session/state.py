@@ -2,7 +2,7 @@
 
 Three kinds of memory: the fields of the form (widgets whose values also stand in the URL, so a link restores the
 question: once there is a map, all that decides its numbers stands there, defaults too), the questions last asked
-(`app/session/asks.py`; the answers live with the jobs), and the layer.  The edits are in `app/ledger.py`.
+(`app/session/asks.py`; the answers live with the jobs), and the layer.  The edits are in `app/workbench/ledger.py`.
 
 A button's callback only remembers that it was pressed.  What is asked is read off the fields when the script has drawn
 them: a field left by the same click that presses the button has its new value only then.

@@ -7,7 +7,7 @@ from editing import METHODS
 
 
 def test_every_method_is_explained() -> None:
-    page = AppTest.from_file(str(MAIN), default_timeout=120).switch_page("methods/page.py").run()
+    page = AppTest.from_file(str(MAIN), default_timeout=120).run().switch_page("methods/page.py").run()
     assert not page.exception
     words = " ".join(markdown.value for markdown in page.markdown)
     for method in METHODS.values():

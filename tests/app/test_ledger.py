@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from app import ledger
 from app.server import cache
 from app.shared import export
+from app.workbench import ledger
 from editing import METHODS, apply_edits
 from models import load_model
 

@@ -11,10 +11,10 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from app import work
-from app.pace import Paces, token_passes
 from app.server import cache
 from app.server.jobs import Job, Progress
 from app.session.asks import ReadAsk
+from app.workbench.pace import Paces, token_passes
 from models import LanguageModel, catalogue
 from models.manifest import write_manifest
 from models.sources.store import CONVERSION

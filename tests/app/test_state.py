@@ -11,7 +11,7 @@ from app.session.asks import EditAsk, ScoreAsk
 from app.session.form import Form, default_window
 from app.session.state import ROOM, refused_values
 from app.shared.wording import duration, markup, plain, probability, visible
-from app.views.settings import own_layers
+from app.workbench.settings import own_layers
 from editing import get_method
 from facts.atlas import load_atlas
 
@@ -134,7 +134,7 @@ def test_numbers_are_short_and_never_falsely_exact() -> None:
 
 
 def test_an_infinite_condition_number_is_shown() -> None:
-    from app.views.edit import _value
+    from app.workbench.edit import _value
 
     assert _value(float("inf"), "") == "inf"
     assert _value(20_000.0, "tokens") == "20,000 tokens"

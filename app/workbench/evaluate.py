@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
-from app import ledger
 from app.probes import KINDS, Row, find_fact, make_request, rows_of, usable
 from app.server.jobs import Job, Runner, job_key
 from app.session.asks import EditAsk, FileAsk, ScoreAsk
@@ -14,6 +13,7 @@ from app.session.form import Form
 from app.shared import export
 from app.shared.waiting import Waiting, cancel
 from app.shared.wording import duration, markup, plain
+from app.workbench import ledger
 
 if TYPE_CHECKING:
     from metrics import EditReport, Score

@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from app import ledger, work
+from app import work
 from app.runs import session_runs
 from app.server import cache, catalog
 from app.server.jobs import Job, Lane, Work
@@ -10,7 +10,7 @@ from app.session import state
 from app.session.asks import EditAsk, FileAsk
 from app.session.form import Form
 from app.shared.waiting import Waiting, wait
-from app.views import choose_model, edit, edits, evaluate, locate, show_fact
+from app.workbench import choose_model, edit, edits, evaluate, fact_bar, ledger, locate
 
 live_at_first: list[Job] = []
 """Jobs that were live when this run of the script came by them.  One that ends while the page is being drawn is drawn
@@ -42,7 +42,7 @@ session = st.session_state
 st.html('<h1 class="unseen">Workbench</h1>')
 model, downloading = choose_model.draw(runner, offer)
 ledger.start(model)
-words = show_fact.fields()
+words = fact_bar.fields()
 below_fields = st.container()
 left, right = st.columns([1.6, 1], gap="medium")
 with left, st.container(border=True, height="stretch"):
@@ -68,8 +68,8 @@ if painted and session.trace_ask:
     trace = job_for(session.trace_ask.key, "Tracing", work.trace(session.trace_ask))
 
 with below_fields:
-    show_fact.problems(form)
-    show_fact.reading(form, reading)
+    fact_bar.problems(form)
+    fact_bar.reading(form, reading)
 with right, st.container(border=True, height="stretch"):
     ask = edit.controls(form, trace)
     if state.pressed("apply") and ask is not None and trace is not None and trace.state == "done":
@@ -101,5 +101,5 @@ if session.score_wanted and session.edit_ask and session.edit_ask.key in ledger.
 if not all(job.live for job in live_at_first):
     st.rerun()
 if reading in live_at_first:
-    waiting.append(Waiting(reading, None if show_fact.read_before(form) else below_fields.empty()))
+    waiting.append(Waiting(reading, None if fact_bar.read_before(form) else below_fields.empty()))
 wait(runner, waiting + downloading)

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
-from app.pace import token_passes
 from app.server import cache
 from app.server.jobs import Job, Runner
 from app.session import state
@@ -17,7 +16,8 @@ from app.session.state import BOUND, KEEP
 from app.shared import export
 from app.shared.waiting import Waiting, cancel
 from app.shared.wording import markup, plain, probability, roughly, short, visible
-from app.views import every_layer, show_map
+from app.workbench import heat_map, layers_tab
+from app.workbench.pace import token_passes
 
 if TYPE_CHECKING:
     from app.workflow import Located
@@ -183,18 +183,18 @@ def _results(
             "The noise hardly changes the answer, so there is little to restore: raise the noise in Settings.",
             icon=":material/volume_up:",
         )
-    heat_map, table, layers = st.tabs(["Heat map", "Table", "Every layer"])
+    map_tab, table, layers = st.tabs(["Heat map", "Table", "Every layer"])
     highest = max(float(abs(result.indirect_effect).max()) for result in shown)
-    with heat_map:
+    with map_tab:
         for result in shown:
             _site_heading(result, shown)
-            show_map.draw(trace.key, result, highest)
+            heat_map.draw(trace.key, result, highest)
     with table:
         for result in shown:
             _site_heading(result, shown)
-            show_map.table(trace.key, result)
+            heat_map.table(trace.key, result)
     with layers:
-        return every_layer.draw(runner, ask, found)
+        return layers_tab.draw(runner, ask, found)
 
 
 def _summary(result: TraceResult) -> None:

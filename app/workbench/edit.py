@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
-from app import ledger
 from app.server import cache
 from app.server.jobs import Job, Runner
 from app.session import state
@@ -15,8 +14,8 @@ from app.session.form import Form
 from app.session.state import BOUND
 from app.shared.waiting import Waiting, cancel
 from app.shared.wording import duration, markup, plain, probability, visible
-from app.views import settings
-from app.views.locate import SUMMARY_STYLE
+from app.workbench import ledger, settings
+from app.workbench.locate import SUMMARY_STYLE
 
 if TYPE_CHECKING:
     from app.workflow import Located

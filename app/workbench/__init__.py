@@ -1,0 +1,1 @@
+"""The page Workbench: locate, edit, evaluate."""
