@@ -22,6 +22,7 @@ import pandas as pd
 import torch
 
 from benchmarks.held_out import held_out_requests
+from benchmarks.reference import BEST_LAYER
 from benchmarks.variants import weights_of
 from editing import METHODS, apply_edits
 from editing.rome import RRomeConfig
@@ -42,7 +43,6 @@ from metrics.protocols import (
 from metrics.types import Metric, Settings
 from models import LanguageModel
 from models.options import add_model_options, load_from
-from models.reference.evaluate import BEST_LAYER
 
 METHOD = "r-rome"
 PARAPHRASES = 2

@@ -62,7 +62,7 @@ class RankOneConfig(MomentSettings, SearchSettings):
     and loses hardly a paraphrase; 2 contexts instead of 50, with which R-ROME's one key stays close to the bare
     prompt's; 20,000 tokens instead of 100,000; a norm limit relative to the residual; a small ridge, because fewer
     tokens leave C nearly singular; no weight decay, because the limit already holds the norm and decay keeps the search
-    from the target where MLPs write little.  `python -m models.reference.evaluate --method rome --set stop_loss=0.05`
+    from the target where MLPs write little.  `python -m benchmarks.reference --method rome --set stop_loss=0.05`
     measures such a choice on the bundled model (docs/methods.md).
     """
 

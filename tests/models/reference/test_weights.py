@@ -1,6 +1,6 @@
 """The bundled weights are the recorded ones, and know and show what docs/reference-model.md says, on small samples.
 
-The full figures come from `python -m models.reference.evaluate`; here the same functions run on few facts, with lines
+The full figures come from `python -m benchmarks.reference`; here the same functions run on few facts, with lines
 loose enough for the sample, so that wrong weights fail and chance does not.
 """
 
@@ -14,10 +14,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from benchmarks.reference import answers, effects, in_context, known_facts, lines, main, table
 from facts.atlas import load_atlas
 from models import load_model
 from models.manifest import check_manifest
-from models.reference.evaluate import answers, effects, in_context, known_facts, lines, main, table
 from models.reference.train import WEIGHTS
 
 pytestmark = pytest.mark.reference

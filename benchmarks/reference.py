@@ -1,4 +1,4 @@
-"""Measure the reference model: `python -m models.reference.evaluate`.
+"""Measure the reference model: `python -m benchmarks.reference`.
 
 What it knows (recall), where it keeps it (average causal effects, Meng et al. 2022, section 2), and whether a rank-one
 edit rewrites it (ES, PS, NS of section 3.3, with the stricter greedy forms beside them).  Each figure is printed with
