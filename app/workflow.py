@@ -21,10 +21,10 @@ import torch
 
 from app.probes import Row, find_fact, make_request, probes_of
 from editing import Edit, apply_edits
+from editing.applied.view import on_base
 from editing.configs import make_config
 from editing.registry import DEFAULT_METHOD, get_method
 from editing.suggest import suggest_layer
-from editing.view import on_base
 from facts import EditRequest, Fact
 from facts.atlas import load_atlas
 from facts.stages import name_stage

@@ -7,11 +7,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from editing.applied.view import apply_edits
     from editing.edit import Diagnostic, Edit, EditCancelled, LossStep
     from editing.ops import DenseDelta, WeightDelta
     from editing.registry import METHODS, Method, get_method, revision_of
     from editing.rome import RomeConfig
-    from editing.view import apply_edits
 
 HOMES = {
     "METHODS": "registry",
@@ -23,7 +23,7 @@ HOMES = {
     "Method": "registry",
     "RomeConfig": "rome",
     "WeightDelta": "ops",
-    "apply_edits": "view",
+    "apply_edits": "applied.view",
     "get_method": "registry",
     "revision_of": "registry",
 }

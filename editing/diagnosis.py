@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 import torch
 
 from editing.answers import probabilities
+from editing.applied.view import apply_edits
 from editing.edit import Diagnostic, Edit
 from editing.keys import Batch
 from editing.moments import Moment
 from editing.ops import Delta
 from editing.values import OWN_OUTPUT, Start, Unit, Value
-from editing.view import apply_edits
 from models import LanguageModel
 
 if TYPE_CHECKING:

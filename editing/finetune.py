@@ -21,13 +21,13 @@ from typing import Any
 import torch
 
 from editing.answers import Targets, new_answers, probabilities
+from editing.applied.view import apply_edits
 from editing.configs import check_config
 from editing.descent import DescentSettings, PromptEndTargets, descend
 from editing.diagnosis import answer_diagnostics, size_diagnostic
 from editing.edit import Cancelled, Edit, Progress
 from editing.ops import DenseDelta
 from editing.requests import check_batch, check_layer
-from editing.view import apply_edits
 from facts import EditRequest
 from facts.stages import part
 from models import LanguageModel, as_out_in

@@ -18,6 +18,7 @@ from time import perf_counter
 from typing import Any
 
 from editing.answers import new_answers, probabilities
+from editing.applied.view import apply_edits
 from editing.configs import check_config
 from editing.demonstrations import (
     OPENINGS,
@@ -33,7 +34,6 @@ from editing.diagnosis import answer_diagnostics
 from editing.edit import Cancelled, Diagnostic, Edit, EditCancelled, Progress
 from editing.ops import PromptOp
 from editing.requests import single
-from editing.view import apply_edits
 from facts import EditRequest
 from facts.atlas import load_atlas
 from models import LanguageModel

@@ -28,13 +28,13 @@ from typing import Any, Literal
 import torch
 
 from editing.answers import Asked, new_answers, probabilities
+from editing.applied.view import apply_edits
 from editing.configs import check_config
 from editing.contexts import BARE, make_contexts
 from editing.diagnosis import answer_diagnostics, size_diagnostic
 from editing.edit import Cancelled, Diagnostic, Edit, EditCancelled, Progress
 from editing.ops import WeightDelta
 from editing.requests import single
-from editing.view import apply_edits
 from facts import EditRequest
 from models import LanguageModel, Site, as_out_in, fits, run, target_ids
 from models.calls import calling

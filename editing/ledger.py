@@ -19,11 +19,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from editing.applied.export import export_model
+from editing.applied.view import EditedModel, apply_edits, on_base
 from editing.branches import Branches
 from editing.edit import Edit
-from editing.export import export_model
 from editing.files import load_edit
-from editing.view import EditedModel, apply_edits, on_base
 from models import LanguageModel
 
 FORMAT = "engram-ledger-1"
@@ -190,7 +190,7 @@ class Ledger:
             return self._put(replace(edit, model_revision=self.model.revision), None)
 
     def export_model(self, folder: Path, branch: str | None = None) -> None:
-        """Merge a branch's edits into the weights and write the model for transformers; see `editing.export`."""
+        """Merge a branch's edits into the weights and write the model for transformers; see `editing.applied.export`."""
         export_model(self.view(branch), folder)
 
     def _put(self, edit: Edit, position: int | None) -> Edit:

@@ -22,13 +22,13 @@ from typing import Any, Literal
 import torch
 
 from editing.answers import new_answers, probabilities
+from editing.applied.view import apply_edits
 from editing.configs import check_config
 from editing.descent import DescentSettings, descend
 from editing.diagnosis import answer_diagnostics, size_diagnostic
 from editing.edit import Cancelled, Edit, Progress
 from editing.ops import WeightDelta
 from editing.requests import check_batch
-from editing.view import apply_edits
 from facts import EditRequest
 from facts.stages import part
 from models import LanguageModel, as_out_in

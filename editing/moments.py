@@ -20,9 +20,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from editing.applied.view import EditedModel
 from editing.edit import Cancelled, EditCancelled, Progress
 from editing.settings import MomentSettings
-from editing.view import EditedModel
 from facts.regular import check_regular
 from facts.stages import name_stage
 from models import LanguageModel, pad

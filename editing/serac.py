@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from editing.applied.view import EditedModel, Router
 from editing.configs import check_config
 from editing.edit import Diagnostic, Edit
 from editing.ops import Op, RouteOp, WeightDelta
@@ -29,7 +30,6 @@ from editing.train.proposal import LearnedMethod, artefact_setting, folder_of, w
 from editing.train.rows import Encoder
 from editing.train.scope import PromptReader, ScopeNetwork, squared_distance
 from editing.train.serac_trainer import CounterfactualChange, SeracState, answer_rows, context_ids
-from editing.view import EditedModel, Router
 from facts import EditRequest
 from models import LanguageModel, as_out_in
 
@@ -56,7 +56,7 @@ class SeracConfig:
 
 
 class SeracRouter:
-    """The trained parts, as `editing.view.Router`; built for the first model it is asked about."""
+    """The trained parts, as `editing.applied.view.Router`; built for the first model it is asked about."""
 
     def __init__(self, artefact: Artefact) -> None:
         self.digest = artefact.digest
@@ -83,7 +83,7 @@ class SeracRouter:
         return found
 
     def scores(self, model: LanguageModel, prompt: Sequence[int], ops: Sequence[RouteOp]) -> torch.Tensor:
-        """As `editing.view.Router.scores`; of entries that score alike the latest wins, and an entry with a subject
+        """As `editing.applied.view.Router.scores`; of entries that score alike the latest wins, and an entry with a subject
         scores 0 where the prompt does not hold it."""
         stored = torch.cat([op.keys for op in ops]).to(model.device)
         scores = torch.exp(-squared_distance(stored, self.keys(model, [prompt])).double())

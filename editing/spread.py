@@ -24,6 +24,7 @@ from typing import Any, Protocol
 
 import torch
 
+from editing.applied.view import apply_edits
 from editing.contexts import make_contexts
 from editing.diagnosis import Outcome, diagnose_many
 from editing.edit import Cancelled, Diagnostic, Edit, EditCancelled, LossStep, Progress
@@ -34,7 +35,6 @@ from editing.reach import changed_outputs
 from editing.requests import check_batch, check_layer
 from editing.settings import MomentSettings, RangeSettings, SearchSettings
 from editing.values import Start, Value, optimise_values, read_starts
-from editing.view import apply_edits
 from facts import EditRequest
 from facts.stages import name_stage, part
 from models import LanguageModel

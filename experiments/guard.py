@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from editing import Diagnostic, Edit, apply_edits
+from editing.applied.view import on_base
 from editing.configs import make_config
 from editing.preflight import after_computing, before_computing, safer_than
 from editing.registry import DEFAULT_METHOD, get_method
-from editing.view import on_base
 from facts import EditRequest
 from facts.stages import name_stage
 from metrics.sequence import text_perplexity

@@ -13,10 +13,10 @@ from time import perf_counter
 from typing import Any
 
 from editing import apply_edits
+from editing.applied.view import EditedModel
 from editing.configs import make_config
 from editing.edit import EditCancelled
 from editing.registry import DEFAULT_METHOD, get_method
-from editing.view import EditedModel
 from experiments.guard import GUARD_SEED, GUARD_TEXTS, Cancelled, Progress, guarded
 from experiments.places import shown_name
 from facts import EditRequest

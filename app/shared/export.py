@@ -148,7 +148,7 @@ def _edit_file(edit: Edit) -> bytes:
 
 def _model_zip(edits: list[Edit], name: str) -> bytes:
     from editing import apply_edits
-    from editing.export import export_model
+    from editing.applied.export import export_model
 
     with tempfile.TemporaryDirectory() as folder:
         export_model(apply_edits(cache.shelf().get(name), edits), Path(folder) / "edited-model")

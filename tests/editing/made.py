@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from editing import Edit, RomeConfig
-from editing.codebook import fold
+from editing.applied.codebook import fold
 from editing.ops import CodebookOp, DenseDelta, Op, PromptOp, RouteOp, SideOp, WeightDelta
 from editing.wise import WiseConfig
 from facts import EditRequest, Fact

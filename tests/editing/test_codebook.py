@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from editing import Edit, EditCancelled, apply_edits
-from editing.codebook import GAP, Codebook, fold
+from editing.applied.codebook import GAP, Codebook, fold
 from editing.grace import GraceConfig, GraceMethod
 from editing.ops import CodebookOp
 from facts import EditRequest, Fact

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from editing import Edit, EditCancelled, apply_edits
-from editing.side import Shard, SideRewrite, fold, ties
+from editing.applied.side import Shard, SideRewrite, fold, ties
 from editing.wise import WiseConfig, WiseMethod, margins, mask_of
 from models import LanguageModel, as_out_in, run
 from models.calls import calling

@@ -3,12 +3,12 @@
 import pytest
 import torch
 
+from editing.applied.view import apply_edits
 from editing.edit import Edit
 from editing.ops import WeightDelta
 from editing.train.factors import gradient_factors, mlp_weights, weight_shapes
 from editing.train.forward import Forward
 from editing.train.rows import Encoder, LowRank
-from editing.view import apply_edits
 from models import FAMILIES, LanguageModel, as_out_in, join
 from tests.editing.train.toys import REQUEST, linear_twin, same_gradient, square_gpt2
 from tests.tiny import tiny_model

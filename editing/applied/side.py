@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import torch
 
-from editing.codebook import rows_and_ends
+from editing.applied.codebook import rows_and_ends
 from editing.ops import SideOp
 from models.calls import current_call
 

@@ -21,7 +21,8 @@ from typing import Protocol, TypeVar
 
 import torch
 
-from editing import codebook, prefix, side
+from editing import prefix
+from editing.applied import codebook, side
 from editing.edit import Edit
 from editing.ops import CodebookOp, Delta, DenseDelta, PromptOp, RouteOp, SideOp, WeightDelta
 from models import LanguageModel, Sampling, as_out_in

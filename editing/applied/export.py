@@ -7,8 +7,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from editing.applied.view import EditedModel
 from editing.edit import Edit
-from editing.view import EditedModel
 
 RECORD = "edits.json"
 """What was merged, beside the weights: method, digest, prompt and new answer of every edit."""

@@ -1,0 +1,1 @@
+"""Views of a model with an edit applied."""
