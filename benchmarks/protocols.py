@@ -25,7 +25,7 @@ from benchmarks.held_out import held_out_requests
 from benchmarks.reference import BEST_LAYER
 from benchmarks.variants import weights_of
 from editing import METHODS, apply_edits
-from editing.rome import RRomeConfig
+from editing.methods.rome import RRomeConfig
 from facts import EditRequest
 from facts.atlas import Atlas, load_atlas
 from facts.probes import edit_request

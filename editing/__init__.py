@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from editing.applied.view import apply_edits
     from editing.edit import Diagnostic, Edit, EditCancelled, LossStep
+    from editing.methods.rome import RomeConfig
     from editing.ops import DenseDelta, WeightDelta
     from editing.registry import METHODS, Method, get_method, revision_of
-    from editing.rome import RomeConfig
 
 HOMES = {
     "METHODS": "registry",
@@ -21,7 +21,7 @@ HOMES = {
     "EditCancelled": "edit",
     "LossStep": "edit",
     "Method": "registry",
-    "RomeConfig": "rome",
+    "RomeConfig": "methods.rome",
     "WeightDelta": "ops",
     "apply_edits": "applied.view",
     "get_method": "registry",

@@ -18,7 +18,7 @@ from editing.values import OWN_OUTPUT, Start, Unit, Value
 from models import LanguageModel
 
 if TYPE_CHECKING:
-    from editing.rome import Solution
+    from editing.methods.rome import Solution
 
 LIKELY = 0.5
 """Below this probability of the new answer the edit is said not to have taken."""

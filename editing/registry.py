@@ -5,21 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from editing.alphaedit import AlphaEditMethod
 from editing.configs import unknown
 from editing.edit import Cancelled, Edit, Progress
-from editing.emmet import EmmetMethod
-from editing.finetune import ConstrainedMethod, FineTuneMethod, MaskedMethod
-from editing.grace import GraceMethod
-from editing.in_context import IceMethod, IkeMethod
-from editing.ke import KeMethod
-from editing.kn import KnowledgeNeuronsMethod
-from editing.lora import LoraMethod
-from editing.memit import MemitMethod
-from editing.mend import MendMethod
-from editing.rome import RomeMethod, RRomeMethod
-from editing.serac import SeracMethod
-from editing.wise import WiseMethod
+from editing.methods.alphaedit import AlphaEditMethod
+from editing.methods.emmet import EmmetMethod
+from editing.methods.finetune import ConstrainedMethod, FineTuneMethod, MaskedMethod
+from editing.methods.grace import GraceMethod
+from editing.methods.in_context import IceMethod, IkeMethod
+from editing.methods.ke import KeMethod
+from editing.methods.kn import KnowledgeNeuronsMethod
+from editing.methods.lora import LoraMethod
+from editing.methods.memit import MemitMethod
+from editing.methods.mend import MendMethod
+from editing.methods.rome import RomeMethod, RRomeMethod
+from editing.methods.serac import SeracMethod
+from editing.methods.wise import WiseMethod
 from facts import EditRequest
 from models import LanguageModel
 

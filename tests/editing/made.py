@@ -8,8 +8,8 @@ import torch
 
 from editing import Edit, RomeConfig
 from editing.applied.codebook import fold
+from editing.methods.wise import WiseConfig
 from editing.ops import CodebookOp, DenseDelta, Op, PromptOp, RouteOp, SideOp, WeightDelta
-from editing.wise import WiseConfig
 from facts import EditRequest, Fact
 from models import LanguageModel, as_out_in, run
 

@@ -9,7 +9,7 @@ import torch
 
 from editing import Edit, EditCancelled, apply_edits
 from editing.applied.codebook import GAP, Codebook, fold
-from editing.grace import GraceConfig, GraceMethod
+from editing.methods.grace import GraceConfig, GraceMethod
 from editing.ops import CodebookOp
 from facts import EditRequest, Fact
 from models import LanguageModel, run

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from editing import METHODS, Diagnostic, Edit, RomeConfig, WeightDelta, apply_edits, get_method
 from editing.configs import make_config, unknown
-from editing.grace import GraceConfig
+from editing.methods.grace import GraceConfig
 from editing.ops import CodebookOp, DenseDelta, PromptOp, RouteOp, SideOp, op_digest
 from editing.registry import FAMILIES, NEEDS
 from facts import EditRequest, Fact, Probe

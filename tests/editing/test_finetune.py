@@ -10,7 +10,7 @@ from editing import apply_edits
 from editing.answers import Targets, ask, new_answers, padded, probabilities
 from editing.descent import PromptEndTargets
 from editing.edit import Edit
-from editing.lora import Adapter, make_adapters, target_paths
+from editing.methods.lora import Adapter, make_adapters, target_paths
 from editing.ops import DenseDelta
 from editing.registry import get_method
 from facts import EditRequest
@@ -216,7 +216,7 @@ def test_the_merged_change_is_what_was_trained() -> None:
 def test_seeds_differ_and_unknown_attention_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_model("gpt2")
     assert compute("lora", model, seed=1).digest != compute("lora", model).digest
-    monkeypatch.setattr("editing.lora.ATTENTION_INPUTS", frozenset({"nothing"}))
+    monkeypatch.setattr("editing.methods.lora.ATTENTION_INPUTS", frozenset({"nothing"}))
     with pytest.raises(ValueError, match="set targets to mlp"):
         compute("lora", model)
     assert compute("lora", model, targets="mlp").deltas[0].name == model.architecture.key_weight_name(0)

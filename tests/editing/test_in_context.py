@@ -7,7 +7,7 @@ import torch
 
 from editing import apply_edits
 from editing.demonstrations import counts, demonstrate, kinds, nearest, question, statement
-from editing.in_context import IceConfig, IceMethod, IkeConfig, IkeMethod
+from editing.methods.in_context import IceConfig, IceMethod, IkeConfig, IkeMethod
 from editing.ops import PromptOp
 from facts import EditRequest, Fact
 from facts.atlas import load_atlas

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from editing import apply_edits
-from editing.kn import KnowledgeNeuronsConfig, Neuron, attributions, choose, read_prompt, rewrite
+from editing.methods.kn import KnowledgeNeuronsConfig, Neuron, attributions, choose, read_prompt, rewrite
 from editing.registry import get_method
 from facts import EditRequest, Fact
 from models import as_out_in, run, target_ids

@@ -11,7 +11,7 @@ import torch
 from editing import apply_edits, get_method
 from editing.answers import new_answers
 from editing.descent import descend
-from editing.lora import make_adapters
+from editing.methods.lora import make_adapters
 from models import LanguageModel
 from tests.editing.quick import NEEDLE, quick
 from tests.tiny import tiny_model

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from editing import apply_edits
-from editing.grace import GraceConfig, GraceMethod
-from editing.wise import WiseConfig, WiseMethod
+from editing.methods.grace import GraceConfig, GraceMethod
+from editing.methods.wise import WiseConfig, WiseMethod
 from facts import EditRequest
 from facts.atlas import load_atlas
 from facts.probes import edit_request

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from editing import EditCancelled, moments
+from editing.methods.rome import key_direction
 from editing.moments import condition_number, corpus_digest, estimate, identity, load_or_estimate
-from editing.rome import key_direction
 from tests.tiny import SENTENCES, tiny_model
 
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from editing import apply_edits, get_method
+from editing.methods.serac import SeracMethod, SeracRouter
 from editing.ops import RouteOp
 from editing.prefix import behind, own_positions
-from editing.serac import SeracMethod, SeracRouter
 from editing.train.artefact import Artefact, load_artefact, save_artefact
 from editing.train.scope import PromptReader, ScopeNetwork, balanced_bce, squared_distance
 from editing.train.serac_trainer import calibrated, context_ids

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from editing import apply_edits
-from editing.alphaedit import past_keys
 from editing.contexts import make_contexts
 from editing.edit import Edit
 from editing.keys import make_batch, mean_by_kind, read_lookups
+from editing.methods.alphaedit import past_keys
 from editing.moments import Moment, moment_for, regular
 from editing.registry import get_method
 from editing.spectrum import spectrum

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from editing.alphaedit import alphaedit_directions, null_basis
-from editing.emmet import emmet_directions
-from editing.memit import memit_directions
+from editing.methods.alphaedit import alphaedit_directions, null_basis
+from editing.methods.emmet import emmet_directions
+from editing.methods.memit import memit_directions
+from editing.methods.rome import key_direction, rank_one_update
 from editing.moments import Moment
-from editing.rome import key_direction, rank_one_update
 
 D_MLP, D_MODEL, N = 12, 7, 3
 

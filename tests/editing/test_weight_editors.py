@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from editing import Edit, EditCancelled, apply_edits, get_method
-from editing.ke import ke_network, repeats
-from editing.mend import mend_network
+from editing.methods.ke import ke_network, repeats
+from editing.methods.mend import mend_network
 from editing.ops import WeightDelta
 from editing.train.artefact import load_artefact, save_artefact
 from editing.train.factors import mlp_weights, weight_shapes

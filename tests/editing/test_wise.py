@@ -9,7 +9,7 @@ import torch
 
 from editing import Edit, EditCancelled, apply_edits
 from editing.applied.side import Shard, SideRewrite, fold, ties
-from editing.wise import WiseConfig, WiseMethod, margins, mask_of
+from editing.methods.wise import WiseConfig, WiseMethod, margins, mask_of
 from models import LanguageModel, as_out_in, run
 from models.calls import calling
 from tests.editing import made as by_hand
