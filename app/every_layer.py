@@ -16,7 +16,7 @@ import numpy as np
 from app import workflow
 from app.workflow import Cancelled, Located, Progress
 from editing import Edit, EditCancelled
-from editing.keys import fact_position
+from editing.parts.keys import fact_position
 from facts import EditRequest
 from facts.stages import part
 from models import LanguageModel

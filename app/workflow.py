@@ -23,8 +23,8 @@ from app.probes import Row, find_fact, make_request, probes_of
 from editing import Edit, apply_edits
 from editing.applied.view import on_base
 from editing.configs import make_config
+from editing.parts.suggest import suggest_layer
 from editing.registry import DEFAULT_METHOD, get_method
-from editing.suggest import suggest_layer
 from facts import EditRequest, Fact
 from facts.atlas import load_atlas
 from facts.stages import name_stage
@@ -212,8 +212,8 @@ def locate(
 
 
 def usual_layer(model: LanguageModel) -> int:
-    """Where published settings lie for models of this size (`editing.suggest`), or a quarter of the depth where an MLP
-    cannot be edited."""
+    """Where published settings lie for models of this size (`editing.parts.suggest`), or a quarter of the depth where
+    an MLP cannot be edited."""
     try:
         return suggest_layer(model)
     except ValueError:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from app.workflow import locate
-from editing.suggest import suggest_layer
+from editing.parts.suggest import suggest_layer
 from editing.train.episodes import known_facts, split_of
 from editing.train.forward import greedy_right
 from facts import EditRequest, Probe

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from editing.edit import Edit
+from editing.parts.suggest import suggest_layer
 from editing.registry import DEFAULT_METHOD, METHODS, get_method
-from editing.suggest import suggest_layer
 from models.options import add_model_options, load_from
 
 if TYPE_CHECKING:

@@ -1,6 +1,7 @@
 """An edit as data: what changes and by how much.  Nothing is written until it is applied, and then to a view.
 
-What it does stands in its operations (`editing.ops`); `editing.applied.view.apply_edits` makes the view of a model that has it.
+What it does stands in its operations (`editing.ops`); `editing.applied.view.apply_edits` makes the view of a model that
+has it.
 """
 
 from __future__ import annotations

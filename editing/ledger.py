@@ -190,7 +190,8 @@ class Ledger:
             return self._put(replace(edit, model_revision=self.model.revision), None)
 
     def export_model(self, folder: Path, branch: str | None = None) -> None:
-        """Merge a branch's edits into the weights and write the model for transformers; see `editing.applied.export`."""
+        """Merge a branch's edits into the weights and write the model for transformers; see
+        `editing.applied.export`."""
         export_model(self.view(branch), folder)
 
     def _put(self, edit: Edit, position: int | None) -> Edit:

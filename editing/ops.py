@@ -7,8 +7,8 @@
     RouteOp       prompts that another model answers                SERAC
     PromptOp      words put before every prompt                     IKE, ICE
 
-An operation does nothing by itself: `editing.applied.view.apply_edits` builds the view of a model that has it.  They nest in
-one order, Prompt(Route(Weights)), where codebooks and side weights sit on top of the changed weights.
+An operation does nothing by itself: `editing.applied.view.apply_edits` builds the view of a model that has it.  They
+nest in one order, Prompt(Route(Weights)), where codebooks and side weights sit on top of the changed weights.
 """
 
 from __future__ import annotations
@@ -109,7 +109,8 @@ class DenseDelta:
 
 @dataclass(frozen=True, eq=False)
 class CodebookOp:
-    """Entries of a codebook at one layer, one per request; `editing.applied.codebook.fold` makes one book of all active ones.
+    """Entries of a codebook at one layer, one per request; `editing.applied.codebook.fold` makes one book of all active
+    ones.
 
     Where the layer's input at the last prompt token is within the radius of an entry's key, the layer writes the
     entry's value.  Radii are not stored: they follow from the entries in their order, so that leaving an entry out

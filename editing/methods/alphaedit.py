@@ -29,9 +29,9 @@ import torch
 
 from editing.configs import check_config
 from editing.edit import Diagnostic, Edit
-from editing.moments import Moment, factor
-from editing.spectrum import spectrum
-from editing.spread import SpreadConfig, SpreadMethod, Update
+from editing.parts.moments import Moment, factor
+from editing.parts.spectrum import spectrum
+from editing.parts.spread import SpreadConfig, SpreadMethod, Update
 from models import LanguageModel
 
 
@@ -69,7 +69,7 @@ def null_basis(values: torch.Tensor, vectors: torch.Tensor, threshold: float) ->
     """The eigenvectors U0 [d_mlp, r] of C with eigenvalues [r] below `threshold` x the mean.
 
     Args:
-        values, vectors: of C, ascending, [d_mlp] and [d_mlp, d_mlp] (`editing.spectrum`).
+        values, vectors: of C, ascending, [d_mlp] and [d_mlp, d_mlp] (`editing.parts.spectrum`).
 
     Raises:
         ValueError: if there is none.

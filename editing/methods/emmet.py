@@ -20,8 +20,8 @@ import torch
 
 from editing.configs import check_config
 from editing.edit import Diagnostic, Edit
-from editing.moments import Moment, factor, regular
-from editing.spread import SpreadConfig, SpreadMethod, Update
+from editing.parts.moments import Moment, factor, regular
+from editing.parts.spread import SpreadConfig, SpreadMethod, Update
 from models import LanguageModel
 
 

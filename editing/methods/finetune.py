@@ -20,13 +20,13 @@ from typing import Any
 
 import torch
 
-from editing.answers import Targets, new_answers, probabilities
 from editing.applied.view import apply_edits
 from editing.configs import check_config
-from editing.descent import DescentSettings, PromptEndTargets, descend
-from editing.diagnosis import answer_diagnostics, size_diagnostic
 from editing.edit import Cancelled, Edit, Progress
 from editing.ops import DenseDelta
+from editing.parts.answers import Targets, new_answers, probabilities
+from editing.parts.descent import DescentSettings, PromptEndTargets, descend
+from editing.parts.diagnosis import answer_diagnostics, size_diagnostic
 from editing.requests import check_batch, check_layer
 from facts import EditRequest
 from facts.stages import part

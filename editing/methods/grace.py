@@ -5,7 +5,8 @@ Hartvigsen et al. 2023, section 3 (arXiv:2211.11031).  At one layer's down proje
     k   the layer's input at the prompt's last token
     v   what the layer shall write there: gradient descent on -log P[answer | prompt, the layer writes v]
 
-and (k, v, the answer) becomes an entry of the codebook, whose radii follow from the entries (`editing.applied.codebook`).
+and (k, v, the answer) becomes an entry of the codebook, whose radii follow from the entries
+(`editing.applied.codebook`).
 
 Where it differs from the two public codes: values are put in place while the prompt is read and stay in the attention's
 cache, and the codebook is not asked again for every generated token; labels are compared as the answer's tokens.
@@ -23,13 +24,13 @@ from typing import Literal
 
 import torch
 
-from editing.answers import Asked, Targets, new_answers, padded, probabilities
 from editing.applied.codebook import Codebook, distances, fold
 from editing.applied.view import apply_edits
 from editing.configs import check_config
-from editing.diagnosis import answer_diagnostics
 from editing.edit import Cancelled, Diagnostic, Edit, EditCancelled, LossStep, Progress
 from editing.ops import CodebookOp, Where
+from editing.parts.answers import Asked, Targets, new_answers, padded, probabilities
+from editing.parts.diagnosis import answer_diagnostics
 from editing.requests import check_batch, check_layer
 from facts import EditRequest
 from facts.atlas import load_atlas

@@ -17,10 +17,12 @@ from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Any
 
-from editing.answers import new_answers, probabilities
 from editing.applied.view import apply_edits
 from editing.configs import check_config
-from editing.demonstrations import (
+from editing.edit import Cancelled, Diagnostic, Edit, EditCancelled, Progress
+from editing.ops import PromptOp
+from editing.parts.answers import new_answers, probabilities
+from editing.parts.demonstrations import (
     OPENINGS,
     Similarity,
     Wording,
@@ -30,9 +32,7 @@ from editing.demonstrations import (
     question,
     statement,
 )
-from editing.diagnosis import answer_diagnostics
-from editing.edit import Cancelled, Diagnostic, Edit, EditCancelled, Progress
-from editing.ops import PromptOp
+from editing.parts.diagnosis import answer_diagnostics
 from editing.requests import single
 from facts import EditRequest
 from facts.atlas import load_atlas

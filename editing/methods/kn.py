@@ -27,13 +27,13 @@ from typing import Any, Literal
 
 import torch
 
-from editing.answers import Asked, new_answers, probabilities
 from editing.applied.view import apply_edits
 from editing.configs import check_config
-from editing.contexts import BARE, make_contexts
-from editing.diagnosis import answer_diagnostics, size_diagnostic
 from editing.edit import Cancelled, Diagnostic, Edit, EditCancelled, Progress
 from editing.ops import WeightDelta
+from editing.parts.answers import Asked, new_answers, probabilities
+from editing.parts.contexts import BARE, make_contexts
+from editing.parts.diagnosis import answer_diagnostics, size_diagnostic
 from editing.requests import single
 from facts import EditRequest
 from models import LanguageModel, Site, as_out_in, fits, run, target_ids

@@ -21,13 +21,13 @@ from typing import Any, Literal
 
 import torch
 
-from editing.answers import new_answers, probabilities
 from editing.applied.view import apply_edits
 from editing.configs import check_config
-from editing.descent import DescentSettings, descend
-from editing.diagnosis import answer_diagnostics, size_diagnostic
 from editing.edit import Cancelled, Edit, Progress
 from editing.ops import WeightDelta
+from editing.parts.answers import new_answers, probabilities
+from editing.parts.descent import DescentSettings, descend
+from editing.parts.diagnosis import answer_diagnostics, size_diagnostic
 from editing.requests import check_batch
 from facts import EditRequest
 from facts.stages import part

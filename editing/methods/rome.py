@@ -26,15 +26,15 @@ from typing import Any, ClassVar, Literal
 import torch
 
 from editing.configs import check_config
-from editing.contexts import make_contexts
-from editing.diagnosis import diagnose
 from editing.edit import Cancelled, Edit, EditCancelled, Progress
-from editing.keys import make_batch, mean_key
-from editing.moments import Moment, factor, moment_for, regular
 from editing.ops import WeightDelta
+from editing.parts.contexts import make_contexts
+from editing.parts.diagnosis import diagnose
+from editing.parts.keys import make_batch, mean_key
+from editing.parts.moments import Moment, factor, moment_for, regular
+from editing.parts.settings import MomentSettings, SearchSettings
+from editing.parts.values import Compat, LimitReference, Start, Value, optimise_value, read_start
 from editing.requests import check_layer, single
-from editing.settings import MomentSettings, SearchSettings
-from editing.values import Compat, LimitReference, Start, Value, optimise_value, read_start
 from facts import EditRequest
 from facts.stages import name_stage, part
 from models import LanguageModel, as_out_in

@@ -83,8 +83,8 @@ class SeracRouter:
         return found
 
     def scores(self, model: LanguageModel, prompt: Sequence[int], ops: Sequence[RouteOp]) -> torch.Tensor:
-        """As `editing.applied.view.Router.scores`; of entries that score alike the latest wins, and an entry with a subject
-        scores 0 where the prompt does not hold it."""
+        """As `editing.applied.view.Router.scores`; of entries that score alike the latest wins, and an entry with a
+        subject scores 0 where the prompt does not hold it."""
         stored = torch.cat([op.keys for op in ops]).to(model.device)
         scores = torch.exp(-squared_distance(stored, self.keys(model, [prompt])).double())
         text = model.decode(list(prompt))

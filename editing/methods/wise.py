@@ -8,8 +8,8 @@ answer behind several contexts, all tokens through the side weight,
 
 by SGD on the entries of a random mask of W' (`mask_ratio` of them), none of which may leave W by more than
 `norm_bound`.  The answer is later taken from W' where D exceeds `act_ratio` x the smallest D_in of the shard's edits
-(`editing.applied.side`).  After `save_every` edits a new shard begins, with a mask of its own; shards are merged, or asked for
-the most active.
+(`editing.applied.side`).  After `save_every` edits a new shard begins, with a mask of its own; shards are merged, or
+asked for the most active.
 
 Where it differs from the public code: D is the paper's, not the distance of activated outputs; the switch is thrown for
 each row and by its prompt alone; there is no weight decay, which in the public code also shrinks what is masked.  An
@@ -26,13 +26,13 @@ from typing import Any, Literal
 
 import torch
 
-from editing.answers import Asked, Targets, ask, new_answers, padded, probabilities
 from editing.applied.view import apply_edits
 from editing.configs import check_config
-from editing.contexts import BARE, make_contexts
-from editing.diagnosis import answer_diagnostics
 from editing.edit import Cancelled, Diagnostic, Edit, EditCancelled, LossStep, Progress
 from editing.ops import CodebookOp, SideOp
+from editing.parts.answers import Asked, Targets, ask, new_answers, padded, probabilities
+from editing.parts.contexts import BARE, make_contexts
+from editing.parts.diagnosis import answer_diagnostics
 from editing.requests import check_layer, single
 from facts import EditRequest, Fact
 from facts.atlas import load_atlas

@@ -48,7 +48,7 @@ def least_bytes(model: LanguageModel, spec: Spec) -> int:
 @kind("moment", version=1, group=lambda spec: f"layer {spec['layer']}", estimate_bytes=least_bytes)
 def moment(model: LanguageModel, spec: Spec, context: Context) -> dict[str, Any]:
     """Estimate C from `tokens` tokens of the bundled corpus at `layer`, and hold it against that from `most`."""
-    from editing.moments import condition_number, estimate
+    from editing.parts.moments import condition_number, estimate
     from models.reference.corpus import sample_texts
 
     layer, tokens, most = spec["layer"], spec["tokens"], spec["most"]

@@ -9,7 +9,7 @@ from streamlit.testing.v1 import AppTest
 
 from app import workflow
 from app.workflow import Located
-from editing.suggest import suggest_layer
+from editing.parts.suggest import suggest_layer
 from facts import Fact
 from models import LanguageModel, subject_span
 from tests.tracing.made import made_result

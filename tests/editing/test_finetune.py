@@ -7,11 +7,11 @@ import torch
 from torch import nn
 
 from editing import apply_edits
-from editing.answers import Targets, ask, new_answers, padded, probabilities
-from editing.descent import PromptEndTargets
 from editing.edit import Edit
 from editing.methods.lora import Adapter, make_adapters, target_paths
 from editing.ops import DenseDelta
+from editing.parts.answers import Targets, ask, new_answers, padded, probabilities
+from editing.parts.descent import PromptEndTargets
 from editing.registry import get_method
 from facts import EditRequest
 from models import LanguageModel, as_out_in
@@ -160,7 +160,7 @@ def test_a_silent_layer_cannot_be_trained(name: str) -> None:
 def test_many_rows_are_accumulated_to_the_same_change(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_model("gpt2")
     together = compute("ft-m", model).weights[0].matrix()
-    monkeypatch.setattr("editing.descent.portions", lambda sizes: (range(i, i + 1) for i in range(len(sizes))))
+    monkeypatch.setattr("editing.parts.descent.portions", lambda sizes: (range(i, i + 1) for i in range(len(sizes))))
     torch.testing.assert_close(compute("ft-m", model).weights[0].matrix(), together, rtol=1e-2, atol=1e-6)
 
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from editing import apply_edits
-from editing.demonstrations import counts, demonstrate, kinds, nearest, question, statement
 from editing.methods.in_context import IceConfig, IceMethod, IkeConfig, IkeMethod
 from editing.ops import PromptOp
+from editing.parts.demonstrations import counts, demonstrate, kinds, nearest, question, statement
 from facts import EditRequest, Fact
 from facts.atlas import load_atlas
 from models import LanguageModel

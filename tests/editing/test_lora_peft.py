@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from editing import apply_edits, get_method
-from editing.answers import new_answers
-from editing.descent import descend
 from editing.methods.lora import make_adapters
+from editing.parts.answers import new_answers
+from editing.parts.descent import descend
 from models import LanguageModel
 from tests.editing.quick import NEEDLE, quick
 from tests.tiny import tiny_model

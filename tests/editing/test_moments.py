@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from editing import EditCancelled, moments
+from editing import EditCancelled
 from editing.methods.rome import key_direction
-from editing.moments import condition_number, corpus_digest, estimate, identity, load_or_estimate
+from editing.parts import moments
+from editing.parts.moments import condition_number, corpus_digest, estimate, identity, load_or_estimate
 from tests.tiny import SENTENCES, tiny_model
 
 

@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from editing import apply_edits
-from editing.answers import ask, probabilities
 from editing.edit import Edit
+from editing.parts.answers import ask, probabilities
+from editing.parts.suggest import suggest_layers
 from editing.registry import get_method
-from editing.suggest import suggest_layers
 from facts import EditRequest
 from facts.atlas import load_atlas
 from facts.probes import edit_request

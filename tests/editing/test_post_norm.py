@@ -9,7 +9,7 @@ import torch
 from editing import METHODS, apply_edits
 from editing.configs import make_config
 from editing.edit import Edit
-from editing.values import read_start
+from editing.parts.values import read_start
 from models import LanguageModel
 from tests.editing.quick import DAVIS, NEEDLE
 from tests.editing.test_spread import batches_of

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from editing.reach import changed_outputs, nearest_direction, written
+from editing.parts.reach import changed_outputs, nearest_direction, written
 from models import run
 from tests.tiny import tiny_model
 

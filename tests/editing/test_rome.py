@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from editing import METHODS, EditCancelled, RomeConfig, apply_edits
-from editing.contexts import make_contexts
 from editing.edit import Edit
-from editing.keys import fact_position, make_batch, mean_key
 from editing.methods.rome import RankOneConfig, RRomeConfig, key_direction, rank_one_update
-from editing.moments import identity
-from editing.values import read_start
+from editing.parts.contexts import make_contexts
+from editing.parts.keys import fact_position, make_batch, mean_key
+from editing.parts.moments import identity
+from editing.parts.values import read_start
 from facts import EditRequest, Fact
 from models import EDITABLE_FAMILIES, LanguageModel, as_out_in
 from tests.oracle.rome import Settings, Text, rome

@@ -7,14 +7,14 @@ import pytest
 import torch
 
 from editing import apply_edits
-from editing.contexts import make_contexts
 from editing.edit import Edit
-from editing.keys import make_batch, mean_by_kind, read_lookups
 from editing.methods.alphaedit import past_keys
-from editing.moments import Moment, moment_for, regular
+from editing.parts.contexts import make_contexts
+from editing.parts.keys import make_batch, mean_by_kind, read_lookups
+from editing.parts.moments import Moment, moment_for, regular
+from editing.parts.spectrum import spectrum
+from editing.parts.values import optimise_values, read_starts
 from editing.registry import get_method
-from editing.spectrum import spectrum
-from editing.values import optimise_values, read_starts
 from models import LanguageModel, as_out_in
 from tests.editing.quick import DAVIS, NEEDLE, REQUESTS, TOWER, quick
 from tests.oracle.memit import memit
@@ -213,5 +213,5 @@ def test_a_row_of_edits_shares_the_unedited_second_moment(small_corpus: str, mon
     config = quick("memit", small_corpus)
     first = get_method("memit").compute(model, (NEEDLE,), config)
     view = apply_edits(model, [first])
-    monkeypatch.setattr("editing.moments.estimate", lambda *_, **__: pytest.fail("estimated again"))
+    monkeypatch.setattr("editing.parts.moments.estimate", lambda *_, **__: pytest.fail("estimated again"))
     assert get_method("memit").compute(view, (TOWER,), config, active=[first]).deltas

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from editing.suggest import PUBLISHED, PUBLISHED_ONE, suggest_layer, suggest_layers
+from editing.parts.suggest import PUBLISHED, PUBLISHED_ONE, suggest_layer, suggest_layers
 from models import LanguageModel
 from tests.tiny import build_tiny, tiny_model
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from editing.edit import Edit
-from editing.moments import moment_for
-from editing.settings import MomentSettings
+from editing.parts.moments import moment_for
+from editing.parts.settings import MomentSettings
 from experiments.plan_files import read_plan_file
 from facts.importers import detect, read_facts
 from facts.regular import check_regular

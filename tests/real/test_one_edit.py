@@ -9,7 +9,7 @@ import torch
 
 from editing import Edit, apply_edits, get_method
 from editing.configs import make_config
-from editing.suggest import suggest_layer
+from editing.parts.suggest import suggest_layer
 from facts import EditRequest, Fact
 from models import LanguageModel
 

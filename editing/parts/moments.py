@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 
 from editing.applied.view import EditedModel
 from editing.edit import Cancelled, EditCancelled, Progress
-from editing.settings import MomentSettings
+from editing.parts.settings import MomentSettings
 from facts.regular import check_regular
 from facts.stages import name_stage
 from models import LanguageModel, pad

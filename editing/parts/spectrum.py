@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
-from editing.moments import Moment, checksum, write_file
+from editing.parts.moments import Moment, checksum, write_file
 from models.cache import cache_folder
 
 LARGEST = 4096

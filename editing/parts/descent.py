@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 
 import torch
 
-from editing.answers import Answered, Asked, Targets, padded, portions
 from editing.edit import Cancelled, EditCancelled, LossStep, Progress
+from editing.parts.answers import Answered, Asked, Targets, padded, portions
 from models import LanguageModel
 from models.partial import logits_at
 

@@ -26,10 +26,10 @@ from typing import Literal
 
 import torch
 
-from editing.answers import Targets, padded, portions
 from editing.edit import Cancelled, EditCancelled, LossStep, Progress
-from editing.keys import Batch
-from editing.reach import written
+from editing.parts.answers import Targets, padded, portions
+from editing.parts.keys import Batch
+from editing.parts.reach import written
 from models import LanguageModel
 from models.partial import PartialForward, logits_at
 from models.sites import Keep, Key, Visit
@@ -45,7 +45,7 @@ OWN_OUTPUT = "norm of the MLP's output"
 
 @dataclass(frozen=True)
 class ValueSettings:
-    """How v* is searched; see `editing.settings.SearchSettings` for the meaning and the defaults."""
+    """How v* is searched; see `editing.parts.settings.SearchSettings` for the meaning and the defaults."""
 
     steps: int
     learning_rate: float

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from editing.answers import probabilities
 from editing.applied.view import apply_edits
 from editing.edit import Diagnostic, Edit
-from editing.keys import Batch
-from editing.moments import Moment
 from editing.ops import Delta
-from editing.values import OWN_OUTPUT, Start, Unit, Value
+from editing.parts.answers import probabilities
+from editing.parts.keys import Batch
+from editing.parts.moments import Moment
+from editing.parts.values import OWN_OUTPUT, Start, Unit, Value
 from models import LanguageModel
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def _mean(values: Sequence[float]) -> float:
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What a change spread over layers came from and came to (`editing.spread`)."""
+    """What a change spread over layers came from and came to (`editing.parts.spread`)."""
 
     batches: tuple[Batch, ...]
     starts: tuple[Start, ...]

@@ -1,15 +1,15 @@
 """One change spread over several layers for many facts at once: what MEMIT, EMMET and AlphaEdit have in common.
 
 Meng et al. 2023, section 4.3 and algorithm 1 (MEMIT, arXiv:2210.07229).  For every request i a vector z_i is searched
-that the last edited block should write at the subject (`editing.values`, at the block's output).  Then, layer by layer
-and each on top of the layers before,
+that the last edited block should write at the subject (`editing.parts.values`, at the block's output).  Then, layer by
+layer and each on top of the layers before,
 
     K_l = [k_l(i)]                      input of the down projection, mean over the bare prompt and the contexts
     R_l = [z_i - h_L(i)] / (L - l + 1)  what is still missing at the last layer L, shared by the layers left
     W_l <- W_l + R_l D_l,               D_l [n, d_mlp] from K_l: this is where the methods differ
 
 Behind a post-norm R_l is what the MLP has to return more so that its normalised write changes by that share, as nearly
-as it can (`editing.reach`).
+as it can (`editing.parts.reach`).
 
 Symbols: n requests, K [d_mlp, n], R [d_model, n], h_L the residual stream behind the last edited block.
 """
@@ -25,16 +25,16 @@ from typing import Any, Protocol
 import torch
 
 from editing.applied.view import apply_edits
-from editing.contexts import make_contexts
-from editing.diagnosis import Outcome, diagnose_many
 from editing.edit import Cancelled, Diagnostic, Edit, EditCancelled, LossStep, Progress
-from editing.keys import Batch, make_batch, mean_by_kind, read_lookups
-from editing.moments import Moment, moment_for
 from editing.ops import WeightDelta
-from editing.reach import changed_outputs
+from editing.parts.contexts import make_contexts
+from editing.parts.diagnosis import Outcome, diagnose_many
+from editing.parts.keys import Batch, make_batch, mean_by_kind, read_lookups
+from editing.parts.moments import Moment, moment_for
+from editing.parts.reach import changed_outputs
+from editing.parts.settings import MomentSettings, RangeSettings, SearchSettings
+from editing.parts.values import Start, Value, optimise_values, read_starts
 from editing.requests import check_batch, check_layer
-from editing.settings import MomentSettings, RangeSettings, SearchSettings
-from editing.values import Start, Value, optimise_values, read_starts
 from facts import EditRequest
 from facts.stages import name_stage, part
 from models import LanguageModel

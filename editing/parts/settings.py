@@ -9,13 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import Literal
 
-from editing.keys import FACT_TOKENS, NUMBERED, FactToken
-from editing.values import ValueSettings
+from editing.parts.keys import FACT_TOKENS, NUMBERED, FactToken
+from editing.parts.values import ValueSettings
 
 
 @dataclass(frozen=True, kw_only=True)
 class SearchSettings:
-    """How the value is searched (`editing.values`)."""
+    """How the value is searched (`editing.parts.values`)."""
 
     fact_token: FactToken = field(
         default="subject_last",
@@ -70,7 +70,7 @@ class SearchSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class MomentSettings:
-    """Where the second moment of the keys comes from (`editing.moments`)."""
+    """Where the second moment of the keys comes from (`editing.parts.moments`)."""
 
     second_moment: Literal["estimate", "identity"] = field(
         default="estimate",

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import torch
 
-from editing.answers import padded, portions
-from editing.contexts import BARE
+from editing.parts.answers import padded, portions
+from editing.parts.contexts import BARE
 from facts import Fact
 from models import LanguageModel, Site, Span, fits, join, pad, subject_span
 from models.hooks import read_states
