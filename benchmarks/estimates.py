@@ -15,12 +15,12 @@ from dataclasses import asdict
 from typing import Any
 
 from benchmarks.memory import reset_peak, since_reset
-from experiments.edit_cells import request_of
+from experiments.cells.edit import request_of
+from experiments.cells.trace import level_of
 from experiments.kinds import Context, get_kind
 from experiments.plan import Spec
 from experiments.plan_files import sample_facts
 from experiments.processes import one_thread
-from experiments.trace_cells import level_of
 from facts.atlas import load_atlas
 from facts.probes import edit_request
 from models import LanguageModel

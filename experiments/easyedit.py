@@ -14,12 +14,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from experiments import edit_cells
+from experiments.cells import edit as edit_cells
+from experiments.cells.protocols import scores_of
 from experiments.ledger import Ledger
 from experiments.places import shown_name
 from experiments.plan import canonical
 from experiments.records import Entry, entries
-from experiments.studies.protocol_cells import scores_of
 from facts import Case
 
 PROTOCOL = "easyedit"

@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 BUILT_IN = {
-    "trace": "experiments.trace_cells",
-    "edit": "experiments.edit_cells",
-    "average": "experiments.studies.average_cells",
+    "trace": "experiments.cells.trace",
+    "edit": "experiments.cells.edit",
+    "average": "experiments.cells.average",
     "moment": "experiments.studies.covariance",
-    "protocols": "experiments.studies.protocol_cells",
-    "rewrite": "experiments.studies.rewrite_cells",
-    "sequence": "experiments.studies.sequence_cells",
+    "protocols": "experiments.cells.protocols",
+    "rewrite": "experiments.cells.rewrite",
+    "sequence": "experiments.cells.sequence",
 }
 """Kind -> the module that registers it; imported when first asked for, by whichever process meets such a cell."""
 

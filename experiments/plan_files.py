@@ -29,10 +29,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.edit_cells import request_of
+from experiments.cells.edit import request_of
+from experiments.cells.trace import level_of
 from experiments.kinds import get_kind
 from experiments.plan import LOADING, Cell, Plan, grid
-from experiments.trace_cells import level_of
 from facts import Fact
 from facts.atlas import AtlasFact, load_atlas
 from facts.importers import list_cases, read_facts

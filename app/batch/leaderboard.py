@@ -99,7 +99,7 @@ Means = dict[str, dict[Contestant, dict[str, Mean]]]
 def _protocol_means(judged: Sequence[Entry]) -> Means:
     if not judged:
         return {}
-    from experiments.studies.protocol_cells import scores_of
+    from experiments.cells.protocols import scores_of
     from metrics.protocols import get_protocol, summarise
 
     cases: dict[str, dict[Contestant, list[CaseScores]]] = {}

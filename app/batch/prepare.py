@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from app.batch.datasets import facts_of, requests_of
 from app.server.catalog import choice_of
 from app.server.jobs import Cancelled, Progress, job_key
-from experiments.edit_cells import request_of
+from experiments.cells.edit import request_of
+from experiments.cells.trace import level_of
 from experiments.executors import in_one_thread
 from experiments.kinds import Context, get_kind
 from experiments.places import shown_name
 from experiments.plan import Cell, Plan
 from experiments.plan_files import loading
-from experiments.trace_cells import level_of
 from facts.importers import answered
 
 if TYPE_CHECKING:

@@ -13,12 +13,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from experiments.cells import average as average_cells
+from experiments.cells.trace import level_of
 from experiments.ledger import Ledger
 from experiments.plan import Cell, Plan
 from experiments.records import Entry, entries
-from experiments.studies import average_cells, output
+from experiments.studies import output
 from experiments.studies.known import add_source, draw_facts
-from experiments.trace_cells import level_of
 
 if TYPE_CHECKING:
     from models import LanguageModel

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from experiments.edit_cells import request_of
+from experiments.cells.edit import request_of
+from experiments.cells.rewrite import SCORES, layer_for, scores_of, trimmed
 from experiments.kinds import Context, kind
 from experiments.ledger import Ledger
 from experiments.places import shown_name
@@ -24,7 +25,6 @@ from experiments.plan import Cell, Plan, Spec
 from experiments.records import Entry, entries
 from experiments.studies import output
 from experiments.studies.known import add_source, draw_requests
-from experiments.studies.rewrite_cells import SCORES, layer_for, scores_of, trimmed
 
 if TYPE_CHECKING:
     import torch

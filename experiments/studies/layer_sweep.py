@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from experiments.edit_cells import request_of
+from experiments.cells.edit import request_of
+from experiments.cells.rewrite import SCORES, scores_of, trimmed
+from experiments.cells.trace import level_of
 from experiments.ledger import Ledger
 from experiments.places import shown_name
 from experiments.plan import Cell, Plan, canonical
@@ -25,8 +27,6 @@ from experiments.studies import output
 from experiments.studies.average_effects import PAPER_WINDOW
 from experiments.studies.known import add_source, draw_requests
 from experiments.studies.regression import Array, Regression, regress
-from experiments.studies.rewrite_cells import SCORES, scores_of, trimmed
-from experiments.trace_cells import level_of
 
 if TYPE_CHECKING:
     from models import LanguageModel

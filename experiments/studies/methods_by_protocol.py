@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from experiments.edit_cells import request_of
+from experiments.cells.edit import request_of
+from experiments.cells.protocols import scores_of
+from experiments.cells.rewrite import fewer, layer_for
 from experiments.ledger import Ledger
 from experiments.plan import Cell, Plan
 from experiments.records import Entry, entries
 from experiments.studies import output
 from experiments.studies.known import add_source, draw_requests
-from experiments.studies.protocol_cells import scores_of
-from experiments.studies.rewrite_cells import fewer, layer_for
 
 if TYPE_CHECKING:
     from metrics.types import Metric

@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from experiments.cells import average as average_cells
+from experiments.cells.trace import level_of
 from experiments.ledger import Ledger
 from experiments.plan import Cell, Plan
 from experiments.records import entries
-from experiments.studies import average_cells, output
+from experiments.studies import output
 from experiments.studies.known import ATLAS, draw_facts
-from experiments.trace_cells import level_of
 
 if TYPE_CHECKING:
     from models import LanguageModel

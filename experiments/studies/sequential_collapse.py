@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from experiments.edit_cells import request_of
+from experiments.cells.edit import request_of
+from experiments.cells.rewrite import layer_for, trimmed
+from experiments.cells.sequence import METRICS
 from experiments.ledger import Ledger
 from experiments.plan import Cell, Plan
 from experiments.records import Entry, entries
 from experiments.studies import output
 from experiments.studies.known import add_source, draw_requests
-from experiments.studies.rewrite_cells import layer_for, trimmed
-from experiments.studies.sequence_cells import METRICS
 
 if TYPE_CHECKING:
     from models import LanguageModel

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from experiments.__main__ import main
-from experiments.edit_cells import request_of
+from experiments.cells.edit import request_of
+from experiments.cells.protocols import scores_of
 from experiments.executors import Inline
 from experiments.identity import identity_of
 from experiments.ledger import Ledger
@@ -18,7 +19,6 @@ from experiments.plan import Cell, Plan
 from experiments.records import entries
 from experiments.runner import execute
 from experiments.studies import record
-from experiments.studies.protocol_cells import scores_of
 from tests.experiments.made import draws, ledger_of
 from tests.experiments.studies.made import known_facts, requests_of
 from tests.tiny import tiny_model

@@ -13,7 +13,7 @@ import pytest
 import experiments
 from experiments import kinds, studies
 from experiments.__main__ import main
-from experiments.edit_cells import request_of
+from experiments.cells.edit import request_of
 from experiments.executors import Inline
 from experiments.identity import identity_of
 from experiments.kinds import BUILT_IN, get_kind

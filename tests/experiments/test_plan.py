@@ -174,7 +174,7 @@ def test_a_method_that_computes_something_else_is_another_cell(name: str, monkey
 
 
 def test_kinds_are_found_by_name() -> None:
-    assert get_kind("trace").module == "experiments.trace_cells"
+    assert get_kind("trace").module == "experiments.cells.trace"
     with pytest.raises(ValueError, match="unknown kind of cell 'trase'; did you mean 'trace'"):
         get_kind("trase")
 

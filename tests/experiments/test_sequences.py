@@ -10,7 +10,7 @@ import torch
 
 from editing import DenseDelta, Edit, EditCancelled
 from editing.registry import METHODS
-from experiments.edit_cells import request_of
+from experiments.cells.edit import request_of
 from experiments.guard import guarded
 from experiments.kinds import Context, get_kind
 from experiments.sequences import edits_in_turn, run_sequence

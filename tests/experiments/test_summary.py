@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 
 from experiments.__main__ import main
+from experiments.cells.trace import level_of, trace_of
 from experiments.commands import line
 from experiments.executors import Inline
 from experiments.identity import identity_of
@@ -24,7 +25,6 @@ from experiments.plan import Cell, Plan
 from experiments.records import entries
 from experiments.runner import Progress, execute
 from experiments.summary import averaged, cells_frame, scores_frame, write_table
-from experiments.trace_cells import level_of, trace_of
 from facts import Fact
 from tests.experiments.made import draws, ledger_of
 from tests.tiny import tiny_model
@@ -64,7 +64,7 @@ def test_an_edit_cell_is_the_edit_and_its_scores(tmp_path: Path) -> None:
 
     model = tiny_model("gpt2")
     request = EditRequest(Fact("Rome", "{} is the capital of", "Italy"), "France")
-    from experiments.edit_cells import request_from, request_of
+    from experiments.cells.edit import request_from, request_of
 
     assert request_from(json.loads(json.dumps(request_of(request)))) == request
     cell = Cell("edit", {"request": request_of(request), "method": "ft-m", "layer": 2, "settings": {"steps": 3}})

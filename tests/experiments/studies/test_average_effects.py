@@ -11,9 +11,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from experiments.cells import average as average_cells
 from experiments.kinds import get_kind
 from experiments.records import Entry, entries
-from experiments.studies import average_cells, output
+from experiments.studies import output
 from experiments.studies.average_effects import average_of, peaks_table, work_of
 from experiments.studies.known import draw_facts, draw_requests, first_known
 from facts import Fact

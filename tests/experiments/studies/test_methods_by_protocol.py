@@ -8,13 +8,13 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from experiments.cells.protocols import scores_of
 from experiments.kinds import get_kind
 from experiments.payload import encode
 from experiments.records import Entry, entries
 from experiments.studies import methods_by_protocol
 from experiments.studies.known import Drawn
 from experiments.studies.methods_by_protocol import PANELS, compared, headlines
-from experiments.studies.protocol_cells import scores_of
 from metrics.protocols import PROTOCOLS, CaseScores, Value, get_protocol
 from tests.experiments.studies.made import known_facts, requests_of, run_study
 from tests.tiny import tiny_model

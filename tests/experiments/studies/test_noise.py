@@ -19,7 +19,7 @@ from tracing.counterfactuals import Counterfactual
 
 def made(curves: list[list[float]], prompts: list[str], corrupted: float) -> AverageEffects:
     """An average with these effects at the last subject token, [fact, layer]."""
-    from experiments.studies.average_cells import merged
+    from experiments.cells.average import merged
 
     n, n_layers = len(curves), len(curves[0])
     grid = np.zeros((n, 6, n_layers), dtype=np.float32)

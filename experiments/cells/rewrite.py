@@ -1,10 +1,10 @@
 """The kind `rewrite`: one edit, and the probabilities that it moves; a fraction of the time a whole evaluation takes.
 
-    request      {"fact", "target_new", "probes", ...}, from `experiments.edit_cells.request_of`
+    request      {"fact", "target_new", "probes", ...}, from `experiments.cells.edit.request_of`
     method       a name of `editing.METHODS`
     layer        for methods that have one; null for the method's default
     settings     the method's other settings by name
-    rests_on     as in `experiments.edit_cells`
+    rests_on     as in `experiments.cells.edit`
 
 The result has, for the edit prompt, its paraphrases and its neighbours, a list of [before, after]: the probability of
 the new answer, at neighbours that of their own true one.  From these come the scores of Hase et al. 2023, section 4.2
@@ -21,7 +21,7 @@ from dataclasses import MISSING, fields, replace
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from experiments import edit_cells
+from experiments.cells import edit as edit_cells
 from experiments.kinds import Context, kind
 from experiments.plan import Spec
 from facts import EditRequest

@@ -1,10 +1,10 @@
 """The kind `protocols`: one edit, measured under several named protocols that share what they read.  Settings:
 
-    request      {"fact", "target_new", "probes", "generation_prompts"}, from `experiments.edit_cells.request_of`
+    request      {"fact", "target_new", "probes", "generation_prompts"}, from `experiments.cells.edit.request_of`
     method       a name of `editing.METHODS`
     layer        for methods that have one; null for the method's default
     settings     the method's other settings by name
-    rests_on     as in `experiments.edit_cells`
+    rests_on     as in `experiments.cells.edit`
     protocols    names of `metrics.protocols.PROTOCOLS`
     seed         of texts that are drawn
 
@@ -18,10 +18,10 @@ from math import isfinite
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from experiments import edit_cells
+from experiments.cells import edit as edit_cells
+from experiments.cells.rewrite import config_of
 from experiments.kinds import Context, kind
 from experiments.plan import Spec
-from experiments.studies.rewrite_cells import config_of
 
 if TYPE_CHECKING:
     from metrics.protocols import CaseScores

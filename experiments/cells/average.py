@@ -2,7 +2,7 @@
 
     facts            a list of {"subject", "template", "target_true", "relation"}
     configs          a list with the fields of `tracing.TraceConfig` that are not left at their defaults, one a map
-    level            the spread of the embeddings, from `experiments.trace_cells.level_of`
+    level            the spread of the embeddings, from `experiments.cells.trace.level_of`
     positions        null for all, or a list such as ["last_subject", "last_token"]
     counterfactuals  null, or for each fact the subject that is put in its own one's place, in place of noise
 
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments import trace_cells
+from experiments.cells import trace as trace_cells
 from experiments.kinds import Context, kind
 from experiments.places import shown_name
 from experiments.plan import Spec, canonical

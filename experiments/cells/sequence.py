@@ -4,7 +4,7 @@
     method       a name of `editing.METHODS`
     layer        for methods that have one; null for the method's default
     settings     the method's other settings by name
-    rests_on     as in `experiments.edit_cells`
+    rests_on     as in `experiments.cells.edit`
     every        edits between two points of the curve
     texts        documents of the bundled corpus whose perplexity is the sign of collapse
 
@@ -17,10 +17,10 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING, Any
 
-from experiments import edit_cells
+from experiments.cells import edit as edit_cells
+from experiments.cells.rewrite import config_of
 from experiments.kinds import Context, kind
 from experiments.plan import Spec, canonical
-from experiments.studies.rewrite_cells import config_of
 
 if TYPE_CHECKING:
     from metrics.sequence import Held
