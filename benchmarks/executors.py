@@ -24,11 +24,11 @@ from pathlib import Path
 
 from benchmarks.kills import RUN, prepare, traces
 from experiments.executors import Executor, Inline
-from experiments.ledger import Ledger
+from experiments.ledger.ledger import Ledger
+from experiments.ledger.records import Entry, entries
 from experiments.plan import Plan
 from experiments.processes import Processes, one_thread
 from experiments.ray_cluster import RayCluster
-from experiments.records import Entry, entries
 from experiments.runner import execute
 
 EXECUTORS: dict[str, Callable[[], Executor]] = {

@@ -13,9 +13,9 @@ from typing import Any
 import benchmarks.kill_cells  # noqa: F401 - registers the kinds
 from experiments.executors import Executor, Inline
 from experiments.kinds import Context, get_kind
-from experiments.ledger import Ledger
-from experiments.owners import owner
-from experiments.payload import encode
+from experiments.ledger.ledger import Ledger
+from experiments.ledger.owners import owner
+from experiments.ledger.payload import encode
 from experiments.processes import Processes, one_thread
 from experiments.ray_cluster import RayCluster
 from experiments.runner import execute

@@ -11,11 +11,11 @@ from typing import Any
 
 from experiments.executors import Inline
 from experiments.identity import identity_of
-from experiments.ledger import Ledger
+from experiments.ledger.ledger import Ledger
+from experiments.ledger.records import damaged, entries
+from experiments.ledger.schema import LedgerError, LedgerFullError
 from experiments.plan import Cell, Plan
-from experiments.records import damaged, entries
 from experiments.runner import execute
-from experiments.schema import LedgerError, LedgerFullError
 
 
 def plan_of_draws(count: int, n: int) -> Plan:

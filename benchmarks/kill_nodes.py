@@ -15,10 +15,10 @@ from typing import Any
 
 from experiments.executors import Inline
 from experiments.identity import identity_of
-from experiments.ledger import Ledger
+from experiments.ledger.ledger import Ledger
+from experiments.ledger.records import entries
 from experiments.plan import Cell, Plan
 from experiments.ray_cluster import RayCluster
-from experiments.records import entries
 from experiments.runner import Progress, execute
 
 SPACE, HERE, THERE, PORT = "engram-node", "10.77.0.1", "10.77.0.2", 6399

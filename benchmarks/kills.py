@@ -26,13 +26,13 @@ from benchmarks.kill_nodes import node_trial
 from experiments.executors import Executor, Inline
 from experiments.identity import identity_of
 from experiments.kinds import Context, get_kind
-from experiments.ledger import Ledger
-from experiments.payload import encode
+from experiments.ledger.ledger import Ledger
+from experiments.ledger.payload import encode
+from experiments.ledger.records import damaged, entries
 from experiments.plan import Cell, Plan
 from experiments.plan_files import plan_of
 from experiments.processes import Processes, one_thread
 from experiments.ray_cluster import RayCluster
-from experiments.records import damaged, entries
 from experiments.runner import Progress, execute
 
 Found = dict[str, Any]

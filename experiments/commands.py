@@ -14,11 +14,11 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from experiments.executors import Executor, Inline
-from experiments.ledger import Ledger
-from experiments.owners import host_of
-from experiments.records import damaged, mend
+from experiments.ledger.ledger import Ledger
+from experiments.ledger.owners import host_of
+from experiments.ledger.records import damaged, mend
+from experiments.ledger.schema import LedgerError
 from experiments.runner import Progress, execute, progress_of
-from experiments.schema import LedgerError
 from experiments.studies import Study, get_study
 
 if TYPE_CHECKING:

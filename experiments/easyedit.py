@@ -16,10 +16,10 @@ from typing import Any
 
 from experiments.cells import edit as edit_cells
 from experiments.cells.protocols import scores_of
-from experiments.ledger import Ledger
+from experiments.ledger.ledger import Ledger
+from experiments.ledger.records import Entry, entries
 from experiments.places import shown_name
 from experiments.plan import canonical
-from experiments.records import Entry, entries
 from facts import Case
 
 PROTOCOL = "easyedit"

@@ -13,11 +13,11 @@ from typing import Any
 
 from experiments.executors import Broken, Died, Executor, Failed, Finished, KillingExecutor, Ready, Setup, Task
 from experiments.kinds import get_kind
-from experiments.leases import Leased
-from experiments.ledger import Ledger
-from experiments.owners import owner as named_owner
+from experiments.ledger.leases import Leased
+from experiments.ledger.ledger import Ledger
+from experiments.ledger.owners import owner as named_owner
+from experiments.ledger.schema import LedgerError
 from experiments.plan import LOADING
-from experiments.schema import LedgerError
 
 LEASE = 60.0
 """Seconds for which a cell is held without a sign of life; renewed at a third."""

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from experiments.ledger import Ledger
+from experiments.ledger.ledger import Ledger
+from experiments.ledger.records import Entry, entries
 from experiments.places import paths_in, portable, without
-from experiments.records import Entry, entries
 
 ONE_WAY = ("protocol", "unit")
 """Columns that must hold one value within a mean."""

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from experiments.executors import Event, Failed, Finished, Ready, Setup, Task
 from experiments.identity import differences, identity_of
 from experiments.kinds import Context, get_kind
-from experiments.leases import OUT_OF_MEMORY
+from experiments.ledger.leases import OUT_OF_MEMORY
+from experiments.ledger.payload import ResultTooLargeError, encode
 from experiments.memory import MemoryRefusedError, check_fits
-from experiments.payload import ResultTooLargeError, encode
 from experiments.plan import canonical
 from models.options import LoadSettings, asked
 

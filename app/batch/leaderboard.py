@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from app.runs.two_runs import NONE, Cells
 from app.shared.wording import amount
-from experiments.records import Entry
+from experiments.ledger.records import Entry
 
 if TYPE_CHECKING:
     from metrics.protocols import CaseScores

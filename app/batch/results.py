@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from app.batch.leaderboard import Board, boards, score_records
 from app.batch.sweeps import Experiment
-from experiments.ledger import Ledger
-from experiments.records import Entry, entries
+from experiments.ledger.ledger import Ledger
+from experiments.ledger.records import Entry, entries
 
 EFFECTS = "effects/"
 SITES = ("resid_post", "mlp_out", "attn_out")

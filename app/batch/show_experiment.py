@@ -17,7 +17,7 @@ from app.session import state
 from app.shared import averages
 from app.shared.waiting import Waiting
 from app.shared.wording import duration, plain
-from experiments.schema import LedgerError
+from experiments.ledger.schema import LedgerError
 
 LOOK_SECONDS = 2.0
 """Between two looks at a ledger."""

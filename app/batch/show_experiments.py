@@ -12,8 +12,8 @@ from app.server import server_paths
 from app.server.jobs import Runner
 from app.shared.waiting import Waiting
 from app.shared.wording import plain
-from experiments.ledger import Ledger
-from experiments.schema import LedgerError
+from experiments.ledger.ledger import Ledger
+from experiments.ledger.schema import LedgerError
 
 MOST = 50
 """Rows of the table."""

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from experiments.ledger import Ledger
-from experiments.owners import host_of
-from experiments.schema import FILE, LedgerError
+from experiments.ledger.ledger import Ledger
+from experiments.ledger.owners import host_of
+from experiments.ledger.schema import FILE, LedgerError
 
 if TYPE_CHECKING:
     from experiments.plan import Plan

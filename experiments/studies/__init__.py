@@ -13,7 +13,7 @@
     def summarise(ledger: Ledger, run: str, folder: Path) -> list[Path]
         One figure, one table and `record.json` with what is needed to make them again, written into the folder; the
         files written.  Called when the run is finished, and by `python -m experiments export`; reads the cells with
-        `experiments.records.entries`.  `record.json` is begun by `experiments.studies.record`.
+        `experiments.ledger.records.entries`.  `record.json` is begun by `experiments.studies.record`.
 
 A study may register kinds of cells of its own; they stand in its module, or in one beside it.  Modules are imported
 only when studies are listed or one is asked for, and import torch and figures inside their functions.  One that cannot
@@ -32,7 +32,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from experiments.ledger import Ledger
+from experiments.ledger.ledger import Ledger
 from experiments.places import portable
 from experiments.plan import Plan
 

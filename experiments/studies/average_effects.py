@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.cells import average as average_cells
 from experiments.cells.trace import level_of
-from experiments.ledger import Ledger
+from experiments.ledger.ledger import Ledger
+from experiments.ledger.records import Entry, entries
 from experiments.plan import Cell, Plan
-from experiments.records import Entry, entries
 from experiments.studies import output
 from experiments.studies.known import add_source, draw_facts
 

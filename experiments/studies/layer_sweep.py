@@ -19,10 +19,10 @@ import pandas as pd
 from experiments.cells.edit import request_of
 from experiments.cells.rewrite import SCORES, scores_of, trimmed
 from experiments.cells.trace import level_of
-from experiments.ledger import Ledger
+from experiments.ledger.ledger import Ledger
+from experiments.ledger.records import Entry, entries
 from experiments.places import shown_name
 from experiments.plan import Cell, Plan, canonical
-from experiments.records import Entry, entries
 from experiments.studies import output
 from experiments.studies.average_effects import PAPER_WINDOW
 from experiments.studies.known import add_source, draw_requests

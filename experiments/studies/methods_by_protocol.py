@@ -16,9 +16,9 @@ import pandas as pd
 from experiments.cells.edit import request_of
 from experiments.cells.protocols import scores_of
 from experiments.cells.rewrite import fewer, layer_for
-from experiments.ledger import Ledger
+from experiments.ledger.ledger import Ledger
+from experiments.ledger.records import Entry, entries
 from experiments.plan import Cell, Plan
-from experiments.records import Entry, entries
 from experiments.studies import output
 from experiments.studies.known import add_source, draw_requests
 

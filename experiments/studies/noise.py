@@ -19,9 +19,9 @@ import pandas as pd
 
 from experiments.cells import average as average_cells
 from experiments.cells.trace import level_of
-from experiments.ledger import Ledger
+from experiments.ledger.ledger import Ledger
+from experiments.ledger.records import entries
 from experiments.plan import Cell, Plan
-from experiments.records import entries
 from experiments.studies import output
 from experiments.studies.known import ATLAS, draw_facts
 

@@ -9,7 +9,7 @@ from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from experiments.ledger import Ledger
+from experiments.ledger.ledger import Ledger
 from experiments.places import shown_name
 from experiments.studies import record, write_record
 from experiments.summary import write_table

@@ -18,9 +18,9 @@ import pandas as pd
 from experiments.cells.edit import request_of
 from experiments.cells.rewrite import layer_for, trimmed
 from experiments.cells.sequence import METRICS
-from experiments.ledger import Ledger
+from experiments.ledger.ledger import Ledger
+from experiments.ledger.records import Entry, entries
 from experiments.plan import Cell, Plan
-from experiments.records import Entry, entries
 from experiments.studies import output
 from experiments.studies.known import add_source, draw_requests
 

@@ -7,8 +7,8 @@ import pytest
 
 from app.batch.leaderboard import boards, score_records
 from app.batch.results import _averaged, _traced
-from experiments.payload import encode
-from experiments.records import Entry
+from experiments.ledger.payload import encode
+from experiments.ledger.records import Entry
 
 
 def entry(kind: str, spec: dict[str, Any], result: dict[str, Any]) -> Entry:

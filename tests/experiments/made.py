@@ -7,9 +7,9 @@ from typing import Any
 
 import benchmarks.kill_cells  # noqa: F401 - registers the kinds "draw" and "poison"
 from experiments.identity import identity_of
-from experiments.ledger import Ledger
+from experiments.ledger.ledger import Ledger
+from experiments.ledger.records import entries
 from experiments.plan import Cell, Plan
-from experiments.records import entries
 
 IDENTITY = identity_of(None)
 

@@ -13,10 +13,10 @@ from experiments.cells.edit import request_of
 from experiments.cells.protocols import scores_of
 from experiments.executors import Inline
 from experiments.identity import identity_of
-from experiments.ledger import Ledger
+from experiments.ledger.ledger import Ledger
+from experiments.ledger.records import entries
 from experiments.places import paths_in, portable, shown_name, without
 from experiments.plan import Cell, Plan
-from experiments.records import entries
 from experiments.runner import execute
 from experiments.studies import record
 from tests.experiments.made import draws, ledger_of

@@ -17,7 +17,7 @@ from experiments.cells.edit import request_of
 from experiments.executors import Inline
 from experiments.identity import identity_of
 from experiments.kinds import BUILT_IN, get_kind
-from experiments.ledger import Ledger
+from experiments.ledger.ledger import Ledger
 from experiments.plan import Cell, Plan
 from experiments.runner import execute
 from experiments.studies import get_study, survey

@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import leases, owners, schema
-from experiments.ledger import MOST_ATTEMPTS, Ledger
-from experiments.payload import LARGEST, ResultTooLargeError, decode, encode
+from experiments.ledger import leases, owners, schema
+from experiments.ledger.ledger import MOST_ATTEMPTS, Ledger
+from experiments.ledger.payload import LARGEST, ResultTooLargeError, decode, encode
+from experiments.ledger.records import damaged, entries, mend
+from experiments.ledger.schema import LedgerDamagedError, LedgerError, LedgerFullError
 from experiments.plan import Cell, Plan
-from experiments.records import damaged, entries, mend
-from experiments.schema import LedgerDamagedError, LedgerError, LedgerFullError
 from tests.experiments.made import IDENTITY, draws, ledger_of
 
 with owners.owner() as ENDED:
@@ -61,7 +61,7 @@ def test_what_is_no_result_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         encode({"x": np.array([{}])})
     with pytest.raises(ValueError, match="JSON takes finite numbers only"):
         encode({"x": float("nan")})
-    monkeypatch.setattr("experiments.payload.LARGEST", 1000)
+    monkeypatch.setattr("experiments.ledger.payload.LARGEST", 1000)
     with pytest.raises(ResultTooLargeError, match=r"takes 0\.0 MiB, and at most 0\.\d+ MiB of one"):
         encode({"x": np.zeros(1000)})
     assert LARGEST > 10**6

@@ -9,7 +9,7 @@ import pytest
 
 from experiments.__main__ import main
 from experiments.executors import Setup
-from experiments.ledger import Ledger, RunInfo
+from experiments.ledger.ledger import Ledger, RunInfo
 from experiments.plan import LOADING
 from experiments.plan_files import read_plan_file
 from experiments.worker import Worker

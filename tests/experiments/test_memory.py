@@ -13,7 +13,7 @@ from experiments import memory
 from experiments.executors import Setup, Task
 from experiments.identity import identity_of
 from experiments.kinds import Context, get_kind
-from experiments.leases import Leased
+from experiments.ledger.leases import Leased
 from experiments.memory import MemoryRefusedError, batch_that_fits, cgroup_room, check_fits
 from experiments.worker import Worker
 from tests.tiny import tiny_model

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from experiments.executors import Inline
-from experiments.ledger import Ledger
+from experiments.ledger.ledger import Ledger
+from experiments.ledger.records import entries
 from experiments.ray_cluster import RayCluster
-from experiments.records import entries
 from experiments.runner import execute
 from tests.experiments.made import draws, ledger_of, payloads
 
@@ -24,10 +24,10 @@ SCRIPT = """
 import os, signal, sys
 from pathlib import Path
 import benchmarks.kill_cells
-from experiments.ledger import Ledger
+from experiments.ledger.ledger import Ledger
 from experiments.ray_cluster import RayCluster
 from experiments.ray_cluster import RayCluster
-from experiments.records import entries
+from experiments.ledger.records import entries
 from experiments.runner import execute
 
 killed = []

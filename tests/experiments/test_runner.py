@@ -16,11 +16,11 @@ import torch
 
 from experiments.executors import Executor, Inline, KillingExecutor, Setup, Task
 from experiments.identity import identity_of
-from experiments.ledger import Ledger
+from experiments.ledger.ledger import Ledger
+from experiments.ledger.records import entries
 from experiments.plan import Cell, Plan
 from experiments.processes import Processes
 from experiments.ray_cluster import RayCluster
-from experiments.records import entries
 from experiments.runner import Progress, RunBrokenError, execute, progress_of
 from experiments.worker import Worker
 from models import load_model
@@ -97,7 +97,7 @@ def test_only_workers_beside_this_process_can_be_killed() -> None:
 
 
 def test_a_result_that_is_too_large_is_not_computed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("experiments.payload.LARGEST", 4096)
+    monkeypatch.setattr("experiments.ledger.payload.LARGEST", 4096)
     plan = Plan("sizes", "", (Cell("draw", {"seed": 0, "n": 2000}), Cell("draw", {"seed": 0, "n": 20})))
     end, ledger = run(tmp_path, plan, Inline())
     with ledger:
@@ -176,7 +176,7 @@ def test_a_killed_worker_is_replaced_and_its_cell_done_again(tmp_path: Path, who
 
 
 def _results(found: list[bytes | None]) -> list[dict[str, Any]]:
-    from experiments.payload import decode
+    from experiments.ledger.payload import decode
 
     return [decode(payload) for payload in found if payload is not None]
 

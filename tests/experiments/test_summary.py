@@ -20,9 +20,9 @@ from experiments.cells.trace import level_of, trace_of
 from experiments.commands import line
 from experiments.executors import Inline
 from experiments.identity import identity_of
-from experiments.ledger import Ledger
+from experiments.ledger.ledger import Ledger
+from experiments.ledger.records import entries
 from experiments.plan import Cell, Plan
-from experiments.records import entries
 from experiments.runner import Progress, execute
 from experiments.summary import averaged, cells_frame, scores_frame, write_table
 from facts import Fact

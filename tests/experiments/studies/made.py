@@ -11,7 +11,7 @@ import torch
 
 from experiments.executors import Inline
 from experiments.identity import identity_of
-from experiments.ledger import Ledger
+from experiments.ledger.ledger import Ledger
 from experiments.plan import Plan
 from experiments.runner import execute
 from experiments.studies import Study, get_study

@@ -13,7 +13,7 @@ import pytest
 
 from experiments.cells import average as average_cells
 from experiments.kinds import get_kind
-from experiments.records import Entry, entries
+from experiments.ledger.records import Entry, entries
 from experiments.studies import output
 from experiments.studies.average_effects import average_of, peaks_table, work_of
 from experiments.studies.known import draw_facts, draw_requests, first_known
@@ -67,7 +67,7 @@ def test_the_best_layer_of_each_kind_of_token() -> None:
 
 def test_work_is_counted_from_the_first_cell_to_the_last() -> None:
     def entry(states: int, finished: float, seconds: float) -> Entry:
-        from experiments.payload import encode
+        from experiments.ledger.payload import encode
 
         notes = {"seconds": seconds, "cpu_seconds": seconds / 2}
         return Entry(0, "", "average", 1, {}, "done", 0, "", encode({"states": states}), notes, finished)

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from experiments.payload import encode
-from experiments.records import Entry
+from experiments.ledger.payload import encode
+from experiments.ledger.records import Entry
 from experiments.studies import covariance
 from experiments.studies.covariance import by_size, distance
 from experiments.studies.known import Drawn

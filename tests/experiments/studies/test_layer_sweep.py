@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from experiments.cells.rewrite import SCORES, kept, moved_towards, scores_of
-from experiments.records import entries
+from experiments.ledger.records import entries
 from experiments.studies import layer_sweep
 from experiments.studies.known import Drawn
 from experiments.studies.layer_sweep import arrays_of, by_layer, choices

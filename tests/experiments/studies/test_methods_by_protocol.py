@@ -10,8 +10,8 @@ import pytest
 
 from experiments.cells.protocols import scores_of
 from experiments.kinds import get_kind
-from experiments.payload import encode
-from experiments.records import Entry, entries
+from experiments.ledger.payload import encode
+from experiments.ledger.records import Entry, entries
 from experiments.studies import methods_by_protocol
 from experiments.studies.known import Drawn
 from experiments.studies.methods_by_protocol import PANELS, compared, headlines

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from experiments.payload import encode
-from experiments.records import Entry, entries
+from experiments.ledger.payload import encode
+from experiments.ledger.records import Entry, entries
 from experiments.studies import sequential_collapse
 from experiments.studies.known import Drawn
 from experiments.studies.sequential_collapse import broken_at, curves, outcomes

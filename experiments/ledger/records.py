@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from experiments.ledger import STATUSES, Ledger, RunInfo, result_digest
-from experiments.payload import decode
+from experiments.ledger.ledger import STATUSES, Ledger, RunInfo, result_digest
+from experiments.ledger.payload import decode
+from experiments.ledger.schema import LedgerDamagedError
 from experiments.plan import cell_key
-from experiments.schema import LedgerDamagedError
 
 _CHUNK = 32
 """Cells read at once: a result may be megabytes."""
@@ -31,7 +31,7 @@ class Entry:
     reason: str
     """Why it failed the last time."""
     payload: bytes | None
-    """The result's bytes (`experiments.payload`); None unless it is done."""
+    """The result's bytes (`experiments.ledger.payload`); None unless it is done."""
     notes: Mapping[str, Any]
     """What was measured meanwhile, such as seconds."""
     finished: float

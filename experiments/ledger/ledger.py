@@ -5,7 +5,7 @@
 A lease that its owner does not renew, or whose owner is dead, is taken over.  A result is written once, in the same
 transaction that marks its cell as done, and on disk before `put` returns.  Every result carries the hash of its bytes,
 every cell's settings are held against its key, and every run's list of cells against the run's own hash, so what a
-failing disk changed is named and never returned as a result (`experiments.records` reads them).
+failing disk changed is named and never returned as a result (`experiments.ledger.records` reads them).
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from experiments import leases
 from experiments.kinds import get_kind
-from experiments.leases import Leased
-from experiments.owners import is_dead
+from experiments.ledger import leases
+from experiments.ledger.leases import Leased
+from experiments.ledger.owners import is_dead
+from experiments.ledger.schema import FILE, LedgerDamagedError, LedgerError, connect, transaction, translated
 from experiments.plan import Plan, canonical, cell_key
-from experiments.schema import FILE, LedgerDamagedError, LedgerError, connect, transaction, translated
 
 MOST_ATTEMPTS = 3
 """Failures after which a cell is given up."""
@@ -58,7 +58,7 @@ class Ledger:
         network: allow a network file system, where only one machine may write.
 
     Raises:
-        FileNotFoundError, LedgerError: as in `experiments.schema.connect`.
+        FileNotFoundError, LedgerError: as in `experiments.ledger.schema.connect`.
     """
 
     def __init__(self, folder: Path | str, *, create: bool = True, network: bool = False) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from experiments.owners import is_dead
+from experiments.ledger.owners import is_dead
 
 OUT_OF_MEMORY = "out of memory"
 """How the reason of a failure begins if the cell may do with a smaller batch."""
