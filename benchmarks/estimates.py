@@ -20,7 +20,7 @@ from experiments.cells.trace import level_of
 from experiments.kinds import Context, get_kind
 from experiments.plan import Spec
 from experiments.plan_files import sample_facts
-from experiments.processes import one_thread
+from experiments.workers.processes import one_thread
 from facts.atlas import load_atlas
 from facts.probes import edit_request
 from models import LanguageModel

@@ -23,13 +23,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.kills import RUN, prepare, traces
-from experiments.executors import Executor, Inline
 from experiments.ledger.ledger import Ledger
 from experiments.ledger.records import Entry, entries
 from experiments.plan import Plan
-from experiments.processes import Processes, one_thread
-from experiments.ray_cluster import RayCluster
 from experiments.runner import execute
+from experiments.workers.messages import Executor, Inline
+from experiments.workers.processes import Processes, one_thread
+from experiments.workers.ray_cluster import RayCluster
 
 EXECUTORS: dict[str, Callable[[], Executor]] = {
     "inline": Inline,

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import benchmarks.kill_cells  # noqa: F401 - registers the kinds
-from experiments.executors import Executor, Inline
 from experiments.kinds import Context, get_kind
 from experiments.ledger.ledger import Ledger
 from experiments.ledger.owners import owner
 from experiments.ledger.payload import encode
-from experiments.processes import Processes, one_thread
-from experiments.ray_cluster import RayCluster
 from experiments.runner import execute
+from experiments.workers.messages import Executor, Inline
+from experiments.workers.processes import Processes, one_thread
+from experiments.workers.ray_cluster import RayCluster
 
 
 class Telling(Ledger):

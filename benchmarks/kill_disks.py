@@ -9,13 +9,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from experiments.executors import Inline
 from experiments.identity import identity_of
 from experiments.ledger.ledger import Ledger
 from experiments.ledger.records import damaged, entries
 from experiments.ledger.schema import LedgerError, LedgerFullError
 from experiments.plan import Cell, Plan
 from experiments.runner import execute
+from experiments.workers.messages import Inline
 
 
 def plan_of_draws(count: int, n: int) -> Plan:

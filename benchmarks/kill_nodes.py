@@ -13,13 +13,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from experiments.executors import Inline
 from experiments.identity import identity_of
 from experiments.ledger.ledger import Ledger
 from experiments.ledger.records import entries
 from experiments.plan import Cell, Plan
-from experiments.ray_cluster import RayCluster
 from experiments.runner import Progress, execute
+from experiments.workers.messages import Inline
+from experiments.workers.ray_cluster import RayCluster
 
 SPACE, HERE, THERE, PORT = "engram-node", "10.77.0.1", "10.77.0.2", 6399
 _JOINING = 15.0

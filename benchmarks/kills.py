@@ -23,7 +23,6 @@ from typing import Any
 import benchmarks.kill_cells  # noqa: F401 - registers the kinds
 from benchmarks.kill_disks import disk_trial, flip_trial
 from benchmarks.kill_nodes import node_trial
-from experiments.executors import Executor, Inline
 from experiments.identity import identity_of
 from experiments.kinds import Context, get_kind
 from experiments.ledger.ledger import Ledger
@@ -31,9 +30,10 @@ from experiments.ledger.payload import encode
 from experiments.ledger.records import damaged, entries
 from experiments.plan import Cell, Plan
 from experiments.plan_files import plan_of
-from experiments.processes import Processes, one_thread
-from experiments.ray_cluster import RayCluster
 from experiments.runner import Progress, execute
+from experiments.workers.messages import Executor, Inline
+from experiments.workers.processes import Processes, one_thread
+from experiments.workers.ray_cluster import RayCluster
 
 Found = dict[str, Any]
 RUN = "draws"

@@ -13,13 +13,13 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from experiments.executors import Executor, Inline
 from experiments.ledger.ledger import Ledger
 from experiments.ledger.owners import host_of
 from experiments.ledger.records import damaged, mend
 from experiments.ledger.schema import LedgerError
 from experiments.runner import Progress, execute, progress_of
 from experiments.studies import Study, get_study
+from experiments.workers.messages import Executor, Inline
 
 if TYPE_CHECKING:
     from experiments.plan import Plan
@@ -129,8 +129,8 @@ def _planned(options: argparse.Namespace) -> tuple[LanguageModel | None, Plan]:
 def _load(tables: dict[str, Any]) -> LanguageModel | None:
     if not tables["model"]:
         return None
-    from experiments.executors import Setup
-    from experiments.worker import load
+    from experiments.workers.messages import Setup
+    from experiments.workers.worker import load
 
     how = {name: tables[name] for name in ("device_map", "load", "chat")}
     return load(Setup(tables["model"], tables["dtype"], tables["device"], {}, (), **how))
@@ -154,14 +154,14 @@ def _work(ledger: Ledger, name: str, options: argparse.Namespace, model: Languag
 
 def _executor(options: argparse.Namespace, model: LanguageModel | None) -> Executor:
     if options.executor == "processes":
-        from experiments.processes import Processes
+        from experiments.workers.processes import Processes
 
         return Processes(options.workers)
     if options.executor == "ray":
-        from experiments.ray_cluster import RayCluster
+        from experiments.workers.ray_cluster import RayCluster
 
         return RayCluster(options.workers, address=options.address, gpus=options.gpus)
-    from experiments.processes import one_thread
+    from experiments.workers.processes import one_thread
 
     one_thread()  # as the other executors' workers have, so that all give the same bits
     return Inline(model)

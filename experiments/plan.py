@@ -18,7 +18,7 @@ SCHEMA = 1
 """Version of what a key is made of."""
 
 LOADING = "loading"
-"""Where `Plan.about` holds device_map, load and chat of `experiments.executors.Setup`, where they are set."""
+"""Where `Plan.about` holds device_map, load and chat of `experiments.workers.messages.Setup`, where they are set."""
 
 Spec = Mapping[str, Any]
 """The settings of a cell: plain JSON."""

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Any
 
-from experiments.executors import Broken, Died, Executor, Failed, Finished, KillingExecutor, Ready, Setup, Task
 from experiments.kinds import get_kind
 from experiments.ledger.leases import Leased
 from experiments.ledger.ledger import Ledger
 from experiments.ledger.owners import owner as named_owner
 from experiments.ledger.schema import LedgerError
 from experiments.plan import LOADING
+from experiments.workers.messages import Broken, Died, Executor, Failed, Finished, KillingExecutor, Ready, Setup, Task
 
 LEASE = 60.0
 """Seconds for which a cell is held without a sign of life; renewed at a third."""

@@ -26,7 +26,7 @@ FENCED = {
     "accelerate": lambda path: path.parts[0] == "models",
     "plotly": lambda path: path.name == "plots.py",
     "matplotlib": lambda path: path.name == "plots.py",
-    "ray": lambda path: path == Path("experiments/ray_cluster.py"),
+    "ray": lambda path: path == Path("experiments/workers/ray_cluster.py"),
 }
 SOURCES = sorted(path.relative_to(ROOT) for package in MAY_IMPORT for path in (ROOT / package).rglob("*.py"))
 

@@ -14,11 +14,11 @@ from app.server.catalog import choice_of
 from app.server.jobs import Cancelled, Progress, job_key
 from experiments.cells.edit import request_of
 from experiments.cells.trace import level_of
-from experiments.executors import in_one_thread
 from experiments.kinds import Context, get_kind
 from experiments.places import shown_name
 from experiments.plan import Cell, Plan
 from experiments.plan_files import loading
+from experiments.workers.messages import in_one_thread
 from facts.importers import answered
 
 if TYPE_CHECKING:

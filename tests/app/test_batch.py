@@ -16,9 +16,9 @@ from app.batch.datasets import facts_of, read_dataset, requests_of
 from app.batch.prepare import BatchAsk, Prepared, _whole, prepare
 from app.batch.sweeps import Experiment, Standing
 from app.server import cache
-from experiments.executors import Setup
 from experiments.plan import LOADING
-from experiments.worker import Worker
+from experiments.workers.messages import Setup
+from experiments.workers.worker import Worker
 from tests.tiny import build_tiny
 
 NewPage = Callable[..., AppTest]

@@ -11,7 +11,6 @@ import pytest
 from experiments.__main__ import main
 from experiments.cells.edit import request_of
 from experiments.cells.protocols import scores_of
-from experiments.executors import Inline
 from experiments.identity import identity_of
 from experiments.ledger.ledger import Ledger
 from experiments.ledger.records import entries
@@ -19,6 +18,7 @@ from experiments.places import paths_in, portable, shown_name, without
 from experiments.plan import Cell, Plan
 from experiments.runner import execute
 from experiments.studies import record
+from experiments.workers.messages import Inline
 from tests.experiments.made import draws, ledger_of
 from tests.experiments.studies.made import known_facts, requests_of
 from tests.tiny import tiny_model

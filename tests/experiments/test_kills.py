@@ -6,7 +6,7 @@ from pathlib import Path
 
 from benchmarks.kill_disks import flip_trial
 from benchmarks.kills import draws, killed_processes, killed_workers
-from experiments.processes import Processes
+from experiments.workers.processes import Processes
 
 
 def test_no_acknowledged_result_is_lost_when_its_writer_is_killed(tmp_path: Path) -> None:

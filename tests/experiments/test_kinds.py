@@ -14,13 +14,13 @@ import experiments
 from experiments import kinds, studies
 from experiments.__main__ import main
 from experiments.cells.edit import request_of
-from experiments.executors import Inline
 from experiments.identity import identity_of
 from experiments.kinds import BUILT_IN, get_kind
 from experiments.ledger.ledger import Ledger
 from experiments.plan import Cell, Plan
 from experiments.runner import execute
 from experiments.studies import get_study, survey
+from experiments.workers.messages import Inline
 from facts import EditRequest, Fact
 from models import load_model
 from tests.experiments.made import IDENTITY, draws

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from experiments.__main__ import main
-from experiments.executors import Setup
 from experiments.ledger.ledger import Ledger, RunInfo
 from experiments.plan import LOADING
 from experiments.plan_files import read_plan_file
-from experiments.worker import Worker
+from experiments.workers.messages import Setup
+from experiments.workers.worker import Worker
 from tests.tiny import build_tiny
 
 GRID = '[[grid]]\nkind = "trace"\nfacts = { file = "FILE", first = 1 }\nsamples = 1\n'

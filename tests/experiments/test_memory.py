@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from experiments import memory
-from experiments.executors import Setup, Task
 from experiments.identity import identity_of
 from experiments.kinds import Context, get_kind
 from experiments.ledger.leases import Leased
 from experiments.memory import MemoryRefusedError, batch_that_fits, cgroup_room, check_fits
-from experiments.worker import Worker
+from experiments.workers.messages import Setup, Task
+from experiments.workers.worker import Worker
 from tests.tiny import tiny_model
 
 FACT = {"subject": "Rome", "template": "{} is the capital of", "target_true": "Italy"}

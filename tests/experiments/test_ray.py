@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from experiments.executors import Inline
 from experiments.ledger.ledger import Ledger
 from experiments.ledger.records import entries
-from experiments.ray_cluster import RayCluster
 from experiments.runner import execute
+from experiments.workers.messages import Inline
+from experiments.workers.ray_cluster import RayCluster
 from tests.experiments.made import draws, ledger_of, payloads
 
 SCRIPT = """
@@ -25,8 +25,8 @@ import os, signal, sys
 from pathlib import Path
 import benchmarks.kill_cells
 from experiments.ledger.ledger import Ledger
-from experiments.ray_cluster import RayCluster
-from experiments.ray_cluster import RayCluster
+from experiments.workers.ray_cluster import RayCluster
+from experiments.workers.ray_cluster import RayCluster
 from experiments.ledger.records import entries
 from experiments.runner import execute
 

@@ -14,15 +14,15 @@ from typing import Any
 import pytest
 import torch
 
-from experiments.executors import Executor, Inline, KillingExecutor, Setup, Task
 from experiments.identity import identity_of
 from experiments.ledger.ledger import Ledger
 from experiments.ledger.records import entries
 from experiments.plan import Cell, Plan
-from experiments.processes import Processes
-from experiments.ray_cluster import RayCluster
 from experiments.runner import Progress, RunBrokenError, execute, progress_of
-from experiments.worker import Worker
+from experiments.workers.messages import Executor, Inline, KillingExecutor, Setup, Task
+from experiments.workers.processes import Processes
+from experiments.workers.ray_cluster import RayCluster
+from experiments.workers.worker import Worker
 from models import load_model
 from tests.experiments.made import IDENTITY, draws, ledger_of, payloads
 from tests.tiny import build_tiny

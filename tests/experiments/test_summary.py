@@ -18,13 +18,13 @@ import pytest
 from experiments.__main__ import main
 from experiments.cells.trace import level_of, trace_of
 from experiments.commands import line
-from experiments.executors import Inline
 from experiments.identity import identity_of
 from experiments.ledger.ledger import Ledger
 from experiments.ledger.records import entries
 from experiments.plan import Cell, Plan
 from experiments.runner import Progress, execute
 from experiments.summary import averaged, cells_frame, scores_frame, write_table
+from experiments.workers.messages import Inline
 from facts import Fact
 from tests.experiments.made import draws, ledger_of
 from tests.tiny import tiny_model

@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 
-from experiments.executors import Inline
 from experiments.identity import identity_of
 from experiments.ledger.ledger import Ledger
 from experiments.plan import Plan
 from experiments.runner import execute
 from experiments.studies import Study, get_study
+from experiments.workers.messages import Inline
 from facts import EditRequest, Fact, Probe
 from models import LanguageModel
 

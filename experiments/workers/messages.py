@@ -13,7 +13,7 @@ from time import sleep
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
-    from experiments.worker import Worker
+    from experiments.workers.worker import Worker
     from models import LanguageModel
 
 
@@ -154,7 +154,7 @@ class Inline:
 
     def start(self, setup: Setup) -> None:
         """Load the model, unless one was given."""
-        from experiments.worker import Worker
+        from experiments.workers.worker import Worker
 
         try:
             self._worker = Worker(setup, self.model)

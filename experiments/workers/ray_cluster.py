@@ -23,9 +23,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from experiments.executors import Broken, Died, Event, Ready, Setup, Task
-from experiments.processes import one_thread
-from experiments.worker import Worker, pack_event, unpack_event
+from experiments.workers.messages import Broken, Died, Event, Ready, Setup, Task
+from experiments.workers.processes import one_thread
+from experiments.workers.worker import Worker, pack_event, unpack_event
 
 _STILLBORN = 3
 """Actors in a row that may die before they are ready; then the fault is not with a cell."""
@@ -180,7 +180,7 @@ class Actor:
 
     Args:
         slot: of the executor.
-        setup: of `experiments.executors.Setup`, as JSON.
+        setup: of `experiments.workers.messages.Setup`, as JSON.
         share: of the node's free memory, what it may take.
     """
 

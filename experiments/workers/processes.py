@@ -20,8 +20,8 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from experiments.executors import Broken, Died, Event, Ready, Setup, Task
-from experiments.worker import Worker, pack_event, unpack_event
+from experiments.workers.messages import Broken, Died, Event, Ready, Setup, Task
+from experiments.workers.worker import Worker, pack_event, unpack_event
 
 if TYPE_CHECKING:
     from multiprocessing.context import SpawnProcess

@@ -9,13 +9,13 @@ from dataclasses import asdict
 from time import monotonic, process_time
 from typing import TYPE_CHECKING, Any
 
-from experiments.executors import Event, Failed, Finished, Ready, Setup, Task
 from experiments.identity import differences, identity_of
 from experiments.kinds import Context, get_kind
 from experiments.ledger.leases import OUT_OF_MEMORY
 from experiments.ledger.payload import ResultTooLargeError, encode
 from experiments.memory import MemoryRefusedError, check_fits
 from experiments.plan import canonical
+from experiments.workers.messages import Event, Failed, Finished, Ready, Setup, Task
 from models.options import LoadSettings, asked
 
 if TYPE_CHECKING:

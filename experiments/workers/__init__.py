@@ -1,0 +1,1 @@
+"""Who computes the cells: this process, several processes, a Ray cluster."""
