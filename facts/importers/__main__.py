@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from facts.importers import FORMATS, Preview, Summary, import_file, preview
-from facts.importers.engram import record_of
+from facts.importers.formats.engram import record_of
 
 
 def main(arguments: list[str] | None = None) -> int:

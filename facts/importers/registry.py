@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from facts.importers import (
+from facts.importers.fields import Fields
+from facts.importers.formats import (
     cknowedit,
     counterfact,
     counterfact_edit,
@@ -23,7 +24,6 @@ from facts.importers import (
     wikibigedit,
     zsre,
 )
-from facts.importers.fields import Fields
 from facts.types import Case
 
 

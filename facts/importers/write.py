@@ -12,8 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO
 
-from facts.importers.engram import record_of
 from facts.importers.errors import Rejected
+from facts.importers.formats.engram import record_of
 from facts.importers.read import reading
 from facts.importers.text import Source
 from facts.types import Case

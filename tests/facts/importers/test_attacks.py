@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from facts.importers import BadRowError, Rejected, detect, import_file, preview, read_cases, split, tables
-from facts.importers.engram import record_of
+from facts.importers.formats.engram import record_of
 from facts.types import Case
 
 DATA = Path(__file__).parent / "data"

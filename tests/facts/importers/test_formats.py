@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from facts.importers import FORMATS, Rejected, detect, import_file, preview, read_cases, read_snippets, write_cases
-from facts.importers.engram import record_of
+from facts.importers.formats.engram import record_of
 from facts.types import Case, EditRequest, Fact, Probe
 
 DATA = Path(__file__).parent / "data"
