@@ -234,7 +234,7 @@ def fetch(name: str, licence_accepted: bool) -> Work:
     """Download a model of the catalogue."""
 
     def work(progress: Progress, cancelled: Cancelled) -> object:
-        from models.catalogue import fetch as fetched
+        from models.sources.catalogue import fetch as fetched
 
         progress.stage("downloading")
         return fetched(

@@ -1,7 +1,7 @@
 """The one door to weights and activations: loading, naming, running and patching a language model.
 
 Nothing outside this package imports transformers or nnsight.  Names are imported when first used, so that
-`models.options` and `models.catalogue` can be had without importing torch.
+`models.options` and `models.sources.catalogue` can be had without importing torch.
 """
 
 from importlib import import_module

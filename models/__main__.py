@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from models.catalogue import (
+from models.sources.catalogue import (
     ENTRIES,
     Entry,
     FetchCancelled,

@@ -12,14 +12,14 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from models.catalogue import ENTRIES, REFERENCE_FOLDER, folder_of
-from models.folder import check_finite, check_folder, folder_digest, n_parameters
 from models.language_model import LanguageModel
-from models.manifest import check_manifest, read_manifest
 from models.options import LoadSettings
 from models.placement import Placement, place
+from models.sources.catalogue import ENTRIES, REFERENCE_FOLDER, folder_of
+from models.sources.folder import check_finite, check_folder, folder_digest, n_parameters
 from models.sources.gguf import folder_of_gguf, is_gguf
 from models.sources.hub import cached_or_downloaded
+from models.sources.manifest import check_manifest, read_manifest
 
 REFERENCE = "reference"
 """Name of the bundled model."""

@@ -16,16 +16,16 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from models import catalogue
-from models.manifest import MANIFEST, read_json
 from models.options import LoadSettings
 from models.published import usual_layers
+from models.sources import catalogue
 from models.sources.gguf import converted_folders, is_gguf
 from models.sources.hub import cached, cached_names
+from models.sources.manifest import MANIFEST, read_json
 
 REFERENCE = "reference"
 LAYERS = (1, 256)
-"""What a model may have; `models.folder` holds the same."""
+"""What a model may have; `models.sources.folder` holds the same."""
 DTYPES = ("float32", "bfloat16", "float16")
 CHAT = "|chat"
 """End of a model's key where it is asked in its chat template."""

@@ -18,7 +18,7 @@ from app.shared.waiting import MEGABYTE, Waiting, cancel, show
 from app.shared.wording import markup, plain
 
 if TYPE_CHECKING:
-    from models.catalogue import Entry
+    from models.sources.catalogue import Entry
 
 STYLE = """
 <style>
@@ -147,7 +147,7 @@ def _compare_with_link(choice: Choice) -> None:
 
 def _download(runner: Runner) -> list[Waiting]:
     """How far the download is; when it is done, the page turns to its model."""
-    from models.catalogue import entry_named
+    from models.sources.catalogue import entry_named
 
     session = st.session_state
     ask: FetchAsk | None = session.fetching
@@ -175,7 +175,7 @@ def _download(runner: Runner) -> list[Waiting]:
 
 def _get() -> None:
     """Draw the list of models that can be fetched."""
-    from models.catalogue import ENTRIES, is_fetched
+    from models.sources.catalogue import ENTRIES, is_fetched
 
     lacking = {entry.name: entry for entry in ENTRIES.values() if not is_fetched(entry.name)}
     if not lacking:

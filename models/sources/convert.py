@@ -16,11 +16,11 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from models.config_check import check_config
-from models.folder import check_finite
-from models.manifest import file_digest, write_manifest
+from models.sources.config_check import check_config
+from models.sources.folder import check_finite
 from models.sources.gguf_config import complete, complete_tokenizer
 from models.sources.gguf_header import Header, read_header
+from models.sources.manifest import file_digest, write_manifest
 from models.sources.store import CONVERSION
 
 

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 from models.cache import cache_folder
-from models.manifest import file_digest, read_json
+from models.sources.manifest import file_digest, read_json
 from models.sources.store import check_room, convert_into, is_kept, only_writer
 
 

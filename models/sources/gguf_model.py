@@ -5,7 +5,7 @@ from __future__ import annotations
 from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES
 
 from models.architectures import FAMILIES
-from models.config_check import LIMITS
+from models.sources.config_check import LIMITS
 from models.sources.gguf_header import Header
 
 _SIZES = {
@@ -18,7 +18,7 @@ _SIZES = {
     "context_length": "positions",
     "vocab_size": "vocabulary",
 }
-"""Keys that follow the family's name -> the quantity of `models.config_check.LIMITS` that bounds them."""
+"""Keys that follow the family's name -> the quantity of `models.sources.config_check.LIMITS` that bounds them."""
 _FAMILY_OF = {"gemma3": "gemma3_text"}
 SUPPORTED = tuple(name for name in GGUF_SUPPORTED_ARCHITECTURES if _FAMILY_OF.get(name, name) in FAMILIES)
 """Values of `general.architecture` that transformers reads and `models.architectures` has a row for."""

@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from models.manifest import file_digest
 from models.sources.child import Cancelled, ChildError, FetchCancelled, Progress, run_child
+from models.sources.manifest import file_digest
 
 TRIES = 3
 """How often a download that broke off is begun again."""

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from models.cache import cache_folder
-from models.manifest import MANIFEST, read_json
 from models.sources.child import Cancelled, ChildError, FetchCancelled, reason, run_child
+from models.sources.manifest import MANIFEST, read_json
 
 CONVERSION = 2
 """Raised whenever the same file is converted into another folder; what was converted before is then made again."""

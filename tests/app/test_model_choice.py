@@ -15,8 +15,9 @@ from app.server import cache
 from app.server.jobs import Job, Progress
 from app.session.asks import ReadAsk
 from app.workbench.pace import Paces, token_passes
-from models import LanguageModel, catalogue
-from models.manifest import write_manifest
+from models import LanguageModel
+from models.sources import catalogue
+from models.sources.manifest import write_manifest
 from models.sources.store import CONVERSION
 from tests.app.test_form import said
 from tests.app.test_locate import captions

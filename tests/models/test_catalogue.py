@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 import models.sources.hub
 from models.__main__ import main
-from models.catalogue import ENTRIES, entry_named, fetch, folder_of, is_fetched, memory_needed
+from models.sources.catalogue import ENTRIES, entry_named, fetch, folder_of, is_fetched, memory_needed
 from tests.models.test_load import write_model
 
 

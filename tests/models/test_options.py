@@ -131,7 +131,7 @@ def test_a_device_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch, de
 
 
 def test_the_header_tells_the_number_of_parameters(folder: Path) -> None:
-    from models.folder import n_parameters
+    from models.sources.folder import n_parameters
 
     # the embedding is tied to nothing here, so that the file holds every parameter once
     assert n_parameters(folder) == sum(p.numel() for p in tiny_model("llama").module.parameters())

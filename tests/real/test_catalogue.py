@@ -1,8 +1,8 @@
 """What the catalogue says of SmolLM2 is what was fetched."""
 
 from models import LanguageModel
-from models.catalogue import ENTRIES, folder_of, is_fetched
-from models.manifest import read_manifest
+from models.sources.catalogue import ENTRIES, folder_of, is_fetched
+from models.sources.manifest import read_manifest
 from tests.real.conftest import NAME
 
 ENTRY = ENTRIES["smollm2-135m"]

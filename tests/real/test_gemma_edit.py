@@ -10,7 +10,8 @@ import pytest
 
 from app import workflow
 from editing import apply_edits
-from models import LanguageModel, catalogue, load_model
+from models import LanguageModel, load_model
+from models.sources import catalogue
 
 PROMPT = "The Space Needle is located in the city of"
 

