@@ -17,8 +17,8 @@ from dataclasses import asdict, dataclass
 import torch
 
 from models import LanguageModel, join, subject_span
-from models.characters import HALF
 from models.options import LoadSettings
+from models.text.characters import HALF
 
 JOINS = (
     ('The capital of France is "', "Paris"),

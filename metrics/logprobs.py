@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 
 from facts.types import MAX_PROMPT_CHARACTERS
-from models.tokens import join, pad
+from models.text.tokens import join, pad
 
 if TYPE_CHECKING:
     from models import LanguageModel

@@ -13,7 +13,7 @@ from metrics.generation import continuations, matches
 from metrics.logprobs import Forced, score_answers
 from metrics.prompts import Item
 from metrics.types import PromptRow, Reading, Settings
-from models.tokens import join
+from models.text.tokens import join
 
 if TYPE_CHECKING:
     from models import LanguageModel

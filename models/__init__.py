@@ -13,7 +13,17 @@ if TYPE_CHECKING:
     from models.interventions import Run, Site, run, run_batched
     from models.language_model import LanguageModel
     from models.load import load_model
-    from models.tokens import Span, fits, join, notes_on, own_answer, pad, subject_span, target_ids, tokens_together
+    from models.text.tokens import (
+        Span,
+        fits,
+        join,
+        notes_on,
+        own_answer,
+        pad,
+        subject_span,
+        target_ids,
+        tokens_together,
+    )
 
 HOMES = {
     "EDITABLE_FAMILIES": "architectures",
@@ -23,19 +33,19 @@ HOMES = {
     "Run": "interventions",
     "Sampling": "generation",
     "Site": "interventions",
-    "Span": "tokens",
+    "Span": "text.tokens",
     "as_out_in": "architectures",
-    "fits": "tokens",
-    "join": "tokens",
+    "fits": "text.tokens",
+    "join": "text.tokens",
     "load_model": "load",
-    "notes_on": "tokens",
-    "own_answer": "tokens",
-    "pad": "tokens",
+    "notes_on": "text.tokens",
+    "own_answer": "text.tokens",
+    "pad": "text.tokens",
     "run": "interventions",
     "run_batched": "interventions",
-    "subject_span": "tokens",
-    "target_ids": "tokens",
-    "tokens_together": "tokens",
+    "subject_span": "text.tokens",
+    "target_ids": "text.tokens",
+    "tokens_together": "text.tokens",
 }
 
 __all__ = [

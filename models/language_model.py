@@ -16,10 +16,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from facts.types import MAX_PROMPT_CHARACTERS
 from models.architectures import Architecture, architecture_of, as_out_in, context_length
-from models.asking import Wording, wording
 from models.calls import calling
-from models.characters import whole_characters
 from models.generation import Sampling, drawn, greedy
+from models.text.asking import Wording, wording
+from models.text.characters import whole_characters
 from models.views import Rewrite, plain, share
 
 

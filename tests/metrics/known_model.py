@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from facts.words import blank_before
 from models import Sampling
-from models.asking import Wording, wording
+from models.text.asking import Wording, wording
 
 END = "<end>"
 

@@ -7,8 +7,8 @@ import torch
 from tokenizers import decoders, pre_tokenizers, processors
 
 from models import LanguageModel, Span, join, own_answer, subject_span, target_ids
-from models.characters import CONTINUED, whole_characters
-from models.tokens import notes_on
+from models.text.characters import CONTINUED, whole_characters
+from models.text.tokens import notes_on
 from tests.models.test_tokens import with_tokenizer, word_tokenizer
 from tests.tiny import build_tiny, tiny_chat, tiny_model
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from facts.words import blank_before, occurrences
-from models.characters import HALF, MOST_TOKENS
 from models.language_model import LanguageModel
+from models.text.characters import HALF, MOST_TOKENS
 
 
 @dataclass(frozen=True)
