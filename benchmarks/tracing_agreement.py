@@ -20,7 +20,7 @@ import torch
 from benchmarks.tracing_cases import KINDS, kind_config, spread_facts
 from facts import Fact
 from models import LanguageModel, load_model
-from models.hooks import run_hooked
+from models.forwards.hooks import run_hooked
 from tracing import causal_trace, measure_noise
 from tracing.probe import engine_for
 

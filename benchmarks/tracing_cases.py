@@ -19,7 +19,7 @@ from benchmarks.tracing_contenders import Task
 from facts import Fact
 from facts.atlas import load_atlas
 from models import LanguageModel
-from models.hooks import run_hooked
+from models.forwards.hooks import run_hooked
 from tracing.config import TraceConfig
 from tracing.corruption import NoiseLevel, draw_noise, measure_noise
 from tracing.engine import Asked, Engine

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from models import LanguageModel
-from models.sites import Key, site_path
+from models.forwards.sites import Key, site_path
 from tracing.config import TraceConfig
 
 Cells = Iterable[tuple[int, int]]

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from models.architectures import EDITABLE_FAMILIES, FAMILIES, Architecture, as_out_in
-    from models.generation import Sampling
-    from models.interventions import Run, Site, run, run_batched
+    from models.forwards.generation import Sampling
+    from models.forwards.interventions import Run, Site, run, run_batched
     from models.language_model import LanguageModel
     from models.load import load_model
     from models.text.tokens import (
@@ -30,9 +30,9 @@ HOMES = {
     "FAMILIES": "architectures",
     "Architecture": "architectures",
     "LanguageModel": "language_model",
-    "Run": "interventions",
-    "Sampling": "generation",
-    "Site": "interventions",
+    "Run": "forwards.interventions",
+    "Sampling": "forwards.generation",
+    "Site": "forwards.interventions",
     "Span": "text.tokens",
     "as_out_in": "architectures",
     "fits": "text.tokens",
@@ -41,8 +41,8 @@ HOMES = {
     "notes_on": "text.tokens",
     "own_answer": "text.tokens",
     "pad": "text.tokens",
-    "run": "interventions",
-    "run_batched": "interventions",
+    "run": "forwards.interventions",
+    "run_batched": "forwards.interventions",
     "subject_span": "text.tokens",
     "target_ids": "text.tokens",
     "tokens_together": "text.tokens",

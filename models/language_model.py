@@ -16,8 +16,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from facts.types import MAX_PROMPT_CHARACTERS
 from models.architectures import Architecture, architecture_of, as_out_in, context_length
-from models.calls import calling
-from models.generation import Sampling, drawn, greedy
+from models.forwards.calls import calling
+from models.forwards.generation import Sampling, drawn, greedy
 from models.text.asking import Wording, wording
 from models.text.characters import whole_characters
 from models.views import Rewrite, plain, share

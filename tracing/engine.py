@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from models import LanguageModel
-from models.sites import Site
+from models.forwards.sites import Site
 from tracing.config import TraceConfig
 from tracing.memory import Pass, is_out_of_memory, keep_freed_pages
 from tracing.passes import sweep_logits

@@ -1,8 +1,8 @@
 """Attention knockout: what the answer loses when the last position may not read the subject, the relation, or itself.
 
 Geva et al. 2023 (arXiv:2304.14767).  For each edge set and each window of layers the edges
-are cut in every head of those layers (`models.attention`), and the answer's probability is compared with the clean
-run's:
+are cut in every head of those layers (`models.forwards.attention`), and the answer's probability is compared with the
+clean run's:
 
     change(edges, l) = (P(answer | edges cut around layer l) - P(answer)) / P(answer)
 
@@ -24,7 +24,7 @@ from torch import Tensor
 
 from facts import Fact
 from models import LanguageModel
-from models.attention import edges_cut
+from models.forwards.attention import edges_cut
 from tracing.pair import answer_log_prob
 from tracing.question import Question, ask
 from tracing.storage import Stored

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from facts import Fact
 from models import LanguageModel, run
-from models.interventions import Site
+from models.forwards.interventions import Site
 from tracing.corruption import Corruption, NoiseLevel, corrupt, measure_noise
 from tracing.question import Question, ask
 from tracing.storage import Stored

@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from models import LanguageModel
-from models.packing import PrefixCache, packed_inputs, packed_pattern
-from models.projections import known_projections
+from models.forwards.packing import PrefixCache, packed_inputs, packed_pattern
+from models.forwards.projections import known_projections
 from tracing.runs import Driver
 from tracing.sweep import Sweep
 

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from models import LanguageModel
-from models.packing import TRANSFORMERS, plain
-from models.remote import Remote
+from models.forwards.packing import TRANSFORMERS, plain
+from models.forwards.remote import Remote
 from tracing.passes import sweep_logits
 from tracing.plan import Block, Pack, end_to_end
 from tracing.question import Question

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from models import LanguageModel
-from models.calls import calling
-from models.sites import Key, Visit
+from models.forwards.calls import calling
+from models.forwards.sites import Key, Visit
 from tracing.config import TraceConfig
 from tracing.plan import Cell
 from tracing.question import Question

@@ -14,16 +14,17 @@ import torch
 from torch import Tensor
 
 from models import LanguageModel
-from models.calls import calling
-from models.hooks import run_hooked
-from models.packing import KeysValues, PrefixCache, RecordingCache, packed_inputs, packed_pattern
-from models.projections import kept_projections
-from models.sites import Keep, Key, Site, Visit
+from models.forwards.calls import calling
+from models.forwards.hooks import run_hooked
+from models.forwards.packing import KeysValues, PrefixCache, RecordingCache, packed_inputs, packed_pattern
+from models.forwards.projections import kept_projections
+from models.forwards.sites import Keep, Key, Site, Visit
 from tracing.plan import Pack, end_to_end
 from tracing.question import Question
 
 Driver = Callable[[LanguageModel, Mapping[str, Any], Mapping[Key, Visit]], Tensor]
-"""`models.hooks.run_hooked`, `models.interventions.run_traced`, or a `models.remote.Remote`."""
+"""`models.forwards.hooks.run_hooked`, `models.forwards.interventions.run_traced`, or a
+`models.forwards.remote.Remote`."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from facts import Fact
 from models import LanguageModel
-from models.hooks import run_hooked
+from models.forwards.hooks import run_hooked
 from tracing.case import Case, Progress, Watch, make_case
 from tracing.config import TraceConfig
 from tracing.corruption import NoiseLevel, measure_noise

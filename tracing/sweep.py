@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from models.projections import Known
-from models.sites import Key, Site, Visit
+from models.forwards.projections import Known
+from models.forwards.sites import Key, Site, Visit
 from tracing.config import TraceSite
 from tracing.plan import Block, Pack
 from tracing.runs import Runs

@@ -22,7 +22,7 @@ import numpy as np
 
 from facts import Fact
 from models import LanguageModel
-from models.hooks import run_hooked
+from models.forwards.hooks import run_hooked
 from tracing.case import Progress, TraceCancelled, Watch, make_case
 from tracing.config import TraceConfig, TraceSite
 from tracing.corruption import NoiseLevel, measure_noise
@@ -115,8 +115,9 @@ def trace_all(
     Arguments as in `causal_trace`; the results are in the order of the configs.
 
     Args:
-        driver: what runs a forward: plain hooks, nnsight (`models.interventions.run_traced`), or nnsight on another
-            machine (`models.remote.Remote`).
+        driver: what runs a forward: plain hooks, nnsight (`models.forwards.interventions.run_traced`), or nnsight on
+        another
+            machine (`models.forwards.remote.Remote`).
 
     Raises:
         ValueError: as in `causal_trace`, and if the configs differ in the corruption or in the answer compared with.

@@ -35,7 +35,7 @@ from editing.requests import check_batch, check_layer
 from facts import EditRequest
 from facts.atlas import load_atlas
 from models import LanguageModel, pad, run
-from models.calls import calling
+from models.forwards.calls import calling
 
 STRANGERS = 4
 """Other subjects whose keys are compared with the new one."""

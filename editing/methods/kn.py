@@ -37,8 +37,8 @@ from editing.parts.diagnosis import answer_diagnostics, size_diagnostic
 from editing.requests import single
 from facts import EditRequest
 from models import LanguageModel, Site, as_out_in, fits, run, target_ids
-from models.calls import calling
-from models.interventions import run_traced
+from models.forwards.calls import calling
+from models.forwards.interventions import run_traced
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -37,8 +37,8 @@ from editing.requests import check_layer, single
 from facts import EditRequest, Fact
 from facts.atlas import load_atlas
 from models import LanguageModel, Site, as_out_in, fits, run
-from models.calls import calling
-from models.interventions import Patch
+from models.forwards.calls import calling
+from models.forwards.interventions import Patch
 
 SETTLED = 1e-4
 """The search ends when the loss is low and changes by less than this, as in the public code."""

@@ -15,7 +15,7 @@ import torch
 from editing.edit import Cancelled, EditCancelled, LossStep, Progress
 from editing.parts.answers import Answered, Asked, Targets, padded, portions
 from models import LanguageModel
-from models.partial import logits_at
+from models.forwards.partial import logits_at
 
 
 class PromptEndTargets(Targets):

@@ -16,7 +16,7 @@ from editing.parts.answers import padded, portions
 from editing.parts.contexts import BARE
 from facts import Fact
 from models import LanguageModel, Site, Span, fits, join, pad, subject_span
-from models.hooks import read_states
+from models.forwards.hooks import read_states
 
 FactToken = str
 """One of `FACT_TOKENS`, or "subject:K" for token K of the subject in the bare prompt, counted from 0."""

@@ -26,8 +26,8 @@ from editing.parts.settings import MomentSettings
 from facts.regular import check_regular
 from facts.stages import name_stage
 from models import LanguageModel, pad
-from models.cache import cache_folder
-from models.hooks import read_states
+from models.forwards.cache import cache_folder
+from models.forwards.hooks import read_states
 from models.reference.corpus import sample_texts
 
 BATCH_TOKENS = 2048

@@ -31,8 +31,8 @@ from editing.parts.answers import Targets, padded, portions
 from editing.parts.keys import Batch
 from editing.parts.reach import written
 from models import LanguageModel
-from models.partial import PartialForward, logits_at
-from models.sites import Keep, Key, Visit
+from models.forwards.partial import PartialForward, logits_at
+from models.forwards.sites import Keep, Key, Visit
 
 Compat = Literal["r-rome", "rome", "rome-code"]
 """r-rome: learning rate relative to the residual, KL at the last token of p', decay |delta|^2 relative to the reference

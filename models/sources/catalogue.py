@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from models.cache import cache_folder
+from models.forwards.cache import cache_folder
 from models.published import PUBLISHED
 from models.sources import hub
 from models.sources.child import Cancelled, FetchCancelled, Progress

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from facts.regular import check_regular
-from models.patterns import may_hang
+from models.forwards.patterns import may_hang
 from models.sources.config_check import check_config
 from models.sources.manifest import file_digest, is_lfs_pointer, read_json
 

@@ -6,7 +6,7 @@ import re
 import shutil
 from pathlib import Path
 
-from models.cache import cache_folder
+from models.forwards.cache import cache_folder
 from models.sources.manifest import file_digest, read_json
 from models.sources.store import check_room, convert_into, is_kept, only_writer
 

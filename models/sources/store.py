@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from models.cache import cache_folder
+from models.forwards.cache import cache_folder
 from models.sources.child import Cancelled, ChildError, FetchCancelled, reason, run_child
 from models.sources.manifest import MANIFEST, read_json
 

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from models import FAMILIES, LanguageModel, run
-from models.hooks import read_states
-from models.partial import PartialForward, logits_at
+from models.forwards.hooks import read_states
+from models.forwards.partial import PartialForward, logits_at
 from tests.tiny import build_tiny, tiny_model
 
 every_family = pytest.mark.parametrize("family", FAMILIES)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models.projections import Known, kept_projections, known_projections, projections
+from models.forwards.projections import Known, kept_projections, known_projections, projections
 from tests.tiny import tiny_model
 
 IDS = torch.tensor([[2, 3, 4], [5, 6, 7], [8, 9, 10]])

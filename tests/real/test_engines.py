@@ -11,7 +11,7 @@ import torch
 from facts import Fact
 from facts.atlas import load_atlas
 from models import LanguageModel
-from models.interventions import run
+from models.forwards.interventions import run
 from tests.oracle.plain_hooks import hooked
 from tests.tracing.agreement import assert_agrees, cells_of
 from tracing import NoiseLevel, TraceConfig, causal_trace, measure_noise, trace_facts

@@ -8,8 +8,8 @@ import pytest
 import torch
 from transformers.activations import GELUTanh, NewGELUActivation
 
-from models import activations
-from models.activations import fused_activations, tanh_gelu
+from models.forwards import activations
+from models.forwards.activations import fused_activations, tanh_gelu
 from tests.tiny import tiny_model
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from models import LanguageModel
-from models.hooks import run_hooked
+from models.forwards.hooks import run_hooked
 from tests.tiny import build_tiny
 from tracing import TraceConfig, plan
 from tracing.config import TraceSite

@@ -12,7 +12,7 @@ import torch
 
 from facts import Fact
 from models import FAMILIES, LanguageModel
-from models.interventions import run_traced
+from models.forwards.interventions import run_traced
 from tests.oracle.causal_trace import Cell
 from tests.tiny import build_tiny, tiny_model
 from tests.tracing.agreement import LEVEL, assert_agrees, cells_of, oracle_of

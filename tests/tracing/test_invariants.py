@@ -11,7 +11,7 @@ import torch
 
 from facts import Fact
 from models import LanguageModel
-from models.hooks import run_hooked
+from models.forwards.hooks import run_hooked
 from tests.tiny import FAMILIES, build_tiny, tiny_model
 from tracing import (
     NoiseLevel,

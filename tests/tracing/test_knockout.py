@@ -10,7 +10,7 @@ import torch
 
 from facts import Fact
 from models import LanguageModel
-from models.attention import edges_cut
+from models.forwards.attention import edges_cut
 from tests.oracle import lenses as oracle
 from tests.tiny import FAMILIES, build_tiny, tiny_model
 from tracing.knockout import KnockoutResult, attention_knockout, paper_edges

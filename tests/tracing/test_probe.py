@@ -12,9 +12,9 @@ from torch import Tensor
 from facts import Fact
 from models import LanguageModel, run
 from models.architectures import architecture_named
-from models.calls import current_call
-from models.hooks import run_hooked
-from models.packing import plain
+from models.forwards.calls import current_call
+from models.forwards.hooks import run_hooked
+from models.forwards.packing import plain
 from tests.tiny import build_tiny, tiny_model
 from tests.tracing.agreement import LEVEL, assert_agrees, cells_of
 from tracing import TraceConfig, causal_trace

@@ -11,7 +11,7 @@ from nnsight.schema.request import RequestModel
 from nnsight.tracing.util import push
 
 from facts import Fact
-from models.remote import Remote
+from models.forwards.remote import Remote
 from tests.tiny import tiny_model
 from tests.tracing.agreement import LEVEL
 from tracing import TraceConfig, trace_all

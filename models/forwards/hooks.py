@@ -1,7 +1,7 @@
 """One forward with plain torch hooks: what the tracing engine runs thousands of times.
 
-`models.interventions.run_traced` does the same with nnsight, a few milliseconds a forward slower; both take the same
-visits, and a test holds them together.
+`models.forwards.interventions.run_traced` does the same with nnsight, a few milliseconds a forward slower; both take
+the same visits, and a test holds them together.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from models.activations import fused_activations
+from models.forwards.activations import fused_activations
+from models.forwards.sites import INPUTS, Keep, Key, Visit, in_execution_order, site_path
 from models.language_model import LanguageModel
-from models.sites import INPUTS, Keep, Key, Visit, in_execution_order, site_path
 
 
 @torch.no_grad()

@@ -1,8 +1,8 @@
 """One forward on a machine that serves the model through nnsight (NDIF), with the same visits as a forward here.
 
 What is sent is the source of a block with what it refers to: the visits, by value, with the tensors they hold.  What
-comes back is what nnsight was told to save: the logits, and the states that visits note (`models.sites.Keep`).  Each
-forward is one job.
+comes back is what nnsight was told to save: the logits, and the states that visits note
+(`models.forwards.sites.Keep`).  Each forward is one job.
 
 The checkpoint has to be loaded here as well, since the tokenizer and the token embedding are this process's.
 """
@@ -17,10 +17,10 @@ import nnsight
 import torch
 from torch import Tensor
 
-from models.hooks import sequence_length
-from models.interventions import visit_module
+from models.forwards.hooks import sequence_length
+from models.forwards.interventions import visit_module
+from models.forwards.sites import INPUTS, Keep, Key, Visit, in_execution_order, site_path
 from models.language_model import LanguageModel
-from models.sites import INPUTS, Keep, Key, Visit, in_execution_order, site_path
 
 Step = tuple[str, bool, Visit]
 """Path of a module, whether the visit sees what it reads, and the visit."""

@@ -14,9 +14,9 @@ import nnsight
 import torch
 from torch import Tensor
 
-from models.hooks import sequence_length
+from models.forwards.hooks import sequence_length
+from models.forwards.sites import INPUTS, Key, Site, Visit, in_execution_order, site_path
 from models.language_model import LanguageModel
-from models.sites import INPUTS, Key, Site, Visit, in_execution_order, site_path
 
 __all__ = ["Patch", "Run", "Site", "run", "run_batched", "run_traced"]
 
@@ -107,7 +107,7 @@ def run_batched(
 
 
 def run_traced(model: LanguageModel, inputs: Mapping[str, Any], visits: Mapping[Key, Visit]) -> Tensor:
-    """`models.hooks.run_hooked`, by nnsight: the same visits, the same logits [row, pos, d_vocab].
+    """`models.forwards.hooks.run_hooked`, by nnsight: the same visits, the same logits [row, pos, d_vocab].
 
     Small, because nnsight keeps a traced function's variables alive until it returns.
 

@@ -17,10 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.hooks import hung, sequence_length
+from models.forwards.hooks import hung, sequence_length
+from models.forwards.packing import KeysValues, PrefixCache, RecordingCache, packed_inputs, packed_pattern, plain
+from models.forwards.sites import Keep, Key, Visit
 from models.language_model import LanguageModel
-from models.packing import KeysValues, PrefixCache, RecordingCache, packed_inputs, packed_pattern, plain
-from models.sites import Keep, Key, Visit
 
 Places = tuple[Tensor, Tensor]
 """Rows and positions, [place] each."""
@@ -43,7 +43,7 @@ def logits_at(
 
     Args:
         input_ids: [row, pos].
-        visits: (site, layer) -> what happens there; see `models.hooks.run_hooked`.
+        visits: (site, layer) -> what happens there; see `models.forwards.hooks.run_hooked`.
         grad: record gradients.
         inputs: more keyword arguments of the module.
     """
@@ -93,8 +93,8 @@ class PartialForward:
     """Rows to run again and again with a vector added at one token of each.
 
     The short way packs what stands at that token and behind it into one row that reads the keys and values before it
-    (`models.packing`).  Whether that gives this model's own logits is measured at the first call; where it does not,
-    and where the module has hooks or parts of somebody else's, whole rows are run.
+    (`models.forwards.packing`).  Whether that gives this model's own logits is measured at the first call; where it
+    does not, and where the module has hooks or parts of somebody else's, whole rows are run.
 
     Args:
         input_ids: [row, pos], padded on the right.

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.calls import calling
+from models.forwards.calls import calling
 
 
 @torch.no_grad()

@@ -1,0 +1,1 @@
+"""Forward passes: reading, changing and packing them."""
