@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import cast, get_args
 
 from models.options import add_model_options
-from tracing import commands
-from tracing.options import add_config, add_output, add_prompt
+from tracing.cli import commands
+from tracing.cli.options import add_config, add_output, add_prompt
 from tracing.types import MEASURES, SITES, PositionName, SeveredSite
 
 FIGURE_FORMATS = ("pdf", "svg", "png")

@@ -11,8 +11,8 @@ from facts import Fact
 from models import LanguageModel
 from tests.tiny import tiny_chat
 from tracing import TraceConfig, TraceResult, causal_trace
+from tracing.cli.tables import trace_table
 from tracing.plots import trace_heatmap
-from tracing.tables import trace_table
 
 FACT = Fact.from_prompt("the Space Needle is in", "Space Needle")
 

@@ -17,7 +17,7 @@ from tests.tracing.made import made_result
 from tests.tracing.test_average import known_facts
 from tracing import TraceConfig, TraceResult
 from tracing.__main__ import COMMANDS, main
-from tracing.tables import trace_table
+from tracing.cli.tables import trace_table
 
 PROMPT = "the Space Needle is in"
 TWO = ("--samples", "2")

@@ -11,8 +11,8 @@ from numpy.typing import ArrayLike
 
 from tests.tracing.made import heads_result, made_result
 from tests.tracing.test_plots import made_average
+from tracing.cli.tables import average_table, trace_table
 from tracing.suggestion import best_of, early_site
-from tracing.tables import average_table, trace_table
 from tracing.types import Readings, TraceConfig, TraceResult
 
 BIG = [0.4, 0.5, 0.6]

@@ -18,8 +18,8 @@ from facts import Fact
 from facts.atlas import load_atlas
 from facts.importers import answered, read_facts
 from models.options import load_from
-from tracing import tables
-from tracing.options import config_of, usual_window, without_counterfactual
+from tracing.cli import tables
+from tracing.cli.options import config_of, usual_window, without_counterfactual
 from tracing.storage import read
 from tracing.types import TraceConfig, TraceResult
 
