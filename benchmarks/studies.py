@@ -28,7 +28,7 @@ from models import LanguageModel
 from models.options import add_model_options, load_from
 from tracing import NoiseLevel, TraceConfig, average_effects, measure_noise
 from tracing.corruption import draw_noise
-from tracing.question import ask
+from tracing.engine.question import ask
 
 
 def measure(

@@ -1,8 +1,8 @@
 """`python -m benchmarks.tracing_agreement --models NAME ...`: packed sweeps against whole forwards on the same prompts.
 
-Each prompt is traced twice with the same noise: by packed sweeps and by replay (`tracing.replay`), one whole forward
-for every restored run.  The answer is the model's own next token, so that its probability is not lost in rounding.
-Counted are the probabilities in the two maps that differ by more than 1e-5; there have to be none.
+Each prompt is traced twice with the same noise: by packed sweeps and by replay (`tracing.engine.replay`), one whole
+forward for every restored run.  The answer is the model's own next token, so that its probability is not lost in
+rounding. Counted are the probabilities in the two maps that differ by more than 1e-5; there have to be none.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from facts import Fact
 from models import LanguageModel, load_model
 from models.forwards.hooks import run_hooked
 from tracing import causal_trace, measure_noise
-from tracing.probe import engine_for
+from tracing.engine.probe import engine_for
 
 ALLOWED = 1e-5
 """Largest difference of probabilities that counts as none."""

@@ -22,10 +22,10 @@ from models import LanguageModel
 from models.forwards.hooks import run_hooked
 from tracing.config import TraceConfig
 from tracing.corruption import NoiseLevel, draw_noise, measure_noise
-from tracing.engine import Asked, Engine
-from tracing.plan import lay_out
-from tracing.probe import engine_for
-from tracing.question import Question, ask
+from tracing.engine.engine import Asked, Engine
+from tracing.engine.plan import lay_out
+from tracing.engine.probe import engine_for
+from tracing.engine.question import Question, ask
 
 LENGTH, SAMPLES = 12, 10
 SIZES: dict[str, dict[str, Any]] = {

@@ -21,7 +21,7 @@ SHARE = 0.5
 FIXED = 8 * 2**20
 """Bytes that a cell takes whatever its size: buffers of the libraries, and what the allocator does not give back."""
 PASS = 2
-"""A forward's peak is at most so many times what `tracing.memory.Pass` counts (`benchmarks.estimates`)."""
+"""A forward's peak is at most so many times what `tracing.engine.memory.Pass` counts (`benchmarks.estimates`)."""
 _CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -31,7 +31,7 @@ class MemoryRefusedError(MemoryError):
 
 def free_bytes(device: torch.device) -> int:
     """Bytes that can still be had on a device."""
-    from tracing.memory import free_memory
+    from tracing.engine.memory import free_memory
 
     free = free_memory(device)
     limit = cgroup_room() if device.type == "cpu" else None

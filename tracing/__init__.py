@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     from tracing.averaging import average_effects
     from tracing.corruption import NoiseLevel, measure_noise
     from tracing.counterfactuals import suggest_counterfactuals
+    from tracing.engine.memory import TraceMemoryError
+    from tracing.engine.paths import PathResult, path_patching
+    from tracing.engine.several import trace_facts
     from tracing.knockout import KnockoutResult, attention_knockout
     from tracing.lenses.logit import LensResult, logit_lens
     from tracing.lenses.tuned import TunedLens, fit_tuned_lens, tuned_lens
-    from tracing.memory import TraceMemoryError
     from tracing.neurons import NeuronAttribution, attribute_neurons
-    from tracing.paths import PathResult, path_patching
-    from tracing.several import trace_facts
     from tracing.tracer import TraceCancelled, causal_trace, refine_trace, trace_all, trace_sites
     from tracing.types import TraceConfig, TraceResult
 
@@ -30,10 +30,10 @@ HOMES = {
     "LensResult": "lenses.logit",
     "NeuronAttribution": "neurons",
     "NoiseLevel": "corruption",
-    "PathResult": "paths",
+    "PathResult": "engine.paths",
     "TraceCancelled": "tracer",
     "TraceConfig": "types",
-    "TraceMemoryError": "memory",
+    "TraceMemoryError": "engine.memory",
     "TraceResult": "types",
     "TunedLens": "lenses.tuned",
     "attention_knockout": "knockout",
@@ -44,11 +44,11 @@ HOMES = {
     "fit_tuned_lens": "lenses.tuned",
     "logit_lens": "lenses.logit",
     "measure_noise": "corruption",
-    "path_patching": "paths",
+    "path_patching": "engine.paths",
     "suggest_counterfactuals": "counterfactuals",
     "refine_trace": "tracer",
     "trace_all": "tracer",
-    "trace_facts": "several",
+    "trace_facts": "engine.several",
     "trace_sites": "tracer",
     "tuned_lens": "lenses.tuned",
 }

@@ -17,11 +17,11 @@ from facts import Fact
 from facts.regular import check_regular
 from models import LanguageModel
 from tracing.average import AverageEffects, by_category, map_name, not_positions
-from tracing.case import Progress, TraceCancelled
 from tracing.corruption import NoiseLevel, measure_noise
-from tracing.plan import split
-from tracing.question import Question, ask
-from tracing.several import trace_facts
+from tracing.engine.case import Progress, TraceCancelled
+from tracing.engine.plan import split
+from tracing.engine.question import Question, ask
+from tracing.engine.several import trace_facts
 from tracing.storage import plain
 from tracing.types import PositionName, TraceConfig, TraceResult
 

@@ -25,8 +25,8 @@ from torch import Tensor
 from facts import Fact
 from models import LanguageModel
 from models.forwards.attention import edges_cut
+from tracing.engine.question import Question, ask
 from tracing.pair import answer_log_prob
-from tracing.question import Question, ask
 from tracing.storage import Stored
 from tracing.tracer import TraceCancelled
 from tracing.types import TraceConfig

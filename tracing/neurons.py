@@ -23,8 +23,8 @@ from torch import Tensor
 from facts import Fact
 from models import LanguageModel, run
 from tracing.attribution import SAMPLES_AT_ONCE, products
-from tracing.case import Progress, TraceCancelled
 from tracing.corruption import NoiseLevel
+from tracing.engine.case import Progress, TraceCancelled
 from tracing.pair import Key, PairResult, make_pair
 from tracing.types import TraceConfig
 

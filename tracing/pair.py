@@ -13,7 +13,7 @@ from facts import Fact
 from models import LanguageModel, run
 from models.forwards.interventions import Site
 from tracing.corruption import Corruption, NoiseLevel, corrupt, measure_noise
-from tracing.question import Question, ask
+from tracing.engine.question import Question, ask
 from tracing.storage import Stored
 from tracing.types import TraceConfig
 

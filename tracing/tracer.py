@@ -23,13 +23,13 @@ import numpy as np
 from facts import Fact
 from models import LanguageModel
 from models.forwards.hooks import run_hooked
-from tracing.case import Progress, TraceCancelled, Watch, make_case
 from tracing.config import TraceConfig, TraceSite
 from tracing.corruption import NoiseLevel, measure_noise
-from tracing.engine import Engine
-from tracing.probe import EngineName, engine_for
-from tracing.question import ask
-from tracing.runs import Driver
+from tracing.engine.case import Progress, TraceCancelled, Watch, make_case
+from tracing.engine.engine import Engine
+from tracing.engine.probe import EngineName, engine_for
+from tracing.engine.question import ask
+from tracing.engine.runs import Driver
 from tracing.types import PositionName, TraceResult
 
 __all__ = ["Progress", "TraceCancelled", "ask", "causal_trace", "refine_trace", "trace_all", "trace_sites"]
@@ -55,7 +55,7 @@ def causal_trace(
         positions: restrict the trace to these prompt positions to save time; others are NaN in the result.
         progress: told (restored runs done, in all) after every forward pass.
         cancelled: asked before every forward pass.
-        engine: "packed" or "replay"; by default what is exact for the model and fast (`tracing.probe`).
+        engine: "packed" or "replay"; by default what is exact for the model and fast (`tracing.engine.probe`).
 
     Raises:
         TraceCancelled: when `cancelled` said so, at most one forward pass later.

@@ -226,7 +226,7 @@ def _known(
 ) -> tuple[list[T], list[str]]:
     """The first `count` whose true answer is the model's own, and the prompts passed over."""
     from tracing.averaging import knows
-    from tracing.question import ask
+    from tracing.engine.question import ask
 
     found: list[T] = []
     unknown: list[str] = []

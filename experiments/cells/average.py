@@ -80,7 +80,7 @@ def _by_settings(spec: Spec) -> str:
 def average(model: LanguageModel, spec: Spec, context: Context) -> dict[str, Any]:
     """Trace the facts."""
     from tracing import NoiseLevel, average_effects
-    from tracing.question import ask
+    from tracing.engine.question import ask
 
     facts = [Fact(**values) for values in spec["facts"]]
     configs = configs_of(spec)

@@ -95,7 +95,7 @@ def least_bytes(model: LanguageModel, spec: Spec) -> int:
     method needs that, and a batch of the evaluation."""
     from editing import get_method
     from models import tokens_together
-    from tracing.memory import Pass
+    from tracing.engine.memory import Pass
 
     prompts = _prompts(request_from(spec["request"]))
     longest = max(len(tokens_together(model, *pair)) for pair in prompts)

@@ -26,7 +26,7 @@ from tracing.config import TraceConfig
 if TYPE_CHECKING:
     from models import LanguageModel
     from tracing.corruption import NoiseLevel
-    from tracing.memory import Pass
+    from tracing.engine.memory import Pass
     from tracing.types import TraceResult
 
 CONFIG = tuple(knob.name for knob in fields(TraceConfig))
@@ -89,7 +89,7 @@ def smaller_batch(model: LanguageModel, facts: Sequence[Fact], context: Context)
 
     Another batch may give other last bits, so it is left alone where there is room, and noted where there is not.
     """
-    from tracing.memory import CPU_POSITIONS
+    from tracing.engine.memory import CPU_POSITIONS
 
     row = max((_row(model, fact) for fact in facts), key=lambda one: one.positions)
     usual = max(1, CPU_POSITIONS // row.positions)
@@ -106,7 +106,7 @@ def trace(model: LanguageModel, spec: Spec, context: Context) -> dict[str, Any]:
     from tracing.average import by_category
     from tracing.averaging import knows
     from tracing.corruption import NoiseLevel, measure_noise
-    from tracing.question import ask
+    from tracing.engine.question import ask
     from tracing.tracer import causal_trace
 
     fact, config = _fact(spec), _config(spec)
@@ -146,7 +146,7 @@ def _config(spec: Spec) -> TraceConfig:
 def _row(model: LanguageModel, fact: Fact) -> Pass:
     """One whole row of the prompt and its answer."""
     from models import target_ids
-    from tracing.memory import Pass
+    from tracing.engine.memory import Pass
 
     prompt = len(model.encode(fact.prompt))
     answer = len(target_ids(model, fact.target_true, fact.prompt)) if fact.target_true.strip() else 1

@@ -122,7 +122,7 @@ def _prompt(item: Any) -> str:
 
 def _knows(model: LanguageModel, fact: Fact) -> bool:
     from tracing.averaging import knows
-    from tracing.question import ask
+    from tracing.engine.question import ask
 
     return knows(model, ask(model, fact))
 

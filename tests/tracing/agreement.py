@@ -12,7 +12,7 @@ from models import LanguageModel
 from tests.oracle.causal_trace import Cell, Oracle
 from tracing import NoiseLevel, TraceConfig, TraceResult
 from tracing.corruption import corrupt
-from tracing.question import ask
+from tracing.engine.question import ask
 
 LEVEL = NoiseLevel(0.4, "a test")
 EXACT = 1e-5

@@ -17,7 +17,7 @@ from tests.tiny import tiny_model
 from tests.tracing.made import made_result
 from tracing import TraceCancelled, TraceConfig, average_effects, causal_trace, measure_noise
 from tracing.average import AverageEffects, by_category, category_positions, map_name
-from tracing.several import trace_facts
+from tracing.engine.several import trace_facts
 from tracing.types import CATEGORIES
 
 PROMPTS = (("the Space Needle is in", "Space Needle"), ("in Rome", "Rome"), ("so x is in the city of", "x"))

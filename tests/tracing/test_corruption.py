@@ -14,7 +14,7 @@ from models import LanguageModel
 from tests.tiny import build_tiny, tiny_model
 from tracing.corruption import Corruption, NoiseLevel, aligned_ids, corrupt, draw_noise, measure_noise
 from tracing.counterfactuals import Counterfactual, suggest_counterfactuals
-from tracing.question import ask
+from tracing.engine.question import ask
 from tracing.types import TraceConfig
 
 FACT = Fact.from_prompt("the city of Paris is in", "Paris")

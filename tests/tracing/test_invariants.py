@@ -13,23 +13,14 @@ from facts import Fact
 from models import LanguageModel
 from models.forwards.hooks import run_hooked
 from tests.tiny import FAMILIES, build_tiny, tiny_model
-from tracing import (
-    NoiseLevel,
-    TraceCancelled,
-    TraceConfig,
-    causal_trace,
-    engine,
-    measure_noise,
-    memory,
-    plan,
-    trace_sites,
-)
+from tracing import NoiseLevel, TraceCancelled, TraceConfig, causal_trace, measure_noise, trace_sites
 from tracing.config import Direction, TraceSite
 from tracing.corruption import draw_noise
-from tracing.engine import Asked, Engine
-from tracing.memory import TraceMemoryError
-from tracing.probe import EngineName
-from tracing.question import ask
+from tracing.engine import engine, memory, plan
+from tracing.engine.engine import Asked, Engine
+from tracing.engine.memory import TraceMemoryError
+from tracing.engine.probe import EngineName
+from tracing.engine.question import ask
 from tracing.tracer import refine_trace
 from tracing.types import SITES
 

@@ -13,8 +13,8 @@ from models import LanguageModel
 from models.forwards.attention import edges_cut
 from tests.oracle import lenses as oracle
 from tests.tiny import FAMILIES, build_tiny, tiny_model
+from tracing.engine.question import Question, ask
 from tracing.knockout import KnockoutResult, attention_knockout, paper_edges
-from tracing.question import Question, ask
 from tracing.tracer import TraceCancelled
 from tracing.types import TraceConfig
 

@@ -10,10 +10,10 @@ import pytest
 
 from tests.tracing.made import heads_result, made_result
 from tracing.attribution import AttributionResult
+from tracing.engine.paths import Node, PathResult
 from tracing.knockout import KnockoutResult
 from tracing.lenses import plots
 from tracing.lenses.logit import LensResult
-from tracing.paths import Node, PathResult
 from tracing.plots import export, page
 from tracing.types import TraceConfig
 

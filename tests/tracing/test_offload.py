@@ -15,7 +15,8 @@ from facts import Fact
 from models import LanguageModel
 from tests.tiny import build_tiny, tiny_model
 from tests.tracing.agreement import LEVEL
-from tracing import TraceConfig, plan, trace_all
+from tracing import TraceConfig, trace_all
+from tracing.engine import plan
 
 FACT = Fact.from_prompt("the Space Needle is in", "Space Needle", "Rome")  # an answer of its own asks for no forward
 CONFIGS = [TraceConfig(samples=2), TraceConfig(site="mlp_out", window=2, severed="attn_out", samples=2)]

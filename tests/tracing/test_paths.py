@@ -13,8 +13,8 @@ from facts import Fact
 from tests.oracle.paths import path_probability
 from tests.tiny import FAMILIES, tiny_model
 from tracing.corruption import NoiseLevel
+from tracing.engine.paths import Node, PathResult, Through, path_patching
 from tracing.pair import make_pair
-from tracing.paths import Node, PathResult, Through, path_patching
 from tracing.tracer import TraceCancelled
 from tracing.types import TraceConfig
 

@@ -18,8 +18,8 @@ from models.forwards.packing import plain
 from tests.tiny import build_tiny, tiny_model
 from tests.tracing.agreement import LEVEL, assert_agrees, cells_of
 from tracing import TraceConfig, causal_trace
-from tracing.probe import engine_for, packs_exactly
-from tracing.runs import capture
+from tracing.engine.probe import engine_for, packs_exactly
+from tracing.engine.runs import capture
 from tracing.tracer import ask, trace_all
 
 FACT = Fact.from_prompt("the Space Needle is in", "Space Needle")
@@ -55,7 +55,7 @@ def test_a_model_whose_batch_cannot_grow_is_found_out(fault: str) -> None:
 
 def test_the_probe_runs_once_for_a_model_and_its_views(monkeypatch: pytest.MonkeyPatch) -> None:
     model, probes = own("gpt2"), []
-    monkeypatch.setattr("tracing.probe.packs_exactly", lambda *args: probes.append(args) or True)
+    monkeypatch.setattr("tracing.engine.probe.packs_exactly", lambda *args: probes.append(args) or True)
     name = model.architecture.key_weight_name(1)
     for view in (model, model, model.view({name: model.weight(name) * 2})):
         assert engine_for(view, run_hooked) == "packed"

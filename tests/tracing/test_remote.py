@@ -15,7 +15,7 @@ from models.forwards.remote import Remote
 from tests.tiny import tiny_model
 from tests.tracing.agreement import LEVEL
 from tracing import TraceConfig, trace_all
-from tracing.probe import engine_for
+from tracing.engine.probe import engine_for
 
 FACT = Fact.from_prompt("The Space Needle is located in the city of", "Space Needle", "Seattle")
 CONFIGS = [TraceConfig(samples=2, severed="mlp_out"), TraceConfig(site="attn_heads", samples=2, direction="noising")]

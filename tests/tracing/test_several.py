@@ -11,7 +11,8 @@ from facts import Fact
 from models import FAMILIES
 from tests.tiny import tiny_model
 from tests.tracing.agreement import LEVEL, assert_agrees, cells_of
-from tracing import TraceConfig, plan, several, trace_facts
+from tracing import TraceConfig, trace_facts
+from tracing.engine import plan, several
 from tracing.tracer import trace_all
 from tracing.types import TraceResult
 

@@ -112,7 +112,7 @@ def _neurons(
 def paths(options: argparse.Namespace, progress: Progress | None) -> Output:
     """What one state tells the answer through each module behind it."""
     model, fact = _asked(options)
-    from tracing.paths import Node, path_patching
+    from tracing.engine.paths import Node, path_patching
 
     parts = options.sender.split(":")
     if len(parts) != 3 or not (parts[1] + parts[2].lstrip("-")).isdigit():
@@ -224,10 +224,10 @@ def reopen(options: argparse.Namespace, progress: Progress | None) -> Output:
         return shown(TraceResult.load(options.path).by(options.measure))
     from tracing.attribution import AttributionResult
     from tracing.average import AverageEffects
+    from tracing.engine.paths import PathResult
     from tracing.knockout import KnockoutResult
     from tracing.lenses.logit import LensResult
     from tracing.neurons import NeuronAttribution
-    from tracing.paths import PathResult
 
     for one in (LensResult, KnockoutResult, AttributionResult, NeuronAttribution, PathResult, AverageEffects):
         if kind == one.KIND:

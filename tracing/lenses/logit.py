@@ -22,7 +22,7 @@ from torch import Tensor
 
 from facts import Fact
 from models import LanguageModel, run, target_ids
-from tracing.question import ask
+from tracing.engine.question import ask
 from tracing.storage import Stored
 
 Translate = Callable[[int, Tensor], Tensor]

@@ -20,9 +20,9 @@ from tracing.sheets.plots import DIVERGING, FONT_SIZE, LINES, font_families, pan
 
 if TYPE_CHECKING:  # these import torch
     from tracing.attribution import AttributionResult
+    from tracing.engine.paths import PathResult
     from tracing.knockout import KnockoutResult
     from tracing.lenses.logit import LensResult
-    from tracing.paths import PathResult
     from tracing.types import TraceResult
 
 Shown = Literal["probability", "difference"]

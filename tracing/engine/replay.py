@@ -14,9 +14,9 @@ from models import LanguageModel
 from models.forwards.calls import calling
 from models.forwards.sites import Key, Visit
 from tracing.config import TraceConfig
-from tracing.plan import Cell
-from tracing.question import Question
-from tracing.runs import Driver, Runs
+from tracing.engine.plan import Cell
+from tracing.engine.question import Question
+from tracing.engine.runs import Driver, Runs
 
 
 @dataclass(frozen=True)

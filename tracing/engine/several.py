@@ -13,12 +13,12 @@ from dataclasses import replace
 from facts import Fact
 from models import LanguageModel
 from models.forwards.hooks import run_hooked
-from tracing.case import Case, Progress, Watch, make_case
 from tracing.config import TraceConfig
 from tracing.corruption import NoiseLevel, measure_noise
-from tracing.engine import Engine
-from tracing.plan import pack_limit
-from tracing.probe import EngineName, engine_for
+from tracing.engine.case import Case, Progress, Watch, make_case
+from tracing.engine.engine import Engine
+from tracing.engine.plan import pack_limit
+from tracing.engine.probe import EngineName, engine_for
 from tracing.types import PositionName, TraceResult
 
 
@@ -41,7 +41,7 @@ def trace_facts(
         counterfactuals: for the corruption "token", another subject for each fact in place of the configs' own.
         level: by default measured on the embeddings of the facts' subjects.
         together: facts that share a sweep, at most; by default as many as fill a pack.  Each goes alone where several
-            are not exact side by side (`tracing.probe`).
+            are not exact side by side (`tracing.engine.probe`).
         progress: told (facts done, facts in all).
         engine: as in `trace_all`.
 

@@ -1,7 +1,7 @@
 """From a question and its corruption to every cell of the maps: the clean and corrupted runs, then the restored ones.
 
-Two ways to run restored runs, both exact: packed sweeps (`tracing.sweep`), in which each layer of the model is called
-once a pass, and replay (`tracing.replay`), whole forwards in batches.  `tracing.probe` chooses.
+Two ways to run restored runs, both exact: packed sweeps (`tracing.engine.sweep`), in which each layer of the model is
+called once a pass, and replay (`tracing.engine.replay`), whole forwards in batches.  `tracing.engine.probe` chooses.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from torch import Tensor
 from models import LanguageModel
 from models.forwards.sites import Site
 from tracing.config import TraceConfig
-from tracing.memory import Pass, is_out_of_memory, keep_freed_pages
-from tracing.passes import sweep_logits
-from tracing.plan import Cell, Chunk, Stretch, Variant, chunks, end_to_end, lay_out, packs, split
-from tracing.probe import EngineName
-from tracing.question import QUANTITIES, Question
-from tracing.replay import Replay, Row
-from tracing.runs import Driver, Runs, capture
-from tracing.sweep import Sweep
+from tracing.engine.memory import Pass, is_out_of_memory, keep_freed_pages
+from tracing.engine.passes import sweep_logits
+from tracing.engine.plan import Cell, Chunk, Stretch, Variant, chunks, end_to_end, lay_out, packs, split
+from tracing.engine.probe import EngineName
+from tracing.engine.question import QUANTITIES, Question
+from tracing.engine.replay import Replay, Row
+from tracing.engine.runs import Driver, Runs, capture
+from tracing.engine.sweep import Sweep
 
 __all__ = ["Asked", "Engine", "Question", "Samples"]
 
@@ -50,7 +50,7 @@ class Samples:
     """What is known of some samples of one question."""
 
     clean: Tensor
-    """[answer, quantity], readings of the clean run (`tracing.question.QUANTITIES`)."""
+    """[answer, quantity], readings of the clean run (`tracing.engine.question.QUANTITIES`)."""
     greedy: list[int]
     """[answer], the clean run's most probable tokens."""
     corrupted: Tensor

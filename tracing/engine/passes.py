@@ -7,8 +7,8 @@ from torch import Tensor
 from models import LanguageModel
 from models.forwards.packing import PrefixCache, packed_inputs, packed_pattern
 from models.forwards.projections import known_projections
-from tracing.runs import Driver
-from tracing.sweep import Sweep
+from tracing.engine.runs import Driver
+from tracing.engine.sweep import Sweep
 
 
 def sweep_logits(model: LanguageModel, sweep: Sweep, driver: Driver) -> Tensor:

@@ -19,8 +19,8 @@ from models.forwards.hooks import run_hooked
 from models.forwards.packing import KeysValues, PrefixCache, RecordingCache, packed_inputs, packed_pattern
 from models.forwards.projections import kept_projections
 from models.forwards.sites import Keep, Key, Site, Visit
-from tracing.plan import Pack, end_to_end
-from tracing.question import Question
+from tracing.engine.plan import Pack, end_to_end
+from tracing.engine.question import Question
 
 Driver = Callable[[LanguageModel, Mapping[str, Any], Mapping[Key, Visit]], Tensor]
 """`models.forwards.hooks.run_hooked`, `models.forwards.interventions.run_traced`, or a

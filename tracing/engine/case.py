@@ -14,9 +14,9 @@ from facts import Fact
 from models import LanguageModel
 from tracing.config import TraceConfig
 from tracing.corruption import Corruption, NoiseLevel, corrupt
-from tracing.engine import Asked, Engine, Samples
+from tracing.engine.engine import Asked, Engine, Samples
+from tracing.engine.question import Question, ask, first_token, whole_answer
 from tracing.measures import Measure, Readings
-from tracing.question import Question, ask, first_token, whole_answer
 from tracing.types import PositionName, TraceResult
 
 Progress = Callable[[int, int], None]

@@ -18,8 +18,8 @@ from torch import Tensor
 from models.forwards.projections import Known
 from models.forwards.sites import Key, Site, Visit
 from tracing.config import TraceSite
-from tracing.plan import Block, Pack
-from tracing.runs import Runs
+from tracing.engine.plan import Block, Pack
+from tracing.engine.runs import Runs
 
 
 @dataclass(frozen=True, eq=False)

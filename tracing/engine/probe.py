@@ -20,11 +20,11 @@ from torch import Tensor
 from models import LanguageModel
 from models.forwards.packing import TRANSFORMERS, plain
 from models.forwards.remote import Remote
-from tracing.passes import sweep_logits
-from tracing.plan import Block, Pack, end_to_end
-from tracing.question import Question
-from tracing.runs import Driver, Runs, capture
-from tracing.sweep import Sweep
+from tracing.engine.passes import sweep_logits
+from tracing.engine.plan import Block, Pack, end_to_end
+from tracing.engine.question import Question
+from tracing.engine.runs import Driver, Runs, capture
+from tracing.engine.sweep import Sweep
 
 EngineName = Literal["packed", "replay"]
 
