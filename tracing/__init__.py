@@ -8,7 +8,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tracing.attribution import AttributionResult, attribution_patching
     from tracing.average import AverageEffects
     from tracing.averaging import average_effects
     from tracing.corruption import NoiseLevel, measure_noise
@@ -16,19 +15,20 @@ if TYPE_CHECKING:
     from tracing.engine.memory import TraceMemoryError
     from tracing.engine.paths import PathResult, path_patching
     from tracing.engine.several import trace_facts
-    from tracing.knockout import KnockoutResult, attention_knockout
+    from tracing.lenses.attribution import AttributionResult, attribution_patching
+    from tracing.lenses.knockout import KnockoutResult, attention_knockout
     from tracing.lenses.logit import LensResult, logit_lens
+    from tracing.lenses.neurons import NeuronAttribution, attribute_neurons
     from tracing.lenses.tuned import TunedLens, fit_tuned_lens, tuned_lens
-    from tracing.neurons import NeuronAttribution, attribute_neurons
     from tracing.tracer import TraceCancelled, causal_trace, refine_trace, trace_all, trace_sites
     from tracing.types import TraceConfig, TraceResult
 
 HOMES = {
-    "AttributionResult": "attribution",
+    "AttributionResult": "lenses.attribution",
     "AverageEffects": "average",
-    "KnockoutResult": "knockout",
+    "KnockoutResult": "lenses.knockout",
     "LensResult": "lenses.logit",
-    "NeuronAttribution": "neurons",
+    "NeuronAttribution": "lenses.neurons",
     "NoiseLevel": "corruption",
     "PathResult": "engine.paths",
     "TraceCancelled": "tracer",
@@ -36,9 +36,9 @@ HOMES = {
     "TraceMemoryError": "engine.memory",
     "TraceResult": "types",
     "TunedLens": "lenses.tuned",
-    "attention_knockout": "knockout",
-    "attribute_neurons": "neurons",
-    "attribution_patching": "attribution",
+    "attention_knockout": "lenses.knockout",
+    "attribute_neurons": "lenses.neurons",
+    "attribution_patching": "lenses.attribution",
     "average_effects": "averaging",
     "causal_trace": "tracer",
     "fit_tuned_lens": "lenses.tuned",

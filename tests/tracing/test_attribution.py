@@ -11,8 +11,8 @@ from torch import Tensor
 from facts import Fact
 from models import run
 from tests.tiny import FAMILIES, tiny_model
-from tracing.attribution import AttributionResult, attribution_patching, verify
 from tracing.corruption import NoiseLevel
+from tracing.lenses.attribution import AttributionResult, attribution_patching, verify
 from tracing.pair import Key, Pair, make_pair
 from tracing.tracer import TraceCancelled, causal_trace
 from tracing.types import TraceConfig, TraceSite

@@ -14,7 +14,7 @@ from models.forwards.attention import edges_cut
 from tests.oracle import lenses as oracle
 from tests.tiny import FAMILIES, build_tiny, tiny_model
 from tracing.engine.question import Question, ask
-from tracing.knockout import KnockoutResult, attention_knockout, paper_edges
+from tracing.lenses.knockout import KnockoutResult, attention_knockout, paper_edges
 from tracing.tracer import TraceCancelled
 from tracing.types import TraceConfig
 
@@ -91,7 +91,7 @@ def test_half_precision_is_cut_too() -> None:
 
 def test_attention_that_ignores_the_mask_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_model("gpt2")
-    monkeypatch.setattr("tracing.knockout.edges_cut", lambda model, cut: edges_cut(model, {}))
+    monkeypatch.setattr("tracing.lenses.knockout.edges_cut", lambda model, cut: edges_cut(model, {}))
     with pytest.raises(ValueError, match="the attention of gpt2 models cannot be cut exactly"):
         attention_knockout(model, FACT)
 

@@ -9,10 +9,10 @@ import plotly.graph_objects as go
 import pytest
 
 from tests.tracing.made import heads_result, made_result
-from tracing.attribution import AttributionResult
 from tracing.engine.paths import Node, PathResult
-from tracing.knockout import KnockoutResult
 from tracing.lenses import plots
+from tracing.lenses.attribution import AttributionResult
+from tracing.lenses.knockout import KnockoutResult
 from tracing.lenses.logit import LensResult
 from tracing.plots import export, page
 from tracing.types import TraceConfig

@@ -14,8 +14,8 @@ from tests.oracle.plain_hooks import hooked
 from tests.tiny import tiny_model
 from tests.tracing.agreement import LEVEL
 from tracing import TraceCancelled, TraceConfig, attribute_neurons, attribution_patching
-from tracing.attribution import AttributionResult
-from tracing.neurons import NeuronAttribution, verify_neurons
+from tracing.lenses.attribution import AttributionResult
+from tracing.lenses.neurons import NeuronAttribution, verify_neurons
 from tracing.pair import answer_log_prob, make_pair
 
 FACT = Fact.from_prompt("the Space Needle is in", "Space Needle")

@@ -74,7 +74,7 @@ def lens(options: argparse.Namespace, progress: Progress | None) -> Output:
 def knockout(options: argparse.Namespace, progress: Progress | None) -> Output:
     """What the answer loses when the last position may not read some tokens."""
     model, fact = _asked(options)
-    from tracing.knockout import attention_knockout
+    from tracing.lenses.knockout import attention_knockout
 
     return shown(attention_knockout(model, fact, window=options.window, progress=progress))
 
@@ -82,7 +82,7 @@ def knockout(options: argparse.Namespace, progress: Progress | None) -> Output:
 def attribution(options: argparse.Namespace, progress: Progress | None) -> Output:
     """An estimated map from one backward pass, and exact values of its largest cells."""
     model, fact = _asked(options)
-    from tracing.attribution import attribution_patching, verify
+    from tracing.lenses.attribution import attribution_patching, verify
 
     config, level = _config(options, model, fact), _level(model)
     if options.neurons:
@@ -99,7 +99,7 @@ def _neurons(
     model: LanguageModel, fact: Fact, config: TraceConfig, level: NoiseLevel, top: int, progress: Progress | None
 ) -> Output:
     """The same for single neurons."""
-    from tracing.neurons import attribute_neurons, verify_neurons
+    from tracing.lenses.neurons import attribute_neurons, verify_neurons
 
     found = attribute_neurons(model, fact, config, level=level, progress=progress)
     output = shown(found)
@@ -222,12 +222,12 @@ def reopen(options: argparse.Namespace, progress: Progress | None) -> Output:
     kind = str(header["kind"])
     if kind.startswith("engram-trace"):
         return shown(TraceResult.load(options.path).by(options.measure))
-    from tracing.attribution import AttributionResult
     from tracing.average import AverageEffects
     from tracing.engine.paths import PathResult
-    from tracing.knockout import KnockoutResult
+    from tracing.lenses.attribution import AttributionResult
+    from tracing.lenses.knockout import KnockoutResult
     from tracing.lenses.logit import LensResult
-    from tracing.neurons import NeuronAttribution
+    from tracing.lenses.neurons import NeuronAttribution
 
     for one in (LensResult, KnockoutResult, AttributionResult, NeuronAttribution, PathResult, AverageEffects):
         if kind == one.KIND:

@@ -25,12 +25,12 @@ from tracing.suggestion import best_of, can_show_site, early_site, site_words
 from tracing.types import CATEGORIES, TraceResult
 
 if TYPE_CHECKING:  # these import torch
-    from tracing.attribution import AttributionResult
     from tracing.average import AverageEffects
     from tracing.engine.paths import PathResult
-    from tracing.knockout import KnockoutResult
+    from tracing.lenses.attribution import AttributionResult
+    from tracing.lenses.knockout import KnockoutResult
     from tracing.lenses.logit import LensResult
-    from tracing.neurons import NeuronAttribution
+    from tracing.lenses.neurons import NeuronAttribution
 
 COLUMNS = 16  # that fit a terminal
 LITTLE = 0.05  # a total effect, as a difference of probabilities

@@ -19,9 +19,9 @@ from tracing import labels
 from tracing.sheets.plots import DIVERGING, FONT_SIZE, LINES, font_families, panel, sheet
 
 if TYPE_CHECKING:  # these import torch
-    from tracing.attribution import AttributionResult
     from tracing.engine.paths import PathResult
-    from tracing.knockout import KnockoutResult
+    from tracing.lenses.attribution import AttributionResult
+    from tracing.lenses.knockout import KnockoutResult
     from tracing.lenses.logit import LensResult
     from tracing.types import TraceResult
 

@@ -1,7 +1,7 @@
 """Attribution patching at the resolution of single neurons: an estimate for each, exact values on demand.
 
-A neuron is an entry of what an MLP's down projection reads (`mlp_key`).  As in `tracing.attribution`, with the same
-known false negatives,
+A neuron is an entry of what an MLP's down projection reads (`mlp_key`).  As in `tracing.lenses.attribution`, with the
+same known false negatives,
 
     estimate(t, l, i) = (a_source - a_base) d log P(answer) / d a      at the base run, for activation a of neuron i
 
@@ -22,9 +22,9 @@ from torch import Tensor
 
 from facts import Fact
 from models import LanguageModel, run
-from tracing.attribution import SAMPLES_AT_ONCE, products
 from tracing.corruption import NoiseLevel
 from tracing.engine.case import Progress, TraceCancelled
+from tracing.lenses.attribution import SAMPLES_AT_ONCE, products
 from tracing.pair import Key, PairResult, make_pair
 from tracing.types import TraceConfig
 
