@@ -12,7 +12,7 @@ import sys
 import numpy as np
 
 from tracing.average import AverageEffects, map_name
-from tracing.labels import CATEGORY_NAMES, SITE_NAMES
+from tracing.plots.labels import CATEGORY_NAMES, SITE_NAMES
 from tracing.suggestion import best_of
 from tracing.types import CATEGORIES, Category, TraceConfig
 

@@ -1,7 +1,7 @@
 """Causal tracing: which states carry a fact?  Meng et al. 2022 (arXiv:2202.05262).
 
-Names are imported when first used, so that `tracing.types`, `tracing.labels` and `tracing.plots` can be had without
-importing torch.
+Names are imported when first used, so that `tracing.types`, `tracing.plots.labels` and `tracing.plots.maps` can be had
+without importing torch.
 """
 
 from importlib import import_module

@@ -80,7 +80,7 @@ def _write(output: commands.Output, options: argparse.Namespace) -> str:
         output.result.save(options.npz)
     if output.figure is None or output.chart is None:
         return ""
-    from tracing import plots
+    from tracing.plots import maps as plots
 
     how = {} if options.width is None else {"width_in": options.width}
     name = Path(options.out)

@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tracing.labels import SITE_NAMES, token_label
 from tracing.measures import LOWER_IS_BETTER
+from tracing.plots.labels import SITE_NAMES, token_label
 from tracing.statistics import CONFIDENCE, interval
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ def facts(n: int, total: tuple[float, float, float] | None) -> str:
 def draw(key: str, maps: Sequence[AveragedMap], measure: str = "Average indirect effect") -> None:
     """Two maps in a row."""
     from app.shared.plots import EffectMap, effect_maps
-    from tracing.labels import CATEGORY_NAMES, map_title
+    from tracing.plots.labels import CATEGORY_NAMES, map_title
 
     rows = list(CATEGORY_NAMES.values())
     figures = effect_maps(

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from metrics import EditReport
     from tracing import TraceResult
     from tracing.average import AverageEffects
-    from tracing.plots import FigureFormat
+    from tracing.plots.maps import FigureFormat
 
 WIDTHS = {"3.25 in, one column": 3.25, "5.5 in, text width": 5.5, "6.75 in, two columns": 6.75}
 SHORT_SITES = {"resid_post": "state", "mlp_out": "mlp", "attn_out": "attention"}
@@ -67,7 +67,7 @@ def average_buttons(average: AverageEffects) -> None:
 
 
 def _average_figure(average: AverageEffects, kind: FigureFormat) -> bytes:
-    from tracing.plots import average_figure, export
+    from tracing.plots.maps import average_figure, export
 
     return export(average_figure(average), kind)
 
@@ -88,7 +88,7 @@ def _button(label: str, build: Callable[[], bytes], name: str, mime: str, prefix
 
 
 def _figure(result: TraceResult, kind: FigureFormat) -> bytes:
-    from tracing.plots import figure_bytes
+    from tracing.plots.maps import figure_bytes
 
     width = WIDTHS[st.session_state.get("figure_width") or next(iter(WIDTHS))]
     return figure_bytes(result, kind, width_in=width)
@@ -99,7 +99,7 @@ def _csv(frame: pd.DataFrame) -> bytes:
 
 
 def _page(result: TraceResult) -> bytes:
-    from tracing.plots import heatmap_html
+    from tracing.plots.maps import heatmap_html
 
     return heatmap_html(result).encode()
 

@@ -13,8 +13,8 @@ import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
-from tracing.labels import has_two_sides, layer_ticks, token_labels
-from tracing.plots import DOT, ROME_MAPS, trace_heatmap
+from tracing.plots.labels import has_two_sides, layer_ticks, token_labels
+from tracing.plots.maps import DOT, ROME_MAPS, trace_heatmap
 
 if TYPE_CHECKING:
     from app.every_layer import EveryLayer

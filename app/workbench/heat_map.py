@@ -105,7 +105,7 @@ def effect_table(result: TraceResult) -> pd.DataFrame:
     """One row per token, one column per layer, named by its number."""
     import pandas as pd
 
-    from tracing.labels import token_labels
+    from tracing.plots.labels import token_labels
 
     effect = result.indirect_effect.round(4) + 0.0  # adding zero turns -0.0 into 0.0
     frame = pd.DataFrame(effect, columns=[str(layer) for layer in range(result.n_layers)])

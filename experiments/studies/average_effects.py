@@ -127,7 +127,7 @@ def work_of(finished: Sequence[Entry]) -> dict[str, Any]:
 
 def peaks_table(average: AverageEffects) -> str:
     """Where each kind of token's mean is largest, with its interval; in Markdown."""
-    from tracing.labels import CATEGORY_NAMES, map_title
+    from tracing.plots.labels import CATEGORY_NAMES, map_title
 
     rows = []
     for name in average.effects:

@@ -12,7 +12,7 @@ from models import LanguageModel
 from tests.tiny import tiny_chat
 from tracing import TraceConfig, TraceResult, causal_trace
 from tracing.cli.tables import trace_table
-from tracing.plots import trace_heatmap
+from tracing.plots.maps import trace_heatmap
 
 FACT = Fact.from_prompt("the Space Needle is in", "Space Needle")
 

@@ -10,11 +10,11 @@ import pytest
 
 from tests.tracing.made import heads_result, made_result
 from tracing.engine.paths import Node, PathResult
-from tracing.lenses import plots
 from tracing.lenses.attribution import AttributionResult
 from tracing.lenses.knockout import KnockoutResult
 from tracing.lenses.logit import LensResult
-from tracing.plots import export, page
+from tracing.plots import lenses as plots
+from tracing.plots.maps import export, page
 from tracing.types import TraceConfig
 
 PROMPT = "The Space Needle is"

@@ -18,8 +18,16 @@ import pytest
 
 from tests.tracing.made import heads_result, made_result
 from tracing.average import AverageEffects
-from tracing.labels import colour_range, layer_ticks, token_label
-from tracing.plots import average_chart, average_figure, export, figure_bytes, heatmap_html, trace_figure, trace_heatmap
+from tracing.plots.labels import colour_range, layer_ticks, token_label
+from tracing.plots.maps import (
+    average_chart,
+    average_figure,
+    export,
+    figure_bytes,
+    heatmap_html,
+    trace_figure,
+    trace_heatmap,
+)
 from tracing.types import TraceConfig, TraceResult
 
 
@@ -151,7 +159,7 @@ def test_fonts_are_embedded_and_the_run_is_in_the_metadata() -> None:
 def test_the_same_trace_gives_the_same_bytes_in_any_process(fmt: str) -> None:
     script = (
         "import hashlib, sys; sys.path.insert(0, '.');"
-        "from tests.tracing.made import made_result; from tracing.plots import figure_bytes;"
+        "from tests.tracing.made import made_result; from tracing.plots.maps import figure_bytes;"
         f"print(hashlib.sha256(figure_bytes(made_result(), {fmt!r})).hexdigest(), 'torch' in sys.modules)"
     )
     root = Path(__file__).parents[2]

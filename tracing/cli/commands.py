@@ -237,8 +237,8 @@ def reopen(options: argparse.Namespace, progress: Progress | None) -> Output:
 
 def shown(result: Any) -> Output:
     """A result with its table and its figures."""
-    from tracing import plots
-    from tracing.lenses import plots as lens_plots
+    from tracing.plots import lenses as lens_plots
+    from tracing.plots import maps as plots
 
     name = type(result).__name__
     if name == "NeuronAttribution":  # tens of thousands of columns make no figure

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tracing.average import map_name
-from tracing.labels import (
+from tracing.measures import UNITS
+from tracing.plots.labels import (
     CATEGORY_NAMES,
     EFFECTS,
     SITE_NAMES,
@@ -20,7 +21,6 @@ from tracing.labels import (
     token_label,
     token_labels,
 )
-from tracing.measures import UNITS
 from tracing.suggestion import best_of, can_show_site, early_site, site_words
 from tracing.types import CATEGORIES, TraceResult
 

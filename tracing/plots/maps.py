@@ -14,10 +14,10 @@ import plotly.graph_objects as go
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from tracing import labels
-from tracing.labels import ColourScale
 from tracing.measures import UNITS
-from tracing.sheets.plots import (
+from tracing.plots import labels
+from tracing.plots.labels import ColourScale
+from tracing.plots.sheet import (
     DIVERGING,
     FONT_SIZE,
     LINES,

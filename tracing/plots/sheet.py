@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, fontManager, get_font
 from numpy.typing import NDArray
 
-from tracing import labels
+from tracing.plots import labels
 
 FigureFormat = Literal["pdf", "svg", "png"]
 DIVERGING = "PuOr"

@@ -15,8 +15,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from tracing import labels
-from tracing.sheets.plots import DIVERGING, FONT_SIZE, LINES, font_families, panel, sheet
+from tracing.plots import labels
+from tracing.plots.sheet import DIVERGING, FONT_SIZE, LINES, font_families, panel, sheet
 
 if TYPE_CHECKING:  # these import torch
     from tracing.engine.paths import PathResult
