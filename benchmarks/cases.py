@@ -11,8 +11,8 @@ from statistics import fmean
 
 from benchmarks.greedy import Question, Said, ask_all
 from facts import EditRequest
+from metrics.asking.prompts import Item, items_of
 from metrics.drift import kl_divergence
-from metrics.prompts import Item, items_of
 from metrics.types import RowKind, Settings
 from models import LanguageModel
 

@@ -2,7 +2,7 @@
 
 A greedy continuation begins with an answer's tokens exactly if each of them is the most probable after those before it,
 so one teacher-forced pass over many prompts tells most continuations.  What it leaves open, such as an answer spelt in
-other tokens or a word that may go on, is generated; `metrics.generation.matches` then decides as everywhere.
+other tokens or a word that may go on, is generated; `metrics.asking.generation.matches` then decides as everywhere.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 
 from metrics import matches
-from metrics.generation import continuations, normalise
-from metrics.logprobs import batches, row_logits
+from metrics.asking.generation import continuations, normalise
+from metrics.asking.logprobs import batches, row_logits
 from models import LanguageModel, join, target_ids
 
 BEYOND_ANSWER = 4

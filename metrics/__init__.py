@@ -1,10 +1,10 @@
 """Five metrics of an edit: reliability, generalization, locality, portability and efficiency."""
 
 from metrics.aggregate import SHORT_NAMES, Summary, SummaryScore, aggregate
+from metrics.asking.generation import first_sentence, matches
 from metrics.definitions import DEFINITIONS, METRICS, Definition, MetricInfo
 from metrics.efficiency import Efficiency, peak_memory_bytes, stopwatch
 from metrics.evaluate import evaluate
-from metrics.generation import first_sentence, matches
 from metrics.report import EditReport, TextPair
 from metrics.types import PROTOCOL, EvaluationCancelled, Metric, PromptRow, Reading, Score, Settings
 

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from metrics.logprobs import batches, row_logits, token_ids
-from metrics.scoring import NOT_FINITE, mean_score, not_measured
+from metrics.asking.logprobs import batches, row_logits, token_ids
+from metrics.asking.scoring import NOT_FINITE, mean_score, not_measured
 from metrics.types import Score
 
 if TYPE_CHECKING:

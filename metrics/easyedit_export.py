@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from facts import Case, EditRequest, Probe
-from metrics.prompts import LOCALITY_KINDS, PORTABILITY_KINDS
+from metrics.asking.prompts import LOCALITY_KINDS, PORTABILITY_KINDS
 from metrics.protocols import CaseScores
 from metrics.report import EditReport
 from metrics.types import PromptRow, Reading

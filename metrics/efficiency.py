@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from metrics.scoring import measured_score
+from metrics.asking.scoring import measured_score
 from metrics.types import Score
 
 if TYPE_CHECKING:

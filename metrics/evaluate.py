@@ -9,15 +9,15 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 from facts import EditRequest
+from metrics.asking.generation import MAX_NEW_TOKENS, continuations
+from metrics.asking.groups import tests
+from metrics.asking.prompts import items_of
+from metrics.asking.readings import observe, plan, rows_of
 from metrics.drift import count_scorable, perplexity_score, text_nll
 from metrics.efficiency import Efficiency, efficiency_scores, peak_memory_bytes, stopwatch, weight_change
 from metrics.generalization import generalization
-from metrics.generation import MAX_NEW_TOKENS, continuations
-from metrics.groups import tests
 from metrics.locality import locality
 from metrics.portability import portability
-from metrics.prompts import items_of
-from metrics.readings import observe, plan, rows_of
 from metrics.reliability import reliability
 from metrics.report import EditReport, TextPair
 from metrics.types import EvaluationCancelled, Metric, PromptRow, Score, Settings

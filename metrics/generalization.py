@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from metrics.scoring import comparison_score, greedy_score, teacher_forced_scores
+from metrics.asking.scoring import comparison_score, greedy_score, teacher_forced_scores
 from metrics.types import PromptRow, Score
 
 

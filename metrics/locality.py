@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from metrics.scoring import (
+from metrics.asking.scoring import (
     NOT_FINITE,
     comparison_score,
     greedy_score,

@@ -12,9 +12,9 @@ import pandas as pd
 
 from facts import EditRequest
 from metrics import tables
+from metrics.asking.generation import first_sentence
 from metrics.definitions import METRICS
 from metrics.efficiency import Efficiency
-from metrics.generation import first_sentence
 from metrics.types import PROTOCOL, Metric, PromptRow, Reading, Score, Settings
 
 

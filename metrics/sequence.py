@@ -2,7 +2,7 @@
 
 Immediate, final and retained success as in lifelong editing (Hartvigsen et al. 2023, section 4, arXiv:2211.11031; Wang
 et al. 2024, section 4, arXiv:2405.14768), perplexity of ordinary text as the sign of collapse (Yang et al. 2024,
-arXiv:2402.09656).  Answers are generated freely and matched as everywhere (`metrics.generation`).
+arXiv:2402.09656).  Answers are generated freely and matched as everywhere (`metrics.asking.generation`).
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import numpy as np
 import pandas as pd
 
 from facts import EditRequest, Probe
+from metrics.asking.generation import continuations, matches
 from metrics.drift import perplexity, text_nll
-from metrics.generation import continuations, matches
 
 if TYPE_CHECKING:
     from models import LanguageModel

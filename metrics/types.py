@@ -37,7 +37,7 @@ class Reading:
     continuation: str
     """Greedy text after the prompt, uncut."""
     match: bool
-    """The continuation gives the answer (see `metrics.generation.matches`)."""
+    """The continuation gives the answer (see `metrics.asking.generation.matches`)."""
     p_answer: float | None = None
     """Probability of all tokens of the answer, teacher-forced."""
     nll_answer: float | None = None

@@ -127,7 +127,7 @@ def _prompt_table(report: EditReport | None) -> None:
         return
     import pandas as pd
 
-    from metrics.generation import first_sentence
+    from metrics.asking.generation import first_sentence
 
     def said(reading: object) -> str:
         return first_sentence(reading.continuation).strip() if reading is not None else ""  # type: ignore[attr-defined]

@@ -58,7 +58,7 @@ def complete(spec: Spec) -> Spec:
 def rewrite(model: LanguageModel, spec: Spec, context: Context) -> dict[str, Any]:
     """Compute the edit, and read the probabilities before and after."""
     from editing import apply_edits, get_method
-    from metrics.logprobs import score_answers
+    from metrics.asking.logprobs import score_answers
 
     edit_cells.check_ground(spec)
     request = edit_cells.request_from(spec["request"])

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from math import exp
 
+from metrics.asking.scoring import NO_OTHER, NOT_FINITE
 from metrics.protocols.base import Entry, Value, gathered
 from metrics.protocols.readings import Pair, Readings
-from metrics.scoring import NO_OTHER, NOT_FINITE
 
 Question = tuple[str, str, str | None]
 """(prompt, right answer, wrong answer); None: no wrong answer is known."""

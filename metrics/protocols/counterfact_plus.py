@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from facts import Case
+from metrics.asking.prompts import Item, items_of
+from metrics.asking.scoring import NOT_FINITE
 from metrics.definitions import Definition
 from metrics.drift import kl_divergence
-from metrics.prompts import Item, items_of
 from metrics.protocols.base import Entry, Material, Protocol, Value, gathered
 from metrics.protocols.comparison import Question, magnitudes, pairs_of, successes
 from metrics.protocols.readings import Needs, Pair, Readings
-from metrics.scoring import NOT_FINITE
 
 if TYPE_CHECKING:
     from models import LanguageModel

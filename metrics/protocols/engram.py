@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from facts import Case
+from metrics.asking.groups import tests
+from metrics.asking.prompts import items_of_case
+from metrics.asking.readings import Observation, Plan, plan, rows_of
 from metrics.definitions import DEFINITIONS
 from metrics.drift import perplexity_score
 from metrics.evaluate import behaviour_scores
-from metrics.groups import tests
-from metrics.prompts import items_of_case
 from metrics.protocols.base import Material, Protocol, Value
 from metrics.protocols.readings import Needs, Readings
-from metrics.readings import Observation, Plan, plan, rows_of
 from metrics.types import PROTOCOL as ID
 from metrics.types import Settings
 

@@ -10,9 +10,9 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
+from metrics.asking.generation import Said, continued, to_natural_stop
+from metrics.asking.logprobs import Forced, score_joined
 from metrics.drift import text_nll
-from metrics.generation import Said, continued, to_natural_stop
-from metrics.logprobs import Forced, score_joined
 from models import Sampling, join, tokens_together
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ Answers are the expected one and its other names.  Reliability, generalization a
 locality is the share of prompts that both models continue in the same words up to the stop, right or wrong.
 
 Two things are ours.  Their stop is every full stop, which cuts "Washington, D.C."; here a full stop ends a sentence as
-in `metrics.generation.first_sentence`.  Where they may have a chat template or a judge, here the prompt is bare text.
+in `metrics.asking.generation.first_sentence`.  Where they may have a chat template or a judge, here the prompt is bare
+text.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from facts import Case, Probe
+from metrics.asking.prompts import LOCALITY_KINDS, PORTABILITY_KINDS
 from metrics.definitions import Definition
-from metrics.prompts import LOCALITY_KINDS, PORTABILITY_KINDS
 from metrics.protocols.base import NO_ANSWER, Entry, Material, Protocol, Value, gathered, joined
 from metrics.protocols.readings import Needs, Readings
 from metrics.types import Settings

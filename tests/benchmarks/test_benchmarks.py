@@ -22,7 +22,7 @@ from editing.train.episodes import split_of
 from facts import EditRequest, Fact, Probe
 from facts.atlas import load_atlas
 from metrics import evaluate, matches
-from metrics.generation import continuations
+from metrics.asking.generation import continuations
 from metrics.statistics import bootstrap
 from models import LanguageModel
 from tests.tiny import tiny_model

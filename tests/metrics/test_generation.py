@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from metrics.generation import first_sentence, matches, normalise
+from metrics.asking.generation import first_sentence, matches, normalise
 
 
 @pytest.mark.parametrize(

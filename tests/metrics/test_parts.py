@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from metrics import Efficiency, peak_memory_bytes, stopwatch
+from metrics.asking.logprobs import batches, score_answers
 from metrics.drift import kl_divergence, perplexity_score
 from metrics.efficiency import efficiency_scores, weight_change
-from metrics.logprobs import batches, score_answers
 from tests.metrics.cases import base_model
 from tests.tiny import tiny_model
 

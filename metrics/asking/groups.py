@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from metrics.prompts import Item
+from metrics.asking.prompts import Item
 from metrics.types import PromptRow, Reading
 
 

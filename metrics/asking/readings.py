@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from metrics.asking.generation import continuations, matches
+from metrics.asking.logprobs import Forced, score_answers
+from metrics.asking.prompts import Item
 from metrics.drift import kl_divergence
-from metrics.generation import continuations, matches
-from metrics.logprobs import Forced, score_answers
-from metrics.prompts import Item
 from metrics.types import PromptRow, Reading, Settings
 from models.text.tokens import join
 

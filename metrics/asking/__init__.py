@@ -1,0 +1,1 @@
+"""Asking a model: answers, probabilities, prompts."""
