@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from facts.watch import Watch
+
 Steps = Callable[[int, int], None]
 
 
@@ -40,3 +42,16 @@ class Part:
     def stage(self, name: str) -> None:
         """Name the stage of the whole."""
         name_stage(self.whole, name)
+
+
+def watch_of(progress: Steps | None = None, cancelled: Callable[[], bool] | None = None) -> Watch:
+    """The `Watch` of a caller that still holds a progress callable, with a method `stage` or without."""
+    if progress is None:
+        return Watch(cancelled=cancelled)
+
+    def tell(done: int, of: int, stage: str) -> None:
+        if stage:
+            name_stage(progress, stage)
+        progress(done, of)
+
+    return Watch(tell, cancelled)
