@@ -15,10 +15,11 @@ import numpy as np
 
 from app import workflow
 from app.workflow import Cancelled, Located, Progress
-from editing import Edit, EditCancelled
+from editing import Edit
 from editing.parts.keys import fact_position
 from facts import EditRequest
 from facts.stages import part
+from facts.watch import Cancelled as Stopped
 from models import LanguageModel
 
 METRICS = ("reliability", "generalization", "locality", "portability")
@@ -68,7 +69,7 @@ def edit_every_layer(
 
     Raises:
         ValueError: if the method or a setting is unusable at every layer; the sentence is the first layer's.
-        editing.EditCancelled: when `cancelled` said so.
+        facts.watch.Cancelled: when `cancelled` said so.
     """
     position = fact_position(model, request.fact, config.get("fact_token", "subject_last"))
     layers = [layer for layer in range(model.n_layers) if layer not in found.silent.get(position, ())]
@@ -77,7 +78,7 @@ def edit_every_layer(
     failures: dict[int, str] = {}
     for index, layer in enumerate(layers):
         if cancelled is not None and cancelled():
-            raise EditCancelled
+            raise Stopped
         step = part(progress, 100 * index, 100 * (index + 1), 100 * len(layers))
         try:
             rows[layer] = _one(model, request, method, config | {"layer": layer}, active, step, cancelled)

@@ -27,7 +27,7 @@ from editing.parts.suggest import suggest_layer
 from editing.registry import DEFAULT_METHOD, get_method
 from facts import EditRequest, Fact
 from facts.atlas import load_atlas
-from facts.stages import name_stage
+from facts.stages import name_stage, watch_of
 from metrics import EditReport, Efficiency
 from metrics import evaluate as score
 from metrics.efficiency import stopwatch
@@ -289,13 +289,13 @@ def edit(
     Raises:
         ValueError: if the method is unknown, a setting is out of range, or the request does not fit the model.
         FileNotFoundError: if the config names a corpus file that is not there.
-        editing.EditCancelled: when `cancelled` said so.
+        facts.watch.Cancelled: when `cancelled` said so.
     """
     chosen = get_method(method)
     if isinstance(config, Mapping) or config is None:
         config = make_config(chosen.config_type, config or {})
     view = apply_edits(model, active) if active else model
-    made = chosen.compute(view, [request], config, active=tuple(active), progress=progress, cancelled=cancelled)
+    made = chosen.compute(view, [request], config, active=tuple(active), watch=watch_of(progress, cancelled))
     return on_base(made, model, active)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from editing.applied.view import apply_edits
-    from editing.edit import Diagnostic, Edit, EditCancelled, LossStep
+    from editing.edit import Diagnostic, Edit, LossStep
     from editing.methods.rome import RomeConfig
     from editing.ops import DenseDelta, WeightDelta
     from editing.registry import METHODS, Method, get_method, revision_of
@@ -18,7 +18,6 @@ HOMES = {
     "DenseDelta": "ops",
     "Diagnostic": "edit",
     "Edit": "edit",
-    "EditCancelled": "edit",
     "LossStep": "edit",
     "Method": "registry",
     "RomeConfig": "methods.rome",
@@ -33,7 +32,6 @@ __all__ = [
     "DenseDelta",
     "Diagnostic",
     "Edit",
-    "EditCancelled",
     "LossStep",
     "Method",
     "RomeConfig",

@@ -7,7 +7,7 @@ has it.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -17,15 +17,6 @@ import torch
 
 from editing.ops import CodebookOp, Delta, DenseDelta, Op, SideOp, WeightDelta, op_digest, tensors_of
 from facts import EditRequest
-
-Progress = Callable[[int, int], None]
-"""Called with (steps done, steps in all)."""
-Cancelled = Callable[[], bool]
-"""Asked between steps; true once nobody wants the result any more."""
-
-
-class EditCancelled(Exception):  # noqa: N818 - a wish of the caller, not an error
-    """The caller asked to stop; the model is as it was."""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from editing.configs import unknown
-from editing.edit import Cancelled, Edit, Progress
+from editing.edit import Edit
 from editing.methods.alphaedit import AlphaEditMethod
 from editing.methods.emmet import EmmetMethod
 from editing.methods.finetune import ConstrainedMethod, FineTuneMethod, MaskedMethod
@@ -21,6 +21,7 @@ from editing.methods.rome import RomeMethod, RRomeMethod
 from editing.methods.serac import SeracMethod
 from editing.methods.wise import WiseMethod
 from facts import EditRequest
+from facts.watch import UNWATCHED, Watch
 from models import LanguageModel
 
 FAMILIES = ("locate-then-edit", "meta-learning", "memory", "in-context", "fine-tuning")
@@ -50,8 +51,7 @@ class Method(Protocol):
         config: Any,
         *,
         active: Sequence[Edit] = (),
-        progress: Progress | None = None,
-        cancelled: Cancelled | None = None,
+        watch: Watch = UNWATCHED,
     ) -> Edit:
         """The edit, computed and not applied: the model is left bit for bit as it was.
 
@@ -59,11 +59,11 @@ class Method(Protocol):
             model: the base, or the view of it with the edits in `active`.
             requests: what to rewrite; one, unless `batch`.
             active: the edits that are already in `model`, oldest first.
-            progress: called with (done, total).
+            watch: told how far it is; its stages are named.
 
         Raises:
             ValueError: if a request or setting cannot be met; one sentence.
-            EditCancelled: when `cancelled` said so.
+            Cancelled: if `watch` says to stop.
         """
 
 

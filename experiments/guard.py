@@ -13,7 +13,7 @@ from editing.configs import make_config
 from editing.preflight import after_computing, before_computing, safer_than
 from editing.registry import DEFAULT_METHOD, get_method
 from facts import EditRequest
-from facts.stages import name_stage
+from facts.stages import name_stage, watch_of
 from metrics.sequence import text_perplexity
 from models import LanguageModel
 from models.reference.corpus import sample_texts
@@ -84,7 +84,7 @@ def guarded(
 
     Raises:
         ValueError: if the method is unknown, a setting out of range, or a request does not fit the model.
-        editing.EditCancelled: when `cancelled` said so.
+        facts.watch.Cancelled: when `cancelled` said so.
     """
     chosen = get_method(method)
     if isinstance(config, Mapping) or config is None:
@@ -93,7 +93,7 @@ def guarded(
     before = apply_edits(model, active)
     # Rank-one updates are the ones that a first-token subject breaks.
     early = before_computing(model, requests, method) if chosen.family == "locate-then-edit" else ()
-    made = chosen.compute(before, list(requests), config, active=before.edits, progress=progress, cancelled=cancelled)
+    made = chosen.compute(before, list(requests), config, active=before.edits, watch=watch_of(progress, cancelled))
     edit = on_base(made, model, before.edits)
     name_stage(progress, "checking ordinary text")
     after = before.with_edit(edit)

@@ -15,11 +15,12 @@ from typing import Any
 from editing import apply_edits
 from editing.applied.view import EditedModel
 from editing.configs import make_config
-from editing.edit import EditCancelled
 from editing.registry import DEFAULT_METHOD, get_method
 from experiments.guard import GUARD_SEED, GUARD_TEXTS, Cancelled, Progress, guarded
 from experiments.places import shown_name
 from facts import EditRequest
+from facts.watch import Cancelled as Stopped
+from facts.watch import Watch
 from metrics.sequence import Held, Point, SequenceReport, held, kept_answers, summed, text_perplexity
 from models import LanguageModel
 from models.reference.corpus import sample_texts
@@ -68,7 +69,7 @@ def edits_in_turn(
     Raises:
         ValueError: at once, if there is no request, the batch size is not positive, the method is unknown or does not
             take batches, or a setting is out of range.
-        editing.EditCancelled: when `cancelled` said so.
+        facts.watch.Cancelled: when `cancelled` said so.
     """
     config = _checked(requests, method, config, batch_size)
     return _steps(model, tuple(requests), method, config, batch_size, roll_back, cancelled)
@@ -98,13 +99,15 @@ def _steps(
     view = apply_edits(model, [])
     for start in range(0, len(requests), batch_size):
         if cancelled is not None and cancelled():
-            raise EditCancelled
+            raise Stopped
         batch = range(start, min(start + batch_size, len(requests)))
         asked = [requests[index] for index in batch]
         failed = undone = ""
         try:
             if roll_back is None:
-                made = get_method(method).compute(view, asked, config, active=view.edits, cancelled=cancelled)
+                made = get_method(method).compute(
+                    view, asked, config, active=view.edits, watch=Watch(cancelled=cancelled)
+                )
             else:
                 found = guarded(
                     model,
@@ -149,7 +152,7 @@ def run_sequence(
 
     Raises:
         ValueError: as `edits_in_turn`, and if `every` is not positive.
-        editing.EditCancelled: when `cancelled` said so.
+        facts.watch.Cancelled: when `cancelled` said so.
     """
     if every < 1:
         raise ValueError(f"every is {every}; expected at least 1 edit between two points")

@@ -22,14 +22,14 @@ import torch
 
 from editing.applied.view import apply_edits
 from editing.configs import check_config
-from editing.edit import Cancelled, Edit, Progress
+from editing.edit import Edit
 from editing.ops import DenseDelta
 from editing.parts.answers import Targets, new_answers, probabilities
 from editing.parts.descent import DescentSettings, PromptEndTargets, descend
 from editing.parts.diagnosis import answer_diagnostics, size_diagnostic
 from editing.requests import check_batch, check_layer
 from facts import EditRequest
-from facts.stages import part
+from facts.watch import UNWATCHED, Watch
 from models import LanguageModel, as_out_in
 
 
@@ -83,18 +83,17 @@ class FineTuneMethod:
         config: Any,
         *,
         active: Sequence[Edit] = (),
-        progress: Progress | None = None,
-        cancelled: Cancelled | None = None,
+        watch: Watch = UNWATCHED,
     ) -> Edit:
         """The trained change of one weight; computed, not applied: the model is left bit for bit as it was.
 
         Args:
-            progress: called with (percent done, 100).
+            watch: told the percentage done.
 
         Raises:
             ValueError: if the layer is out of range or writes nothing, a prompt does not fit, or requests contradict
                 each other.
-            EditCancelled: when `cancelled` said so.
+            Cancelled: if `watch` says to stop.
         """
         check_layer(model, config.layer)
         check_batch(model, requests)
@@ -112,15 +111,13 @@ class FineTuneMethod:
             config,
             targets=self.targets,
             after_step=self.constraint(start.float(), config),
-            progress=part(progress, 0, 98),
-            cancelled=cancelled,
+            watch=watch.part(0, 98),
         )
         change = as_out_in(model.key_module(config.layer), weight.detach().float() - start.float()).contiguous()
         edit = Edit(self.name, tuple(requests), config, (DenseDelta(name, change),), model.revision, losses=losses)
         after = probabilities(apply_edits(model, [edit]), rows)
         own = [size_diagnostic(model, edit), *answer_diagnostics(edit, before, after)]
-        if progress is not None:
-            progress(100, 100)
+        watch.step(100, 100)
         return replace(edit, diagnostics=tuple(own), seconds={"training": perf_counter() - began})
 
     def constraint(self, start: torch.Tensor, config: Any) -> Callable[[Sequence[torch.Tensor]], None] | None:

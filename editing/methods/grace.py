@@ -27,13 +27,14 @@ import torch
 from editing.applied.codebook import Codebook, distances, fold
 from editing.applied.view import apply_edits
 from editing.configs import check_config
-from editing.edit import Cancelled, Diagnostic, Edit, EditCancelled, LossStep, Progress
+from editing.edit import Diagnostic, Edit, LossStep
 from editing.ops import CodebookOp, Where
 from editing.parts.answers import Asked, Targets, new_answers, padded, probabilities
 from editing.parts.diagnosis import answer_diagnostics
 from editing.requests import check_batch, check_layer
 from facts import EditRequest
 from facts.atlas import load_atlas
+from facts.watch import UNWATCHED, Watch
 from models import LanguageModel, pad, run
 from models.forwards.calls import calling
 
@@ -131,17 +132,16 @@ class GraceMethod:
         config: GraceConfig,
         *,
         active: Sequence[Edit] = (),
-        progress: Progress | None = None,
-        cancelled: Cancelled | None = None,
+        watch: Watch = UNWATCHED,
     ) -> Edit:
         """One entry a request, in turn; the model is left bit for bit as it was.
 
         Args:
-            progress: called with (requests done, requests in all).
+            watch: told how many requests are done.
 
         Raises:
             ValueError: if the layer is out of range, a prompt does not fit, or requests contradict each other.
-            EditCancelled: when `cancelled` said so.
+            Cancelled: if `watch` says to stop.
         """
         check_layer(model, config.layer)
         check_batch(model, requests)
@@ -157,10 +157,9 @@ class GraceMethod:
             reach = config.radius * (float(place.key.norm()) if config.radius_unit == "key norm" else 1.0)
             label = row.ids[row.n_prompt :]
             start = _start(place, [*earlier, *entries], label, reach, config)
-            value = _search(model, config, place, start, losses, cancelled)
+            value = _search(model, config, place, start, losses, watch)
             entries.append(CodebookOp(path, place.key[None], value[None], (label,), reach, config.where))
-            if progress is not None:
-                progress(index + 1, len(rows))
+            watch.step(index + 1, len(rows))
         edit = Edit(
             self.name,
             tuple(requests),
@@ -203,7 +202,7 @@ def _search(
     place: Place,
     start: torch.Tensor,
     losses: list[LossStep],
-    cancelled: Cancelled | None,
+    watch: Watch,
 ) -> torch.Tensor:
     """v: Adam on the mean negative log probability of the answer, [d_model]."""
     row = place.row
@@ -223,8 +222,7 @@ def _search(
 
     best, lowest = value.detach().clone(), float("inf")
     for _ in range(config.steps):
-        if cancelled is not None and cancelled():
-            raise EditCancelled
+        watch.check()
         # other memories in the model must not take the answer for a part of the prompt
         with torch.enable_grad(), calling(torch.tensor([row.n_prompt], device=model.device)):
             logits = run(model, ids, patches={("mlp_out", config.layer): put}, grad=True).logits

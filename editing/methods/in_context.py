@@ -19,7 +19,7 @@ from typing import Any
 
 from editing.applied.view import apply_edits
 from editing.configs import check_config
-from editing.edit import Cancelled, Diagnostic, Edit, EditCancelled, Progress
+from editing.edit import Diagnostic, Edit
 from editing.ops import PromptOp
 from editing.parts.answers import new_answers, probabilities
 from editing.parts.demonstrations import (
@@ -36,6 +36,7 @@ from editing.parts.diagnosis import answer_diagnostics
 from editing.requests import single
 from facts import EditRequest
 from facts.atlas import load_atlas
+from facts.watch import UNWATCHED, Watch
 from models import LanguageModel
 
 
@@ -106,14 +107,13 @@ class IceMethod:
         config: Any,
         *,
         active: Sequence[Edit] = (),
-        progress: Progress | None = None,
-        cancelled: Cancelled | None = None,
+        watch: Watch = UNWATCHED,
     ) -> Edit:
         """The words to put before every prompt; the model is left bit for bit as it was.
 
         Raises:
             ValueError: if there is not one request, or the statement leaves no room for prompt and answer.
-            EditCancelled: when `cancelled` said so.
+            Cancelled: if `watch` says to stop.
         """
         request, began = single(model, requests, self.title), perf_counter()
         rows = new_answers(model, requests)
@@ -125,11 +125,8 @@ class IceMethod:
         op = self.prefix(model, request, config)
         seconds = {"solve": perf_counter() - began}
         edit = Edit(self.name, (request,), config, (op,), model.revision, seconds=seconds)
-        if cancelled is not None and cancelled():
-            raise EditCancelled
         view = apply_edits(model, [edit])
-        if progress is not None:
-            progress(1, 1)
+        watch.step(1, 1)
         answered = answer_diagnostics(edit, probabilities(model, rows), probabilities(view, rows))
         return replace(edit, diagnostics=(*self.diagnostics(config, op), *answered))
 

@@ -29,13 +29,14 @@ import torch
 
 from editing.applied.view import apply_edits
 from editing.configs import check_config
-from editing.edit import Cancelled, Diagnostic, Edit, EditCancelled, Progress
+from editing.edit import Diagnostic, Edit
 from editing.ops import WeightDelta
 from editing.parts.answers import Asked, new_answers, probabilities
 from editing.parts.contexts import BARE, make_contexts
 from editing.parts.diagnosis import answer_diagnostics, size_diagnostic
 from editing.requests import single
 from facts import EditRequest
+from facts.watch import UNWATCHED, Watch
 from models import LanguageModel, Site, as_out_in, fits, run, target_ids
 from models.forwards.calls import calling
 from models.forwards.interventions import run_traced
@@ -210,32 +211,30 @@ class KnowledgeNeuronsMethod:
         config: KnowledgeNeuronsConfig,
         *,
         active: Sequence[Edit] = (),
-        progress: Progress | None = None,
-        cancelled: Cancelled | None = None,
+        watch: Watch = UNWATCHED,
     ) -> Edit:
         """The change of the chosen neurons; computed, not applied: the model is left bit for bit as it was.
 
         The old answer is the request's true one, or what the model itself says where the request has none.
 
         Args:
-            progress: called with (percent done, 100).
+            watch: told the percentage done.
 
         Raises:
             ValueError: if there is more than one request, a prompt does not fit, or no neuron carries the old answer.
-            EditCancelled: when `cancelled` said so.
+            Cancelled: if `watch` says to stop.
         """
         request = single(model, requests, self.title)
         began = perf_counter()
         rows = new_answers(model, [request])
         old = _old_token(model, request, rows[0])
-        found = _everywhere(model, request, old, config, progress, cancelled)
+        found = _everywhere(model, request, old, config, watch)
         neurons = choose(found.attributed, config.coarse, config.share, config.most)
         deltas = rewrite(model, neurons, old, rows[0].ids[rows[0].n_prompt], config.old_factor, config.new_factor)
         edit = Edit(self.name, (request,), config, deltas, model.revision)
         before, after = probabilities(model, rows), probabilities(apply_edits(model, [edit]), rows)
         own = [size_diagnostic(model, edit), *answer_diagnostics(edit, before, after), *_located(neurons, found)]
-        if progress is not None:
-            progress(100, 100)
+        watch.step(100, 100)
         return replace(edit, diagnostics=tuple(own), seconds={"neurons": perf_counter() - began})
 
 
@@ -259,8 +258,7 @@ def _everywhere(
     request: EditRequest,
     old: int,
     config: KnowledgeNeuronsConfig,
-    progress: Progress | None,
-    cancelled: Cancelled | None,
+    watch: Watch,
 ) -> _Everywhere:
     """Every layer's attributions in the bare prompt and behind every context that leaves it room."""
     contexts = [context.removesuffix(BARE) for context in make_contexts(model, config.prefixes, config.seed)]
@@ -270,14 +268,11 @@ def _everywhere(
     moved = expected = 0.0
     for index, prompt in enumerate(read_prompt(model, ids) for ids in prompts):
         for layer in range(model.n_layers):
-            if cancelled is not None and cancelled():
-                raise EditCancelled
             found, whole, nothing = attributions(model, prompt, layer, old, config.fractions)
             attributed[index, layer] = found.cpu()
             if index == 0:
                 moved, expected = moved + abs(float(found.sum())), expected + abs(whole - nothing)
-            if progress is not None:
-                progress(98 * (index * model.n_layers + layer + 1) // (len(prompts) * model.n_layers), 100)
+            watch.step(98 * (index * model.n_layers + layer + 1) // (len(prompts) * model.n_layers), 100)
     return _Everywhere(attributed, moved / expected if expected else 1.0)
 
 

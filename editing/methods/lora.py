@@ -23,14 +23,14 @@ import torch
 
 from editing.applied.view import apply_edits
 from editing.configs import check_config
-from editing.edit import Cancelled, Edit, Progress
+from editing.edit import Edit
 from editing.ops import WeightDelta
 from editing.parts.answers import new_answers, probabilities
 from editing.parts.descent import DescentSettings, descend
 from editing.parts.diagnosis import answer_diagnostics, size_diagnostic
 from editing.requests import check_batch
 from facts import EditRequest
-from facts.stages import part
+from facts.watch import UNWATCHED, Watch
 from models import LanguageModel, as_out_in
 
 ATTENTION_INPUTS = frozenset({"q_proj", "v_proj", "c_attn", "query_key_value", "qkv_proj", "Wqkv"})
@@ -139,17 +139,16 @@ class LoraMethod:
         config: LoraConfig,
         *,
         active: Sequence[Edit] = (),
-        progress: Progress | None = None,
-        cancelled: Cancelled | None = None,
+        watch: Watch = UNWATCHED,
     ) -> Edit:
         """The trained low-rank changes; computed, not applied: the model is left bit for bit as it was.
 
         Args:
-            progress: called with (percent done, 100).
+            watch: told the percentage done.
 
         Raises:
             ValueError: if a prompt does not fit, requests contradict each other, or there is nothing to adapt.
-            EditCancelled: when `cancelled` said so.
+            Cancelled: if `watch` says to stop.
         """
         check_batch(model, requests)
         began = perf_counter()
@@ -162,11 +161,10 @@ class LoraMethod:
                 handle = private.module.get_submodule(adapter.path).register_forward_hook(adapter)
                 stack.callback(handle.remove)
             parameters = [factor for adapter in adapters for factor in (adapter.rows, adapter.cols)]
-            losses = descend(private, rows, parameters, config, progress=part(progress, 0, 98), cancelled=cancelled)
+            losses = descend(private, rows, parameters, config, watch=watch.part(0, 98))
         ops = tuple(adapter.delta() for adapter in adapters)
         edit = Edit(self.name, tuple(requests), config, ops, model.revision, losses=losses)
         after = probabilities(apply_edits(model, [edit]), rows)
         own = [size_diagnostic(model, edit), *answer_diagnostics(edit, before, after)]
-        if progress is not None:
-            progress(100, 100)
+        watch.step(100, 100)
         return replace(edit, diagnostics=tuple(own), seconds={"training": perf_counter() - began})

@@ -26,7 +26,7 @@ from typing import Any, ClassVar, Literal
 import torch
 
 from editing.configs import check_config
-from editing.edit import Cancelled, Edit, EditCancelled, Progress
+from editing.edit import Edit
 from editing.ops import WeightDelta
 from editing.parts.contexts import make_contexts
 from editing.parts.diagnosis import diagnose
@@ -36,7 +36,7 @@ from editing.parts.settings import MomentSettings, SearchSettings
 from editing.parts.values import Compat, LimitReference, Start, Value, optimise_value, read_start
 from editing.requests import check_layer, single
 from facts import EditRequest
-from facts.stages import name_stage, part
+from facts.watch import UNWATCHED, Watch
 from models import LanguageModel, as_out_in
 
 _ROME_CODE = {
@@ -191,19 +191,18 @@ class RomeMethod:
         config: RomeConfig | RRomeConfig,
         *,
         active: Sequence[Edit] = (),
-        progress: Progress | None = None,
-        cancelled: Cancelled | None = None,
+        watch: Watch = UNWATCHED,
     ) -> Edit:
         """The rank-one edit; computed, not applied: the model is left bit for bit as it was.
 
         Args:
-            progress: called with (percent done, 100).
+            watch: told the percentage done.
 
         Raises:
             ValueError: if there is not one request, the layer is out of range, the prompt does not fit, or a setting
                 leads nowhere.
             FileNotFoundError: if the corpus file does not exist.
-            EditCancelled: when `cancelled` said so.
+            Cancelled: if `watch` says to stop.
         """
         request = single(model, requests, self.title)
         check_layer(model, config.layer)
@@ -217,16 +216,11 @@ class RomeMethod:
                 "weight can act there; choose another layer"
             )
         prepared = perf_counter()
-        moment = moment_for(model, config.layer, config, progress=part(progress, 0, 50), cancelled=cancelled)
+        moment = moment_for(model, config.layer, config, watch=watch.part(0, 50))
         estimated = perf_counter()
-        searching = part(progress, 50, 95)
-        name_stage(progress, "search")
-        value = optimise_value(
-            model, config.layer, batch, start, config.value_settings, progress=searching, cancelled=cancelled
-        )
+        watch.step(50, 100, "search")
+        value = optimise_value(model, config.layer, batch, start, config.value_settings, watch=watch.part(50, 95))
         found = perf_counter()
-        if cancelled is not None and cancelled():
-            raise EditCancelled
         name = model.architecture.key_weight_name(config.layer)
         module = model.key_module(config.layer)
         weight = as_out_in(module, model.weight(name))
@@ -241,8 +235,7 @@ class RomeMethod:
         edit = Edit(self.name, (request,), config, (delta,), model.revision, losses=value.losses, seconds=seconds)
         edit = replace(edit, keys={name: solution.key[None].float()})
         edit = diagnose(model, edit, batch, start, value, moment, solution)
-        if progress is not None:
-            progress(100, 100)
+        watch.step(100, 100)
         return edit
 
 

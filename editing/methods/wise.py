@@ -28,7 +28,7 @@ import torch
 
 from editing.applied.view import apply_edits
 from editing.configs import check_config
-from editing.edit import Cancelled, Diagnostic, Edit, EditCancelled, LossStep, Progress
+from editing.edit import Diagnostic, Edit, LossStep
 from editing.ops import CodebookOp, SideOp
 from editing.parts.answers import Asked, Targets, ask, new_answers, padded, probabilities
 from editing.parts.contexts import BARE, make_contexts
@@ -36,6 +36,7 @@ from editing.parts.diagnosis import answer_diagnostics
 from editing.requests import check_layer, single
 from facts import EditRequest, Fact
 from facts.atlas import load_atlas
+from facts.watch import UNWATCHED, Watch
 from models import LanguageModel, Site, as_out_in, fits, run
 from models.forwards.calls import calling
 from models.forwards.interventions import Patch
@@ -152,14 +153,13 @@ class WiseMethod:
         config: Any,
         *,
         active: Sequence[Edit] = (),
-        progress: Progress | None = None,
-        cancelled: Cancelled | None = None,
+        watch: Watch = UNWATCHED,
     ) -> Edit:
         """What the request adds to the side weight; the model is left bit for bit as it was.
 
         Raises:
             ValueError: if there is not one request, the layer is out of range, or the prompt does not fit.
-            EditCancelled: when `cancelled` said so.
+            Cancelled: if `watch` says to stop.
         """
         check_layer(model, config.layer)
         request, began = single(model, requests, self.title), perf_counter()
@@ -174,7 +174,7 @@ class WiseMethod:
         start = torch.zeros(weight.numel(), device=weight.device)
         for op in (op for op in earlier if op.shard == shard):
             start.index_add_(0, op.index.to(start.device), op.change.to(start))
-        change, losses = _search(model, config, inside, outside, start, index, progress, cancelled)
+        change, losses = _search(model, config, inside, outside, start, index, watch)
         total = start.index_add(0, index, change).reshape(weight.shape)
         active_in, active_out = inside.activations(total), outside.activations(total)
         moved = change != 0
@@ -258,8 +258,7 @@ def _search(
     outside: Inputs,
     start: torch.Tensor,
     index: torch.Tensor,
-    progress: Progress | None,
-    cancelled: Cancelled | None,
+    watch: Watch,
 ) -> tuple[torch.Tensor, tuple[LossStep, ...]]:
     """What is added at `index` [n] to the side weight, whose change so far is `start` [d_out * d_in]."""
     module = model.key_module(config.layer)
@@ -273,8 +272,6 @@ def _search(
     targets, ids = Targets(inside.rows, model.device), padded(model, inside.rows)
     losses: list[LossStep] = []
     for step in range(config.steps):
-        if cancelled is not None and cancelled():
-            raise EditCancelled
         with torch.enable_grad():
             change = start.index_put((index,), side).reshape(weight.shape)
             written = own + inside.states @ change.T
@@ -283,8 +280,7 @@ def _search(
             nll = targets.nll(logits).mean()
             hinges = margins(inside.activations(change), outside.activations(change), alpha, beta, gamma)
         losses.append(LossStep(float(nll.detach()), 0.0, float(hinges.detach())))
-        if progress is not None:
-            progress(step + 1, config.steps)
+        watch.step(step + 1, config.steps)
         if _settled(losses, config.stop_loss):
             break
         optimiser.zero_grad()

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 
 import torch
 
-from editing.edit import Cancelled, EditCancelled, LossStep, Progress
+from editing.edit import LossStep
 from editing.parts.answers import Answered, Asked, Targets, padded, portions
+from facts.watch import UNWATCHED, Watch
 from models import LanguageModel
 from models.forwards.partial import logits_at
 
@@ -49,8 +50,7 @@ def descend(
     *,
     targets: type[Targets] = Targets,
     after_step: Callable[[Sequence[torch.Tensor]], None] | None = None,
-    progress: Progress | None = None,
-    cancelled: Cancelled | None = None,
+    watch: Watch = UNWATCHED,
 ) -> tuple[LossStep, ...]:
     """Train `parameters`, which must be parts of `model`, on the mean loss over the rows' answers.
 
@@ -65,22 +65,19 @@ def descend(
 
     Raises:
         ValueError: if no gradient reaches the parameters, or the loss stops being a number.
-        EditCancelled: when `cancelled` said so.
+        Cancelled: if `watch` says to stop.
     """
     # steps are smaller than bfloat16 resolves, and in float16 Adam's epsilon is 0: they are summed in float32
     trained = [parameter.detach().float() for parameter in parameters]
     optimiser = torch.optim.Adam(trained, lr=settings.learning_rate)
     losses: list[LossStep] = []
     for step in range(settings.steps):
-        if cancelled is not None and cancelled():
-            raise EditCancelled
         for parameter in parameters:
             parameter.grad = None
         losses.append(LossStep(_accumulate(model, rows, targets), 0.0, 0.0))
         if not math.isfinite(losses[-1].total):
             raise ValueError(f"training left the numbers at step {step}; lower learning_rate")
-        if progress is not None:
-            progress(step + 1, settings.steps)
+        watch.step(step + 1, settings.steps)
         if losses[-1].total < settings.stop_loss or step == settings.steps - 1:
             break
         if not any(p.grad is not None and bool(p.grad.any()) for p in parameters):

@@ -21,10 +21,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from editing.applied.view import EditedModel
-from editing.edit import Cancelled, EditCancelled, Progress
 from editing.parts.settings import MomentSettings
 from facts.regular import check_regular
-from facts.stages import name_stage
+from facts.watch import UNWATCHED, Watch
 from models import LanguageModel, pad
 from models.forwards.cache import cache_folder
 from models.forwards.hooks import read_states
@@ -78,8 +77,7 @@ def estimate(
     max_tokens: int,
     *,
     source: str = "texts",
-    progress: Progress | None = None,
-    cancelled: Cancelled | None = None,
+    watch: Watch = UNWATCHED,
 ) -> dict[int, Moment]:
     """C of several layers from the first `max_tokens` tokens of the texts, in one set of forward passes.
 
@@ -87,13 +85,11 @@ def estimate(
 
     Raises:
         ValueError: if the texts hold no token.
-        EditCancelled: when `cancelled` said so.
+        Cancelled: if `watch` says to stop.
     """
     sums = {layer: torch.zeros(model.d_mlp, model.d_mlp, dtype=torch.float64) for layer in layers}
     seen = 0
     for rows in _batches(model, texts, max_tokens):
-        if cancelled is not None and cancelled():
-            raise EditCancelled
         ids, lengths = pad(rows, model.pad_id)
         mask = (torch.arange(ids.shape[1])[None, :] < lengths[:, None]).to(model.device)
         states = read_states(model, ids, [("mlp_key", layer) for layer in layers])
@@ -101,8 +97,7 @@ def estimate(
             keys = states["mlp_key", layer][mask].float()
             sums[layer] += (keys.T @ keys).double().cpu()
         seen += int(mask.sum())
-        if progress is not None:
-            progress(seen, max_tokens)
+        watch.step(seen, max_tokens)
     if not seen:
         raise ValueError("the corpus for the second moment holds no text; give a file with sentences in it")
     label = f"{seen:,} tokens of {source}"
@@ -161,15 +156,14 @@ def load_or_estimate(
     *,
     source: str = "texts",
     folder: Path | None = None,
-    progress: Progress | None = None,
-    cancelled: Cancelled | None = None,
+    watch: Watch = UNWATCHED,
 ) -> Moment:
     """C of one layer with its condition number, from the cache if it is there.
 
     Where all layers fit in memory they are estimated at once: the passes are shared, and the next layer comes free.
 
     Raises:
-        ValueError, EditCancelled: see `estimate`.
+        ValueError, Cancelled: see `estimate`.
     """
     place = (cache_folder() if folder is None else folder) / "moments"
     stem = f"{model.revision[:16]}-{corpus_digest(texts)[:16]}-{max_tokens}"
@@ -177,8 +171,8 @@ def load_or_estimate(
     if moment is None:
         every = model.n_layers * model.d_mlp**2 <= ALL_LAYERS_ENTRIES
         layers = range(model.n_layers) if every else [layer]
-        name_stage(progress, "second moment, once per model")
-        found = estimate(model, layers, texts, max_tokens, source=source, progress=progress, cancelled=cancelled)
+        watch.step(0, max_tokens, "second moment, once per model")
+        found = estimate(model, layers, texts, max_tokens, source=source, watch=watch)
         for other, estimated in found.items():
             if other != layer:
                 _write(place / f"{stem}-{other}.safetensors", estimated)
@@ -195,8 +189,7 @@ def moment_for(
     layer: int,
     settings: MomentSettings,
     *,
-    progress: Progress | None = None,
-    cancelled: Cancelled | None = None,
+    watch: Watch = UNWATCHED,
 ) -> Moment:
     """The second moment a method's settings ask for.
 
@@ -205,7 +198,7 @@ def moment_for(
 
     Raises:
         FileNotFoundError: if the corpus file does not exist.
-        ValueError, EditCancelled: see `estimate`.
+        ValueError, Cancelled: see `estimate`.
     """
     if settings.second_moment == "identity":
         return identity(model.d_mlp)
@@ -219,9 +212,7 @@ def moment_for(
         # Every document has several tokens, so this many always suffice.
         texts, source = _bundled(max(1, settings.moment_tokens // 8)), "the bundled corpus"
     base = model.base if isinstance(model, EditedModel) else model
-    return load_or_estimate(
-        base, layer, texts, settings.moment_tokens, source=source, progress=progress, cancelled=cancelled
-    )
+    return load_or_estimate(base, layer, texts, settings.moment_tokens, source=source, watch=watch)
 
 
 @lru_cache(maxsize=1)

@@ -25,7 +25,7 @@ from typing import Any, Protocol
 import torch
 
 from editing.applied.view import apply_edits
-from editing.edit import Cancelled, Diagnostic, Edit, EditCancelled, LossStep, Progress
+from editing.edit import Diagnostic, Edit, LossStep
 from editing.ops import WeightDelta
 from editing.parts.contexts import make_contexts
 from editing.parts.diagnosis import Outcome, diagnose_many
@@ -36,7 +36,7 @@ from editing.parts.settings import MomentSettings, RangeSettings, SearchSettings
 from editing.parts.values import Start, Value, optimise_values, read_starts
 from editing.requests import check_batch, check_layer
 from facts import EditRequest
-from facts.stages import name_stage, part
+from facts.watch import UNWATCHED, Watch
 from models import LanguageModel
 
 
@@ -91,33 +91,32 @@ class SpreadMethod(ABC):
         config: Any,
         *,
         active: Sequence[Edit] = (),
-        progress: Progress | None = None,
-        cancelled: Cancelled | None = None,
+        watch: Watch = UNWATCHED,
     ) -> Edit:
         """The edit for all requests together; computed, not applied: the model is left bit for bit as it was.
 
         Args:
-            progress: called with (percent done, 100).
+            watch: told the percentage done.
 
         Raises:
             ValueError: if a layer is out of range, a prompt does not fit, or requests contradict each other.
             FileNotFoundError: if the corpus file does not exist.
-            EditCancelled: when `cancelled` said so.
+            Cancelled: if `watch` says to stop.
         """
         check_layer(model, config.layer)
         check_batch(model, requests)
         began = perf_counter()
         moments = {}
         for index, layer in enumerate(config.layers):
-            stage = part(progress, 40 * index // len(config.layers), 40 * (index + 1) // len(config.layers))
-            moments[layer] = moment_for(model, layer, config, progress=stage, cancelled=cancelled)
+            stage = watch.part(40 * index // len(config.layers), 40 * (index + 1) // len(config.layers))
+            moments[layer] = moment_for(model, layer, config, watch=stage)
         estimated = perf_counter()
-        name_stage(progress, "search")
-        found = search(model, requests, config, part(progress, 40, 90), cancelled)
+        watch.step(40, 100, "search")
+        found = search(model, requests, config, watch=watch.part(40, 90))
         searched = perf_counter()
         update = self.update(model, config, moments, active)
         edit = Edit(self.name, tuple(requests), config, (), model.revision)
-        edit, gaps = spread(model, edit, found, update, part(progress, 90, 98), cancelled)
+        edit, gaps = spread(model, edit, found, update, watch=watch.part(90, 98))
         seconds = {
             "moments": estimated - began,
             "value": searched - estimated,
@@ -129,8 +128,7 @@ class SpreadMethod(ABC):
         outcome = Outcome(found.batches, found.starts, found.values, changed, gaps)
         edit = replace(edit, seconds=seconds, losses=losses)
         edit = diagnose_many(model, edit, outcome, update.diagnostics())
-        if progress is not None:
-            progress(100, 100)
+        watch.step(100, 100)
         return edit
 
 
@@ -138,8 +136,8 @@ def search(
     model: LanguageModel,
     requests: Sequence[EditRequest],
     config: SpreadConfig,
-    progress: Progress | None = None,
-    cancelled: Cancelled | None = None,
+    *,
+    watch: Watch = UNWATCHED,
 ) -> Found:
     """z of every request, at the output of the last block edited."""
     contexts = make_contexts(model, config.prefixes, config.seed)
@@ -152,8 +150,7 @@ def search(
         starts,
         config.value_settings,
         site="resid_post",
-        progress=progress,
-        cancelled=cancelled,
+        watch=watch,
     )
     return Found(tuple(batches), tuple(starts), tuple(values))
 
@@ -163,20 +160,18 @@ def spread(
     edit: Edit,
     found: Found,
     update: Update,
-    progress: Progress | None = None,
-    cancelled: Cancelled | None = None,
+    *,
+    watch: Watch = UNWATCHED,
 ) -> tuple[Edit, tuple[float, ...]]:
     """The edit with its changes and keys, and how much of each z was missing before every layer and in the end.
 
     Raises:
         ValueError: if the MLPs of all layers are silent at the subjects.
-        EditCancelled: when `cancelled` said so.
+        Cancelled: if `watch` says to stop.
     """
     layers = edit.config.layers
     targets, gaps = found.targets, []
     for index, layer in enumerate(layers):
-        if cancelled is not None and cancelled():
-            raise EditCancelled
         keys, outputs, stream = _read(apply_edits(model, [edit]), layer, layers[-1], found.batches)
         missing = targets - stream
         gaps.append(_mean_norm(missing))
@@ -187,8 +182,7 @@ def spread(
         residuals = changed_outputs(model, layer, outputs, missing / (len(layers) - index))
         change = WeightDelta(name, residuals.float(), directions.float())
         edit = replace(edit, ops=(*edit.ops, change), keys={**edit.keys, name: keys.T.float()})
-        if progress is not None:
-            progress(index + 1, len(layers))
+        watch.step(index + 1, len(layers))
     if not edit.ops:
         raise ValueError(
             f"the MLPs of layers {layers[0]} to {layers[-1]} are silent at the edited tokens (their keys are zero), so "

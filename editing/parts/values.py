@@ -26,10 +26,11 @@ from typing import Literal
 
 import torch
 
-from editing.edit import Cancelled, EditCancelled, LossStep, Progress
+from editing.edit import LossStep
 from editing.parts.answers import Targets, padded, portions
 from editing.parts.keys import Batch
 from editing.parts.reach import written
+from facts.watch import UNWATCHED, Watch
 from models import LanguageModel
 from models.forwards.partial import PartialForward, logits_at
 from models.forwards.sites import Keep, Key, Visit
@@ -233,14 +234,13 @@ def optimise_values(
     settings: ValueSettings,
     *,
     site: ValueSite = "mlp_out",
-    progress: Progress | None = None,
-    cancelled: Cancelled | None = None,
+    watch: Watch = UNWATCHED,
 ) -> list[Value]:
     """Search one delta for each batch.  The last step is measured but not taken, and a search stops at `stop_loss`.
 
     Raises:
         ValueError: if a loss stops being a number.
-        EditCancelled: when `cancelled` said so.
+        Cancelled: if `watch` says to stop.
     """
     values: list[Value] = []
     for portion in portions([(len(batch.rows), batch.ids.shape[1]) for batch in batches]):
@@ -250,14 +250,11 @@ def optimise_values(
             [{"params": [search.delta], "lr": settings.learning_rate * _step_unit(search)} for search in searches]
         )
         for step in range(settings.steps):
-            if cancelled is not None and cancelled():
-                raise EditCancelled
             if all(search.done for search in searches):
                 break
             together.step(optimiser, step)
-            if progress is not None:
-                share = (step + 1) / settings.steps * len(searches)
-                progress(round(settings.steps * (len(values) + share)), settings.steps * len(batches))
+            share = (step + 1) / settings.steps * len(searches)
+            watch.step(round(settings.steps * (len(values) + share)), settings.steps * len(batches))
         values += [search.result() for search in searches]
     return values
 
@@ -269,11 +266,10 @@ def optimise_value(
     start: Start,
     settings: ValueSettings,
     *,
-    progress: Progress | None = None,
-    cancelled: Cancelled | None = None,
+    watch: Watch = UNWATCHED,
 ) -> Value:
     """Search delta for one batch at the MLP's output; see `optimise_values`."""
-    return optimise_values(model, layer, [batch], [start], settings, progress=progress, cancelled=cancelled)[0]
+    return optimise_values(model, layer, [batch], [start], settings, watch=watch)[0]
 
 
 def _search(model: LanguageModel, batch: Batch, start: Start, settings: ValueSettings) -> _Search:

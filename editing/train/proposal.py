@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from editing.edit import Cancelled, Diagnostic, Edit, EditCancelled, Progress
+from editing.edit import Diagnostic, Edit
 from editing.ops import Op, WeightDelta
 from editing.requests import check_batch
 from editing.train.artefact import BUNDLED, Artefact, load_artefact
@@ -20,6 +20,7 @@ from editing.train.factors import Factors, gradient_factors, mlp_weights
 from editing.train.forward import Forward
 from editing.train.rows import Encoder, LowRank, Rows
 from facts import EditRequest
+from facts.watch import UNWATCHED, Watch
 from models import LanguageModel, as_out_in
 
 
@@ -60,29 +61,24 @@ class LearnedMethod(ABC):
         config: Any,
         *,
         active: Sequence[Edit] = (),
-        progress: Progress | None = None,
-        cancelled: Cancelled | None = None,
+        watch: Watch = UNWATCHED,
     ) -> Edit:
         """The edit, computed and not applied: the model is left bit for bit as it was.
 
         Args:
-            progress: called with (percent done, 100).
+            watch: told the percentage done.
 
         Raises:
             FileNotFoundError: if there is no trained editor; the sentence says how to train one.
             ValueError: if the editor is not whole or not for this model, or a request cannot be met.
-            EditCancelled: when `cancelled` said so.
+            Cancelled: if `watch` says to stop.
         """
         began = perf_counter()
         check_batch(model, requests)
         artefact = artefact_for(config.artefact, self.name, model, active)
-        if cancelled is not None and cancelled():
-            raise EditCancelled
-        if progress is not None:
-            progress(50, 100)
+        watch.step(50, 100)
         ops, found = self.proposed(model, requests, config, artefact, active)
-        if progress is not None:
-            progress(100, 100)
+        watch.step(100, 100)
         seconds = {"solve": perf_counter() - began}
         return Edit(self.name, tuple(requests), config, ops, model.revision, found, seconds=seconds)
 

@@ -22,6 +22,7 @@ from experiments.cells import edit as edit_cells
 from experiments.cells.rewrite import config_of
 from experiments.kinds import Context, kind
 from experiments.plan import Spec
+from facts.watch import Watch
 
 if TYPE_CHECKING:
     from metrics.protocols import CaseScores
@@ -72,7 +73,9 @@ def protocols(model: LanguageModel, spec: Spec, context: Context) -> dict[str, A
     asked = f"before {names} {spec['seed']}"
     before = context.memo(asked, lambda: base_readings(model, [request], names, material=material))
     began = perf_counter()
-    made = get_method(spec["method"]).compute(model, [request], config_of(spec), cancelled=context.cancelled)
+    made = get_method(spec["method"]).compute(
+        model, [request], config_of(spec), watch=Watch(cancelled=context.cancelled)
+    )
     context.notes["edit_seconds"] = perf_counter() - began
     view = apply_edits(model, [made])
     found = evaluate_under(model, view, request, names, material=material, before=before, tick=tick)

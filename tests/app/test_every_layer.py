@@ -12,7 +12,7 @@ from app.every_layer import METRICS, NEW_ANSWER, EveryLayer, edit_every_layer
 from app.shared.plots import every_layer_figure
 from app.workbench.layers_tab import summary
 from app.workflow import Located
-from editing import EditCancelled
+from facts.watch import Cancelled
 from models import LanguageModel
 
 NewPage = Callable[..., AppTest]
@@ -73,7 +73,7 @@ def test_each_layer_is_what_an_edit_there_alone_gives(tiny: Callable[[str], Lang
     assert set(got.scores) == {NEW_ANSWER, *METRICS}
     assert seen
     assert all(total == 300 and done <= 300 for done, total in seen)
-    with pytest.raises(EditCancelled):
+    with pytest.raises(Cancelled):
         edit_every_layer(model, request, located, "ft-m", config, cancelled=lambda: True)
 
 

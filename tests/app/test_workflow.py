@@ -5,8 +5,8 @@ from collections.abc import Callable
 import pytest
 
 from app import workflow
-from editing import EditCancelled
 from facts import Fact
+from facts.watch import Cancelled
 from models import LanguageModel, load_model
 
 PROMPT, SUBJECT = "The Space Needle is located in the city of", "Space Needle"
@@ -101,5 +101,5 @@ def test_errors_are_sentences(model: LanguageModel) -> None:
 
 def test_an_edit_can_be_cancelled(model: LanguageModel) -> None:
     request = workflow.request_for(model, PROMPT, SUBJECT, "", "Paris")
-    with pytest.raises(EditCancelled):
+    with pytest.raises(Cancelled):
         workflow.edit(model, request, "rome", QUICK, cancelled=lambda: True)

@@ -7,11 +7,12 @@ import dataclasses
 import pytest
 import torch
 
-from editing import Edit, EditCancelled, apply_edits
+from editing import Edit, apply_edits
 from editing.applied.codebook import GAP, Codebook, fold
 from editing.methods.grace import GraceConfig, GraceMethod
 from editing.ops import CodebookOp
 from facts import EditRequest, Fact
+from facts.watch import Cancelled, Watch
 from models import LanguageModel, run
 from tests.editing import made as by_hand
 from tests.editing.made import last_key, made
@@ -195,8 +196,8 @@ def test_bad_input_is_told() -> None:
         GraceConfig(where="lst")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="two requests ask"):
         GraceMethod().compute(model, [ASKED, ASKED], FAST)
-    with pytest.raises(EditCancelled):
-        GraceMethod().compute(model, REQUESTS, FAST, cancelled=lambda: True)
+    with pytest.raises(Cancelled):
+        GraceMethod().compute(model, REQUESTS, FAST, watch=Watch(cancelled=lambda: True))
 
 
 def test_many_in_turn_keep_the_first() -> None:

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from editing import EditCancelled
 from editing.methods.rome import key_direction
 from editing.parts import moments
 from editing.parts.moments import condition_number, corpus_digest, estimate, identity, load_or_estimate
+from facts.watch import Cancelled, Watch
 from tests.tiny import SENTENCES, tiny_model
 
 
@@ -112,6 +112,6 @@ def test_cache_key_holds_model_layer_corpus_and_count(tmp_path: Path) -> None:
 def test_empty_corpus_and_cancelling(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="holds no text"):
         estimate(tiny_model("gpt2"), [0], ["", "  "], 100)
-    with pytest.raises(EditCancelled):
-        load_or_estimate(tiny_model("gpt2"), 0, SENTENCES, 100, folder=tmp_path, cancelled=lambda: True)
+    with pytest.raises(Cancelled):
+        load_or_estimate(tiny_model("gpt2"), 0, SENTENCES, 100, folder=tmp_path, watch=Watch(cancelled=lambda: True))
     assert not list(tmp_path.rglob("*.safetensors"))

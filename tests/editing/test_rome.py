@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from editing import METHODS, EditCancelled, RomeConfig, apply_edits
+from editing import METHODS, RomeConfig, apply_edits
 from editing.edit import Edit
 from editing.methods.rome import RankOneConfig, RRomeConfig, key_direction, rank_one_update
 from editing.parts.contexts import make_contexts
@@ -16,6 +16,7 @@ from editing.parts.keys import fact_position, make_batch, mean_key
 from editing.parts.moments import identity
 from editing.parts.values import read_start
 from facts import EditRequest, Fact
+from facts.watch import Cancelled, Watch
 from models import EDITABLE_FAMILIES, LanguageModel, as_out_in
 from tests.oracle.rome import Settings, Text, rome
 from tests.tiny import tiny_model
@@ -220,15 +221,17 @@ def test_cancelling_at_every_step_leaves_no_trace() -> None:
     before = model.weights_digest()
     for allowed in range(FAST.steps):
         asked = iter([False] * allowed)
-        with pytest.raises(EditCancelled):
-            METHODS["r-rome"].compute(model, [REQUEST], FAST, cancelled=lambda asked=asked: next(asked, True))
+        with pytest.raises(Cancelled):
+            METHODS["r-rome"].compute(
+                model, [REQUEST], FAST, watch=Watch(cancelled=lambda asked=asked: next(asked, True))
+            )
     assert model.weights_digest() == before
 
 
 def test_progress_rises_to_the_end() -> None:
     seen: list[tuple[int, int]] = []
     METHODS["r-rome"].compute(
-        tiny_model("gpt2"), [REQUEST], FAST, progress=lambda done, total: seen.append((done, total))
+        tiny_model("gpt2"), [REQUEST], FAST, watch=Watch(lambda done, total, stage: seen.append((done, total)))
     )
     assert seen == sorted(seen)
     assert seen[-1] == (100, 100)

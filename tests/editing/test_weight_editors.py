@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from editing import Edit, EditCancelled, apply_edits, get_method
+from editing import Edit, apply_edits, get_method
 from editing.methods.ke import ke_network, repeats
 from editing.methods.mend import mend_network
 from editing.ops import WeightDelta
@@ -14,6 +14,7 @@ from editing.train.artefact import load_artefact, save_artefact
 from editing.train.factors import mlp_weights, weight_shapes
 from editing.train.ke_network import condition_ids, embed_conditions
 from editing.train.proposal import ask
+from facts.watch import Cancelled, Watch
 from models import as_out_in
 from tests.editing.train.toys import OTHER, REQUEST, TWO_TOKENS, linear_twin, square_gpt2
 from tests.editing.trained import editor, ids_of, made, trained, written
@@ -88,10 +89,10 @@ def test_what_cannot_be_done_is_said(kind: str, tmp_path: Path) -> None:
         made(kind, MODEL)
     method = get_method(kind)
     config = method.config_type(artefact=editor(kind))
-    with pytest.raises(EditCancelled):
-        method.compute(MODEL, [REQUEST], config, cancelled=lambda: True)
+    with pytest.raises(Cancelled):
+        method.compute(MODEL, [REQUEST], config, watch=Watch(cancelled=lambda: True))
     seen: list[tuple[int, int]] = []
-    method.compute(MODEL, [REQUEST], config, progress=lambda done, total: seen.append((done, total)))
+    method.compute(MODEL, [REQUEST], config, watch=Watch(lambda done, total, stage: seen.append((done, total))))
     assert seen[-1] == (100, 100)
 
 

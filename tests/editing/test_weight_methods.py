@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from editing import apply_edits
-from editing.edit import Edit, EditCancelled
+from editing.edit import Edit
 from editing.registry import FAMILIES, NEEDS, get_method
+from facts.watch import Cancelled, Watch
 from models import LanguageModel
 from tests.editing.quick import NEEDLE, QUICK, REQUESTS, asked, quick, twins
 from tests.tiny import tiny_model
@@ -93,7 +94,7 @@ def test_progress_rises_to_the_end(name: str, small_corpus: str) -> None:
         tiny_model("gpt2"),
         asked(name),
         quick(name, small_corpus),
-        progress=lambda done, total: seen.append((done, total)),
+        watch=Watch(lambda done, total, stage: seen.append((done, total))),
     )
     assert seen == sorted(seen)
     assert seen[-1] == (100, 100)
@@ -106,9 +107,12 @@ def test_cancelling_leaves_no_trace(name: str, small_corpus: str) -> None:
     before = model.weights_digest()
     for allowed in (0, 2):
         answers = iter([False] * allowed)
-        with pytest.raises(EditCancelled):
+        with pytest.raises(Cancelled):
             get_method(name).compute(
-                model, asked(name), quick(name, small_corpus), cancelled=lambda answers=answers: next(answers, True)
+                model,
+                asked(name),
+                quick(name, small_corpus),
+                watch=Watch(cancelled=lambda answers=answers: next(answers, True)),
             )
     assert model.weights_digest() == before
 

@@ -7,9 +7,10 @@ import dataclasses
 import pytest
 import torch
 
-from editing import Edit, EditCancelled, apply_edits
+from editing import Edit, apply_edits
 from editing.applied.side import Shard, SideRewrite, fold, ties
 from editing.methods.wise import WiseConfig, WiseMethod, margins, mask_of
+from facts.watch import Cancelled, Watch
 from models import LanguageModel, as_out_in, run
 from models.forwards.calls import calling
 from tests.editing import made as by_hand
@@ -177,5 +178,5 @@ def test_bad_input_is_told() -> None:
         WiseMethod().compute(model, REQUESTS, FAST)
     with pytest.raises(ValueError, match="mask_ratio is 2"):
         WiseConfig(mask_ratio=2.0)
-    with pytest.raises(EditCancelled):
-        WiseMethod().compute(model, [NEEDLE], FAST, cancelled=lambda: True)
+    with pytest.raises(Cancelled):
+        WiseMethod().compute(model, [NEEDLE], FAST, watch=Watch(cancelled=lambda: True))

@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 import torch
 
-from editing import DenseDelta, Edit, EditCancelled
+from editing import DenseDelta, Edit
 from editing.registry import METHODS
 from experiments.cells.edit import request_of
 from experiments.guard import guarded
 from experiments.kinds import Context, get_kind
 from experiments.sequences import edits_in_turn, run_sequence
 from facts import EditRequest, Fact, Probe
+from facts.watch import Cancelled
 from models import LanguageModel
 from models.reference.corpus import sample_texts
 from tests.tiny import tiny_model
@@ -152,5 +153,5 @@ def test_bad_input_is_told() -> None:
         run_sequence(model, REQUESTS, "grac")
     with pytest.raises(ValueError, match="did you mean 'layer'"):
         guarded(model, REQUESTS[:1], "grace", {"layr": 1})
-    with pytest.raises(EditCancelled):
+    with pytest.raises(Cancelled):
         run_sequence(model, REQUESTS, "grace", QUICK, guard_texts=TEXTS, cancelled=lambda: True)
