@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from app.workflow import Cancelled, Progress
 from editing import Edit, apply_edits
 from facts import EditRequest
+from facts.watch import Watch
 from metrics import EditReport, evaluate
 from metrics.aggregate import aggregate
 from models import LanguageModel
@@ -48,7 +49,7 @@ def compare(
 
     Raises:
         ValueError: if neither holds an edit, or an edit belongs to other weights.
-        metrics.EvaluationCancelled: when `cancelled` said so.
+        facts.watch.Cancelled: when `cancelled` said so.
     """
     requests = _requests([*left, *right])
     if not requests:
@@ -80,4 +81,4 @@ def _requests(edits: Sequence[Edit]) -> list[EditRequest]:
 def _scored(
     model: LanguageModel, edits: Sequence[Edit], request: EditRequest, cancelled: Cancelled | None
 ) -> EditReport:
-    return evaluate(model, apply_edits(model, edits), request, guard_texts=(), cancelled=cancelled)
+    return evaluate(model, apply_edits(model, edits), request, guard_texts=(), watch=Watch(cancelled=cancelled))

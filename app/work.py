@@ -10,6 +10,7 @@ from app.server import cache
 from app.server.jobs import Cancelled, Progress, Work
 from app.session.asks import SITES, CompareAsk, EditAsk, FileAsk, LayersAsk, ReadAsk, ScoreAsk, TraceAsk
 from app.workbench.pace import time_forward, token_passes
+from facts.stages import watch_of
 
 if TYPE_CHECKING:
     from app.batch.prepare import BatchAsk, Prepared
@@ -89,8 +90,7 @@ def _compute(model: LanguageModel, ask: EditAsk, active: list[Edit], progress: P
         config_of(ask),
         active=active,
         roll_back=ask.roll_back,
-        progress=progress,
-        cancelled=cancelled,
+        watch=watch_of(progress, cancelled),
     )
     if found.rolled_back:
         raise ValueError(f"rolled back: {found.warnings[-1]}")

@@ -319,7 +319,7 @@ def evaluate(
 
     Raises:
         ValueError: if the edit belongs to other weights, or the edit prompt does not fit the model.
-        metrics.EvaluationCancelled: when `cancelled` said so.
+        facts.watch.Cancelled: when `cancelled` said so.
     """
     with stopwatch() as applying:
         edited = apply_edits(model, [change] if active is None else active)
@@ -348,8 +348,7 @@ def evaluate(
         guard_texts=sample_texts(GUARD_TEXTS, GUARD_SEED) if guard_texts is None else guard_texts,
         efficiency=efficiency,
         about=about if active is None or len(active) < 2 else about | {"active edits": len(active)},
-        progress=progress,
-        cancelled=cancelled,
+        watch=watch_of(progress, cancelled),
     )
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from editing.edit import Edit
 from editing.parts.suggest import suggest_layer
 from editing.registry import DEFAULT_METHOD, METHODS, get_method
+from facts.stages import watch_of
 from models.options import add_model_options, load_from
 
 if TYPE_CHECKING:
@@ -130,7 +131,7 @@ def _run(options: argparse.Namespace) -> tuple[Edit, EditReport, tuple[str, ...]
     if suggests:
         config = replace(config, layer=suggest_layer(model))
         print(f"note: no --layer given; {config.layer} is taken, {SUGGESTED}", file=sys.stderr)
-    found = guarded(model, [request], options.method, config, progress=_progress())
+    found = guarded(model, [request], options.method, config, watch=watch_of(_progress()))
     edit = replace(found.edit, diagnostics=(*found.edit.diagnostics, *found.checks))
     return edit, workflow.evaluate(model, edit, request, progress=_progress()), why_broken(edit.diagnostics)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,13 +13,10 @@ from editing.configs import make_config
 from editing.preflight import after_computing, before_computing, safer_than
 from editing.registry import DEFAULT_METHOD, get_method
 from facts import EditRequest
-from facts.stages import name_stage, watch_of
+from facts.watch import UNWATCHED, Watch
 from metrics.sequence import text_perplexity
 from models import LanguageModel
 from models.reference.corpus import sample_texts
-
-Progress = Callable[[int, int], None]
-Cancelled = Callable[[], bool]
 
 GUARD_TEXTS, GUARD_SEED = 20, 7
 """Documents of the bundled corpus whose perplexity is watched."""
@@ -72,8 +69,7 @@ def guarded(
     guard_texts: Sequence[str] | None = None,
     perplexity_before: float | None = None,
     roll_back: bool = False,
-    progress: Progress | None = None,
-    cancelled: Cancelled | None = None,
+    watch: Watch = UNWATCHED,
 ) -> Guarded:
     """Compute an edit on top of those active and look for signs of collapse.
 
@@ -84,7 +80,7 @@ def guarded(
 
     Raises:
         ValueError: if the method is unknown, a setting out of range, or a request does not fit the model.
-        facts.watch.Cancelled: when `cancelled` said so.
+        facts.watch.Cancelled: when the watch says so.
     """
     chosen = get_method(method)
     if isinstance(config, Mapping) or config is None:
@@ -93,9 +89,9 @@ def guarded(
     before = apply_edits(model, active)
     # Rank-one updates are the ones that a first-token subject breaks.
     early = before_computing(model, requests, method) if chosen.family == "locate-then-edit" else ()
-    made = chosen.compute(before, list(requests), config, active=before.edits, watch=watch_of(progress, cancelled))
+    made = chosen.compute(before, list(requests), config, active=before.edits, watch=watch)
     edit = on_base(made, model, before.edits)
-    name_stage(progress, "checking ordinary text")
+    watch.step(1, 1, "checking ordinary text")
     after = before.with_edit(edit)
     room = after.max_positions
     if perplexity_before is None or room < before.max_positions:

@@ -17,6 +17,7 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from experiments.plan import Spec, canonical
+from facts.watch import UNWATCHED, Watch
 
 if TYPE_CHECKING:
     from models import LanguageModel
@@ -43,8 +44,8 @@ class Context:
     """How often it ran out of memory before: its batch should be halved so many times."""
     share: float = 1.0
     """Of this machine's free memory, what this worker may take."""
-    cancelled: Callable[[], bool] = lambda: False
-    """True once the cell's deadline is over; for kinds whose work can be stopped midway."""
+    watch: Watch = UNWATCHED
+    """Stops the work once the cell's deadline is over; for kinds whose work can be stopped midway."""
     notes: dict[str, Any] = field(default_factory=dict)
     """JSON values kept beside the result, such as seconds: they may differ between equal results."""
     _group: str = ""
@@ -65,11 +66,11 @@ class Context:
         found: T = self._kept[name]
         return found
 
-    def enter(self, group: str, halvings: int, cancelled: Callable[[], bool]) -> None:
+    def enter(self, group: str, halvings: int, watch: Watch) -> None:
         """Begin a cell; forgets what the last group shared."""
         if group != self._group:
             self._group, self._memo = group, {}
-        self.halvings, self.cancelled, self.notes = halvings, cancelled, {}
+        self.halvings, self.watch, self.notes = halvings, watch, {}
 
 
 Run = Callable[[Any, Spec, Context], Mapping[str, Any]]

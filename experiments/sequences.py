@@ -16,11 +16,10 @@ from editing import apply_edits
 from editing.applied.view import EditedModel
 from editing.configs import make_config
 from editing.registry import DEFAULT_METHOD, get_method
-from experiments.guard import GUARD_SEED, GUARD_TEXTS, Cancelled, Progress, guarded
+from experiments.guard import GUARD_SEED, GUARD_TEXTS, guarded
 from experiments.places import shown_name
 from facts import EditRequest
-from facts.watch import Cancelled as Stopped
-from facts.watch import Watch
+from facts.watch import UNWATCHED, Watch
 from metrics.sequence import Held, Point, SequenceReport, held, kept_answers, summed, text_perplexity
 from models import LanguageModel
 from models.reference.corpus import sample_texts
@@ -57,7 +56,7 @@ def edits_in_turn(
     *,
     batch_size: int = 1,
     roll_back: RollBack | None = None,
-    cancelled: Cancelled | None = None,
+    watch: Watch = UNWATCHED,
 ) -> Iterator[Step]:
     """Make the edits in turn, each computed on the model with the ones before; a step for each.
 
@@ -69,10 +68,10 @@ def edits_in_turn(
     Raises:
         ValueError: at once, if there is no request, the batch size is not positive, the method is unknown or does not
             take batches, or a setting is out of range.
-        facts.watch.Cancelled: when `cancelled` said so.
+        facts.watch.Cancelled: when the watch says so.
     """
     config = _checked(requests, method, config, batch_size)
-    return _steps(model, tuple(requests), method, config, batch_size, roll_back, cancelled)
+    return _steps(model, tuple(requests), method, config, batch_size, roll_back, watch)
 
 
 def _checked(requests: Sequence[EditRequest], method: str, config: Any, batch_size: int) -> Any:
@@ -94,20 +93,18 @@ def _steps(
     config: Any,
     batch_size: int,
     roll_back: RollBack | None,
-    cancelled: Cancelled | None,
+    watch: Watch,
 ) -> Iterator[Step]:
     view = apply_edits(model, [])
+    quiet = Watch(cancelled=watch.cancelled)  # steps are told by the request
     for start in range(0, len(requests), batch_size):
-        if cancelled is not None and cancelled():
-            raise Stopped
+        watch.check()
         batch = range(start, min(start + batch_size, len(requests)))
         asked = [requests[index] for index in batch]
         failed = undone = ""
         try:
             if roll_back is None:
-                made = get_method(method).compute(
-                    view, asked, config, active=view.edits, watch=Watch(cancelled=cancelled)
-                )
+                made = get_method(method).compute(view, asked, config, active=view.edits, watch=quiet)
             else:
                 found = guarded(
                     model,
@@ -118,7 +115,7 @@ def _steps(
                     guard_texts=roll_back.texts,
                     perplexity_before=roll_back.perplexity,
                     roll_back=True,
-                    cancelled=cancelled,
+                    watch=quiet,
                 )
                 made, undone = found.edit, found.warnings[-1] if found.rolled_back else ""
         except ValueError as error:
@@ -138,8 +135,7 @@ def run_sequence(
     batch_size: int = 1,
     roll_back: bool = False,
     guard_texts: Sequence[str] | None = None,
-    progress: Progress | None = None,
-    cancelled: Cancelled | None = None,
+    watch: Watch = UNWATCHED,
 ) -> SequenceReport:
     """Make the edits in turn, each on top of the ones before, and measure on the way.
 
@@ -148,11 +144,11 @@ def run_sequence(
         batch_size: requests computed together, for methods that take several.
         roll_back: take an edit out again where perplexity says that it broke the model.
         guard_texts: whose perplexity is measured; by default documents of the bundled corpus.
-        progress: called with (requests done, requests in all).
+        watch: a step is one request.
 
     Raises:
         ValueError: as `edits_in_turn`, and if `every` is not positive.
-        facts.watch.Cancelled: when `cancelled` said so.
+        facts.watch.Cancelled: when the watch says so.
     """
     if every < 1:
         raise ValueError(f"every is {every}; expected at least 1 edit between two points")
@@ -161,15 +157,12 @@ def run_sequence(
     texts = tuple(sample_texts(GUARD_TEXTS, GUARD_SEED) if guard_texts is None else guard_texts)
     course = _Course(model, tuple(requests), texts)
     limit = RollBack(texts, course.points[0].perplexity) if roll_back else None
-    for step in edits_in_turn(
-        model, requests, method, settings, batch_size=batch_size, roll_back=limit, cancelled=cancelled
-    ):
+    for step in edits_in_turn(model, requests, method, settings, batch_size=batch_size, roll_back=limit, watch=watch):
         course.note(step)
         done = step.batch.stop
         if done - course.points[-1].n_edits >= every or done == len(requests):
             course.measure(done)
-        if progress is not None:
-            progress(done, len(requests))
+        watch.step(done, len(requests))
     return SequenceReport(
         method=method,
         config=dataclasses.asdict(settings),

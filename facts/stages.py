@@ -55,19 +55,3 @@ def watch_of(progress: Steps | None = None, cancelled: Callable[[], bool] | None
         progress(done, of)
 
     return Watch(tell, cancelled)
-
-
-class StepsOf:
-    """The progress of a `Watch`, for functions that still take progress and cancelled apart."""
-
-    def __init__(self, watch: Watch) -> None:
-        self.watch, self.name = watch, ""
-
-    def __call__(self, done: int, total: int) -> None:
-        """Tell the watch how far the work is."""
-        if self.watch.tell is not None:
-            self.watch.tell(done, total, self.name)
-
-    def stage(self, name: str) -> None:
-        """Name the stage of the steps that follow."""
-        self.name = name

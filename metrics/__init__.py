@@ -6,7 +6,7 @@ from metrics.definitions import DEFINITIONS, METRICS, Definition, MetricInfo
 from metrics.efficiency import Efficiency, peak_memory_bytes, stopwatch
 from metrics.evaluate import evaluate
 from metrics.report import EditReport, TextPair
-from metrics.types import PROTOCOL, EvaluationCancelled, Metric, PromptRow, Reading, Score, Settings
+from metrics.types import PROTOCOL, Metric, PromptRow, Reading, Score, Settings
 
 __all__ = [
     "DEFINITIONS",
@@ -16,7 +16,6 @@ __all__ = [
     "Definition",
     "EditReport",
     "Efficiency",
-    "EvaluationCancelled",
     "Metric",
     "MetricInfo",
     "PromptRow",

@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 from facts import EditRequest
+from facts.watch import UNWATCHED, Watch
 from metrics.asking.generation import MAX_NEW_TOKENS, continuations
 from metrics.asking.groups import tests
 from metrics.asking.prompts import items_of
@@ -20,7 +21,7 @@ from metrics.locality import locality
 from metrics.portability import portability
 from metrics.reliability import reliability
 from metrics.report import EditReport, TextPair
-from metrics.types import EvaluationCancelled, Metric, PromptRow, Score, Settings
+from metrics.types import Metric, PromptRow, Score, Settings
 
 if TYPE_CHECKING:
     from models import LanguageModel
@@ -43,8 +44,7 @@ def evaluate(
     aliases: Mapping[str, Sequence[str]] | None = None,
     seed: int = 0,
     about: Mapping[str, str | int | float] | None = None,
-    progress: Callable[[int, int], None] | None = None,
-    cancelled: Callable[[], bool] | None = None,
+    watch: Watch = UNWATCHED,
 ) -> EditReport:
     """Score an edit: reliability, generalization, locality, portability and efficiency, before and after.
 
@@ -59,20 +59,19 @@ def evaluate(
         aliases: other names accepted for an answer, by answer, besides those the probes name themselves.
         seed: of the bootstrap.
         about: kept with the report, such as method and layer.
-        progress: called with (steps done, steps in all); a step is one prompt or text on one model.
-        cancelled: asked after every batch.
+        watch: a step is one prompt or text on one model, told after every batch.
 
     Raises:
-        EvaluationCancelled: when `cancelled()` says so.
+        facts.watch.Cancelled: when the watch says so.
         ValueError: if the edit prompt, a generation prompt or a neutral text cannot be run, as when the prompt is
             longer than the context.  Probes that cannot be run are left out, with the reason.
     """
     given = tuple((answer, tuple(others)) for answer, others in (aliases or {}).items())
     own = tuple((probe.answer, probe.aliases) for probe in request.probes if probe.aliases)
     settings = Settings(max_new_tokens, tuple(distractors), seed, tuple(dict.fromkeys((*given, *own))))
-    with stopwatch() as watch:
-        rows, counted, guard, texts = _run(base, edited, request, guard_texts, settings, progress, cancelled)
-    measured = _complete(efficiency or Efficiency(), base, edited, watch.seconds)
+    with stopwatch() as timer:
+        rows, counted, guard, texts = _run(base, edited, request, guard_texts, settings, watch)
+    measured = _complete(efficiency or Efficiency(), base, edited, timer.seconds)
     return EditReport(
         request=request,
         scores=(*behaviour_scores(counted, guard, seed), *efficiency_scores(measured)),
@@ -93,8 +92,7 @@ def _run(
     request: EditRequest,
     guard_texts: Sequence[str],
     settings: Settings,
-    progress: Callable[[int, int], None] | None,
-    cancelled: Callable[[], bool] | None,
+    watch: Watch,
 ) -> tuple[tuple[PromptRow, ...], list[PromptRow], Score, tuple[TextPair, ...]]:
     """Every forward of the evaluation: prompts' rows, the same with one row a test, perplexity, texts."""
     # An edit that puts words before every prompt leaves less room; both models are asked what fits both.
@@ -106,7 +104,7 @@ def _run(
     for prompt in request.generation_prompts:
         narrow.encode(prompt)  # raises now rather than after all the work
     per_model = len(set(request.generation_prompts)) + count_scorable(base, guard_texts)
-    tick = _Ticker(to_run.steps() + 2 * per_model, progress, cancelled)
+    tick = _Ticker(to_run.steps() + 2 * per_model, watch)
     tick(0)
     before = observe(base, to_run, tick, with_bridges=True)
     after = observe(edited, to_run, tick, with_bridges=False)
@@ -166,16 +164,11 @@ def _versions() -> dict[str, str]:
 
 
 class _Ticker:
-    """Counts steps, reports them, and stops the evaluation when asked to."""
+    """Counts the steps of an evaluation and tells its watch."""
 
-    def __init__(
-        self, total: int, progress: Callable[[int, int], None] | None, cancelled: Callable[[], bool] | None
-    ) -> None:
-        self.done, self.total, self.progress, self.cancelled = 0, total, progress, cancelled
+    def __init__(self, total: int, watch: Watch) -> None:
+        self.done, self.total, self.watch = 0, total, watch
 
     def __call__(self, steps: int) -> None:
         self.done += steps
-        if self.progress is not None:
-            self.progress(self.done, self.total)
-        if self.cancelled is not None and self.cancelled():
-            raise EvaluationCancelled(f"evaluation cancelled after {self.done} of {self.total} steps")
+        self.watch.step(self.done, self.total)

@@ -26,10 +26,6 @@ RowKind = Literal[
 """The kinds of probes mean what `facts.types.ProbeKind` says."""
 
 
-class EvaluationCancelled(Exception):  # noqa: N818 - not an error: the user asked for it
-    """Raised between two forwards when `cancelled()` says so."""
-
-
 @dataclass(frozen=True)
 class Reading:
     """What one model does with one prompt.  None: not measured, or not a finite number."""

@@ -20,6 +20,7 @@ from experiments.plan import Cell, Plan
 from experiments.plan_files import loading
 from experiments.workers.messages import in_one_thread
 from facts.importers import answered
+from facts.watch import Watch
 
 if TYPE_CHECKING:
     from facts import Fact
@@ -264,7 +265,7 @@ def _timed(model: LanguageModel, cell: Cell, cancelled: Cancelled) -> float:
     kind = _kind(cell)
     with in_one_thread():
         began = time.perf_counter()
-        kind.run(model, kind.complete(cell.spec), Context(cancelled=cancelled))
+        kind.run(model, kind.complete(cell.spec), Context(watch=Watch(cancelled=cancelled)))
         return time.perf_counter() - began
 
 

@@ -28,7 +28,6 @@ from experiments.memory import FIXED
 from experiments.plan import Spec, canonical
 from facts import EditRequest, Fact, Probe
 from facts.regular import check_regular
-from facts.watch import Watch
 
 if TYPE_CHECKING:
     from metrics import EditReport
@@ -118,7 +117,7 @@ def edit(model: LanguageModel, spec: Spec, context: Context) -> dict[str, Any]:
     check_ground(spec)
     request = request_from(spec["request"])
     began = perf_counter()
-    made = get_method(spec["method"]).compute(model, [request], _config(spec), watch=Watch(cancelled=context.cancelled))
+    made = get_method(spec["method"]).compute(model, [request], _config(spec), watch=context.watch)
     context.notes["edit_seconds"] = perf_counter() - began
     texts = context.keep(f"texts {spec['texts']}", lambda: sample_texts(spec["texts"], _TEXTS_SEED))
     report = evaluate(
@@ -128,7 +127,7 @@ def edit(model: LanguageModel, spec: Spec, context: Context) -> dict[str, Any]:
         guard_texts=texts if spec["texts"] else (),
         distractors=DISTRACTORS if spec["distractors"] is None else spec["distractors"],
         seed=spec["seed"],
-        cancelled=context.cancelled,
+        watch=context.watch,
     )
     timed = ("efficiency.evaluate_seconds", "efficiency.peak_memory")
     context.notes |= {name.partition(".")[2]: report.score(name).value for name in timed}

@@ -22,7 +22,6 @@ from experiments.cells import edit as edit_cells
 from experiments.cells.rewrite import config_of
 from experiments.kinds import Context, kind
 from experiments.plan import Spec
-from facts.watch import Watch
 
 if TYPE_CHECKING:
     from metrics.protocols import CaseScores
@@ -60,11 +59,7 @@ def protocols(model: LanguageModel, spec: Spec, context: Context) -> dict[str, A
     """Compute the edit, and measure it."""
     from editing import apply_edits, get_method
     from metrics.protocols import Material, base_readings, evaluate_under
-    from metrics.types import EvaluationCancelled, Settings
-
-    def tick(_: int) -> None:
-        if context.cancelled():
-            raise EvaluationCancelled
+    from metrics.types import Settings
 
     edit_cells.check_ground(spec)
     request, names = edit_cells.request_from(spec["request"]), spec["protocols"]
@@ -73,12 +68,10 @@ def protocols(model: LanguageModel, spec: Spec, context: Context) -> dict[str, A
     asked = f"before {names} {spec['seed']}"
     before = context.memo(asked, lambda: base_readings(model, [request], names, material=material))
     began = perf_counter()
-    made = get_method(spec["method"]).compute(
-        model, [request], config_of(spec), watch=Watch(cancelled=context.cancelled)
-    )
+    made = get_method(spec["method"]).compute(model, [request], config_of(spec), watch=context.watch)
     context.notes["edit_seconds"] = perf_counter() - began
     view = apply_edits(model, [made])
-    found = evaluate_under(model, view, request, names, material=material, before=before, tick=tick)
+    found = evaluate_under(model, view, request, names, material=material, before=before, watch=context.watch)
     return {
         "edit_digest": made.digest,
         "scores": {name: _finite(scores.to_record()) for name, scores in found.items()},

@@ -25,7 +25,6 @@ from experiments.cells import edit as edit_cells
 from experiments.kinds import Context, kind
 from experiments.plan import Spec
 from facts import EditRequest
-from facts.watch import Watch
 
 if TYPE_CHECKING:
     from models import LanguageModel
@@ -66,9 +65,7 @@ def rewrite(model: LanguageModel, spec: Spec, context: Context) -> dict[str, Any
     asked = _asked(request)
     pairs = [pair for some in asked.values() for pair in some]
     before = context.memo("before", lambda: score_answers(model, pairs))
-    made = get_method(spec["method"]).compute(
-        model, [request], config_of(spec), watch=Watch(cancelled=context.cancelled)
-    )
+    made = get_method(spec["method"]).compute(model, [request], config_of(spec), watch=context.watch)
     after = score_answers(apply_edits(model, [made]), pairs)
     return {
         "edit_digest": made.digest,

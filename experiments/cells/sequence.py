@@ -73,7 +73,7 @@ def sequence(model: LanguageModel, spec: Spec, context: Context) -> dict[str, An
         config_of(spec),
         every=spec["every"],
         guard_texts=sample_texts(spec["texts"], _TEXTS_SEED),
-        cancelled=context.cancelled,
+        watch=context.watch,
     )
     return {
         "points": [

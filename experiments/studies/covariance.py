@@ -25,7 +25,6 @@ from experiments.places import shown_name
 from experiments.plan import Cell, Plan, Spec
 from experiments.studies import output
 from experiments.studies.known import add_source, draw_requests
-from facts.watch import Watch
 
 if TYPE_CHECKING:
     import torch
@@ -56,7 +55,7 @@ def moment(model: LanguageModel, spec: Spec, context: Context) -> dict[str, Any]
 
     def sampled(count: int, seed: int) -> torch.Tensor:
         texts = sample_texts(max(1, count // _TOKENS_A_TEXT), seed)
-        found = estimate(model, [layer], texts, count, watch=Watch(cancelled=context.cancelled))
+        found = estimate(model, [layer], texts, count, watch=context.watch)
         return found[layer].matrix.double()
 
     largest = context.memo("largest", lambda: sampled(most, 0))

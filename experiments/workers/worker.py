@@ -16,6 +16,7 @@ from experiments.ledger.payload import ResultTooLargeError, encode
 from experiments.memory import MemoryRefusedError, check_fits
 from experiments.plan import canonical
 from experiments.workers.messages import Event, Failed, Finished, Ready, Setup, Task
+from facts.watch import Watch
 from models.options import LoadSettings, asked
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ class Worker:
         def over() -> bool:
             return task.deadline is not None and monotonic() - began > task.deadline
 
-        self.context.enter(task.group, task.halvings, over)
+        self.context.enter(task.group, task.halvings, Watch(cancelled=over))
         try:
             kind = get_kind(task.kind)
             if self.model is not None:

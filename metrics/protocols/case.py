@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from facts import Case, EditRequest
+from facts.watch import UNWATCHED, Watch
 from metrics.protocols.base import Material, Task, Value
 from metrics.protocols.readings import Needs, Readings, read
 from metrics.protocols.registry import PROTOCOLS, get_protocol
@@ -79,17 +80,22 @@ def evaluate_under(
     *,
     material: Material | None = None,
     before: Readings | None = None,
-    tick: Callable[[int], None] = lambda _: None,
+    watch: Watch = UNWATCHED,
 ) -> dict[str, CaseScores]:
     """One case under several protocols, which share what they read.
 
     Args:
         before: of `base_readings` for this case and these protocols, among others; by default it is read here.
-        tick: called with a number of prompts after each batch; may raise to stop.
+        watch: asked after each batch whether to go on.
 
     Raises:
+        facts.watch.Cancelled: when the watch says so.
         ValueError: if a protocol is unknown or the case holds nothing to edit.
     """
+
+    def tick(_: int) -> None:
+        watch.check()
+
     whole, given = as_case(case), material or Material()
     # An edit that puts words before every prompt leaves less room; both models are asked what fits both.
     tasks = _tasks(min(base, edited, key=lambda model: model.max_positions), whole, protocols, given)

@@ -16,6 +16,7 @@ from experiments.ledger.leases import Leased
 from experiments.memory import MemoryRefusedError, batch_that_fits, cgroup_room, check_fits
 from experiments.workers.messages import Setup, Task
 from experiments.workers.worker import Worker
+from facts.watch import UNWATCHED
 from tests.tiny import tiny_model
 
 FACT = {"subject": "Rome", "template": "{} is the capital of", "target_true": "Italy"}
@@ -94,7 +95,7 @@ def test_a_smaller_batch_after_a_lack_of_memory_gives_the_same_trace_up_to_round
     found = {}
     for halvings in (0, 1, 9):
         context = Context()
-        context.enter("g", halvings, lambda: False)
+        context.enter("g", halvings, UNWATCHED)
         restored = kind.run(model, spec, context)["restored"]
         found[context.notes.get("batch_rows")] = restored
     usual, (half, one) = found.pop(None), sorted(found, reverse=True)

@@ -15,7 +15,7 @@ from experiments.guard import guarded
 from experiments.kinds import Context, get_kind
 from experiments.sequences import edits_in_turn, run_sequence
 from facts import EditRequest, Fact, Probe
-from facts.watch import Cancelled
+from facts.watch import Cancelled, Watch
 from models import LanguageModel
 from models.reference.corpus import sample_texts
 from tests.tiny import tiny_model
@@ -60,9 +60,8 @@ def test_a_memory_keeps_every_edit_and_the_curve_says_so() -> None:
     model = tiny_model("gpt2")
     before = model.weights_digest()
     seen: list[tuple[int, int]] = []
-    report = run_sequence(
-        model, REQUESTS, "grace", QUICK, every=3, guard_texts=TEXTS, progress=lambda *step: seen.append(step)
-    )
+    watch = Watch(lambda done, of, stage: seen.append((done, of)))
+    report = run_sequence(model, REQUESTS, "grace", QUICK, every=3, guard_texts=TEXTS, watch=watch)
     assert [point.n_edits for point in report.points] == [0, 3, 4]
     assert report.points[0].retained.reliability.right == 0
     # A random model may go on with half a word, which is no match; what counts is that nothing is lost.
@@ -154,4 +153,4 @@ def test_bad_input_is_told() -> None:
     with pytest.raises(ValueError, match="did you mean 'layer'"):
         guarded(model, REQUESTS[:1], "grace", {"layr": 1})
     with pytest.raises(Cancelled):
-        run_sequence(model, REQUESTS, "grace", QUICK, guard_texts=TEXTS, cancelled=lambda: True)
+        run_sequence(model, REQUESTS, "grace", QUICK, guard_texts=TEXTS, watch=Watch(cancelled=lambda: True))

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from facts import EditRequest, Probe
-from metrics import METRICS, Efficiency, EvaluationCancelled, evaluate
+from facts.watch import Cancelled, Watch
+from metrics import METRICS, Efficiency, evaluate
 from metrics.definitions import DEFINITIONS
 from metrics.report import EditReport
 from metrics.statistics import wilson
@@ -159,13 +160,17 @@ def test_other_names_of_an_answer_count() -> None:
 def test_progress_ends_at_its_total_and_cancelling_stops() -> None:
     seen: list[tuple[int, int]] = []
     evaluate(
-        base_model(), edited_model(), REQUEST, guard_texts=["Tower", "the Tower"], progress=lambda *s: seen.append(s)
+        base_model(),
+        edited_model(),
+        REQUEST,
+        guard_texts=["Tower", "the Tower"],
+        watch=Watch(lambda done, of, stage: seen.append((done, of))),
     )
     assert seen[0][0] == 0
     assert seen[-1][0] == seen[-1][1]
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
-    with pytest.raises(EvaluationCancelled, match="cancelled after"):
-        evaluate(base_model(), edited_model(), REQUEST, cancelled=lambda: True)
+    with pytest.raises(Cancelled):
+        evaluate(base_model(), edited_model(), REQUEST, watch=Watch(cancelled=lambda: True))
 
 
 class _Broken(KnownModel):
