@@ -257,7 +257,7 @@ def _summed(ops: Sequence[Delta], device: torch.device) -> torch.Tensor:
     """The changes of one weight together, [d_out, d_in] float64; many of low rank are one product, since a sequence
     of edits has hundreds."""
     low = [op for op in ops if isinstance(op, WeightDelta)]
-    if len(low) > 1 and len({(len(op.rows), op.cols.shape[1]) for op in low}) == 1:
+    if len({op.shape for op in low}) == 1:
         rows, cols = torch.cat([op.rows for op in low], dim=1), torch.cat([op.cols for op in low])
         parts = [rows.to(device).double() @ cols.to(device).double()]
         parts += [op.matrix().to(device).double() for op in ops if not isinstance(op, WeightDelta)]

@@ -80,8 +80,11 @@ class Targets:
 
     def nll_there(self, logits: torch.Tensor) -> torch.Tensor:
         """The same from the logits where the answers are read, [token, d_vocab] at (`row`, `position`)."""
-        each = -logits.log_softmax(-1).gather(-1, self.token[:, None])[:, 0] * self.share
-        return torch.zeros(self.n_rows, device=each.device, dtype=each.dtype).index_add(0, self.row, each)
+        return self.by_row(-logits.log_softmax(-1).gather(-1, self.token[:, None])[:, 0])
+
+    def by_row(self, each: torch.Tensor) -> torch.Tensor:
+        """The mean of each row's answer tokens, [token] -> [batch]."""
+        return torch.zeros(self.n_rows, device=each.device, dtype=each.dtype).index_add(0, self.row, each * self.share)
 
 
 def padded(model: LanguageModel, rows: Sequence[Answered]) -> torch.Tensor:

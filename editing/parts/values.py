@@ -32,7 +32,7 @@ from editing.parts.keys import Batch
 from editing.parts.reach import written
 from facts.watch import UNWATCHED, Watch
 from models import LanguageModel
-from models.forwards.partial import PartialForward, logits_at
+from models.forwards.partial import PartialForward, Reading
 from models.forwards.sites import Keep, Key, Visit
 
 Compat = Literal["r-rome", "rome", "rome-code"]
@@ -83,6 +83,8 @@ class Start:
     """[d_vocab], log probabilities after (rome-code: at the subject of) "{subject} is a"."""
     p_target: float
     """Probability of the whole target after the bare prompt."""
+    forward: PartialForward | None = None
+    """The rows it was read from, for a search that changes them; None where they are many."""
 
     @property
     def value_norm(self) -> float:
@@ -120,16 +122,20 @@ def read_starts(
     for portion in portions([(len(batch.rows), batch.ids.shape[1]) for batch in batches]):
         some = [batches[index] for index in portion]
         rows = [row for batch in some for row in batch.rows]
-        read, captured = _Reading(some, compat, model.device), dict[Key, torch.Tensor]()
+        places, captured = _Places(some, compat, model.device), dict[Key, torch.Tensor]()
         visits: dict[Key, Visit] = {key: Keep(key, captured) for key in sites}
-        nll, essences = read.of(logits_at(model, padded(model, rows), read.places, visits))
-        at = (torch.arange(len(rows)), torch.tensor([row.lookup for row in rows]))
-        found = [captured[place][at].float().split(read.sizes) for place in sites]
+        lookups = torch.tensor([row.lookup for row in rows])
+        forward = PartialForward(model, padded(model, rows), (site, layer), lookups)
+        nll, essences = places.of(forward.unchanged(places.all, visits))
+        kept = forward if len(some) == len(batches) else None
+        at = (torch.arange(len(rows)), lookups)
+        found = [captured[key][at].float().split(places.sizes) for key in sites]
         for index, (batch, keys, values, outputs, residuals) in enumerate(zip(some, *found, strict=True)):
             p_target = math.exp(-_answer_tokens(batch) * float(nll[index][0]))
             residual = float(residuals[0].norm())
             unit = _unit(model, layer, site, outputs[0], residual)
-            starts.append(Start(keys, values, residual, unit, essences[index].log_softmax(-1), p_target))
+            essence = essences[index].log_softmax(-1)
+            starts.append(Start(keys, values, residual, unit, essence, p_target, kept))
     return starts
 
 
@@ -142,7 +148,7 @@ def _unit(model: LanguageModel, layer: int, site: ValueSite, output: torch.Tenso
     return Unit(float(written(model, layer, output).norm()), "norm of what the MLP writes")
 
 
-class _Reading:
+class _Places:
     """Where some batches' losses are read, their rows below each other: at the answers and the ends of the essences.
 
     These are a few positions of each row, and logits at all of them would be most of a search.
@@ -150,15 +156,20 @@ class _Reading:
 
     def __init__(self, batches: Sequence[Batch], compat: Compat, device: torch.device) -> None:
         self.sizes = [len(batch.rows) for batch in batches]
-        self._targets = Targets([row for batch in batches for row in batch.rows], device)
+        self.targets = Targets([row for batch in batches for row in batch.rows], device)
         ends = torch.tensor(self.sizes, device=device).cumsum(0) - 1
         essence = torch.tensor([_essence_position(batch, compat) for batch in batches], device=device)
-        self.places = torch.cat([self._targets.row, ends]), torch.cat([self._targets.position, essence])
+        self.all = torch.cat([self.targets.row, ends]), torch.cat([self.targets.position, essence])
 
     def of(self, logits: torch.Tensor) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
         """Each batch's target losses [row] and essence logits [batch, d_vocab], from [place, d_vocab]."""
-        n = len(self._targets.row)
-        return self._targets.nll_there(logits[:n]).split(self.sizes), logits[n:]
+        n = len(self.targets.row)
+        return self.targets.nll_there(logits[:n]).split(self.sizes), logits[n:]
+
+    def split(self, losses: torch.Tensor) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
+        """Each batch's target losses [row] and KL at the end of its essence [batch], from [place]."""
+        n = len(self.targets.row)
+        return self.targets.by_row(losses[:n]).split(self.sizes), losses[n:]
 
 
 def read_start(model: LanguageModel, layer: int, batch: Batch, compat: Compat = "r-rome") -> Start:
@@ -184,14 +195,13 @@ class _Search:
     def limit(self) -> float:
         return self.settings.norm_limit * self.reference
 
-    def objective(self, nll: torch.Tensor, essence: torch.Tensor, step: int) -> torch.Tensor:
-        """The loss from the rows' target losses [batch] and the essence prompt's logits [d_vocab]; also keeps score.
+    def objective(self, nll: torch.Tensor, divergence: torch.Tensor, step: int) -> torch.Tensor:
+        """The loss from the rows' target losses [batch] and the KL at the essence prompt; also keeps score.
 
         Raises:
             ValueError: if it is not a number.
         """
-        new = essence.log_softmax(-1)
-        kl = self.settings.kl_factor * (new.exp() * (new - self.start.essence)).sum()
+        kl = self.settings.kl_factor * divergence
         decay = self.settings.weight_decay * self._decay()
         mean = nll[:-1].mean()
         terms = LossStep(float(mean.detach()), float(kl.detach()), float(decay.detach()))
@@ -284,20 +294,36 @@ class _Portion:
 
     def __init__(self, model: LanguageModel, layer: int, site: ValueSite, searches: Sequence[_Search]) -> None:
         self.model, self.searches = model, searches
-        self.compat = searches[0].settings.compat
         rows = [row for search in searches for row in search.batch.rows]
-        lookups = torch.tensor([row.lookup for row in rows])
-        self.forward = PartialForward(model, padded(model, rows), (site, layer), lookups)
+        of = padded(model, rows), (site, layer), torch.tensor([row.lookup for row in rows])
+        forward = searches[0].start.forward
+        self.forward = forward if forward is not None and forward.is_of(*of) else PartialForward(model, *of)
         self.owner = torch.tensor([index for index, search in enumerate(searches) for _ in search.batch.rows])
+        self._read(searches)
+
+    def _read(self, active: Sequence[_Search]) -> None:
+        """From now on these are measured."""
+        self.active = active
+        self.places = _Places([each.batch for each in active], active[0].settings.compat, self.model.device)
+        wanted = torch.tensor([not search.done for search in self.searches])
+        self.reading = Reading(
+            wanted[self.owner].nonzero()[:, 0],
+            self.places.all,
+            self.places.targets.token,
+            torch.stack([search.start.essence for search in active]),
+        )
 
     def step(self, optimiser: torch.optim.Optimizer, step: int) -> None:
         """Measure every active search, and move those that go on."""
         active = [search for search in self.searches if not search.done]
+        if len(active) < len(self.active):
+            self._read(active)
         with torch.enable_grad():
-            losses, essences = self._measured(active)
+            deltas = torch.cat([search.delta.expand(len(search.batch.rows), -1) for search in active])
+            nll, divergences = self.places.split(self.forward.losses(self.reading, deltas))
             total = torch.zeros((), device=self.model.device)
             for index, search in enumerate(active):
-                loss = search.objective(losses[index], essences[index], step)
+                loss = search.objective(nll[index], divergences[index], step)
                 total = total if search.done else total + loss
             moving = [search for search in active if not search.done]
             if not moving:
@@ -310,14 +336,6 @@ class _Portion:
             optimiser.step()
         for search in moving:
             search.shorten()
-
-    def _measured(self, active: Sequence[_Search]) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
-        """What `_Reading.of` gives, with each search's delta added at its rows' fact tokens."""
-        wanted = torch.tensor([not search.done for search in self.searches])
-        rows = wanted[self.owner].nonzero()[:, 0]
-        deltas = torch.cat([search.delta.expand(len(search.batch.rows), -1) for search in active])
-        read = _Reading([search.batch for search in active], self.compat, self.model.device)
-        return read.of(self.forward.logits(read.places, deltas, rows=rows, grad=True))
 
 
 def _step_unit(search: _Search) -> float:

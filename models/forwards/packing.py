@@ -6,7 +6,7 @@ but not to write, an attention pattern that is not causal, and, for GPT-Neo, whe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -50,7 +50,7 @@ class PrefixCache(DynamicCache):  # type: ignore[misc]  # transformers is not ty
         samples: rows of a block; the batch is any number of blocks, or one row before the first block is there.
     """
 
-    def __init__(self, kept: Sequence[KeysValues], length: int, samples: int) -> None:
+    def __init__(self, kept: Mapping[int, KeysValues] | Sequence[KeysValues], length: int, samples: int) -> None:
         super().__init__()
         self._kept, self._length, self._samples = kept, length, samples
 

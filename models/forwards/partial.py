@@ -9,14 +9,15 @@ what a family does to its logits behind the head (a cap, a scale) stay transform
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from models.forwards.head import head_losses, losses
 from models.forwards.hooks import hung, sequence_length
 from models.forwards.packing import KeysValues, PrefixCache, RecordingCache, packed_inputs, packed_pattern, plain
 from models.forwards.sites import Keep, Key, Visit
@@ -27,7 +28,7 @@ Places = tuple[Tensor, Tensor]
 MOST_PACKED = 512
 """Positions in a packed row: its attention scores are a square of them."""
 TOLERANCE = 1e-5
-"""Largest difference of logits between the short way and whole rows, in units of the largest logit, in float32."""
+"""Largest difference of what the head reads, the short way and by whole rows, in units of the largest, in float32."""
 
 
 def logits_at(
@@ -78,6 +79,20 @@ def _only(model: LanguageModel, places: Places) -> Iterator[None]:
 
 
 @dataclass(frozen=True, eq=False)
+class Reading:
+    """Losses to be read off some of the rows; see `models.forwards.head.losses`."""
+
+    rows: Tensor
+    """[row], those to run."""
+    places: Places
+    """Counted within these rows, none before its row's token; those with a token come first."""
+    tokens: Tensor
+    """[n]"""
+    bases: Tensor
+    """[place - n, d_vocab], log probabilities."""
+
+
+@dataclass(frozen=True, eq=False)
 class _Noted:
     """One forward of the unchanged rows."""
 
@@ -85,15 +100,21 @@ class _Noted:
     """[row, pos, d_model], what the block read."""
     below: Mapping[int, Any]
     """What each block before it returned."""
-    keys_values: Sequence[KeysValues]
+    keys_values: Mapping[int, KeysValues]
     """By layer, [row, head, pos, d_head] each."""
+    places: Places
+    """Where it was read."""
+    states: Tensor
+    """[place, d_model], what the head read there."""
+    head: nn.Linear | None
+    """The head, where the logits are what it returns and nothing more."""
 
 
 class PartialForward:
     """Rows to run again and again with a vector added at one token of each.
 
     The short way packs what stands at that token and behind it into one row that reads the keys and values before it
-    (`models.forwards.packing`).  Whether that gives this model's own logits is measured at the first call; where it
+    (`models.forwards.packing`).  Whether that gives this model's own states is measured at the first call; where it
     does not, and where the module has hooks or parts of somebody else's, whole rows are run.
 
     Args:
@@ -105,8 +126,30 @@ class PartialForward:
     def __init__(self, model: LanguageModel, input_ids: Tensor, key: Key, starts: Tensor) -> None:
         self._model, self._ids, self._key, self._starts = model, model.checked_ids(input_ids), key, starts.cpu()
         self.short: _Noted | None = None
-        """What the short way needs, once measured; None where whole rows are run."""
-        self._measured = False
+        """What the short way needs; None where whole rows are run."""
+        self._noted = self._measured = False
+        self._prepared: tuple[Places, Tensor, _Prepared] | None = None
+
+    def is_of(self, input_ids: Tensor, key: Key, starts: Tensor) -> bool:
+        """Whether it was made for these rows."""
+        same = self._ids.shape == input_ids.shape and torch.equal(self._ids, input_ids.to(self._ids.device))
+        return same and self._key == key and torch.equal(self._starts, starts.cpu())
+
+    def unchanged(self, places: Places, visits: Mapping[Key, Visit] | None = None) -> Tensor:
+        """The logits of the rows as they are, [place, d_vocab], and meanwhile what the short way needs."""
+        at = places[0].cpu(), places[1].cpu()
+        with self._model.lock:
+            self._noted = True
+            fits = int((self._ids.shape[1] - self._starts).sum()) <= MOST_PACKED
+            if fits and self._model.dtype == torch.float32 and plain(self._model.module):
+                try:
+                    self.short, logits = self._note(at, visits or {})
+                    return logits
+                except torch.OutOfMemoryError:
+                    raise
+                except (RuntimeError, ValueError, IndexError, TypeError, KeyError):  # a family without such a cache
+                    self.short = None
+            return logits_at(self._model, self._ids, at, visits)
 
     def logits(
         self, places: Places, added: Tensor | None = None, *, rows: Tensor | None = None, grad: bool = False
@@ -119,43 +162,75 @@ class PartialForward:
             rows: [row], those to run; all by default.
             grad: record gradients, for vectors that require them.
         """
-        chosen = torch.arange(len(self._ids)) if rows is None else rows.cpu()
-        at = places[0].cpu(), places[1].cpu()
+        chosen = torch.arange(len(self._ids)) if rows is None else rows
         with self._model.lock:
-            if not self._measured:
-                self.short, self._measured = self._usable(at, chosen), True
-            if self.short is None:
-                return self._whole(at, added, chosen, grad)
-            return self._short(self.short, at, added, chosen, grad)
+            noted = self._usable(places, chosen)
+            if noted is None:
+                return self._whole(places, added, chosen, grad)
+            return self._short(noted, places, added, chosen, grad)
+
+    def losses(self, reading: Reading, added: Tensor) -> Tensor:
+        """What `reading` asks for, [place] in nats, with gradients for the vectors.
+
+        Args:
+            added: [row, d_model], for the chosen rows.
+        """
+        with self._model.lock:
+            noted = self._usable(reading.places, reading.rows)
+            if noted is None or noted.head is None:
+                logits = self.logits(reading.places, added, rows=reading.rows, grad=True)
+                return losses(logits, reading.tokens, reading.bases)
+            with _instead(noted.head, lambda states: states):
+                states = self._short(noted, reading.places, added, reading.rows, True)
+        return head_losses(states, noted.head, reading.tokens, reading.bases)
 
     def _usable(self, places: Places, rows: Tensor) -> _Noted | None:
-        """What the short way needs, or None where it is not to be taken."""
-        if self._model.dtype != torch.float32 or not plain(self._model.module):
-            return None
-        if int((self._ids.shape[1] - self._starts).sum()) > MOST_PACKED:
-            return None
+        """What the short way needs, or None where it is not to be taken; measured once, on unchanged rows."""
+        if not self._noted:
+            self.unchanged((rows.to(places[0].device)[places[0]], places[1]))
+        if self.short is not None and not self._measured:
+            self.short = self.short if self._agrees(self.short) else None
+        self._measured = True
+        return self.short
+
+    def _agrees(self, noted: _Noted) -> bool:
+        head = self._model.submodules[self._model.architecture.head]
+        every = torch.arange(len(self._ids))
         try:
-            noted, expected = self._note((rows[places[0]], places[1]))
-            found = self._short(noted, places, None, rows, False)
+            with ExitStack() as stack:
+                read = _reading(head, stack)
+                if noted.head is not None:  # its product tells nothing new
+                    stack.enter_context(_instead(head, lambda states: states))
+                self._short(noted, noted.places, None, every, False)
         except torch.OutOfMemoryError:
             raise
         except (RuntimeError, ValueError, IndexError, TypeError):  # shapes or arguments the family does not take
-            return None
-        return noted if float((found - expected).abs().max()) <= TOLERANCE * float(expected.abs().max()) else None
+            return False
+        difference = (read[0][0] - noted.states).abs().max()
+        return float(difference) <= TOLERANCE * float(noted.states.abs().max())
 
-    def _note(self, places: Places) -> tuple[_Noted, Tensor]:
+    def _note(self, places: Places, visits: Mapping[Key, Visit]) -> tuple[_Noted, Tensor]:
         """One forward of all rows, with its logits."""
         first = self._key[1]
+        head = self._model.submodules[self._model.architecture.head]
         cache, states = RecordingCache(), dict[Key, Tensor]()
-        below: dict[int, Any] = {}
         entering: Key = ("resid_pre", first)
-        with self._model.lock, ExitStack() as stack:
-            for layer in range(first):
-                stack.enter_context(_noting(self._block(layer), below, layer))
-            visits: dict[Key, Visit] = {entering: Keep(entering, states)}
-            logits = logits_at(self._model, self._ids, places, visits, use_cache=True, past_key_values=cache)
-        kept = [cache.kept[layer] for layer in range(self._model.n_layers)]
-        return _Noted(states[entering], below, kept), logits
+        with ExitStack() as stack:
+            below = {layer: _reading(self._block(layer), stack, output=True) for layer in range(first)}
+            before, behind = _reading(head, stack), _reading(head, stack, output=True)
+            with_entering: dict[Key, Visit] = {**visits, entering: Keep(entering, states)}
+            inputs = {"input_ids": self._ids, "use_cache": True, "past_key_values": cache}
+            logits = _logits_at(self._model, inputs, places, with_entering, False)
+        linear = head if type(head) is nn.Linear and torch.equal(behind[0][0].to(logits), logits) else None
+        noted = _Noted(
+            states[entering],
+            {layer: outputs[0] for layer, outputs in below.items()},
+            {layer: cache.kept[layer] for layer in range(first, self._model.n_layers)},
+            places,
+            before[0][0],
+            linear,
+        )
+        return noted, logits
 
     def _whole(self, places: Places, added: Tensor | None, rows: Tensor, grad: bool) -> Tensor:
         def add(written: Tensor) -> Tensor | None:
@@ -167,29 +242,51 @@ class PartialForward:
         return logits_at(self._model, self._ids[rows], places, {self._key: add}, grad=grad)
 
     def _short(self, noted: _Noted, places: Places, added: Tensor | None, rows: Tensor, grad: bool) -> Tensor:
-        packed = _Packed(places, self._starts[rows])
-        kept = [tuple(packed.before(each[rows]) for each in both) for both in noted.keys_values]
-        cache = PrefixCache(kept, len(packed.prefix[0]), 1)  # type: ignore[arg-type]
-        inputs = packed_inputs(self._model, packed.own[1], packed.allowed, packed.distance, cache)
-        entering = noted.entering[rows][packed.own][None]
+        ready = self._ready(noted, places, rows)
 
         def enter(_: Tensor) -> Tensor:
-            return entering.clone()  # some families write to it
+            return ready.entering.clone()  # some families write to it
 
         def add(written: Tensor) -> Tensor | None:
             if added is None:
                 return None
-            return written.index_add(1, packed.starts.to(written.device), added[None].to(written))
+            return written.index_add(1, ready.packed.starts.to(written.device), added[None].to(written))
 
         visits: dict[Key, Visit] = {("resid_pre", self._key[1]): enter, self._key: add}
-        with self._model.lock, ExitStack() as stack:
+        with ExitStack() as stack:
             for layer, output in noted.below.items():
-                stack.enter_context(_skipped(self._block(layer), output, entering))
-            stack.enter_context(packed_pattern(self._model, packed.allowed, packed.distance))
-            return _logits_at(self._model, inputs, packed.places, visits, grad)
+                stack.enter_context(_skipped(self._block(layer), output, ready.entering))
+            stack.enter_context(packed_pattern(self._model, ready.packed.allowed, ready.packed.distance))
+            return _logits_at(self._model, ready.inputs, ready.packed.places, visits, grad)
+
+    def _ready(self, noted: _Noted, places: Places, rows: Tensor) -> _Prepared:
+        """Kept, since the steps of a search ask for the same."""
+        if self._prepared is None or self._prepared[0] is not places or self._prepared[1] is not rows:
+            self._prepared = places, rows, self._prepare(noted, places, rows.cpu())
+        return self._prepared[2]
+
+    def _prepare(self, noted: _Noted, places: Places, rows: Tensor) -> _Prepared:
+        packed = _Packed((places[0].cpu(), places[1].cpu()), self._starts[rows])
+        kept = {
+            layer: (packed.before(keys[rows]), packed.before(values[rows]))
+            for layer, (keys, values) in noted.keys_values.items()
+        }
+        cache = PrefixCache(kept, len(packed.prefix[0]), 1)
+        inputs = packed_inputs(self._model, packed.own[1], packed.allowed, packed.distance, cache)
+        return _Prepared(packed, inputs, noted.entering[rows][packed.own][None])
 
     def _block(self, layer: int) -> nn.Module:
         return self._model.submodules[self._model.architecture.block(layer)]
+
+
+@dataclass(frozen=True, eq=False)
+class _Prepared:
+    """What the short way of some places needs, whatever is added."""
+
+    packed: _Packed
+    inputs: Mapping[str, Any]
+    entering: Tensor
+    """[1, own, d_model]"""
 
 
 class _Packed:
@@ -227,36 +324,35 @@ def _side_by_side(rows: Sequence[range]) -> Places:
     return both[:, 0], both[:, 1]
 
 
-@contextmanager
-def _noting(block: nn.Module, below: dict[int, Any], layer: int) -> Iterator[None]:
-    """While open, what the block returns to this thread is noted."""
-    owner = threading.get_ident()
+def _reading(module: nn.Module, stack: ExitStack, *, output: bool = False) -> list[Any]:
+    """A list of what the module reads first, or returns, in this thread until the stack is closed."""
+    read, owner = list[Any](), threading.get_ident()
 
-    def note(_: nn.Module, __: object, output: Any) -> None:
+    def note(_: nn.Module, inputs: tuple[Any, ...], returned: Any) -> None:
         if threading.get_ident() == owner:
-            below[layer] = output
+            read.append(returned if output else inputs[0])
 
-    handle = block.register_forward_hook(note)
-    try:
-        yield
-    finally:
-        handle.remove()
+    stack.callback(module.register_forward_hook(note).remove)
+    return read
 
 
 @contextmanager
-def _skipped(block: nn.Module, output: Any, states: Tensor) -> Iterator[None]:
-    """While open, the block does nothing in this thread: it gives `states`, in the form of what it gave once."""
-    forward, saved, owner = block.forward, block.__dict__.get("forward"), threading.get_ident()
+def _instead(module: nn.Module, run: Callable[..., Any]) -> Iterator[None]:
+    """While open, this thread calls `run` for the module's own forward."""
+    forward, saved, owner = module.forward, module.__dict__.get("forward"), threading.get_ident()
 
-    def run(*args: Any, **kwargs: Any) -> Any:
-        if threading.get_ident() != owner:
-            return forward(*args, **kwargs)
-        return (states, *output[1:]) if isinstance(output, tuple) else states
+    def chosen(*args: Any, **kwargs: Any) -> Any:
+        return (run if threading.get_ident() == owner else forward)(*args, **kwargs)
 
-    block.__dict__["forward"] = run
+    module.__dict__["forward"] = chosen
     try:
         yield
     finally:
-        block.__dict__.pop("forward")
+        module.__dict__.pop("forward")
         if saved is not None:  # nnsight puts its own there
-            block.__dict__["forward"] = saved
+            module.__dict__["forward"] = saved
+
+
+def _skipped(block: nn.Module, output: Any, states: Tensor) -> AbstractContextManager[None]:
+    """While open, the block does nothing in this thread: it gives `states`, in the form of what it gave once."""
+    return _instead(block, lambda *_, **__: (states, *output[1:]) if isinstance(output, tuple) else states)

@@ -7,8 +7,10 @@ import torch
 from torch import Tensor
 
 from models import FAMILIES, LanguageModel, run
+from models.forwards.head import losses
 from models.forwards.hooks import read_states
-from models.forwards.partial import PartialForward, logits_at
+from models.forwards.partial import PartialForward, Reading, logits_at
+from models.forwards.sites import Keep, Key
 from tests.tiny import build_tiny, tiny_model
 
 every_family = pytest.mark.parametrize("family", FAMILIES)
@@ -100,3 +102,65 @@ def test_states_are_read_and_what_is_behind_does_not_run(family: str) -> None:
     assert found.keys() == expected.keys() == keys
     for key in keys:
         torch.testing.assert_close(found[key], expected[key], rtol=1e-5, atol=1e-5)  # type: ignore[index]
+
+
+def asked_of(model: LanguageModel, rows: Tensor, places: tuple[Tensor, Tensor]) -> Reading:
+    """-log P[7] at all places but the last one, and the KL there from the unchanged rows."""
+    base = model.logits(some_ids()[rows])[places][-1:].log_softmax(-1)
+    return Reading(rows, places, torch.full((len(places[0]) - 1,), 7), base)
+
+
+@every_family
+def test_losses_are_those_of_the_whole_forward(family: str) -> None:
+    """Some cap or scale their logits behind the head, some have a bias there."""
+    model, key = tiny_model(family), ("mlp_out", 1)
+    reading = asked_of(model, torch.arange(3), PLACES)
+    added = torch.randn(3, 32, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    forward = PartialForward(model, some_ids(), key, STARTS)  # type: ignore[arg-type]
+    found = forward.losses(reading, added)
+    expected = whole(model, torch.arange(3), key, added.detach())[PLACES].log_softmax(-1)
+    torch.testing.assert_close(found[:-1], -expected[:-1, 7], rtol=1e-4, atol=1e-4)
+    divergence = (expected[-1].exp() * (expected[-1] - reading.bases[0])).sum()
+    torch.testing.assert_close(found[-1], divergence, rtol=1e-3, atol=1e-5)
+    found.sum().backward()
+    fast, added.grad = added.grad, None
+
+    def add(value: Tensor) -> Tensor:
+        return value.index_put((torch.arange(3), STARTS), added, accumulate=True)
+
+    logits = logits_at(model, some_ids(), PLACES, {key: add}, grad=True)  # type: ignore[dict-item]
+    losses(logits, reading.tokens, reading.bases).sum().backward()
+    torch.testing.assert_close(fast, added.grad, rtol=1e-3, atol=1e-5)
+
+
+def test_which_heads_are_read_in_one_pass() -> None:
+    """Not where a cap or a scale stands behind the head."""
+    for family, changes, expected in (
+        ("llama", {}, True),
+        ("gptj", {}, True),
+        ("gemma2", {"final_logit_softcapping": 2.0}, False),
+        ("cohere", {"logit_scale": 0.1}, False),
+    ):
+        module, tokenizer = build_tiny(family, **changes)
+        model = LanguageModel(family, "0" * 64, module, tokenizer)
+        forward = PartialForward(model, some_ids(), ("mlp_out", 1), STARTS)
+        forward.losses(asked_of(model, torch.arange(3), PLACES), torch.zeros(3, 32))
+        assert forward.short is not None
+        assert (forward.short.head is not None) == expected
+
+
+def test_what_was_read_of_the_unchanged_rows_is_not_read_again() -> None:
+    """The first pass tells the logits, visits see it, and the block below the change does not run again."""
+    model = tiny_model("llama")
+    forward = PartialForward(model, some_ids(), ("mlp_out", 2), STARTS)
+    states: dict[Key, Tensor] = {}
+    logits = forward.unchanged(PLACES, {("resid_post", 2): Keep(("resid_post", 2), states)})
+    torch.testing.assert_close(logits, model.logits(some_ids())[PLACES], rtol=1e-5, atol=1e-5)
+    assert states["resid_post", 2].shape == (3, 11, 32)
+    assert forward.is_of(some_ids(), ("mlp_out", 2), STARTS)
+    assert not forward.is_of(some_ids(), ("mlp_out", 1), STARTS)
+    assert not forward.is_of(some_ids()[:, 1:], ("mlp_out", 2), STARTS)
+    noted = forward.short
+    assert noted is not None
+    forward.logits(PLACES)
+    assert forward.short is noted
