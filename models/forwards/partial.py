@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from models.forwards.head import head_losses, losses
 from models.forwards.hooks import hung, sequence_length
 from models.forwards.packing import KeysValues, PrefixCache, RecordingCache, packed_inputs, packed_pattern, plain
-from models.forwards.sites import Keep, Key, Visit
+from models.forwards.sites import Keep, Key, Visit, site_path
 from models.language_model import LanguageModel
 
 Places = tuple[Tensor, Tensor]
@@ -98,8 +98,8 @@ class _Noted:
 
     entering: Tensor
     """[row, pos, d_model], what the block read."""
-    below: Mapping[int, Any]
-    """What each block before it returned."""
+    below: Sequence[tuple[nn.Module, Any]]
+    """The blocks before it and, before the changed site, its own parts, with what they returned."""
     keys_values: Mapping[int, KeysValues]
     """By layer, [row, head, pos, d_head] each."""
     places: Places
@@ -176,12 +176,14 @@ class PartialForward:
             added: [row, d_model], for the chosen rows.
         """
         with self._model.lock:
+            states = None if self._measured else self._first_states(reading, added)
             noted = self._usable(reading.places, reading.rows)
             if noted is None or noted.head is None:
                 logits = self.logits(reading.places, added, rows=reading.rows, grad=True)
                 return losses(logits, reading.tokens, reading.bases)
-            with _instead(noted.head, lambda states: states):
-                states = self._short(noted, reading.places, added, reading.rows, True)
+            if states is None:
+                with _instead(noted.head, lambda states: states):
+                    states = self._short(noted, reading.places, added, reading.rows, True)
         return head_losses(states, noted.head, reading.tokens, reading.bases)
 
     def _usable(self, places: Places, rows: Tensor) -> _Noted | None:
@@ -189,25 +191,40 @@ class PartialForward:
         if not self._noted:
             self.unchanged((rows.to(places[0].device)[places[0]], places[1]))
         if self.short is not None and not self._measured:
-            self.short = self.short if self._agrees(self.short) else None
+            every = torch.arange(len(self._ids))
+            self._tried(self.short, self.short.places, None, every, False)
         self._measured = True
         return self.short
 
-    def _agrees(self, noted: _Noted) -> bool:
+    def _first_states(self, reading: Reading, added: Tensor) -> Tensor | None:
+        """What the head reads at the first step of a search, which adds nothing yet, so that it measures as well."""
+        noted = self.short
+        if noted is None or noted.head is None or len(reading.rows) < len(self._ids) or bool(added.any()):
+            return None
+        if not all(torch.equal(here.cpu(), there) for here, there in zip(reading.places, noted.places, strict=True)):
+            return None
+        self._measured = True
+        return self._tried(noted, reading.places, added, reading.rows, True)
+
+    def _tried(self, noted: _Noted, places: Places, added: Tensor | None, rows: Tensor, grad: bool) -> Tensor | None:
+        """What the head reads the short way of rows that do not change; None, from now on, where it is not the same."""
         head = self._model.submodules[self._model.architecture.head]
-        every = torch.arange(len(self._ids))
+        self.short = None
         try:
             with ExitStack() as stack:
                 read = _reading(head, stack)
                 if noted.head is not None:  # its product tells nothing new
                     stack.enter_context(_instead(head, lambda states: states))
-                self._short(noted, noted.places, None, every, False)
+                self._short(noted, places, added, rows, grad)
         except torch.OutOfMemoryError:
             raise
         except (RuntimeError, ValueError, IndexError, TypeError):  # shapes or arguments the family does not take
-            return False
-        difference = (read[0][0] - noted.states).abs().max()
-        return float(difference) <= TOLERANCE * float(noted.states.abs().max())
+            return None
+        states: Tensor = read[0][0]
+        if float((states.detach() - noted.states).abs().max()) > TOLERANCE * float(noted.states.abs().max()):
+            return None
+        self.short = noted
+        return states
 
     def _note(self, places: Places, visits: Mapping[Key, Visit]) -> tuple[_Noted, Tensor]:
         """One forward of all rows, with its logits."""
@@ -216,7 +233,7 @@ class PartialForward:
         cache, states = RecordingCache(), dict[Key, Tensor]()
         entering: Key = ("resid_pre", first)
         with ExitStack() as stack:
-            below = {layer: _reading(self._block(layer), stack, output=True) for layer in range(first)}
+            below = [(module, _reading(module, stack, output=True)) for module in self._unchanging()]
             before, behind = _reading(head, stack), _reading(head, stack, output=True)
             with_entering: dict[Key, Visit] = {**visits, entering: Keep(entering, states)}
             inputs = {"input_ids": self._ids, "use_cache": True, "past_key_values": cache}
@@ -224,7 +241,7 @@ class PartialForward:
         linear = head if type(head) is nn.Linear and torch.equal(behind[0][0].to(logits), logits) else None
         noted = _Noted(
             states[entering],
-            {layer: outputs[0] for layer, outputs in below.items()},
+            [(module, outputs[0]) for module, outputs in below],
             {layer: cache.kept[layer] for layer in range(first, self._model.n_layers)},
             places,
             before[0][0],
@@ -254,8 +271,8 @@ class PartialForward:
 
         visits: dict[Key, Visit] = {("resid_pre", self._key[1]): enter, self._key: add}
         with ExitStack() as stack:
-            for layer, output in noted.below.items():
-                stack.enter_context(_skipped(self._block(layer), output, ready.entering))
+            for (module, _), output in zip(noted.below, ready.below, strict=True):
+                stack.enter_context(_instead(module, _giving(output)))
             stack.enter_context(packed_pattern(self._model, ready.packed.allowed, ready.packed.distance))
             return _logits_at(self._model, ready.inputs, ready.packed.places, visits, grad)
 
@@ -273,10 +290,28 @@ class PartialForward:
         }
         cache = PrefixCache(kept, len(packed.prefix[0]), 1)
         inputs = packed_inputs(self._model, packed.own[1], packed.allowed, packed.distance, cache)
-        return _Prepared(packed, inputs, noted.entering[rows][packed.own][None])
 
-    def _block(self, layer: int) -> nn.Module:
-        return self._model.submodules[self._model.architecture.block(layer)]
+        def own(output: Any) -> Any:
+            """The part of packed tokens of what a module returned."""
+            if isinstance(output, tuple):
+                return (own(output[0]), *output[1:])
+            if output.ndim == 3:
+                return output[rows][packed.own][None]
+            return output.unflatten(0, (len(self._ids), -1))[rows][packed.own]  # OPT folds [row, pos] around its MLP
+
+        below = [own(output) for _, output in noted.below]
+        return _Prepared(packed, inputs, own(noted.entering), below)
+
+    def _unchanging(self) -> list[nn.Module]:
+        """What gives the same at and behind the changed tokens whatever is added."""
+        site, first = self._key
+        architecture = self._model.architecture
+        paths = [architecture.block(layer) for layer in range(first)]
+        if site == "mlp_out":
+            paths += [site_path(architecture, ("attn_out", first)), site_path(architecture, self._key)]
+        if site == "resid_post":
+            paths.append(architecture.block(first))
+        return [self._model.submodules[path] for path in paths]
 
 
 @dataclass(frozen=True, eq=False)
@@ -287,6 +322,8 @@ class _Prepared:
     inputs: Mapping[str, Any]
     entering: Tensor
     """[1, own, d_model]"""
+    below: Sequence[Any]
+    """What `_Noted.below` returned, for these tokens."""
 
 
 class _Packed:
@@ -330,7 +367,7 @@ def _reading(module: nn.Module, stack: ExitStack, *, output: bool = False) -> li
 
     def note(_: nn.Module, inputs: tuple[Any, ...], returned: Any) -> None:
         if threading.get_ident() == owner:
-            read.append(returned if output else inputs[0])
+            read.append(_giving(returned)() if output else inputs[0])
 
     stack.callback(module.register_forward_hook(note).remove)
     return read
@@ -353,6 +390,8 @@ def _instead(module: nn.Module, run: Callable[..., Any]) -> Iterator[None]:
             module.__dict__["forward"] = saved
 
 
-def _skipped(block: nn.Module, output: Any, states: Tensor) -> AbstractContextManager[None]:
-    """While open, the block does nothing in this thread: it gives `states`, in the form of what it gave once."""
-    return _instead(block, lambda *_, **__: (states, *output[1:]) if isinstance(output, tuple) else states)
+def _giving(output: Any) -> Callable[..., Any]:
+    """A forward that gives a copy, since some families (Falcon) write to what a part of theirs returned."""
+    if isinstance(output, tuple):
+        return lambda *_, **__: (output[0].clone(), *output[1:])
+    return lambda *_, **__: output.clone()

@@ -56,7 +56,8 @@ def test_rows_that_change_from_a_token_on(family: str, site: str) -> None:
     for layer in range(model.n_layers):
         forward = PartialForward(model, some_ids(), (site, layer), STARTS)  # type: ignore[arg-type]
         torch.testing.assert_close(forward.logits(PLACES), model.logits(some_ids())[PLACES], rtol=1e-5, atol=1e-5)
-        assert (forward.short is not None) == (family not in BY_BATCH)
+        if family not in BY_BATCH or layer < model.n_layers - 1:  # behind the last attention nothing tells rows apart
+            assert (forward.short is not None) == (family not in BY_BATCH)
         for rows, places in (
             (torch.arange(3), PLACES),
             (torch.tensor([2, 0]), (torch.tensor([0, 1, 1]), torch.tensor([7, 3, 8]))),
