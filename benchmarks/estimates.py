@@ -15,7 +15,6 @@ from dataclasses import asdict
 from typing import Any
 
 from benchmarks.memory import reset_peak, since_reset
-from experiments.cells.edit import request_of
 from experiments.cells.trace import level_of
 from experiments.kinds import Context, get_kind
 from experiments.plan import Spec
@@ -23,6 +22,7 @@ from experiments.plan_files import sample_facts
 from experiments.workers.processes import one_thread
 from facts.atlas import load_atlas
 from facts.probes import edit_request
+from facts.records import request_record
 from models import LanguageModel
 from models.options import add_model_options, load_from
 from tracing import measure_noise
@@ -40,7 +40,7 @@ def cases(model: LanguageModel, layer: int) -> list[tuple[str, str, Spec]]:
     atlas = load_atlas()
     rows = sorted(sample_facts(LOOKED, 0), key=lambda row: len(atlas.as_fact(row).prompt))[-8:]
     facts = [atlas.as_fact(row) for row in rows]
-    requests = [request_of(edit_request(atlas, atlas.as_fact(row), atlas.counterfactual(row, 0))) for row in rows]
+    requests = [request_record(edit_request(atlas, atlas.as_fact(row), atlas.counterfactual(row, 0))) for row in rows]
     level = level_of(measure_noise(model, [fact.subject for fact in facts]))
     trace = {"fact": asdict(facts[-1]), "level": level}
     edit = {"request": requests[-1], "layer": layer}

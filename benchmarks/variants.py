@@ -9,8 +9,9 @@ from typing import Any
 
 from benchmarks.held_out import suggested_layer
 from editing import METHODS, get_method
-from editing.configs import make_config, unknown
+from editing.configs import make_config
 from facts.atlas import load_atlas
+from facts.names import unknown
 from models import LanguageModel
 
 NO_OP = "no-op"

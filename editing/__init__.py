@@ -1,6 +1,6 @@
 """Rewriting facts: methods that compute an edit, and the view of a model that has it.
 
-Names are imported when first used, so that `editing.branches` can be had without importing torch.
+Names are imported when first used, so that `facts.branches` can be had without importing torch.
 """
 
 from importlib import import_module

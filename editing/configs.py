@@ -1,20 +1,13 @@
-"""Method and field names as people type them: a name nobody knows gets the nearest one that exists."""
+"""Settings of a method: made from values by name, and checked against the metadata of their fields."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import MISSING, fields
-from difflib import get_close_matches
 from typing import Any
 
-
-def unknown(what: str, value: object, choices: Iterable[str]) -> str:
-    """One sentence: the value, the nearest choice if one is near, and all of them."""
-    listed = list(choices)
-    near = get_close_matches(str(value).casefold(), [choice.casefold() for choice in listed], n=1)
-    hint = next((f"did you mean {choice!r}? " for choice in listed if near and choice.casefold() == near[0]), "")
-    return f"unknown {what} {value!r}; {hint}choose from {', '.join(listed)}"
+from facts.names import unknown
 
 
 def make_config(config_type: type[Any], values: Mapping[str, Any]) -> Any:

@@ -13,9 +13,9 @@ from safetensors.torch import save_file
 
 from editing.configs import make_config
 from editing.edit import Diagnostic, Edit, LossStep
-from editing.ops import as_tuples, plain_of, rebuilt, tensors_of
+from editing.ops import plain_of, rebuilt, tensors_of
 from editing.registry import get_method
-from facts import EditRequest, Fact, Probe
+from facts.records import as_tuples, read_request, request_record
 from facts.regular import check_regular
 
 FORMAT = "engram-edit-2"
@@ -37,7 +37,7 @@ def save_edit(edit: Edit, path: Path) -> None:
     description = {
         "method": edit.method,
         "config": dataclasses.asdict(edit.config),
-        "requests": [dataclasses.asdict(request) for request in edit.requests],
+        "requests": [request_record(request) for request in edit.requests],
         "ops": [plain_of(op) for op in edit.ops],
         "model_revision": edit.model_revision,
         "diagnostics": [dataclasses.asdict(diagnostic) for diagnostic in edit.diagnostics],
@@ -79,7 +79,7 @@ def _edit(description: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Edit
     values = {name: as_tuples(value) for name, value in description["config"].items()}
     return Edit(
         method=description["method"],
-        requests=tuple(_request(request) for request in description["requests"]),
+        requests=tuple(read_request(request) for request in description["requests"]),
         config=make_config(get_method(description["method"]).config_type, values),
         ops=tuple(rebuilt(plain, _under(tensors, f"ops.{index}.")) for index, plain in enumerate(description["ops"])),
         model_revision=description["model_revision"],
@@ -93,22 +93,3 @@ def _edit(description: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Edit
 
 def _under(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-
-
-def _request(description: dict[str, Any]) -> EditRequest:
-    probes = tuple(
-        Probe(
-            **(
-                probe
-                | {"bridge": tuple((prompt, answer) for prompt, answer in probe["bridge"])}
-                | {"aliases": tuple(probe.get("aliases", ()))}
-            )
-        )
-        for probe in description["probes"]
-    )
-    return EditRequest(
-        fact=Fact(**description["fact"]),
-        target_new=description["target_new"],
-        probes=probes,
-        generation_prompts=tuple(description["generation_prompts"]),
-    )

@@ -7,7 +7,7 @@ Every change is one atomic replacement of `ledger.json`, made after the edit's f
 leaves the ledger as it was.  The model of a branch is a view built from the base and the branch's edits, so taking out
 any one edit gives, bit for bit, the model that never had it.
 
-Which edits stand where is `editing.branches`, which the page's list of edits uses as well.
+Which edits stand where is `facts.branches`, which the page's list of edits uses as well.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from pathlib import Path
 
 from editing.applied.export import export_model
 from editing.applied.view import EditedModel, apply_edits, on_base
-from editing.branches import Branches
 from editing.edit import Edit
 from editing.files import load_edit
+from facts.branches import Branches
 from models import LanguageModel
 
 FORMAT = "engram-ledger-1"

@@ -20,6 +20,8 @@ from typing import Any, Literal, get_args
 
 import torch
 
+from facts.records import as_tuples
+
 Where = Literal["last", "prompt", "all"]
 """Positions at which a codebook writes: the prompt's last token, those before it, or both."""
 
@@ -275,11 +277,6 @@ def rebuilt(plain: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Op:
     values = {name: as_tuples(value) for name, value in plain.items() if name != "op"}
     op: Op = OP_TYPES[kind](**values, **tensors)
     return op
-
-
-def as_tuples(value: Any) -> Any:
-    """JSON's lists as the tuples they were, at any depth."""
-    return tuple(as_tuples(item) for item in value) if isinstance(value, list) else value
 
 
 def op_digest(op: Op) -> str:

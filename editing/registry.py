@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from editing.configs import unknown
 from editing.edit import Edit
 from editing.methods.alphaedit import AlphaEditMethod
 from editing.methods.emmet import EmmetMethod
@@ -21,6 +20,7 @@ from editing.methods.rome import RomeMethod, RRomeMethod
 from editing.methods.serac import SeracMethod
 from editing.methods.wise import WiseMethod
 from facts import EditRequest
+from facts.names import unknown
 from facts.watch import UNWATCHED, Watch
 from models import LanguageModel
 

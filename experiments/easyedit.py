@@ -14,13 +14,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from experiments.cells import edit as edit_cells
 from experiments.cells.protocols import scores_of
 from experiments.ledger.ledger import Ledger
 from experiments.ledger.records import Entry, entries
 from experiments.places import shown_name
 from experiments.plan import canonical
 from facts import Case
+from facts.records import read_request
 
 PROTOCOL = "easyedit"
 
@@ -61,5 +61,5 @@ def _result(entry: Entry) -> dict[str, Any]:
     from metrics.easyedit_export import easyedit_result
 
     scores = scores_of(entry.result or {})[PROTOCOL]
-    case = Case(scores.case, (edit_cells.request_from(entry.spec["request"]),))
+    case = Case(scores.case, (read_request(entry.spec["request"]),))
     return easyedit_result(case, replace(scores, model=shown_name(scores.model)), entry.notes.get("edit_seconds"))

@@ -29,7 +29,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.cells.edit import request_of
 from experiments.cells.trace import level_of
 from experiments.kinds import get_kind
 from experiments.plan import LOADING, Cell, Plan, grid
@@ -37,6 +36,7 @@ from facts import Fact
 from facts.atlas import AtlasFact, load_atlas
 from facts.importers import list_cases, read_facts
 from facts.probes import edit_request
+from facts.records import request_record
 from facts.regular import check_regular
 
 if TYPE_CHECKING:
@@ -152,10 +152,10 @@ def _requests(source: Any, aside: list[str]) -> list[dict[str, Any]]:
     if _is_file(source):
         found = list_cases(source["file"], _first(source))
         aside += found.notes
-        return [request_of(request) for case in found.cases for request in case.requests]
+        return [request_record(request) for case in found.cases for request in case.requests]
     rows = _sampled(source)
     atlas, seed = load_atlas(), int(source.get("seed", 0))
-    return [request_of(edit_request(atlas, atlas.as_fact(row), atlas.counterfactual(row, seed))) for row in rows]
+    return [request_record(edit_request(atlas, atlas.as_fact(row), atlas.counterfactual(row, seed))) for row in rows]
 
 
 def _is_file(source: Any) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from facts import EditRequest
+from facts.records import as_lists
 from metrics import tables
 from metrics.asking.generation import first_sentence
 from metrics.definitions import METRICS
@@ -108,7 +108,7 @@ class EditReport:
             "prompts": [_row_record(row) for row in self.rows],
             "texts": [asdict(text) for text in self.texts],
         }
-        return json.dumps(_finite(record), ensure_ascii=False, indent=2, allow_nan=False)
+        return json.dumps(as_lists(record), ensure_ascii=False, indent=2, allow_nan=False)
 
     def to_latex(self) -> str:
         """A booktabs table of all scores; needs `\\usepackage{booktabs}`."""
@@ -198,12 +198,3 @@ def _reading_record(reading: Reading | None, when: str) -> dict[str, Any]:
         f"token_accuracy_{when}": reading.token_accuracy if reading else None,
         f"rank_{when}": reading.rank if reading else None,
     }
-
-
-def _finite(value: Any) -> Any:
-    """The same structure with every float that is not finite as None."""
-    if isinstance(value, dict):
-        return {key: _finite(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

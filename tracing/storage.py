@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Self, cast
 
 import numpy as np
 
+from facts.records import as_tuples
 from facts.regular import check_regular
 
 
@@ -41,7 +42,7 @@ class Stored:
         header, arrays = read(path)
         if header.pop("kind") != cls.KIND:
             raise ValueError(f"{str(path)!r} holds no {cls.__name__}; expected what {cls.__name__}.save wrote")
-        values: dict[str, Any] = {name: _tuples(value) for name, value in header.items()}
+        values: dict[str, Any] = {name: as_tuples(value) for name, value in header.items()}
         for name, kind in cls.NESTED.items():
             held = header[name]
             values[name] = kind(**held) if isinstance(held, dict) else tuple(kind(**one) for one in held)
@@ -117,8 +118,3 @@ def _jsonable(value: Any) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
         return asdict(value)
     return [_jsonable(inner) for inner in value] if isinstance(value, tuple) else value
-
-
-def _tuples(value: Any) -> Any:
-    """JSON's lists as the tuples they were."""
-    return tuple(_tuples(inner) for inner in value) if isinstance(value, list) else value

@@ -9,7 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from app.shared.wording import NONE, Cells, amount
+from app.runs.two_runs import NONE, Cells
+from app.shared.wording import amount
 from experiments.ledger.records import Entry
 
 if TYPE_CHECKING:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from app.batch.datasets import facts_of, requests_of
 from app.server.catalog import choice_of
 from app.server.jobs import Cancelled, Progress, job_key
-from experiments.cells.edit import request_of
 from experiments.cells.trace import level_of
 from experiments.kinds import Context, get_kind
 from experiments.places import shown_name
@@ -20,6 +19,7 @@ from experiments.plan import Cell, Plan
 from experiments.plan_files import loading
 from experiments.workers.messages import in_one_thread
 from facts.importers import answered
+from facts.records import request_record
 from facts.watch import Watch
 
 if TYPE_CHECKING:
@@ -206,7 +206,7 @@ def _edits(model: LanguageModel, ask: BatchAsk, step: Callable[[int], None]) -> 
         requests, unknown = _first(found, ask.facts), []
     cells = []
     for request in requests:  # one request's edits follow one another: they share what the unedited model says
-        shared = {"request": request_of(request), "protocols": list(ask.protocols), "seed": ask.seed}
+        shared = {"request": request_record(request), "protocols": list(ask.protocols), "seed": ask.seed}
         for name in ask.methods:
             has_layer = any(knob.name == "layer" for knob in fields(METHODS[name].config_type))
             places = ask.layers if has_layer and ask.layers else (None,)

@@ -6,7 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from app.runs.saved import METRICS, SITES, Saved, SavedEdit, SavedScore, SavedTrace
-from app.shared.wording import NONE, Cells, amount, short, visible
+from app.shared.wording import amount, short, visible
+
+NONE = "—"
+Cells = dict[str, str]
 
 
 def overview(runs: Sequence[Saved]) -> list[Cells]:

@@ -1,6 +1,6 @@
 """The edits of one session: which are active, undoing any of them, and branches that remember a set of them.
 
-Which edits stand where is `editing.branches`, as in the ledger of a folder.  The active edits are its current branch; a
+Which edits stand where is `facts.branches`, as in the ledger of a folder.  The active edits are its current branch; a
 saved branch stays as it was when it was saved.  An edit is remembered by the key of what was asked; the edit itself is
 data in the server's drawer.
 """
@@ -15,7 +15,7 @@ from app.server.catalog import Choice
 from app.server.jobs import Job
 from app.session import state
 from app.session.asks import CompareAsk, EditAsk, FileAsk, ScoreAsk
-from editing.branches import Branches
+from facts.branches import Branches
 
 MOST = 20
 """Active edits in one session."""

@@ -15,6 +15,7 @@ from editing.train.mend_trainer import MendSettings, MendTrainer
 from editing.train.serac_trainer import SeracSettings, SeracTrainer
 from editing.train.weight_trainer import early_layers
 from facts.atlas import load_atlas
+from facts.records import as_tuples
 from models import LanguageModel
 
 SETTINGS: dict[str, type[Any]] = {"mend": MendSettings, "ke": KeSettings, "serac": SeracSettings}
@@ -66,5 +67,5 @@ def parsed(changes: Sequence[str]) -> dict[str, Any]:
             raise ValueError(
                 f"{change!r} is no setting; write NAME=VALUE, such as layers=[3,4,5] or learning_rate=0.001"
             )
-        found[name] = tuple(value) if isinstance(value, list) else value
+        found[name] = as_tuples(value)
     return found

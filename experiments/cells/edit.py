@@ -1,6 +1,6 @@
 """The kind `edit`: one request, one method with its settings, measured before and after.  Settings:
 
-    request      {"fact", "target_new", "probes", "generation_prompts"}, from `request_of`
+    request      {"fact", "target_new", "probes", "generation_prompts"}, from `facts.records.request_record`
     method       a name of `editing.METHODS`
     layer        for methods that have one; null for the method's default
     settings     the method's other settings by name
@@ -26,7 +26,8 @@ from typing import TYPE_CHECKING, Any
 from experiments.kinds import Context, kind
 from experiments.memory import FIXED
 from experiments.plan import Spec, canonical
-from facts import EditRequest, Fact, Probe
+from facts import EditRequest
+from facts.records import as_lists, read_request, request_record
 from facts.regular import check_regular
 
 if TYPE_CHECKING:
@@ -45,28 +46,6 @@ _MOMENTS = 6
 that are solved with, and AlphaEdit's eigenvectors and projection."""
 
 
-def request_of(request: EditRequest) -> dict[str, Any]:
-    """A request as a setting."""
-    found: dict[str, Any] = asdict(request)
-    return found
-
-
-def request_from(values: Mapping[str, Any]) -> EditRequest:
-    """What `request_of` was given.
-
-    Raises:
-        ValueError: if it is no request.
-    """
-    try:
-        probes = tuple(Probe(**_tuples(one)) for one in values.get("probes", ()))
-        rest = {name: value for name, value in values.items() if name not in ("fact", "probes")}
-        return EditRequest(fact=Fact(**values["fact"]), probes=probes, **_tuples(rest))
-    except (TypeError, KeyError) as error:
-        raise ValueError(
-            f"the request lacks or misnames something ({error}); expected fact, target_new, probes, generation_prompts"
-        ) from None
-
-
 def complete(spec: Spec) -> Spec:
     """The settings, with the method's own defaults filled in.
 
@@ -78,7 +57,7 @@ def complete(spec: Spec) -> Spec:
     if unknown or missing:
         problem = f"it has no setting {unknown[0]!r}" if unknown else f"it needs {' and '.join(missing)}"
         raise ValueError(f"an edit takes request, method, {', '.join(DEFAULTS)}; {problem}")
-    whole = DEFAULTS | dict(spec) | {"request": request_of(request_from(spec["request"]))}
+    whole = DEFAULTS | dict(spec) | {"request": request_record(read_request(spec["request"]))}
     config = asdict(_config(whole))
     layer = config.pop("layer", None)
     whole |= {"layer": layer, "settings": config}
@@ -97,7 +76,7 @@ def least_bytes(model: LanguageModel, spec: Spec) -> int:
     from models import tokens_together
     from tracing.engine.memory import Pass
 
-    prompts = _prompts(request_from(spec["request"]))
+    prompts = _prompts(read_request(spec["request"]))
     longest = max(len(tokens_together(model, *pair)) for pair in prompts)
     matrices = 4 * model.d_model * model.d_mlp * model.dtype.itemsize
     if "statistics" in get_method(spec["method"]).needs:
@@ -115,7 +94,7 @@ def edit(model: LanguageModel, spec: Spec, context: Context) -> dict[str, Any]:
     from models.reference.corpus import sample_texts
 
     check_ground(spec)
-    request = request_from(spec["request"])
+    request = read_request(spec["request"])
     began = perf_counter()
     made = get_method(spec["method"]).compute(model, [request], _config(spec), watch=context.watch)
     context.notes["edit_seconds"] = perf_counter() - began
@@ -148,23 +127,7 @@ def _scores(report: EditReport) -> list[dict[str, Any]]:
     kept = ("name", "metric", "label", "before", "after", "change", "n", "ci_low", "ci_high", "unit", "protocol")
     frame = report.summary_frame()
     records = frame[frame["metric"] != "efficiency"][list(kept)].to_dict("records")
-    return [{str(name): _plain(value) for name, value in record.items()} for record in records]
-
-
-def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:
-    """JSON's lists as the tuples they were, at any depth."""
-
-    def frozen(value: Any) -> Any:
-        return tuple(frozen(one) for one in value) if isinstance(value, list | tuple) else value
-
-    return {name: frozen(value) for name, value in values.items()}
-
-
-def _plain(value: Any) -> Any:
-    """Numbers as Python's own; what is not finite as None."""
-    if hasattr(value, "item"):
-        value = value.item()
-    return None if isinstance(value, float) and not abs(value) < float("inf") else value
+    return [{str(name): as_lists(value) for name, value in record.items()} for record in records]
 
 
 def _config(spec: Mapping[str, Any]) -> Any:

@@ -1,6 +1,6 @@
 """The kind `protocols`: one edit, measured under several named protocols that share what they read.  Settings:
 
-    request      {"fact", "target_new", "probes", "generation_prompts"}, from `experiments.cells.edit.request_of`
+    request      {"fact", "target_new", "probes", "generation_prompts"}, from `facts.records.request_record`
     method       a name of `editing.METHODS`
     layer        for methods that have one; null for the method's default
     settings     the method's other settings by name
@@ -14,7 +14,6 @@ The result has a record of `metrics.protocols.CaseScores` by protocol; `scores_o
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import isfinite
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +21,7 @@ from experiments.cells import edit as edit_cells
 from experiments.cells.rewrite import config_of
 from experiments.kinds import Context, kind
 from experiments.plan import Spec
+from facts.records import as_lists, read_request
 
 if TYPE_CHECKING:
     from metrics.protocols import CaseScores
@@ -62,7 +62,7 @@ def protocols(model: LanguageModel, spec: Spec, context: Context) -> dict[str, A
     from metrics.types import Settings
 
     edit_cells.check_ground(spec)
-    request, names = edit_cells.request_from(spec["request"]), spec["protocols"]
+    request, names = read_request(spec["request"]), spec["protocols"]
     material = Material(Settings(seed=spec["seed"]))
     # one request's edits follow one another, and the unedited model says the same to all of them
     asked = f"before {names} {spec['seed']}"
@@ -74,7 +74,7 @@ def protocols(model: LanguageModel, spec: Spec, context: Context) -> dict[str, A
     found = evaluate_under(model, view, request, names, material=material, before=before, watch=context.watch)
     return {
         "edit_digest": made.digest,
-        "scores": {name: _finite(scores.to_record()) for name, scores in found.items()},
+        "scores": {name: as_lists(scores.to_record()) for name, scores in found.items()},
     }
 
 
@@ -83,12 +83,3 @@ def scores_of(result: Mapping[str, Any]) -> dict[str, CaseScores]:
     from metrics.protocols import CaseScores
 
     return {name: CaseScores.from_record(record) for name, record in result["scores"].items()}
-
-
-def _finite(value: Any) -> Any:
-    """Numbers that are not finite as None, which is how a broken model's are told."""
-    if isinstance(value, Mapping):
-        return {name: _finite(inner) for name, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(inner) for inner in value]
-    return None if isinstance(value, float) and not isfinite(value) else value

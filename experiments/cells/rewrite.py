@@ -1,6 +1,6 @@
 """The kind `rewrite`: one edit, and the probabilities that it moves; a fraction of the time a whole evaluation takes.
 
-    request      {"fact", "target_new", "probes", ...}, from `experiments.cells.edit.request_of`
+    request      {"fact", "target_new", "probes", ...}, from `facts.records.request_record`
     method       a name of `editing.METHODS`
     layer        for methods that have one; null for the method's default
     settings     the method's other settings by name
@@ -25,6 +25,7 @@ from experiments.cells import edit as edit_cells
 from experiments.kinds import Context, kind
 from experiments.plan import Spec
 from facts import EditRequest
+from facts.records import read_request
 
 if TYPE_CHECKING:
     from models import LanguageModel
@@ -61,7 +62,7 @@ def rewrite(model: LanguageModel, spec: Spec, context: Context) -> dict[str, Any
     from metrics.asking.logprobs import score_answers
 
     edit_cells.check_ground(spec)
-    request = edit_cells.request_from(spec["request"])
+    request = read_request(spec["request"])
     asked = _asked(request)
     pairs = [pair for some in asked.values() for pair in some]
     before = context.memo("before", lambda: score_answers(model, pairs))

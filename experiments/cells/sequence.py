@@ -21,6 +21,7 @@ from experiments.cells import edit as edit_cells
 from experiments.cells.rewrite import config_of
 from experiments.kinds import Context, kind
 from experiments.plan import Spec, canonical
+from facts.records import read_request
 
 if TYPE_CHECKING:
     from metrics.sequence import Held
@@ -68,7 +69,7 @@ def sequence(model: LanguageModel, spec: Spec, context: Context) -> dict[str, An
     edit_cells.check_ground(spec)
     report = run_sequence(
         model,
-        [edit_cells.request_from(values) for values in spec["requests"]],
+        [read_request(values) for values in spec["requests"]],
         spec["method"],
         config_of(spec),
         every=spec["every"],

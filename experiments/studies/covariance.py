@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from experiments.cells.edit import request_of
 from experiments.cells.rewrite import SCORES, layer_for, scores_of, trimmed
 from experiments.kinds import Context, kind
 from experiments.ledger.ledger import Ledger
@@ -25,6 +24,7 @@ from experiments.places import shown_name
 from experiments.plan import Cell, Plan, Spec
 from experiments.studies import output
 from experiments.studies.known import add_source, draw_requests
+from facts.records import request_record
 
 if TYPE_CHECKING:
     import torch
@@ -97,7 +97,7 @@ def plan(options: Namespace, model: LanguageModel) -> Plan:
     layer = layer_for(options.method, options.layer)
     cells = [Cell("moment", {"layer": options.layer, "tokens": size, "most": sizes[-1]}) for size in sizes]
     for request in drawn.items:
-        shared = {"request": request_of(trimmed(request, options.probes)), "method": options.method, "layer": layer}
+        shared = {"request": request_record(trimmed(request, options.probes)), "method": options.method, "layer": layer}
         cells += [Cell("rewrite", {**shared, "settings": {"moment_tokens": size}}) for size in sizes]
     asked = {name: getattr(options, name) for name in ("facts", "seed", "source", "method", "layer")}
     about = {"options": {**asked, "tokens": sizes}, **drawn.about}

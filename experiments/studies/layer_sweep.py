@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from experiments.cells.edit import request_of
 from experiments.cells.rewrite import SCORES, scores_of, trimmed
 from experiments.cells.trace import level_of
 from experiments.ledger.ledger import Ledger
@@ -27,6 +26,7 @@ from experiments.studies import output
 from experiments.studies.average_effects import PAPER_WINDOW
 from experiments.studies.known import add_source, draw_requests
 from experiments.studies.regression import Array, Regression, regress
+from facts.records import request_record
 
 if TYPE_CHECKING:
     from models import LanguageModel
@@ -63,7 +63,7 @@ def plan(options: Namespace, model: LanguageModel) -> Plan:
         cells.append(
             Cell("trace", {"fact": fact, "level": level, "positions": ["last_subject"], "seed": seed, **shared})
         )
-        short = request_of(trimmed(request, options.probes))
+        short = request_record(trimmed(request, options.probes))
         cells += [Cell("rewrite", {"request": short, "method": options.method, "layer": layer}) for layer in layers]
     asked = {name: getattr(options, name) for name in ("facts", "seed", "source", "method", "samples", "probes")}
     about = {"options": {**asked, "window": window, "layers": layers}, **drawn.about}

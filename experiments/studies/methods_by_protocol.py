@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from experiments.cells.edit import request_of
 from experiments.cells.protocols import scores_of
 from experiments.cells.rewrite import fewer, layer_for
 from experiments.ledger.ledger import Ledger
@@ -21,6 +20,7 @@ from experiments.ledger.records import Entry, entries
 from experiments.plan import Cell, Plan
 from experiments.studies import output
 from experiments.studies.known import add_source, draw_requests
+from facts.records import request_record
 
 if TYPE_CHECKING:
     from metrics.types import Metric
@@ -50,7 +50,7 @@ def plan(options: Namespace, model: LanguageModel) -> Plan:
     methods = list(options.methods)
     cells = []
     for request in drawn.items:
-        shared = {"request": request_of(fewer(request, options.probes)), "protocols": names, "seed": options.seed}
+        shared = {"request": request_record(fewer(request, options.probes)), "protocols": names, "seed": options.seed}
         cells += [
             Cell("protocols", {**shared, "method": method, "layer": layer_for(method, options.layer)})
             for method in methods

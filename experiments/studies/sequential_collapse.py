@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from experiments.cells.edit import request_of
 from experiments.cells.rewrite import layer_for, trimmed
 from experiments.cells.sequence import METRICS
 from experiments.ledger.ledger import Ledger
@@ -23,6 +22,7 @@ from experiments.ledger.records import Entry, entries
 from experiments.plan import Cell, Plan
 from experiments.studies import output
 from experiments.studies.known import add_source, draw_requests
+from facts.records import request_record
 
 if TYPE_CHECKING:
     from models import LanguageModel
@@ -53,7 +53,7 @@ def plan(options: Namespace, model: LanguageModel) -> Plan:
     drawn = draw_requests(model, options.source, options.facts, options.seed)
     cells = []
     for order in range(options.orders):
-        requests = [request_of(trimmed(request, options.probes)) for request in drawn.items]
+        requests = [request_record(trimmed(request, options.probes)) for request in drawn.items]
         if order:
             random.Random(f"order|{options.seed}|{order}").shuffle(requests)
         for method in options.methods:

@@ -9,11 +9,12 @@ import torch
 from safetensors.torch import save_file
 
 from editing import METHODS, Diagnostic, Edit, RomeConfig, WeightDelta, apply_edits, get_method
-from editing.configs import make_config, unknown
+from editing.configs import make_config
 from editing.methods.grace import GraceConfig
 from editing.ops import CodebookOp, DenseDelta, PromptOp, RouteOp, SideOp, op_digest
 from editing.registry import FAMILIES, NEEDS
 from facts import EditRequest, Fact, Probe
+from facts.names import unknown
 from models import LanguageModel
 from tests.editing import made as by_hand
 from tests.tiny import tiny_model

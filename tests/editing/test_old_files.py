@@ -17,9 +17,9 @@ import torch
 
 from editing import Edit, apply_edits
 from editing.ledger import Ledger
-from experiments.cells.edit import request_from, request_of
 from facts import EditRequest, Fact, Probe
 from facts.importers import read_cases
+from facts.records import read_request, request_record
 from models import LanguageModel, load_model
 from tests.tiny import tiny_model
 
@@ -91,8 +91,8 @@ def test_a_ledger_opens_with_its_branches(tmp_path: Path) -> None:
 
 def test_a_request_reads_the_same_from_a_cell_and_from_a_dataset(tmp_path: Path) -> None:
     written = json.loads((DATA / "request.json").read_text(encoding="utf-8"))
-    assert request_from(written["of_a_cell"]) == REQUEST
-    assert json.loads(json.dumps(request_of(REQUEST))) == written["of_a_cell"]
+    assert read_request(written["of_a_cell"]) == REQUEST
+    assert json.loads(json.dumps(request_record(REQUEST))) == written["of_a_cell"]
     path = tmp_path / "cases.jsonl"
     path.write_text(json.dumps(written["of_a_dataset"]) + "\n", encoding="utf-8")
     (case,) = read_cases(path)

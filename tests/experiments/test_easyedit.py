@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from experiments.__main__ import main
-from experiments.cells.edit import request_of
 from experiments.cells.protocols import scores_of
 from experiments.identity import identity_of
 from experiments.ledger.ledger import Ledger
@@ -19,6 +18,7 @@ from experiments.plan import Cell, Plan
 from experiments.runner import execute
 from experiments.studies import record
 from experiments.workers.messages import Inline
+from facts.records import request_record
 from tests.experiments.made import draws, ledger_of
 from tests.experiments.studies.made import known_facts, requests_of
 from tests.tiny import tiny_model
@@ -35,7 +35,7 @@ def protocols(request: Any, **more: Any) -> Cell:
 def test_a_run_is_exported_as_easyedit_writes_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = tiny_model("gpt_neo").view()
     model.name = PLACE
-    first, second = (request_of(one) for one in requests_of(known_facts(model, 2)))
+    first, second = (request_record(one) for one in requests_of(known_facts(model, 2)))
     cells = [protocols(first, layer=1), protocols(second, layer=1), protocols(first, layer=2)]
     plan = Plan("edits", PLACE, tuple(cells), about={"options": {"source": f"{PLACE}.json"}})
     with Ledger(tmp_path) as ledger:

@@ -13,7 +13,6 @@ import pytest
 import experiments
 from experiments import kinds, studies
 from experiments.__main__ import main
-from experiments.cells.edit import request_of
 from experiments.identity import identity_of
 from experiments.kinds import BUILT_IN, get_kind
 from experiments.ledger.ledger import Ledger
@@ -22,6 +21,7 @@ from experiments.runner import execute
 from experiments.studies import get_study, survey
 from experiments.workers.messages import Inline
 from facts import EditRequest, Fact
+from facts.records import request_record
 from models import load_model
 from tests.experiments.made import IDENTITY, draws
 from tests.tiny import build_tiny
@@ -97,7 +97,7 @@ def test_a_studys_cells_are_resumed_by_processes_that_never_saw_the_study(tmp_pa
     module.save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
     model = load_model(tmp_path / "model")
-    request = request_of(EditRequest(Fact("Rome", "{} is the capital of", "Italy"), "Paris"))
+    request = request_record(EditRequest(Fact("Rome", "{} is the capital of", "Italy"), "Paris"))
     cell = Cell("rewrite", {"request": request, "method": "ft", "layer": 1, "settings": {"steps": 2}})
     plan = Plan("found", str(tmp_path / "model"), (cell,))
     with Ledger(tmp_path / "here") as ledger:

@@ -10,11 +10,11 @@ import torch
 
 from editing import DenseDelta, Edit
 from editing.registry import METHODS
-from experiments.cells.edit import request_of
 from experiments.guard import guarded
 from experiments.kinds import Context, get_kind
 from experiments.sequences import edits_in_turn, run_sequence
 from facts import EditRequest, Fact, Probe
+from facts.records import request_record
 from facts.watch import Cancelled, Watch
 from models import LanguageModel
 from models.reference.corpus import sample_texts
@@ -113,7 +113,7 @@ def test_a_request_without_an_edit_is_passed_over_and_the_next_builds_on_those_b
 def test_a_cell_holds_what_the_report_says() -> None:
     model, kind = tiny_model("gpt2"), get_kind("sequence")
     settings = {name: value for name, value in QUICK.items() if name != "layer"}
-    spec = {"requests": [request_of(one) for one in REQUESTS], "method": "grace", "layer": 3, "settings": settings}
+    spec = {"requests": [request_record(one) for one in REQUESTS], "method": "grace", "layer": 3, "settings": settings}
     found = kind.run(model, kind.complete({**spec, "every": 3, "texts": 2}), Context())
     report = run_sequence(model, REQUESTS, "grace", QUICK, every=3, guard_texts=sample_texts(2, 7))
     last = report.points[-1]

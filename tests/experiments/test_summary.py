@@ -64,10 +64,10 @@ def test_an_edit_cell_is_the_edit_and_its_scores(tmp_path: Path) -> None:
 
     model = tiny_model("gpt2")
     request = EditRequest(Fact("Rome", "{} is the capital of", "Italy"), "France")
-    from experiments.cells.edit import request_from, request_of
+    from facts.records import read_request, request_record
 
-    assert request_from(json.loads(json.dumps(request_of(request)))) == request
-    cell = Cell("edit", {"request": request_of(request), "method": "ft-m", "layer": 2, "settings": {"steps": 3}})
+    assert read_request(json.loads(json.dumps(request_record(request)))) == request
+    cell = Cell("edit", {"request": request_record(request), "method": "ft-m", "layer": 2, "settings": {"steps": 3}})
     with Ledger(tmp_path) as ledger:
         ledger.add(Plan("one", "tiny", (cell,)), identity_of(model))
         execute(ledger, "one", Inline(model))

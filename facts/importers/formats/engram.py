@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any, cast, get_args
 
 from facts.importers.fields import Fields
+from facts.records import said, short_fact, short_probe, short_record
 from facts.types import Case, EditRequest, Fact, Probe, ProbeKind
 
 VERSION = 1
@@ -22,46 +22,16 @@ def record_of(case: Case) -> dict[str, Any]:
     """The case as JSON values; what is empty is left out."""
     return {
         "engram": VERSION,
-        **_said(
+        **said(
             id=case.id,
             source=case.source,
-            requests=[_request_record(request) for request in case.requests],
-            known=[_said(**asdict(fact)) for fact in case.known],
-            probes=[_probe_record(probe) for probe in case.probes],
+            requests=[short_record(request) for request in case.requests],
+            known=[short_fact(fact) for fact in case.known],
+            probes=[short_probe(probe) for probe in case.probes],
             names=[{"answer": answer, "names": list(names)} for answer, names in case.names],
             notes=list(case.notes),
             extra=dict(case.extra),
         ),
-    }
-
-
-def _said(**members: Any) -> dict[str, Any]:
-    return {name: value for name, value in members.items() if value not in ("", [], {})}
-
-
-def _request_record(request: EditRequest) -> dict[str, Any]:
-    return {
-        **_said(**asdict(request.fact)),
-        "target_new": request.target_new,
-        **_said(
-            probes=[_probe_record(probe) for probe in request.probes],
-            generation_prompts=list(request.generation_prompts),
-        ),
-    }
-
-
-def _probe_record(probe: Probe) -> dict[str, Any]:
-    return {
-        "kind": probe.kind,
-        "prompt": probe.prompt,
-        **_said(
-            answer=probe.answer,
-            aliases=list(probe.aliases),
-            bridge=[{"prompt": prompt, "answer": answer} for prompt, answer in probe.bridge],
-            source=probe.source,
-            group=probe.group,
-        ),
-        **({"group_rule": probe.group_rule} if probe.group else {}),
     }
 
 

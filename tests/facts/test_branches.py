@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from editing.branches import Branches
+from facts.branches import Branches
 
 
 def test_an_edit_is_added_anywhere_and_taken_out_of_the_current_branch_alone() -> None:
@@ -34,5 +34,5 @@ def test_branches_are_put_and_switched_to() -> None:
 
 
 def test_the_page_can_have_them_before_torch() -> None:
-    script = "import editing.branches, sys; sys.exit('torch' in sys.modules)"
+    script = "import facts.branches, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0

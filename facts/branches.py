@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from editing.configs import unknown
+from facts.names import unknown
 
 
 @dataclass(frozen=True)
