@@ -237,13 +237,7 @@ def fetch(name: str, licence_accepted: bool) -> Work:
         from models.sources.catalogue import fetch as fetched
 
         progress.stage("downloading")
-        return fetched(
-            name,
-            licence_accepted=licence_accepted,
-            progress=progress,
-            cancelled=cancelled,
-            converting=lambda: progress.stage("converting, once"),
-        )
+        return fetched(name, licence_accepted=licence_accepted, watch=watch_of(progress, cancelled))
 
     return work
 

@@ -139,14 +139,14 @@ def trace(
 
     Raises:
         ValueError: if the prompt, the subject or a setting does not fit the model.
-        tracing.TraceCancelled: when `cancelled` said so.
+        facts.watch.Cancelled: when `cancelled` said so.
     """
     shared: dict[str, Any] = {"noise": noise, "samples": samples, "seed": seed, "against": against}
     configs = [TraceConfig(site=site, window=1 if site == "resid_post" else window, **shared) for site in sites]
     name_stage(progress, "measuring the noise")
     level = measure_noise(model, load_atlas().subjects())
     name_stage(progress, "tracing")
-    results = trace_sites(model, fact, configs, level=level, progress=progress, cancelled=cancelled)
+    results = trace_sites(model, fact, configs, level=level, watch=watch_of(progress, cancelled))
     return tuple(results[config.site] for config in configs)
 
 

@@ -52,6 +52,7 @@ def watch_of(progress: Steps | None = None, cancelled: Callable[[], bool] | None
     def tell(done: int, of: int, stage: str) -> None:
         if stage:
             name_stage(progress, stage)
-        progress(done, of)
+        if of:
+            progress(done, of)
 
     return Watch(tell, cancelled)

@@ -15,7 +15,8 @@ class Watch:
     """Passed down through long work.  The default watches nothing.
 
     Args:
-        tell: called with (steps done, steps in all, name of the stage); an empty name leaves the stage as it was.
+        tell: called with (steps done, steps in all, name of the stage); an empty name leaves the stage as it was, and
+            0 steps in all leave the count as it was.
         cancelled: says whether the work is to stop.
     """
 

@@ -9,10 +9,10 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from facts.watch import Cancelled, Watch
 from models.sources.catalogue import (
     ENTRIES,
     Entry,
-    FetchCancelled,
     entry_named,
     fetch,
     folder_of,
@@ -34,7 +34,11 @@ class Bar:
         self.began: tuple[float, int] | None = None
         self.drawn = 0.0
 
-    def __call__(self, done: int, total: int) -> None:
+    def __call__(self, done: int, total: int, stage: str = "") -> None:
+        if stage:
+            note(f"{stage.capitalize()} ...")
+        if not total:
+            return
         now = time.monotonic()
         if self.began is None:
             self.began = (now, done)
@@ -129,8 +133,7 @@ def get(entry: Entry, accepted: bool, as_json: bool) -> None:
         entry.name,
         # a model that is there was accepted when it was fetched
         licence_accepted=accepted or is_fetched(entry.name),
-        progress=Bar(),
-        converting=lambda: note("Converting the weights, once ..."),
+        watch=Watch(Bar()),
     )
     if as_json:
         print(json.dumps(described(entry), indent=2))
@@ -168,7 +171,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         note(f"error: {error}")
         return 1
-    except (FetchCancelled, KeyboardInterrupt):
+    except (Cancelled, KeyboardInterrupt):
         note(f"\nstopped; `python -m models get {options.name}` goes on from the parts that are whole")
         return 130
     return 0

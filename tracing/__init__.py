@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tracing.lenses.logit import LensResult, logit_lens
     from tracing.lenses.neurons import NeuronAttribution, attribute_neurons
     from tracing.lenses.tuned import TunedLens, fit_tuned_lens, tuned_lens
-    from tracing.tracer import TraceCancelled, causal_trace, refine_trace, trace_all, trace_sites
+    from tracing.tracer import causal_trace, refine_trace, trace_all, trace_sites
     from tracing.types import TraceConfig, TraceResult
 
 HOMES = {
@@ -31,7 +31,6 @@ HOMES = {
     "NeuronAttribution": "lenses.neurons",
     "NoiseLevel": "corruption",
     "PathResult": "engine.paths",
-    "TraceCancelled": "tracer",
     "TraceConfig": "types",
     "TraceMemoryError": "engine.memory",
     "TraceResult": "types",
@@ -61,7 +60,6 @@ __all__ = [
     "NeuronAttribution",
     "NoiseLevel",
     "PathResult",
-    "TraceCancelled",
     "TraceConfig",
     "TraceMemoryError",
     "TraceResult",

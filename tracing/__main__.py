@@ -15,13 +15,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import cast, get_args
 
+from facts.watch import UNWATCHED, Watch
 from models.options import add_model_options
 from tracing.cli import commands
 from tracing.cli.options import add_config, add_output, add_prompt
 from tracing.types import MEASURES, SITES, PositionName, SeveredSite
 
 FIGURE_FORMATS = ("pdf", "svg", "png")
-Command = Callable[[argparse.Namespace, Callable[[int, int], None] | None], commands.Output]
+Command = Callable[[argparse.Namespace, Watch], commands.Output]
 AddCommand = Callable[[str, str], argparse.ArgumentParser]
 COMMANDS: dict[str, Command] = {
     "trace": commands.trace,
@@ -44,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         _check_files(options)
-        output = COMMANDS[options.command](options, _progress())
+        output = COMMANDS[options.command](options, _watch())
         written = _write(output, options)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -91,15 +92,13 @@ def _write(output: commands.Output, options: argparse.Namespace) -> str:
     return str(name)
 
 
-def _progress() -> Callable[[int, int], None] | None:
+def _watch() -> Watch:
     """A counter on the terminal, nothing in a pipe."""
-    if not sys.stderr.isatty():
-        return None
 
-    def show(done: int, total: int) -> None:
+    def show(done: int, total: int, stage: str) -> None:
         print(f"\r{done}/{total}", end="\n" if done == total else "", file=sys.stderr, flush=True)
 
-    return show
+    return Watch(show) if sys.stderr.isatty() else UNWATCHED
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from facts import Fact
 from facts.regular import check_regular
+from facts.watch import UNWATCHED, Watch
 from models import LanguageModel
 from tracing.average import AverageEffects, by_category, map_name, not_positions
 from tracing.corruption import NoiseLevel, measure_noise
-from tracing.engine.case import Progress, TraceCancelled
 from tracing.engine.plan import split
 from tracing.engine.question import Question, ask
 from tracing.engine.several import trace_facts
@@ -58,8 +58,7 @@ def average_effects(
     positions: Sequence[PositionName] | None = None,
     counterfactual: ChooseCounterfactual | None = None,
     journal: str | Path | None = None,
-    progress: Progress | None = None,
-    cancelled: Callable[[], bool] | None = None,
+    watch: Watch = UNWATCHED,
 ) -> AverageEffects:
     """Trace every known fact at every site and average.
 
@@ -70,10 +69,10 @@ def average_effects(
         positions: restrict to e.g. ("last_subject", "last_token"), many times faster; other categories are then NaN.
         counterfactual: for the corruption "token", names another subject for each fact in place of the configs' own.
         journal: a JSON Lines file that every finished fact is added to; facts it already holds are not traced again.
-        progress: told (facts done, facts in all).
+        watch: told (facts done, facts in all), and asked before every forward pass.
 
     Raises:
-        TraceCancelled: when `cancelled` said so, within one forward pass; the journal keeps what was done.
+        Cancelled: when `watch` said so, within one forward pass; the journal keeps what was done.
         ValueError: if a fact has no answer, a map is asked for twice, the model knows none of the facts, or the journal
             is of another run.
     """
@@ -89,13 +88,10 @@ def average_effects(
     records: list[Record] = []
     for share in split(range(len(chosen)), GROUP):
         group = chosen[share.start : share.stop]
-        found = _records(model, group, done, _Job(configs, level, positions, counterfactual, cancelled))
+        found = _records(model, group, done, _Job(configs, level, positions, counterfactual, watch))
         while len(records) < share.stop:
-            if cancelled and cancelled():
-                raise TraceCancelled(f"the average was cancelled after {len(records)} of {len(chosen)} facts")
             records.append(next(found))
-            if progress:
-                progress(len(records), len(chosen))
+            watch.step(len(records), len(chosen))
     if not any(record.kept for record in records):
         unaligned = sum(record.reason == "unaligned" for record in records)
         also = f" ({unaligned} more have no counterfactual that aligns)" if unaligned else ""
@@ -120,7 +116,7 @@ class _Job:
     level: NoiseLevel
     positions: Sequence[PositionName] | None
     counterfactual: ChooseCounterfactual | None
-    cancelled: Callable[[], bool] | None
+    watch: Watch
 
 
 def _records(model: LanguageModel, facts: Sequence[Fact], done: _Journal, job: _Job) -> Iterator[Record]:
@@ -152,7 +148,7 @@ def _records(model: LanguageModel, facts: Sequence[Fact], done: _Journal, job: _
         counterfactuals=None if job.counterfactual is None else others,
         level=job.level,
         positions=job.positions,
-        cancelled=job.cancelled,
+        watch=Watch(cancelled=job.watch.cancelled),
     )
     for number, fact in enumerate(facts):
         record = kept.get(number) or _record(fact, next(traced), job.counterfactual is not None)

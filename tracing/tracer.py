@@ -16,23 +16,24 @@ earlier tokens, summed in float32 log space.  Only states of the prompt are rest
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from facts import Fact
+from facts.watch import UNWATCHED, Watch
 from models import LanguageModel
 from models.forwards.hooks import run_hooked
 from tracing.config import TraceConfig, TraceSite
 from tracing.corruption import NoiseLevel, measure_noise
-from tracing.engine.case import Progress, TraceCancelled, Watch, make_case
+from tracing.engine.case import RunCount, make_case
 from tracing.engine.engine import Engine
 from tracing.engine.probe import EngineName, engine_for
 from tracing.engine.question import ask
 from tracing.engine.runs import Driver
 from tracing.types import PositionName, TraceResult
 
-__all__ = ["Progress", "TraceCancelled", "ask", "causal_trace", "refine_trace", "trace_all", "trace_sites"]
+__all__ = ["ask", "causal_trace", "refine_trace", "trace_all", "trace_sites"]
 
 
 def causal_trace(
@@ -42,9 +43,8 @@ def causal_trace(
     *,
     level: NoiseLevel | None = None,
     positions: Sequence[int | PositionName] | None = None,
-    progress: Progress | None = None,
-    cancelled: Callable[[], bool] | None = None,
     engine: EngineName | None = None,
+    watch: Watch = UNWATCHED,
 ) -> TraceResult:
     """Trace one fact once; `trace_all` traces it in several ways for less, `refine_trace` shows the first sample soon.
 
@@ -53,12 +53,11 @@ def causal_trace(
         config: the paper's setting by default.
         level: the spread of the embeddings, from `measure_noise`; by default measured over the whole vocabulary.
         positions: restrict the trace to these prompt positions to save time; others are NaN in the result.
-        progress: told (restored runs done, in all) after every forward pass.
-        cancelled: asked before every forward pass.
         engine: "packed" or "replay"; by default what is exact for the model and fast (`tracing.engine.probe`).
+        watch: told (restored runs done, in all) after every forward pass, and asked before it.
 
     Raises:
-        TraceCancelled: when `cancelled` said so, at most one forward pass later.
+        Cancelled: when `watch` said so, at most one forward pass later.
         TraceMemoryError: if a pass did not fit; it names the batch size that would.
         ValueError: if the prompt does not fit the model, the subject is not in it, a setting does not fit the model, or
             the corruption changes nothing.
@@ -70,9 +69,8 @@ def causal_trace(
         asked,
         level=level,
         positions=positions,
-        progress=progress,
-        cancelled=cancelled,
         engine=engine,
+        watch=watch,
     )[0]
 
 
@@ -83,8 +81,7 @@ def trace_sites(
     *,
     level: NoiseLevel | None = None,
     positions: Sequence[int | PositionName] | None = None,
-    progress: Progress | None = None,
-    cancelled: Callable[[], bool] | None = None,
+    watch: Watch = UNWATCHED,
 ) -> dict[TraceSite, TraceResult]:
     """`trace_all` for configs of different sites, by site.
 
@@ -94,7 +91,7 @@ def trace_sites(
     sites = [config.site for config in configs]
     if len(set(sites)) < len(sites):
         raise ValueError(f"the sites {sites} repeat; trace each site once, or use trace_all")
-    results = trace_all(model, fact, configs, level=level, positions=positions, progress=progress, cancelled=cancelled)
+    results = trace_all(model, fact, configs, level=level, positions=positions, watch=watch)
     return dict(zip(sites, results, strict=True))
 
 
@@ -105,10 +102,9 @@ def trace_all(
     *,
     level: NoiseLevel | None = None,
     positions: Sequence[int | PositionName] | None = None,
-    progress: Progress | None = None,
-    cancelled: Callable[[], bool] | None = None,
     engine: EngineName | None = None,
     driver: Driver = run_hooked,
+    watch: Watch = UNWATCHED,
 ) -> tuple[TraceResult, ...]:
     """Trace one fact in several ways (sites, windows, severed or not) that share the clean and corrupted runs.
 
@@ -122,13 +118,13 @@ def trace_all(
     Raises:
         ValueError: as in `causal_trace`, and if the configs differ in the corruption or in the answer compared with.
     """
-    watch = Watch(progress, cancelled)
-    watch.tick(0)
+    count = RunCount(watch)
+    count.tick(0)
     case = make_case(model, fact, configs, level or measure_noise(model), positions)
     runs = Engine(model, [case.asked], configs, engine or engine_for(model, driver), driver)
-    watch.total = runs.n_runs() * case.n_samples
-    case.found.extend(part for (part,) in runs.run(range(case.n_samples), watch.tick))
-    watch.tick(0)
+    count.total = runs.n_runs() * case.n_samples
+    case.found.extend(part for (part,) in runs.run(range(case.n_samples), count.tick))
+    count.tick(0)
     return case.results(runs)
 
 
@@ -141,8 +137,7 @@ def refine_trace(
     step: int = 1,
     level: NoiseLevel | None = None,
     positions: Sequence[int | PositionName] | None = None,
-    progress: Progress | None = None,
-    cancelled: Callable[[], bool] | None = None,
+    watch: Watch = UNWATCHED,
 ) -> Iterator[TraceResult]:
     """The exact map of the first corrupted run, then of the first two, and so on: an unbiased preview, ever sharper.
 
@@ -158,15 +153,15 @@ def refine_trace(
     """
     if not width >= 0 or step < 1:
         raise ValueError(f"width is {width} and step {step}; expected a width of 0 or more and a step of 1 or more")
-    watch, configs = Watch(progress, cancelled), [config or TraceConfig()]
-    watch.tick(0)
+    count, configs = RunCount(watch), [config or TraceConfig()]
+    count.tick(0)
     case = make_case(model, fact, configs, level or measure_noise(model), positions)
     runs = Engine(model, [case.asked], configs, engine_for(model, run_hooked), run_hooked)
-    watch.total = runs.n_runs() * case.n_samples
+    count.total = runs.n_runs() * case.n_samples
     for start in range(0, case.n_samples, step):
         part = range(start, min(start + step, case.n_samples))
-        case.found.extend(found for (found,) in runs.run(part, watch.tick))
-        watch.tick(0)
+        case.found.extend(found for (found,) in runs.run(part, count.tick))
+        count.tick(0)
         (result,) = case.results(runs)
         yield result
         low, high = result.ci()

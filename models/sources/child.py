@@ -10,16 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-Progress = Callable[[int, int], None]
-"""Called with bytes done and bytes in all."""
-Cancelled = Callable[[], bool]
 ROOT = Path(__file__).resolve().parents[2]
 _POLL_SECONDS = 0.1
 _GRACE_SECONDS = 5.0
-
-
-class FetchCancelled(Exception):  # noqa: N818 - not an error: somebody asked for it
-    """`cancelled` said so; what was downloaded whole is kept for the next time."""
 
 
 class ChildError(Exception):
@@ -27,20 +20,15 @@ class ChildError(Exception):
 
 
 def run_child(
-    arguments: Sequence[str],
-    *,
-    environment: Mapping[str, str] | None = None,
-    watch: Callable[[], None] | None = None,
-    cancelled: Cancelled | None = None,
+    arguments: Sequence[str], *, poll: Callable[[], None], environment: Mapping[str, str] | None = None
 ) -> str:
     """Run `python ARGUMENTS` in the project's folder and return what it printed.
 
     Args:
+        poll: called about ten times a second while the process runs; the process is ended if it raises.
         environment: variables to set beside this process's.
-        watch: called about ten times a second while the process runs.
 
     Raises:
-        FetchCancelled: when `cancelled` says so; the process is ended first, as it is by any other exception.
         ChildError: if the process ends with an error.
     """
     with tempfile.TemporaryFile() as output:
@@ -54,10 +42,7 @@ def run_child(
         )
         try:
             while not _ended(process):
-                if cancelled is not None and cancelled():
-                    raise FetchCancelled
-                if watch is not None:
-                    watch()
+                poll()
         finally:
             _end(process)
         output.seek(0)

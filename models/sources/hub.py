@@ -16,7 +16,8 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
 )
 
-from models.sources.child import Cancelled, ChildError, Progress, reason, run_child
+from facts.watch import UNWATCHED, Watch
+from models.sources.child import ChildError, reason, run_child
 
 _WANTED: dict[str, Any] = {
     "allow_patterns": ["*.json", "*.safetensors", "*.jinja", "merges.txt", "tokenizer.model"],
@@ -70,26 +71,23 @@ def cached_or_downloaded(hub_id: str) -> Path:
         ) from None
 
 
-def download(
-    hub_id: str, expected_bytes: int, *, progress: Progress | None = None, cancelled: Cancelled | None = None
-) -> Path:
+def download(hub_id: str, expected_bytes: int, *, watch: Watch = UNWATCHED) -> Path:
     """Download a model into the hub's local cache, in a process that can be watched and ended.
 
     Args:
-        expected_bytes: about how much will come, for `progress`.
+        expected_bytes: about how much will come, for `watch`.
 
     Raises:
         ConnectionError: if it cannot be had, in one sentence.
-        FetchCancelled: when `cancelled` says so; the hub's library goes on from there the next time.
+        Cancelled: when `watch` says so; the hub's library goes on from there the next time.
     """
     place = Path(constants.HF_HUB_CACHE) / f"models--{hub_id.replace('/', '--')}" / "blobs"
 
-    def watch() -> None:
-        if progress is not None:
-            progress(min(_size(place), expected_bytes), expected_bytes)
+    def poll() -> None:
+        watch.step(min(_size(place), expected_bytes), expected_bytes)
 
     try:
-        run_child(["-m", "models.sources.hub", hub_id], watch=watch, cancelled=cancelled)
+        run_child(["-m", "models.sources.hub", hub_id], poll=poll)
     except ChildError as failed:
         raise ConnectionError(reason(failed)) from failed
     return cached_or_downloaded(hub_id)

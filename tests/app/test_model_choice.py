@@ -15,6 +15,7 @@ from app.server import cache
 from app.server.jobs import Job, Progress
 from app.session.asks import ReadAsk
 from app.workbench.pace import Paces, token_passes
+from facts.watch import Watch
 from models import LanguageModel
 from models.sources import catalogue
 from models.sources.manifest import write_manifest
@@ -163,9 +164,9 @@ def a_small_download(
     accepted: list[bool] = []
     kept = tmp_path_factory.mktemp("kept")
 
-    def fetch(name: str, *, licence_accepted: bool, progress: Progress, **_: object) -> Path:
+    def fetch(name: str, *, licence_accepted: bool, watch: Watch) -> Path:
         accepted.append(licence_accepted)
-        progress(93, 93)
+        watch.step(93, 93)
         folder = kept / "models" / name
         shutil.copytree(tiny_folder, folder)
         write_manifest(folder, conversion=CONVERSION)

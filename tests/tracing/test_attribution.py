@@ -9,12 +9,13 @@ import pytest
 from torch import Tensor
 
 from facts import Fact
+from facts.watch import Cancelled, Watch
 from models import run
 from tests.tiny import FAMILIES, tiny_model
 from tracing.corruption import NoiseLevel
 from tracing.lenses.attribution import AttributionResult, attribution_patching, verify
 from tracing.pair import Key, Pair, make_pair
-from tracing.tracer import TraceCancelled, causal_trace
+from tracing.tracer import causal_trace
 from tracing.types import TraceConfig, TraceSite
 
 FACT = Fact.from_prompt("the city of Paris is in", "Paris", "Paris France")
@@ -124,5 +125,5 @@ def test_what_has_no_estimate_is_said() -> None:
         attribution_patching(model, FACT, TraceConfig(severed="mlp_out"), level=LEVEL)
     with pytest.raises(ValueError, match="estimates of block outputs do not add up"):
         attribution_patching(model, FACT, TraceConfig(window=3), level=LEVEL)
-    with pytest.raises(TraceCancelled, match="after 0 of 10 samples"):
-        attribution_patching(model, FACT, level=LEVEL, cancelled=lambda: True)
+    with pytest.raises(Cancelled):
+        attribution_patching(model, FACT, level=LEVEL, watch=Watch(cancelled=lambda: True))

@@ -12,10 +12,11 @@ import pytest
 import torch
 
 from facts import Fact
+from facts.watch import Cancelled, Watch
 from models import LanguageModel
 from tests.tiny import tiny_model
 from tests.tracing.made import made_result
-from tracing import TraceCancelled, TraceConfig, average_effects, causal_trace, measure_noise
+from tracing import TraceConfig, average_effects, causal_trace, measure_noise
 from tracing.average import AverageEffects, by_category, category_positions, map_name
 from tracing.engine.several import trace_facts
 from tracing.types import CATEGORIES
@@ -61,7 +62,7 @@ def test_averages_equal_the_mean_of_single_traces() -> None:
     assert len(facts) >= 3, "the tiny model should say a word after some of the prompts"
     unknown = Fact.from_prompt("the Space Needle is in", "Space Needle", "Copenhagen")
     seen: list[tuple[int, int]] = []
-    average = average_effects(model, [*facts, unknown], CONFIGS, progress=lambda *done: seen.append(done))
+    average = average_effects(model, [*facts, unknown], CONFIGS, watch=Watch(lambda *done: seen.append(done[:2])))
     level = measure_noise(model, [fact.subject for fact in [*facts, unknown]])
     assert (average.n_facts, average.n_unknown) == (len(facts), 1)
     assert seen[-1] == (len(facts) + 1, len(facts) + 1)
@@ -200,8 +201,8 @@ def test_a_stopped_run_resumes_from_its_journal(tmp_path: Path, monkeypatch: pyt
     facts = [unknown, *known_facts(model)[:3]]
     whole = average_effects(model, facts, CONFIGS)
     journal = tmp_path / "journal.jsonl"
-    with pytest.raises(TraceCancelled, match="after 2 of 4 facts"):
-        average_effects(model, facts, CONFIGS, journal=journal, cancelled=lambda: len(lines(journal)) == 3)
+    with pytest.raises(Cancelled):
+        average_effects(model, facts, CONFIGS, journal=journal, watch=Watch(cancelled=lambda: len(lines(journal)) == 3))
     with journal.open("a", encoding="utf-8") as file:
         file.write('{"prompt": "torn')
     traced: list[str] = []
@@ -241,8 +242,8 @@ def test_what_cannot_be_averaged_is_said() -> None:
         average_effects(model, [unknown], CONFIGS)
     with pytest.raises(ValueError, match="has no true answer"):
         average_effects(model, [Fact.from_prompt("Rome is in", "Rome")], CONFIGS)
-    with pytest.raises(TraceCancelled, match="after 0 of 1 facts"):
-        average_effects(model, [unknown], CONFIGS, cancelled=lambda: True)
+    with pytest.raises(Cancelled):
+        average_effects(model, [unknown], CONFIGS, watch=Watch(cancelled=lambda: True))
     average = average_effects(model, known_facts(model)[:1], CONFIGS[:1])
     with pytest.raises(ValueError, match="'attn_out' was not traced"):
         average.mean("attn_out", "last_token")

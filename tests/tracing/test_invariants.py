@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from facts import Fact
+from facts.watch import Cancelled, Watch
 from models import LanguageModel
 from models.forwards.hooks import run_hooked
 from tests.tiny import FAMILIES, build_tiny, tiny_model
-from tracing import NoiseLevel, TraceCancelled, TraceConfig, causal_trace, measure_noise, trace_sites
+from tracing import NoiseLevel, TraceConfig, causal_trace, measure_noise, trace_sites
 from tracing.config import Direction, TraceSite
 from tracing.corruption import draw_noise
 from tracing.engine import engine, memory, plan
@@ -285,28 +286,27 @@ def test_tracing_leaves_the_weights_alone() -> None:
 def test_progress_counts_runs_and_cancelling_takes_effect_within_one_pass() -> None:
     model, config = tiny_model("gpt2"), TraceConfig(samples=3, batch_size=4)
     seen: list[tuple[int, int]] = []
-    result = causal_trace(model, FACT, config, progress=lambda done, total: seen.append((done, total)))
+    result = causal_trace(model, FACT, config, watch=Watch(lambda done, total, _: seen.append((done, total))))
     runs = (len(result.tokens) - result.subject_span[0]) * (model.n_layers - 1)  # of one sample
     assert seen == [(runs, 3 * runs), (2 * runs, 3 * runs), (3 * runs, 3 * runs)]
     after: list[int] = []
-    with pytest.raises(TraceCancelled, match=f"after {2 * runs} of {3 * runs} restored runs"):
+    with pytest.raises(Cancelled):
         causal_trace(
             model,
             FACT,
             config,
-            progress=lambda done, _: after.append(done),
-            cancelled=lambda: len(after) == 2,
+            watch=Watch(lambda done, *_: after.append(done), lambda: len(after) == 2),
         )
     assert after == [runs, 2 * runs]
-    with pytest.raises(TraceCancelled, match="before it began"):
-        causal_trace(model, FACT, config, cancelled=lambda: True)
+    with pytest.raises(Cancelled):
+        causal_trace(model, FACT, config, watch=Watch(cancelled=lambda: True))
 
 
 def test_a_refined_trace_is_the_trace_of_so_many_samples() -> None:
     model, config = tiny_model("phi3"), TraceConfig(site="attn_out", window=2, samples=4)
     seen: list[tuple[int, int]] = []
     steps = list(
-        refine_trace(model, FACT, config, level=LEVEL, progress=lambda done, total: seen.append((done, total)))
+        refine_trace(model, FACT, config, level=LEVEL, watch=Watch(lambda done, total, _: seen.append((done, total))))
     )
     assert [step.config.samples for step in steps] == [1, 2, 3, 4]
     for step in steps:

@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from facts import Fact
+from facts.watch import Cancelled, Watch
 from models import LanguageModel
 from models.forwards.attention import edges_cut
 from tests.oracle import lenses as oracle
 from tests.tiny import FAMILIES, build_tiny, tiny_model
 from tracing.engine.question import Question, ask
 from tracing.lenses.knockout import KnockoutResult, attention_knockout, paper_edges
-from tracing.tracer import TraceCancelled
 from tracing.types import TraceConfig
 
 FACT = Fact.from_prompt("the city of Paris is in", "Paris", "France")
@@ -76,11 +76,11 @@ def test_batches_and_cancelling() -> None:
     model = tiny_model("mistral")
     whole = attention_knockout(model, FACT)
     seen: list[tuple[int, int]] = []
-    parts = attention_knockout(model, FACT, batch_size=1, progress=lambda *done: seen.append(done))
+    parts = attention_knockout(model, FACT, batch_size=1, watch=Watch(lambda *done: seen.append(done[:2])))
     np.testing.assert_allclose(parts.log_prob, whole.log_prob, atol=1e-5)
     assert seen == [(1, 3), (2, 3), (3, 3)]
-    with pytest.raises(TraceCancelled, match="after 0 of 3 edge sets"):
-        attention_knockout(model, FACT, cancelled=lambda: True)
+    with pytest.raises(Cancelled):
+        attention_knockout(model, FACT, watch=Watch(cancelled=lambda: True))
 
 
 def test_half_precision_is_cut_too() -> None:

@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from facts import Fact
+from facts.watch import Cancelled, Watch
 from tests.oracle.plain_hooks import hooked
 from tests.tiny import tiny_model
 from tests.tracing.agreement import LEVEL
-from tracing import TraceCancelled, TraceConfig, attribute_neurons, attribution_patching
+from tracing import TraceConfig, attribute_neurons, attribution_patching
 from tracing.lenses.attribution import AttributionResult
 from tracing.lenses.neurons import NeuronAttribution, verify_neurons
 from tracing.pair import answer_log_prob, make_pair
@@ -68,7 +69,7 @@ def test_exact_values_are_forwards_with_one_entry_replaced(direction: str) -> No
 def test_some_layers_are_a_part_of_all_and_a_file(tmp_path: Path) -> None:
     model = tiny_model("gpt2")
     told: list[tuple[int, int]] = []
-    whole = attribute_neurons(model, FACT, CONFIG, level=LEVEL, progress=lambda *at: told.append(at))
+    whole = attribute_neurons(model, FACT, CONFIG, level=LEVEL, watch=Watch(lambda *at: told.append(at[:2])))
     part = attribute_neurons(model, FACT, CONFIG, layers=[1], level=LEVEL)
     assert told == [(2, 2)]
     np.testing.assert_allclose(part.estimate[:, 0], whole.estimate[:, 1], atol=1e-6)
@@ -83,7 +84,7 @@ def test_some_layers_are_a_part_of_all_and_a_file(tmp_path: Path) -> None:
     again = NeuronAttribution.load(tmp_path / "neurons.npz")
     np.testing.assert_array_equal(again.estimate, whole.estimate)
     assert (again.layers, again.config, again.tokens) == (whole.layers, whole.config, whole.tokens)
-    with pytest.raises(TraceCancelled, match="after 0 of 2 samples"):
-        attribute_neurons(model, FACT, CONFIG, level=LEVEL, cancelled=lambda: True)
+    with pytest.raises(Cancelled):
+        attribute_neurons(model, FACT, CONFIG, level=LEVEL, watch=Watch(cancelled=lambda: True))
     with pytest.raises(ValueError, match="layer 99 is out of range"):
         attribute_neurons(model, FACT, CONFIG, layers=[99], level=LEVEL)

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from facts import Fact
+from facts.watch import Cancelled, Watch
 from tests.oracle.paths import path_probability
 from tests.tiny import FAMILIES, tiny_model
 from tracing.corruption import NoiseLevel
 from tracing.engine.paths import Node, PathResult, Through, path_patching
 from tracing.pair import make_pair
-from tracing.tracer import TraceCancelled
 from tracing.types import TraceConfig
 
 FACT = Fact.from_prompt("the city of Paris is the", "Paris")  # every family answers with one token
@@ -82,7 +82,9 @@ def test_the_usual_receivers_are_those_behind_the_sender() -> None:
     last = len(model.encode(FACT.prompt)) - 1
     seen: list[tuple[int, int]] = []
     sender = Node("attn_out", 2, last)
-    result = path_patching(model, FACT, sender, config=CONFIG, level=LEVEL, progress=lambda *done: seen.append(done))
+    result = path_patching(
+        model, FACT, sender, config=CONFIG, level=LEVEL, watch=Watch(lambda *done: seen.append(done[:2]))
+    )
     assert [str(node) for node in result.receivers] == [
         f"mlp_out 2 @ {last}",
         f"attn_out 3 @ {last}",
@@ -113,5 +115,5 @@ def test_what_a_path_refuses() -> None:
         path_patching(model, FACT, Node("mlp_out", 0, 0), [Node("resid_post", 2, 3)], level=LEVEL)
     with pytest.raises(ValueError, match="through is 'heads'"):
         path_patching(model, FACT, Node("mlp_out", 0, 0), level=LEVEL, through="heads")  # type: ignore[arg-type]
-    with pytest.raises(TraceCancelled, match="after 0 of 6 receivers"):
-        path_patching(model, FACT, Node("mlp_out", 0, 0), level=LEVEL, cancelled=lambda: True)
+    with pytest.raises(Cancelled):
+        path_patching(model, FACT, Node("mlp_out", 0, 0), level=LEVEL, watch=Watch(cancelled=lambda: True))

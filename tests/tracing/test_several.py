@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from facts import Fact
+from facts.watch import Watch
 from models import FAMILIES
 from tests.tiny import tiny_model
 from tests.tracing.agreement import LEVEL, assert_agrees, cells_of
@@ -79,7 +80,9 @@ def test_a_few_positions_share_a_sweep_and_a_whole_map_does_not(monkeypatch: pyt
     told: list[tuple[int, int]] = []
     facts, config = [FACTS[0]] * 5, TraceConfig(samples=2)
     last = list(
-        trace_facts(model, facts, [config], level=LEVEL, positions=["last_token"], progress=lambda *at: told.append(at))
+        trace_facts(
+            model, facts, [config], level=LEVEL, positions=["last_token"], watch=Watch(lambda *at: told.append(at[:2]))
+        )
     )
     assert sizes == [5]
     assert told == [(number, 5) for number in range(1, 6)]

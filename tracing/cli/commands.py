@@ -17,6 +17,7 @@ import pandas as pd
 from facts import Fact
 from facts.atlas import load_atlas
 from facts.importers import answered, read_facts
+from facts.watch import Watch
 from models.options import load_from
 from tracing.cli import tables
 from tracing.cli.options import config_of, usual_window, without_counterfactual
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from models import LanguageModel
     from tracing.corruption import NoiseLevel
 
-Progress = Callable[[int, int], None]
 TUNED_TEXTS = 256  # prompts of the atlas that a tuned lens is fitted on
 
 
@@ -44,16 +44,16 @@ class Output:
     """The figure for print; takes `width_in` where a width was asked for."""
 
 
-def trace(options: argparse.Namespace, progress: Progress | None) -> Output:
+def trace(options: argparse.Namespace, watch: Watch) -> Output:
     """One prompt, one exact map."""
     model, fact = _asked(options)
     from tracing.tracer import causal_trace
 
     config = _config(options, model, fact)
-    return shown(causal_trace(model, fact, config, level=_level(model), progress=progress).by(options.measure))
+    return shown(causal_trace(model, fact, config, level=_level(model), watch=watch).by(options.measure))
 
 
-def lens(options: argparse.Namespace, progress: Progress | None) -> Output:
+def lens(options: argparse.Namespace, watch: Watch) -> Output:
     """What every state says when it is read as the last one."""
     model, fact = _asked(options)
     from tracing.lenses.logit import logit_lens
@@ -65,29 +65,29 @@ def lens(options: argparse.Namespace, progress: Progress | None) -> Output:
         fitted = TunedLens.load(options.tuned_from)
     else:
         prompts = [fact.prompt for fact in _atlas_facts(TUNED_TEXTS, seed=0)]
-        fitted = fit_tuned_lens(model, own_texts(model, prompts), progress=progress)
+        fitted = fit_tuned_lens(model, own_texts(model, prompts), watch=watch)
     if options.save_tuned:
         fitted.save(options.save_tuned)
     return shown(tuned_lens(model, fact, fitted, target=options.target, top_k=options.top_k))
 
 
-def knockout(options: argparse.Namespace, progress: Progress | None) -> Output:
+def knockout(options: argparse.Namespace, watch: Watch) -> Output:
     """What the answer loses when the last position may not read some tokens."""
     model, fact = _asked(options)
     from tracing.lenses.knockout import attention_knockout
 
-    return shown(attention_knockout(model, fact, window=options.window, progress=progress))
+    return shown(attention_knockout(model, fact, window=options.window, watch=watch))
 
 
-def attribution(options: argparse.Namespace, progress: Progress | None) -> Output:
+def attribution(options: argparse.Namespace, watch: Watch) -> Output:
     """An estimated map from one backward pass, and exact values of its largest cells."""
     model, fact = _asked(options)
     from tracing.lenses.attribution import attribution_patching, verify
 
     config, level = _config(options, model, fact), _level(model)
     if options.neurons:
-        return _neurons(model, fact, config, level, options.verify, progress)
-    found = attribution_patching(model, fact, config, sites=[config.site], level=level, progress=progress)
+        return _neurons(model, fact, config, level, options.verify, watch)
+    found = attribution_patching(model, fact, config, sites=[config.site], level=level, watch=watch)
     output = shown(found[config.site])
     if not options.verify:
         return output
@@ -96,12 +96,12 @@ def attribution(options: argparse.Namespace, progress: Progress | None) -> Outpu
 
 
 def _neurons(
-    model: LanguageModel, fact: Fact, config: TraceConfig, level: NoiseLevel, top: int, progress: Progress | None
+    model: LanguageModel, fact: Fact, config: TraceConfig, level: NoiseLevel, top: int, watch: Watch
 ) -> Output:
     """The same for single neurons."""
     from tracing.lenses.neurons import attribute_neurons, verify_neurons
 
-    found = attribute_neurons(model, fact, config, level=level, progress=progress)
+    found = attribute_neurons(model, fact, config, level=level, watch=watch)
     output = shown(found)
     if not top:
         return output
@@ -109,7 +109,7 @@ def _neurons(
     return replace(output, table=f"{output.table}\n\nVerified exactly:\n{exact.to_string(index=False)}")
 
 
-def paths(options: argparse.Namespace, progress: Progress | None) -> Output:
+def paths(options: argparse.Namespace, watch: Watch) -> Output:
     """What one state tells the answer through each module behind it."""
     model, fact = _asked(options)
     from tracing.engine.paths import Node, path_patching
@@ -121,11 +121,11 @@ def paths(options: argparse.Namespace, progress: Progress | None) -> Output:
     pos = pos if pos >= 0 else len(model.encode(fact.prompt)) + pos
     sender = Node(cast(Any, parts[0]), int(parts[1]), pos)
     config, level = _config(options, model, fact), _level(model)
-    found = path_patching(model, fact, sender, None, config, through=options.through, level=level, progress=progress)
+    found = path_patching(model, fact, sender, None, config, through=options.through, level=level, watch=watch)
     return shown(found)
 
 
-def counterfactuals(options: argparse.Namespace, progress: Progress | None) -> Output:
+def counterfactuals(options: argparse.Namespace, watch: Watch) -> Output:
     """Subjects of the atlas that can stand in the prompt's place."""
     model, fact = _asked(options)
     from tracing.counterfactuals import suggest_counterfactuals
@@ -136,7 +136,7 @@ def counterfactuals(options: argparse.Namespace, progress: Progress | None) -> O
     return Output(Table(frame), text)
 
 
-def many(options: argparse.Namespace, progress: Progress | None) -> Output:
+def many(options: argparse.Namespace, watch: Watch) -> Output:
     """Every fact of a file, each saved for itself, and a table of them."""
     facts, folder = _facts(options), Path(options.folder)
     model = load_from(options)
@@ -149,8 +149,7 @@ def many(options: argparse.Namespace, progress: Progress | None) -> Output:
         result = causal_trace(model, fact, _config(options, model, fact), level=level)
         result.save(folder / f"{number:04d}.npz")
         rows.append({"file": f"{number:04d}.npz"} | _facts_row(result))
-        if progress:
-            progress(number + 1, len(facts))
+        watch.step(number + 1, len(facts))
     frame = pd.DataFrame(rows)
     frame.to_csv(folder / "summary.csv", index=False)
     return Output(Table(frame), f"{frame.to_string(index=False)}\n\nTraces and summary.csv written to {folder}")
@@ -179,7 +178,7 @@ def _facts_row(result: TraceResult) -> dict[str, Any]:
     }
 
 
-def average(options: argparse.Namespace, progress: Progress | None) -> Output:
+def average(options: argparse.Namespace, watch: Watch) -> Output:
     """Average effects of many facts at several sites."""
     facts, untold = answered(_facts(options), lambda fact: fact, options.facts)
     if untold:
@@ -209,14 +208,14 @@ def average(options: argparse.Namespace, progress: Progress | None) -> Output:
         positions=options.positions,
         counterfactual=choose if chosen else None,
         journal=options.journal,
-        progress=progress,
+        watch=watch,
     )
     if options.per_fact:
         found.per_fact().to_csv(options.per_fact, index=False)
     return shown(found)
 
 
-def reopen(options: argparse.Namespace, progress: Progress | None) -> Output:
+def reopen(options: argparse.Namespace, watch: Watch) -> Output:
     """A saved result again."""
     header, _ = read(options.path)
     kind = str(header["kind"])

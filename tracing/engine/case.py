@@ -1,8 +1,8 @@
-"""One fact of a trace: in tokens, corrupted, what was found of it, and the result made of that; and whom to tell."""
+"""State of one traced fact: its tokens, its corruption, the readings so far and the result made of them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from facts import Fact
+from facts.watch import Watch
 from models import LanguageModel
 from tracing.config import TraceConfig
 from tracing.corruption import Corruption, NoiseLevel, corrupt
@@ -19,38 +20,28 @@ from tracing.engine.question import Question, ask, first_token, whole_answer
 from tracing.measures import Measure, Readings
 from tracing.types import PositionName, TraceResult
 
-Progress = Callable[[int, int], None]
-"""Called with (restored runs done, restored runs in all) after every forward pass of the trace."""
-
-
-class TraceCancelled(Exception):  # noqa: N818 - not an error: somebody asked for it
-    """The caller asked the trace to stop; nothing was kept."""
-
 
 @dataclass(eq=False)
-class Watch:
-    """Tells of passes that are over, and stops before the next if that is asked."""
+class RunCount:
+    """Counts restored runs for a `Watch`, which may stop the trace before the next pass."""
 
-    progress: Progress | None
-    cancelled: Callable[[], bool] | None
+    watch: Watch
     total: int = 0
     """Restored runs in all, once that is known."""
     _done: int = field(default=0, init=False)
     _pending: int = field(default=0, init=False)
 
     def tick(self, coming: int) -> None:
-        """A pass of so many restored runs comes next.
+        """The pass before is done; the next one has `coming` restored runs.
 
         Raises:
-            TraceCancelled: if it must not.
+            Cancelled: if the caller asked the trace to stop.
         """
         self._done += self._pending
-        if self._pending and self.progress:
-            self.progress(self._done, self.total)
+        if self._pending:
+            self.watch.step(self._done, self.total)
         self._pending = coming
-        if self.cancelled and self.cancelled():
-            before = f"after {self._done} of {self.total} restored runs" if self.total else "before it began"
-            raise TraceCancelled(f"the trace was cancelled {before}")
+        self.watch.check()
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,7 +15,7 @@ between s and r are computed rather than held, as in Wang et al.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
@@ -26,11 +26,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from facts import Fact
+from facts.watch import UNWATCHED, Watch
 from models import LanguageModel, run
 from tracing.corruption import NoiseLevel
 from tracing.pair import Key, Pair, PairResult, Patch, make_pair
 from tracing.statistics import interval
-from tracing.tracer import Progress, TraceCancelled
 from tracing.types import TraceConfig
 
 NodeSite = Literal["resid_post", "mlp_out", "attn_out"]
@@ -100,8 +100,7 @@ def path_patching(
     *,
     through: Through = "nothing",
     level: NoiseLevel | None = None,
-    progress: Progress | None = None,
-    cancelled: Callable[[], bool] | None = None,
+    watch: Watch = UNWATCHED,
 ) -> PathResult:
     """Patch the path from one state into each receiver.
 
@@ -109,10 +108,10 @@ def path_patching(
         receivers: attention and MLP outputs; by default all behind the sender, at the prompt's last position.
         config: corruption, direction, samples and seed; its site, window and severed module play no part.
         through: what is computed rather than held between sender and receiver.
-        progress: told (receivers done, receivers in all).
+        watch: told (receivers done, receivers in all).
 
     Raises:
-        TraceCancelled: when `cancelled` said so, at most one forward pass later.
+        Cancelled: when `watch` said so, at most one forward pass later.
         ValueError: if a node does not exist in the model or the prompt, or as `causal_trace`.
     """
     config = config or TraceConfig()
@@ -127,14 +126,11 @@ def path_patching(
     noted, direct = _noted(pair, sender, base, source, keys, through)
     patched = []
     for number, node in enumerate(receivers, 1):
-        if cancelled and cancelled():
-            raise TraceCancelled(f"path patching was cancelled after {number - 1} of {len(receivers)} receivers")
         key = (node.site, node.layer)
         patch = {key: _written(node.pos, noted[key][:, node.pos])}
         ids = pair.ids.expand(pair.n_samples, -1)
         patched.append(pair.answer(run(model, ids, patches=pair.base(everything) | patch).logits))
-        if progress:
-            progress(number, len(receivers))
+        watch.step(number, len(receivers))
     clean, corrupted = pair.log_probs()
     started = torch.full_like(corrupted, clean) if pair.noising else corrupted
     return PathResult(

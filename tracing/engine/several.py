@@ -7,15 +7,16 @@ kernels: a few positions, a few samples.  A whole map fills its passes by itself
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from facts import Fact
+from facts.watch import UNWATCHED, Watch
 from models import LanguageModel
 from models.forwards.hooks import run_hooked
 from tracing.config import TraceConfig
 from tracing.corruption import NoiseLevel, measure_noise
-from tracing.engine.case import Case, Progress, Watch, make_case
+from tracing.engine.case import Case, RunCount, make_case
 from tracing.engine.engine import Engine
 from tracing.engine.plan import pack_limit
 from tracing.engine.probe import EngineName, engine_for
@@ -31,9 +32,8 @@ def trace_facts(
     level: NoiseLevel | None = None,
     positions: Sequence[PositionName] | None = None,
     together: int | None = None,
-    progress: Progress | None = None,
-    cancelled: Callable[[], bool] | None = None,
     engine: EngineName | None = None,
+    watch: Watch = UNWATCHED,
 ) -> Iterator[tuple[TraceResult, ...]]:
     """What `trace_all` gives for each fact, in order; of a group of facts as soon as the group is done.
 
@@ -42,11 +42,11 @@ def trace_facts(
         level: by default measured on the embeddings of the facts' subjects.
         together: facts that share a sweep, at most; by default as many as fill a pack.  Each goes alone where several
             are not exact side by side (`tracing.engine.probe`).
-        progress: told (facts done, facts in all).
         engine: as in `trace_all`.
+        watch: told (facts done, facts in all), and asked before every forward pass.
 
     Raises:
-        TraceCancelled: when `cancelled` said so, at most one forward pass later.
+        Cancelled: when `watch` said so, at most one forward pass later.
         ValueError: as in `trace_all`; if `together` is below 1, or there are not as many counterfactuals as facts.
     """
     if together is not None and together < 1:
@@ -57,19 +57,18 @@ def trace_facts(
     name = engine or engine_for(model, run_hooked)
     if name == "replay" or engine_for(model, run_hooked, prompts=2) == "replay":
         together = 1
-    watch, done = Watch(None, cancelled), 0
+    count, done = RunCount(Watch(cancelled=watch.cancelled)), 0
     for group in _groups(_cases(model, facts, configs, counterfactuals, level, positions), together):
-        watch.tick(0)
+        count.tick(0)
         runs = Engine(model, [case.asked for case in group], group[0].configs, name, run_hooked)
-        watch.total += runs.n_runs() * group[0].n_samples
-        for parts in runs.run(range(group[0].n_samples), watch.tick):
+        count.total += runs.n_runs() * group[0].n_samples
+        for parts in runs.run(range(group[0].n_samples), count.tick):
             for case, part in zip(group, parts, strict=True):
                 case.found.append(part)
         for case in group:
             done += 1
-            if progress:
-                progress(done, len(facts))
             yield case.results(runs)
+            watch.step(done, len(facts))
 
 
 def _cases(

