@@ -32,6 +32,7 @@ from metrics import EditReport, Efficiency
 from metrics import evaluate as score
 from metrics.efficiency import stopwatch
 from models import LanguageModel, join, notes_on, own_answer, run, subject_span
+from models.published import usual_layer
 from models.reference.corpus import sample_texts
 from tracing import TraceConfig, TraceResult, measure_noise, trace_sites
 from tracing.suggestion import Suggestion
@@ -208,16 +209,15 @@ def locate(
         progress=progress,
         cancelled=cancelled,
     )
-    return Located(results, silent, usual_layer(model))
+    return Located(results, silent, _usual_layer(model))
 
 
-def usual_layer(model: LanguageModel) -> int:
-    """Where published settings lie for models of this size (`editing.parts.suggest`), or a quarter of the depth where
-    an MLP cannot be edited."""
+def _usual_layer(model: LanguageModel) -> int:
+    """The layer published edits of models of this size used, also where no MLP of the model can be edited."""
     try:
         return suggest_layer(model)
     except ValueError:
-        return model.n_layers // 4
+        return usual_layer(model.n_layers)
 
 
 def silent_layers(model: LanguageModel, fact: Fact) -> dict[int, frozenset[int]]:

@@ -6,6 +6,8 @@ measured: for models after GPT-J the authors took over MEMIT's.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 PUBLISHED: dict[tuple[str, int, int], tuple[int, ...]] = {
     ("gpt2", 24, 1024): (8,),
     ("gpt2", 36, 1280): (12,),
@@ -31,6 +33,12 @@ PUBLISHED_ONE: dict[tuple[str, int, int], int] = {
 
 FIRST, LAST = 0.1, 0.25
 """The published ranges lie between these shares of the depth, those of GPT-2 XL, the oldest, a little later."""
+
+
+def usual_layer(n_layers: int, layers: Sequence[int] = ()) -> int:
+    """The one layer to begin with: the middle of the published layers of a model, or else of its `usual_layers`."""
+    layers = layers or usual_layers(n_layers)
+    return min(layers[len(layers) // 2], n_layers - 1)
 
 
 def usual_layers(n_layers: int) -> range:

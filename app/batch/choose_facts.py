@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
-from app import work
+from app.batch import work
 from app.batch.datasets import ATLAS
 from app.server import cache, server_paths
 from app.server.jobs import Job, Runner, job_key

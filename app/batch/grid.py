@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
-from app import work
-from app.batch import sweeps
+from app.batch import sweeps, work
 from app.batch.choose_facts import local
 from app.batch.datasets import ATLAS
 from app.batch.prepare import BLOCK, LOADING_SECONDS, MAPS, BatchAsk, size

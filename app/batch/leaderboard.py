@@ -9,8 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from app.runs.two_runs import NONE, Cells
-from app.shared.wording import amount
+from app.shared.wording import NONE, Cells, amount
 from experiments.ledger.records import Entry
 
 if TYPE_CHECKING:

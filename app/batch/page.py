@@ -5,8 +5,8 @@ import streamlit as st
 from app.batch import choose_facts, grid, show_experiment, sweeps
 from app.server import cache, catalog
 from app.session import state
+from app.shared import model_choice
 from app.shared.waiting import Waiting, wait
-from app.workbench import choose_model
 
 NONE = "-"
 """The name of no experiment: the reader has closed the one that was shown."""
@@ -23,7 +23,7 @@ state.start_session(offer.models)
 runner = cache.runner()
 painted = st.session_state.setdefault("painted", False)
 st.title("Batch", anchor=False)
-model, downloading = choose_model.draw(runner, offer)
+model, downloading = model_choice.draw(runner, offer)
 waiting: list[Waiting] = []
 above = st.container()  # also where there is nothing in it: cards that change places leave dimmed ones behind
 shown = sweeps.current(st.query_params.get("experiment") or st.session_state.get("experiment", ""))

@@ -14,33 +14,13 @@ from numpy.typing import NDArray
 
 from app.batch.leaderboard import Board, boards, score_records
 from app.batch.sweeps import Experiment
+from app.shared.averages import AveragedMap, averaged_map
 from experiments.ledger.ledger import Ledger
 from experiments.ledger.records import Entry, entries
 
 EFFECTS = "effects/"
 SITES = ("resid_post", "mlp_out", "attn_out")
 PICTURES, TABLES = (".png",), (".csv", ".parquet", ".md", ".tex", ".pdf", ".png", ".json", ".npz")
-
-
-@dataclass(frozen=True, eq=False)
-class AveragedMap:
-    """Mean effects over facts."""
-
-    name: str
-    """As `tracing.average.map_name` calls it, and the settings that tell it from others of the run."""
-    site: str
-    mean: NDArray[np.float64]
-    """[category, layer]; NaN where no fact has such a token."""
-    low: NDArray[np.float64]
-    high: NDArray[np.float64]
-    """Ends of the 95 % t-interval over facts."""
-    n: tuple[int, ...]
-    """Facts with such a token, by category."""
-
-    @property
-    def uncertain(self) -> NDArray[np.bool_]:
-        """[category, layer], where the interval holds 0."""
-        return (self.low <= 0) & (self.high >= 0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,15 +147,6 @@ def _averaged(parts: Sequence[_Part]) -> tuple[AveragedMap, ...]:
     names = sorted({name for part in parts for name in part.effects}, key=_place)
     joined = {name: np.concatenate([part.effects[name] for part in parts if name in part.effects]) for name in names}
     return tuple(averaged_map(name, effects) for name, effects in joined.items() if effects.ndim == 3)
-
-
-def averaged_map(name: str, effects: NDArray[np.float32]) -> AveragedMap:
-    """The mean of [fact, category, layer] over facts."""
-    from tracing.statistics import interval, nan_mean
-
-    low, high = interval(effects)
-    counts = tuple(int(n) for n in (~np.isnan(effects[:, :, 0])).sum(0))
-    return AveragedMap(name, name.partition(",")[0], nan_mean(effects), low, high, counts)
 
 
 def _place(name: str) -> tuple[bool, int, str]:

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from app import work
-from app.batch import sweeps
+from app.batch import sweeps, work
 from app.batch.leaderboard import HEADLINES, Board
 from app.batch.results import Results, packed, table
 from app.batch.sweeps import Experiment, Standing

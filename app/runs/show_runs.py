@@ -6,15 +6,13 @@ from collections.abc import Sequence
 
 import streamlit as st
 
-from app.batch.results import averaged_map
 from app.runs import average_runs, session_runs, two_runs
 from app.runs.saved import LARGEST, METRICS, SITES, Saved, SavedEdit, SavedTrace
-from app.runs.two_runs import Cells
 from app.server.jobs import Runner, job_key
 from app.shared import averages, export
+from app.shared.style import SUMMARY_STYLE
 from app.shared.waiting import Waiting
-from app.shared.wording import markup, plain, short, visible
-from app.workbench.locate import SUMMARY_STYLE
+from app.shared.wording import Cells, markup, plain, short, visible
 
 KINDS = {"all": "All", "trace": "Traces", "edit": "Edits"}
 
@@ -197,7 +195,7 @@ def _many(chosen: Sequence[Saved]) -> None:
             plain(f"{words}, {found.noise_source}. Traces of one prompt count as one fact. ")
             + "Facts that were picked by hand say little about others; the page Batch draws them."
         )
-        maps = [averaged_map(name, effects) for name, effects in found.effects.items()]
+        maps = [averages.averaged_map(name, effects) for name, effects in found.effects.items()]
         averages.draw(key, maps, f"Average indirect effect ({measure})")
         export.average_buttons(found)
 

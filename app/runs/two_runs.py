@@ -6,10 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from app.runs.saved import METRICS, SITES, Saved, SavedEdit, SavedScore, SavedTrace
-from app.shared.wording import amount, short, visible
-
-NONE = "—"
-Cells = dict[str, str]
+from app.shared.wording import NONE, Cells, amount, short, visible
 
 
 def overview(runs: Sequence[Saved]) -> list[Cells]:

@@ -12,8 +12,8 @@ import streamlit as st
 
 from app.server import catalog
 from app.server.jobs import Progress, Runner
+from app.server.pace import Paces
 from app.server.uploads import Uploads
-from app.workbench.pace import Paces
 
 if TYPE_CHECKING:
     from editing import Edit

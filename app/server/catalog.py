@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from models.options import LoadSettings
-from models.published import usual_layers
+from models.published import usual_layer
 from models.sources import catalogue
 from models.sources.gguf import converted_folders, is_gguf
 from models.sources.hub import cached, cached_names
@@ -56,8 +56,7 @@ class Choice:
     @property
     def usual_layer(self) -> int:
         """Where to start looking for the layer to edit, before there is a trace."""
-        layers = self.published or tuple(usual_layers(self.n_layers))
-        return min(layers[len(layers) // 2], self.n_layers - 1)
+        return usual_layer(self.n_layers, self.published)
 
     @property
     def place(self) -> str:

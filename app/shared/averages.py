@@ -3,11 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
+import numpy as np
 import streamlit as st
+from numpy.typing import NDArray
 
-from app.batch.results import AveragedMap
 from app.shared.wording import plain, short
+
+
+@dataclass(frozen=True, eq=False)
+class AveragedMap:
+    """Mean effects over facts."""
+
+    name: str
+    """As `tracing.average.map_name` calls it, and the settings that tell it from others of the run."""
+    site: str
+    mean: NDArray[np.float64]
+    """[category, layer]; NaN where no fact has such a token."""
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+    """Ends of the 95 % t-interval over facts."""
+    n: tuple[int, ...]
+    """Facts with such a token, by category."""
+
+    @property
+    def uncertain(self) -> NDArray[np.bool_]:
+        """[category, layer], where the interval holds 0."""
+        return (self.low <= 0) & (self.high >= 0)
+
+
+def averaged_map(name: str, effects: NDArray[np.float32]) -> AveragedMap:
+    """The mean of [fact, category, layer] over facts."""
+    from tracing.statistics import interval, nan_mean
+
+    low, high = interval(effects)
+    counts = tuple(int(n) for n in (~np.isnan(effects[:, :, 0])).sum(0))
+    return AveragedMap(name, name.partition(",")[0], nan_mean(effects), low, high, counts)
 
 
 def facts(n: int, total: tuple[float, float, float] | None) -> str:

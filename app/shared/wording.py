@@ -7,6 +7,11 @@ import re
 
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]()<>#+\-.!|~$:&^=\"'@/])")
 
+NONE = "—"
+"""What a table shows where there is no number."""
+Cells = dict[str, str]
+"""A row of a table: column -> text."""
+
 
 def plain(text: str) -> str:
     """For Streamlit's Markdown elements: every mark escaped, so nothing in `text` becomes a link, a picture or HTML."""

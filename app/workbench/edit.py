@@ -12,10 +12,10 @@ from app.session import state
 from app.session.asks import EditAsk
 from app.session.form import Form
 from app.session.state import BOUND
+from app.shared.style import SUMMARY_STYLE
 from app.shared.waiting import Waiting, cancel
 from app.shared.wording import duration, markup, plain, probability, visible
 from app.workbench import ledger, settings
-from app.workbench.locate import SUMMARY_STYLE
 
 if TYPE_CHECKING:
     from app.workflow import Located

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
-from app import work
 from app.server import cache
 from app.server.jobs import Job, Runner
 from app.session import state
@@ -14,7 +13,7 @@ from app.session.asks import CompareAsk, FileAsk
 from app.shared import export
 from app.shared.waiting import Waiting, cancel
 from app.shared.wording import markup, plain
-from app.workbench import ledger
+from app.workbench import ledger, work
 
 if TYPE_CHECKING:
     from app.side_by_side import Comparison

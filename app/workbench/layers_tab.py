@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
-from app import work
 from app.server.jobs import Job, Runner
 from app.session import state
 from app.session.asks import EditAsk, LayersAsk
 from app.shared.waiting import Waiting, cancel
 from app.shared.wording import plain, short
+from app.workbench import work
 
 if TYPE_CHECKING:
     from app.every_layer import EveryLayer

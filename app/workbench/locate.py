@@ -9,15 +9,16 @@ import streamlit as st
 
 from app.server import cache
 from app.server.jobs import Job, Runner
+from app.server.pace import token_passes
 from app.session import state
 from app.session.asks import EditAsk
 from app.session.form import Form
 from app.session.state import BOUND, KEEP
 from app.shared import export
+from app.shared.style import SUMMARY_STYLE
 from app.shared.waiting import Waiting, cancel
 from app.shared.wording import markup, plain, probability, roughly, short, visible
 from app.workbench import heat_map, layers_tab
-from app.workbench.pace import token_passes
 
 if TYPE_CHECKING:
     from app.workflow import Located
@@ -235,19 +236,6 @@ def _said(found: Located) -> None:
     )
     if site := early_site(found.main):
         st.caption(plain(site))
-
-
-SUMMARY_STYLE = """
-<style>
-dl.numbers { display: grid; grid-template-columns: repeat(auto-fit, minmax(120px, 1fr)); gap: 10px 18px;
-  margin: 4px 0 0; padding: 0 }
-.numbers div { margin: 0; padding: 0 }
-.numbers dt { padding: 0; margin: 0; font-size: 0.84rem; color: color-mix(in srgb, currentColor 78%, transparent) }
-.numbers dd { margin: 0; font-size: 1.3rem; line-height: 1.35; font-variant-numeric: tabular-nums }
-.numbers dd.note { font-size: 0.8rem; line-height: 1.6; overflow-wrap: anywhere;
-  color: color-mix(in srgb, currentColor 78%, transparent) }
-</style>
-"""
 
 
 def _site_heading(result: TraceResult, results: tuple[TraceResult, ...]) -> None:

@@ -2,15 +2,15 @@
 
 import streamlit as st
 
-from app import work
 from app.runs import session_runs
 from app.server import cache, catalog
 from app.server.jobs import Job, Lane, Work
 from app.session import state
 from app.session.asks import EditAsk, FileAsk
 from app.session.form import Form
+from app.shared import model_choice
 from app.shared.waiting import Waiting, wait
-from app.workbench import choose_model, edit, edits, evaluate, fact_bar, ledger, locate
+from app.workbench import edit, edits, evaluate, fact_bar, ledger, locate, work
 
 live_at_first: list[Job] = []
 """Jobs that were live when this run of the script came by them.  One that ends while the page is being drawn is drawn
@@ -40,7 +40,7 @@ runner = cache.runner()
 session = st.session_state
 
 st.html('<h1 class="unseen">Workbench</h1>')
-model, downloading = choose_model.draw(runner, offer)
+model, downloading = model_choice.draw(runner, offer)
 ledger.start(model)
 words = fact_bar.fields()
 below_fields = st.container()

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from app import work
 from app.server import cache
 from app.server.jobs import Job, Progress
+from app.server.pace import Paces, token_passes
 from app.session.asks import ReadAsk
-from app.workbench.pace import Paces, token_passes
+from app.workbench import work
 from facts.watch import Watch
 from models import LanguageModel
 from models.sources import catalogue

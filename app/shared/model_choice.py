@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
-from app import work
 from app.server import cache
 from app.server.catalog import DTYPES, Choice, Offer
-from app.server.jobs import Runner
+from app.server.jobs import Cancelled, Progress, Runner, Work
 from app.session import state
 from app.session.asks import FetchAsk
 from app.session.state import KEEP
 from app.shared.waiting import MEGABYTE, Waiting, cancel, show
 from app.shared.wording import markup, plain
+from facts.stages import watch_of
 
 if TYPE_CHECKING:
     from models.sources.catalogue import Entry
@@ -154,7 +154,7 @@ def _download(runner: Runner) -> list[Waiting]:
     if ask is None:
         return []
     job = state.job_for(
-        runner, ask.key, f"Getting {entry_named(ask.name).title}", work.fetch(ask.name, ask.licence_accepted), "fetch"
+        runner, ask.key, f"Getting {entry_named(ask.name).title}", _fetch(ask.name, ask.licence_accepted), "fetch"
     )
     if job.live:
         with st.container(horizontal=True, vertical_alignment="center"):
@@ -211,3 +211,15 @@ def _terms(entry: Entry) -> str:
     if entry.gated:
         words.append("The hub gives it only to those who accepted its licence there and have logged in.")
     return " ".join(words)
+
+
+def _fetch(name: str, licence_accepted: bool) -> Work:
+    """Download a model of the catalogue."""
+
+    def work(progress: Progress, cancelled: Cancelled) -> object:
+        from models.sources.catalogue import fetch as fetched
+
+        progress.stage("downloading")
+        return fetched(name, licence_accepted=licence_accepted, watch=watch_of(progress, cancelled))
+
+    return work

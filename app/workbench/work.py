@@ -1,4 +1,4 @@
-"""The jobs of the page: each turns a question into work for the worker, which alone imports torch."""
+"""The Workbench's jobs: each turns a question into work for a worker thread, which alone imports torch."""
 
 from __future__ import annotations
 
@@ -8,13 +8,11 @@ from typing import TYPE_CHECKING
 
 from app.server import cache
 from app.server.jobs import Cancelled, Progress, Work
+from app.server.pace import time_forward, token_passes
 from app.session.asks import SITES, CompareAsk, EditAsk, FileAsk, LayersAsk, ReadAsk, ScoreAsk, TraceAsk
-from app.workbench.pace import time_forward, token_passes
 from facts.stages import watch_of
 
 if TYPE_CHECKING:
-    from app.batch.prepare import BatchAsk, Prepared
-    from app.batch.sweeps import Experiment
     from editing import Edit
     from facts import EditRequest
     from models import LanguageModel
@@ -190,75 +188,5 @@ def compare(ask: CompareAsk) -> Work:
 
         sides = drawer.all(ask.left), drawer.all(ask.right)
         return side_by_side.compare(shelf.get(ask.model, progress), *sides, progress=progress, cancelled=cancelled)
-
-    return work
-
-
-def dataset(source: str) -> Work:
-    """What a file, or the atlas, holds; only a reader's own file is quoted where it is no dataset."""
-    uploaded = cache.uploads().holds(source)
-
-    def work(progress: Progress, cancelled: Cancelled) -> object:
-        from app.batch.datasets import read_dataset
-
-        return read_dataset(source, quote=uploaded)
-
-    return work
-
-
-def methods() -> Work:
-    """(name, title) of every method, and of every protocol; the first of these imports torch."""
-
-    def work(progress: Progress, cancelled: Cancelled) -> object:
-        from editing import METHODS
-        from metrics.protocols import PROTOCOLS
-
-        return tuple({name: one.title for name, one in listed.items()} for listed in (METHODS, PROTOCOLS))
-
-    return work
-
-
-def prepare(ask: BatchAsk) -> Work:
-    """The cells of a batch, with what they will take."""
-    shelf = cache.shelf()
-
-    def work(progress: Progress, cancelled: Cancelled) -> object:
-        from app.batch.prepare import prepare as made
-
-        return made(shelf.get(ask.model, progress), ask, progress, cancelled)
-
-    return work
-
-
-def fetch(name: str, licence_accepted: bool) -> Work:
-    """Download a model of the catalogue."""
-
-    def work(progress: Progress, cancelled: Cancelled) -> object:
-        from models.sources.catalogue import fetch as fetched
-
-        progress.stage("downloading")
-        return fetched(name, licence_accepted=licence_accepted, watch=watch_of(progress, cancelled))
-
-    return work
-
-
-def start_batch(prepared: Prepared, name: str) -> Work:
-    """Write the plan down and start its process."""
-
-    def work(progress: Progress, cancelled: Cancelled) -> object:
-        from app.batch import sweeps
-
-        return sweeps.start(prepared.plan(name), prepared.identity, prepared.ask.workers)
-
-    return work
-
-
-def results(one: Experiment) -> Work:
-    """What an experiment found so far."""
-
-    def work(progress: Progress, cancelled: Cancelled) -> object:
-        from app.batch.results import read_results
-
-        return read_results(one)
 
     return work

@@ -1,0 +1,70 @@
+"""The jobs of the page Batch: each turns a question into work for a worker thread, which alone imports torch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from app.server import cache
+from app.server.jobs import Cancelled, Progress, Work
+
+if TYPE_CHECKING:
+    from app.batch.prepare import BatchAsk, Prepared
+    from app.batch.sweeps import Experiment
+
+
+def dataset(source: str) -> Work:
+    """What a file, or the atlas, holds; only a reader's own file is quoted where it is no dataset."""
+    uploaded = cache.uploads().holds(source)
+
+    def work(progress: Progress, cancelled: Cancelled) -> object:
+        from app.batch.datasets import read_dataset
+
+        return read_dataset(source, quote=uploaded)
+
+    return work
+
+
+def methods() -> Work:
+    """(name, title) of every method, and of every protocol; the first of these imports torch."""
+
+    def work(progress: Progress, cancelled: Cancelled) -> object:
+        from editing import METHODS
+        from metrics.protocols import PROTOCOLS
+
+        return tuple({name: one.title for name, one in listed.items()} for listed in (METHODS, PROTOCOLS))
+
+    return work
+
+
+def prepare(ask: BatchAsk) -> Work:
+    """The cells of a batch, with what they will take."""
+    shelf = cache.shelf()
+
+    def work(progress: Progress, cancelled: Cancelled) -> object:
+        from app.batch.prepare import prepare as made
+
+        return made(shelf.get(ask.model, progress), ask, progress, cancelled)
+
+    return work
+
+
+def start_batch(prepared: Prepared, name: str) -> Work:
+    """Write the plan down and start its process."""
+
+    def work(progress: Progress, cancelled: Cancelled) -> object:
+        from app.batch import sweeps
+
+        return sweeps.start(prepared.plan(name), prepared.identity, prepared.ask.workers)
+
+    return work
+
+
+def results(one: Experiment) -> Work:
+    """What an experiment found so far."""
+
+    def work(progress: Progress, cancelled: Cancelled) -> object:
+        from app.batch.results import read_results
+
+        return read_results(one)
+
+    return work
