@@ -30,6 +30,7 @@ from facts import EditRequest
 from facts.atlas import Atlas, load_atlas
 from facts.probes import edit_request
 from metrics import Summary
+from metrics.definitions import METRICS, PROMPTED
 from metrics.protocols import (
     PROTOCOLS,
     CaseScores,
@@ -40,7 +41,7 @@ from metrics.protocols import (
     evaluate_under,
     summarise,
 )
-from metrics.types import Metric, Settings
+from metrics.types import Settings
 from models import LanguageModel
 from models.options import add_model_options, load_from
 
@@ -49,7 +50,6 @@ PARAPHRASES = 2
 """Asked for each edit, as many as CounterFact has; drawn from those of the atlas."""
 CHUNK = 25
 """Edits whose prompts the unedited model is asked at once."""
-METRICS: tuple[Metric, ...] = ("reliability", "generalization", "locality", "portability")
 
 
 def requests_of(model: LanguageModel, atlas: Atlas, n: int, seed: int) -> list[EditRequest]:
@@ -160,9 +160,12 @@ def frame(summaries: dict[str, Summary]) -> pd.DataFrame:
 
 def table(summaries: dict[str, Summary]) -> str:
     """The number nearest to each metric, protocol by protocol: after the edit, its interval, and before it."""
-    lines = ["| Protocol | Reliability | Generalization | Locality | Portability |", "|---|---:|---:|---:|---:|"]
+    lines = [
+        f"| Protocol | {' | '.join(METRICS[metric].label for metric in PROMPTED)} |",
+        f"|---|{'---:|' * len(PROMPTED)}",
+    ]
     for name, summary in summaries.items():
-        cells = [_cell(summary, PROTOCOLS[name].headlines.get(metric)) for metric in METRICS]
+        cells = [_cell(summary, PROTOCOLS[name].headlines.get(metric)) for metric in PROMPTED]
         lines.append(f"| `{name}` | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

@@ -1,12 +1,45 @@
-"""Five metrics of an edit: reliability, generalization, locality, portability and efficiency."""
+"""Five metrics of an edit: reliability, generalization, locality, portability and efficiency.
 
-from metrics.aggregate import SHORT_NAMES, Summary, SummaryScore, aggregate
-from metrics.asking.generation import first_sentence, matches
-from metrics.definitions import DEFINITIONS, METRICS, Definition, MetricInfo
-from metrics.efficiency import Efficiency, peak_memory_bytes, stopwatch
-from metrics.evaluate import evaluate
-from metrics.report import EditReport, TextPair
-from metrics.types import PROTOCOL, Metric, PromptRow, Reading, Score, Settings
+Names are imported when first used, so that a page can read the table of metrics without importing torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from metrics.asking.generation import first_sentence, matches
+    from metrics.definitions import DEFINITIONS, METRICS
+    from metrics.efficiency import peak_memory_bytes, stopwatch
+    from metrics.evaluation import evaluate
+    from metrics.report import EditReport
+    from metrics.summary import SHORT_NAMES, Summary, aggregate
+    from metrics.types import (
+        PROTOCOL,
+        Definition,
+        Efficiency,
+        Metric,
+        PromptRow,
+        Reading,
+        Score,
+        Settings,
+        SummaryScore,
+        TextPair,
+    )
+
+HOMES = {
+    "DEFINITIONS": "definitions",
+    "METRICS": "definitions",
+    "SHORT_NAMES": "summary",
+    "EditReport": "report",
+    "Summary": "summary",
+    "aggregate": "summary",
+    "evaluate": "evaluation",
+    "first_sentence": "asking.generation",
+    "matches": "asking.generation",
+    "peak_memory_bytes": "efficiency",
+    "stopwatch": "efficiency",
+}
+"""Name -> module; all others are in `metrics.types`."""
 
 __all__ = [
     "DEFINITIONS",
@@ -17,7 +50,6 @@ __all__ = [
     "EditReport",
     "Efficiency",
     "Metric",
-    "MetricInfo",
     "PromptRow",
     "Reading",
     "Score",
@@ -32,3 +64,9 @@ __all__ = [
     "peak_memory_bytes",
     "stopwatch",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'metrics' has no attribute {name!r}")
+    return getattr(import_module(f"metrics.{HOMES.get(name, 'types')}"), name)

@@ -6,17 +6,12 @@ Perplexity as a guard against a model that an edit broke while its edit scores l
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from metrics.asking.logprobs import batches, row_logits, token_ids
-from metrics.asking.scoring import NOT_FINITE, mean_score, not_measured
-from metrics.types import Score
 
 if TYPE_CHECKING:
     from models import LanguageModel
@@ -54,30 +49,3 @@ def text_nll(
 def count_scorable(model: LanguageModel, texts: Sequence[str]) -> int:
     """How many texts have a token to predict."""
     return sum(len(row) >= 2 for row in token_ids(model, texts))
-
-
-def perplexity_score(before: Sequence[tuple[float, int]], after: Sequence[tuple[float, int]], seed: int) -> Score:
-    """exp(summed nll / tokens) over all texts, before and after; texts are resampled as wholes."""
-    name = "locality.perplexity"
-    if not before:
-        return not_measured(name, "no neutral texts were given")
-    usable = [index for index, (_, n_tokens) in enumerate(before) if n_tokens]
-    if not usable:
-        return not_measured(name, "the neutral texts have fewer than two tokens each")
-    finite = [index for index in usable if math.isfinite(before[index][0]) and math.isfinite(after[index][0])]
-    out = [("fewer than two tokens", len(before) - len(usable)), (NOT_FINITE, len(usable) - len(finite))]
-    return mean_score(
-        name,
-        [(before[index], after[index]) for index in finite],
-        NOT_FINITE,
-        [(reason, count) for reason, count in out if count],
-        seed=seed,
-        statistic=perplexity,
-    )
-
-
-def perplexity(sums: NDArray[np.float64]) -> NDArray[np.float64]:
-    """[..., text, 2] of (nll, tokens) -> [...] perplexity; capped at the largest float."""
-    totals = sums.sum(axis=-2)
-    limit = np.log(np.finfo(np.float64).max)
-    return np.asarray(np.exp(np.minimum(totals[..., 0] / totals[..., 1], limit)))

@@ -10,14 +10,12 @@ as `editors/editor.py` and `evaluate/evaluate.py` of zjunlp/EasyEdit write it.  
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from facts import Case, EditRequest, Probe
 from metrics.asking.prompts import LOCALITY_KINDS, PORTABILITY_KINDS
 from metrics.protocols import CaseScores
-from metrics.report import EditReport
-from metrics.types import PromptRow, Reading
 
 AXES: Mapping[str, str] = {
     "same_subject": "Relation_Specificity",
@@ -59,34 +57,6 @@ def easyedit_result(case: Case, scores: CaseScores, seconds: float | None = None
             **_kinds(after, "locality", LOCALITY_KINDS),
             **_fluency(after),
             "metric_meta": _meta(scores.protocol, scores.seed, scores.model, scores.revision),
-        },
-    }
-
-
-def easyedit_result_of_report(report: EditReport, case_id: str = "0") -> dict[str, Any]:
-    """A report of the five metrics as one entry of `results.json`: its readings of the given answers' tokens.
-
-    Lists hold one number per prompt, whether or not the report counts it.  For locality a report knows only whether
-    the next token is the same before and after, where EasyEdit compares as many as the answer has; use
-    `easyedit_result` for its own number.
-    """
-    seconds = report.efficiency.edit_seconds
-    return {
-        "case_id": case_id,
-        "requested_rewrite": _rewrite(report.request, report.request.probes),
-        **({} if seconds is None else {"time": seconds}),
-        "pre": _forced(report.rows, lambda row: row.before),
-        "post": {
-            **_forced(report.rows, lambda row: row.after),
-            "locality": _by_kind(
-                (row.kind, None if row.same_top is None else float(row.same_top))
-                for row in report.rows
-                if row.kind in LOCALITY_KINDS
-            ),
-            "metric_meta": {
-                **_meta(report.protocol, report.seed, report.model_name, report.model_revision),
-                "locality": "next token",
-            },
         },
     }
 
@@ -134,19 +104,6 @@ def _by_kind(numbers: Iterable[tuple[str, float | None]]) -> dict[str, list[floa
         if number is not None:
             groups.setdefault(f"{AXES.get(kind, kind)}_acc", []).append(number)
     return groups
-
-
-def _forced(rows: Sequence[PromptRow], reading_of: Callable[[PromptRow], Reading | None]) -> dict[str, Any]:
-    numbers = [(row.kind, reading.token_accuracy) for row in rows if (reading := reading_of(row)) is not None]
-    found = {
-        "rewrite_acc": [value for kind, value in numbers if kind == "edit" and value is not None],
-        # EasyEdit asks one paraphrase an edit, the first.
-        "rephrase_acc": [value for kind, value in numbers if kind == "paraphrase" and value is not None][:1],
-    }
-    return {
-        **{name: values for name, values in found.items() if values},
-        "portability": _by_kind((kind, value) for kind, value in numbers if kind in PORTABILITY_KINDS),
-    }
 
 
 def _meta(protocol: str, seed: int, model: str, revision: str) -> dict[str, Any]:

@@ -6,55 +6,17 @@ import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-import torch
-
-from metrics.asking.scoring import measured_score
-from metrics.types import Score
+from metrics.asking.scoring import not_measured
+from metrics.types import Definition, Evidence, Measured, Metric
 
 if TYPE_CHECKING:
+    import torch
+
     from models import LanguageModel
-
-EDIT_STAGES = ("moments", "value", "solve", "apply")
-"""Stages whose seconds add up to the edit time."""
-
-
-@dataclass(frozen=True)
-class Efficiency:
-    """Measured by whoever runs the edit; None means not measured.
-
-    Raises:
-        ValueError: if a number is negative or not finite.
-    """
-
-    trace_seconds: float | None = None
-    moments_seconds: float | None = None
-    value_seconds: float | None = None
-    solve_seconds: float | None = None
-    apply_seconds: float | None = None
-    undo_seconds: float | None = None
-    evaluate_seconds: float | None = None
-    peak_memory_bytes: int | None = None
-    parameters_changed: int | None = None
-    parameters_total: int | None = None
-    delta_norm: float | None = None
-    """Frobenius norm of edited minus base over all weights."""
-
-    def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if value is not None and not (math.isfinite(value) and value >= 0):
-                raise ValueError(f"{field.name} is {value!r}; expected a finite number of at least 0, or None")
-
-    @property
-    def edit_seconds(self) -> float | None:
-        """Sum of the measured edit stages; None if none was measured."""
-        known = [getattr(self, f"{stage}_seconds") for stage in EDIT_STAGES]
-        measured = [seconds for seconds in known if seconds is not None]
-        return sum(measured) if measured else None
 
 
 @dataclass
@@ -76,6 +38,8 @@ def stopwatch() -> Iterator[Stopwatch]:
 
 def peak_memory_bytes(device: torch.device | str = "cpu") -> int | None:
     """Most memory held so far: by torch on a GPU, else by the whole process; None where the system does not tell."""
+    import torch  # here, so that the definitions can be read without it
+
     if torch.device(device).type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     try:
@@ -108,29 +72,88 @@ def weight_change(base: LanguageModel, edited: LanguageModel) -> tuple[int, int,
     return changed, total, math.sqrt(squares) if math.isfinite(squares) else None
 
 
-def efficiency_scores(efficiency: Efficiency) -> list[Score]:
-    """The numbers as scores; what the caller did not measure is "not measured"."""
-    changed, total = efficiency.parameters_changed, efficiency.parameters_total
-    share = None if changed is None or not total else changed / total
-    stages = ("trace", *EDIT_STAGES, "undo", "evaluate")
+_SECONDS = {
+    "trace": "Wall time of the causal trace.",
+    "moments": "Wall time of estimating or loading the second moment of the keys.",
+    "value": "Wall time of optimising the value vector.",
+    "solve": "Wall time of solving for the weight change.",
+    "apply": "Wall time of making the edited model from the base and the change.",
+    "undo": "Wall time of going back to the unedited model.",
+    "evaluate": "Wall time of this evaluation.",
+}
+
+_EFFICIENCY: dict[str, Definition] = {
+    "seconds": Definition(
+        "Edit time",
+        "measured",
+        "s",
+        False,
+        "Wall time of the edit: the measured ones of moments, value, solve and apply; without tracing and evaluation.",
+    ),
+    **{
+        f"{stage}_seconds": Definition(f"{stage.capitalize()} time", "measured", "s", False, sentence)
+        for stage, sentence in _SECONDS.items()
+    },
+    "peak_memory": Definition(
+        "Peak memory",
+        "measured",
+        "bytes",
+        False,
+        "Most memory held by the process (on a GPU: by torch) up to the measurement.",
+    ),
+    "parameters_changed": Definition(
+        "Parameters changed",
+        "measured",
+        "entries",
+        False,
+        "Number of weight entries that differ from the unedited model.",
+    ),
+    "parameters_share": Definition(
+        "Share changed",
+        "measured",
+        "share",
+        False,
+        "Weight entries that differ from the unedited model, as a share of all.",
+    ),
+    "delta_norm": Definition(
+        "Size of the change", "measured", "norm", False, "Frobenius norm of the difference of all weights."
+    ),
+}
+
+
+def _efficiency(evidence: Evidence) -> dict[str, Measured]:
+    """The numbers as they were measured; no value before and no interval."""
+    costs = evidence.efficiency
+    changed, total = costs.parameters_changed, costs.parameters_total
     numbers: dict[str, float | None] = {
-        "seconds": efficiency.edit_seconds,
-        **{f"{stage}_seconds": getattr(efficiency, f"{stage}_seconds") for stage in stages},
-        "peak_memory": efficiency.peak_memory_bytes,
+        "seconds": costs.edit_seconds,
+        **{f"{stage}_seconds": getattr(costs, f"{stage}_seconds") for stage in _SECONDS},
+        "peak_memory": costs.peak_memory_bytes,
         "parameters_changed": changed,
-        "parameters_share": share,
-        "delta_norm": efficiency.delta_norm,
+        "parameters_share": None if changed is None or not total else changed / total,
+        "delta_norm": costs.delta_norm,
     }
-    return [
-        measured_score(f"efficiency.{key}", value, f"no {LABELS[key]} was recorded") for key, value in numbers.items()
-    ]
+    return {
+        key: not_measured(f"no {_MISSING[key]} was recorded") if value is None else Measured(value)
+        for key, value in numbers.items()
+    }
 
 
-LABELS = {
+_MISSING = {
     "seconds": "time of an edit stage",
-    **{f"{stage}_seconds": f"{stage} time" for stage in ("trace", *EDIT_STAGES, "undo", "evaluate")},
+    **{f"{stage}_seconds": f"{stage} time" for stage in _SECONDS},
     "peak_memory": "peak memory",
     "parameters_changed": "number of changed parameters",
     "parameters_share": "number of parameters",
     "delta_norm": "size of the change",
 }
+
+EFFICIENCY = Metric(
+    name="efficiency",
+    label="Efficiency",
+    question="What did the edit cost?",
+    headline="seconds",
+    definitions=_EFFICIENCY,
+    measure=_efficiency,
+    prompted=False,
+)

@@ -14,17 +14,7 @@ from facts.records import as_lists
 from metrics import tables
 from metrics.asking.generation import first_sentence
 from metrics.definitions import METRICS
-from metrics.efficiency import Efficiency
-from metrics.types import PROTOCOL, Metric, PromptRow, Reading, Score, Settings
-
-
-@dataclass(frozen=True)
-class TextPair:
-    """What the two models write after one generation prompt; shown, not scored."""
-
-    prompt: str
-    before: str
-    after: str
+from metrics.types import PROTOCOL, Efficiency, PromptRow, Reading, Score, Settings, TextPair
 
 
 @dataclass(frozen=True)
@@ -60,7 +50,7 @@ class EditReport:
                 return score
         raise ValueError(f"unknown score {name!r}; choose from {', '.join(score.name for score in self.scores)}")
 
-    def headline(self, metric: Metric) -> Score:
+    def headline(self, metric: str) -> Score:
         """The score shown first for a metric.
 
         Raises:
@@ -70,11 +60,11 @@ class EditReport:
             raise ValueError(f"unknown metric {metric!r}; choose from {', '.join(METRICS)}")
         return self.score(f"{metric}.{METRICS[metric].headline}")
 
-    def of(self, metric: Metric) -> tuple[Score, ...]:
+    def of(self, metric: str) -> tuple[Score, ...]:
         """Every score of one metric, the headline first."""
         return tuple(score for score in self.scores if score.metric == metric)
 
-    def rows_of(self, metric: Metric) -> tuple[PromptRow, ...]:
+    def rows_of(self, metric: str) -> tuple[PromptRow, ...]:
         """Every prompt of one metric."""
         return tuple(row for row in self.rows if row.metric == metric)
 

@@ -18,7 +18,8 @@ import pandas as pd
 
 from facts import EditRequest, Probe
 from metrics.asking.generation import continuations, matches
-from metrics.drift import perplexity, text_nll
+from metrics.drift import text_nll
+from metrics.statistics import perplexity
 
 if TYPE_CHECKING:
     from models import LanguageModel

@@ -89,6 +89,13 @@ def median(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(np.median(values, axis=-1))
 
 
+def perplexity(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+    """[..., text, 2] of (nll, tokens) -> [...] perplexity; capped at the largest float."""
+    totals = sums.sum(axis=-2)
+    limit = np.log(np.finfo(np.float64).max)
+    return np.asarray(np.exp(np.minimum(totals[..., 0] / totals[..., 1], limit)))
+
+
 def bootstrap(values: ArrayLike, statistic: Statistic = mean, *, seed: int = 0) -> Interval | None:
     """Percentile bootstrap interval of a statistic; None for fewer than two values, where resampling says nothing.
 

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from metrics.definitions import METRICS
-from metrics.types import Score, Unit
-
-if TYPE_CHECKING:
-    from metrics.aggregate import SummaryScore
+from metrics.types import Score, SummaryScore, Unit
 
 NOT_MEASURED = "not measured"
 HEADERS = ("Metric", "Score", "Before", "After", "Change", "95 % interval", "n", "Left out")

@@ -1,8 +1,11 @@
-"""What a measurement is made of: a `Reading` per prompt and model, a `PromptRow` per prompt, a `Score` per number."""
+"""What a measurement is made of: a `Reading` for each prompt and model, a `PromptRow` for each prompt, a `Score` for
+each number, and a `Metric`, which makes scores of the `Evidence` of one evaluation."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from typing import Literal
 
 from metrics.statistics import Interval
@@ -10,20 +13,19 @@ from metrics.statistics import Interval
 PROTOCOL = "engram"
 """Id of the way of measuring; numbers of different protocols are never averaged."""
 
-Metric = Literal["reliability", "generalization", "locality", "portability", "efficiency"]
 Scorer = Literal["greedy", "teacher-forced", "comparison", "distribution", "sampled", "measured"]
 Unit = Literal["share", "probability", "rank", "nats", "bits", "cosine", "perplexity", "s", "bytes", "entries", "norm"]
-LocalityKind = Literal["neighborhood", "same_subject", "forgetfulness", "unchanged"]
-PortabilityKind = Literal["alias", "one_hop", "inverse", "compositional_2", "logical", "reasoning", "multi_hop"]
-RowKind = Literal[
-    "edit",  # the edit prompt itself
-    "paraphrase",
-    "paraphrase_prefixed",  # a paraphrase after an unrelated sentence
-    "neighborhood_prefixed",  # a neighbour after the rewritten fact: CounterFact+ (Hoelscher-Obermaier et al. 2023)
-    LocalityKind,
-    PortabilityKind,
-]
-"""The kinds of probes mean what `facts.types.ProbeKind` says."""
+
+
+@dataclass(frozen=True)
+class Definition:
+    """What one number is: its label, how it is obtained, its unit, and which way is good."""
+
+    label: str
+    scorer: Scorer
+    unit: Unit
+    higher_is_better: bool
+    sentence: str
 
 
 @dataclass(frozen=True)
@@ -57,8 +59,11 @@ class Reading:
 class PromptRow:
     """One prompt, before and after the edit."""
 
-    metric: Metric
-    kind: RowKind
+    metric: str
+    """Name of the metric it belongs to."""
+    kind: str
+    """That of its probe (`facts.types.ProbeKind`), or "edit", "paraphrase_prefixed" (after an unrelated sentence) or
+    "neighborhood_prefixed" (after the rewritten fact: CounterFact+, Hoelscher-Obermaier et al. 2023)."""
     prompt: str
     answer: str
     """What the edited model should say."""
@@ -83,7 +88,7 @@ class Score:
 
     name: str
     """ "metric.key", such as "locality.greedy"."""
-    metric: Metric
+    metric: str
     label: str
     value: float | None
     """After the edit."""
@@ -120,6 +125,168 @@ class Score:
     def n_left_out(self) -> int:
         """Prompts that were not counted."""
         return sum(count for _, count in self.left_out)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The numbers of a `Score`, before it has a name."""
+
+    value: float | None
+    before: float | None = None
+    n: int = 1
+    ci: Interval | None = None
+    before_ci: Interval | None = None
+    change_ci: Interval | None = None
+    left_out: tuple[tuple[str, int], ...] = ()
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class TextPair:
+    """What the two models write after one generation prompt."""
+
+    prompt: str
+    before: str
+    after: str
+
+
+@dataclass(frozen=True)
+class Efficiency:
+    """What an edit cost, measured by whoever runs it; None means not measured.
+
+    Raises:
+        ValueError: if a number is negative or not finite.
+    """
+
+    trace_seconds: float | None = None
+    moments_seconds: float | None = None
+    value_seconds: float | None = None
+    solve_seconds: float | None = None
+    apply_seconds: float | None = None
+    undo_seconds: float | None = None
+    evaluate_seconds: float | None = None
+    peak_memory_bytes: int | None = None
+    parameters_changed: int | None = None
+    parameters_total: int | None = None
+    delta_norm: float | None = None
+    """Frobenius norm of edited minus base over all weights."""
+
+    def __post_init__(self) -> None:
+        for knob in fields(self):
+            value = getattr(self, knob.name)
+            if value is not None and not (math.isfinite(value) and value >= 0):
+                raise ValueError(f"{knob.name} is {value!r}; expected a finite number of at least 0, or None")
+
+    @property
+    def edit_seconds(self) -> float | None:
+        """Sum of the measured stages of the edit: moments, value, solve, apply; None if none was measured."""
+        stages = (self.moments_seconds, self.value_seconds, self.solve_seconds, self.apply_seconds)
+        measured = [seconds for seconds in stages if seconds is not None]
+        return sum(measured) if measured else None
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What an evaluation saw: every metric takes its numbers from this."""
+
+    rows: Sequence[PromptRow]
+    """One row for each test."""
+    seed: int
+    """Of the bootstrap."""
+    neutral: Sequence[tuple[tuple[float, int], tuple[float, int]]] = ()
+    """Per neutral text, before and after: (summed negative log probability in nats, number of predicted tokens)."""
+    texts: Sequence[TextPair] = ()
+    efficiency: Efficiency = field(default_factory=Efficiency)
+
+    def of(self, metric: str, *kinds: str) -> list[PromptRow]:
+        """The rows of a metric, all or those of some kinds."""
+        return [row for row in self.rows if row.metric == metric and (not kinds or row.kind in kinds)]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One line of the table of metrics (`metrics.definitions`)."""
+
+    name: str
+    """As in the names of its scores: "locality"."""
+    label: str
+    question: str
+    """What it asks, for people."""
+    headline: str
+    """Key of the score shown first."""
+    definitions: Mapping[str, Definition]
+    """Every score, by key."""
+    measure: Callable[[Evidence], Mapping[str, Measured]]
+    """The scores of one edit, by key, in the order they are shown."""
+    prompted: bool = True
+    """Its scores come from prompts alone, so that they can be measured without running an edit's costs."""
+    unknown: str = ""
+    """Why a prompt does not count where the unedited model did not know what it needs."""
+
+    def scores(self, evidence: Evidence) -> list[Score]:
+        """The metric of one edit, the headline first."""
+        return [self._score(key, measured) for key, measured in self.measure(evidence).items()]
+
+    def _score(self, key: str, measured: Measured) -> Score:
+        known = self.definitions[key]
+        return Score(
+            name=f"{self.name}.{key}",
+            metric=self.name,
+            label=known.label,
+            value=measured.value,
+            before=measured.before,
+            n=measured.n,
+            ci=measured.ci,
+            before_ci=measured.before_ci,
+            change_ci=measured.change_ci,
+            unit=known.unit,
+            scorer=known.scorer,
+            higher_is_better=known.higher_is_better,
+            definition=known.sentence,
+            left_out=measured.left_out,
+            reason=measured.reason,
+        )
+
+
+@dataclass(frozen=True)
+class Way:
+    """How and on what numbers were measured: what has to be the same before they have a common mean."""
+
+    protocol: str
+    model: str
+    revision: str
+    """Hash of the unedited weights."""
+    seed: int
+    """Of the bootstrap."""
+
+
+@dataclass(frozen=True)
+class SummaryScore:
+    """One score over many edits."""
+
+    name: str
+    label: str
+    value: float | None
+    """Mean over the edits that measured it; None if none did."""
+    before: float | None
+    """Mean over those of them that have a value before."""
+    n: int
+    """Edits that measured it."""
+    n_prompts: int
+    """Prompts behind it, in all."""
+    n_left_out: int
+    """Edits that did not measure it."""
+    ci: Interval | None
+    """95 % bootstrap interval over edits; None for fewer than two."""
+    change_ci: Interval | None
+    unit: Unit
+    higher_is_better: bool
+    way: Way
+
+    @property
+    def change(self) -> float | None:
+        """value - before; None if either is missing."""
+        return None if self.value is None or self.before is None else self.value - self.before
 
 
 @dataclass(frozen=True)

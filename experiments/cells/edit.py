@@ -90,7 +90,7 @@ def edit(model: LanguageModel, spec: Spec, context: Context) -> dict[str, Any]:
     """Compute the edit, and measure it on a view of the model."""
     from editing import apply_edits, get_method
     from metrics import evaluate
-    from metrics.evaluate import DISTRACTORS
+    from metrics.evaluation import DISTRACTORS
     from models.reference.corpus import sample_texts
 
     check_ground(spec)

@@ -7,13 +7,13 @@
     …            every field of `tracing.TraceConfig`: site, window, severed, noise, samples, seed, corruption and so on
 
 The result has `known`, and of a traced fact every field of `tracing.TraceResult`, `effect` [pos, layer] and
-`by_category` [category, layer]; `trace_of` makes it a `TraceResult` again.
+`by_category` [category, layer].
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from models import LanguageModel
     from tracing.corruption import NoiseLevel
     from tracing.engine.memory import Pass
-    from tracing.types import TraceResult
 
 CONFIG = tuple(knob.name for knob in fields(TraceConfig))
 OWN: dict[str, Any] = {"level": None, "positions": None, "only_known": False}
@@ -41,22 +40,6 @@ def level_of(level: NoiseLevel, *, with_tokens: bool = False) -> dict[str, Any]:
     """
     found: dict[str, Any] = {"sigma": level.sigma, "source": level.source}
     return found | {"tokens": list(level.tokens)} if with_tokens else found
-
-
-def trace_of(result: Mapping[str, Any], spec: Spec) -> TraceResult:
-    """The trace a cell found.
-
-    Raises:
-        ValueError: if the fact was left out because the model does not know it.
-    """
-    from tracing.types import TraceResult
-
-    if "restored" not in result:
-        raise ValueError("the fact was not traced, since the model does not know it")
-    values = {f.name: result[f.name] for f in fields(TraceResult) if f.name in result}
-    for name in ("tokens", "subject_span", "answer_ids"):
-        values[name] = tuple(values[name])
-    return TraceResult(config=_config(spec), **values)
 
 
 def complete(spec: Spec) -> Spec:

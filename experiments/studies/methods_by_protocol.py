@@ -21,15 +21,14 @@ from experiments.plan import Cell, Plan
 from experiments.studies import output
 from experiments.studies.known import add_source, draw_requests
 from facts.records import request_record
+from metrics.definitions import PROMPTED
 
 if TYPE_CHECKING:
-    from metrics.types import Metric
     from models import LanguageModel
 
 NAME = "methods-by-protocol"
 HELP = "editing methods compared under every protocol"
 METHODS = ("r-rome", "memit", "ft-m", "grace")
-PANELS: tuple[Metric, ...] = ("reliability", "generalization", "locality", "portability")
 
 
 def add_options(parser: ArgumentParser) -> None:
@@ -70,7 +69,7 @@ def summarise(ledger: Ledger, run: str, folder: Path) -> list[Path]:
     heads = headlines(table)
     title = f"{options['facts']} edits by {len(options['methods'])} methods under {len(options['protocols'])} protocols"
     found = {"n": options["facts"], "headlines": heads.astype(object).where(heads.notna(), None).to_dict("records")}
-    figure = protocols_figure(heads, PANELS)
+    figure = protocols_figure(heads, PROMPTED)
     return output.write(ledger, run, folder, output.Output(title, figure, table, _shown(heads), found))
 
 
@@ -112,7 +111,7 @@ def headlines(table: pd.DataFrame) -> pd.DataFrame:
     for protocol in table["protocol"].unique():
         for metric, name in get_protocol(protocol).headlines.items():
             part = table[(table["protocol"] == protocol) & (table["name"] == name)]
-            if metric in PANELS:
+            if metric in PROMPTED:
                 parts.append(part.assign(metric=metric))
     return pd.concat(parts, ignore_index=True)
 
@@ -121,9 +120,9 @@ def _shown(heads: pd.DataFrame) -> str:
     rows = []
     for (method, protocol), part in heads.groupby(["method", "protocol"], sort=False):
         by_metric = {row["metric"]: row for row in part.to_dict("records")}
-        cells = [_cell(by_metric.get(metric)) for metric in PANELS]
+        cells = [_cell(by_metric.get(metric)) for metric in PROMPTED]
         rows.append((method, protocol, part["n"].max(), *cells))
-    return output.markdown(("Method", "Protocol", "n", *PANELS), rows)
+    return output.markdown(("Method", "Protocol", "n", *PROMPTED), rows)
 
 
 def _cell(row: dict[Any, Any] | None) -> str:

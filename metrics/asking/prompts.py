@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from facts import Case, EditRequest, Probe
-from metrics.types import LocalityKind, Metric, PortabilityKind, RowKind, Settings
+from facts.types import ProbeKind
+from metrics.types import Settings
 
-LOCALITY_KINDS: tuple[LocalityKind, ...] = ("neighborhood", "same_subject", "forgetfulness", "unchanged")
+LOCALITY_KINDS: tuple[ProbeKind, ...] = ("neighborhood", "same_subject", "forgetfulness", "unchanged")
 """Kinds of probes that an edit should leave as they are."""
-PORTABILITY_KINDS: tuple[PortabilityKind, ...] = (
+PORTABILITY_KINDS: tuple[ProbeKind, ...] = (
     "alias",
     "one_hop",
     "inverse",
@@ -27,8 +28,8 @@ PORTABILITY_KINDS: tuple[PortabilityKind, ...] = (
 class Item:
     """One prompt to measure; fields as in `PromptRow`."""
 
-    metric: Metric
-    kind: RowKind
+    metric: str
+    kind: str
     prompt: str
     answer: str
     other: str | None

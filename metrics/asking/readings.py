@@ -11,6 +11,7 @@ import torch
 from metrics.asking.generation import continuations, matches
 from metrics.asking.logprobs import Forced, score_answers
 from metrics.asking.prompts import Item
+from metrics.definitions import METRICS
 from metrics.drift import kl_divergence
 from metrics.types import PromptRow, Reading, Settings
 from models.text.tokens import join
@@ -133,19 +134,10 @@ def _row(
         _reading(item, before, settings),
         _reading(item, after, settings),
         counted=counted,
-        reason="" if counted else UNKNOWN[item.metric],
+        reason="" if counted else METRICS[item.metric].unknown,
         kl=kl,
         same_top=same_top if item.metric == "locality" else None,
     )
-
-
-UNKNOWN = {
-    "reliability": "",
-    "generalization": "the unedited model did not know the fact it depends on",
-    "locality": "the unedited model did not know the answer",
-    "portability": "the unedited model did not know the bridge fact",
-    "efficiency": "",
-}
 
 
 def _reading(item: Item, seen: Observation, settings: Settings) -> Reading:

@@ -1,26 +1,15 @@
-"""From prompts' readings to scores: one function per kind of statistic."""
+"""From prompts' readings to numbers with their intervals: one function for each kind of statistic."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import cast
 
 import numpy as np
 
-from metrics.definitions import DEFINITIONS
-from metrics.statistics import (
-    Interval,
-    Statistic,
-    bootstrap,
-    mean,
-    median,
-    paired_bootstrap,
-    paired_share_change,
-    wilson,
-)
-from metrics.types import Metric, PromptRow, Reading, Score
+from metrics.statistics import Statistic, bootstrap, mean, median, paired_bootstrap, paired_share_change, wilson
+from metrics.types import Measured, PromptRow, Reading
 
 NO_OTHER = "there is no second answer to compare with"
 NOT_FINITE = "a model gave no finite probability"
@@ -29,91 +18,48 @@ Pair = tuple[float, float] | tuple[tuple[float, float], tuple[float, float]]
 """(before, after) of one prompt; perplexity has (summed nll, tokens) for each."""
 
 
-def share_score(
-    name: str, pairs: Sequence[tuple[bool, bool]], reason: str = "", left_out: Sequence[tuple[str, int]] = ()
-) -> Score:
+def share(pairs: Sequence[tuple[bool, bool]], reason: str = "", left_out: Sequence[tuple[str, int]] = ()) -> Measured:
     """Share of prompts: Wilson interval for each model, Newcombe's paired interval for the change."""
     if not pairs:
-        return not_measured(name, reason, left_out)
+        return not_measured(reason, left_out)
     before, after, n = [pair[0] for pair in pairs], [pair[1] for pair in pairs], len(pairs)
-    return _score(
-        name,
+    return Measured(
         value=sum(after) / n,
         before=sum(before) / n,
         n=n,
         ci=wilson(sum(after), n),
         before_ci=wilson(sum(before), n),
         change_ci=paired_share_change(before, after),
-        left_out=left_out,
+        left_out=tuple(left_out),
     )
 
 
-def mean_score(
-    name: str,
+def average(
     pairs: Sequence[Pair],
     reason: str = "",
     left_out: Sequence[tuple[str, int]] = (),
     *,
     seed: int,
     statistic: Statistic = mean,
-) -> Score:
+) -> Measured:
     """Mean or another statistic over prompts, with bootstrap intervals."""
     if not pairs:
-        return not_measured(name, reason, left_out)
+        return not_measured(reason, left_out)
     before, after = np.asarray([pair[0] for pair in pairs], float), np.asarray([pair[1] for pair in pairs], float)
-    return _score(
-        name,
+    return Measured(
         value=float(statistic(after)),
         before=float(statistic(before)),
         n=len(pairs),
         ci=bootstrap(after, statistic, seed=seed),
         before_ci=bootstrap(before, statistic, seed=seed),
         change_ci=paired_bootstrap(before, after, statistic, seed=seed),
-        left_out=left_out,
-    )
-
-
-def measured_score(name: str, value: float | None, reason: str) -> Score:
-    """A number read off a clock or a counter: no before, no interval."""
-    if value is None:
-        return not_measured(name, reason)
-    return _score(name, value=value, before=None, n=1, ci=None, before_ci=None, change_ci=None)
-
-
-def not_measured(name: str, reason: str, left_out: Sequence[tuple[str, int]] = ()) -> Score:
-    """The score without a value."""
-    return _score(name, None, None, 0, None, None, None, left_out, reason)
-
-
-def _score(
-    name: str,
-    value: float | None,
-    before: float | None,
-    n: int,
-    ci: Interval | None,
-    before_ci: Interval | None,
-    change_ci: Interval | None,
-    left_out: Sequence[tuple[str, int]] = (),
-    reason: str = "",
-) -> Score:
-    known = DEFINITIONS[name]
-    return Score(
-        name=name,
-        metric=cast(Metric, name.partition(".")[0]),
-        label=known.label,
-        value=value,
-        before=before,
-        n=n,
-        ci=ci,
-        before_ci=before_ci,
-        change_ci=change_ci,
-        unit=known.unit,
-        scorer=known.scorer,
-        higher_is_better=known.higher_is_better,
-        definition=known.sentence,
         left_out=tuple(left_out),
-        reason=reason,
     )
+
+
+def not_measured(reason: str, left_out: Sequence[tuple[str, int]] = ()) -> Measured:
+    """No value, and why."""
+    return Measured(None, n=0, left_out=tuple(left_out), reason=reason)
 
 
 def left_out(rows: Iterable[PromptRow]) -> tuple[tuple[str, int], ...]:
@@ -142,13 +88,13 @@ def pairs_of(rows: Iterable[PromptRow], read: Callable[[Reading], float | None])
     return found
 
 
-def greedy_score(name: str, rows: Sequence[PromptRow], noun: str) -> Score:
+def greedy(rows: Sequence[PromptRow], noun: str) -> Measured:
     """Share of the counted rows whose continuation gives the answer."""
     pairs = [(row.before.match, row.after.match) for row in rows if row.counted and row.before and row.after]
-    return share_score(name, pairs, why_none(rows, noun), left_out(rows))
+    return share(pairs, why_none(rows, noun), left_out(rows))
 
 
-def comparison_score(name: str, rows: Sequence[PromptRow], noun: str) -> Score:
+def comparison(rows: Sequence[PromptRow], noun: str) -> Measured:
     """Share of the counted rows with a second answer on which the right one is more probable per token."""
     known = [row for row in rows if row.other is not None]
     pairs = [
@@ -157,28 +103,31 @@ def comparison_score(name: str, rows: Sequence[PromptRow], noun: str) -> Score:
         if row.counted and row.before and row.after
     ]
     reason = why_none(known, noun) if known or not rows else NO_OTHER
-    return share_score(name, pairs, reason, left_out(known))
+    return share(pairs, reason, left_out(known))
 
 
-def teacher_forced_scores(metric: Metric, rows: Sequence[PromptRow], noun: str, seed: int) -> list[Score]:
-    """Token accuracy, first-token rank, P(answer) and, where the metric has it, P(other) over the counted rows."""
-    reads: tuple[tuple[str, Callable[[Reading], float | None], Statistic], ...] = (
-        ("token_accuracy", lambda reading: reading.token_accuracy, mean),
-        ("rank", lambda reading: reading.rank, median),
-        ("p_answer", lambda reading: reading.p_answer, mean),
-        ("p_other", lambda reading: reading.p_other, mean),
-    )
-    scores = []
-    for key, read, statistic in reads:
-        name = f"{metric}.{key}"
-        if name not in DEFINITIONS:
-            continue
+READS: dict[str, tuple[Callable[[Reading], float | None], Statistic]] = {
+    "token_accuracy": (lambda reading: reading.token_accuracy, mean),
+    "rank": (lambda reading: reading.rank, median),
+    "p_answer": (lambda reading: reading.p_answer, mean),
+    "p_other": (lambda reading: reading.p_other, mean),
+}
+"""Teacher-forced scores by key: what is read at a prompt, and the statistic over prompts."""
+
+
+def teacher_forced(
+    rows: Sequence[PromptRow], noun: str, seed: int, keys: Iterable[str] = tuple(READS)
+) -> dict[str, Measured]:
+    """Token accuracy, first-token rank, P(answer) and P(other) over the counted rows."""
+    scores = {}
+    for key in keys:
+        read, statistic = READS[key]
         known = [row for row in rows if key != "p_other" or row.other is not None]
         pairs = pairs_of(known, read)
         missing = sum(row.counted for row in known) - len(pairs)
         out = (*left_out(known), *([(NOT_FINITE, missing)] if missing else []))
         reason = NO_OTHER if rows and not known else why_none(known, noun) or NOT_FINITE
-        scores.append(mean_score(name, pairs, reason, out, seed=seed, statistic=statistic))
+        scores[key] = average(pairs, reason, out, seed=seed, statistic=statistic)
     return scores
 
 

@@ -2,7 +2,7 @@
 
 from metrics.fluency import References, Snippet
 from metrics.protocols.base import Material, Protocol, Value
-from metrics.protocols.case import CaseScores, base_readings, evaluate_case, evaluate_under
+from metrics.protocols.case import CaseScores, base_readings, evaluate_under
 from metrics.protocols.registry import PROTOCOLS, get_protocol
 from metrics.protocols.summary import summarise
 
@@ -15,7 +15,6 @@ __all__ = [
     "Snippet",
     "Value",
     "base_readings",
-    "evaluate_case",
     "evaluate_under",
     "get_protocol",
     "summarise",

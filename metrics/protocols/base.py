@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING
 from typing import Protocol as Interface
 
 from facts import Case, Probe
-from metrics.definitions import Definition
 from metrics.fluency import References
 from metrics.protocols.readings import Needs, Readings
-from metrics.types import Metric, Settings
+from metrics.types import Definition, Settings
 
 if TYPE_CHECKING:
     from models import LanguageModel
@@ -74,7 +73,7 @@ class Protocol:
     """The papers and the code it follows."""
     definitions: Mapping[str, Definition]
     """Every number it reports, by name."""
-    headlines: Mapping[Metric, str]
+    headlines: Mapping[str, str]
     """The number nearest to each of the five metrics."""
     prepare: Callable[[LanguageModel, Case, Material], Task]
     """The task of one case; of the two models, the one with less room is asked what fits."""

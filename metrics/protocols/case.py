@@ -49,29 +49,6 @@ class CaseScores:
         return cls(**{**record, "values": values})
 
 
-def evaluate_case(
-    base: LanguageModel,
-    edited: LanguageModel,
-    case: Case | EditRequest,
-    protocol: str,
-    *,
-    material: Material | None = None,
-) -> CaseScores:
-    """One case under one protocol.
-
-    Args:
-        base: the unedited model.
-        edited: the same model after every edit of the case, however they were made.
-        case: a dataset's case, or one request.
-        protocol: of `PROTOCOLS`.
-        material: settings with the seed, and reference texts; by default the usual settings and none.
-
-    Raises:
-        ValueError: if the protocol is unknown or the case holds nothing to edit.
-    """
-    return evaluate_under(base, edited, case, (protocol,), material=material)[protocol]
-
-
 def evaluate_under(
     base: LanguageModel,
     edited: LanguageModel,

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING
 from facts import Case
 from metrics.asking.prompts import Item, items_of
 from metrics.asking.scoring import NOT_FINITE
-from metrics.definitions import Definition
 from metrics.drift import kl_divergence
 from metrics.protocols.base import Entry, Material, Protocol, Value, gathered
 from metrics.protocols.comparison import Question, magnitudes, pairs_of, successes
 from metrics.protocols.readings import Needs, Pair, Readings
+from metrics.types import Definition
 
 if TYPE_CHECKING:
     from models import LanguageModel

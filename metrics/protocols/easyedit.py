@@ -26,10 +26,10 @@ from typing import TYPE_CHECKING
 from facts import Case, Probe
 from metrics.asking.logprobs import Forced
 from metrics.asking.prompts import LOCALITY_KINDS, PORTABILITY_KINDS
-from metrics.definitions import Definition
 from metrics.protocols.base import NO_ANSWER, Entry, Material, Protocol, Value, gathered, overall
 from metrics.protocols.readings import Needs, Pair, Readings
 from metrics.protocols.rome import entropies
+from metrics.types import Definition
 
 if TYPE_CHECKING:
     from models import LanguageModel

@@ -13,13 +13,11 @@ from facts import Case
 from metrics.asking.groups import tests
 from metrics.asking.prompts import items_of_case
 from metrics.asking.readings import Observation, Plan, plan, rows_of
-from metrics.definitions import DEFINITIONS
-from metrics.drift import perplexity_score
-from metrics.evaluate import behaviour_scores
+from metrics.definitions import DEFINITIONS, METRICS, PROMPTED
 from metrics.protocols.base import Material, Protocol, Value
 from metrics.protocols.readings import Needs, Readings
 from metrics.types import PROTOCOL as ID
-from metrics.types import Settings
+from metrics.types import Evidence, Settings
 
 if TYPE_CHECKING:
     from models import LanguageModel
@@ -52,12 +50,12 @@ class EngramTask:
         seen = [Observation(dict(readings.said), readings.answers) for readings in (before, after)]
         targets = [request.target_new for request in self.case.requests]
         rows = rows_of(self.to_run, seen[0], seen[1], self.settings, targets)
-        seed = self.settings.seed
-        scores = behaviour_scores(tests(rows, self.to_run.items), perplexity_score([], [], seed), seed)
+        evidence = Evidence(tests(rows, self.to_run.items), self.settings.seed)
         return {
             score.name: Value(score.before, score.value, score.n, score.left_out, score.reason)
-            for score in scores
-            if score.name != NOT_ABOUT_PROMPTS
+            for metric in PROMPTED
+            for score in METRICS[metric].scores(evidence)
+            if score.name in PROTOCOL.definitions
         }
 
 
@@ -72,8 +70,8 @@ PROTOCOL = Protocol(
     definitions={
         name: definition
         for name, definition in DEFINITIONS.items()
-        if name != NOT_ABOUT_PROMPTS and not name.startswith("efficiency.")
+        if name.partition(".")[0] in PROMPTED and name != NOT_ABOUT_PROMPTS
     },
-    headlines={metric: f"{metric}.greedy" for metric in ("reliability", "generalization", "locality", "portability")},
+    headlines={metric: f"{metric}.{METRICS[metric].headline}" for metric in PROMPTED},
     prepare=_prepare,
 )

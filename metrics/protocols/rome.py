@@ -22,11 +22,11 @@ from math import exp
 from typing import TYPE_CHECKING
 
 from facts import Case, EditRequest
-from metrics.definitions import Definition
 from metrics.fluency import Snippet, generation_entropy
 from metrics.protocols.base import Entry, Material, Protocol, Value, gathered
 from metrics.protocols.comparison import Question, magnitudes, pairs_of, successes
 from metrics.protocols.readings import Needs, Readings
+from metrics.types import Definition
 
 if TYPE_CHECKING:
     from models import LanguageModel

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from metrics.aggregate import Summary, SummaryScore, Way, mean_over, require_one_way
-from metrics.definitions import Definition
 from metrics.protocols.base import Value
 from metrics.protocols.case import CaseScores
 from metrics.protocols.registry import get_protocol
 from metrics.statistics import bootstrap_cases, harmonic_of_means
+from metrics.summary import Summary, mean_over, require_one_way
+from metrics.types import Definition, SummaryScore, Way
 
 
 def summarise(cases: Sequence[CaseScores], *, seed: int = 0) -> Summary:

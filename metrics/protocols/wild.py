@@ -24,10 +24,9 @@ from typing import TYPE_CHECKING
 
 from facts import Case, Probe
 from metrics.asking.prompts import LOCALITY_KINDS, PORTABILITY_KINDS
-from metrics.definitions import Definition
 from metrics.protocols.base import NO_ANSWER, Entry, Material, Protocol, Value, gathered, joined
 from metrics.protocols.readings import Needs, Readings
-from metrics.types import Settings
+from metrics.types import Definition, Settings
 
 if TYPE_CHECKING:
     from models import LanguageModel

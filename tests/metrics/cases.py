@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from facts import EditRequest, Fact, Probe
+from typing import Any
+
+from facts import Case, EditRequest, Fact, Probe
+from metrics.protocols import CaseScores, Material, evaluate_under
 from tests.metrics.known_model import KnownModel
 
 WORDS = (
@@ -62,3 +65,10 @@ def base_model() -> KnownModel:
 def edited_model() -> KnownModel:
     """The edited one."""
     return KnownModel(WORDS, AFTER)
+
+
+def evaluate_case(
+    base: Any, edited: Any, case: Case | EditRequest, protocol: str, material: Material | None = None
+) -> CaseScores:
+    """One case under one protocol."""
+    return evaluate_under(base, edited, case, (protocol,), material=material)[protocol]

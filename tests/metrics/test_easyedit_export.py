@@ -6,10 +6,9 @@ from dataclasses import replace
 import pytest
 
 from facts import Case
-from metrics import Efficiency, evaluate
-from metrics.easyedit_export import easyedit_result, easyedit_result_of_report
-from metrics.protocols import CaseScores, evaluate_case
-from tests.metrics.cases import REQUEST, base_model, edited_model
+from metrics.easyedit_export import easyedit_result
+from metrics.protocols import CaseScores
+from tests.metrics.cases import REQUEST, base_model, edited_model, evaluate_case
 
 CASE = Case("7", (REQUEST,))
 
@@ -73,17 +72,3 @@ def test_scores_of_something_else_are_refused() -> None:
         easyedit_result(CASE, scores(protocol="rome"))
     with pytest.raises(ValueError, match="the scores are of case '7', not of '8'"):
         easyedit_result(replace(CASE, id="8"), scores())
-
-
-def test_a_report_gives_a_number_per_prompt() -> None:
-    report = evaluate(base_model(), edited_model(), REQUEST, efficiency=Efficiency(solve_seconds=0.25))
-    result = easyedit_result_of_report(report, "3")
-    assert json.loads(json.dumps(result, allow_nan=False)) == result
-    assert (result["case_id"], result["time"]) == ("3", 0.25)
-    assert (result["pre"]["rewrite_acc"], result["post"]["rewrite_acc"]) == ([0.5], [1.0])
-    # Only the first paraphrase is asked: neither word before, both after.
-    assert (result["pre"]["rephrase_acc"], result["post"]["rephrase_acc"]) == ([0.0], [1.0])
-    # Bridge and Spire say the same as before, the Gate does not.
-    assert result["post"]["locality"]["neighborhood_acc"] == [1.0, 0.0, 1.0]
-    assert result["post"]["metric_meta"]["locality"] == "next token"
-    assert result["post"]["portability"].keys() == {"Subject_Aliasing_acc", "one_hop_acc", "inverse_acc"}

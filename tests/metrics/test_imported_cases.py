@@ -9,7 +9,8 @@ import pytest
 from facts import Case
 from facts.importers import read_cases, read_snippets
 from metrics import evaluate
-from metrics.protocols import PROTOCOLS, Material, References, evaluate_case
+from metrics.protocols import PROTOCOLS, Material, References
+from tests.metrics.cases import evaluate_case
 from tests.metrics.known_model import KnownModel
 
 DATA = Path(__file__).parents[1] / "facts" / "importers" / "data"

@@ -9,8 +9,11 @@ import torch
 
 from metrics import Efficiency, peak_memory_bytes, stopwatch
 from metrics.asking.logprobs import batches, score_answers
-from metrics.drift import kl_divergence, perplexity_score
-from metrics.efficiency import efficiency_scores, weight_change
+from metrics.behaviour import neutral_perplexity
+from metrics.definitions import METRICS
+from metrics.drift import kl_divergence
+from metrics.efficiency import weight_change
+from metrics.types import Evidence, Measured
 from tests.metrics.cases import base_model
 from tests.tiny import tiny_model
 
@@ -42,15 +45,19 @@ def test_divergence_of_two_coins_by_hand() -> None:
 
 def test_perplexity_weighs_tokens_not_texts() -> None:
     before = [(math.log(2) * 9, 9), (math.log(8), 1), (0.0, 0)]
-    score = perplexity_score(before, before, seed=0)
+    score = _perplexity(before, before)
     assert score.value == pytest.approx(2 ** ((9 + 3) / 10))
     assert (score.n, score.left_out) == (2, (("fewer than two tokens", 1),))
-    assert perplexity_score([], [], seed=0).reason == "no neutral texts were given"
-    assert "fewer than two tokens" in perplexity_score([(0.0, 0)], [(0.0, 0)], seed=0).reason
+    assert _perplexity([], []).reason == "no neutral texts were given"
+    assert "fewer than two tokens" in _perplexity([(0.0, 0)], [(0.0, 0)]).reason
+
+
+def _perplexity(before: list[tuple[float, int]], after: list[tuple[float, int]]) -> Measured:
+    return neutral_perplexity(Evidence((), 0, list(zip(before, after, strict=True))))
 
 
 def test_perplexity_beyond_any_float_is_capped() -> None:
-    score = perplexity_score([(1.0, 1)], [(1e6, 1)], seed=0)
+    score = _perplexity([(1.0, 1)], [(1e6, 1)])
     assert score.value is not None
     assert math.isfinite(score.value)
 
@@ -62,7 +69,8 @@ def test_costs_are_finite_and_not_negative(value: float) -> None:
 
 
 def test_unmeasured_costs_are_not_zero() -> None:
-    scores = {score.name: score for score in efficiency_scores(Efficiency(solve_seconds=0.5))}
+    evidence = Evidence((), 0, efficiency=Efficiency(solve_seconds=0.5))
+    scores = {score.name: score for score in METRICS["efficiency"].scores(evidence)}
     assert scores["efficiency.seconds"].value == 0.5
     assert scores["efficiency.trace_seconds"].value is None
     assert scores["efficiency.trace_seconds"].reason == "no trace time was recorded"

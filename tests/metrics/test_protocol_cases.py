@@ -10,11 +10,11 @@ import pytest
 
 from facts import Case, EditRequest, Fact, Probe
 from metrics import aggregate, evaluate
-from metrics.protocols import PROTOCOLS, CaseScores, Material, Value, base_readings, evaluate_case, evaluate_under
+from metrics.protocols import PROTOCOLS, CaseScores, Material, Value, base_readings, evaluate_under
 from metrics.protocols.summary import summarise
 from metrics.statistics import bootstrap, bootstrap_cases, harmonic_mean, harmonic_of_means
 from metrics.types import Settings
-from tests.metrics.cases import FACT, REQUEST, WORDS, base_model, edited_model
+from tests.metrics.cases import FACT, REQUEST, WORDS, base_model, edited_model, evaluate_case
 from tests.metrics.known_model import KnownModel
 from tests.metrics.test_real_models import _case
 from tests.oracle import protocols as oracle

@@ -10,10 +10,10 @@ import pytest
 from facts import EditRequest, Probe
 from metrics import evaluate
 from metrics.fluency import References, Snippet
-from metrics.protocols import PROTOCOLS, CaseScores, Material, Value, evaluate_case, get_protocol
+from metrics.protocols import PROTOCOLS, CaseScores, Material, Value, get_protocol
 from metrics.protocols.wild import exact_match, squad_normalise
 from metrics.types import Settings
-from tests.metrics.cases import AFTER, BEFORE, FACT, REQUEST, WORDS, base_model, edited_model
+from tests.metrics.cases import AFTER, BEFORE, FACT, REQUEST, WORDS, base_model, edited_model, evaluate_case
 from tests.metrics.known_model import KnownModel
 
 N = len(WORDS) + 2

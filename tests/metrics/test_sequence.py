@@ -7,7 +7,6 @@ import json
 import pytest
 
 from facts import EditRequest, Fact, Probe
-from metrics.plots import sequence_figure
 from metrics.sequence import Count, Held, Point, SequenceReport, held, kept_answers, summed, text_perplexity
 from tests.metrics.known_model import KnownModel
 
@@ -83,13 +82,3 @@ def test_perplexity_of_texts_is_that_of_their_tokens() -> None:
     assert text_perplexity(certain, [text, text]) == pytest.approx(2.0)  # type: ignore[arg-type]
     assert text_perplexity(certain, []) is None  # type: ignore[arg-type]
     assert text_perplexity(certain, [text], 2) == pytest.approx(2.0)  # type: ignore[arg-type]
-
-
-def test_the_figure_has_a_curve_for_every_run_and_panel() -> None:
-    figure = sequence_figure([report(), report()])
-    assert len(figure.data) == 8
-    assert list(figure.data[0].y) == [50.0]
-    assert list(figure.data[3].y) == [5.0, 7.5]
-    assert figure.layout.yaxis4.type == "log"
-    with pytest.raises(ValueError, match="no run"):
-        sequence_figure([])

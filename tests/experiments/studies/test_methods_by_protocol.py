@@ -14,7 +14,8 @@ from experiments.ledger.payload import encode
 from experiments.ledger.records import Entry, entries
 from experiments.studies import methods_by_protocol
 from experiments.studies.known import Drawn
-from experiments.studies.methods_by_protocol import PANELS, compared, headlines
+from experiments.studies.methods_by_protocol import compared, headlines
+from metrics.definitions import PROMPTED
 from metrics.protocols import PROTOCOLS, CaseScores, Value, get_protocol
 from tests.experiments.studies.made import known_facts, requests_of, run_study
 from tests.tiny import tiny_model
@@ -44,7 +45,7 @@ def test_methods_are_judged_by_the_facts_all_have_edited() -> None:
     assert rows["n"].tolist() == [2, 2]
     assert rows["before"].tolist() == [0.25, 0.25]
     heads = headlines(table)
-    assert set(heads["metric"]) <= set(PANELS)
+    assert set(heads["metric"]) <= set(PROMPTED)
     assert heads[(heads["method"] == "rome") & (heads["metric"] == "reliability")]["value"].tolist() == [0.75]
     with pytest.raises(ValueError, match="no fact that every method has edited"):
         compared([entry("rome", "a", 0.5), unfinished("memit", "a")])

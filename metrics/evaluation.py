@@ -14,14 +14,11 @@ from metrics.asking.generation import MAX_NEW_TOKENS, continuations
 from metrics.asking.groups import tests
 from metrics.asking.prompts import items_of
 from metrics.asking.readings import observe, plan, rows_of
-from metrics.drift import count_scorable, perplexity_score, text_nll
-from metrics.efficiency import Efficiency, efficiency_scores, peak_memory_bytes, stopwatch, weight_change
-from metrics.generalization import generalization
-from metrics.locality import locality
-from metrics.portability import portability
-from metrics.reliability import reliability
-from metrics.report import EditReport, TextPair
-from metrics.types import Metric, PromptRow, Score, Settings
+from metrics.definitions import METRICS
+from metrics.drift import count_scorable, text_nll
+from metrics.efficiency import peak_memory_bytes, stopwatch, weight_change
+from metrics.report import EditReport
+from metrics.types import Efficiency, Evidence, PromptRow, Settings, TextPair
 
 if TYPE_CHECKING:
     from models import LanguageModel
@@ -70,17 +67,17 @@ def evaluate(
     own = tuple((probe.answer, probe.aliases) for probe in request.probes if probe.aliases)
     settings = Settings(max_new_tokens, tuple(distractors), seed, tuple(dict.fromkeys((*given, *own))))
     with stopwatch() as timer:
-        rows, counted, guard, texts = _run(base, edited, request, guard_texts, settings, watch)
-    measured = _complete(efficiency or Efficiency(), base, edited, timer.seconds)
+        rows, evidence = _run(base, edited, request, guard_texts, settings, watch)
+    evidence = replace(evidence, efficiency=_complete(efficiency or Efficiency(), base, edited, timer.seconds))
     return EditReport(
         request=request,
-        scores=(*behaviour_scores(counted, guard, seed), *efficiency_scores(measured)),
+        scores=tuple(score for metric in METRICS.values() for score in metric.scores(evidence)),
         rows=rows,
-        efficiency=measured,
+        efficiency=evidence.efficiency,
         settings=settings,
         model_name=base.name,
         model_revision=base.revision,
-        texts=texts,
+        texts=tuple(evidence.texts),
         versions=_versions(),
         about=dict(about or {}),
     )
@@ -93,8 +90,8 @@ def _run(
     guard_texts: Sequence[str],
     settings: Settings,
     watch: Watch,
-) -> tuple[tuple[PromptRow, ...], list[PromptRow], Score, tuple[TextPair, ...]]:
-    """Every forward of the evaluation: prompts' rows, the same with one row a test, perplexity, texts."""
+) -> tuple[tuple[PromptRow, ...], Evidence]:
+    """Every forward of the evaluation: a row for each prompt, and what the metrics are computed from."""
     # An edit that puts words before every prompt leaves less room; both models are asked what fits both.
     narrow = min(base, edited, key=lambda model: model.max_positions)
     to_run = plan(narrow, items_of(request, settings), settings)
@@ -110,25 +107,10 @@ def _run(
     after = observe(edited, to_run, tick, with_bridges=False)
     room = narrow.max_positions
     before_nll, after_nll = (text_nll(model, guard_texts, tick, room) for model in (base, edited))
-    guard = perplexity_score(before_nll, after_nll, settings.seed)
     texts = _texts(base, edited, request, tick)
     rows = rows_of(to_run, before, after, settings, (request.target_new,))
-    return rows, tests(rows, to_run.items), guard, texts
-
-
-def behaviour_scores(rows: Sequence[PromptRow], guard: Score, seed: int) -> list[Score]:
-    """Every score but those of efficiency, over rows of which each is a test; `guard` is the perplexity's."""
-
-    def of(metric: Metric) -> list[PromptRow]:
-        return [row for row in rows if row.metric == metric]
-
-    return [
-        *reliability(of("reliability"), seed),
-        *generalization(of("generalization"), seed),
-        *locality(of("locality"), seed),
-        guard,
-        *portability(of("portability"), seed),
-    ]
+    neutral = list(zip(before_nll, after_nll, strict=True))
+    return rows, Evidence(tests(rows, to_run.items), settings.seed, neutral, texts)
 
 
 def _texts(

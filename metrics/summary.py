@@ -15,10 +15,10 @@ import numpy as np
 import pandas as pd
 
 from metrics import tables
-from metrics.definitions import DEFINITIONS, Definition
+from metrics.definitions import DEFINITIONS
 from metrics.report import EditReport
-from metrics.statistics import Interval, bootstrap, harmonic_mean, paired_bootstrap
-from metrics.types import Unit
+from metrics.statistics import bootstrap, harmonic_mean, paired_bootstrap
+from metrics.types import Definition, SummaryScore, Way
 
 SHORT_NAMES = {
     "es": "reliability.comparison",
@@ -29,47 +29,6 @@ SHORT_NAMES = {
     "ns_greedy": "locality.greedy",
 }
 """The field's names for the scores a paper's table has, and for their free-running forms."""
-
-
-@dataclass(frozen=True)
-class Way:
-    """How numbers were measured, and on what: what has to be the same before they have a common mean."""
-
-    protocol: str
-    model: str
-    revision: str
-    """Hash of the unedited weights."""
-    seed: int
-    """Of the bootstrap."""
-
-
-@dataclass(frozen=True)
-class SummaryScore:
-    """One score over many edits."""
-
-    name: str
-    label: str
-    value: float | None
-    """Mean over the edits that measured it; None if none did."""
-    before: float | None
-    """Mean over those of them that have a value before."""
-    n: int
-    """Edits that measured it."""
-    n_prompts: int
-    """Prompts behind it, in all."""
-    n_left_out: int
-    """Edits that did not measure it."""
-    ci: Interval | None
-    """95 % bootstrap interval over edits; None for fewer than two."""
-    change_ci: Interval | None
-    unit: Unit
-    higher_is_better: bool
-    way: Way
-
-    @property
-    def change(self) -> float | None:
-        """value - before; None if either is missing."""
-        return None if self.value is None or self.before is None else self.value - self.before
 
 
 @dataclass(frozen=True)
