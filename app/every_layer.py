@@ -20,9 +20,9 @@ from editing.parts.keys import fact_position
 from facts import EditRequest
 from facts.stages import part
 from facts.watch import Cancelled as Stopped
+from metrics.definitions import PROMPTED
 from models import LanguageModel
 
-METRICS = ("reliability", "generalization", "locality", "portability")
 NEW_ANSWER = "p(new answer)"
 """The smooth one of the profiles: with few prompts a share of right answers has few values."""
 
@@ -87,7 +87,7 @@ def edit_every_layer(
     if not rows:
         raise ValueError(next(iter(failures.values()), "every layer's MLP is silent at the subject; choose another"))
     done = tuple(rows)
-    scores = {name: tuple(rows[layer][name] for layer in done) for name in (NEW_ANSWER, *METRICS)}
+    scores = {name: tuple(rows[layer][name] for layer in done) for name in (NEW_ANSWER, *PROMPTED)}
     return EveryLayer(method, done, tuple(float(effects[layer]) for layer in done), scores, failures)
 
 
@@ -104,5 +104,5 @@ def _one(
     edits = [*active, edit]
     report = workflow.evaluate(model, edit, request, active=edits, guard_texts=(), cancelled=cancelled)
     asked = next(row for row in report.rows if row.kind == "edit")
-    scores = {name: report.headline(name).value for name in METRICS}  # type: ignore[arg-type]
+    scores = {name: report.headline(name).value for name in PROMPTED}
     return {NEW_ANSWER: asked.after.p_answer if asked.after else None} | scores

@@ -9,11 +9,11 @@ from app.workflow import Cancelled, Progress
 from editing import Edit, apply_edits
 from facts import EditRequest
 from facts.watch import Watch
-from metrics import EditReport, evaluate
-from metrics.aggregate import aggregate
+from metrics import EditReport, aggregate, evaluate
+from metrics.definitions import METRICS, PROMPTED
 from models import LanguageModel
 
-SCORES = ("reliability.greedy", "generalization.greedy", "locality.greedy", "portability.greedy")
+SCORES = {f"{name}.{METRICS[name].headline}": METRICS[name].label for name in PROMPTED}
 TOKENS = 12
 
 
@@ -34,7 +34,7 @@ class Comparison:
 
     said: tuple[Said, ...]
     scores: tuple[tuple[str, float | None, float | None, float | None, int], ...]
-    """(score, unedited, left, right, facts it is over), each a mean over facts; None where it was not measured."""
+    """(metric, unedited, left, right, facts it is over), each a mean over facts; None where it was not measured."""
 
 
 def compare(
@@ -68,7 +68,10 @@ def compare(
         for index, request in enumerate(requests)
     )
     first, second = (aggregate(reports[side]) for side in (0, 1))
-    scores = tuple((name, first[name].before, first[name].value, second[name].value, first[name].n) for name in SCORES)
+    scores = tuple(
+        (label, first[name].before, first[name].value, second[name].value, first[name].n)
+        for name, label in SCORES.items()
+    )
     return Comparison(said, scores)
 
 

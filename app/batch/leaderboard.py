@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from app.shared.wording import NONE, Cells, amount
 from experiments.ledger.records import Entry
+from metrics.definitions import METRICS, PROMPTED
 
 if TYPE_CHECKING:
     from metrics.protocols import CaseScores
 
-HEADLINES = ("reliability", "generalization", "locality", "portability")
 Contestant = tuple[str, int | None]
 """(method, layer)."""
 
@@ -123,7 +123,7 @@ def _edit_means(judged: Sequence[Entry]) -> Means:
         return {}
     from metrics.statistics import bootstrap
 
-    heads = {f"{metric}.greedy": metric for metric in HEADLINES}
+    heads = {f"{name}.{METRICS[name].headline}": name for name in PROMPTED}
     values: dict[tuple[str, Contestant, str], list[Mapping[str, Any]]] = {}
     for entry in judged:
         for score in (entry.result or {})["scores"]:
@@ -144,10 +144,10 @@ def _board(protocol: str, n_facts: int, means: Mapping[Contestant, Mapping[str, 
     from editing import METHODS
 
     def height(contestant: Contestant) -> tuple[float, ...]:
-        return tuple(means[contestant][name].after if name in means[contestant] else -1.0 for name in HEADLINES)
+        return tuple(means[contestant][name].after if name in means[contestant] else -1.0 for name in PROMPTED)
 
     ordered = sorted(means, key=height, reverse=True)
-    shown = [name for name in HEADLINES if any(name in found for found in means.values())]
+    shown = [name for name in PROMPTED if any(name in found for found in means.values())]
     rows, details = [], []
     for method, layer in ordered:
         title = METHODS[method].title if method in METHODS else method
@@ -155,7 +155,7 @@ def _board(protocol: str, n_facts: int, means: Mapping[Contestant, Mapping[str, 
         found = means[method, layer]
         rows.append(about | {name: round(100 * found[name].after, 1) if name in found else None for name in shown})
         details += [about | _detail(name, found[name]) for name in shown if name in found]
-    missing = tuple(name for name in HEADLINES if name not in shown)
+    missing = tuple(name for name in PROMPTED if name not in shown)
     return Board(protocol, n_facts, tuple(rows), tuple(details), missing)
 
 

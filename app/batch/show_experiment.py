@@ -8,7 +8,7 @@ from pathlib import Path
 import streamlit as st
 
 from app.batch import sweeps, work
-from app.batch.leaderboard import HEADLINES, Board
+from app.batch.leaderboard import Board
 from app.batch.results import Results, packed, table
 from app.batch.sweeps import Experiment, Standing
 from app.server.jobs import Job, Runner, job_key
@@ -17,6 +17,7 @@ from app.shared import averages
 from app.shared.waiting import Waiting
 from app.shared.wording import duration, plain
 from experiments.ledger.schema import LedgerError
+from metrics.definitions import PROMPTED
 
 LOOK_SECONDS = 2.0
 """Between two looks at a ledger."""
@@ -170,7 +171,7 @@ def _board(key: str, board: Board) -> None:
     import pandas as pd
 
     st.markdown(f"**Leaderboard, protocol {plain(board.protocol)}**")
-    columns = [name for name in HEADLINES if any(name in row for row in board.rows)]
+    columns = [name for name in PROMPTED if any(name in row for row in board.rows)]
     st.dataframe(
         pd.DataFrame(list(board.rows)),
         hide_index=True,

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from app.runs.json_fields import Record, Rows
+from metrics.definitions import METRICS
 
 LARGEST = 2 * 1024 * 1024
 """Bytes of one file."""
@@ -21,7 +22,6 @@ TRACE_FORMATS = ("engram-trace-1", "engram-trace-2")
 SITES = {"resid_post": "State", "mlp_out": "MLP", "attn_out": "Attention"}
 LOWER_IS_BETTER = ("kl", "rank")
 """Measures that a restored state lowers."""
-METRICS = ("reliability", "generalization", "locality", "portability", "efficiency")
 
 
 @dataclass(frozen=True, eq=False)

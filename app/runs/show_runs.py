@@ -7,12 +7,13 @@ from collections.abc import Sequence
 import streamlit as st
 
 from app.runs import average_runs, session_runs, two_runs
-from app.runs.saved import LARGEST, METRICS, SITES, Saved, SavedEdit, SavedTrace
+from app.runs.saved import LARGEST, SITES, Saved, SavedEdit, SavedTrace
 from app.server.jobs import Runner, job_key
 from app.shared import averages, export
 from app.shared.style import SUMMARY_STYLE
 from app.shared.waiting import Waiting
 from app.shared.wording import Cells, markup, plain, short, visible
+from metrics.definitions import METRICS
 
 KINDS = {"all": "All", "trace": "Traces", "edit": "Edits"}
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from app.runs.saved import METRICS, SITES, Saved, SavedEdit, SavedScore, SavedTrace
+from app.runs.saved import SITES, Saved, SavedEdit, SavedScore, SavedTrace
 from app.shared.wording import NONE, Cells, amount, short, visible
+from metrics.definitions import METRICS
 
 
 def overview(runs: Sequence[Saved]) -> list[Cells]:
@@ -28,13 +29,15 @@ def _trace_row(run: SavedTrace) -> Cells:
     effect = f"{short(run.effect[position][layer])} at {visible(run.tokens[position])}, layer {layer}"
     about = {"run": "Trace", "prompt": run.prompt, "subject": run.subject, "change": run.answer.strip()}
     about |= {"how": SITES[run.site], "layer": str(layer), "largest effect": effect}
-    return about | dict.fromkeys((name.capitalize() for name in METRICS), "") | {"protocol": "", "model": run.model}
+    return (
+        about | dict.fromkeys((metric.label for metric in METRICS.values()), "") | {"protocol": "", "model": run.model}
+    )
 
 
 def _edit_row(run: SavedEdit) -> Cells:
     about = {"run": "Edit", "prompt": run.prompt, "subject": run.subject, "change": f"{run.old or '?'} → {run.new}"}
     about |= {"how": run.method, "layer": run.layer, "largest effect": ""}
-    numbers = {name.capitalize(): _after(run.headline(name)) for name in METRICS}
+    numbers = {metric.label: _after(run.headline(name)) for name, metric in METRICS.items()}
     return about | numbers | {"protocol": run.protocol, "model": run.model}
 
 
@@ -105,7 +108,7 @@ class Pair:
 
 def pairs(left: SavedEdit, right: SavedEdit) -> list[Pair]:
     """The five headline numbers of both."""
-    return [Pair(name.capitalize(), left.headline(name), right.headline(name)) for name in METRICS]
+    return [Pair(metric.label, left.headline(name), right.headline(name)) for name, metric in METRICS.items()]
 
 
 def pair_rows(left: SavedEdit, right: SavedEdit) -> list[Cells]:
@@ -131,10 +134,11 @@ def pair_rows(left: SavedEdit, right: SavedEdit) -> list[Cells]:
 
 def score_rows(run: SavedEdit) -> list[Cells]:
     """Every number of one edit, the five headlines first."""
-    ordered = sorted(run.scores, key=lambda score: (not score.headline, METRICS.index(score.metric)))
+    order = list(METRICS)
+    ordered = sorted(run.scores, key=lambda score: (not score.headline, order.index(score.metric)))
     return [
         {
-            "metric": score.metric.capitalize(),
+            "metric": METRICS[score.metric].label,
             "score": score.label,
             "before": NONE if score.before is None else _before(score),
             "after": _after(score) if score.after is not None else f"not measured: {score.reason}",

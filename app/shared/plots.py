@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import itertools
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -27,13 +28,14 @@ ORANGE = {"kl": "nearer to the clean run", "rank": "answer ranks higher"}
 DARK_TWO_SIDED = [[0, "#ffb454"], [0.25, "#a5702f"], [0.5, "#151c23"], [0.75, "#6a62a8"], [1, "#cdc6ff"]]
 """From orange over the dark page's own colour to violet: the white middle of PuOr glares there."""
 # Okabe and Ito's colours, told apart by colour-blind readers too; dashes and marks tell them apart without any colour.
-LINES = {
-    "p(new answer)": ("#0072b2", "solid", "circle"),
-    "reliability": ("#d55e00", "dot", "square"),
-    "generalization": ("#009e73", "dash", "diamond"),
-    "locality": ("#cc79a7", "dashdot", "triangle-up"),
-    "portability": ("#e69f00", "longdash", "x"),
-}
+LINES = (
+    ("#0072b2", "solid", "circle"),
+    ("#d55e00", "dot", "square"),
+    ("#009e73", "dash", "diamond"),
+    ("#cc79a7", "dashdot", "triangle-up"),
+    ("#e69f00", "longdash", "x"),
+)
+"""(colour, dash, mark) of the scores, in their order."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,8 +67,9 @@ def every_layer_figure(found: EveryLayer, *, dark: bool = False) -> go.Figure:
     )
     figure = go.Figure(bars)
     measured = {name: values for name, values in found.scores.items() if any(value is not None for value in values)}
+    styles = dict(zip(found.scores, itertools.cycle(LINES)))
     for name, values in measured.items():
-        colour, dash, symbol = LINES[name]
+        colour, dash, symbol = styles[name]
         figure.add_scatter(
             x=found.layers,
             y=values,

@@ -19,13 +19,6 @@ if TYPE_CHECKING:
     from app.side_by_side import Comparison
     from editing import Edit
 
-SCORE_NAMES = {
-    "reliability.greedy": "Reliability",
-    "generalization.greedy": "Generalization",
-    "locality.greedy": "Locality",
-    "portability.greedy": "Portability",
-}
-
 
 def draw(runner: Runner) -> list[Waiting]:
     """The whole card."""
@@ -127,8 +120,8 @@ def _side_by_side(job: Job, left: str, right: str) -> None:
     right = right if right != left else f"{right} (2)"
     columns = list(dict.fromkeys(["score", ledger.UNEDITED, left, right, "facts"]))
     rows = []
-    for name, before, first, second, n in found.scores:
-        values = {"score": SCORE_NAMES[name], ledger.UNEDITED: before, left: first, right: second, "facts": n}
+    for label, before, first, second, n in found.scores:
+        values = {"score": label, ledger.UNEDITED: before, left: first, right: second, "facts": n}
         shown = {key: _share(value) if key not in ("score", "facts") else str(value) for key, value in values.items()}
         rows.append(shown)
     st.dataframe(

@@ -14,11 +14,11 @@ from app.shared import export
 from app.shared.waiting import Waiting, cancel
 from app.shared.wording import duration, markup, plain
 from app.workbench import ledger
+from metrics.definitions import METRICS
 
 if TYPE_CHECKING:
-    from metrics import EditReport, Score
+    from metrics import EditReport, Metric, Score
 
-NAMES = ("Reliability", "Generalization", "Locality", "Portability", "Efficiency")
 KIND_NAMES = {"edit": "the edit itself", "paraphrase_prefixed": "paraphrase, after another sentence"}
 LOW_RELIABILITY = 0.5
 
@@ -71,33 +71,33 @@ def _banner(report: EditReport) -> None:
 
 def _tiles(report: EditReport | None) -> None:
     with st.container(key="tiles"):
-        columns = st.columns(len(NAMES), border=True)
-    for column, name in zip(columns, NAMES, strict=True):
+        columns = st.columns(len(METRICS), border=True)
+    for column, metric in zip(columns, METRICS.values(), strict=True):
         with column:
             if report is None:
-                st.metric(name, "—", help="Measured once an edit is applied.")
+                st.metric(metric.label, "—", help="Measured once an edit is applied.")
             else:
-                _tile(name, report)
+                _tile(metric, report)
 
 
-def _tile(name: str, report: EditReport) -> None:
+def _tile(metric: Metric, report: EditReport) -> None:
     from metrics.tables import interval, number
 
-    score: Score = report.headline(name.lower())  # type: ignore[arg-type]
+    score: Score = report.headline(metric.name)
     if score.value is None:
-        st.metric(name, "—", help=score.definition)
+        st.metric(metric.label, "—", help=score.definition)
         st.caption(plain(f"n = 0. Not measured: {score.reason}."))
         return
     change = None if score.change is None else f"{100 * score.change:+.0f} pt"
     st.metric(
-        name,
+        metric.label,
         f"{100 * score.value:.0f} %" if score.unit == "share" else number(score.value, score.unit),
         change,
         delta_color="off" if not score.change else "normal" if score.higher_is_better else "inverse",
         delta_arrow="off" if not score.change else "auto",
         help=f"{score.definition} More on the Methods page.",
     )
-    if name == "Efficiency":
+    if metric.name == "efficiency":
         notes = _costs(report)
     else:
         notes = f"n = {score.n}" + (f", 95 % CI {interval(score)}" if score.ci else "")

@@ -8,11 +8,12 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from app import workflow
-from app.every_layer import METRICS, NEW_ANSWER, EveryLayer, edit_every_layer
+from app.every_layer import NEW_ANSWER, EveryLayer, edit_every_layer
 from app.shared.plots import every_layer_figure
 from app.workbench.layers_tab import summary
 from app.workflow import Located
 from facts.watch import Cancelled
+from metrics.definitions import PROMPTED
 from models import LanguageModel
 
 NewPage = Callable[..., AppTest]
@@ -70,7 +71,7 @@ def test_each_layer_is_what_an_edit_there_alone_gives(tiny: Callable[[str], Lang
     assert asked.after is not None
     assert got.scores[NEW_ANSWER][2] == asked.after.p_answer
     assert got.scores["generalization"][2] == report.headline("generalization").value
-    assert set(got.scores) == {NEW_ANSWER, *METRICS}
+    assert set(got.scores) == {NEW_ANSWER, *PROMPTED}
     assert seen
     assert all(total == 300 and done <= 300 for done, total in seen)
     with pytest.raises(Cancelled):
