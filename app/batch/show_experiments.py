@@ -10,6 +10,7 @@ from app.batch import show_experiment, sweeps
 from app.batch.sweeps import Experiment
 from app.server import server_paths
 from app.server.jobs import Runner
+from app.session.session import session
 from app.shared.waiting import Waiting
 from app.shared.wording import plain
 from experiments.ledger.ledger import Ledger
@@ -43,7 +44,7 @@ def draw(runner: Runner) -> list[Waiting]:
     names = [one.name for one, _ in rows]
     if not names:
         return []
-    linked = st.query_params.get("experiment") or st.session_state.get("experiment")
+    linked = st.query_params.get("experiment") or session().experiment
     chosen = st.selectbox(
         "Look at", names, names.index(linked) if linked in names else 0, key="experiment_chosen", on_change=_choose
     )
@@ -54,7 +55,7 @@ def draw(runner: Runner) -> list[Waiting]:
 def _choose() -> None:
     """Callback: the link, and the page Batch, follow."""
     chosen = st.session_state.experiment_chosen
-    st.session_state.experiment = st.query_params["experiment"] = chosen
+    session().experiment = st.query_params["experiment"] = chosen
 
 
 def _row(one: Experiment) -> dict[str, object]:
