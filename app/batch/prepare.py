@@ -18,7 +18,7 @@ from experiments.kinds import Context, get_kind
 from experiments.places import shown_name
 from experiments.plan import Cell, Plan
 from experiments.plan_files import loading
-from experiments.workers.messages import in_one_thread
+from experiments.workers.inline import in_one_thread
 from facts.importers import answered
 from facts.records import request_record
 from facts.watch import Watch

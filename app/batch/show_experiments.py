@@ -65,14 +65,12 @@ def _row(one: Experiment) -> dict[str, object]:
     try:
         now = sweeps.standing(one)
         with Ledger(one.folder, create=False) as ledger:
-            info = ledger.read("SELECT model, made FROM runs WHERE name = ?", one.run)
-            kinds = ledger.read("SELECT DISTINCT kind FROM members JOIN cells USING (key) WHERE run = ?", one.run)
+            (model, made), kinds = ledger.planned()[one.run], ledger.kinds(one.run)
     except (LedgerError, OSError) as error:
         return unknown | {"state": str(error)}
-    model, made = info[0]
     return {
         "name": one.name,
-        "what": ", ".join(dict.fromkeys(WHAT.get(kind, kind) for (kind,) in kinds)),
+        "what": ", ".join(dict.fromkeys(WHAT.get(kind, kind) for kind in kinds)),
         "model": model.rpartition("/")[2],
         "done": f"{now.done} of {now.total}",
         "failed": str(now.failed),
