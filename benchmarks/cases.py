@@ -13,10 +13,10 @@ from benchmarks.greedy import Question, Said, ask_all
 from facts import EditRequest
 from metrics.asking.prompts import Item, items_of
 from metrics.drift import kl_divergence
-from metrics.types import RowKind, Settings
+from metrics.types import Settings
 from models import LanguageModel
 
-KINDS: dict[str, tuple[RowKind, ...]] = {
+KINDS: dict[str, tuple[str, ...]] = {
     "reliability": ("edit",),
     "generalization": ("paraphrase",),
     "locality_neighborhood": ("neighborhood",),
@@ -30,7 +30,7 @@ KINDS: dict[str, tuple[RowKind, ...]] = {
 }
 """Figure -> kinds of prompt it is the share of."""
 
-DIVERGENCE: tuple[RowKind, ...] = ("neighborhood", "same_subject")
+DIVERGENCE: tuple[str, ...] = ("neighborhood", "same_subject")
 """Kinds of prompt at which `metrics` reads the divergence."""
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from metrics.asking.kept import answers
 from metrics.asking.logprobs import batches, row_logits, token_ids
 
 if TYPE_CHECKING:
@@ -33,17 +34,23 @@ def text_nll(
     The first token is not predicted.  A text longer than `max_positions`, by default the context, counts up to there,
     one of fewer than two tokens as (0, 0).
     """
-    rows = token_ids(model, texts, max_positions)
-    found: dict[int, tuple[float, int]] = {index: (0.0, 0) for index, row in enumerate(rows) if len(row) < 2}
-    long_enough = [index for index in range(len(rows)) if index not in found]
-    for chunk in batches(long_enough, lambda index: len(rows[index]), model.d_vocab):
-        for index, logits in zip(chunk, row_logits(model, [rows[index] for index in chunk]), strict=True):
+    rows = [tuple(row) for row in token_ids(model, texts, max_positions)]
+    long_enough = [row for row in rows if len(row) >= 2]
+    found = answers(model, long_enough, lambda new: _nll(model, new, tick), tick)
+    return [found.get(row, (0.0, 0)) for row in rows]
+
+
+def _nll(
+    model: LanguageModel, rows: Sequence[tuple[int, ...]], tick: Callable[[int], None]
+) -> dict[tuple[int, ...], tuple[float, int]]:
+    found: dict[tuple[int, ...], tuple[float, int]] = {}
+    for chunk in batches(rows, len, model.d_vocab):
+        for row, logits in zip(chunk, row_logits(model, [list(row) for row in chunk]), strict=True):
             log_probs = logits[:-1].double().log_softmax(-1)
-            following = torch.tensor(rows[index][1:], device=log_probs.device)
-            nll = -float(log_probs.gather(-1, following[:, None]).sum())
-            found[index] = (nll, len(rows[index]) - 1)
+            following = torch.tensor(row[1:], device=log_probs.device)
+            found[row] = -float(log_probs.gather(-1, following[:, None]).sum()), len(row) - 1
         tick(len(chunk))
-    return [found[index] for index in range(len(rows))]
+    return found
 
 
 def count_scorable(model: LanguageModel, texts: Sequence[str]) -> int:

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from facts.types import MAX_PROMPT_CHARACTERS
 from models.architectures import Architecture, architecture_of, as_out_in, context_length
 from models.forwards.calls import calling
-from models.forwards.generation import Sampling, drawn, greedy
+from models.forwards.generation import Sampling, batches, drawn, greedy
 from models.text.asking import Wording, wording
 from models.text.characters import whole_characters
 from models.views import Rewrite, plain, share
@@ -305,8 +305,7 @@ class LanguageModel:
     def generate(self, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
         """Greedy continuations, without their prompts.
 
-        Prompts of equal length share a batch and no row is ever padded, so a continuation does not depend on
-        what else is asked.  A row ends at an end-of-text token, after `max_new_tokens`, or at the context's end.
+        A row ends at an end-of-text token, after `max_new_tokens`, or at the context's end.
 
         Raises:
             ValueError: if a prompt is empty or too long, or `max_new_tokens` is negative.
@@ -317,17 +316,30 @@ class LanguageModel:
         continued = self.continuations(rows, max_new_tokens)
         return [self.continuation_text(row, ids) for row, ids in zip(rows, continued, strict=True)]
 
-    def continuations(self, rows: Sequence[Sequence[int]], max_new_tokens: int) -> list[list[int]]:
-        """`generate` for token ids: the new ids behind each row, which must fit the context."""
-        found: list[list[int]] = [[] for _ in rows]
-        for length in sorted({len(row) for row in rows}):
-            chosen = [index for index, row in enumerate(rows) if len(row) == length]
-            batch = torch.tensor([list(rows[index]) for index in chosen], device=self.device)
-            steps = min(max_new_tokens, self.max_positions - length)
+    def continuations(
+        self, rows: Sequence[Sequence[int]], max_new_tokens: int, begun: Sequence[Sequence[int]] | None = None
+    ) -> list[list[int]]:
+        """`generate` for token ids: the new ids behind each row, which must fit the context.
+
+        Args:
+            begun: the first new ids of each row, where they are known; the result begins with them.
+        """
+        found = [list(ids) for ids in begun] if begun is not None else [list[int]() for _ in rows]
+        whole = [[*row, *ids] for row, ids in zip(rows, found, strict=True)]
+        room = [min(len(row) + max_new_tokens, self.max_positions) for row in rows]
+        waiting = [index for index in range(len(rows)) if len(whole[index]) < room[index]]
+        # padded rows run on beside the longest one, which must not leave the context
+        fits = max(map(len, whole), default=0) + max_new_tokens <= self.max_positions
+        for batch in batches([len(whole[index]) for index in waiting], padded=fits and plain(self.module)):
+            chosen = [waiting[index] for index in batch]
+            prompts = [len(rows[index]) for index in chosen]
+            steps = max(room[index] - len(whole[index]) for index in chosen)
             with self.lock:
-                continued = greedy(self.module, batch, steps, self.eos_ids)
-            for index, continuation in zip(chosen, continued, strict=True):
-                found[index] = continuation
+                made = greedy(
+                    self.module, [whole[index] for index in chosen], prompts, steps, self.eos_ids, self.device
+                )
+            for index, ids in zip(chosen, made, strict=True):
+                found[index] += ids[: room[index] - len(whole[index])]
         return found
 
     def draw(self, prompts: Sequence[str], length: int, sampling: Sampling) -> list[str]:

@@ -165,17 +165,19 @@ class EditedModel(LanguageModel):
         found = self._inner.logits(torch.tensor(rows), stops + shift, ends + shift)
         return torch.stack([prefix.own_positions(row, lead, shift) for row, lead in zip(found, leads, strict=True)])
 
-    def continuations(self, rows: Sequence[Sequence[int]], max_new_tokens: int) -> list[list[int]]:
+    def continuations(
+        self, rows: Sequence[Sequence[int]], max_new_tokens: int, begun: Sequence[Sequence[int]] | None = None
+    ) -> list[list[int]]:
         """As `LanguageModel.continuations`."""
-        found = self._inner.continuations(
-            [prefix.behind(self.base, self.prefix, row)[0] for row in rows], max_new_tokens
-        )
+        first = [()] * len(rows) if begun is None else begun
+        behind = [prefix.behind(self.base, self.prefix, row)[0] for row in rows]
+        found = self._inner.continuations(behind, max_new_tokens, first)
         for index, row in enumerate(rows):
             routed = self.route(list(row))
             if routed is not None:
                 memory, context = routed
                 read, _ = prefix.behind(self.base, context, row)
-                found[index] = memory.answers.continuations([read], max_new_tokens)[0]
+                found[index] = memory.answers.continuations([read], max_new_tokens, [first[index]])[0]
         return found
 
     def drawn(self, rows: Sequence[Sequence[int]], length: int, sampling: Sampling) -> list[list[int]]:

@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from metrics.asking.kept import answers
+
 if TYPE_CHECKING:
     from models import LanguageModel
 
@@ -94,36 +96,62 @@ class Said:
     """It stopped by itself, or the context was full; a larger budget would not make it longer."""
 
 
+Question = tuple[tuple[int, ...], int]
+"""Token ids of a prompt, and how many tokens are wanted."""
+
+
 def continuations(
-    model: LanguageModel, budgets: Mapping[str, int], *, tick: Callable[[int], None] = lambda _: None
+    model: LanguageModel,
+    budgets: Mapping[str, int],
+    *,
+    begun: Mapping[str, Sequence[int]] | None = None,
+    tick: Callable[[int], None] = lambda _: None,
 ) -> dict[str, str]:
     """The texts of `continued`."""
-    return {prompt: said.text for prompt, said in continued(model, budgets, tick=tick).items()}
+    return {prompt: said.text for prompt, said in continued(model, budgets, begun=begun, tick=tick).items()}
 
 
 def continued(
-    model: LanguageModel, budgets: Mapping[str, int], *, tick: Callable[[int], None] = lambda _: None
+    model: LanguageModel,
+    budgets: Mapping[str, int],
+    *,
+    begun: Mapping[str, Sequence[int]] | None = None,
+    tick: Callable[[int], None] = lambda _: None,
 ) -> dict[str, Said]:
     """Greedy continuation of each prompt, up to the end of a text, its token budget or the context's end.
 
     Args:
         budgets: most new tokens, by prompt.
+        begun: the first tokens of a continuation, by prompt, where they are known already.
         tick: called with the number of prompts after each batch; may raise to stop.
 
     Raises:
         ValueError: if a prompt is empty or longer than the context.
     """
-    found: dict[str, Said] = {}
-    rows = {prompt: model.encode(prompt) for prompt in budgets}
-    for budget in sorted(set(budgets.values())):
-        # Sorted by length, because the model runs prompts of one length together.
-        waiting = sorted((prompt for prompt in budgets if budgets[prompt] == budget), key=lambda p: len(rows[p]))
+    questions: dict[str, Question] = {prompt: (tuple(model.encode(prompt)), budgets[prompt]) for prompt in budgets}
+    begun = begun or {}
+    first = {questions[prompt][0]: begun[prompt] for prompt in budgets if prompt in begun}
+    said = answers(model, questions.values(), lambda new: _continued(model, new, first, tick), tick)
+    return {prompt: said[question] for prompt, question in questions.items()}
+
+
+def _continued(
+    model: LanguageModel,
+    questions: Sequence[Question],
+    begun: Mapping[tuple[int, ...], Sequence[int]],
+    tick: Callable[[int], None],
+) -> dict[Question, Said]:
+    found: dict[Question, Said] = {}
+    for budget in sorted({budget for _, budget in questions}):
+        # Sorted by length, because the model decodes prompts of like lengths together.
+        waiting = sorted((row for row, of in questions if of == budget), key=len)
         for start in range(0, len(waiting), BATCH):
-            chunk = waiting[start : start + BATCH]
-            for prompt, ids in zip(chunk, model.continuations([rows[p] for p in chunk], budget), strict=True):
-                full = len(rows[prompt]) + len(ids) >= model.max_positions
-                found[prompt] = Said(model.continuation_text(rows[prompt], ids), full or len(ids) < budget)
-            tick(len(chunk))
+            rows = waiting[start : start + BATCH]
+            first = [begun.get(row, ())[:budget] for row in rows]
+            for row, ids in zip(rows, model.continuations(rows, budget, first), strict=True):
+                full = len(row) + len(ids) >= model.max_positions
+                found[row, budget] = Said(model.continuation_text(row, ids), full or len(ids) < budget)
+            tick(len(rows))
     return found
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 
 from facts.types import MAX_PROMPT_CHARACTERS
+from metrics.asking.kept import answers
 from models.text.tokens import join, pad
 
 if TYPE_CHECKING:
@@ -47,6 +48,12 @@ class Forced:
     predicted: tuple[int, ...] = ()
     """The most probable token at each of their places, whether or not the logits are finite."""
 
+    @property
+    def beginning(self) -> tuple[int, ...]:
+        """How the greedy continuation begins: the predicted tokens up to the first that is not the answer's."""
+        pairs = enumerate(zip(self.tokens, self.predicted, strict=True), start=1)
+        return self.predicted[: next((n for n, (token, predicted) in pairs if token != predicted), None)]
+
 
 def score_answers(
     model: LanguageModel,
@@ -77,14 +84,23 @@ def score_joined(
     tick: Callable[[int], None] = lambda _: None,
 ) -> dict[T, Forced]:
     """As `score_answers`, for rows of token ids of which the first so many are the prompt's."""
-    found: dict[T, Forced] = {}
-    for chunk in batches(joined, lambda key: len(joined[key][0]), model.d_vocab):
-        rows, prompt_lengths = zip(*(joined[key] for key in chunk), strict=True)
-        for key, logits in zip(chunk, row_logits(model, rows, prompt_lengths), strict=True):
-            ids, n_prompt = joined[key]
-            found[key] = _read(logits, ids, n_prompt, key in keep_next)
+    questions = {key: (tuple(ids), n_prompt, key in keep_next) for key, (ids, n_prompt) in joined.items()}
+    found = answers(model, questions.values(), lambda new: _score(model, new, tick), tick)
+    return {key: found[question] for key, question in questions.items()}
+
+
+Question = tuple[tuple[int, ...], int, bool]
+"""Token ids of a prompt and an answer, how many are the prompt's, and whether to keep what may follow the prompt."""
+
+
+def _score(model: LanguageModel, questions: Sequence[Question], tick: Callable[[int], None]) -> dict[Question, Forced]:
+    found: dict[Question, Forced] = {}
+    for chunk in batches(questions, lambda question: len(question[0]), model.d_vocab):
+        rows, prompt_lengths = [list(ids) for ids, _, _ in chunk], [n_prompt for _, n_prompt, _ in chunk]
+        for question, logits in zip(chunk, row_logits(model, rows, prompt_lengths), strict=True):
+            found[question] = _read(logits, *question)
         tick(len(chunk))
-    return {key: found[key] for key in joined}
+    return found
 
 
 def batches(items: Iterable[T], length: Callable[[T], int], d_vocab: int) -> Iterator[list[T]]:

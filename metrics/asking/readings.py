@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 import torch
@@ -100,8 +101,21 @@ def plan(model: LanguageModel, items: Sequence[Item], settings: Settings) -> Pla
 
 def observe(model: LanguageModel, to_run: Plan, tick: Callable[[int], None], *, with_bridges: bool) -> Observation:
     """Generate after every prompt and score every answer."""
-    said = continuations(model, to_run.prompts(with_bridges=with_bridges), tick=tick)
-    return Observation(said, score_answers(model, to_run.answers, keep_next=set(to_run.distributions), tick=tick))
+    forced = score_answers(model, to_run.answers, keep_next=set(to_run.distributions), tick=tick)
+    budgets = to_run.prompts(with_bridges=with_bridges)
+    return Observation(continuations(model, budgets, begun=_beginnings(model, forced), tick=tick), forced)
+
+
+def _beginnings(model: LanguageModel, forced: Mapping[tuple[str, str], Forced]) -> dict[str, tuple[int, ...]]:
+    """How continuations begin, by prompt, as far as forced answers tell: one token at least, and the answer if it is
+    what the model says."""
+    found: dict[str, tuple[int, ...]] = {}
+    for (prompt, answer), read in forced.items():
+        ids, n_prompt = join(model, prompt, answer)
+        beginning = tuple(takewhile(lambda token: token not in model.eos_ids, read.beginning))
+        if ids[:n_prompt] == model.encode(prompt) and len(beginning) > len(found.get(prompt, ())):
+            found[prompt] = beginning
+    return found
 
 
 def rows_of(

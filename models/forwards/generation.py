@@ -1,4 +1,4 @@
-"""Decoding without padding, which would let batch mates change an answer: greedy, or drawn among the likeliest."""
+"""Decoding: greedy, or drawn among the likeliest tokens."""
 
 from __future__ import annotations
 
@@ -8,41 +8,83 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from models.forwards.calls import calling
 
+PADDING = 256
+"""Tokens of padding that cost about as much as decoding the rows of one more batch."""
+
+
+def batches(lengths: Sequence[int], padded: bool) -> list[list[int]]:
+    """Which rows to decode together: those of one length, or of like lengths where they may be padded.
+
+    Args:
+        lengths: [row], tokens of each.
+    """
+    found: list[list[int]] = []
+    padding = 0
+    for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
+        padding += lengths[found[-1][0]] - lengths[row] if found else 0
+        if not found or padding > (PADDING if padded else 0):
+            found.append([])
+            padding = 0
+        found[-1].append(row)
+    return found
+
 
 @torch.no_grad()
-def greedy(module: Any, input_ids: Tensor, steps: int, eos_ids: Collection[int]) -> list[list[int]]:
+def greedy(
+    module: Any,
+    rows: Sequence[Sequence[int]],
+    prompt_lengths: Sequence[int],
+    steps: int,
+    eos_ids: Collection[int],
+    device: torch.device,
+) -> list[list[int]]:
     """The most probable next token, again and again, with cached keys and values.
+
+    Rows of unlike length are padded on the left, behind an attention mask and with positions of their own; where the
+    module decides by the prompt, which it counts from a row's beginning, they are to be of one length.
 
     Args:
         module: a causal language model of transformers.
-        input_ids: [batch, pos], every row of the same length, no padding.
+        rows: token ids, the beginning of an answer included where there is one.
+        prompt_lengths: [row], tokens of each row's prompt.
         steps: most new tokens to make; the caller keeps pos + steps within the context.
         eos_ids: tokens that end a row; they are not part of the result.
 
     Returns:
         For every row its new token ids, at most `steps`.
     """
-    rows: list[list[int]] = [[] for _ in range(input_ids.shape[0])]
+    width = max(map(len, rows))
+    padding = torch.tensor([width - len(row) for row in rows], device=device)
+    step_ids = torch.tensor([[0] * (width - len(row)) + list(row) for row in rows], device=device)
+    made: list[list[int]] = [[] for _ in rows]
     running = [True] * len(rows)
-    step_ids, cache, start = input_ids, None, 0
-    with calling(torch.full((len(rows),), input_ids.shape[1], device=input_ids.device)) as call:
-        for _ in range(steps):
-            positions = torch.arange(start, start + step_ids.shape[1], device=input_ids.device).expand(step_ids.shape)
-            output = module(input_ids=step_ids, position_ids=positions, past_key_values=cache, use_cache=True)
-            cache, start, call.reads_prompt = output.past_key_values, start + step_ids.shape[1], False
+    cache, done = None, 0
+    with calling(torch.tensor(prompt_lengths, device=device)) as call:
+        for step in range(steps):
+            ends = torch.arange(done, width + step, device=device)[None]
+            positions = (ends - padding[:, None]).clamp_min(0)
+            mask = torch.arange(width + step, device=device)[None] >= padding[:, None] if padding.any() else None
+            output = module(
+                input_ids=step_ids,
+                position_ids=positions,
+                attention_mask=mask,
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
+            cache, done, call.reads_prompt = output.past_key_values, width + step, False
             chosen = output.logits[:, -1].float().argmax(dim=-1)
             for index, token_id in enumerate(chosen.tolist()):
                 running[index] = running[index] and token_id not in eos_ids
                 if running[index]:
-                    rows[index].append(token_id)
+                    made[index].append(token_id)
             if not any(running):
                 break
             step_ids = chosen[:, None]
-    return rows
+    return made
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ class KnownModel:
 
     name = "known"
     pad_id = 0
+    eos_ids = frozenset({0})
     chat = False
 
     def __init__(self, words: Sequence[str], table: Mapping[str, Mapping[str, float]], max_positions: int = 32) -> None:
@@ -83,10 +84,12 @@ class KnownModel:
         continued = self.continuations(rows, max_new_tokens)
         return [self.continuation_text(row, ids) for row, ids in zip(rows, continued, strict=True)]
 
-    def continuations(self, rows: Sequence[Sequence[int]], max_new_tokens: int) -> list[list[int]]:
+    def continuations(
+        self, rows: Sequence[Sequence[int]], max_new_tokens: int, begun: Sequence[Sequence[int]] | None = None
+    ) -> list[list[int]]:
         found = []
-        for row in rows:
-            ids = list(row)
+        for row, first in zip(rows, begun or [[] for _ in rows], strict=True):
+            ids = [*row, *first]
             while len(ids) < min(len(row) + max_new_tokens, self.max_positions):
                 best = self._best(ids)
                 if best == self.pad_id:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from models import FAMILIES, LanguageModel, pad
+from models.forwards.generation import batches
 from tests.tiny import build_tiny, tiny_model
 
 every_family = pytest.mark.parametrize("family", FAMILIES)
@@ -64,6 +65,24 @@ def test_greedy_text_equals_the_definition_and_ignores_batch_mates(family: str) 
     assert model.generate(prompts, 10) == expected
     assert [model.generate([prompt], 10)[0] for prompt in prompts] == expected
     assert model.generate(prompts[::-1], 10) == expected[::-1]
+
+
+@every_family
+def test_rows_may_begin_with_an_answer_and_differ_in_length(family: str) -> None:
+    model = tiny_model(family)
+    rows = [model.encode(prompt) for prompt in (PROMPTS[0], "Rome is", "Paris is")]
+    whole = model.continuations(rows, 8)
+    begun = [whole[0][:3], [], whole[2]]
+    assert model.continuations(rows, 8, begun) == whole
+    assert model.continuations(rows, 5, begun) == [whole[0][:5], whole[1][:5], whole[2]]
+
+
+def test_rows_of_like_lengths_are_decoded_together() -> None:
+    assert batches([5, 9, 5], padded=False) == [[1], [0, 2]]
+    assert batches([5, 9, 5], padded=True) == [[1, 0, 2]]
+    # a row of 300 and one of 5 would need 295 tokens of padding
+    assert batches([5, 300, 5], padded=True) == [[1], [0, 2]]
+    assert batches([], padded=True) == []
 
 
 def test_generation_agrees_with_transformers() -> None:

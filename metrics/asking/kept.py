@@ -1,0 +1,77 @@
+"""What an unedited model said: kept while the model lives, because every edit, method and layer asks it the same."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterable
+from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import WeakKeyDictionary
+
+import torch
+
+if TYPE_CHECKING:
+    from models import LanguageModel
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
+
+MOST_BYTES = 2**26
+"""Of the tensors in what is kept of one model (64 MiB)."""
+MOST_ENTRIES = 10_000
+
+
+class Kept:
+    """Answers by question, the ones used longest ago forgotten first; may be used by several threads."""
+
+    def __init__(self) -> None:
+        self._entries: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
+        self._bytes = 0
+        self._lock = threading.Lock()
+
+    def known(self, questions: Iterable[K]) -> dict[K, Any]:
+        """The answers to those questions that were asked before."""
+        with self._lock:
+            found = {question: self._entries[question][0] for question in questions if question in self._entries}
+            for question in found:
+                self._entries.move_to_end(question)
+        return found
+
+    def add(self, question: Hashable, answer: Any) -> None:
+        """Keep an answer."""
+        size = sum(
+            value.nbytes for value in getattr(answer, "__dict__", {}).values() if isinstance(value, torch.Tensor)
+        )
+        with self._lock:
+            self._bytes += size - self._entries.pop(question, (None, 0))[1]
+            self._entries[question] = answer, size
+            while self._bytes > MOST_BYTES or len(self._entries) > MOST_ENTRIES:
+                self._bytes -= self._entries.popitem(last=False)[1][1]
+
+
+_KEPT: WeakKeyDictionary[LanguageModel, Kept] = WeakKeyDictionary()
+_LOCK = threading.Lock()
+
+
+def answers(
+    model: LanguageModel, questions: Iterable[K], ask: Callable[[list[K]], dict[K, V]], tick: Callable[[int], None]
+) -> dict[K, V]:
+    """The answer to every question; an unedited model is asked only what it was not asked before.
+
+    Args:
+        questions: of a form that holds all that the answer depends on besides the model.
+        ask: answers those that are not known; it ticks for itself.
+        tick: called with the number of those that are.
+    """
+    listed = list(dict.fromkeys(questions))
+    if getattr(model, "base", model) is not model:  # a view with edits, which is asked once
+        return ask(listed)
+    with _LOCK:
+        kept = _KEPT.setdefault(model, Kept())
+    found: dict[K, V] = kept.known(listed)
+    if found:
+        tick(len(found))
+    new = ask([question for question in listed if question not in found])
+    for question, answer in new.items():
+        kept.add(question, answer)
+    return {question: new[question] if question in new else found[question] for question in listed}
