@@ -6,12 +6,9 @@ from collections.abc import Sequence
 
 import streamlit as st
 
-from app.runs import average_runs, two_runs
-from app.runs.files import LARGEST, file_name, open_file, zipped
+from app.runs import average_runs, session_runs, two_runs
+from app.runs.saved import LARGEST, SITES, Saved, SavedEdit, SavedTrace
 from app.server.jobs import Runner, job_key
-from app.session import runs as session_runs
-from app.session.run import SITES, EditRun, Run, TraceRun
-from app.session.session import session
 from app.shared import averages, export
 from app.shared.style import SUMMARY_STYLE
 from app.shared.waiting import Waiting
@@ -51,7 +48,7 @@ def draw(runner: Runner) -> list[Waiting]:
     return waiting
 
 
-def _controls(runs: Sequence[Run]) -> tuple[str, str]:
+def _controls(runs: Sequence[Saved]) -> tuple[str, str]:
     with st.container(horizontal=True, vertical_alignment="bottom"):
         words = st.text_input(
             "Filter", key="runs_words", placeholder="words of a prompt, a method, a model", persist_state="session"
@@ -70,7 +67,7 @@ def _controls(runs: Sequence[Run]) -> tuple[str, str]:
             _open()
         st.download_button(
             "All (zip)",
-            lambda: zipped(list(runs)),
+            lambda: session_runs.zipped(list(runs)),
             "runs.zip",
             "application/zip",
             key="runs_zip",
@@ -83,7 +80,7 @@ def _controls(runs: Sequence[Run]) -> tuple[str, str]:
 
 def _open() -> None:
     files = st.file_uploader(
-        "Run runs",
+        "Saved runs",
         ["json"],
         accept_multiple_files=True,
         key="runs_files",
@@ -91,17 +88,17 @@ def _open() -> None:
         help="JSON from Export or Report of the Workbench.",
     )
     st.button("Open them", key="runs_open", disabled=not files, on_click=_take_in)
-    for problem in session().runs_problems:
+    for problem in st.session_state.get("runs_problems", ()):
         st.error(plain(problem), icon=":material/error:")
 
 
 def _take_in() -> None:
     """Callback: the files in the field become runs."""
-    told = (open_file(file.name, file.getvalue()) for file in st.session_state.runs_files)
-    session().runs_problems = [problem for problem in told if problem]
+    told = (session_runs.open_file(file.name, file.getvalue()) for file in st.session_state.runs_files)
+    st.session_state.runs_problems = [problem for problem in told if problem]
 
 
-def _table(runs: Sequence[Run], words: str, kind: str) -> list[Run]:
+def _table(runs: Sequence[Saved], words: str, kind: str) -> list[Saved]:
     import pandas as pd
 
     # Rows are chosen by their number, so another list is another table.
@@ -124,13 +121,13 @@ def _table(runs: Sequence[Run], words: str, kind: str) -> list[Run]:
     return [runs[row] for row in picked.selection["rows"] if row < len(runs)]
 
 
-def _files(chosen: list[Run]) -> None:
+def _files(chosen: list[Saved]) -> None:
     with st.container(horizontal=True):
         for index, run in enumerate(chosen if len(chosen) <= 2 else []):
             st.download_button(
                 "Save JSON" if len(chosen) == 1 else f"Save {'left' if index == 0 else 'right'}",
                 run.text.encode("utf-8", "surrogatepass"),
-                file_name(run),
+                session_runs.file_name(run),
                 "application/json",
                 key=f"save_{run.key}",
                 icon=":material/save:",
@@ -145,10 +142,10 @@ def _files(chosen: list[Run]) -> None:
         )
 
 
-def _one(run: Run) -> None:
+def _one(run: Saved) -> None:
     with st.container(border=True):
         st.header(plain(run.title), anchor=False)
-        if isinstance(run, TraceRun):
+        if isinstance(run, SavedTrace):
             _numbers(run)
             _maps([run])
         else:
@@ -159,7 +156,7 @@ def _one(run: Run) -> None:
                 _rows(rows, f"all_scores_{run.key}", f"Every score of {run.title}")
 
 
-def _two(left: Run, right: Run) -> None:
+def _two(left: Saved, right: Saved) -> None:
     with st.container(border=True, key="runs_compared"):
         st.header("Side by side", anchor=False)
         refusal = two_runs.why_not(left, right)
@@ -167,10 +164,10 @@ def _two(left: Run, right: Run) -> None:
             st.warning(plain(refusal), icon=":material/block:")
             return
         differing = two_runs.what_differs(left, right)
-        if isinstance(left, TraceRun) and isinstance(right, TraceRun):
+        if isinstance(left, SavedTrace) and isinstance(right, SavedTrace):
             _maps([left, right])
             _rows(two_runs.trace_rows(left, right), "compared_traces", "Numbers of both traces and their differences")
-        elif isinstance(left, EditRun) and isinstance(right, EditRun):
+        elif isinstance(left, SavedEdit) and isinstance(right, SavedEdit):
             for column, run in zip(st.columns(2), (left, right), strict=True):
                 column.markdown(f"**{plain(run.title)}**")
             _rows(two_runs.pair_rows(left, right), "compared_edits", "Five numbers of both edits")
@@ -183,7 +180,7 @@ def _two(left: Run, right: Run) -> None:
             st.caption("Both were asked the same.")
 
 
-def _many(chosen: Sequence[Run]) -> None:
+def _many(chosen: Sequence[Saved]) -> None:
     """Three traces and more: their mean."""
     with st.container(border=True, key="runs_averaged"):
         st.header("On average", anchor=False)
@@ -192,7 +189,7 @@ def _many(chosen: Sequence[Run]) -> None:
             st.warning(plain(refusal), icon=":material/block:")
             return
         found = average_runs.average(chosen)
-        measure = next(run.measure for run in chosen if isinstance(run, TraceRun)).replace("_", " ")
+        measure = next(run.measure for run in chosen if isinstance(run, SavedTrace)).replace("_", " ")
         key = job_key("average", sorted(run.key for run in chosen))
         words = averages.facts(found.n_facts, (found.ate, *found.ate_ci()))
         st.caption(
@@ -204,7 +201,7 @@ def _many(chosen: Sequence[Run]) -> None:
         export.average_buttons(found)
 
 
-def _numbers(run: TraceRun) -> None:
+def _numbers(run: SavedTrace) -> None:
     measure = run.measure.replace("_", " ")
     items = (
         ("Clean", short(run.clean), f"{measure} of “{run.answer.strip()}”"),
@@ -220,14 +217,14 @@ def _numbers(run: TraceRun) -> None:
     st.html(f'{SUMMARY_STYLE}<dl class="numbers">{cells}</dl>')
 
 
-def _cell(run: TraceRun, position: int, layer: int) -> tuple[str, str]:
+def _cell(run: SavedTrace, position: int, layer: int) -> tuple[str, str]:
     """An effect, and where it is; a file has no samples to correct its interval with."""
     low, high = run.low[position][layer], run.high[position][layer]
     interval = "" if low != low else f", 95 % CI of this cell alone {short(low)} to {short(high)}"
     return short(run.effect[position][layer]), f"layer {layer}, {visible(run.tokens[position])}{interval}"
 
 
-def _maps(runs: Sequence[TraceRun]) -> None:
+def _maps(runs: Sequence[SavedTrace]) -> None:
     """One map, or two next to each other on one colour scale."""
     from app.shared.plots import EffectMap, effect_maps
 

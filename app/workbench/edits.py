@@ -9,8 +9,7 @@ import streamlit as st
 from app.server import cache
 from app.server.jobs import Job, Runner
 from app.session import state
-from app.session.asks import FileAsk
-from app.session.session import session
+from app.session.asks import CompareAsk, FileAsk
 from app.shared import export
 from app.shared.waiting import Waiting, cancel
 from app.shared.wording import markup, plain
@@ -98,7 +97,7 @@ def _branches(runner: Runner) -> list[Waiting]:
 
 
 def _comparison(runner: Runner) -> list[Waiting]:
-    ask = session().compare_ask
+    ask: CompareAsk | None = st.session_state.compare_ask
     if ask is None:
         return []
     job = state.job_for(runner, ask.key, "Comparing", work.compare(ask))
@@ -110,7 +109,7 @@ def _comparison(runner: Runner) -> list[Waiting]:
     elif job.state == "cancelled":
         st.info("Cancelled. Nothing is shown of a comparison that did not finish.", icon=":material/block:")
     else:
-        _side_by_side(job, *session().compared)
+        _side_by_side(job, *st.session_state.compared)
     return []
 
 
@@ -144,7 +143,7 @@ def _share(value: object) -> str:
 
 
 def _files() -> None:
-    export.model_button(ledger.active(), session().ledger_model)
+    export.model_button(ledger.active(), st.session_state.ledger_model)
     import_edit()
 
 
@@ -172,4 +171,4 @@ def _apply() -> None:
     except ValueError as error:
         st.toast(plain(str(error)), icon=":material/error:")
         return
-    ledger.start_edit(FileAsk(session().ledger_model, name, forced, ledger.active()))
+    ledger.start_edit(FileAsk(st.session_state.ledger_model, name, forced, ledger.active()))
