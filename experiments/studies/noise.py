@@ -172,9 +172,7 @@ def compared(averages: Mapping[str, AverageEffects]) -> pd.DataFrame:
 
 def _correlation(one: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> float:
     """Pearson's; NaN where one does not vary."""
-    first, second = one - one.mean(), other - other.mean()
-    size = float(np.sqrt((first**2).sum() * (second**2).sum()))
-    return float((first * second).sum() / size) if size > 0 else float("nan")
+    return float(np.corrcoef(one, other)[0, 1]) if np.ptp(one) > 0 and np.ptp(other) > 0 else float("nan")
 
 
 def _same_peaks(average: AverageEffects, usual: AverageEffects) -> float:
