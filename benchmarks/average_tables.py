@@ -12,9 +12,11 @@ import sys
 import numpy as np
 
 from tracing.average import AverageEffects, map_name
-from tracing.plots.labels import CATEGORY_NAMES, SITE_NAMES
+from tracing.config import TraceConfig
+from tracing.plots.labels import CATEGORY_NAMES
+from tracing.sites import SITE_NAMES
 from tracing.suggestion import best_of
-from tracing.types import CATEGORIES, Category, TraceConfig
+from tracing.types import CATEGORIES, Category
 
 BEFORE_LAST = CATEGORIES[:-1]
 """At the last token a late state restores the answer trivially."""
@@ -41,7 +43,7 @@ def tables(average: AverageEffects) -> str:
 
 def _title(config: TraceConfig) -> str:
     window = f", windows of {config.window}" if config.window > 1 else ""
-    return f"{SITE_NAMES[config.site]}{window}"
+    return f"{SITE_NAMES[config.site].long}{window}"
 
 
 def _largest(average: AverageEffects, name: str, category: Category) -> str:

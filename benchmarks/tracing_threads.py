@@ -17,7 +17,7 @@ import torch
 from facts.atlas import load_atlas
 from models import LanguageModel, load_model
 from tracing import TraceConfig, causal_trace, measure_noise
-from tracing.config import SITES
+from tracing.sites import SITES
 
 FACTS = 8
 TRACERS = 2

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tracing.average import AverageEffects
     from tracing.averaging import average_effects
+    from tracing.config import TraceConfig
     from tracing.corruption import NoiseLevel, measure_noise
     from tracing.counterfactuals import suggest_counterfactuals
     from tracing.engine.memory import TraceMemoryError
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from tracing.lenses.neurons import NeuronAttribution, attribute_neurons
     from tracing.lenses.tuned import TunedLens, fit_tuned_lens, tuned_lens
     from tracing.tracer import causal_trace, refine_trace, trace_all, trace_sites
-    from tracing.types import TraceConfig, TraceResult
+    from tracing.types import TraceResult
 
 HOMES = {
     "AttributionResult": "lenses.attribution",
@@ -31,7 +32,7 @@ HOMES = {
     "NeuronAttribution": "lenses.neurons",
     "NoiseLevel": "corruption",
     "PathResult": "engine.paths",
-    "TraceConfig": "types",
+    "TraceConfig": "config",
     "TraceMemoryError": "engine.memory",
     "TraceResult": "types",
     "TunedLens": "lenses.tuned",

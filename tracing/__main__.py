@@ -19,7 +19,9 @@ from facts.watch import UNWATCHED, Watch
 from models.options import add_model_options
 from tracing.cli import commands
 from tracing.cli.options import add_config, add_output, add_prompt
-from tracing.types import MEASURES, SITES, PositionName, SeveredSite
+from tracing.measures import MEASURES
+from tracing.sites import SITES, SeveredSite
+from tracing.types import PositionName
 
 FIGURE_FORMATS = ("pdf", "svg", "png")
 Command = Callable[[argparse.Namespace, Watch], commands.Output]

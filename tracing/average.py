@@ -18,9 +18,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from tracing.config import TraceConfig
 from tracing.statistics import Correction, interval, nan_mean, significant
 from tracing.storage import Stored
-from tracing.types import CATEGORIES, Category, TraceConfig, TraceResult
+from tracing.types import CATEGORIES, Category, TraceResult
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 

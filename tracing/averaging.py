@@ -18,12 +18,13 @@ from facts.regular import check_regular
 from facts.watch import UNWATCHED, Watch
 from models import LanguageModel
 from tracing.average import AverageEffects, by_category, map_name, not_positions
+from tracing.config import TraceConfig
 from tracing.corruption import NoiseLevel, measure_noise
 from tracing.engine.plan import split
 from tracing.engine.question import Question, ask
 from tracing.engine.several import trace_facts
 from tracing.storage import plain
-from tracing.types import PositionName, TraceConfig, TraceResult
+from tracing.types import PositionName, TraceResult
 
 JOURNAL = "engram-average-journal-1"
 GROUP = 16

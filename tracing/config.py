@@ -6,15 +6,12 @@ import sys
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-TraceSite = Literal["resid_post", "mlp_out", "attn_out", "attn_heads"]
-"""resid_post: a block's output.  mlp_out, attn_out: what MLP and attention write.  attn_heads: one head's part of what
-the attention's output projection reads, so that a map has a head axis."""
+from tracing.sites import SITES, SeveredSite, TraceSite
+
 WindowCentre = Literal["paper", "rome-code"]
 Corruption = Literal["gaussian", "gaussian_fixed", "uniform", "multivariate", "token", "zero", "mean"]
 Direction = Literal["denoising", "noising"]
-SeveredSite = Literal["mlp_out", "attn_out"]
 
-SITES: tuple[TraceSite, ...] = get_args(TraceSite)
 CORRUPTIONS: tuple[Corruption, ...] = get_args(Corruption)
 DETERMINISTIC: frozenset[Corruption] = frozenset({"token", "zero", "mean"})
 """Corruptions without a draw: one corrupted run says everything."""

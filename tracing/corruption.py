@@ -30,7 +30,7 @@ from torch import Tensor
 
 from facts import Fact
 from models import LanguageModel
-from tracing.types import TraceConfig
+from tracing.config import TraceConfig
 
 
 @dataclass(frozen=True)

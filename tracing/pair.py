@@ -12,10 +12,10 @@ from torch import Tensor
 from facts import Fact
 from models import LanguageModel, run
 from models.forwards.interventions import Site
+from tracing.config import TraceConfig
 from tracing.corruption import Corruption, NoiseLevel, corrupt, measure_noise
 from tracing.engine.question import Question, ask
 from tracing.storage import Stored
-from tracing.types import TraceConfig
 
 Patch = Callable[[Tensor], Tensor]
 Key = tuple[Site, int]

@@ -18,18 +18,17 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tracing.config import TraceConfig
+from tracing.effects import TraceEffects
 from tracing.measures import LOWER_IS_BETTER
-from tracing.plots.labels import SITE_NAMES, token_label
+from tracing.sites import SITE_NAMES
 from tracing.statistics import CONFIDENCE, interval
-
-if TYPE_CHECKING:
-    from tracing.config import TraceConfig
-    from tracing.types import TraceResult
+from tracing.tokens import token_label
 
 SMALLEST_EFFECT = 1e-6
 """An effect below is rounding, as a difference of probabilities."""
@@ -122,7 +121,7 @@ def best_of(values: NDArray[np.floating], total: float) -> Best:
     return Best(index, float(means[index]), float(low), float(high), float(means.mean()), stands_out)
 
 
-def largest(result: TraceResult) -> Cell:
+def largest(result: TraceEffects) -> Cell:
     """The largest effect from the subject on and before the last token.
 
     Before the subject nothing is corrupted and every effect is 0; at the last token anything that is late enough
@@ -134,13 +133,13 @@ def largest(result: TraceResult) -> Cell:
     return _largest(result, between or measured)
 
 
-def largest_at(result: TraceResult, position: int) -> Cell | None:
+def largest_at(result: TraceEffects, position: int) -> Cell | None:
     """The largest effect at one position, as `largest`; None where it was not measured."""
     return _largest(result, [position]) if _measured(result, position) else None
 
 
 def suggestion(
-    result: TraceResult, position: int | None = None, without: Mapping[int, Collection[int]] | None = None
+    result: TraceEffects, position: int | None = None, without: Mapping[int, Collection[int]] | None = None
 ) -> Suggestion:
     """The layer whose effect stands out at one token, by the probability of the answer.
 
@@ -186,7 +185,7 @@ def suggestion(
     return Suggestion(None, f"{reason} {advice} every layer.", cell, elsewhere)
 
 
-def early_site(result: TraceResult) -> str:
+def early_site(result: TraceEffects) -> str:
     """One sentence on whether the map shows the early site of the paper, at the last subject token in the first half of
     the layers; empty where a map cannot show one."""
     found = suggestion(result)
@@ -196,7 +195,7 @@ def early_site(result: TraceResult) -> str:
         or _refusal(result.by("probability"), found.cell.position)
     ):
         return ""
-    what, other = f"restoring the {SITE_NAMES[result.config.site]}", found.elsewhere
+    what, other = f"restoring the {SITE_NAMES[result.config.site].long}", found.elsewhere
     if other is not None and other.layer < result.n_layers / 2:
         where = f"{what} matters at {token_label(other.token)} instead, at layer {other.layer} of {result.n_layers}"
         return f"No early site at the last subject token: {where}."
@@ -218,13 +217,13 @@ def site_words(layer: int | None, n_layers: int, what: str) -> str:
     return f"Early site: {where} matters most at layer {layer} of {n_layers}, as in Meng et al. (2022)."
 
 
-def total_interval(result: TraceResult) -> tuple[float, float]:
+def total_interval(result: TraceEffects) -> tuple[float, float]:
     """95 % t-interval of the total effect over noise samples; NaN for one."""
     low, high = interval(result.clean - result.corrupted.astype(np.float64))
     return float(low), float(high)
 
 
-def _refusal(result: TraceResult, position: int) -> str:
+def _refusal(result: TraceEffects, position: int) -> str:
     """Why a trace by probability can suggest nothing, whatever its cells hold; empty where it can."""
     low, high = total_interval(result)
     if len(result.corrupted) < 2:
@@ -246,7 +245,7 @@ def _refusal(result: TraceResult, position: int) -> str:
     return ""
 
 
-def _elsewhere(result: TraceResult, position: int, without: Mapping[int, Collection[int]]) -> Cell | None:
+def _elsewhere(result: TraceEffects, position: int, without: Mapping[int, Collection[int]]) -> Cell | None:
     """The largest effect at the subject's other tokens, among those where it stands out."""
     found = []
     for other in range(*result.subject_span):
@@ -258,21 +257,21 @@ def _elsewhere(result: TraceResult, position: int, without: Mapping[int, Collect
     return max(found, key=lambda cell: cell.effect, default=None)
 
 
-def _measured(result: TraceResult, position: int) -> bool:
+def _measured(result: TraceEffects, position: int) -> bool:
     return not bool(np.isnan(result.restored[:, position]).any())
 
 
-def _layers(result: TraceResult, position: int, without: Mapping[int, Collection[int]]) -> list[int]:
+def _layers(result: TraceEffects, position: int, without: Mapping[int, Collection[int]]) -> list[int]:
     return [layer for layer in range(result.n_layers) if layer not in without.get(position, ())]
 
 
-def _row(result: TraceResult, position: int, layers: list[int]) -> NDArray[np.float64]:
+def _row(result: TraceEffects, position: int, layers: list[int]) -> NDArray[np.float64]:
     """[sample, cell], the effects of some layers at one position."""
     effects = result.effects()[:, position, layers]
     return effects.reshape(len(effects), -1)
 
 
-def _largest(result: TraceResult, positions: list[int], layers: list[int] | None = None) -> Cell:
+def _largest(result: TraceEffects, positions: list[int], layers: list[int] | None = None) -> Cell:
     """The largest effect over some positions and layers, or the most negative where lower is better."""
     layers = list(range(result.n_layers)) if layers is None else layers
     effects = result.effects()[:, positions][:, :, layers]
@@ -292,7 +291,7 @@ def _largest(result: TraceResult, positions: list[int], layers: list[int] | None
     )
 
 
-def _name(result: TraceResult, position: int) -> str:
+def _name(result: TraceEffects, position: int) -> str:
     start, stop = result.subject_span
     kind = "last subject token" if position == stop - 1 else "subject token" if start <= position < stop else "token"
     return f"the {kind} {token_label(result.tokens[position])}"

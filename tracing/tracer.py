@@ -24,13 +24,14 @@ from facts import Fact
 from facts.watch import UNWATCHED, Watch
 from models import LanguageModel
 from models.forwards.hooks import run_hooked
-from tracing.config import TraceConfig, TraceSite
+from tracing.config import TraceConfig
 from tracing.corruption import NoiseLevel, measure_noise
 from tracing.engine.case import RunCount, make_case
 from tracing.engine.engine import Engine
 from tracing.engine.probe import EngineName, engine_for
 from tracing.engine.question import ask
 from tracing.engine.runs import Driver
+from tracing.sites import TraceSite
 from tracing.types import PositionName, TraceResult
 
 __all__ = ["ask", "causal_trace", "refine_trace", "trace_all", "trace_sites"]

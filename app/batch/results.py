@@ -17,9 +17,9 @@ from app.batch.sweeps import Experiment
 from app.shared.averages import AveragedMap, averaged_map
 from experiments.ledger.ledger import Ledger
 from experiments.ledger.records import Entry, entries
+from tracing.sites import LAYER_SITES, site_of
 
 EFFECTS = "effects/"
-SITES = ("resid_post", "mlp_out", "attn_out")
 PICTURES, TABLES = (".png",), (".csv", ".parquet", ".md", ".tex", ".pdf", ".png", ".json", ".npz")
 
 
@@ -151,8 +151,8 @@ def _averaged(parts: Sequence[_Part]) -> tuple[AveragedMap, ...]:
 
 def _place(name: str) -> tuple[bool, int, str]:
     """States, MLPs, attentions; then those with something severed."""
-    site = name.partition(",")[0]
-    return "severed" in name, SITES.index(site) if site in SITES else len(SITES), name
+    site = site_of(name)
+    return "severed" in name, LAYER_SITES.index(site) if site in LAYER_SITES else len(LAYER_SITES), name
 
 
 def _mean(values: NDArray[np.float64]) -> tuple[float, float, float]:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.runs.saved import SITES, Saved, SavedEdit, SavedTrace
+from tracing.sites import site_of
 
 if TYPE_CHECKING:
     from tracing.average import AverageEffects
@@ -40,7 +41,7 @@ def why_not(runs: Sequence[Saved]) -> str:
             values = sorted({run.settings.get(setting, "-") for run in of_map})
             if len(values) > 1:
                 return (
-                    f"The traces of {SITES[name.partition(',')[0]]} were made with different values of "
+                    f"The traces of {SITES[site_of(name)]} were made with different values of "
                     f"{setting.replace('_', ' ')}, {' and '.join(values)}; choose those of one value."
                 )
     return ""

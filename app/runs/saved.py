@@ -14,12 +14,13 @@ from dataclasses import dataclass
 
 from app.runs.json_fields import Record, Rows
 from metrics.definitions import METRICS
+from tracing.sites import LAYER_SITES, SITE_NAMES
 
 LARGEST = 2 * 1024 * 1024
 """Bytes of one file."""
 MOST_TOKENS, MOST_SCORES = 512, 200
 TRACE_FORMATS = ("engram-trace-1", "engram-trace-2")
-SITES = {"resid_post": "State", "mlp_out": "MLP", "attn_out": "Attention"}
+SITES: dict[str, str] = {site: SITE_NAMES[site].short for site in LAYER_SITES}
 LOWER_IS_BETTER = ("kl", "rank")
 """Measures that a restored state lowers."""
 

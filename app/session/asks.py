@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 
 from app.server.jobs import job_key
+from tracing.sites import LAYER_SITES, SITE_NAMES
 
-SITES = {"state": "resid_post", "mlp": "mlp_out", "attn": "attn_out"}
+SITES = {SITE_NAMES[site].code: site for site in LAYER_SITES}
 """Codes of the page (and of its links) to the names of the library."""
 
 

@@ -10,6 +10,7 @@ import streamlit as st
 from numpy.typing import NDArray
 
 from app.shared.wording import plain, short
+from tracing.sites import site_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +30,7 @@ class AveragedMap:
 
     @property
     def uncertain(self) -> NDArray[np.bool_]:
-        """[category, layer], where the interval holds 0."""
+        """[category, layer], where the interval includes 0."""
         return (self.low <= 0) & (self.high >= 0)
 
 
@@ -39,7 +40,7 @@ def averaged_map(name: str, effects: NDArray[np.float32]) -> AveragedMap:
 
     low, high = interval(effects)
     counts = tuple(int(n) for n in (~np.isnan(effects[:, :, 0])).sum(0))
-    return AveragedMap(name, name.partition(",")[0], nan_mean(effects), low, high, counts)
+    return AveragedMap(name, site_of(name), nan_mean(effects), low, high, counts)
 
 
 def facts(n: int, total: tuple[float, float, float] | None) -> str:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import streamlit as st
 
 from app.server import cache
+from tracing.sites import SITE_NAMES
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from tracing.plots.maps import FigureFormat
 
 WIDTHS = {"3.25 in, one column": 3.25, "5.5 in, text width": 5.5, "6.75 in, two columns": 6.75}
-SHORT_SITES = {"resid_post": "state", "mlp_out": "mlp", "attn_out": "attention"}
 
 
 def trace_panel(results: tuple[TraceResult, ...] | None) -> None:
@@ -37,9 +37,7 @@ def trace_panel(results: tuple[TraceResult, ...] | None) -> None:
         result = results[0]
         if len(results) > 1:
             sites = [result.config.site for result in results]
-            site = st.selectbox(
-                "Map", sites, format_func=lambda name: SHORT_SITES[name], key="export_site", persist_state="session"
-            )
+            site = st.selectbox("Map", sites, format_func=_short, key="export_site", persist_state="session")
             result = results[sites.index(site)]
         _button("Figure (PDF)", lambda: _figure(result, "pdf"), _name(result, "pdf"), "application/pdf")
         with st.container(horizontal=True):
@@ -105,7 +103,11 @@ def _page(result: TraceResult) -> bytes:
 
 
 def _name(result: TraceResult, extension: str) -> str:
-    return f"{_slug(f'trace-{result.subject}-{SHORT_SITES[result.config.site]}')}.{extension}"
+    return f"{_slug(f'trace-{result.subject}-{_short(result.config.site)}')}.{extension}"
+
+
+def _short(site: str) -> str:
+    return SITE_NAMES[site].short.lower()
 
 
 def _slug(text: str) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 import itertools
-import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,8 +13,8 @@ import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
-from tracing.plots.labels import has_two_sides, layer_ticks, token_labels
-from tracing.plots.maps import DOT, ROME_MAPS, trace_heatmap
+from tracing.plots import colours, labels
+from tracing.plots.maps import trace_heatmap
 
 if TYPE_CHECKING:
     from app.every_layer import EveryLayer
@@ -23,10 +22,6 @@ if TYPE_CHECKING:
 
 TOP, RIGHT, BOTTOM = 78, 10, 54
 """Pixels around the cells of the map; above them lies the colour bar."""
-ORANGE = {"kl": "nearer to the clean run", "rank": "answer ranks higher"}
-"""What an effect below zero means by the measures that a restored state lowers."""
-DARK_TWO_SIDED = [[0, "#ffb454"], [0.25, "#a5702f"], [0.5, "#151c23"], [0.75, "#6a62a8"], [1, "#cdc6ff"]]
-"""From orange over the dark page's own colour to violet: the white middle of PuOr glares there."""
 # Okabe and Ito's colours, told apart by colour-blind readers too; dashes and marks tell them apart without any colour.
 LINES = (
     ("#0072b2", "solid", "circle"),
@@ -52,12 +47,12 @@ class EffectMap:
     measure: str
     """What the colours mean."""
     marked: NDArray[np.bool_] | None = None
-    """[row, layer], where the interval holds 0."""
+    """[row, layer], where the interval includes 0."""
 
 
 def every_layer_figure(found: EveryLayer, *, dark: bool = False) -> go.Figure:
     """What the trace gives back at each layer (bars), and what the same edit reaches there (lines), from 0 to 1."""
-    ink = "#dfe6ec" if dark else "#2b333b"
+    ink = colours.ink(dark)
     bars = go.Bar(
         x=found.layers,
         y=found.effect,
@@ -103,16 +98,13 @@ def clickable_heatmap(result: TraceResult, *, zmax: float, dark: bool) -> go.Fig
         zmax: top of the colour scale, which several maps share.
     """
     figure = trace_heatmap(result, dark=dark, scale="rome", zmax=zmax)
-    first, *others = re.split(f"<br>(?=orange|{DOT})", figure.data[0].colorbar.title.text)
-    others = [part.replace("answer<br>below zero", ORANGE.get(result.measure, "below zero")) for part in others]
-    words = "<br>".join(filter(None, (first.replace("<br>", " "), ", ".join(others).replace("<br>", " "))))
-    if dark and figure.data[0].zmin < 0:
-        figure.data[0].colorscale = DARK_TWO_SIDED
+    words = labels.bar_words(result.own_words(), two_sided=figure.data[0].zmin < 0)
+    text = "<br>".join(filter(None, (words[0], ", ".join(words[1:]))))
     bar = {"orientation": "h", "x": 0, "xanchor": "left", "y": 1, "yanchor": "bottom", "len": 0.6, "thickness": 9}
     bar |= {"xpad": 0, "ypad": 5}
-    figure.data[0].colorbar.update(bar | {"title": {"text": words, "side": "top", "font": {"size": 12}}})
-    ink = "#dfe6ec" if dark else "#2b333b"  # the theme's own grey is too faint for small print
-    left = 40 + max(map(_pixels, token_labels(result)))
+    figure.data[0].colorbar.update(bar | {"title": {"text": text, "side": "top", "font": {"size": 12}}})
+    ink = colours.ink(dark)
+    left = 40 + max(map(_pixels, labels.token_labels(result)))
     margin = {"t": TOP, "r": RIGHT, "b": BOTTOM, "l": left, "pad": 0, "autoexpand": False}
     figure.update_layout(title=None, margin=margin, height=TOP + BOTTOM + 28 * len(result.tokens), font_color=ink)
     for axis in (figure.layout.xaxis, figure.layout.yaxis):
@@ -142,20 +134,19 @@ def effect_maps(maps: Sequence[EffectMap], *, dark: bool) -> list[go.Figure]:
     """
     grids = [np.array(one.effect, dtype=np.float32) for one in maps]
     top = max(max((float(np.nanmax(np.abs(z))) for z in grids if not np.isnan(z).all()), default=0.0), 1e-6)
-    two_sided = any(has_two_sides(z) for z in grids if not np.isnan(z).all())
+    two_sided = any(labels.has_two_sides(z) for z in grids if not np.isnan(z).all())
     sites = {one.site for one in maps}
-    one_sided = ROME_MAPS[next(iter(sites))] if len(sites) == 1 and not dark else "cividis"
-    scale = one_sided if not two_sided else DARK_TWO_SIDED if dark else "PuOr"
+    scale = colours.heat_scale(sites.pop() if len(sites) == 1 else None, two_sided=two_sided, dark=dark)
     return [
         _effect_map(one, z, -top if two_sided else 0.0, top, scale, dark) for one, z in zip(maps, grids, strict=True)
     ]
 
 
 def _effect_map(one: EffectMap, z: NDArray[np.float32], low: float, high: float, scale: Any, dark: bool) -> go.Figure:
-    ink = "#dfe6ec" if dark else "#2b333b"
+    ink = colours.ink(dark)
     marked = np.zeros(z.shape, dtype=bool) if one.marked is None else np.asarray(one.marked)
     title = {
-        "text": one.measure + (f"<br>{DOT} interval holds 0" if marked.any() else ""),
+        "text": one.measure + (f"<br>{labels.MARKED}" if marked.any() else ""),
         "side": "top",
         "font": {"size": 12, "color": ink},
     }
@@ -170,12 +161,12 @@ def _effect_map(one: EffectMap, z: NDArray[np.float32], low: float, high: float,
             ygap=1,
             customdata=[[html.escape(text) for text in row] for row in one.hover],
             hovertemplate="%{customdata}<extra></extra>",
-            text=np.where(marked, DOT, "").tolist(),
+            text=np.where(marked, labels.DOT, "").tolist(),
             texttemplate="%{text}",
             colorbar=bar | {"xpad": 0, "ypad": 5, "title": title, "tickfont": {"color": ink}},
         )
     )
-    ticks, rows = layer_ticks(z.shape[1], 24), list(range(len(z)))
+    ticks, rows = labels.layer_ticks(z.shape[1], 24), list(range(len(z)))
     shared = {"fixedrange": True, "showgrid": False, "zeroline": False, "tickfont_color": ink, "title_font_color": ink}
     shared |= {"automargin": False, "title_standoff": 12}
     figure.update_xaxes(title="Layer", tickvals=ticks, ticktext=[str(tick) for tick in ticks], **shared)

@@ -14,6 +14,7 @@ import streamlit as st
 
 from app.session import state
 from app.shared.wording import visible
+from tracing.plots.colours import outline
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,7 +46,7 @@ def draw(key: str, result: TraceResult, zmax: float) -> None:
     st.html(
         OUTLINE.format(
             key=name,
-            colour="#ff5cc8" if dark else "#d6249f",
+            colour=outline(dark),
             top=figure.layout.margin.t,
             bottom=figure.layout.margin.b,
             left=left,

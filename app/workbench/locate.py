@@ -19,13 +19,15 @@ from app.shared.style import SUMMARY_STYLE
 from app.shared.waiting import Waiting, cancel
 from app.shared.wording import markup, plain, probability, roughly, short, visible
 from app.workbench import heat_map, layers_tab
+from tracing.sites import LAYER_SITES, SITE_NAMES
 
 if TYPE_CHECKING:
     from app.workflow import Located
     from tracing import TraceResult
     from tracing.suggestion import Cell
 
-SITE_NAMES = {"state": "State", "mlp": "MLP", "attn": "Attention", "all": "All"}
+MAPS = {SITE_NAMES[site].code: SITE_NAMES[site].short for site in LAYER_SITES} | {"all": "All"}
+"""By their code in links."""
 MEASURE_NAMES: dict[str, str] = {
     "probability": "Probability",
     "log_probability": "Log-probability",
@@ -45,7 +47,7 @@ def controls(form_model_layers: int) -> dict[str, object]:
             "What is restored",
             list(state.SITE_CODES),
             required=True,
-            format_func=SITE_NAMES.__getitem__,
+            format_func=MAPS.__getitem__,
             key="site",
             label_visibility="collapsed",
             **KEEP,
@@ -240,5 +242,4 @@ def _said(found: Located) -> None:
 
 def _site_heading(result: TraceResult, results: tuple[TraceResult, ...]) -> None:
     if len(results) > 1:
-        code = next(code for code, site in state.SITES.items() if site == result.config.site)
-        st.markdown(f"**{SITE_NAMES[code]}**")
+        st.markdown(f"**{SITE_NAMES[result.config.site].short}**")

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tracing.plots.labels import CATEGORY_NAMES, SITE_NAMES, average_title, layer_ticks, map_title
+from tracing.plots.colours import BY_SITE, LINES
+from tracing.plots.labels import CATEGORY_NAMES, average_title, layer_ticks, map_title
+from tracing.sites import SITES, site_of
 from tracing.types import CATEGORIES, Category
 
 if TYPE_CHECKING:
@@ -21,8 +23,6 @@ if TYPE_CHECKING:
     from experiments.studies.regression import Array, Regression
     from tracing import AverageEffects
 
-COLOURS = ("#6a3d9a", "#1b7837", "#b2182b", "#2166ac", "#e08214", "#4d4d4d", "#a6761d", "#e7298a")
-"""Told apart in print and with colour-blind eyes; in the order of lines."""
 FONT = 8.0
 """Points at final size."""
 DECADE = 10
@@ -40,7 +40,7 @@ def average_figure(average: AverageEffects, window: int) -> Figure:
     """
     from matplotlib.figure import Figure
 
-    from tracing.plots.maps import ROME_MAPS, font_families, panel
+    from tracing.plots.maps import font_families, panel
 
     names = list(average.effects)
     figure = Figure(figsize=(2.1 * len(names) + 1.2, 5.0), layout="constrained")
@@ -51,12 +51,12 @@ def average_figure(average: AverageEffects, window: int) -> Figure:
     for index, axes in enumerate(upper.subplots(1, len(names), squeeze=False)[0]):
         name, grid = names[index], grids[index]
         rows = list(CATEGORY_NAMES.values()) if index == 0 else []
-        panel(upper, axes, grid, ROME_MAPS[name.partition(",")[0]], rows, "AIE", fonts, everything)
+        panel(upper, axes, grid, BY_SITE[site_of(name)], rows, "AIE", fonts, everything)
         axes.set_title(_map_words(name, window).replace(", ", ",\n"), fontsize=FONT, fontfamily=fonts)
         axes.set_xlabel("layer", fontsize=FONT, fontfamily=fonts)
     rows_drawn: tuple[Category, ...] = ("last_subject", "last_token")
     for axes, category in zip(lower.subplots(1, 2, sharey=True), rows_drawn, strict=True):
-        for name, colour in zip(names, COLOURS, strict=False):
+        for name, colour in zip(names, LINES, strict=False):
             mean, (low, high) = average.mean(name, category), average.ci(name, category)
             layers = np.arange(len(mean))
             style = "--" if "severed" in name else "-"  # severed curves often lie on the whole one
@@ -74,7 +74,7 @@ def average_figure(average: AverageEffects, window: int) -> Figure:
 
 def _map_words(name: str, window: int) -> str:
     """A map's title, with its window where it has one."""
-    windowed = name in (SITE_NAMES.keys() - {"resid_post"}) and window > 1
+    windowed = name in SITES and name != "resid_post" and window > 1
     return f"{map_title(name)}, window of {window}" if windowed else map_title(name)
 
 
@@ -101,7 +101,7 @@ def sweep_figure(table: pd.DataFrame, effect: Array, success: Array, fit: Regres
     figure = Figure(figsize=(7.4, 3.0), layout="constrained")
     left, right = figure.subplots(1, 2)
     curves = {"effect": "tracing effect", "rewrite": "rewrite score", "neighborhood": "neighbours kept"}
-    for (name, words), colour in zip(curves.items(), COLOURS, strict=False):
+    for (name, words), colour in zip(curves.items(), LINES, strict=False):
         left.plot(table["layer"], table[name], color=colour, marker="o", markersize=3, label=words)
         left.fill_between(
             table["layer"], table[f"{name}_low"], table[f"{name}_high"], color=colour, alpha=0.15, linewidth=0
@@ -112,7 +112,7 @@ def sweep_figure(table: pd.DataFrame, effect: Array, success: Array, fit: Regres
     x, y = effect - effect.mean(axis=0), success - success.mean(axis=0)
     right.scatter(x.ravel(), y.ravel(), s=5, color="0.4", alpha=0.5, linewidth=0)
     ends = np.array([x.min(), x.max()])
-    right.plot(ends, fit.slope * ends, color=COLOURS[2])
+    right.plot(ends, fit.slope * ends, color=LINES[2])
     _dress(
         right,
         fonts,
@@ -138,7 +138,7 @@ def noise_figure(averages: Mapping[str, AverageEffects], table: pd.DataFrame) ->
     left, right = figure.subplots(1, 2, width_ratios=(1.0, 1.4))
     places = np.arange(len(table))
     errors = np.abs(np.stack([table["ate"] - table["ate_low"], table["ate_high"] - table["ate"]]))
-    left.errorbar(table["ate"], places, xerr=errors, fmt="o", markersize=4, color=COLOURS[0], linewidth=1)
+    left.errorbar(table["ate"], places, xerr=errors, fmt="o", markersize=4, color=LINES[0], linewidth=1)
     left.set_yticks(places, table["way"], fontfamily=fonts)
     left.invert_yaxis()
     _dress(left, fonts, f"{table['n'].iloc[0]} facts", "average total effect on p(answer)", "")
@@ -147,8 +147,8 @@ def noise_figure(averages: Mapping[str, AverageEffects], table: pd.DataFrame) ->
         if abs(average.ate) < 0.02:  # a share of next to nothing is noise
             continue
         share = average.last_subject() / average.ate
-        style = ("-", "--", ":")[index // len(COLOURS)]
-        right.plot(share, style, color=COLOURS[index % len(COLOURS)], marker="o", markersize=3, label=way)
+        style = ("-", "--", ":")[index // len(LINES)]
+        right.plot(share, style, color=LINES[index % len(LINES)], marker="o", markersize=3, label=way)
     right.axhline(0.0, **ZERO)
     _dress(right, fonts, "Last subject token", "layer", "share of the total effect restored")
     right.legend(fontsize=FONT - 1.5)
@@ -175,7 +175,7 @@ def collapse_figure(table: pd.DataFrame) -> Figure:
     }
     for axes, (name, title) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
         for index, (method, part) in enumerate(table.groupby("method", sort=False)):
-            colour = COLOURS[index % len(COLOURS)]
+            colour = LINES[index % len(LINES)]
             # before the first edit there is nothing to hold
             known = part[part[name].notna() & ((part["n_edits"] > 0) | (name in ("perplexity", "locality")))]
             values = known[name].astype(float)
@@ -209,13 +209,11 @@ def covariance_figure(table: pd.DataFrame, method: str) -> Figure:
     figure = Figure(figsize=(7.4, 3.0), layout="constrained")
     left, right = figure.subplots(1, 2)
     settled = table[table["distance"] > 0]  # the largest sample is what distances are taken to
-    left.plot(
-        settled["tokens"], settled["distance"], color=COLOURS[0], marker="o", markersize=3, label="to the largest"
-    )
+    left.plot(settled["tokens"], settled["distance"], color=LINES[0], marker="o", markersize=3, label="to the largest")
     left.plot(
         table["tokens"],
         table["between_streams"],
-        color=COLOURS[4],
+        color=LINES[4],
         marker="o",
         markersize=3,
         label="between two streams",
@@ -223,7 +221,7 @@ def covariance_figure(table: pd.DataFrame, method: str) -> Figure:
     left.set_yscale("log")
     _dress(left, fonts, "Second moment of the keys", "tokens", "relative distance (Frobenius)")
     names = {"rewrite": "rewrite", "paraphrase": "paraphrases", "neighborhood": "neighbours kept"}
-    for (name, words), colour in zip(names.items(), COLOURS, strict=False):
+    for (name, words), colour in zip(names.items(), LINES, strict=False):
         known = table[table[name].notna()]
         values = known[name].astype(float)
         ends = np.stack([values - known[f"{name}_low"].astype(float), known[f"{name}_high"].astype(float) - values])
@@ -256,7 +254,7 @@ def protocols_figure(heads: pd.DataFrame, metrics: Sequence[str]) -> Figure:
                 protocols.index(protocol) + 0.15 * (index - (len(methods) - 1) / 2) for protocol in part["protocol"]
             ]
             ends = np.stack([(values - low).fillna(0.0), (high - values).fillna(0.0)])
-            colour = COLOURS[index % len(COLOURS)]
+            colour = LINES[index % len(LINES)]
             axes.errorbar(values, places, xerr=ends, fmt="o", markersize=3, color=colour, linewidth=1, label=method)
         _dress(axes, fonts, metric.capitalize(), "headline of the protocol", "")
         axes.set_xlim(-0.03, 1.03)

@@ -9,7 +9,8 @@ import pytest
 
 from benchmarks import average_tables
 from tracing.average import AverageEffects
-from tracing.types import CATEGORIES, TraceConfig
+from tracing.config import TraceConfig
+from tracing.types import CATEGORIES
 
 
 def average() -> AverageEffects:

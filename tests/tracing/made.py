@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from tracing.types import TraceConfig, TraceResult
+from tracing.config import TraceConfig
+from tracing.types import TraceResult
 
 
 def made_result(**changes: Any) -> TraceResult:

@@ -12,10 +12,10 @@ from facts import Fact
 from facts.atlas import Atlas, AtlasFact, Relation, load_atlas
 from models import LanguageModel
 from tests.tiny import build_tiny, tiny_model
+from tracing.config import TraceConfig
 from tracing.corruption import Corruption, NoiseLevel, aligned_ids, corrupt, draw_noise, measure_noise
 from tracing.counterfactuals import Counterfactual, suggest_counterfactuals
 from tracing.engine.question import ask
-from tracing.types import TraceConfig
 
 FACT = Fact.from_prompt("the city of Paris is in", "Paris")
 LEVEL = NoiseLevel(0.5, "a test")

@@ -15,11 +15,11 @@ from models import LanguageModel
 from models.forwards.hooks import run_hooked
 from tests.tiny import build_tiny
 from tracing import TraceConfig
-from tracing.config import TraceSite
 from tracing.engine import plan
 from tracing.engine.engine import Asked, Engine
 from tracing.engine.plan import Cell, Chunk, Pack, chunks, end_to_end, lay_out, packs, position_layers, split
 from tracing.engine.question import Question
+from tracing.sites import TraceSite
 
 LENGTH, SAMPLES, LAYERS = 12, 10, 12  # GPT-2 small, twelve tokens, ten samples
 KERNELS_PER_LAYER = 55

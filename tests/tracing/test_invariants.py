@@ -15,15 +15,15 @@ from models import LanguageModel
 from models.forwards.hooks import run_hooked
 from tests.tiny import FAMILIES, build_tiny, tiny_model
 from tracing import NoiseLevel, TraceConfig, causal_trace, measure_noise, trace_sites
-from tracing.config import Direction, TraceSite
+from tracing.config import Direction
 from tracing.corruption import draw_noise
 from tracing.engine import engine, memory, plan
 from tracing.engine.engine import Asked, Engine
 from tracing.engine.memory import TraceMemoryError
 from tracing.engine.probe import EngineName
 from tracing.engine.question import ask
+from tracing.sites import SITES, TraceSite
 from tracing.tracer import refine_trace
-from tracing.types import SITES
 
 FACT = Fact.from_prompt("in the city the Space Needle is", "Space Needle")
 LEVEL = NoiseLevel(0.4, "a test")

@@ -14,9 +14,9 @@ from models import LanguageModel
 from models.forwards.attention import edges_cut
 from tests.oracle import lenses as oracle
 from tests.tiny import FAMILIES, build_tiny, tiny_model
+from tracing.config import TraceConfig
 from tracing.engine.question import Question, ask
 from tracing.lenses.knockout import KnockoutResult, attention_knockout, paper_edges
-from tracing.types import TraceConfig
 
 FACT = Fact.from_prompt("the city of Paris is in", "Paris", "France")
 

@@ -18,6 +18,7 @@ import pytest
 
 from tests.tracing.made import heads_result, made_result
 from tracing.average import AverageEffects
+from tracing.config import TraceConfig
 from tracing.plots.labels import colour_range, layer_ticks, token_label
 from tracing.plots.maps import (
     average_chart,
@@ -28,7 +29,7 @@ from tracing.plots.maps import (
     trace_figure,
     trace_heatmap,
 )
-from tracing.types import TraceConfig, TraceResult
+from tracing.types import TraceResult
 
 
 def negative() -> TraceResult:
@@ -49,22 +50,17 @@ def test_tokens_are_rows_and_layers_columns() -> None:
     assert len(clicks.x) == 12
 
 
-@pytest.mark.parametrize("swap", [False, True])
-def test_a_clicks_index_gives_the_layer_however_the_axes_lie(swap: bool) -> None:
+def test_a_clicks_index_gives_the_layer() -> None:
     result = made_result()
-    figure = trace_heatmap(result, swap_axes=swap, selected_layer=2)
+    figure = trace_heatmap(result)
     clicks = figure.data[1]
-    layers, tokens = (clicks.y, clicks.x) if swap else (clicks.x, clicks.y)
     for index in range(12):
-        assert (tokens[index], layers[index]) == divmod(index, result.n_layers)
+        assert (clicks.y[index], clicks.x[index]) == divmod(index, result.n_layers)
         assert clicks.customdata[index][0] == index % result.n_layers
     assert clicks.marker.opacity == clicks.selected.marker.opacity == clicks.unselected.marker.opacity == 0
     assert figure.layout.hoverdistance == -1
     assert figure.layout.xaxis.fixedrange
     assert figure.layout.yaxis.fixedrange
-    box = figure.layout.shapes[0]
-    across = (box.y0, box.y1) if swap else (box.x0, box.x1)
-    assert across == (1.5, 2.5)
 
 
 def test_cells_that_may_be_zero_are_dotted_on_screen_and_in_print() -> None:
@@ -74,19 +70,18 @@ def test_cells_that_may_be_zero_are_dotted_on_screen_and_in_print() -> None:
     assert not marked.all()
     heat = trace_heatmap(result).data[0]
     np.testing.assert_array_equal(np.array(heat.text) == "·", marked)
-    assert "interval<br>holds 0" in heat.colorbar.title.text
-    np.testing.assert_array_equal(np.array(trace_heatmap(result, swap_axes=True).data[0].text) == "·", marked.T)
+    assert "dot: not significant<br>(95 % CI includes 0)" in heat.colorbar.title.text
     axes, bar = trace_figure(result).axes
     (dots,) = [one for one in axes.collections if one.get_offsets().shape[0] == marked.sum()]
     assert {(int(y), int(x)) for x, y in dots.get_offsets()} == {
         (int(row), int(layer)) for row, layer in zip(*np.nonzero(marked), strict=True)
     }
-    assert "dots: the 95 % interval holds 0" in bar.get_ylabel()
+    assert "dot: not significant (95 % CI includes 0)" in bar.get_ylabel()
     one = made_result(config=TraceConfig(samples=1), corrupted=result.corrupted[:1], restored=result.restored[:1])
     plain = trace_heatmap(one).data[0]
     assert not any(text for row in plain.text for text in row)
-    assert "interval" not in plain.colorbar.title.text
-    assert "dots" not in trace_figure(one).axes[1].get_ylabel()
+    assert "dot:" not in plain.colorbar.title.text
+    assert "dot:" not in trace_figure(one).axes[1].get_ylabel()
 
 
 def test_hover_text_has_what_the_table_has() -> None:
@@ -101,7 +96,7 @@ def test_the_scale_is_anchored_at_zero_and_two_sided_only_when_needed() -> None:
     assert (heat.zmin, heat.zmax) == (0, pytest.approx(0.7))
     two_sided = trace_heatmap(negative())
     assert two_sided.data[0].zmin == -two_sided.data[0].zmax
-    assert "less likely" in two_sided.data[0].colorbar.title.text
+    assert "orange: answer less likely" in two_sided.data[0].colorbar.title.text.replace("<br>", " ")
     assert trace_heatmap(made_result(), zmax=0.9).data[0].zmax == 0.9
     assert colour_range(np.array([[-0.001, 0.5]], dtype=np.float32))[0] == 0
     assert colour_range(np.zeros((2, 2), dtype=np.float32))[1] > 0
@@ -120,8 +115,6 @@ def test_text_from_a_prompt_stays_text() -> None:
 
 
 def test_out_of_range_is_said() -> None:
-    with pytest.raises(ValueError, match="layer 3 is out of range; made has layers 0 to 2"):
-        trace_heatmap(made_result(), selected_layer=3)
     with pytest.raises(ValueError, match="unknown colour scale 'jet'"):
         trace_heatmap(made_result(), scale="jet")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="unknown figure format 'eps'"):

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from tests.tracing.made import made_result
+from tracing.config import TraceConfig
 from tracing.statistics import adjust, interval, significant, t_quantile, t_test
-from tracing.types import TraceConfig
 
 
 @pytest.mark.parametrize(

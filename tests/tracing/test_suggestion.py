@@ -12,8 +12,10 @@ from numpy.typing import ArrayLike
 from tests.tracing.made import heads_result, made_result
 from tests.tracing.test_plots import made_average
 from tracing.cli.tables import average_table, trace_table
+from tracing.config import TraceConfig
+from tracing.measures import Readings
 from tracing.suggestion import best_of, early_site
-from tracing.types import Readings, TraceConfig, TraceResult
+from tracing.types import TraceResult
 
 BIG = [0.4, 0.5, 0.6]
 """Mean .5, sd .1: half widths t(2) * .1 / sqrt(3) of .2484 for one cell (t = 4.3027) and .4416 for three (t = 7.6489,

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 
 from tests.tracing.made import made_result
+from tracing.config import TraceConfig
+from tracing.measures import Readings
 from tracing.statistics import interval, nan_mean, t_quantile
-from tracing.types import Readings, TraceConfig, TraceResult
+from tracing.types import TraceResult
 
 
 @pytest.mark.parametrize(

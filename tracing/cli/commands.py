@@ -21,8 +21,9 @@ from facts.watch import Watch
 from models.options import load_from
 from tracing.cli import tables
 from tracing.cli.options import config_of, usual_window, without_counterfactual
+from tracing.config import TraceConfig
 from tracing.storage import read
-from tracing.types import TraceConfig, TraceResult
+from tracing.types import TraceResult
 
 if TYPE_CHECKING:
     from models import LanguageModel

@@ -8,7 +8,8 @@ from dataclasses import fields
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from tracing.types import TraceConfig, TraceSite
+from tracing.config import TraceConfig
+from tracing.sites import TraceSite
 
 FIELDS = {field.name: field for field in fields(TraceConfig)}
 

@@ -10,18 +10,10 @@ from numpy.typing import NDArray
 
 from tracing.average import map_name
 from tracing.measures import UNITS
-from tracing.plots.labels import (
-    CATEGORY_NAMES,
-    EFFECTS,
-    SITE_NAMES,
-    average_title,
-    layer_title,
-    map_title,
-    measured,
-    token_label,
-    token_labels,
-)
+from tracing.plots.labels import CATEGORY_NAMES, EFFECTS, average_title, layer_title, map_title, measured, token_labels
+from tracing.sites import SITE_NAMES
 from tracing.suggestion import best_of, can_show_site, early_site, site_words
+from tracing.tokens import token_label
 from tracing.types import CATEGORIES, TraceResult
 
 if TYPE_CHECKING:  # these import torch
@@ -56,7 +48,7 @@ def trace_table(result: TraceResult) -> str:
     if result.measure == "probability" and result.total_effect < LITTLE:
         lines[5:5] = ["           the corruption takes little away, so the map says little; try a larger --noise"]
     effect = result.indirect_effect
-    what = f"{EFFECTS[config.direction]} the {SITE_NAMES[config.site]}"
+    what = f"{EFFECTS[config.direction]} the {SITE_NAMES[config.site].long}"
     if effect.ndim == 3:
         lines += [f"Indirect effect of {what} at the last token, by head and layer:"]
         lines += grid([f"head {head}" for head in range(effect.shape[2])], effect[-1].T)
@@ -114,12 +106,10 @@ def attribution_table(result: AttributionResult) -> str:
         "patching; not exact, see --verify",
         "",
     ]
-    names = token_labels(result)
+    names, site = token_labels(result), SITE_NAMES[result.config.site].long
     for pos, layer, *head in result.top(12):
         where = f"layer {layer}" + (f" head {head[0]}" if head else "")
-        lines.append(
-            f"{result.estimate[(pos, layer, *head)]:>9.4f}  {SITE_NAMES[result.config.site]}, {where}, {names[pos]}"
-        )
+        lines.append(f"{result.estimate[(pos, layer, *head)]:>9.4f}  {site}, {where}, {names[pos]}")
     return "\n".join(lines)
 
 

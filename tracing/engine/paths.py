@@ -28,10 +28,10 @@ from torch import Tensor
 from facts import Fact
 from facts.watch import UNWATCHED, Watch
 from models import LanguageModel, run
+from tracing.config import TraceConfig
 from tracing.corruption import NoiseLevel
 from tracing.pair import Key, Pair, PairResult, Patch, make_pair
 from tracing.statistics import interval
-from tracing.types import TraceConfig
 
 NodeSite = Literal["resid_post", "mlp_out", "attn_out"]
 ReceiverSite = Literal["mlp_out", "attn_out"]

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from models.forwards.projections import Known
 from models.forwards.sites import Key, Site, Visit
-from tracing.config import TraceSite
 from tracing.engine.plan import Block, Pack
 from tracing.engine.runs import Runs
+from tracing.sites import TraceSite
 
 
 @dataclass(frozen=True, eq=False)

@@ -26,10 +26,10 @@ from facts import Fact
 from facts.watch import UNWATCHED, Watch
 from models import LanguageModel
 from models.forwards.attention import edges_cut
+from tracing.config import TraceConfig
 from tracing.engine.question import Question, ask
 from tracing.pair import answer_log_prob
 from tracing.storage import Stored
-from tracing.types import TraceConfig
 
 Edges = tuple[Sequence[int], Sequence[int]]
 """(query positions, key positions): no such query may read such a key."""

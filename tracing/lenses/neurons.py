@@ -23,10 +23,10 @@ from torch import Tensor
 from facts import Fact
 from facts.watch import UNWATCHED, Watch
 from models import LanguageModel, run
+from tracing.config import TraceConfig
 from tracing.corruption import NoiseLevel
 from tracing.lenses.attribution import SAMPLES_AT_ONCE, products
 from tracing.pair import Key, PairResult, make_pair
-from tracing.types import TraceConfig
 
 
 @dataclass(frozen=True, eq=False)

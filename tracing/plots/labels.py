@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tracing.config import Direction
+from tracing.measures import UNITS, Measure
+from tracing.plots.colours import BELOW_ZERO
+from tracing.sites import SITE_NAMES
+from tracing.tokens import token_label
+from tracing.types import Category, TraceResult
+
 if TYPE_CHECKING:
     from tracing.average import AverageEffects
-    from tracing.config import Direction, TraceSite
-    from tracing.measures import Measure
-    from tracing.types import Category, TraceResult
 
-ColourScale = Literal["cividis", "viridis", "rome"]
-
-SITE_NAMES: dict[TraceSite, str] = {
-    "resid_post": "residual stream",
-    "mlp_out": "MLP output",
-    "attn_out": "attention output",
-    "attn_heads": "attention head",
-}
 CATEGORY_NAMES: dict[Category, str] = {
     "first_subject": "First subject token",
     "middle_subject": "Middle subject tokens",
@@ -38,8 +34,17 @@ MEASURED: dict[Measure, str] = {
     "rank": "the rank of {}",
     "fraction_restored": "the fraction of p({}) restored",
 }
-MARKED = "dots: the 95 % interval holds 0"
-VISIBLE = str.maketrans({" ": "␣", "\n": "↵", "\r": "↵", "\t": "⇥"})
+DOT = "·"
+MARKED = "dot: not significant (95 % CI includes 0)"
+NEGATIVE: dict[Measure, str] = {
+    "probability": "answer less likely",
+    "log_probability": "answer less likely",
+    "logit_difference": "answer less likely",
+    "kl": "nearer to the clean run",
+    "rank": "answer ranks higher",
+    "fraction_restored": "below zero",
+}
+"""What an effect below 0 means."""
 
 
 class Prompted(Protocol):
@@ -56,12 +61,6 @@ class Prompted(Protocol):
         ...
 
 
-def token_label(text: str) -> str:
-    """A token for display: spaces as ␣, line ends as ↵, and something to see where there is nothing."""
-    shown = "".join(character if character.isprintable() else "·" for character in text.translate(VISIBLE))
-    return shown or "∅"
-
-
 def token_labels(result: Prompted) -> list[str]:
     """Every token's label, subject tokens marked with a star as in the paper."""
     start, stop = result.subject_span
@@ -71,8 +70,8 @@ def token_labels(result: Prompted) -> list[str]:
 def title(result: TraceResult) -> str:
     """One line: what was restored, what was severed, and the answer it is about."""
     config = result.config
-    without = "" if config.severed is None else f", {SITE_NAMES[config.severed]} severed,"
-    return f"Effect of {EFFECTS[config.direction]} the {SITE_NAMES[config.site]}{without} on {measured(result)}"
+    without = "" if config.severed is None else f", {SITE_NAMES[config.severed].long} severed,"
+    return f"Effect of {EFFECTS[config.direction]} the {SITE_NAMES[config.site].long}{without} on {measured(result)}"
 
 
 def measured(result: TraceResult) -> str:
@@ -80,10 +79,18 @@ def measured(result: TraceResult) -> str:
     return MEASURED[result.measure].format(token_label(result.answer.strip()))
 
 
+def bar_words(result: TraceResult, *, two_sided: bool) -> list[str]:
+    """What a colour bar says: the quantity with its unit, what the colours below 0 mean, what a dot means."""
+    words = [f"Indirect effect ({UNITS[result.measure]})"]
+    if two_sided:
+        words.append(f"{BELOW_ZERO}: {NEGATIVE[result.measure]}")
+    return [*words, MARKED] if result.uncertain().any() else words
+
+
 def map_title(name: str) -> str:
     """A map among several, such as "residual stream, MLP output severed"."""
     site, _, rest = name.partition(", ")
-    words: dict[str, str] = {str(key): value for key, value in SITE_NAMES.items()}
+    words: dict[str, str] = {key: names.long for key, names in SITE_NAMES.items()}
     severed = rest.removesuffix(" severed")
     return words.get(site, site) + (f", {words.get(severed, severed)} severed" if rest else "")
 

@@ -16,7 +16,18 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from tracing.plots import labels
-from tracing.plots.sheet import DIVERGING, FONT_SIZE, LINES, font_families, panel, sheet
+from tracing.plots.colours import (
+    BY_SITE,
+    ERROR_BARS,
+    ESTIMATE_IN_PRINT,
+    LINES,
+    PROBABILITY,
+    PROBABILITY_IN_PRINT,
+    TWO_SIDED,
+)
+from tracing.plots.sheet import FONT_SIZE, font_families, panel, sheet
+from tracing.sites import SITE_NAMES
+from tracing.tokens import token_label
 
 if TYPE_CHECKING:  # these import torch
     from tracing.engine.paths import PathResult
@@ -38,11 +49,11 @@ def lens_chart(result: LensResult, *, word: int = 0, show: Shown = "probability"
     values = result.difference() if show == "difference" else result.probability(word)
     size = float(np.abs(values).max()) or 1.0
     scale = (
-        {"colorscale": DIVERGING, "zmin": -size, "zmax": size}
+        {"colorscale": TWO_SIDED, "zmin": -size, "zmax": size}
         if show == "difference"
-        else {"colorscale": "cividis", "zmin": 0.0, "zmax": 1.0}
+        else {"colorscale": PROBABILITY, "zmin": 0.0, "zmax": 1.0}
     )
-    top = [[labels.token_label(cell[0]) for cell in row] for row in result.top_words]
+    top = [[token_label(cell[0]) for cell in row] for row in result.top_words]
     hover = [
         [_choices(cell, result.top_prob[pos, layer]) for layer, cell in enumerate(row)]
         for pos, row in enumerate(result.top_words)
@@ -65,7 +76,7 @@ def lens_chart(result: LensResult, *, word: int = 0, show: Shown = "probability"
 def lens_figure(result: LensResult, *, word: int = 0, show: Shown = "probability", width_in: float = 5.5) -> Figure:
     """`lens_chart` for print, without the words in the cells."""
     values = result.difference() if show == "difference" else result.probability(word)
-    return _map_figure(result, values, result.model_name, _shown(result, word, show), "Blues", width_in)
+    return _map_figure(result, values, result.model_name, _shown(result, word, show), PROBABILITY_IN_PRINT, width_in)
 
 
 def attribution_chart(result: AttributionResult) -> go.Figure:
@@ -74,7 +85,7 @@ def attribution_chart(result: AttributionResult) -> go.Figure:
     size = float(np.abs(values).max()) or 1.0
     heat = go.Heatmap(
         z=values,
-        colorscale=DIVERGING,
+        colorscale=TWO_SIDED,
         zmin=-size,
         zmax=size,
         hovertemplate="layer %{x}<br>estimate %{z:.4f} nats<extra></extra>",
@@ -82,14 +93,14 @@ def attribution_chart(result: AttributionResult) -> go.Figure:
         xgap=1,
         ygap=1,
     )
-    title = f"Estimate, not exact: {labels.SITE_NAMES[result.config.site]}, log p({result.answer})"
+    title = f"Estimate, not exact: {SITE_NAMES[result.config.site].long}, log p({result.answer})"
     return _grid_layout(go.Figure(heat), result, result.n_layers, title)
 
 
 def attribution_figure(result: AttributionResult, *, width_in: float = 3.25) -> Figure:
     """`attribution_chart` for print."""
-    label = f"estimated effect on log p({labels.token_label(result.answer)}), nats"
-    return _map_figure(result, _no_heads(result.estimate), result.model_name, label, "Purples", width_in)
+    label = f"estimated effect on log p({token_label(result.answer)}), nats"
+    return _map_figure(result, _no_heads(result.estimate), result.model_name, label, ESTIMATE_IN_PRINT, width_in)
 
 
 def heads_chart(result: TraceResult | AttributionResult, pos: int = -1) -> go.Figure:
@@ -98,7 +109,7 @@ def heads_chart(result: TraceResult | AttributionResult, pos: int = -1) -> go.Fi
     size = float(np.nanmax(np.abs(values))) or 1.0
     heat = go.Heatmap(
         z=values.T,
-        colorscale=DIVERGING,
+        colorscale=TWO_SIDED,
         zmin=-size,
         zmax=size,
         hovertemplate="layer %{x}, head %{y}<br>%{z:.4f}<extra></extra>",
@@ -116,7 +127,7 @@ def heads_figure(result: TraceResult | AttributionResult, pos: int = -1, *, widt
     names = [str(head) for head in range(values.shape[1])]
     figure, (axes,) = sheet(width_in, 0.75 + 0.165 * len(names), 1)
     fonts = font_families([label, result.model_name])
-    panel(figure, axes, values.T, "Reds", names, label, fonts, values)
+    panel(figure, axes, values.T, BY_SITE["attn_heads"], names, label, fonts, values)
     axes.set_xlabel(f"layer of {result.model_name}", fontsize=FONT_SIZE, fontfamily=fonts)
     axes.set_ylabel("head", fontsize=FONT_SIZE, fontfamily=fonts)
     return figure
@@ -128,7 +139,7 @@ def knockout_chart(result: KnockoutResult) -> go.Figure:
     for name, change, colour in zip(result.edges, result.change, LINES * 8, strict=False):
         figure.add_scatter(y=100 * change, name=html.escape(name), line={"color": colour}, mode="lines+markers")
     figure.update_xaxes(title_text=_window_title(result.window))
-    figure.update_yaxes(title_text=html.escape(f"Change of p({labels.token_label(result.answer)}) (%)"))
+    figure.update_yaxes(title_text=html.escape(f"Change of p({token_label(result.answer)}) (%)"))
     return figure.update_layout(title={"text": html.escape(f"Attention edges cut in {result.model_name}")})
 
 
@@ -140,7 +151,7 @@ def knockout_figure(result: KnockoutResult, *, width_in: float = 3.25) -> Figure
         axes.plot(range(result.n_layers), 100 * change, label=name, color=colour, linewidth=1)
     axes.axhline(0, color="0.6", linewidth=0.5)
     axes.set_xlabel(f"{_window_title(result.window)} in {result.model_name}", fontsize=FONT_SIZE, fontfamily=fonts)
-    axes.set_ylabel(f"change of p({labels.token_label(result.answer)}), %", fontsize=FONT_SIZE, fontfamily=fonts)
+    axes.set_ylabel(f"change of p({token_label(result.answer)}), %", fontsize=FONT_SIZE, fontfamily=fonts)
     axes.legend(prop={"family": fonts, "size": FONT_SIZE - 1}, frameon=False)
     _small_ticks(axes, fonts)
     return figure
@@ -149,10 +160,10 @@ def knockout_figure(result: KnockoutResult, *, width_in: float = 3.25) -> Figure
 def paths_chart(result: PathResult) -> go.Figure:
     """What the sender tells the answer through each receiver, with 95 % intervals over noise samples."""
     frame = result.to_frame()
-    error = {"type": "data", "array": (frame["effect_high"] - frame["effect"]).fillna(0.0), "color": "#4d4d4d"}
+    error = {"type": "data", "array": (frame["effect_high"] - frame["effect"]).fillna(0.0), "color": ERROR_BARS}
     bars = go.Bar(x=frame["receiver"], y=frame["effect"], error_y=error, marker={"color": LINES[0]})
     figure = go.Figure(bars).update_xaxes(title_text="Receiver (site, layer @ position)")
-    figure.update_yaxes(title_text=html.escape(f"Effect on p({labels.token_label(result.answer)})"))
+    figure.update_yaxes(title_text=html.escape(f"Effect on p({token_label(result.answer)})"))
     return figure.update_layout(title={"text": html.escape(f"Paths from {result.sender} in {result.model_name}")})
 
 
@@ -166,7 +177,7 @@ def paths_figure(result: PathResult, *, width_in: float = 5.5) -> Figure:
     axes.bar(places, frame["effect"], yerr=error, color=LINES[0], ecolor="0.3", error_kw={"linewidth": 0.6})
     axes.axhline(0, color="0.6", linewidth=0.5)
     axes.set_xticks(places, list(frame["receiver"]), rotation=90)
-    axes.set_ylabel(f"effect on p({labels.token_label(result.answer)})", fontsize=FONT_SIZE, fontfamily=fonts)
+    axes.set_ylabel(f"effect on p({token_label(result.answer)})", fontsize=FONT_SIZE, fontfamily=fonts)
     axes.set_title(f"paths from {result.sender} in {result.model_name}", fontsize=FONT_SIZE, fontfamily=fonts)
     _small_ticks(axes, fonts)
     return figure
@@ -213,7 +224,7 @@ def _heads(result: TraceResult | AttributionResult, pos: int) -> tuple[NDArray[n
         raise ValueError(f"the site is {result.config.site!r}, which has no heads; trace or estimate 'attn_heads'")
     if not -len(result.tokens) <= pos < len(result.tokens):
         raise ValueError(f"position {pos} is outside the prompt's {len(result.tokens)} tokens")
-    answer = labels.token_label(result.answer.strip())
+    answer = token_label(result.answer.strip())
     label = f"estimated effect on log p({answer}), nats" if estimated else f"effect on p({answer})"
     return values[pos], label
 
@@ -225,7 +236,7 @@ def _no_heads(values: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _shown(result: LensResult, word: int, show: Shown, *, screen: bool = False) -> str:
-    followed = [labels.token_label(text) for text in result.words]
+    followed = [token_label(text) for text in result.words]
     text = f"log p({followed[0]}) - log p({followed[1]})" if show == "difference" else f"p({followed[word]})"
     return html.escape(text) if screen else f"{result.lens} lens, {text}"
 
@@ -233,7 +244,7 @@ def _shown(result: LensResult, word: int, show: Shown, *, screen: bool = False) 
 def _choices(words: Sequence[str], probabilities: NDArray[np.float32]) -> str:
     """The lens's first choices with their probabilities, for the hover text."""
     return "<br>".join(
-        f"{html.escape(labels.token_label(text))} {probability:.3f}"
+        f"{html.escape(token_label(text))} {probability:.3f}"
         for text, probability in zip(words, probabilities, strict=True)
     )
 

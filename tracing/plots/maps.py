@@ -7,6 +7,7 @@ diverging around zero where negative effects are noticeable.
 from __future__ import annotations
 
 import html
+import textwrap
 from typing import TYPE_CHECKING, get_args
 
 import numpy as np
@@ -16,11 +17,9 @@ from numpy.typing import NDArray
 
 from tracing.measures import UNITS
 from tracing.plots import labels
-from tracing.plots.labels import ColourScale
+from tracing.plots.colours import BY_SITE, LINES, ColourScale, heat_scale
 from tracing.plots.sheet import (
-    DIVERGING,
     FONT_SIZE,
-    LINES,
     FigureFormat,
     export,
     font_families,
@@ -29,14 +28,13 @@ from tracing.plots.sheet import (
     run_record,
     sheet,
 )
+from tracing.sites import SITE_NAMES, site_of
 from tracing.types import CATEGORIES, Category, TraceResult
 
 if TYPE_CHECKING:
     from tracing.average import AverageEffects  # imports torch
 
 __all__ = [
-    "DOT",
-    "ROME_MAPS",
     "FigureFormat",
     "average_chart",
     "average_figure",
@@ -51,41 +49,35 @@ __all__ = [
     "trace_heatmap",
 ]
 
-ROME_MAPS: dict[str, str] = {"resid_post": "Purples", "mlp_out": "Greens", "attn_out": "Reds", "attn_heads": "Reds"}
-DOT = "·"
-LIKELIHOODS = ("probability", "log_probability", "logit_difference")
+BAR_CHARACTERS = 22
+"""After which the words beside a colour bar break into another line."""
 
 
 def trace_heatmap(
     result: TraceResult,
     *,
-    selected_layer: int | None = None,
     dark: bool = False,
     scale: ColourScale = "cividis",
-    swap_axes: bool = False,
     zmax: float | None = None,
 ) -> go.Figure:
     """The indirect effect by token (rows, the first on top) and layer (columns), with clickable invisible markers.
 
-    The second trace is a scatter of one invisible marker per cell, row-major over (token, layer) however the axes lie,
-    so a click's `point_index % n_layers` is the layer: a heatmap alone sends no selection to Streamlit.
+    The second trace is a scatter of one invisible marker per cell, row-major over (token, layer), so a click's
+    `point_index % n_layers` is the layer: a heatmap alone sends no selection to Streamlit.
 
     Args:
-        selected_layer: outlined.
         dark: for a dark page; ROME's white-based scales glare there, so cividis is taken instead.
-        swap_axes: layers as rows.
         zmax: top of the colour scale, to give several maps one scale; an effect, as a difference of probabilities.
 
     Raises:
-        ValueError: if the layer is out of range or the scale is unknown.
+        ValueError: if the scale is unknown, or the trace is of heads.
     """
     result = result.own_words()
     n_pos, n_layers = len(result.tokens), result.n_layers
     _flat(result)
-    if selected_layer is not None and not 0 <= selected_layer < n_layers:
-        raise ValueError(f"layer {selected_layer} is out of range; {result.model_name} has layers 0 to {n_layers - 1}")
-    rows = n_layers if swap_axes else n_pos
-    figure = go.Figure([_cells(result, scale, dark, swap_axes, zmax), _click_targets(result, swap_axes)])
+    if scale not in get_args(ColourScale):
+        raise ValueError(f"unknown colour scale {scale!r}; choose from {', '.join(get_args(ColourScale))}")
+    figure = go.Figure([_cells(result, scale, dark, zmax), _click_targets(result)])
     ticks = labels.layer_ticks(n_layers, 24)
     layer_axis = {
         "title": {"text": labels.layer_title(result)},
@@ -97,24 +89,18 @@ def trace_heatmap(
         "tickvals": list(range(n_pos)),
         "ticktext": [html.escape(label) for label in labels.token_labels(result)],
     }
-    x, y = (token_axis, layer_axis) if swap_axes else (layer_axis, token_axis)
     shared = {"fixedrange": True, "showgrid": False, "zeroline": False}
-    figure.update_xaxes(**x, **shared, range=[-0.5, (n_pos if swap_axes else n_layers) - 0.5])
-    figure.update_yaxes(**y, **shared, range=[rows - 0.5, -0.5])
+    figure.update_xaxes(**layer_axis, **shared, range=[-0.5, n_layers - 0.5])
+    figure.update_yaxes(**token_axis, **shared, range=[n_pos - 0.5, -0.5])
     figure.update_layout(
         title={"text": html.escape(labels.title(result)), "font": {"size": 15}},
-        height=120 + max(24 * rows, 120),
+        height=120 + max(24 * n_pos, 120),
         margin={"l": 10, "r": 10, "t": 60, "b": 10},
         hoverdistance=-1,  # the nearest marker, however far: on a lattice that is the cell itself
         hovermode="closest",
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
     )
-    if selected_layer is not None:
-        across, along = (selected_layer - 0.5, selected_layer + 0.5), (-0.5, n_pos - 0.5)
-        (x0, x1), (y0, y1) = (along, across) if swap_axes else (across, along)
-        line = {"color": "#ff5cc8" if dark else "#d6249f", "width": 3}
-        figure.add_shape(type="rect", x0=x0, x1=x1, y0=y0, y1=y1, line=line)
     return figure
 
 
@@ -123,14 +109,11 @@ def heatmap_html(result: TraceResult, *, scale: ColourScale = "cividis") -> str:
     return page(trace_heatmap(result, scale=scale))
 
 
-def trace_figure(
-    result: TraceResult, *, width_in: float = 3.25, scale: ColourScale = "rome", title: str | None = None
-) -> Figure:
+def trace_figure(result: TraceResult, *, width_in: float = 3.25, title: str | None = None) -> Figure:
     """The trace for print, drawn without pyplot and so usable from any thread.
 
     Args:
         width_in: inches; 3.25 for a column, 5.5 for a page of text, 6.75 for two columns.
-        scale: "rome" is the paper's purple, green or red by site.
         title: off by default, since captions carry it.
 
     Raises:
@@ -142,9 +125,9 @@ def trace_figure(
     fonts = font_families([*names, labels.title(result), result.model_name, title or ""])
     effect = _flat(result)
     marked = result.uncertain()
-    bar_label = f"effect on {labels.measured(result)}" + (f" ({labels.MARKED})" if marked.any() else "")
-    panel(figure, axes, effect, _map_name(result.config.site, scale), names, bar_label, fonts, effect, marked)
-    where = labels.SITE_NAMES[result.config.site]
+    bar_label = f"effect on {labels.measured(result)}" + (f"\n{labels.MARKED}" if marked.any() else "")
+    panel(figure, axes, effect, BY_SITE[result.config.site], names, bar_label, fonts, effect, marked)
+    where = SITE_NAMES[result.config.site].long
     window = result.config.window
     what = f"layer of the restored {where}" if window == 1 else f"centre of {window} layers of restored {where}"
     axes.set_xlabel(f"{what} in {result.model_name}", fontsize=FONT_SIZE, fontfamily=fonts)
@@ -153,7 +136,7 @@ def trace_figure(
     return figure
 
 
-def average_figure(average: AverageEffects, *, width_in: float = 6.75, scale: ColourScale = "rome") -> Figure:
+def average_figure(average: AverageEffects, *, width_in: float = 6.75) -> Figure:
     """Average indirect effects by token category and layer, one panel a map, all on one colour scale.
 
     Raises:
@@ -168,7 +151,7 @@ def average_figure(average: AverageEffects, *, width_in: float = 6.75, scale: Co
     for axes, name, grid in zip(panels, maps, grids, strict=True):
         rows = names if axes is panels[0] else []
         marked = average.uncertain(name)
-        panel(figure, axes, grid, _map_name(_site(name), scale), rows, "AIE", fonts, everything, marked)
+        panel(figure, axes, grid, BY_SITE[site_of(name)], rows, "AIE", fonts, everything, marked)
         axes.set_title(labels.map_title(name).replace(", ", ",\n"), fontsize=FONT_SIZE - 1, fontfamily=fonts)
         axes.set_xlabel("layer", fontsize=FONT_SIZE, fontfamily=fonts)
     dots = f" ({labels.MARKED})" if any(average.uncertain(name).any() for name in maps) else ""
@@ -209,17 +192,11 @@ def _maps(average: AverageEffects) -> list[str]:
     return maps
 
 
-def _site(name: str) -> str:
-    """The site of a map, whatever was severed."""
-    return name.partition(",")[0]
-
-
 def figure_bytes(
     result: TraceResult,
     fmt: FigureFormat,
     *,
     width_in: float = 3.25,
-    scale: ColourScale = "rome",
     title: str | None = None,
 ) -> bytes:
     """`trace_figure` as a file, with the run's settings in its metadata; the same bytes for the same trace.
@@ -227,33 +204,29 @@ def figure_bytes(
     Raises:
         ValueError: for an unknown format, and as `trace_figure`.
     """
-    figure = trace_figure(result, width_in=width_in, scale=scale, title=title)
+    figure = trace_figure(result, width_in=width_in, title=title)
     return export(figure, fmt, title=labels.title(result), record=run_record(result))
 
 
-def _cells(result: TraceResult, scale: ColourScale, dark: bool, swap_axes: bool, zmax: float | None) -> go.Heatmap:
+def _cells(result: TraceResult, scale: ColourScale, dark: bool, zmax: float | None) -> go.Heatmap:
     """The coloured cells, with the colour bar that says what the colours mean."""
-    effect = result.indirect_effect
-    low, high = labels.colour_range(effect, zmax)
-    marked = result.uncertain()
-    less = "less likely" if result.measure in LIKELIHOODS else "below zero"
-    meaning = f"Indirect effect<br>({UNITS[result.measure]})" + (f"<br>orange: answer<br>{less}" if low < 0 else "")
-    meaning += f"<br>{DOT} interval<br>holds 0" if marked.any() else ""
+    low, high = labels.colour_range(result.indirect_effect, zmax)
+    words = [textwrap.fill(line, BAR_CHARACTERS) for line in labels.bar_words(result, two_sided=low < 0)]
     return go.Heatmap(
-        z=effect.T if swap_axes else effect,
+        z=result.indirect_effect,
         zmin=low,
         zmax=high,
-        colorscale=_plotly_scale(result.config.site, scale, two_sided=low < 0, dark=dark),
-        colorbar={"title": {"text": meaning}, "thickness": 14},
+        colorscale=heat_scale(result.config.site if scale == "rome" else None, two_sided=low < 0, dark=dark),
+        colorbar={"title": {"text": "\n".join(words).replace("\n", "<br>")}, "thickness": 14},
         hoverinfo="skip",
         xgap=1,
         ygap=1,
-        text=np.where(marked.T if swap_axes else marked, DOT, "").tolist(),
+        text=np.where(result.uncertain(), labels.DOT, "").tolist(),
         texttemplate="%{text}",
     )
 
 
-def _click_targets(result: TraceResult, swap_axes: bool) -> go.Scatter:
+def _click_targets(result: TraceResult) -> go.Scatter:
     """One invisible marker per cell with everything the hover text needs."""
     low, high = result.ci()
     layers = np.tile(np.arange(result.n_layers), len(result.tokens))
@@ -264,8 +237,8 @@ def _click_targets(result: TraceResult, swap_axes: bool) -> go.Scatter:
     done = "restored" if result.config.direction == "denoising" else "corrupted"
     shown = f"p(answer) {done}" if result.measure == "probability" else f"{UNITS[result.measure]} {done}"
     return go.Scatter(
-        x=positions if swap_axes else layers,
-        y=layers if swap_axes else positions,
+        x=layers,
+        y=positions,
         mode="markers",
         marker={"size": 6, "opacity": 0},
         selected={"marker": {"opacity": 0}},
@@ -291,23 +264,3 @@ def _flat(result: TraceResult) -> NDArray[np.float32]:
 
 def _number(value: float) -> str:
     return "not measured" if np.isnan(value) else f"{value:.4f}"
-
-
-def _plotly_scale(site: str, scale: ColourScale, *, two_sided: bool, dark: bool) -> str:
-    """The name of a Plotly colour scale."""
-    _check_scale(scale)
-    if two_sided:
-        return DIVERGING
-    if scale == "rome":
-        return "cividis" if dark else ROME_MAPS[site]
-    return scale
-
-
-def _map_name(site: str, scale: ColourScale) -> str:
-    _check_scale(scale)
-    return ROME_MAPS[site] if scale == "rome" else scale
-
-
-def _check_scale(scale: str) -> None:
-    if scale not in get_args(ColourScale):
-        raise ValueError(f"unknown colour scale {scale!r}; choose from {', '.join(get_args(ColourScale))}")

@@ -22,11 +22,10 @@ from matplotlib.font_manager import FontProperties, findfont, fontManager, get_f
 from numpy.typing import NDArray
 
 from tracing.plots import labels
+from tracing.plots.colours import TWO_SIDED
 
 FigureFormat = Literal["pdf", "svg", "png"]
-DIVERGING = "PuOr"
 CJK_FONTS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Serif CJK SC", "Source Han Sans SC", "WenQuanYi Micro Hei")
-LINES = ["#6a3d9a", "#1b7837", "#b2182b", "#2166ac", "#e08214", "#4d4d4d"]
 FONT_SIZE = 8.0  # points at final size
 PNG_DPI = 300
 _saving = threading.Lock()  # Matplotlib reads font type and hash salt from process-wide settings while saving
@@ -94,13 +93,13 @@ def panel(
     """One heatmap [row, layer] with its colour bar, its scale that of `all_effects`; rows are labelled by `names`.
 
     Args:
-        marked: [row, layer], cells that get a dot, such as those whose interval holds 0.
+        marked: [row, layer], cells that get a dot, such as those whose interval includes 0.
     """
     low, high = labels.colour_range(all_effects.astype(np.float32))
     # Edges in the face colour: PDF viewers otherwise show white hairlines between cells.
     mesh = axes.pcolormesh(
         np.ma.masked_invalid(effect),
-        cmap=DIVERGING if low < 0 else colour_map,
+        cmap=TWO_SIDED if low < 0 else colour_map,
         vmin=low,
         vmax=high,
         edgecolors="face",
