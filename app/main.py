@@ -13,6 +13,8 @@ if ROOT not in sys.path:
 
 import streamlit as st  # noqa: E402
 
+from app.session.session import session  # noqa: E402
+
 STYLE = """<style>
 [data-testid=stHeading] h2 { font-size: 1.75rem; padding: 0.25rem 0 0.5rem }
 [data-testid=stElementContainer]:has(h1.unseen) { position: absolute; width: 1px; height: 1px; overflow: hidden }
@@ -36,5 +38,5 @@ page = st.navigation(
 )
 st.html(STYLE)
 if page.title != "Workbench":
-    st.session_state.left = True
+    session().left = True
 page.run()

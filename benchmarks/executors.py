@@ -27,7 +27,8 @@ from experiments.ledger.ledger import Ledger
 from experiments.ledger.records import Entry, entries
 from experiments.plan import Plan
 from experiments.runner import execute
-from experiments.workers.messages import Executor, Inline
+from experiments.workers.inline import Inline
+from experiments.workers.messages import Executor
 from experiments.workers.processes import Processes, one_thread
 from experiments.workers.ray_cluster import RayCluster
 

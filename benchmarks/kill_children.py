@@ -16,7 +16,8 @@ from experiments.ledger.ledger import Ledger
 from experiments.ledger.owners import owner
 from experiments.ledger.payload import encode
 from experiments.runner import execute
-from experiments.workers.messages import Executor, Inline
+from experiments.workers.inline import Inline
+from experiments.workers.messages import Executor
 from experiments.workers.processes import Processes, one_thread
 from experiments.workers.ray_cluster import RayCluster
 

@@ -15,7 +15,7 @@ from experiments.ledger.records import damaged, entries
 from experiments.ledger.schema import LedgerError, LedgerFullError
 from experiments.plan import Cell, Plan
 from experiments.runner import execute
-from experiments.workers.messages import Inline
+from experiments.workers.inline import Inline
 
 
 def plan_of_draws(count: int, n: int) -> Plan:

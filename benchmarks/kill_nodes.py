@@ -18,7 +18,7 @@ from experiments.ledger.ledger import Ledger
 from experiments.ledger.records import entries
 from experiments.plan import Cell, Plan
 from experiments.runner import Progress, execute
-from experiments.workers.messages import Inline
+from experiments.workers.inline import Inline
 from experiments.workers.ray_cluster import RayCluster
 
 SPACE, HERE, THERE, PORT = "engram-node", "10.77.0.1", "10.77.0.2", 6399

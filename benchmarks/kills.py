@@ -31,7 +31,8 @@ from experiments.ledger.records import damaged, entries
 from experiments.plan import Cell, Plan
 from experiments.plan_files import plan_of
 from experiments.runner import Progress, execute
-from experiments.workers.messages import Executor, Inline
+from experiments.workers.inline import Inline
+from experiments.workers.messages import Executor
 from experiments.workers.processes import Processes, one_thread
 from experiments.workers.ray_cluster import RayCluster
 

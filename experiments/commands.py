@@ -19,7 +19,8 @@ from experiments.ledger.records import damaged, mend
 from experiments.ledger.schema import LedgerError
 from experiments.runner import Progress, execute, progress_of
 from experiments.studies import Study, get_study
-from experiments.workers.messages import Executor, Inline
+from experiments.workers.inline import Inline
+from experiments.workers.messages import Executor, Setup
 
 if TYPE_CHECKING:
     from experiments.plan import Plan
@@ -129,7 +130,6 @@ def _planned(options: argparse.Namespace) -> tuple[LanguageModel | None, Plan]:
 def _load(tables: dict[str, Any]) -> LanguageModel | None:
     if not tables["model"]:
         return None
-    from experiments.workers.messages import Setup
     from experiments.workers.worker import load
 
     how = {name: tables[name] for name in ("device_map", "load", "chat")}
@@ -186,19 +186,13 @@ def _export(ledger: Ledger, name: str) -> Iterator[Path]:
 
 
 def _status(ledger: Ledger, name: str) -> dict[str, Any]:
-    failures = ledger.read(
-        "SELECT key, kind, attempts, reason FROM members JOIN cells USING (key)"
-        " WHERE run = ? AND status = 'failed' ORDER BY position",
-        name,
-    )
     working = [
         {"host": host_of(owner), "executor": executor, "seconds_ago": ago}
         for owner, executor, ago in ledger.working(name)
     ]
-    names = ("key", "kind", "attempts", "reason")
-    listed = [dict(zip(names, row, strict=True)) for row in failures]
     pace = line(progress_of(ledger, name))
-    return {"run": name, "cells": ledger.counts(name), "pace": pace, "working": working, "failures": listed}
+    failures = ledger.failures(name)
+    return {"run": name, "cells": ledger.counts(name), "pace": pace, "working": working, "failures": failures}
 
 
 def _opened(options: argparse.Namespace) -> Ledger:

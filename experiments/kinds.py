@@ -133,9 +133,7 @@ def get_kind(name: str) -> Kind:
         importlib.import_module(BUILT_IN[name])
     if name in _KINDS:
         return _KINDS[name]
-    from experiments.studies import survey  # imports this module
-
-    unusable = survey().unusable
+    unusable = importlib.import_module("experiments.studies").survey().unusable
     if name not in _KINDS:
         choices = sorted(_KINDS.keys() | BUILT_IN.keys())
         near = get_close_matches(name, choices, n=1)

@@ -59,14 +59,7 @@ def progress_of(ledger: Ledger, run: str) -> Progress:
     The rate is that of the last results of the last few minutes, from all processes together.
     """
     counts = ledger.counts(run)
-    rows = ledger.read(
-        "SELECT finished FROM results JOIN members USING (key) WHERE run = ? AND finished > ?"
-        " ORDER BY finished DESC LIMIT ?",
-        run,
-        time.time() - _LATELY,
-        _RATE_OVER,
-    )
-    times = [row[0] for row in rows]
+    times = ledger.finished(run, _RATE_OVER, since=time.time() - _LATELY)
     return _progress(counts, counts["leased"], _rate(len(times), times[-1], times[0]) if times else None)
 
 
@@ -111,10 +104,7 @@ def execute(
         RunBrokenError: if no worker can load the model, or it is not the plan's.
     """
     info = ledger.info(run)
-    kinds = {
-        name for (name,) in ledger.read("SELECT DISTINCT kind FROM members JOIN cells USING (key) WHERE run = ?", run)
-    }
-    modules = tuple(sorted({get_kind(name).module for name in kinds}))
+    modules = tuple(sorted({get_kind(name).module for name in ledger.kinds(run)}))
     setup = Setup(info.model, info.dtype, info.device, dict(info.identity), modules, **info.about.get(LOADING, {}))
     with named_owner() as owner, _alive(ledger, run, owner, executor.name, lease):
         try:

@@ -12,6 +12,7 @@ from app.batch.datasets import ATLAS
 from app.server import cache, server_paths
 from app.server.jobs import Job, Runner, job_key
 from app.session import state
+from app.session.session import session
 from app.shared.waiting import Waiting
 from app.shared.wording import plain
 
@@ -58,10 +59,10 @@ def source() -> str:
             help=f"For files of more than {LARGEST_MB} MB. Asked only if the server was started with --server-paths.",
         )
     if file is not None:
-        st.session_state.batch_kept = _keep(file.name, file.getvalue())
+        session().batch_kept = _keep(file.name, file.getvalue())
     elif path and path.strip():
         return path.strip()
-    kept: tuple[str, str] | None = st.session_state.get("batch_kept")
+    kept = session().batch_kept
     if kept is None:
         return ""
     if file is None:
@@ -69,7 +70,7 @@ def source() -> str:
     try:
         return str(cache.uploads().path(kept[0]))
     except ValueError:
-        st.session_state.batch_kept = None
+        session().batch_kept = None
         return ""
 
 
@@ -108,7 +109,7 @@ def draw(runner: Runner, chosen: str) -> tuple[Dataset | None, list[Waiting]]:
 
 def _as_the_reader_calls_it(chosen: str, sentence: str) -> str:
     """The reader knows an upload by another name than this server does, and a path as it was typed."""
-    kept: tuple[str, str] | None = st.session_state.get("batch_kept")
+    kept = session().batch_kept
     if kept is None or Path(chosen).name != kept[0]:
         return sentence
     return sentence.replace(repr(chosen), "the file").replace(chosen, "the file").replace(kept[0], "the file")

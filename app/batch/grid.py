@@ -12,11 +12,13 @@ import streamlit as st
 from app.batch import sweeps, work
 from app.batch.choose_facts import local
 from app.batch.datasets import ATLAS
-from app.batch.prepare import BLOCK, LOADING_SECONDS, MAPS, BatchAsk, size
+from app.batch.prepare import BLOCK, LOADING_SECONDS, MAPS, size
 from app.server.catalog import REFERENCE, Choice
 from app.server.jobs import Job, Runner, job_key
 from app.session import state
+from app.session.asks import BatchAsk
 from app.session.form import default_window
+from app.session.session import session
 from app.shared.waiting import Waiting, cancel
 from app.shared.wording import duration, plain
 
@@ -130,12 +132,11 @@ def _layer(model: Choice) -> int:
 def start(runner: Runner, model: Choice, ask: BatchAsk | None) -> list[Waiting]:
     """The estimate, the name and the button."""
     st.header("3 · Start", anchor=False)
-    session = st.session_state
     problem = _problem(ask)
     if state.pressed("estimate") and ask is not None and not problem:
-        session.batch_ask = ask
+        session().batch_ask = ask
         state.ask_anew(ask.key)
-    asked: BatchAsk | None = session.get("batch_ask")
+    asked = session().batch_ask
     job = None
     if asked is not None:
         job = state.job_for(runner, asked.key, "Drawing facts and timing a few cells", work.prepare(asked))
@@ -222,7 +223,7 @@ def _press_start(field: str) -> None:
     """Callback.  The name is read here: the click that leaves the field comes with a name that nobody has drawn yet."""
     name = st.session_state[field] or ""
     if not _name_problem(name, _taken()):
-        st.session_state.batch_pressed = (name, uuid.uuid4().hex)
+        session().batch_pressed = (name, uuid.uuid4().hex)
 
 
 def _taken() -> set[str]:
@@ -231,7 +232,7 @@ def _taken() -> set[str]:
 
 
 def _starting(runner: Runner, model: Choice, prepared: Job) -> list[Waiting]:
-    asked: tuple[str, str] | None = st.session_state.get("batch_pressed")
+    asked = session().batch_pressed
     if asked is None:
         return []
     name, once = asked
@@ -240,12 +241,12 @@ def _starting(runner: Runner, model: Choice, prepared: Job) -> list[Waiting]:
     )
     if job.live:
         return [Waiting(job, st.empty())]
-    st.session_state.batch_pressed = None
+    session().batch_pressed = None
     if job.state == "failed":
         st.error(plain(_ended(job.error)), icon=":material/error:")
     elif job.state == "done":
-        st.session_state.batch_ask = None
-        st.session_state.experiment = st.query_params["experiment"] = job.result.name
+        session().batch_ask = None
+        session().experiment = st.query_params["experiment"] = job.result.name
         st.rerun()
     return []
 

@@ -5,6 +5,7 @@ import streamlit as st
 from app.batch import choose_facts, grid, show_experiment, sweeps
 from app.server import cache, catalog
 from app.session import state
+from app.session.session import session
 from app.shared import model_choice
 from app.shared.waiting import Waiting, wait
 
@@ -14,24 +15,24 @@ NONE = "-"
 
 def close() -> None:
     """Callback: the experiment goes on, and is found on the page Runs."""
-    st.session_state.experiment = NONE
+    session().experiment = NONE
     st.query_params.pop("experiment", None)
 
 
 offer = catalog.offer()
 state.start_session(offer.models)
 runner = cache.runner()
-painted = st.session_state.setdefault("painted", False)
+painted = session().painted
 st.title("Batch", anchor=False)
 model, downloading = model_choice.draw(runner, offer)
 waiting: list[Waiting] = []
 above = st.container()  # also where there is nothing in it: cards that change places leave dimmed ones behind
-shown = sweeps.current(st.query_params.get("experiment") or st.session_state.get("experiment", ""))
+shown = sweeps.current(st.query_params.get("experiment") or session().experiment)
 if shown is not None:
-    st.session_state.experiment = shown.name
+    session().experiment = shown.name
     if st.query_params.get("experiment") != shown.name:
         st.query_params["experiment"] = shown.name
-    st.session_state.pop("runs_tab", None)  # the link below opens the experiments
+    session().runs_tab = ""  # the link below opens the experiments
 if shown is not None:
     with above, st.container(border=True, key="batch_shown"):
         if painted:
@@ -57,6 +58,6 @@ with st.container(border=True):
     waiting += grid.start(runner, model, ask)
 
 if not painted:
-    st.session_state.painted = True
+    session().painted = True
     st.rerun()
 wait(runner, waiting + downloading)

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from app.batch.datasets import facts_of, requests_of
 from app.server.catalog import choice_of
-from app.server.jobs import Cancelled, Progress, job_key
+from app.server.jobs import Cancelled, Progress
+from app.session.asks import BatchAsk
 from experiments.cells.trace import level_of
 from experiments.kinds import Context, get_kind
 from experiments.places import shown_name
 from experiments.plan import Cell, Plan
 from experiments.plan_files import loading
-from experiments.workers.messages import in_one_thread
+from experiments.workers.inline import in_one_thread
 from facts.importers import answered
 from facts.records import request_record
 from facts.watch import Watch
@@ -42,37 +43,6 @@ MAPS: dict[str, dict[str, Any]] = {
     "State, MLP severed": {"site": "resid_post", "severed": "mlp_out"},
     "State, attention severed": {"site": "resid_post", "severed": "attn_out"},
 }
-
-
-@dataclass(frozen=True)
-class BatchAsk:
-    """What a batch is asked for."""
-
-    model: str
-    """Its name in the catalogue."""
-    source: str
-    """"atlas" or a path."""
-    what: str
-    """"trace" or "edit"."""
-    facts: int
-    seed: int
-    """Of the choice of facts, and of the noise."""
-    workers: int
-    maps: tuple[str, ...] = ()
-    """Keys of `MAPS`."""
-    samples: int = 3
-    window: int = 1
-    noise: float = 3.0
-    methods: tuple[str, ...] = ()
-    layers: tuple[int, ...] = ()
-    protocols: tuple[str, ...] = ()
-    only_known: bool = True
-    """Leave out facts the model does not know."""
-
-    @property
-    def key(self) -> str:
-        """Name of the job that prepares it."""
-        return job_key("batch", asdict(self))
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,6 +13,7 @@ from app.batch.results import Results, packed, table
 from app.batch.sweeps import Experiment, Standing
 from app.server.jobs import Job, Runner, job_key
 from app.session import state
+from app.session.session import session
 from app.shared import averages
 from app.shared.waiting import Waiting
 from app.shared.wording import duration, plain
@@ -119,7 +120,7 @@ def _notices(one: Experiment, now: Standing) -> None:
 
 def _results(runner: Runner, one: Experiment, now: Standing) -> list[Waiting]:
     if now.live:
-        asked = st.session_state.get("results_wanted")
+        asked = session().results_wanted
         st.button("Results so far", key="experiment_look", icon=":material/visibility:", on_click=_want,
                   args=(one, now))  # fmt: skip
         if asked is None or asked[0] != one.name:
@@ -144,7 +145,7 @@ def _key(one: Experiment, now: Standing) -> str:
 
 def _want(one: Experiment, now: Standing) -> None:
     """Callback: what is finished at this moment."""
-    st.session_state.results_wanted = (one.name, _key(one, now))
+    session().results_wanted = (one.name, _key(one, now))
 
 
 def _found(job: Job, one: Experiment) -> None:

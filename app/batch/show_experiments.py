@@ -10,6 +10,7 @@ from app.batch import show_experiment, sweeps
 from app.batch.sweeps import Experiment
 from app.server import server_paths
 from app.server.jobs import Runner
+from app.session.session import session
 from app.shared.waiting import Waiting
 from app.shared.wording import plain
 from experiments.ledger.ledger import Ledger
@@ -43,7 +44,7 @@ def draw(runner: Runner) -> list[Waiting]:
     names = [one.name for one, _ in rows]
     if not names:
         return []
-    linked = st.query_params.get("experiment") or st.session_state.get("experiment")
+    linked = st.query_params.get("experiment") or session().experiment
     chosen = st.selectbox(
         "Look at", names, names.index(linked) if linked in names else 0, key="experiment_chosen", on_change=_choose
     )
@@ -54,7 +55,7 @@ def draw(runner: Runner) -> list[Waiting]:
 def _choose() -> None:
     """Callback: the link, and the page Batch, follow."""
     chosen = st.session_state.experiment_chosen
-    st.session_state.experiment = st.query_params["experiment"] = chosen
+    session().experiment = st.query_params["experiment"] = chosen
 
 
 def _row(one: Experiment) -> dict[str, object]:
@@ -64,14 +65,12 @@ def _row(one: Experiment) -> dict[str, object]:
     try:
         now = sweeps.standing(one)
         with Ledger(one.folder, create=False) as ledger:
-            info = ledger.read("SELECT model, made FROM runs WHERE name = ?", one.run)
-            kinds = ledger.read("SELECT DISTINCT kind FROM members JOIN cells USING (key) WHERE run = ?", one.run)
+            (model, made), kinds = ledger.planned()[one.run], ledger.kinds(one.run)
     except (LedgerError, OSError) as error:
         return unknown | {"state": str(error)}
-    model, made = info[0]
     return {
         "name": one.name,
-        "what": ", ".join(dict.fromkeys(WHAT.get(kind, kind) for (kind,) in kinds)),
+        "what": ", ".join(dict.fromkeys(WHAT.get(kind, kind) for kind in kinds)),
         "model": model.rpartition("/")[2],
         "done": f"{now.done} of {now.total}",
         "failed": str(now.failed),

@@ -108,11 +108,11 @@ def experiments() -> list[Experiment]:
             continue
         try:
             with Ledger(path.parent, create=False) as ledger:
-                made = ledger.read("SELECT name, made FROM runs")
+                planned = ledger.planned()
         except (LedgerError, OSError) as error:
             found.append((path.stat().st_mtime, Experiment(path.parent, path.parent.name, str(error))))
             continue
-        found += [(when, Experiment(path.parent, name)) for name, when in made]
+        found += [(when, Experiment(path.parent, name)) for name, (_, when) in planned.items()]
     return [one for _, one in sorted(found, key=lambda pair: -pair[0])]
 
 
@@ -132,11 +132,7 @@ def standing(one: Experiment) -> Standing:
     """
     with Ledger(one.folder, create=False) as ledger:
         counts, working = ledger.counts(one.run), bool(ledger.working(one.run))
-        times = ledger.read(
-            "SELECT finished FROM members JOIN results USING (key) WHERE run = ? ORDER BY finished DESC LIMIT ?",
-            one.run,
-            RATE_OVER,
-        )
+        times = ledger.finished(one.run, RATE_OVER)
     child = _children.get((str(one.folder), one.run))
     code = None if child is None else child.poll()
     left, idle = counts["todo"] + counts["leased"], child is not None and code is None and not working
@@ -147,7 +143,7 @@ def standing(one: Experiment) -> Standing:
         working=working,
         starting=idle and left > 0,
         ending=idle and left == 0,
-        rate=_rate([when for (when,) in times]) if working else None,
+        rate=_rate(times) if working else None,
         last_words=_last_words(one, code) if left else "",
     )
 
@@ -155,14 +151,8 @@ def standing(one: Experiment) -> Standing:
 def failures(one: Experiment) -> list[dict[str, Any]]:
     """The first of the cells that failed, with the reason."""
     with Ledger(one.folder, create=False) as ledger:
-        rows = ledger.read(
-            "SELECT key, kind, attempts, reason FROM members JOIN cells USING (key)"
-            " WHERE run = ? AND status = 'failed' ORDER BY position LIMIT ?",
-            one.run,
-            SHOWN_FAILURES,
-        )
-    names = ("cell", "kind", "attempts", "reason")
-    return [dict(zip(names, (key[:12], *rest), strict=True)) for key, *rest in rows]
+        failed = ledger.failures(one.run, SHOWN_FAILURES)
+    return [{"cell": failure.pop("key")[:12], **failure} for failure in failed]
 
 
 def start(plan: Plan, identity: Mapping[str, Any], workers: int) -> Experiment:

@@ -8,8 +8,9 @@ from app.server import cache
 from app.server.jobs import Cancelled, Progress, Work
 
 if TYPE_CHECKING:
-    from app.batch.prepare import BatchAsk, Prepared
+    from app.batch.prepare import Prepared
     from app.batch.sweeps import Experiment
+    from app.session.asks import BatchAsk
 
 
 def dataset(source: str) -> Work:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from app.runs.saved import SITES, Saved, SavedEdit, SavedTrace
+from app.session.run import SITES, EditRun, Run, TraceRun
 from tracing.sites import site_of
 
 if TYPE_CHECKING:
@@ -22,9 +22,9 @@ MAY_DIFFER = ("seed", "counterfactual", "against")
 """Settings that belong to one fact."""
 
 
-def why_not(runs: Sequence[Saved]) -> str:
+def why_not(runs: Sequence[Run]) -> str:
     """Why these runs have no mean; empty where they have."""
-    edits = sum(isinstance(run, SavedEdit) for run in runs)
+    edits = sum(isinstance(run, EditRun) for run in runs)
     if edits:
         which = f"{edits} of these {len(runs)} runs {'is an edit' if edits == 1 else 'are edits'}"
         return f"{which}, and only traces are averaged; tick traces alone, or two edits to compare them."
@@ -47,14 +47,14 @@ def why_not(runs: Sequence[Saved]) -> str:
     return ""
 
 
-def average(runs: Sequence[Saved]) -> AverageEffects:
+def average(runs: Sequence[Run]) -> AverageEffects:
     """The mean over facts of runs that `why_not` has nothing against; a fact without some map counts in the others."""
     from tracing.average import AverageEffects
     from tracing.statistics import nan_mean
     from tracing.types import CATEGORIES
 
     traces = _traces(runs)
-    facts: dict[tuple[str, str], list[SavedTrace]] = {}
+    facts: dict[tuple[str, str], list[TraceRun]] = {}
     for run in traces:
         facts.setdefault((run.prompt, run.subject), []).append(run)
     missing = np.full((len(CATEGORIES), len(traces[0].effect[0])), math.nan)
@@ -77,20 +77,20 @@ def average(runs: Sequence[Saved]) -> AverageEffects:
     )
 
 
-def _traces(runs: Sequence[Saved]) -> list[SavedTrace]:
-    return [run for run in runs if isinstance(run, SavedTrace)]
+def _traces(runs: Sequence[Run]) -> list[TraceRun]:
+    return [run for run in runs if isinstance(run, TraceRun)]
 
 
-def _by_map(traces: Sequence[SavedTrace]) -> dict[str, list[SavedTrace]]:
+def _by_map(traces: Sequence[TraceRun]) -> dict[str, list[TraceRun]]:
     """By the names of `tracing.average.map_name`, in the order of `SITES`."""
-    found: dict[str, list[SavedTrace]] = {}
+    found: dict[str, list[TraceRun]] = {}
     for run in sorted(traces, key=lambda run: list(SITES).index(run.site)):
         severed = run.settings.get("severed", "null")
         found.setdefault(run.site if severed == "null" else f"{run.site}, {severed} severed", []).append(run)
     return found
 
 
-def _rows(run: SavedTrace) -> NDArray[np.float64]:
+def _rows(run: TraceRun) -> NDArray[np.float64]:
     """[category, layer], as `tracing.average.by_category`."""
     from tracing.average import category_positions
     from tracing.statistics import nan_mean

@@ -6,6 +6,7 @@ from app.batch import show_experiments
 from app.runs import show_runs
 from app.server import cache, catalog
 from app.session import state
+from app.session.session import session
 from app.shared.waiting import wait
 
 state.start_session(catalog.choices())
@@ -14,9 +15,10 @@ SESSION, EXPERIMENTS = "This session", "Experiments"
 
 st.title("Runs", anchor=False)
 # Asked once: tabs with another default are other tabs, and would fall back to it under the reader's hands.
-first = st.session_state.setdefault("runs_tab", EXPERIMENTS if "experiment" in st.query_params else SESSION)
-session, experiments = st.tabs([SESSION, EXPERIMENTS], default=first)
-with session:
+if not session().runs_tab:
+    session().runs_tab = EXPERIMENTS if "experiment" in st.query_params else SESSION
+ours, experiments = st.tabs([SESSION, EXPERIMENTS], default=session().runs_tab)
+with ours:
     waiting = show_runs.draw(runner)
 with experiments:
     waiting += show_experiments.draw(runner)

@@ -6,9 +6,12 @@ from collections.abc import Sequence
 
 import streamlit as st
 
-from app.runs import average_runs, session_runs, two_runs
-from app.runs.saved import LARGEST, SITES, Saved, SavedEdit, SavedTrace
+from app.runs import average_runs, two_runs
+from app.runs.files import LARGEST, file_name, open_file, zipped
 from app.server.jobs import Runner, job_key
+from app.session import runs as session_runs
+from app.session.run import SITES, EditRun, Run, TraceRun
+from app.session.session import session
 from app.shared import averages, export
 from app.shared.style import SUMMARY_STYLE
 from app.shared.waiting import Waiting
@@ -48,7 +51,7 @@ def draw(runner: Runner) -> list[Waiting]:
     return waiting
 
 
-def _controls(runs: Sequence[Saved]) -> tuple[str, str]:
+def _controls(runs: Sequence[Run]) -> tuple[str, str]:
     with st.container(horizontal=True, vertical_alignment="bottom"):
         words = st.text_input(
             "Filter", key="runs_words", placeholder="words of a prompt, a method, a model", persist_state="session"
@@ -67,7 +70,7 @@ def _controls(runs: Sequence[Saved]) -> tuple[str, str]:
             _open()
         st.download_button(
             "All (zip)",
-            lambda: session_runs.zipped(list(runs)),
+            lambda: zipped(list(runs)),
             "runs.zip",
             "application/zip",
             key="runs_zip",
@@ -80,7 +83,7 @@ def _controls(runs: Sequence[Saved]) -> tuple[str, str]:
 
 def _open() -> None:
     files = st.file_uploader(
-        "Saved runs",
+        "Run runs",
         ["json"],
         accept_multiple_files=True,
         key="runs_files",
@@ -88,17 +91,17 @@ def _open() -> None:
         help="JSON from Export or Report of the Workbench.",
     )
     st.button("Open them", key="runs_open", disabled=not files, on_click=_take_in)
-    for problem in st.session_state.get("runs_problems", ()):
+    for problem in session().runs_problems:
         st.error(plain(problem), icon=":material/error:")
 
 
 def _take_in() -> None:
     """Callback: the files in the field become runs."""
-    told = (session_runs.open_file(file.name, file.getvalue()) for file in st.session_state.runs_files)
-    st.session_state.runs_problems = [problem for problem in told if problem]
+    told = (open_file(file.name, file.getvalue()) for file in st.session_state.runs_files)
+    session().runs_problems = [problem for problem in told if problem]
 
 
-def _table(runs: Sequence[Saved], words: str, kind: str) -> list[Saved]:
+def _table(runs: Sequence[Run], words: str, kind: str) -> list[Run]:
     import pandas as pd
 
     # Rows are chosen by their number, so another list is another table.
@@ -121,13 +124,13 @@ def _table(runs: Sequence[Saved], words: str, kind: str) -> list[Saved]:
     return [runs[row] for row in picked.selection["rows"] if row < len(runs)]
 
 
-def _files(chosen: list[Saved]) -> None:
+def _files(chosen: list[Run]) -> None:
     with st.container(horizontal=True):
         for index, run in enumerate(chosen if len(chosen) <= 2 else []):
             st.download_button(
                 "Save JSON" if len(chosen) == 1 else f"Save {'left' if index == 0 else 'right'}",
                 run.text.encode("utf-8", "surrogatepass"),
-                session_runs.file_name(run),
+                file_name(run),
                 "application/json",
                 key=f"save_{run.key}",
                 icon=":material/save:",
@@ -142,10 +145,10 @@ def _files(chosen: list[Saved]) -> None:
         )
 
 
-def _one(run: Saved) -> None:
+def _one(run: Run) -> None:
     with st.container(border=True):
         st.header(plain(run.title), anchor=False)
-        if isinstance(run, SavedTrace):
+        if isinstance(run, TraceRun):
             _numbers(run)
             _maps([run])
         else:
@@ -156,7 +159,7 @@ def _one(run: Saved) -> None:
                 _rows(rows, f"all_scores_{run.key}", f"Every score of {run.title}")
 
 
-def _two(left: Saved, right: Saved) -> None:
+def _two(left: Run, right: Run) -> None:
     with st.container(border=True, key="runs_compared"):
         st.header("Side by side", anchor=False)
         refusal = two_runs.why_not(left, right)
@@ -164,10 +167,10 @@ def _two(left: Saved, right: Saved) -> None:
             st.warning(plain(refusal), icon=":material/block:")
             return
         differing = two_runs.what_differs(left, right)
-        if isinstance(left, SavedTrace) and isinstance(right, SavedTrace):
+        if isinstance(left, TraceRun) and isinstance(right, TraceRun):
             _maps([left, right])
             _rows(two_runs.trace_rows(left, right), "compared_traces", "Numbers of both traces and their differences")
-        elif isinstance(left, SavedEdit) and isinstance(right, SavedEdit):
+        elif isinstance(left, EditRun) and isinstance(right, EditRun):
             for column, run in zip(st.columns(2), (left, right), strict=True):
                 column.markdown(f"**{plain(run.title)}**")
             _rows(two_runs.pair_rows(left, right), "compared_edits", "Five numbers of both edits")
@@ -180,7 +183,7 @@ def _two(left: Saved, right: Saved) -> None:
             st.caption("Both were asked the same.")
 
 
-def _many(chosen: Sequence[Saved]) -> None:
+def _many(chosen: Sequence[Run]) -> None:
     """Three traces and more: their mean."""
     with st.container(border=True, key="runs_averaged"):
         st.header("On average", anchor=False)
@@ -189,7 +192,7 @@ def _many(chosen: Sequence[Saved]) -> None:
             st.warning(plain(refusal), icon=":material/block:")
             return
         found = average_runs.average(chosen)
-        measure = next(run.measure for run in chosen if isinstance(run, SavedTrace)).replace("_", " ")
+        measure = next(run.measure for run in chosen if isinstance(run, TraceRun)).replace("_", " ")
         key = job_key("average", sorted(run.key for run in chosen))
         words = averages.facts(found.n_facts, (found.ate, *found.ate_ci()))
         st.caption(
@@ -201,7 +204,7 @@ def _many(chosen: Sequence[Saved]) -> None:
         export.average_buttons(found)
 
 
-def _numbers(run: SavedTrace) -> None:
+def _numbers(run: TraceRun) -> None:
     measure = run.measure.replace("_", " ")
     items = (
         ("Clean", short(run.clean), f"{measure} of “{run.answer.strip()}”"),
@@ -217,14 +220,14 @@ def _numbers(run: SavedTrace) -> None:
     st.html(f'{SUMMARY_STYLE}<dl class="numbers">{cells}</dl>')
 
 
-def _cell(run: SavedTrace, position: int, layer: int) -> tuple[str, str]:
+def _cell(run: TraceRun, position: int, layer: int) -> tuple[str, str]:
     """An effect, and where it is; a file has no samples to correct its interval with."""
     low, high = run.low[position][layer], run.high[position][layer]
     interval = "" if low != low else f", 95 % CI of this cell alone {short(low)} to {short(high)}"
     return short(run.effect[position][layer]), f"layer {layer}, {visible(run.tokens[position])}{interval}"
 
 
-def _maps(runs: Sequence[SavedTrace]) -> None:
+def _maps(runs: Sequence[TraceRun]) -> None:
     """One map, or two next to each other on one colour scale."""
     from app.shared.plots import EffectMap, effect_maps
 

@@ -5,26 +5,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from app.runs.saved import SITES, Saved, SavedEdit, SavedScore, SavedTrace
+from app.session.run import SITES, EditRun, Run, RunScore, TraceRun
 from app.shared.wording import NONE, Cells, amount, short, visible
 from metrics.definitions import METRICS
 
 
-def overview(runs: Sequence[Saved]) -> list[Cells]:
+def overview(runs: Sequence[Run]) -> list[Cells]:
     """A row for each run: what it was, and its numbers."""
-    return [_trace_row(run) if isinstance(run, SavedTrace) else _edit_row(run) for run in runs]
+    return [_trace_row(run) if isinstance(run, TraceRun) else _edit_row(run) for run in runs]
 
 
-def matching(runs: Sequence[Saved], words: str, kind: str = "all") -> list[Saved]:
+def matching(runs: Sequence[Run], words: str, kind: str = "all") -> list[Run]:
     """The runs of a kind ("trace", "edit" or "all") whose row holds every one of the words."""
     wanted = words.casefold().split()
     rows = zip(runs, overview(runs), strict=True)
     found = [run for run, row in rows if all(word in " ".join(row.values()).casefold() for word in wanted)]
-    kinds: dict[str, type] = {"trace": SavedTrace, "edit": SavedEdit}
+    kinds: dict[str, type] = {"trace": TraceRun, "edit": EditRun}
     return [run for run in found if kind not in kinds or isinstance(run, kinds[kind])]
 
 
-def _trace_row(run: SavedTrace) -> Cells:
+def _trace_row(run: TraceRun) -> Cells:
     position, layer = run.largest
     effect = f"{short(run.effect[position][layer])} at {visible(run.tokens[position])}, layer {layer}"
     about = {"run": "Trace", "prompt": run.prompt, "subject": run.subject, "change": run.answer.strip()}
@@ -34,30 +34,30 @@ def _trace_row(run: SavedTrace) -> Cells:
     )
 
 
-def _edit_row(run: SavedEdit) -> Cells:
+def _edit_row(run: EditRun) -> Cells:
     about = {"run": "Edit", "prompt": run.prompt, "subject": run.subject, "change": f"{run.old or '?'} → {run.new}"}
     about |= {"how": run.method, "layer": run.layer, "largest effect": ""}
     numbers = {metric.label: _after(run.headline(name)) for name, metric in METRICS.items()}
     return about | numbers | {"protocol": run.protocol, "model": run.model}
 
 
-def _after(score: SavedScore | None) -> str:
+def _after(score: RunScore | None) -> str:
     return NONE if score is None or score.after is None else amount(score.after, score.unit)
 
 
 # ---- two runs
 
 
-def why_not(left: Saved, right: Saved) -> str:
+def why_not(left: Run, right: Run) -> str:
     """Why two runs have no numbers to hold against each other; empty where they have."""
-    if isinstance(left, SavedTrace) and isinstance(right, SavedTrace):
+    if isinstance(left, TraceRun) and isinstance(right, TraceRun):
         if left.measure != right.measure:
             return (
                 f"One trace shows {_measure(left)} and the other {_measure(right)}, which have no common scale; "
                 "choose two of one measure."
             )
         return ""
-    if isinstance(left, SavedEdit) and isinstance(right, SavedEdit):
+    if isinstance(left, EditRun) and isinstance(right, EditRun):
         if left.protocol != right.protocol:
             return (
                 f"These edits were measured under different protocols, {left.protocol} and {right.protocol}, whose "
@@ -69,11 +69,11 @@ def why_not(left: Saved, right: Saved) -> str:
     return "A trace and an edit have no numbers in common; choose two of one kind."
 
 
-def _measure(run: SavedTrace) -> str:
+def _measure(run: TraceRun) -> str:
     return run.measure.replace("_", " ")
 
 
-def what_differs(left: Saved, right: Saved) -> list[tuple[str, str, str]]:
+def what_differs(left: Run, right: Run) -> list[tuple[str, str, str]]:
     """(setting, left, right) of everything the two were asked differently."""
     sides = (_asked(left), _asked(right))
     names = list(dict.fromkeys([*sides[0], *sides[1]]))
@@ -81,9 +81,9 @@ def what_differs(left: Saved, right: Saved) -> list[tuple[str, str, str]]:
     return [row for row in values if row[1] != row[2]]
 
 
-def _asked(run: Saved) -> Cells:
+def _asked(run: Run) -> Cells:
     about = {"model": run.model, "weights": run.revision[:12], "prompt": run.prompt, "subject": run.subject}
-    if isinstance(run, SavedEdit):
+    if isinstance(run, EditRun):
         about |= {"old answer": run.old or "?", "new answer": run.new, "method": run.method, "layer": run.layer}
         return about | {"seed": str(run.seed)}
     about |= {"answer": run.answer.strip(), "map": SITES[run.site], "samples": str(run.samples)}
@@ -95,8 +95,8 @@ class Pair:
     """One number of two edits."""
 
     label: str
-    left: SavedScore | None
-    right: SavedScore | None
+    left: RunScore | None
+    right: RunScore | None
 
     @property
     def difference(self) -> float | None:
@@ -106,12 +106,12 @@ class Pair:
         return self.right.after - self.left.after
 
 
-def pairs(left: SavedEdit, right: SavedEdit) -> list[Pair]:
+def pairs(left: EditRun, right: EditRun) -> list[Pair]:
     """The five headline numbers of both."""
     return [Pair(metric.label, left.headline(name), right.headline(name)) for name, metric in METRICS.items()]
 
 
-def pair_rows(left: SavedEdit, right: SavedEdit) -> list[Cells]:
+def pair_rows(left: EditRun, right: EditRun) -> list[Cells]:
     """The five numbers as a table: value, interval and n of both, the unedited model's, and the difference."""
     rows = []
     for pair in pairs(left, right):
@@ -132,7 +132,7 @@ def pair_rows(left: SavedEdit, right: SavedEdit) -> list[Cells]:
     return rows
 
 
-def score_rows(run: SavedEdit) -> list[Cells]:
+def score_rows(run: EditRun) -> list[Cells]:
     """Every number of one edit, the five headlines first."""
     order = list(METRICS)
     ordered = sorted(run.scores, key=lambda score: (not score.headline, order.index(score.metric)))
@@ -151,7 +151,7 @@ def score_rows(run: SavedEdit) -> list[Cells]:
     ]
 
 
-def trace_rows(left: SavedTrace, right: SavedTrace) -> list[Cells]:
+def trace_rows(left: TraceRun, right: TraceRun) -> list[Cells]:
     """The numbers of two traces and their differences."""
     places = {"largest effect": (left.largest, right.largest), "largest at last subject token": (left.peak, right.peak)}
     values = {
@@ -172,7 +172,7 @@ def trace_rows(left: SavedTrace, right: SavedTrace) -> list[Cells]:
     return [*rows, {"number": "n (samples)", "left": str(samples[0]), "right": str(samples[1]), "difference": ""}]
 
 
-def with_interval(score: SavedScore | None) -> str:
+def with_interval(score: RunScore | None) -> str:
     """A value with its interval."""
     if score is None or score.after is None:
         return NONE
@@ -186,7 +186,7 @@ def interval(ci: tuple[float, float], unit: str) -> str:
     return f"{low.removesuffix(' %')} to {high}"
 
 
-def _before(score: SavedScore) -> str:
+def _before(score: RunScore) -> str:
     return amount(score.before or 0.0, score.unit)
 
 

@@ -153,3 +153,34 @@ class CompareAsk:
     def key(self) -> str:
         """Name of the job."""
         return job_key("compare", asdict(self))
+
+
+@dataclass(frozen=True)
+class BatchAsk:
+    """What a batch is asked for."""
+
+    model: str
+    """Its name in the catalogue."""
+    source: str
+    """"atlas" or a path."""
+    what: str
+    """"trace" or "edit"."""
+    facts: int
+    seed: int
+    """Of the choice of facts, and of the noise."""
+    workers: int
+    maps: tuple[str, ...] = ()
+    """Keys of `app.batch.prepare.MAPS`."""
+    samples: int = 3
+    window: int = 1
+    noise: float = 3.0
+    methods: tuple[str, ...] = ()
+    layers: tuple[int, ...] = ()
+    protocols: tuple[str, ...] = ()
+    only_known: bool = True
+    """Leave out facts the model does not know."""
+
+    @property
+    def key(self) -> str:
+        """Name of the job that prepares it."""
+        return job_key("batch", asdict(self))

@@ -21,6 +21,7 @@ from app.server.jobs import Job, Lane, Runner, Work
 from app.session import examples
 from app.session.asks import SITES, FetchAsk, TraceAsk
 from app.session.form import LONGEST, default_window
+from app.session.session import session
 
 ROOM = 6000
 """Characters that a field takes: Streamlit drops a longer paste without a word, while the form says what is too long.
@@ -56,28 +57,23 @@ BOUND: dict[str, Any] = {"bind": "query-params", **KEEP}
 
 def start_session(models: dict[str, Choice]) -> None:
     """Once per session: names it, and says which values of the link could not be used."""
-    if "asker" in st.session_state:
+    mine = session()
+    if mine.asker:
         return
-    st.session_state.asker = uuid.uuid4().hex
-    st.session_state.trace_ask = st.session_state.layers_ask = None
-    st.session_state.pressed = ""
-    st.session_state.seen_trace = st.session_state.last_pick = None
-    st.session_state.given_up, st.session_state.fresh = set(), set()
-    st.session_state.keep_layer = "layer" in st.query_params
-    st.session_state.layer_before = None
+    mine.asker = uuid.uuid4().hex
+    mine.keep_layer = "layer" in st.query_params
     params = st.query_params.to_dict()
-    st.session_state.refused = refused = refused_values(params, models)
+    mine.refused = refused = refused_values(params, models)
     # the numbers of another model would not be those the link was sent for
-    st.session_state.run_on_load = params.get("run") == "1" and not {"model", "dtype"} & set(refused)
-    st.session_state.linked_revision = params.get("revision", "")
-    st.session_state.fetching = None
-    st.session_state.first_model = next(iter(models))
+    mine.run_on_load = params.get("run") == "1" and not {"model", "dtype"} & set(refused)
+    mine.linked_revision = params.get("revision", "")
+    mine.first_model = next(iter(models))
     _fill({name: value for name, value in params.items() if name not in refused}, models)
 
 
 def _fill(params: dict[str, str], models: dict[str, Choice]) -> None:
     """Put the link's values, or the defaults, into the fields that Streamlit does not bind."""
-    model = models[params.get("model", st.session_state.first_model)]
+    model = models[params.get("model", session().first_model)]
     values = {"model": model.name, "window": default_window(model.n_layers)} | DEFAULTS
     for name, default in values.items():
         kind = type(default)
@@ -93,7 +89,7 @@ def key_of(name: str) -> str:
     A browser sends the last value it drew of a field in a panel that is closed by now, whatever the script has given
     the field since; so a field in a panel gets a new value under a new key.
     """
-    drawn_anew = st.session_state.get("drawn_anew", 0) if name in IN_PANELS else 0
+    drawn_anew = session().drawn_anew if name in IN_PANELS else 0
     return f"{name}_{drawn_anew}" if drawn_anew else name
 
 
@@ -104,17 +100,17 @@ def value_of(name: str) -> Any:
 
 def _set_in_panels(**values: Any) -> None:
     """Give fields in panels new values."""
-    session = st.session_state
     held = {name: value_of(name) for name in IN_PANELS}
-    session.drawn_anew = session.get("drawn_anew", 0) + 1
+    session().drawn_anew += 1
     for name, value in (held | values).items():
-        session[key_of(name)] = value
+        st.session_state[key_of(name)] = value
 
 
 def come_back() -> None:
     """Fill the fields with what they held when another page was opened, if `remember` found them changed."""
-    if st.session_state.pop("restore", False):
-        fields = st.session_state.fields
+    mine = session()
+    if mine.restore:
+        mine.restore, fields = False, mine.fields or {}
         for name in fields.keys() - set(IN_PANELS):
             st.session_state[name] = fields[name]
         _set_in_panels(**{name: fields[name] for name in IN_PANELS})
@@ -126,17 +122,18 @@ def remember() -> None:
     The browser's Back button from another page brings the link of some earlier moment, and Streamlit fills the fields
     from that whatever the script says; so they are filled again in the next run.
     """
-    session = st.session_state
-    now = {name: value_of(name) for name in FIELDS if key_of(name) in session}
-    if session.pop("left", False) and session.get("fields", now) != now:
-        session.restore = True
+    mine = session()
+    now = {name: value_of(name) for name in FIELDS if key_of(name) in st.session_state}
+    left, mine.left = mine.left, False
+    if left and mine.fields not in (None, now):
+        mine.restore = True
         st.rerun()
-    session.fields = now
+    mine.fields = now
 
 
 def tell_refused() -> None:
     """Say once which values of the link were not taken."""
-    refused, st.session_state.refused = st.session_state.refused, []
+    refused, session().refused = session().refused, []
     if refused:
         names = ", ".join(refused)
         st.toast(
@@ -174,8 +171,8 @@ def write_link(model: Choice, revision: str) -> None:
     Args:
         revision: of the loaded model; empty while it is not loaded.
     """
-    session, asked = st.session_state, st.session_state.trace_ask is not None
-    defaults = DEFAULTS | {"model": session.first_model, "window": default_window(model.n_layers)}
+    asked = session().trace_ask is not None
+    defaults = DEFAULTS | {"model": session().first_model, "window": default_window(model.n_layers)}
     for name in STATED:
         _write(name, str(value_of(name)) if asked or value_of(name) != defaults[name] else "")
     if revision:
@@ -197,11 +194,12 @@ def model_changed(models: dict[str, Choice]) -> None:
 
 def use_defaults_of(model: Choice) -> None:
     """Another model was chosen: it gets settings of its own, and the maps of the other go; the words stay."""
-    session = st.session_state
+    mine, fields = session(), st.session_state
     _set_in_panels(window=default_window(model.n_layers), noise=DEFAULT_NOISE)
-    session.layer, session.layer_before, session.keep_layer = model.usual_layer, None, False
-    session.trace_ask = session.layers_ask = None
-    session.run_on_load, session.linked_revision, session.chat = False, "", 0
+    fields.layer, fields.chat = model.usual_layer, 0
+    mine.layer_before, mine.keep_layer = None, False
+    mine.trace_ask = mine.layers_ask = None
+    mine.run_on_load, mine.linked_revision = False, ""
 
 
 def switch_chat() -> None:
@@ -211,9 +209,8 @@ def switch_chat() -> None:
 
 def start_fetch(name: str) -> None:
     """Callback of Get."""
-    session = st.session_state
-    session.fetching = FetchAsk(name, bool(session.get(f"accept_{name}")))
-    ask_anew(session.fetching.key)
+    ask = session().fetching = FetchAsk(name, bool(st.session_state.get(f"accept_{name}")))
+    ask_anew(ask.key)
 
 
 def _within(text: str, bounds: tuple[float, float]) -> bool:
@@ -244,9 +241,9 @@ def pick_from_map(key: str, n_layers: int, subject: tuple[int, int]) -> None:
     """
     points = st.session_state[key].selection["points"]
     if points:
-        st.session_state.last_pick = (key, *divmod(points[0]["point_index"], n_layers))
+        session().last_pick = (key, *divmod(points[0]["point_index"], n_layers))
     # No points: the last cell was clicked again, which Plotly takes for "deselect".  The slider may have moved since.
-    pick = st.session_state.last_pick
+    pick = session().last_pick
     if pick is not None and pick[0] == key:
         choose_layer(pick[2])
         choose_token(pick[1], subject)
@@ -269,13 +266,13 @@ def choose_token(position: int, subject: tuple[int, int]) -> None:
 
 def suggest_layer(trace_key: str, layer: int) -> None:
     """A new trace moves the slider to its suggestion, once; a layer that came with the link stays."""
-    if st.session_state.seen_trace == trace_key:
+    if session().seen_trace == trace_key:
         return
-    st.session_state.seen_trace = trace_key
-    if st.session_state.keep_layer:
-        st.session_state.keep_layer = False
-    elif st.session_state.layer_before is not None:
-        st.session_state.layer_before = layer
+    session().seen_trace = trace_key
+    if session().keep_layer:
+        session().keep_layer = False
+    elif session().layer_before is not None:
+        session().layer_before = layer
     else:
         choose_layer(layer)
 
@@ -289,38 +286,38 @@ def follow_method(own: Mapping[str, int], last: int) -> None:
     """
     layer = own.get(st.session_state.method)
     if layer is not None:
-        if st.session_state.layer_before is None:
-            st.session_state.layer_before = st.session_state.layer
+        if session().layer_before is None:
+            session().layer_before = st.session_state.layer
         choose_layer(min(layer, last))
-    elif (before := st.session_state.layer_before) is not None:
-        st.session_state.layer_before = None
+    elif (before := session().layer_before) is not None:
+        session().layer_before = None
         choose_layer(min(before, last))
 
 
 def press(button: str) -> None:
     """Callback of a button whose question is read off the fields."""
-    st.session_state.pressed = button
+    session().pressed = button
 
 
 def pressed(button: str) -> bool:
     """Whether that button was pressed; true once."""
-    if st.session_state.pressed != button:
+    if session().pressed != button:
         return False
-    st.session_state.pressed = ""
+    session().pressed = ""
     return True
 
 
 def start_trace(ask: TraceAsk) -> None:
     """Run was pressed."""
-    st.session_state.trace_ask = ask
-    st.session_state.keep_layer = False
+    session().trace_ask = ask
+    session().keep_layer = False
     ask_anew(ask.key)
 
 
 def give_up(runner: Runner, job: Job) -> None:
     """Callback of Cancel: this session sees no more of the job, whether or not others still wait for it."""
-    st.session_state.given_up.add(job.key)
-    runner.cancel(job, st.session_state.asker)
+    session().given_up.add(job.key)
+    runner.cancel(job, session().asker)
 
 
 def job_for(runner: Runner, key: str, label: str, work: Work, lane: Lane = "long") -> Job:
@@ -328,16 +325,16 @@ def job_for(runner: Runner, key: str, label: str, work: Work, lane: Lane = "long
 
     A job that failed or was cancelled is tried again only after its button was pressed once more.
     """
-    if key in st.session_state.given_up:
+    if key in session().given_up:
         return Job(key, label, state="cancelled")
     job = runner.get(key)
-    if job is None or key in st.session_state.fresh or job.stop.is_set():
-        job = runner.submit(key, label, work, st.session_state.asker, lane)
-    st.session_state.fresh.discard(key)
+    if job is None or key in session().fresh or job.stop.is_set():
+        job = runner.submit(key, label, work, session().asker, lane)
+    session().fresh.discard(key)
     return job
 
 
 def ask_anew(key: str) -> None:
     """A button was pressed for this job: it is tried again even if it failed or was given up before."""
-    st.session_state.given_up.discard(key)
-    st.session_state.fresh.add(key)
+    session().given_up.discard(key)
+    session().fresh.add(key)

@@ -11,7 +11,7 @@ from app.server import cache
 from app.server.catalog import DTYPES, Choice, Offer
 from app.server.jobs import Cancelled, Progress, Runner, Work
 from app.session import state
-from app.session.asks import FetchAsk
+from app.session.session import session
 from app.session.state import KEEP
 from app.shared.waiting import MEGABYTE, Waiting, cancel, show
 from app.shared.wording import markup, plain
@@ -29,10 +29,9 @@ STYLE = """
 
 def draw(runner: Runner, offer: Offer) -> tuple[Choice, list[Waiting]]:
     """The model with its size, and the panel that gets others; the model, and a download to wait for."""
-    session = st.session_state
-    wanted = session.pop("model_wanted", "")
+    wanted, session().model_wanted = session().model_wanted, ""
     if wanted in offer.models:
-        session.model = wanted
+        st.session_state.model = wanted
         state.use_defaults_of(offer.models[wanted])
     with st.container(horizontal=True, vertical_alignment="center"):
         choice = _chosen(offer)
@@ -56,9 +55,9 @@ def draw(runner: Runner, offer: Offer) -> tuple[Choice, list[Waiting]]:
 
 def _chat(choice: Choice) -> bool:
     """The switch of an instruct model; before the model is loaded, what the link or the last click said."""
-    session, loaded = st.session_state, cache.shelf().loaded(choice.key)
+    fields, loaded = st.session_state, cache.shelf().loaded(choice.key)
     if loaded is not None and loaded.has_chat_template:
-        session.ask_in_chat = bool(session.chat)
+        fields.ask_in_chat = bool(fields.chat)
         st.toggle(
             "Chat template",
             key="ask_in_chat",
@@ -67,15 +66,14 @@ def _chat(choice: Choice) -> bool:
             "the model’s; switched off, the prompt is plain text for it to continue.",
         )
     elif loaded is not None:
-        session.chat = 0
-    return bool(session.chat)
+        fields.chat = 0
+    return bool(fields.chat)
 
 
 def _chosen(offer: Offer) -> Choice:
     """Draw the list of models."""
-    session = st.session_state
-    if session.get("model") not in offer.models:
-        session.model = next(iter(offer.models))
+    if st.session_state.get("model") not in offer.models:
+        st.session_state.model = next(iter(offer.models))
     name = st.selectbox(
         "Model", list(offer.models), key="model", on_change=state.model_changed, args=(offer.models,), width=360,
         format_func=lambda name: _listed(offer.models[name]), label_visibility="collapsed", **KEEP,
@@ -136,7 +134,7 @@ def _count(parameters: int) -> str:
 
 def _compare_with_link(choice: Choice) -> None:
     """A link names the weights it was made with; another model of the same name gives other numbers."""
-    wanted, loaded = st.session_state.linked_revision, cache.shelf().loaded(choice.key)
+    wanted, loaded = session().linked_revision, cache.shelf().loaded(choice.key)
     if wanted and loaded is not None and not loaded.revision.startswith(wanted):
         st.warning(
             f"The link was made with other weights under this name ({wanted}; here {loaded.revision[:12]}), so the "
@@ -149,8 +147,7 @@ def _download(runner: Runner) -> list[Waiting]:
     """How far the download is; when it is done, the page turns to its model."""
     from models.sources.catalogue import entry_named
 
-    session = st.session_state
-    ask: FetchAsk | None = session.fetching
+    ask = session().fetching
     if ask is None:
         return []
     job = state.job_for(
@@ -166,9 +163,9 @@ def _download(runner: Runner) -> list[Waiting]:
     if job.state == "failed":
         st.error(plain(job.error), icon=":material/error:")
         return []
-    session.fetching = None
+    session().fetching = None
     if job.state == "done":
-        session.model_wanted = ask.name
+        session().model_wanted = ask.name
         st.rerun()
     return []
 

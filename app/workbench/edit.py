@@ -11,6 +11,7 @@ from app.server.jobs import Job, Runner
 from app.session import state
 from app.session.asks import EditAsk
 from app.session.form import Form
+from app.session.session import session
 from app.session.state import BOUND
 from app.shared.style import SUMMARY_STYLE
 from app.shared.waiting import Waiting, cancel
@@ -36,11 +37,11 @@ def controls(form: Form, trace: Job | None) -> EditAsk | None:
         st.header("2 · Edit", anchor=False, width="content")
     if trace is not None and trace.state == "done":
         state.suggest_layer(trace.key, trace.result.start)
-        st.session_state.method_shown = True
+        session().method_shown = True
     traced = _traced(form, trace)
     layer = _layer(form, trace)
     # Once there, the picker stays, also while another trace runs: what moves up would stand there twice meanwhile.
-    if not st.session_state.get("method_shown"):
+    if not session().method_shown:
         return None
     with st.container(horizontal=True, vertical_alignment="bottom"):
         method = settings.method(form.model.n_layers)
@@ -105,10 +106,10 @@ def _layer(form: Form, trace: Job | None) -> int:
 
 def _traced(form: Form, trace: Job | None) -> TraceResult | None:
     """The trace of the words in the form; a new prompt or subject is edited at the last subject token again."""
-    session, words = st.session_state, (form.model.key, form.prompt, form.subject)
-    if session.get("token_of") != words:
-        session.token_of, session.fact_token = words, "subject_last"
-    ask = session.trace_ask
+    words = (form.model.key, form.prompt, form.subject)
+    if session().token_of != words:
+        session().token_of, st.session_state.fact_token = words, "subject_last"
+    ask = session().trace_ask
     if trace is None or trace.state != "done" or (ask.model, ask.prompt, ask.subject) != words:
         return None
     result: TraceResult = trace.result.main
@@ -139,7 +140,7 @@ def _position(form: Form, trace: Job) -> int:
 
 def _own_layer(n_layers: int) -> str:
     """Where the chosen method usually edits, if that is not where a trace points."""
-    if not st.session_state.get("method_shown"):
+    if not session().method_shown:
         return ""
     from editing import METHODS
 
@@ -195,7 +196,7 @@ def _actions(form: Form, runner: Runner, ask: EditAsk | None, edit: Job | None, 
 
 
 def _applied(edit: Edit, ask: EditAsk | None) -> None:
-    if ask is not None and st.session_state.edit_ask is not None and not _same(st.session_state.edit_ask, ask):
+    if ask is not None and session().edit_ask is not None and not _same(session().edit_ask, ask):
         st.warning(
             "Inputs changed since this edit; the scores below belong to the earlier ones.", icon=":material/history:"
         )
@@ -222,7 +223,7 @@ def _broken(edit: Edit) -> None:
     """Why an edit is not active, with its numbers, and the button that makes it so all the same."""
     from experiments.guard import why_broken
 
-    made = st.session_state.edit_ask
+    made = session().edit_ask
     why = why_broken(edit.diagnostics)
     if not why or made is None or made.key in ledger.active():
         return
@@ -250,7 +251,7 @@ def _ways_out(edit: Edit) -> None:
 
     offered = GENTLER in METHODS and METHODS[edit.method].family == "locate-then-edit" and edit.method != GENTLER
     with st.container(horizontal=True):
-        if st.session_state.edit_ask is None or st.session_state.edit_ask.key in ledger.active():
+        if session().edit_ask is None or session().edit_ask.key in ledger.active():
             st.button("Roll back", key="roll_back", icon=":material/undo:", on_click=ledger.undo)
         if offered:
             st.button("Try AlphaEdit instead", key="gentler", icon=":material/shield:", on_click=_try_gentler)

@@ -9,7 +9,8 @@ import streamlit as st
 from app.server import cache
 from app.server.jobs import Job, Runner
 from app.session import state
-from app.session.asks import CompareAsk, FileAsk
+from app.session.asks import FileAsk
+from app.session.session import session
 from app.shared import export
 from app.shared.waiting import Waiting, cancel
 from app.shared.wording import markup, plain
@@ -97,7 +98,7 @@ def _branches(runner: Runner) -> list[Waiting]:
 
 
 def _comparison(runner: Runner) -> list[Waiting]:
-    ask: CompareAsk | None = st.session_state.compare_ask
+    ask = session().compare_ask
     if ask is None:
         return []
     job = state.job_for(runner, ask.key, "Comparing", work.compare(ask))
@@ -109,7 +110,7 @@ def _comparison(runner: Runner) -> list[Waiting]:
     elif job.state == "cancelled":
         st.info("Cancelled. Nothing is shown of a comparison that did not finish.", icon=":material/block:")
     else:
-        _side_by_side(job, *st.session_state.compared)
+        _side_by_side(job, *session().compared)
     return []
 
 
@@ -143,7 +144,7 @@ def _share(value: object) -> str:
 
 
 def _files() -> None:
-    export.model_button(ledger.active(), st.session_state.ledger_model)
+    export.model_button(ledger.active(), session().ledger_model)
     import_edit()
 
 
@@ -171,4 +172,4 @@ def _apply() -> None:
     except ValueError as error:
         st.toast(plain(str(error)), icon=":material/error:")
         return
-    ledger.start_edit(FileAsk(st.session_state.ledger_model, name, forced, ledger.active()))
+    ledger.start_edit(FileAsk(session().ledger_model, name, forced, ledger.active()))

@@ -8,8 +8,9 @@ import streamlit as st
 
 from app.probes import KINDS, Row, find_fact, make_request, rows_of, usable
 from app.server.jobs import Job, Runner, job_key
-from app.session.asks import EditAsk, FileAsk, ScoreAsk
+from app.session.asks import EditAsk, FileAsk
 from app.session.form import Form
+from app.session.session import session
 from app.shared import export
 from app.shared.waiting import Waiting, cancel
 from app.shared.wording import duration, markup, plain
@@ -185,9 +186,9 @@ def _texts(report: EditReport | None) -> None:
 
 def _probe_editor(form: Form, edit: Job | None, scores: Job | None) -> None:
     rows = current_probes(form)
-    if edit is None or edit.state != "done" or not _about(form, st.session_state.edit_ask):
+    if edit is None or edit.state != "done" or not _about(form, session().edit_ask):
         return
-    asked: ScoreAsk | None = st.session_state.score_ask
+    asked = session().score_ask
     failed = scores is not None and scores.state in ("failed", "cancelled")
     if failed or (asked is not None and asked.probes != rows):
         st.warning("Probes changed since these scores.", icon=":material/history:")
@@ -202,7 +203,7 @@ def _about(form: Form, ask: EditAsk | FileAsk | None) -> bool:
 
 def rows_for(form: Form, ask: EditAsk | FileAsk | None) -> tuple[Row, ...] | None:
     """The probes an edit is scored on: those of the editor, or None for those it came with."""
-    return st.session_state.get("probe_rows", ()) if _about(form, ask) else None
+    return session().probe_rows if _about(form, ask) else None
 
 
 def current_probes(form: Form) -> tuple[Row, ...]:
@@ -234,9 +235,8 @@ def current_probes(form: Form) -> tuple[Row, ...]:
             "answer": st.column_config.TextColumn(max_chars=60, help="What the model should say after the edit."),
         },
     )
-    st.session_state.probe_rows = usable(edited.to_dict("records"))
-    rows: tuple[Row, ...] = st.session_state.probe_rows
-    return rows
+    session().probe_rows = usable(edited.to_dict("records"))
+    return session().probe_rows
 
 
 def derived_probes(form: Form) -> tuple[Row, ...]:

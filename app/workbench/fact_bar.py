@@ -9,6 +9,7 @@ import streamlit as st
 from app.server.jobs import Job
 from app.session import examples, state
 from app.session.form import Form
+from app.session.session import session
 from app.session.state import BOUND, KEEP
 from app.shared.wording import markup, plain, probability, visible
 from facts.words import occurrences
@@ -93,8 +94,8 @@ def _occurrence(prompt: str, subject: str) -> int:
     n = len(occurrences(prompt, subject))
     if n < 2:
         return 0
-    session = st.session_state
-    session.occurrence = min(session.occurrence, n - 1)
+    fields = st.session_state
+    fields.occurrence = min(fields.occurrence, n - 1)
     st.selectbox(
         f"The subject stands {n} times in the prompt; which one is meant?",
         range(n),
@@ -103,7 +104,7 @@ def _occurrence(prompt: str, subject: str) -> int:
         width=420,
         **KEEP,
     )
-    return int(session.occurrence)
+    return int(fields.occurrence)
 
 
 def problems(form: Form) -> None:
@@ -122,21 +123,20 @@ def reading(form: Form, job: Job | None) -> None:
     """
     if form.problems:
         return
-    session = st.session_state
     if job is not None and job.state == "failed":
         st.error(plain(job.error), icon=":material/error:")
     elif job is not None and job.state == "done":
-        session.look = (form.model.key, job.result)
+        session().look = (form.model.key, job.result)
         _strip(job.result)
     elif read_before(form):
-        _strip(session.look[1], earlier=True)
+        _strip(session().look[1], earlier=True)
     else:
         st.html(STYLE + '<p class="says">Loading the model; the form can be filled in meanwhile.</p>')
 
 
 def read_before(form: Form) -> bool:
     """Whether this session has read a prompt with this model."""
-    look = st.session_state.get("look")
+    look = session().look
     return look is not None and look[0] == form.model.key
 
 

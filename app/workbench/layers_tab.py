@@ -10,6 +10,7 @@ import streamlit as st
 from app.server.jobs import Job, Runner
 from app.session import state
 from app.session.asks import EditAsk, LayersAsk
+from app.session.session import session
 from app.shared.waiting import Waiting, cancel
 from app.shared.wording import plain, short
 from app.workbench import work
@@ -28,16 +29,16 @@ def draw(runner: Runner, ask: EditAsk | None, found: Located) -> list[Waiting]:
     if ask is None or "layer" not in dict(ask.config):
         st.caption("The chosen method does not take a layer; choose another.")
         return []
-    trace = st.session_state.trace_ask
+    trace = session().trace_ask
     config = tuple(pair for pair in ask.config if pair[0] != "layer")
     layers_ask = LayersAsk(
         EditAsk(ask.model, ask.prompt, ask.subject, ask.answer, ask.new, ask.method, config, ask.active), trace
     )
     ours = (trace.prompt, trace.subject) == (ask.prompt, ask.subject)
     if state.pressed("layers") and ours:
-        st.session_state.layers_ask = layers_ask
+        session().layers_ask = layers_ask
         state.ask_anew(layers_ask.key)
-    asked: LayersAsk | None = st.session_state.layers_ask
+    asked = session().layers_ask
     job = None
     if asked is not None:
         job = state.job_for(runner, asked.key, "Editing every layer", work.every_layer(asked, found))

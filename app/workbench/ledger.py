@@ -15,34 +15,29 @@ from app.server.catalog import Choice
 from app.server.jobs import Job
 from app.session import state
 from app.session.asks import CompareAsk, EditAsk, FileAsk, ScoreAsk
-from facts.branches import Branches
+from app.session.session import CURRENT, no_edits, session
 
 MOST = 20
 """Active edits in one session."""
-UNEDITED, CURRENT = "Unedited", "Active edits"
+UNEDITED = "Unedited"
 
 
 def start(model: Choice) -> None:
     """An empty ledger; also after another model was chosen, since an edit belongs to its weights."""
-    session = st.session_state
-    session.asked_model = model.key
-    if session.get("ledger_model") == model.weights_key:
+    mine = session()
+    mine.asked_model = model.key
+    if mine.ledger_model == model.weights_key:
         return
-    session.ledger_model = model.weights_key
-    session.edit_ask = session.score_ask = session.compare_ask = None
-    session.ledger = Branches({CURRENT: ()}, CURRENT)
-    session.compared = ("", "")
-    session.score_wanted = False
+    mine.ledger_model = model.weights_key
+    mine.edit_ask = mine.score_ask = mine.compare_ask = None
+    mine.ledger = no_edits()
+    mine.compared = ("", "")
+    mine.score_wanted = False
 
 
 def active() -> tuple[str, ...]:
     """Keys of the edits in effect, oldest first."""
-    return _ledger().edits()
-
-
-def _ledger() -> Branches:
-    found: Branches = st.session_state.ledger
-    return found
+    return session().ledger.edits()
 
 
 def beside(prompt: str) -> tuple[str, ...]:
@@ -53,88 +48,88 @@ def beside(prompt: str) -> tuple[str, ...]:
 
 def start_edit(ask: EditAsk | FileAsk) -> None:
     """Ask for an edit; its scores are asked for once it is there."""
-    st.session_state.edit_ask, st.session_state.score_ask = ask, None
-    st.session_state.score_wanted = True
+    session().edit_ask, session().score_ask = ask, None
+    session().score_wanted = True
     state.ask_anew(ask.key)
 
 
 def settle(job: Job | None) -> None:
     """A finished edit becomes active, in place of an earlier one of the same prompt; a broken one only when asked."""
-    ask: EditAsk | FileAsk | None = st.session_state.edit_ask
+    ask = session().edit_ask
     if ask is None or job is None or job.state != "done" or ask.key in active():
         return
     cache.drawer().put(ask.key, job.result)  # the job may be older than what the drawer still holds
     from experiments.guard import why_broken
 
-    if why_broken(job.result.diagnostics) and st.session_state.get("kept_broken") != ask.key:
+    if why_broken(job.result.diagnostics) and session().kept_broken != ask.key:
         return
     kept = ask.active if isinstance(ask, EditAsk) else beside(job.result.requests[0].fact.prompt)
-    st.session_state.ledger = _ledger().put(CURRENT, [*(key for key in kept if key in active()), ask.key])
+    session().ledger = session().ledger.put(CURRENT, [*(key for key in kept if key in active()), ask.key])
 
 
 def keep_broken() -> None:
     """Callback: the edit just made becomes active although it is broken."""
-    st.session_state.kept_broken = st.session_state.edit_ask.key
+    session().kept_broken = session().edit_ask.key
 
 
 def undo(key: str | None = None) -> None:
     """Callback: take one edit back, by default the last; it was never in the model, so it is just left out."""
-    session = st.session_state
-    gone = key if key is not None else session.edit_ask.key if session.edit_ask else active()[-1]
-    session.ledger = _ledger().without(gone)
-    if session.edit_ask is not None and session.edit_ask.key == gone:
-        session.edit_ask = None
-    session.score_ask = None
+    mine = session()
+    gone = key if key is not None else mine.edit_ask.key if mine.edit_ask else active()[-1]
+    mine.ledger = session().ledger.without(gone)
+    if mine.edit_ask is not None and mine.edit_ask.key == gone:
+        mine.edit_ask = None
+    mine.score_ask = None
     if active():
         _score_last()
 
 
 def _score_last() -> None:
     """The last active edit is the one whose scores are shown; on the probes it came with."""
-    session = st.session_state
-    edit_ask = session.edit_ask
+    mine = session()
+    edit_ask = mine.edit_ask
     last = edit_ask.key if edit_ask is not None and edit_ask.key in active() else active()[-1]
-    session.score_ask = ScoreAsk(session.asked_model, last, active(), None)
-    session.score_wanted = False
+    mine.score_ask = ScoreAsk(mine.asked_model, last, active(), None)
+    mine.score_wanted = False
 
 
 def score(rows: tuple[Row, ...] | None) -> None:
     """Ask for the scores of the last edit, with all active ones in the model."""
-    session = st.session_state
-    last = session.edit_ask.key if session.edit_ask else active()[-1]
-    session.score_ask, session.score_wanted = ScoreAsk(session.asked_model, last, active(), rows), False
-    state.ask_anew(session.score_ask.key)
+    mine = session()
+    last = mine.edit_ask.key if mine.edit_ask else active()[-1]
+    mine.score_ask, mine.score_wanted = ScoreAsk(mine.asked_model, last, active(), rows), False
+    state.ask_anew(mine.score_ask.key)
 
 
 def save_branch() -> None:
     """Callback: remember the active edits under the name in the field."""
     name = (st.session_state.get("branch_name") or "").strip() or f"Branch {len(saved()) + 1}"
     if name not in (UNEDITED, CURRENT):
-        st.session_state.ledger = _ledger().put(name, active())
+        session().ledger = session().ledger.put(name, active())
     st.session_state.branch_name = ""
 
 
 def switch(name: str) -> None:
     """Callback: make a branch's edits the active ones."""
-    st.session_state.ledger = _ledger().put(CURRENT, branches()[name])
-    st.session_state.edit_ask = st.session_state.score_ask = None
+    session().ledger = session().ledger.put(CURRENT, branches()[name])
+    session().edit_ask = session().score_ask = None
     if active():
         _score_last()
 
 
 def saved() -> dict[str, tuple[str, ...]]:
     """The branches that were saved, by name."""
-    return {name: keys for name, keys in _ledger().by_name.items() if name != CURRENT}
+    return {name: keys for name, keys in session().ledger.by_name.items() if name != CURRENT}
 
 
 def branches() -> dict[str, tuple[str, ...]]:
     """Every set of edits that can be compared, by name."""
-    return {UNEDITED: (), **_ledger().by_name}
+    return {UNEDITED: (), **session().ledger.by_name}
 
 
 def start_comparison(left: str, right: str) -> None:
     """Callback of Compare."""
     named = branches()
-    ask = CompareAsk(st.session_state.asked_model, named[left], named[right])
-    st.session_state.compare_ask, st.session_state.compared = ask, (left, right)
+    ask = CompareAsk(session().asked_model, named[left], named[right])
+    session().compare_ask, session().compared = ask, (left, right)
     state.ask_anew(ask.key)

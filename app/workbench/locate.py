@@ -13,6 +13,7 @@ from app.server.pace import token_passes
 from app.session import state
 from app.session.asks import EditAsk
 from app.session.form import Form
+from app.session.session import session
 from app.session.state import BOUND, KEEP
 from app.shared import export
 from app.shared.style import SUMMARY_STYLE
@@ -91,7 +92,7 @@ def draw(form: Form, runner: Runner, trace: Job | None, ask: EditAsk | None) -> 
         else:
             with st.container(horizontal=True, vertical_alignment="center", width="content"):
                 _run_button(form, again=trace is not None and trace.state == "done")
-                if trace is None or st.session_state.trace_ask != form.trace_ask():
+                if trace is None or session().trace_ask != form.trace_ask():
                     st.caption(_expected(form), width="content")
         results = trace.result.results if trace is not None and trace.state == "done" else ()
         panel = st.container(width="content")
@@ -121,7 +122,7 @@ def draw(form: Form, runner: Runner, trace: Job | None, ask: EditAsk | None) -> 
 
 def _expected(form: Form) -> str:
     """How long the trace will take, from what this server has seen of the model."""
-    look = st.session_state.get("look")
+    look = session().look
     ask = form.trace_ask()
     pace = cache.paces().get(form.model.key, ask.sites)
     if form.problems or look is None or look[0] != form.model.key or pace is None:
@@ -131,7 +132,7 @@ def _expected(form: Form) -> str:
 
 
 def _run_button(form: Form, again: bool) -> None:
-    stale = again and st.session_state.trace_ask != form.trace_ask()
+    stale = again and session().trace_ask != form.trace_ask()
     st.button(
         "Run again" if stale else "Run trace",
         key="run_trace",
@@ -174,7 +175,7 @@ def _results(
     form: Form, runner: Runner, trace: Job, ask: EditAsk | None, shown: tuple[TraceResult, ...]
 ) -> list[Waiting]:
     found: Located = trace.result
-    if st.session_state.trace_ask != form.trace_ask():
+    if session().trace_ask != form.trace_ask():
         st.warning(
             "Inputs changed since this trace; the map below belongs to the earlier ones.", icon=":material/history:"
         )

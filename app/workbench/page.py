@@ -2,12 +2,12 @@
 
 import streamlit as st
 
-from app.runs import session_runs
 from app.server import cache, catalog
 from app.server.jobs import Job, Lane, Work
-from app.session import state
+from app.session import runs, state
 from app.session.asks import EditAsk, FileAsk
 from app.session.form import Form
+from app.session.session import session
 from app.shared import model_choice
 from app.shared.waiting import Waiting, wait
 from app.workbench import edit, edits, evaluate, fact_bar, ledger, locate, work
@@ -37,7 +37,7 @@ offer = catalog.offer()
 state.start_session(offer.models)
 state.come_back()
 runner = cache.runner()
-session = st.session_state
+mine = session()
 
 st.html('<h1 class="unseen">Workbench</h1>')
 model, downloading = model_choice.draw(runner, offer)
@@ -52,7 +52,7 @@ form = Form(model, **words, **settings)
 
 # The first run of a session only draws: the form is on the screen before the worker is given anything to do, since its
 # first job imports torch.
-painted = session.setdefault("painted", False)
+painted = mine.painted
 if painted:
     state.tell_refused()
 reading = None
@@ -60,12 +60,12 @@ if painted and not form.problems:
     reading = job_for(form.read_ask().key, "Reading the prompt", work.read(form.read_ask()), "quick")
 if state.pressed("run") and not form.problems:
     state.start_trace(form.trace_ask())
-if session.run_on_load and not form.problems:
-    session.run_on_load = False
-    session.trace_ask = form.trace_ask()
+if mine.run_on_load and not form.problems:
+    mine.run_on_load = False
+    mine.trace_ask = form.trace_ask()
 trace = None
-if painted and session.trace_ask:
-    trace = job_for(session.trace_ask.key, "Tracing", work.trace(session.trace_ask))
+if painted and mine.trace_ask:
+    trace = job_for(mine.trace_ask.key, "Tracing", work.trace(mine.trace_ask))
 
 with below_fields:
     fact_bar.problems(form)
@@ -74,29 +74,29 @@ with right, st.container(border=True, height="stretch"):
     ask = edit.controls(form, trace)
     if state.pressed("apply") and ask is not None and trace is not None and trace.state == "done":
         ledger.start_edit(ask)
-    edited = edit_job(session.edit_ask) if session.edit_ask else None
+    edited = edit_job(mine.edit_ask) if mine.edit_ask else None
     ledger.settle(edited)
     waiting = edit.draw(form, runner, trace, ask, edited)
 with below_controls:
     waiting += locate.draw(form, runner, trace, ask)
 scores = None
-if session.score_ask is not None:
+if mine.score_ask is not None:
     traced = trace.seconds if trace and trace.state == "done" else None
-    scores = job_for(session.score_ask.key, "Scoring", work.score(session.score_ask, traced))
+    scores = job_for(mine.score_ask.key, "Scoring", work.score(mine.score_ask, traced))
 with st.container(border=True):
     waiting += evaluate.draw(form, runner, edited, scores)
 with st.container(border=True):
     waiting += edits.draw(runner)
 
-session_runs.collect()
+runs.collect()
 loaded = cache.shelf().loaded(model.key)
 state.write_link(model, loaded.revision if loaded is not None else "")
 state.remember()
 if not painted:
-    session.painted = True
+    mine.painted = True
     st.rerun()
-if session.score_wanted and session.edit_ask and session.edit_ask.key in ledger.active():
-    ledger.score(evaluate.rows_for(form, session.edit_ask))
+if mine.score_wanted and mine.edit_ask and mine.edit_ask.key in ledger.active():
+    ledger.score(evaluate.rows_for(form, mine.edit_ask))
     st.rerun()
 if not all(job.live for job in live_at_first):
     st.rerun()

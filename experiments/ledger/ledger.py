@@ -31,6 +31,7 @@ from experiments.plan import Plan, canonical, cell_key
 MOST_ATTEMPTS = 3
 """Failures after which a cell is given up."""
 STATUSES = ("todo", "leased", "done", "failed")
+_OF_RUN = "FROM members JOIN cells USING (key) WHERE run = ?"
 
 
 @dataclass(frozen=True)
@@ -122,9 +123,14 @@ class Ledger:
             )
         return plan.name
 
+    def planned(self) -> dict[str, tuple[str, float]]:
+        """Run -> (model, seconds since 1970 when it was planned), oldest first."""
+        rows = self.read("SELECT name, model, made FROM runs ORDER BY made, rowid")
+        return {name: (model, made) for name, model, made in rows}
+
     def runs(self) -> list[str]:
         """Names of all runs, oldest first."""
-        return [row[0] for row in self.read("SELECT name FROM runs ORDER BY made, rowid")]
+        return list(self.planned())
 
     def only_run(self, name: str = "") -> str:
         """The run of that name; without a name, the ledger's only one.
@@ -159,10 +165,34 @@ class Ledger:
 
     def counts(self, run: str) -> dict[str, int]:
         """Cells of a run by status; every status is there."""
-        found = self.read(
-            "SELECT status, count(*) FROM members JOIN cells USING (key) WHERE run = ? GROUP BY status", run
+        rows = self.read(f"SELECT status, count(*) {_OF_RUN} GROUP BY status", run)
+        return dict.fromkeys(STATUSES, 0) | {status: int(n) for status, n in rows}
+
+    def kinds(self, run: str) -> list[str]:
+        """The kinds of a run's cells, each once."""
+        return [row[0] for row in self.read(f"SELECT DISTINCT kind {_OF_RUN}", run)]
+
+    def failures(self, run: str, most: int | None = None) -> list[dict[str, Any]]:
+        """key, kind, attempts and reason of the first failed cells, in the plan's order."""
+        names = ("key", "kind", "attempts", "reason")
+        query = f"SELECT {', '.join(names)} {_OF_RUN} AND status = 'failed' ORDER BY position LIMIT ?"
+        return [dict(zip(names, row, strict=True)) for row in self.read(query, run, -1 if most is None else most)]
+
+    def finished(self, run: str, most: int, since: float = 0.0) -> list[float]:
+        """When the last results came, seconds since 1970, the newest first.
+
+        Args:
+            most: how many are given.
+            since: leave out those from before.
+        """
+        rows = self.read(
+            "SELECT finished FROM results JOIN members USING (key) WHERE run = ? AND finished > ?"
+            " ORDER BY finished DESC LIMIT ?",
+            run,
+            since,
+            most,
         )
-        return dict.fromkeys(STATUSES, 0) | {status: int(n) for status, n in found}
+        return [row[0] for row in rows]
 
     # ---- leases
 

@@ -76,17 +76,18 @@ def _in_one_pass(
         at_anchor += bias[anchors, None]
     from_likeliest = bases - bases.gather(-1, likeliest[:, None])
     terms = states.new_empty(places + len(bases), size)  # exp(z), and the same times d where there is a base
+    exps, near, weighted = terms[:places], terms[n:places], terms[places:]
     sums = states.new_zeros(len(terms), weight.shape[1])
     parts: list[Tensor] = []
     for index, (rows, base) in enumerate(zip(weight.split(size), from_likeliest.split(size, 1), strict=True)):
+        if len(rows) < size:  # the last piece
+            terms, exps, near, weighted = (each[:, : len(rows)] for each in (terms, exps, near, weighted))
         z = (states @ rows.T).sub_(at_anchor)
         if bias is not None:
             z += bias[index * size : (index + 1) * size]
-        piece = terms[:, : len(rows)]
-        torch.exp(z, out=piece[:places])
-        torch.sub(z[n:], base, out=piece[places:])
-        piece[places:] *= piece[n:places]
-        sums.addmm_(piece, rows)
+        torch.exp(z, out=exps)
+        torch.sub(z[n:], base, out=weighted).mul_(near)
+        sums.addmm_(terms, rows)
         parts.append(z)
     logits = torch.cat(parts, 1)  # less than at the anchors
     log_probs = logits.log_softmax(-1)

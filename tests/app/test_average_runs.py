@@ -9,13 +9,14 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from app.runs.average_runs import average, why_not
-from app.runs.saved import Saved, read_run
+from app.runs.files import read_run
+from app.session.run import Run
 from tests.app.test_saved import edit_record, trace_record
 
 NewPage = Callable[..., AppTest]
 
 
-def trace(prompt: str, first: list[float], config: dict[str, Any] | None = None, **changes: Any) -> Saved:
+def trace(prompt: str, first: list[float], config: dict[str, Any] | None = None, **changes: Any) -> Run:
     """A subject of one token with these effects, and a last token without any."""
     record = trace_record(prompt=prompt, **changes)
     record["effect"] = record["effect_low"] = record["effect_high"] = [first, [0.0, 0.0, 0.0]]

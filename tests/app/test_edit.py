@@ -64,9 +64,11 @@ def test_apply_takes_the_fields_as_they_stand_at_the_click(new_page: NewPage) ->
     page.slider(key="layer").set_value(3)
     page.number_input(key="ft-m_steps").set_value(1)
     page.button(key="apply_edit").click().run()
-    asked = page.session_state["edit_ask"]
+    asked = page.session_state["session"].edit_ask
     assert (asked.new, dict(asked.config)) == ("Oslo", {"layer": 3, "steps": 1})
-    assert {probe[2] for probe in page.session_state["score_ask"].probes if probe[0] == "paraphrase"} == {"Oslo"}
+    assert {probe[2] for probe in page.session_state["session"].score_ask.probes if probe[0] == "paraphrase"} == {
+        "Oslo"
+    }
 
 
 def test_a_text_for_the_second_moment_can_be_given(new_page: NewPage) -> None:
@@ -77,9 +79,9 @@ def test_a_text_for_the_second_moment_can_be_given(new_page: NewPage) -> None:
     page.file_uploader(key="r-rome_corpus").set_value(("notes.txt", text, "text/plain")).run()
     apply = page.button(key="apply_edit").click().run()
     assert not apply.exception
-    (made,) = cache.drawer().all(page.session_state["ledger"].edits())
-    assert made.config.corpus.endswith(dict(page.session_state["edit_ask"].config)["corpus"])
-    assert cache.uploads().path(dict(page.session_state["edit_ask"].config)["corpus"]).read_bytes() == text
+    (made,) = cache.drawer().all(page.session_state["session"].ledger.edits())
+    assert made.config.corpus.endswith(dict(page.session_state["session"].edit_ask.config)["corpus"])
+    assert cache.uploads().path(dict(page.session_state["session"].edit_ask.config)["corpus"]).read_bytes() == text
     saved = export._edit_file(made)
     assert made.config.corpus.encode() not in saved  # where the server keeps it
     page.file_uploader(key="r-rome_corpus").set_value(("notes.txt", b"\xff\xfe\x00", "text/plain")).run()
@@ -91,7 +93,7 @@ def test_an_early_subject_of_one_token_is_warned_of_and_can_be_rolled_back(new_p
     assert "single token at the beginning" in notices(page)
     assert page.button(key="gentler").label == "Try AlphaEdit instead"
     page.button(key="roll_back").click().run()
-    assert page.session_state["ledger"].edits() == ()
+    assert page.session_state["session"].ledger.edits() == ()
     assert "single token" not in notices(page)
 
 
@@ -105,7 +107,7 @@ def test_an_edit_is_placed_at_the_token_that_was_chosen(new_page: NewPage) -> No
     page.number_input(key="r-rome_moment_tokens").set_value(500)
     page.button(key="apply_edit").click().run()
     assert not page.exception
-    (edit,) = (cache.drawer().get(key) for key in page.session_state["ledger"].edits())
+    (edit,) = (cache.drawer().get(key) for key in page.session_state["session"].ledger.edits())
     assert edit is not None
     assert edit.config.fact_token == "subject:0"  # type: ignore[attr-defined]
     assert any("fact token subject:0" in caption.value for caption in page.caption)
@@ -126,9 +128,9 @@ def test_a_broken_edit_is_shown_and_made_active_only_when_asked(
     page.number_input(key="r-rome_moment_tokens").set_value(500)
     page.button(key="apply_edit").click().run()
     assert "This edit is not active: the new answer has a probability of" in notices(page).replace("\\", "")
-    assert page.session_state["ledger"].edits() == ()
+    assert page.session_state["session"].ledger.edits() == ()
     assert set(tiles(page).values()) == {"—"}
     page.button(key="keep_broken").click().run()
-    assert page.session_state["ledger"].edits() == (page.session_state["edit_ask"].key,)
+    assert page.session_state["session"].ledger.edits() == (page.session_state["session"].edit_ask.key,)
     assert "This edit is not active" not in notices(page)
     assert tiles(page)["Reliability"].endswith("%")

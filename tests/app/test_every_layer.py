@@ -95,7 +95,7 @@ def test_the_page_shows_both_profiles(new_page: NewPage) -> None:
     page.button(key="edit_layers").click().run()
     assert not page.exception
     assert any("n \\= 3 layers" in caption.value for caption in page.caption)  # the first of four is silent
-    assert page.session_state["ledger"].edits() == ()  # nothing stays applied
+    assert page.session_state["session"].ledger.edits() == ()  # nothing stays applied
     page.number_input(key="ft-m_steps").set_value(2).run()
     assert any("since these layers were edited" in warning.value for warning in page.warning)
     page.selectbox(key="method").set_value("lora").run()

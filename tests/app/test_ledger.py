@@ -46,7 +46,7 @@ def listed(page: AppTest) -> list[str]:
 
 
 def edits(page: AppTest) -> tuple[str, ...]:
-    keys: tuple[str, ...] = page.session_state["ledger"].edits()
+    keys: tuple[str, ...] = page.session_state["session"].ledger.edits()
     return keys
 
 
@@ -98,7 +98,7 @@ def test_any_edit_can_be_undone_and_the_rest_scored_anew(two_edits: AppTest) -> 
     two_edits.button(key=f"undo_{first}").click().run()
     assert edits(two_edits) == (second,)
     assert any("It was computed with an edit" in caption.value for caption in two_edits.caption)
-    assert two_edits.session_state["score_ask"].active == (second,)
+    assert two_edits.session_state["session"].score_ask.active == (second,)
     assert not any(metric.label == "Reliability" and metric.value == "—" for metric in two_edits.metric)
     two_edits.button(key="undo").click().run()
     assert edits(two_edits) == ()

@@ -6,9 +6,10 @@ from collections.abc import Callable
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from app.runs import session_runs
-from app.runs.saved import SavedEdit, SavedTrace, read_run
+from app.runs.files import read_run
 from app.runs.two_runs import pair_rows
+from app.session import runs as session_runs
+from app.session.run import EditRun, TraceRun
 from tests.app.test_edit import edited
 from tests.app.test_saved import edit_record, trace_record
 
@@ -17,13 +18,13 @@ NewPage = Callable[..., AppTest]
 
 def test_what_the_workbench_did_is_listed_and_opens_again_with_equal_numbers(new_page: NewPage) -> None:
     page = edited(new_page)
-    traced, scored = page.session_state["runs"].values()
-    assert isinstance(traced, SavedTrace)
-    assert isinstance(scored, SavedEdit)
+    traced, scored = page.session_state["session"].runs.values()
+    assert isinstance(traced, TraceRun)
+    assert isinstance(scored, EditRun)
     assert (traced.site, traced.samples, traced.prompt) == ("mlp_out", 2, scored.prompt)
     assert (scored.method, scored.layer, scored.protocol) == ("r-rome", "2", "engram")
     again = read_run(scored.text.encode())
-    assert isinstance(again, SavedEdit)
+    assert isinstance(again, EditRun)
     assert again.scores == scored.scores
     assert {row["difference"] for row in pair_rows(scored, again)} <= {"—", "+0 pt", "0 ms", "< 1 ms"}
     page.switch_page("runs/page.py").run()
@@ -57,15 +58,15 @@ def test_files_are_opened_or_refused_in_a_sentence(new_page: NewPage) -> None:
 
 def test_the_oldest_runs_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session_runs, "MOST", 2)
-    kept = AppTest.from_function(_add_three).run().session_state["runs"]
+    kept = AppTest.from_function(_add_three).run().session_state["session"].runs
     assert [run.clean for run in kept.values()] == [0.2, 0.3]
 
 
 def _add_three() -> None:
     import json
 
-    from app.runs import session_runs
-    from app.runs.saved import read_run
+    from app.runs.files import read_run
+    from app.session import runs as session_runs
     from tests.app.test_saved import trace_record
 
     for clean in (0.1, 0.2, 0.3):

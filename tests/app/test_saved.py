@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from app.runs.saved import LARGEST, SavedEdit, SavedTrace, read_run
+from app.runs.files import LARGEST, read_run
+from app.session.run import EditRun, TraceRun
 
 
 def trace_record(**changes: Any) -> dict[str, Any]:
@@ -69,15 +70,15 @@ def edit_record(**changes: Any) -> dict[str, Any]:
     return record | changes
 
 
-def saved_trace(**changes: Any) -> SavedTrace:
+def saved_trace(**changes: Any) -> TraceRun:
     run = read_run(json.dumps(trace_record(**changes)))
-    assert isinstance(run, SavedTrace)
+    assert isinstance(run, TraceRun)
     return run
 
 
-def saved_edit(**changes: Any) -> SavedEdit:
+def saved_edit(**changes: Any) -> EditRun:
     run = read_run(json.dumps(edit_record(**changes)))
-    assert isinstance(run, SavedEdit)
+    assert isinstance(run, EditRun)
     return run
 
 
@@ -118,26 +119,29 @@ BAD = [
     ("[" * 100_000, "not JSON"),
     ('{"format": NaN}', "NaN"),
     ("1" * 5000, "not JSON"),
-    ("[]", "no object"),
+    ("[]", "neither a trace nor scores"),
     ("{}", "neither a trace nor scores"),
     (trace_record(format="engram-trace-9"), "engram-trace-9"),
     (trace_record(tokens="Rome is"), "tokens"),
     (trace_record(subject_span=[1, 9]), "spans tokens 1 to 9 of 2"),
-    (trace_record(subject_span=[]), "spans tokens 0 to 0"),
-    (trace_record(corrupted=[]), "no corrupted run"),
+    (trace_record(subject_span=[]), "subject_span[0] is missing"),
+    (trace_record(corrupted=[]), "corrupted is []: list should have at least 1 item"),
+    (trace_record(corrupted=[None]), "corrupted[0] is None: input should be a valid number"),
     (trace_record(corrupted=[True]), "corrupted"),
     (trace_record(effect=[[0.1], [0.2, 0.3]]), "effect is not 2 rows"),
     (trace_record(effect=[[0.1] * 300] * 2), "at most 256"),
-    (trace_record(effect=[["x"] * 3] * 2), "no finite number"),
+    (trace_record(effect=[["x"] * 3] * 2), "effect[0][0] is 'x': input should be a valid number"),
     (trace_record(effect_low=[[0.1], [0.2]]), "effect_low is not 2 rows"),
     (trace_record(clean=10**400), "clean"),
     (trace_record(prompt="x" * 5000), "prompt"),
     (trace_record(config={"site": "attn_heads"}), "attn_heads"),
-    (trace_record(config=3), "config is no object"),
+    (trace_record(config=3), "config is 3; expected an object with named fields"),
     (edit_record(scores={}), "scores"),
     (edit_record(scores=[score_record("taste.greedy", 1.0)]), "taste"),
     (edit_record(scores=[score_record("locality.greedy", "high")]), "scores[0].after"),  # type: ignore[arg-type]
-    (edit_record(request={"fact": 1}), "fact is no object"),
+    (edit_record(seed="0"), "seed is '0': input should be a valid integer"),
+    (edit_record(about={"method": 3}), "about.method is 3: input should be a valid string"),
+    (edit_record(request={"fact": 1}), "request.fact is 1; expected an object"),
 ]
 
 
@@ -159,5 +163,5 @@ def test_large_and_broken_bytes_are_refused() -> None:
 
 def test_a_divergence_is_moved_most_where_it_falls_most() -> None:
     run = read_run(json.dumps(trace_record(measure="kl", effect=[[0.1, -0.4, -0.2], [0.0, None, 0.6]])))
-    assert isinstance(run, SavedTrace)
+    assert isinstance(run, TraceRun)
     assert run.peak == (0, 1)

@@ -145,21 +145,21 @@ def test_the_slider_follows_methods_that_have_a_layer_of_their_own(monkeypatch: 
     assert own["grace"] == get_method("grace").config_type().layer
     assert not {"rome", "r-rome", "ice"} & own.keys()
     assert own_layers(24)["grace"] == 2 * own["grace"]
-    session = _Session(layer=4, layer_before=None, method="grace", seen_trace=None, keep_layer=False)
-    monkeypatch.setattr(state.st, "session_state", session)
+    fields = _Fields(layer=4, method="grace")
+    monkeypatch.setattr(state.st, "session_state", fields)
     state.follow_method({"grace": 7, "wise": 9}, 11)
-    assert state.st.session_state.layer == 7
+    assert fields.layer == 7
     state.suggest_layer("another trace", 2)
-    assert state.st.session_state.layer == 7, "a trace does not move a slider that is the method's"
-    state.st.session_state.method = "wise"
+    assert fields.layer == 7, "a trace does not move a slider that is the method's"
+    fields.method = "wise"
     state.follow_method({"grace": 7, "wise": 9}, 8)
-    assert state.st.session_state.layer == 8, "no further than the last layer"
-    state.st.session_state.method = "rome"
+    assert fields.layer == 8, "no further than the last layer"
+    fields.method = "rome"
     state.follow_method({"grace": 7, "wise": 9}, 11)
-    assert state.st.session_state.layer == 2, "back to what the last trace suggests"
+    assert fields.layer == 2, "back to what the last trace suggests"
 
 
-class _Session(dict[str, object]):
+class _Fields(dict[str, object]):
     """Streamlit's session state, outside a session."""
 
     __getattr__ = dict.__getitem__

@@ -7,7 +7,7 @@ import zipfile
 import pytest
 
 from app.runs import two_runs
-from app.runs.session_runs import zipped
+from app.runs.files import zipped
 from tests.app.test_saved import saved_edit, saved_trace, score_record
 
 

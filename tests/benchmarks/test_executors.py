@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.executors import Round, all_at_work, measured, summary
 from benchmarks.kills import draws
-from experiments.workers.messages import Inline
+from experiments.workers.inline import Inline
 
 
 def test_the_rate_counts_from_when_all_are_at_work() -> None:

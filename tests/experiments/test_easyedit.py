@@ -17,7 +17,7 @@ from experiments.places import paths_in, portable, shown_name, without
 from experiments.plan import Cell, Plan
 from experiments.runner import execute
 from experiments.studies import record
-from experiments.workers.messages import Inline
+from experiments.workers.inline import Inline
 from facts.records import request_record
 from tests.experiments.made import draws, ledger_of
 from tests.experiments.studies.made import known_facts, requests_of

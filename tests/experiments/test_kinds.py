@@ -19,7 +19,7 @@ from experiments.ledger.ledger import Ledger
 from experiments.plan import Cell, Plan
 from experiments.runner import execute
 from experiments.studies import get_study, survey
-from experiments.workers.messages import Inline
+from experiments.workers.inline import Inline
 from facts import EditRequest, Fact
 from facts.records import request_record
 from models import load_model
@@ -59,8 +59,8 @@ def with_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
     for name, text in {**BROKEN, "my_own": MINE}.items():
         (folder / f"{name}.py").write_text(text)
     monkeypatch.setattr(studies, "__path__", [*studies.__path__, str(folder)])
-    monkeypatch.setattr(kinds, "_KINDS", dict(kinds._KINDS))
     yield
+    kinds._KINDS.pop("mine", None)
     for name in ("my_own", *BROKEN):
         sys.modules.pop(f"experiments.studies.{name}", None)
 

@@ -16,7 +16,7 @@ import pytest
 from experiments.ledger.ledger import Ledger
 from experiments.ledger.records import entries
 from experiments.runner import execute
-from experiments.workers.messages import Inline
+from experiments.workers.inline import Inline
 from experiments.workers.ray_cluster import RayCluster
 from tests.experiments.made import draws, ledger_of, payloads
 

@@ -19,7 +19,8 @@ from experiments.ledger.ledger import Ledger
 from experiments.ledger.records import entries
 from experiments.plan import Cell, Plan
 from experiments.runner import Progress, RunBrokenError, execute, progress_of
-from experiments.workers.messages import Executor, Inline, KillingExecutor, Setup, Task
+from experiments.workers.inline import Inline
+from experiments.workers.messages import Executor, KillingExecutor, Setup, Task
 from experiments.workers.processes import Processes
 from experiments.workers.ray_cluster import RayCluster
 from experiments.workers.worker import Worker

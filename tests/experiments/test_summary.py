@@ -24,7 +24,7 @@ from experiments.ledger.records import entries
 from experiments.plan import Cell, Plan
 from experiments.runner import Progress, execute
 from experiments.summary import averaged, cells_frame, scores_frame, write_table
-from experiments.workers.messages import Inline
+from experiments.workers.inline import Inline
 from facts import Fact
 from tests.experiments.made import draws, ledger_of
 from tests.tiny import tiny_model

@@ -14,7 +14,7 @@ from experiments.ledger.ledger import Ledger
 from experiments.plan import Plan
 from experiments.runner import execute
 from experiments.studies import Study, get_study
-from experiments.workers.messages import Inline
+from experiments.workers.inline import Inline
 from facts import EditRequest, Fact, Probe
 from models import LanguageModel
 
