@@ -14,12 +14,11 @@ from typing import Any
 import numpy as np
 
 from app import workflow
-from app.workflow import Cancelled, Located, Progress
+from app.workflow import Located
 from editing import Edit
 from editing.parts.keys import fact_position
 from facts import EditRequest
-from facts.stages import part
-from facts.watch import Cancelled as Stopped
+from facts.watch import UNWATCHED, Watch
 from metrics.definitions import PROMPTED
 from models import LanguageModel
 
@@ -58,18 +57,17 @@ def edit_every_layer(
     config: dict[str, Any],
     *,
     active: Sequence[Edit] = (),
-    progress: Progress | None = None,
-    cancelled: Cancelled | None = None,
+    watch: Watch = UNWATCHED,
 ) -> EveryLayer:
     """Compute and score the same edit at every layer whose MLP is not silent; nothing stays applied.
 
     Args:
         config: fields of the method's config; the layer is set here.
-        progress: called with (percent of a layer done, percent in all).
+        watch: its steps are per cents of a layer.
 
     Raises:
         ValueError: if the method or a setting is unusable at every layer; the sentence is the first layer's.
-        facts.watch.Cancelled: when `cancelled` said so.
+        facts.watch.Cancelled: if `watch` says to stop.
     """
     position = fact_position(model, request.fact, config.get("fact_token", "subject_last"))
     layers = [layer for layer in range(model.n_layers) if layer not in found.silent.get(position, ())]
@@ -77,11 +75,10 @@ def edit_every_layer(
     rows: dict[int, dict[str, float | None]] = {}
     failures: dict[int, str] = {}
     for index, layer in enumerate(layers):
-        if cancelled is not None and cancelled():
-            raise Stopped
-        step = part(progress, 100 * index, 100 * (index + 1), 100 * len(layers))
+        watch.check()
+        step = watch.part(100 * index, 100 * (index + 1), 100 * len(layers))
         try:
-            rows[layer] = _one(model, request, method, config | {"layer": layer}, active, step, cancelled)
+            rows[layer] = _one(model, request, method, config | {"layer": layer}, active, step)
         except ValueError as error:
             failures[layer] = str(error)
     if not rows:
@@ -97,12 +94,13 @@ def _one(
     method: str,
     config: dict[str, Any],
     active: Sequence[Edit],
-    progress: Progress | None,
-    cancelled: Cancelled | None,
+    watch: Watch,
 ) -> dict[str, float | None]:
-    edit = workflow.edit(model, request, method, config, active=active, progress=progress, cancelled=cancelled)
+    edit = workflow.edit(model, request, method, config, active=active, watch=watch)
     edits = [*active, edit]
-    report = workflow.evaluate(model, edit, request, active=edits, guard_texts=(), cancelled=cancelled)
+    report = workflow.evaluate(
+        model, edit, request, active=edits, guard_texts=(), watch=Watch(cancelled=watch.cancelled)
+    )
     asked = next(row for row in report.rows if row.kind == "edit")
     scores = {name: report.headline(name).value for name in PROMPTED}
     return {NEW_ANSWER: asked.after.p_answer if asked.after else None} | scores

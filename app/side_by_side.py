@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from app.workflow import Cancelled, Progress
 from editing import Edit, apply_edits
 from facts import EditRequest
-from facts.watch import Watch
+from facts.watch import UNWATCHED, Watch
 from metrics import EditReport, aggregate, evaluate
 from metrics.definitions import METRICS, PROMPTED
 from models import LanguageModel
@@ -42,14 +41,13 @@ def compare(
     left: Sequence[Edit],
     right: Sequence[Edit],
     *,
-    progress: Progress | None = None,
-    cancelled: Cancelled | None = None,
+    watch: Watch = UNWATCHED,
 ) -> Comparison:
     """Evaluate both branches on every fact that one of them rewrites.
 
     Raises:
         ValueError: if neither holds an edit, or an edit belongs to other weights.
-        facts.watch.Cancelled: when `cancelled` said so.
+        facts.watch.Cancelled: if `watch` says to stop.
     """
     requests = _requests([*left, *right])
     if not requests:
@@ -58,9 +56,9 @@ def compare(
     reports: tuple[list[EditReport], list[EditReport]] = ([], [])
     steps = 2 * len(requests)
     for step, (side, request) in enumerate((side, request) for side in (0, 1) for request in requests):
-        if progress is not None:
-            progress(step, steps)
-        reports[side].append(_scored(model, sides[side], request, cancelled))
+        watch.step(step, steps)
+        edited, inner = apply_edits(model, sides[side]), Watch(cancelled=watch.cancelled)
+        reports[side].append(evaluate(model, edited, request, guard_texts=(), watch=inner))
     prompts = [request.fact.prompt for request in requests]
     texts = [view.generate(prompts, TOKENS) for view in (model, *(apply_edits(model, side) for side in sides))]
     said = tuple(
@@ -79,9 +77,3 @@ def _requests(edits: Sequence[Edit]) -> list[EditRequest]:
     """What the edits rewrite, each prompt once, the last request for it counting."""
     found = {request.fact.prompt: request for edit in edits for request in edit.requests}
     return list(found.values())
-
-
-def _scored(
-    model: LanguageModel, edits: Sequence[Edit], request: EditRequest, cancelled: Cancelled | None
-) -> EditReport:
-    return evaluate(model, apply_edits(model, edits), request, guard_texts=(), watch=Watch(cancelled=cancelled))

@@ -13,7 +13,7 @@ handed in is never changed: an edit is applied as a view that shares every tenso
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +27,7 @@ from editing.parts.suggest import suggest_layer
 from editing.registry import DEFAULT_METHOD, get_method
 from facts import EditRequest, Fact
 from facts.atlas import load_atlas
-from facts.stages import name_stage, watch_of
+from facts.watch import UNWATCHED, Watch
 from metrics import EditReport, Efficiency
 from metrics import evaluate as score
 from metrics.efficiency import stopwatch
@@ -36,9 +36,6 @@ from models.published import usual_layer
 from models.reference.corpus import sample_texts
 from tracing import TraceConfig, TraceResult, measure_noise, trace_sites
 from tracing.suggestion import Suggestion
-
-Progress = Callable[[int, int], None]
-Cancelled = Callable[[], bool]
 
 SURE = 0.1
 """Below this probability of the true answer the model is said not to know it."""
@@ -127,8 +124,7 @@ def trace(
     samples: int = 10,
     seed: int = 0,
     against: str = "",
-    progress: Progress | None = None,
-    cancelled: Cancelled | None = None,
+    watch: Watch = UNWATCHED,
 ) -> tuple[TraceResult, ...]:
     """One causal trace for each site, from the same corrupted runs.
 
@@ -140,14 +136,14 @@ def trace(
 
     Raises:
         ValueError: if the prompt, the subject or a setting does not fit the model.
-        facts.watch.Cancelled: when `cancelled` said so.
+        facts.watch.Cancelled: if `watch` says to stop.
     """
     shared: dict[str, Any] = {"noise": noise, "samples": samples, "seed": seed, "against": against}
     configs = [TraceConfig(site=site, window=1 if site == "resid_post" else window, **shared) for site in sites]
-    name_stage(progress, "measuring the noise")
+    watch.step(0, 0, "measuring the noise")
     level = measure_noise(model, load_atlas().subjects())
-    name_stage(progress, "tracing")
-    results = trace_sites(model, fact, configs, level=level, watch=watch_of(progress, cancelled))
+    watch.step(0, 0, "tracing")
+    results = trace_sites(model, fact, configs, level=level, watch=watch)
     return tuple(results[config.site] for config in configs)
 
 
@@ -192,8 +188,7 @@ def locate(
     samples: int = 10,
     seed: int = 0,
     against: str = "",
-    progress: Progress | None = None,
-    cancelled: Cancelled | None = None,
+    watch: Watch = UNWATCHED,
 ) -> Located:
     """`trace`, with the layers where an edit could not act, and the usual one; arguments and errors as there."""
     silent = silent_layers(model, fact)
@@ -206,8 +201,7 @@ def locate(
         samples=samples,
         seed=seed,
         against=against,
-        progress=progress,
-        cancelled=cancelled,
+        watch=watch,
     )
     return Located(results, silent, _usual_layer(model))
 
@@ -276,8 +270,7 @@ def edit(
     config: Any | Mapping[str, Any] | None = None,
     *,
     active: Sequence[Edit] = (),
-    progress: Progress | None = None,
-    cancelled: Cancelled | None = None,
+    watch: Watch = UNWATCHED,
 ) -> Edit:
     """The change that rewrites the fact; the model is left bit for bit as it was.
 
@@ -289,13 +282,13 @@ def edit(
     Raises:
         ValueError: if the method is unknown, a setting is out of range, or the request does not fit the model.
         FileNotFoundError: if the config names a corpus file that is not there.
-        facts.watch.Cancelled: when `cancelled` said so.
+        facts.watch.Cancelled: if `watch` says to stop.
     """
     chosen = get_method(method)
     if isinstance(config, Mapping) or config is None:
         config = make_config(chosen.config_type, config or {})
     view = apply_edits(model, active) if active else model
-    made = chosen.compute(view, [request], config, active=tuple(active), watch=watch_of(progress, cancelled))
+    made = chosen.compute(view, [request], config, active=tuple(active), watch=watch)
     return on_base(made, model, active)
 
 
@@ -307,8 +300,7 @@ def evaluate(
     active: Sequence[Edit] | None = None,
     trace_seconds: float | None = None,
     guard_texts: Sequence[str] | None = None,
-    progress: Progress | None = None,
-    cancelled: Cancelled | None = None,
+    watch: Watch = UNWATCHED,
 ) -> EditReport:
     """Five metrics of an edit, before and after, on a view of the model.
 
@@ -319,7 +311,7 @@ def evaluate(
 
     Raises:
         ValueError: if the edit belongs to other weights, or the edit prompt does not fit the model.
-        facts.watch.Cancelled: when `cancelled` said so.
+        facts.watch.Cancelled: if `watch` says to stop.
     """
     with stopwatch() as applying:
         edited = apply_edits(model, [change] if active is None else active)
@@ -348,7 +340,7 @@ def evaluate(
         guard_texts=sample_texts(GUARD_TEXTS, GUARD_SEED) if guard_texts is None else guard_texts,
         efficiency=efficiency,
         about=about if active is None or len(active) < 2 else about | {"active edits": len(active)},
-        watch=watch_of(progress, cancelled),
+        watch=watch,
     )
 
 
@@ -365,10 +357,9 @@ def run_edit(
     config: Any | Mapping[str, Any] | None = None,
     *,
     trace_seconds: float | None = None,
-    progress: Progress | None = None,
-    cancelled: Cancelled | None = None,
+    watch: Watch = UNWATCHED,
 ) -> tuple[Edit, EditReport]:
-    """`edit`, then `evaluate`; arguments and errors as there.  `progress` counts each of the two anew."""
-    change = edit(model, request, method, config, progress=progress, cancelled=cancelled)
-    report = evaluate(model, change, request, trace_seconds=trace_seconds, progress=progress, cancelled=cancelled)
+    """`edit`, then `evaluate`; arguments and errors as there.  `watch` counts the steps of each anew."""
+    change = edit(model, request, method, config, watch=watch)
+    report = evaluate(model, change, request, trace_seconds=trace_seconds, watch=watch)
     return change, report

@@ -9,7 +9,7 @@ import argparse
 import json
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import MISSING, Field, asdict, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from editing.edit import Edit
 from editing.parts.suggest import suggest_layer
 from editing.registry import DEFAULT_METHOD, METHODS, get_method
-from facts.stages import watch_of
+from facts.watch import UNWATCHED, Watch
 from models.options import add_model_options, load_from
 
 if TYPE_CHECKING:
@@ -131,9 +131,9 @@ def _run(options: argparse.Namespace) -> tuple[Edit, EditReport, tuple[str, ...]
     if suggests:
         config = replace(config, layer=suggest_layer(model))
         print(f"note: no --layer given; {config.layer} is taken, {SUGGESTED}", file=sys.stderr)
-    found = guarded(model, [request], options.method, config, watch=watch_of(_progress()))
+    found = guarded(model, [request], options.method, config, watch=_watch())
     edit = replace(found.edit, diagnostics=(*found.edit.diagnostics, *found.checks))
-    return edit, workflow.evaluate(model, edit, request, progress=_progress()), why_broken(edit.diagnostics)
+    return edit, workflow.evaluate(model, edit, request, watch=_watch()), why_broken(edit.diagnostics)
 
 
 def _asks_for_layer(config_type: type[Any]) -> bool:
@@ -141,15 +141,14 @@ def _asks_for_layer(config_type: type[Any]) -> bool:
     return any(knob.name == "layer" and knob.default is MISSING for knob in fields(config_type))
 
 
-def _progress() -> Callable[[int, int], None] | None:
+def _watch() -> Watch:
     """A counter on the terminal, nothing in a pipe."""
-    if not sys.stderr.isatty():
-        return None
 
-    def show(done: int, total: int) -> None:
-        print(f"\r{100 * done // max(total, 1):3d} %", end="\n" if done == total else "", file=sys.stderr, flush=True)
+    def show(done: int, total: int, stage: str) -> None:
+        if total:
+            print(f"\r{100 * done // total:3d} %", end="\n" if done == total else "", file=sys.stderr, flush=True)
 
-    return show
+    return Watch(show) if sys.stderr.isatty() else UNWATCHED
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from app.batch.datasets import facts_of, requests_of
 from app.server.catalog import choice_of
-from app.server.jobs import Cancelled, Progress
 from app.session.asks import BatchAsk
 from experiments.cells.trace import level_of
 from experiments.kinds import Context, get_kind
@@ -21,7 +20,7 @@ from experiments.plan_files import loading
 from experiments.workers.inline import in_one_thread
 from facts.importers import answered
 from facts.records import request_record
-from facts.watch import Watch
+from facts.watch import UNWATCHED, Watch
 
 if TYPE_CHECKING:
     from facts import Fact
@@ -87,19 +86,19 @@ class Prepared:
         return Plan(name, model.source, self.cells, settings.dtype, device, about=about)
 
 
-def prepare(model: LanguageModel, ask: BatchAsk, progress: Progress, cancelled: Cancelled) -> Prepared:
+def prepare(model: LanguageModel, ask: BatchAsk, watch: Watch = UNWATCHED) -> Prepared:
     """Draw the facts, make the cells, and run a few of them.
 
     Raises:
         ValueError: if the model knows too few facts, or nothing was chosen to run.
-        BatchCancelled: when `cancelled` said so.
+        facts.watch.Cancelled: if `watch` says to stop.
     """
     from experiments.identity import identity_of
     from experiments.memory import free_bytes
 
     steps = ask.facts + MEASURED
     make = _traces if ask.what == "trace" else _edits
-    cells, about, n_unknown = make(model, ask, lambda done: _step(done, steps, progress, cancelled))
+    cells, about, n_unknown = make(model, ask, lambda done: watch.step(done, steps))
     chosen = choice_of(ask.model)
     called = f"{chosen.source} (chat)" if chosen.chat else chosen.source  # as its process will call it
     needed = ask.workers * (PROCESS_BYTES + _weights(model) + _most_bytes(model, cells))
@@ -107,8 +106,8 @@ def prepare(model: LanguageModel, ask: BatchAsk, progress: Progress, cancelled: 
     seconds: list[float] = []
     if needed <= free:
         for number, cell in enumerate(_spread(cells)):
-            _step(ask.facts + number, steps, progress, cancelled)
-            seconds.append(_timed(model, cell, cancelled))
+            watch.step(ask.facts + number, steps, "timing a few cells")
+            seconds.append(_timed(model, cell, watch))
     return Prepared(
         ask=ask,
         cells=cells,
@@ -123,19 +122,9 @@ def prepare(model: LanguageModel, ask: BatchAsk, progress: Progress, cancelled: 
     )
 
 
-class BatchCancelled(Exception):  # noqa: N818 - not an error: the reader asked for it
-    """Nobody waits for the batch any more."""
-
-
 def size(count: float) -> str:
     """Bytes for people."""
     return f"{count / 2**30:.1f} GB" if count >= 2**30 else f"{count / 2**20:.0f} MB"
-
-
-def _step(done: int, steps: int, progress: Progress, cancelled: Cancelled) -> None:
-    if cancelled():
-        raise BatchCancelled
-    progress(done, steps)
 
 
 Made = tuple[tuple[Cell, ...], dict[str, Any], int]
@@ -230,12 +219,12 @@ def _spread(cells: tuple[Cell, ...]) -> list[Cell]:
     return [cells[(2 * number + 1) * len(cells) // (2 * few)] for number in range(few)]
 
 
-def _timed(model: LanguageModel, cell: Cell, cancelled: Cancelled) -> float:
+def _timed(model: LanguageModel, cell: Cell, watch: Watch) -> float:
     """Seconds of one cell with one thread, as the workers have."""
     kind = _kind(cell)
     with in_one_thread():
         began = time.perf_counter()
-        kind.run(model, kind.complete(cell.spec), Context(watch=Watch(cancelled=cancelled)))
+        kind.run(model, kind.complete(cell.spec), Context(watch=Watch(cancelled=watch.cancelled)))
         return time.perf_counter() - began
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from app.server import cache
-from app.server.jobs import Cancelled, Progress, Work
+from app.server.jobs import Work
+from facts.watch import Watch
 
 if TYPE_CHECKING:
     from app.batch.prepare import Prepared
@@ -17,7 +18,7 @@ def dataset(source: str) -> Work:
     """What a file, or the atlas, holds; only a reader's own file is quoted where it is no dataset."""
     uploaded = cache.uploads().holds(source)
 
-    def work(progress: Progress, cancelled: Cancelled) -> object:
+    def work(watch: Watch) -> object:
         from app.batch.datasets import read_dataset
 
         return read_dataset(source, quote=uploaded)
@@ -28,7 +29,7 @@ def dataset(source: str) -> Work:
 def methods() -> Work:
     """(name, title) of every method, and of every protocol; the first of these imports torch."""
 
-    def work(progress: Progress, cancelled: Cancelled) -> object:
+    def work(watch: Watch) -> object:
         from editing import METHODS
         from metrics.protocols import PROTOCOLS
 
@@ -41,10 +42,12 @@ def prepare(ask: BatchAsk) -> Work:
     """The cells of a batch, with what they will take."""
     shelf = cache.shelf()
 
-    def work(progress: Progress, cancelled: Cancelled) -> object:
+    def work(watch: Watch) -> object:
         from app.batch.prepare import prepare as made
 
-        return made(shelf.get(ask.model, progress), ask, progress, cancelled)
+        model = shelf.get(ask.model, watch)
+        watch.step(0, 0, "drawing facts")
+        return made(model, ask, watch)
 
     return work
 
@@ -52,7 +55,7 @@ def prepare(ask: BatchAsk) -> Work:
 def start_batch(prepared: Prepared, name: str) -> Work:
     """Write the plan down and start its process."""
 
-    def work(progress: Progress, cancelled: Cancelled) -> object:
+    def work(watch: Watch) -> object:
         from app.batch import sweeps
 
         return sweeps.start(prepared.plan(name), prepared.identity, prepared.ask.workers)
@@ -63,7 +66,7 @@ def start_batch(prepared: Prepared, name: str) -> Work:
 def results(one: Experiment) -> Work:
     """What an experiment found so far."""
 
-    def work(progress: Progress, cancelled: Cancelled) -> object:
+    def work(watch: Watch) -> object:
         from app.batch.results import read_results
 
         return read_results(one)

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 import streamlit as st
 
 from app.server import catalog
-from app.server.jobs import Progress, Runner
+from app.server.jobs import Runner
 from app.server.pace import Paces
 from app.server.uploads import Uploads
+from facts.watch import UNWATCHED, Watch
 
 if TYPE_CHECKING:
     from editing import Edit
@@ -50,7 +51,7 @@ class Shelf:
         self._lock = threading.Lock()
         self._kept = kept
 
-    def get(self, key: str, progress: Progress | None = None) -> LanguageModel:
+    def get(self, key: str, watch: Watch = UNWATCHED) -> LanguageModel:
         """The model, loaded once.
 
         Raises:
@@ -59,12 +60,9 @@ class Shelf:
         place = self._place(key)
         with place.lock:
             if place.model is None:
-                if progress is not None:
-                    progress.stage("reading the model, once")
+                watch.step(0, 0, "reading the model, once")
                 place.model = _load(key)
                 place.reader = place.model.view()
-                if progress is not None:
-                    progress.stage("")
             return place.asked(place.model, key)
 
     def loaded(self, key: str) -> LanguageModel | None:
@@ -73,10 +71,10 @@ class Shelf:
             key = key.removesuffix(catalog.CHAT)
             return self._places[key].model if key in self._places else None
 
-    def reader(self, key: str, progress: Progress | None = None) -> LanguageModel:
+    def reader(self, key: str, watch: Watch = UNWATCHED) -> LanguageModel:
         """The same model as a view with a lock of its own: what is read with it does not wait for a trace's passes."""
         place = self._place(key)
-        model = self.get(key.removesuffix(catalog.CHAT), progress)
+        model = self.get(key.removesuffix(catalog.CHAT), watch)
         return place.asked(place.reader or model, key)
 
     def _place(self, key: str) -> _Place:

@@ -24,10 +24,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from facts.watch import Watch
+
 logger = logging.getLogger(__name__)
 
-Cancelled = Callable[[], bool]
-"""Asked between steps; true once nobody wants the result any more."""
 State = Literal["queued", "running", "done", "failed", "cancelled"]
 
 KEPT_RESULTS = 64
@@ -82,11 +82,19 @@ class Job:
         """Between 0 and 1."""
         return min(1.0, self.done / self.total) if self.total else 0.0
 
-    def tell(self, done: int, total: int) -> None:
-        """How far it is."""
-        self.done, self.total = done, total
-        if self.counted is None:
-            self.counted = time.monotonic(), self.fraction
+    @property
+    def watch(self) -> Watch:
+        """What the job's work is given: it tells the job how far it is, and stops once nobody wants the result."""
+        return Watch(self.tell, self.stop.is_set)
+
+    def tell(self, done: int, total: int, stage: str = "") -> None:
+        """How far it is (see `Watch.tell`)."""
+        if stage:
+            self.stage = stage
+        if total:
+            self.done, self.total = done, total
+            if self.counted is None:
+                self.counted = time.monotonic(), self.fraction
 
     @property
     def rate(self) -> float | None:
@@ -109,22 +117,7 @@ class Job:
         return max(0.0, self.promised - now)
 
 
-class Progress:
-    """What a job's work is given: called with (steps done, steps in all), and told the name of a stage."""
-
-    def __init__(self, job: Job) -> None:
-        self._job = job
-
-    def __call__(self, done: int, total: int) -> None:
-        """Tell how far the work is."""
-        self._job.tell(done, total)
-
-    def stage(self, name: str) -> None:
-        """Name the steps that follow, such as "tracing"."""
-        self._job.stage = name
-
-
-Work = Callable[[Progress, Cancelled], Any]
+Work = Callable[[Watch], Any]
 
 
 class Runner:
@@ -200,7 +193,7 @@ class Runner:
             job.state, job.started = "running", time.monotonic()
 
         try:
-            job.result = work(Progress(job), job.stop.is_set)
+            job.result = work(job.watch)
             job.state = "done"
         # The thread must outlive any failure, and the reader must be told: this is the one place that catches all.
         except Exception as error:

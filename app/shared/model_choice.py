@@ -9,13 +9,13 @@ import streamlit as st
 
 from app.server import cache
 from app.server.catalog import DTYPES, Choice, Offer
-from app.server.jobs import Cancelled, Progress, Runner, Work
+from app.server.jobs import Runner, Work
 from app.session import state
 from app.session.session import session
 from app.session.state import KEEP
 from app.shared.waiting import MEGABYTE, Waiting, cancel, show
 from app.shared.wording import markup, plain
-from facts.stages import watch_of
+from facts.watch import Watch
 
 if TYPE_CHECKING:
     from models.sources.catalogue import Entry
@@ -213,10 +213,10 @@ def _terms(entry: Entry) -> str:
 def _fetch(name: str, licence_accepted: bool) -> Work:
     """Download a model of the catalogue."""
 
-    def work(progress: Progress, cancelled: Cancelled) -> object:
+    def work(watch: Watch) -> object:
         from models.sources.catalogue import fetch as fetched
 
-        progress.stage("downloading")
-        return fetched(name, licence_accepted=licence_accepted, watch=watch_of(progress, cancelled))
+        watch.step(0, 0, "downloading")
+        return fetched(name, licence_accepted=licence_accepted, watch=watch)
 
     return work

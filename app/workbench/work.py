@@ -7,10 +7,10 @@ import time
 from typing import TYPE_CHECKING
 
 from app.server import cache
-from app.server.jobs import Cancelled, Progress, Work
+from app.server.jobs import Work
 from app.server.pace import time_forward, token_passes
 from app.session.asks import SITES, CompareAsk, EditAsk, FileAsk, LayersAsk, ReadAsk, ScoreAsk, TraceAsk
-from facts.stages import watch_of
+from facts.watch import Watch
 
 if TYPE_CHECKING:
     from editing import Edit
@@ -22,10 +22,10 @@ def read(ask: ReadAsk) -> Work:
     """Tokens and the model's own answer; the first of these loads the model, and times a forward pass."""
     shelf, paces = cache.shelf(), cache.paces()
 
-    def work(progress: Progress, cancelled: Cancelled) -> object:
+    def work(watch: Watch) -> object:
         from app import workflow
 
-        model = shelf.reader(ask.model, progress)
+        model = shelf.reader(ask.model, watch)
         look = workflow.look(model, ask.prompt, ask.subject, ask.answer, occurrence=ask.occurrence)
         if paces.get(ask.model) is None:
             paces.put(ask.model, time_forward(model, ask.prompt))
@@ -38,11 +38,11 @@ def trace(ask: TraceAsk) -> Work:
     """One map, or three, and the layer they suggest."""
     shelf, paces = cache.shelf(), cache.paces()
 
-    def work(progress: Progress, cancelled: Cancelled) -> object:
+    def work(watch: Watch) -> object:
         from app import workflow
         from facts import Fact
 
-        model = shelf.get(ask.model, progress)
+        model = shelf.get(ask.model, watch)
         began = time.perf_counter()
         found = workflow.locate(
             model,
@@ -53,8 +53,7 @@ def trace(ask: TraceAsk) -> Work:
             samples=ask.samples,
             seed=ask.seed,
             against=ask.against,
-            progress=progress,
-            cancelled=cancelled,
+            watch=watch,
         )
         seconds, result = time.perf_counter() - began, found.results[0]
         worth = token_passes(len(result.tokens), result.subject_span[0], model.n_layers, ask.samples, len(ask.sites))
@@ -68,16 +67,17 @@ def edit(ask: EditAsk | FileAsk) -> Work:
     """The edit, computed with an eye on ordinary text, or read; nothing is applied."""
     shelf, drawer = cache.shelf(), cache.drawer()
 
-    def work(progress: Progress, cancelled: Cancelled) -> object:
-        model, active = shelf.get(ask.model, progress), drawer.all(ask.active)
-        made = _read_file(model, ask) if isinstance(ask, FileAsk) else _compute(model, ask, active, progress, cancelled)
+    def work(watch: Watch) -> object:
+        model, active = shelf.get(ask.model, watch), drawer.all(ask.active)
+        watch.step(0, 0, "computing the edit")
+        made = _read_file(model, ask) if isinstance(ask, FileAsk) else _compute(model, ask, active, watch)
         drawer.put(ask.key, made)
         return made
 
     return work
 
 
-def _compute(model: LanguageModel, ask: EditAsk, active: list[Edit], progress: Progress, cancelled: Cancelled) -> Edit:
+def _compute(model: LanguageModel, ask: EditAsk, active: list[Edit], watch: Watch) -> Edit:
     from experiments.guard import guarded
 
     request = _request(model, ask)
@@ -88,7 +88,7 @@ def _compute(model: LanguageModel, ask: EditAsk, active: list[Edit], progress: P
         config_of(ask),
         active=active,
         roll_back=ask.roll_back,
-        watch=watch_of(progress, cancelled),
+        watch=watch,
     )
     if found.rolled_back:
         raise ValueError(f"rolled back: {found.warnings[-1]}")
@@ -135,22 +135,22 @@ def score(ask: ScoreAsk, trace_seconds: float | None) -> Work:
     """Five metrics of a finished edit, with all active ones in the model."""
     shelf, drawer, probes = cache.shelf(), cache.drawer(), ask.probes
 
-    def work(progress: Progress, cancelled: Cancelled) -> object:
+    def work(watch: Watch) -> object:
         from app import workflow
         from app.probes import probes_of
 
-        (change,) = drawer.all([ask.edit])
+        model, (change,) = shelf.get(ask.model, watch), drawer.all([ask.edit])
+        watch.step(0, 0, "scoring")
         request = change.requests[0]
         if probes is not None:
             request = dataclasses.replace(request, probes=probes_of(probes, request.probes))
         return workflow.evaluate(
-            shelf.get(ask.model, progress),
+            model,
             change,
             request,
             active=drawer.all(ask.active),
             trace_seconds=trace_seconds,
-            progress=progress,
-            cancelled=cancelled,
+            watch=watch,
         )
 
     return work
@@ -160,10 +160,10 @@ def every_layer(ask: LayersAsk, located: object) -> Work:
     """The same edit at every layer, beside the trace."""
     shelf, drawer = cache.shelf(), cache.drawer()
 
-    def work(progress: Progress, cancelled: Cancelled) -> object:
+    def work(watch: Watch) -> object:
         from app.every_layer import edit_every_layer
 
-        asked, model = ask.edit, shelf.get(ask.edit.model, progress)
+        asked, model = ask.edit, shelf.get(ask.edit.model, watch)
         request = _request(model, asked)
         return edit_every_layer(
             model,
@@ -172,8 +172,7 @@ def every_layer(ask: LayersAsk, located: object) -> Work:
             asked.method,
             config_of(asked),
             active=drawer.all(asked.active),
-            progress=progress,
-            cancelled=cancelled,
+            watch=watch,
         )
 
     return work
@@ -183,10 +182,11 @@ def compare(ask: CompareAsk) -> Work:
     """Two branches side by side."""
     shelf, drawer = cache.shelf(), cache.drawer()
 
-    def work(progress: Progress, cancelled: Cancelled) -> object:
+    def work(watch: Watch) -> object:
         from app import side_by_side
 
-        sides = drawer.all(ask.left), drawer.all(ask.right)
-        return side_by_side.compare(shelf.get(ask.model, progress), *sides, progress=progress, cancelled=cancelled)
+        model = shelf.get(ask.model, watch)
+        watch.step(0, 0, "comparing")
+        return side_by_side.compare(model, drawer.all(ask.left), drawer.all(ask.right), watch=watch)
 
     return work

@@ -100,7 +100,7 @@ def ask(**changes: object) -> BatchAsk:
 
 
 def prepared(asked: BatchAsk) -> Prepared:
-    return prepare(cache.shelf().get("reference"), asked, lambda done, total: None, lambda: False)
+    return prepare(cache.shelf().get("reference"), asked)
 
 
 def test_a_batch_that_cannot_fit_is_refused_with_both_numbers(
@@ -124,7 +124,7 @@ def test_a_batch_in_a_chat_is_run_in_a_chat(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setenv("ENGRAM_MODELS", f"mine={tmp_path}")
     monkeypatch.setattr("experiments.memory.free_bytes", lambda device: 0)  # no cell is timed here
     asked = BatchAsk("mine|chat", "atlas", "edit", facts=1, seed=0, workers=1, methods=("ft-m",), only_known=False)
-    found = prepare(cache.shelf().get("mine|chat"), asked, lambda done, total: None, lambda: False)
+    found = prepare(cache.shelf().get("mine|chat"), asked)
     plan = found.plan("x")
     assert plan.about[LOADING] == {"chat": True}
     setup = Setup(plan.model, plan.dtype, plan.device, found.identity, (), **plan.about[LOADING])

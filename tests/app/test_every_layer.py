@@ -12,7 +12,7 @@ from app.every_layer import NEW_ANSWER, EveryLayer, edit_every_layer
 from app.shared.plots import every_layer_figure
 from app.workbench.layers_tab import summary
 from app.workflow import Located
-from facts.watch import Cancelled
+from facts.watch import Cancelled, Watch
 from metrics.definitions import PROMPTED
 from models import LanguageModel
 
@@ -61,7 +61,7 @@ def test_each_layer_is_what_an_edit_there_alone_gives(tiny: Callable[[str], Lang
     config = {"steps": 2, "learning_rate": 0.01}
     seen: list[tuple[int, int]] = []
     got = edit_every_layer(
-        model, request, located, "ft-m", config, progress=lambda done, total: seen.append((done, total))
+        model, request, located, "ft-m", config, watch=Watch(lambda done, total, stage: seen.append((done, total)))
     )
     assert got.layers == (0, 1, 3)  # the silent one is left out
     row = located.main.indirect_effect[located.main.peak()[0]]
@@ -75,7 +75,7 @@ def test_each_layer_is_what_an_edit_there_alone_gives(tiny: Callable[[str], Lang
     assert seen
     assert all(total == 300 and done <= 300 for done, total in seen)
     with pytest.raises(Cancelled):
-        edit_every_layer(model, request, located, "ft-m", config, cancelled=lambda: True)
+        edit_every_layer(model, request, located, "ft-m", config, watch=Watch(cancelled=lambda: True))
 
 
 def test_a_layer_that_cannot_be_edited_is_named_and_all_of_them_is_an_error(

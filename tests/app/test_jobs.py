@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from app.server.jobs import Job, Progress, Runner, job_key, sentence
+from app.server.jobs import Job, Runner, job_key, sentence
+from facts.watch import Watch
 
 
 @pytest.fixture
@@ -38,7 +39,7 @@ def test_identical_requests_share_one_run(runner: Runner) -> None:
     runs = []
     gate = threading.Event()
 
-    def work(progress: object, cancelled: object) -> str:
+    def work(watch: Watch) -> str:
         runs.append(1)
         gate.wait(10)
         return "map"
@@ -54,8 +55,8 @@ def test_identical_requests_share_one_run(runner: Runner) -> None:
 def test_progress_and_place_in_the_queue(runner: Runner) -> None:
     gate, begun = threading.Event(), threading.Event()
 
-    def work(progress, cancelled):  # type: ignore[no-untyped-def]
-        progress(1, 4)
+    def work(watch: Watch) -> None:
+        watch.step(1, 4)
         begun.set()
         gate.wait(10)
 
@@ -83,8 +84,8 @@ def test_a_stage_is_named_and_the_time_left_never_rises(monkeypatch: pytest.Monk
     now = [100.0]
     monkeypatch.setattr("app.server.jobs.time.monotonic", lambda: now[0])
     job = Job("a", "Tracing", state="running")
-    told = Progress(job)
-    told.stage("reading the model, once")
+    told = job.tell
+    told(0, 0, "reading the model, once")
     assert (job.stage, job.seconds_left()) == ("reading the model, once", None)
     now[0] = 150  # the model took 50 s, which say nothing of the trace
     told(0, 100)
@@ -105,10 +106,10 @@ def test_a_stage_is_named_and_the_time_left_never_rises(monkeypatch: pytest.Monk
 
 
 def test_cancel_stops_the_work_at_its_next_step(runner: Runner) -> None:
-    def work(progress, cancelled):  # type: ignore[no-untyped-def]
-        while not cancelled():
+    def work(watch: Watch) -> None:
+        while True:
+            watch.check()
             time.sleep(0.005)
-        raise RuntimeError("stopped")
 
     job = runner.submit("a", "endless", work, "me")
     runner.cancel(job, "me")
@@ -128,7 +129,7 @@ def test_one_of_two_askers_cannot_cancel_for_the_other(runner: Runner) -> None:
 
 
 def test_a_failed_or_cancelled_job_can_be_asked_for_again(runner: Runner) -> None:
-    def fail(progress: object, cancelled: object) -> None:
+    def fail(watch: Watch) -> None:
         raise ValueError("the prompt is empty")
 
     assert ended(runner.submit("a", "failing", fail)).state == "failed"

@@ -11,7 +11,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from app.server import cache
-from app.server.jobs import Job, Progress
+from app.server.jobs import Job
 from app.server.pace import Paces, token_passes
 from app.session.asks import ReadAsk
 from app.workbench import work
@@ -149,7 +149,7 @@ def test_reading_does_not_wait_for_a_trace_that_holds_the_model(new_page: NewPag
     thread.start()
     assert held.wait(10)
     ask = ReadAsk("reference", "Mount Fuji is in", "Mount Fuji", "")
-    look = work.read(ask)(Progress(Job("read", "")), lambda: False)
+    look = work.read(ask)(Job("read", "").watch)
     assert look.tokens  # type: ignore[attr-defined]
     assert thread.is_alive()
     free.set()

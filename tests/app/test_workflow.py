@@ -6,7 +6,7 @@ import pytest
 
 from app import workflow
 from facts import Fact
-from facts.watch import Cancelled
+from facts.watch import Cancelled, Watch
 from models import LanguageModel, load_model
 
 PROMPT, SUBJECT = "The Space Needle is located in the city of", "Space Needle"
@@ -52,7 +52,7 @@ def test_trace_gives_a_map_for_each_site(model: LanguageModel) -> None:
         ["resid_post", "mlp_out"],
         window=2,
         samples=2,
-        progress=lambda done, total: steps.append((done, total)),
+        watch=Watch(lambda done, total, stage: steps.append((done, total))),
     )
     assert (state.config.window, mlp.config.window) == (1, 2)
     assert state.indirect_effect.shape == mlp.indirect_effect.shape == (len(state.tokens), model.n_layers)
@@ -102,4 +102,4 @@ def test_errors_are_sentences(model: LanguageModel) -> None:
 def test_an_edit_can_be_cancelled(model: LanguageModel) -> None:
     request = workflow.request_for(model, PROMPT, SUBJECT, "", "Paris")
     with pytest.raises(Cancelled):
-        workflow.edit(model, request, "rome", QUICK, cancelled=lambda: True)
+        workflow.edit(model, request, "rome", QUICK, watch=Watch(cancelled=lambda: True))

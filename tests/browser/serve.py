@@ -18,7 +18,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from app.__main__ import main
 from app.server import cache
-from app.server.jobs import Cancelled, Job, Lane, Progress, Runner, Work
+from app.server.jobs import Job, Lane, Runner, Work
+from facts.watch import Watch
 
 going_on = threading.Event()
 going_on.set()
@@ -26,28 +27,21 @@ runs: Counter[str] = Counter()
 submit = Runner.submit
 
 
-class Held(Progress):
-    """A job's progress that lets no step be over while the door holds."""
-
-    def __init__(self, told: Progress, cancelled: Cancelled) -> None:
-        super().__init__(told._job)
-        self._cancelled = cancelled
-
-    def __call__(self, done: int, total: int) -> None:
-        super().__call__(done, total)
-        while not going_on.is_set() and not self._cancelled():
-            time.sleep(0.02)
-
-
 def watched(self: Runner, key: str, label: str, work: Work, asker: str = "", lane: Lane = "long") -> Job:
     """`Runner.submit`, with the work counted and held at every step."""
 
-    def held(progress: Progress, cancelled: Cancelled) -> object:
+    def held(watch: Watch) -> object:
         from experiments import guard  # imports torch, which the page does without until its first job
 
         runs[label] += 1
         guard.UNLIKELY = 0.0  # a random model is not taught an answer in the few steps these tests take
-        return work(Held(progress, cancelled), cancelled)
+
+        def tell(done: int, of: int, stage: str) -> None:
+            watch.tell(done, of, stage)
+            while of and not going_on.is_set() and not watch.cancelled():
+                time.sleep(0.02)
+
+        return work(Watch(tell, watch.cancelled))
 
     return submit(self, key, label, held, asker, lane)
 
