@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from editing.edit import Edit
+from editing.files import save_edit
 from editing.parts.suggest import suggest_layer
 from editing.registry import DEFAULT_METHOD, METHODS, get_method
 from facts.watch import UNWATCHED, Watch
@@ -35,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise FileNotFoundError(f"there is no folder {str(options.save_to.parent)!r}; make it first")
         edit, report, why = _run(options)
         if options.save_to and (not why or options.keep_broken):
-            edit.save(options.save_to)
+            save_edit(edit, options.save_to)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

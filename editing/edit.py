@@ -10,7 +10,6 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -119,21 +118,3 @@ class Edit:
     def digest(self) -> str:
         """sha256 over what the edit does and the revision it is for."""
         return hashlib.sha256(f"{self.model_revision} {self.content}".encode()).hexdigest()
-
-    def save(self, path: Path | str) -> None:
-        """Write the edit as one safetensors file with JSON metadata in its header."""
-        from editing.files import save_edit  # files.py reads configs through the registry, which imports this module
-
-        save_edit(self, Path(path))
-
-    @staticmethod
-    def load(path: Path | str) -> Edit:
-        """Read what `save` wrote.
-
-        Raises:
-            FileNotFoundError: if there is no such file.
-            ValueError: if the file is not a saved edit.
-        """
-        from editing.files import load_edit  # see save
-
-        return load_edit(Path(path))

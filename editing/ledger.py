@@ -22,7 +22,7 @@ from pathlib import Path
 from editing.applied.export import export_model
 from editing.applied.view import EditedModel, apply_edits, on_base
 from editing.edit import Edit
-from editing.files import load_edit
+from editing.files import load_edit, save_edit
 from facts.branches import Branches
 from models import LanguageModel
 
@@ -202,7 +202,7 @@ class Ledger:
         )  # fails now rather than in the ledger
         if self.folder is not None and not self._file(edit.digest).is_file():
             scratch = self._file(edit.digest).with_suffix(".part")
-            edit.save(scratch)
+            save_edit(edit, scratch)
             os.replace(scratch, self._file(edit.digest))
         self._edits = known
         self._change(state)

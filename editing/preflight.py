@@ -65,7 +65,7 @@ def after_computing(model: LanguageModel, edit: Edit) -> tuple[Diagnostic, ...]:
         if largest > LARGE:
             warning = (
                 f"the change of {name} is {largest:.3g} times as large as the weight itself, so the model may be "
-                f"broken; undo it, and try {SAFER} or another layer"
+                f"broken; undo it, and try {safer_than(edit.method)} or another layer"
             )
         found.append(Diagnostic("largest change", largest, "|Δ| / |W|", "Over the weights it changes.", warning))
     known = {diagnostic.name: diagnostic.value for diagnostic in edit.diagnostics}
@@ -75,7 +75,7 @@ def after_computing(model: LanguageModel, edit: Edit) -> tuple[Diagnostic, ...]:
         if cosine < SLANTED:
             warning = (
                 f"the update was divided by almost nothing (cosine of key and direction {cosine:.2g}), which inflates "
-                f"it; undo it, and try {SAFER}"
+                f"it; undo it, and try {safer_than(edit.method)}"
             )
         found.append(Diagnostic("denominator cosine", cosine, "", "Of key and direction.", warning))
     return tuple(found)

@@ -57,8 +57,8 @@ def check_batch(model: LanguageModel, requests: Sequence[EditRequest]) -> None:
         seen[prompt] = request
 
 
-def single(model: LanguageModel, requests: Sequence[EditRequest], title: str) -> EditRequest:
-    """The only request.
+def check_single(model: LanguageModel, requests: Sequence[EditRequest], title: str) -> None:
+    """Hold what a method without batches is given to one request, and to a model that can be edited.
 
     Raises:
         ValueError: as `check_editable`, and if there is none or more than one.
@@ -69,4 +69,3 @@ def single(model: LanguageModel, requests: Sequence[EditRequest], title: str) ->
             f"{title} takes one request at a time, but {len(requests)} were given; compute one edit for each, "
             "or choose a method for batches, such as memit"
         )
-    return requests[0]

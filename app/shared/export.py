@@ -140,11 +140,13 @@ def _edit_name(edit: Edit) -> str:
 
 
 def _edit_file(edit: Edit) -> bytes:
+    from editing import save_edit
+
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "edit.safetensors"
         if getattr(edit.config, "corpus", ""):  # where it lay on this server is nobody's business
             edit = dataclasses.replace(edit, config=dataclasses.replace(edit.config, corpus="uploaded text"))
-        edit.save(path)
+        save_edit(edit, path)
         return path.read_bytes()
 
 

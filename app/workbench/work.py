@@ -118,11 +118,11 @@ def _read_file(model: LanguageModel, ask: FileAsk) -> Edit:
     Raises:
         ValueError: if the file is not an edit, or is one for another model.
     """
-    from editing import Edit, apply_edits
+    from editing import apply_edits, load_edit
 
     path = cache.uploads().path(ask.file)
     try:
-        read = Edit.load(path)
+        read = load_edit(path)
     except ValueError as error:
         raise ValueError(str(error).replace(repr(str(path)), "the file")) from None
     if ask.forced:

@@ -16,66 +16,21 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Protocol, TypeVar
+from dataclasses import replace
+from typing import TypeVar
 
 import torch
 
 from editing import prefix
-from editing.applied import codebook, side
+from editing.applied import codebook, router, side
+from editing.applied.router import Memory
+from editing.applied.weights import changed, summed
 from editing.edit import Edit
-from editing.ops import CodebookOp, Delta, DenseDelta, PromptOp, RouteOp, SideOp, WeightDelta
+from editing.ops import CodebookOp, DenseDelta, PromptOp, SideOp, WeightDelta
 from models import LanguageModel, Sampling, as_out_in
 from models.views import Rewrite
 
 T = TypeVar("T")
-
-
-class Router(Protocol):
-    """What decides the scope of stored edits, and what answers in it: the trained part of SERAC."""
-
-    digest: str
-    """sha256, equal to `RouteOp.editor` of the edits it serves."""
-
-    def scores(self, model: LanguageModel, prompt: Sequence[int], ops: Sequence[RouteOp]) -> torch.Tensor:
-        """How far the prompt lies in the scope of each entry of all `ops`, one after the other: [entries], in [0, 1].
-
-        Args:
-            model: the unedited base.
-            prompt: token ids of the prompt, without an answer.
-        """
-
-    def counterfactual(self, model: LanguageModel) -> LanguageModel:
-        """The model that answers prompts in scope, behind the entry's context; `model` is the unedited base."""
-
-
-class Routing(Protocol):
-    """A method whose edits hold a `RouteOp`."""
-
-    def router(self, edit: Edit) -> Router:
-        """The router the edit was made for.
-
-        Raises:
-            ValueError: if it is not there, or its digest differs.
-        """
-
-
-@dataclass(frozen=True, eq=False)
-class Memory:
-    """All stored edits of one router."""
-
-    router: Router
-    answers: LanguageModel
-    """The counterfactual model."""
-    ops: tuple[RouteOp, ...]
-
-    def find(self, base: LanguageModel, prompt: Sequence[int]) -> tuple[float, tuple[int, ...]] | None:
-        """(score, context) of the entry whose scope the prompt is in; None: in no entry's."""
-        scores = self.router.scores(base, prompt, self.ops).cpu()
-        owners = [(op, index) for op in self.ops for index in range(len(op.contexts))]
-        best = int(scores.argmax())
-        op, index = owners[best]
-        return (float(scores[best]), op.contexts[index]) if float(scores[best]) > op.threshold else None
 
 
 class EditedModel(LanguageModel):
@@ -227,8 +182,7 @@ def apply_edits(model: LanguageModel, edits: Sequence[Edit], *, force: bool = Fa
     active = (*present, *(on_base(edit, base, present) for edit in edits))
     inner = _weights_view(base, active)
     prompts = [op for edit in active for op in edit.ops if isinstance(op, PromptOp)]
-    memories = _memories(base, active)
-    return EditedModel(base, active, inner, prefix.fold(base, prompts), memories)
+    return EditedModel(base, active, inner, prefix.fold(base, prompts), router.memories(base, active))
 
 
 def on_base(edit: Edit, base: LanguageModel, active: Sequence[Edit]) -> Edit:
@@ -245,7 +199,7 @@ def _weights_view(base: LanguageModel, edits: Sequence[Edit]) -> LanguageModel:
     ops = [op for edit in sorted(edits, key=lambda edit: edit.content) for op in edit.weights]
     names: dict[int, str] = {}  # a tied weight has two names and one sum
     grouped = _grouped(ops, lambda op: names.setdefault(id(base.weight(op.name)), op.name))
-    replaced = {name: _changed(base, name, _summed(some, base.device)) for name, some in grouped.items()}
+    replaced = {name: changed(base, name, summed(some, base.device)) for name, some in grouped.items()}
     rewrites = _rewrites(base, edits)
     if not edits:
         return base.view()
@@ -253,31 +207,6 @@ def _weights_view(base: LanguageModel, edits: Sequence[Edit]) -> LanguageModel:
     ordered = [*unordered, *(edit.content for edit in edits if len(edit.weights) < len(edit.ops))]
     revision = hashlib.sha256(" ".join([base.revision, *ordered]).encode()).hexdigest()
     return base.view(replaced, rewrites, revision)
-
-
-def _summed(ops: Sequence[Delta], device: torch.device) -> torch.Tensor:
-    """The changes of one weight together, [d_out, d_in] float64; many of low rank are one product, since a sequence
-    of edits has hundreds."""
-    low = [op for op in ops if isinstance(op, WeightDelta)]
-    if len({op.shape for op in low}) == 1:
-        rows, cols = torch.cat([op.rows for op in low], dim=1), torch.cat([op.cols for op in low])
-        parts = [rows.to(device).double() @ cols.to(device).double()]
-        parts += [op.matrix().to(device).double() for op in ops if not isinstance(op, WeightDelta)]
-    else:
-        parts = [op.matrix().to(device).double() for op in ops]
-    total = parts[0]
-    for part in parts[1:]:
-        total = total + part
-    return total
-
-
-def _changed(model: LanguageModel, name: str, change: torch.Tensor) -> torch.Tensor:
-    """The weight plus the change [d_out, d_in], in the orientation and dtype in which the module stores it."""
-    stored = model.weight(name)
-    module = model.module.get_submodule(name.rpartition(".")[0])
-    oriented = as_out_in(module, stored) if stored.ndim == 2 else stored
-    summed = (oriented.double() + change).to(stored.dtype)
-    return as_out_in(module, summed) if stored.ndim == 2 else summed
 
 
 def _rewrites(base: LanguageModel, edits: Sequence[Edit]) -> dict[str, Rewrite]:
@@ -334,20 +263,6 @@ def _size(base: LanguageModel, name: str) -> tuple[int, ...]:
     if stored.ndim != 2:
         return tuple(stored.shape)
     return tuple(as_out_in(base.module.get_submodule(name.rpartition(".")[0]), stored).shape)
-
-
-def _memories(base: LanguageModel, edits: Sequence[Edit]) -> list[Memory]:
-    from editing.registry import get_method  # the registry imports the methods, which make views
-
-    routers: dict[str, Router] = {}
-    stored: dict[str, list[RouteOp]] = {}
-    for edit in edits:
-        for op in (op for op in edit.ops if isinstance(op, RouteOp)):
-            if op.editor not in routers:
-                method: Routing = get_method(edit.method)  # type: ignore[assignment] # only SERAC's kind makes a RouteOp
-                routers[op.editor] = method.router(edit)
-            stored.setdefault(op.editor, []).append(op)
-    return [Memory(router, router.counterfactual(base), tuple(stored[key])) for key, router in routers.items()]
 
 
 def _grouped(ops: Sequence[T], name: Callable[[T], str]) -> dict[str, list[T]]:

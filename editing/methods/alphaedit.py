@@ -29,10 +29,10 @@ import torch
 
 from editing.configs import check_config
 from editing.edit import Diagnostic, Edit
+from editing.method import Task
+from editing.methods.spread import SpreadConfig, SpreadMethod, Update
 from editing.parts.moments import Moment, factor
 from editing.parts.spectrum import spectrum
-from editing.parts.spread import SpreadConfig, SpreadMethod, Update
-from models import LanguageModel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,12 +103,10 @@ class AlphaEditMethod(SpreadMethod):
     title = "AlphaEdit"
     config_type = AlphaEditConfig
 
-    def update(
-        self, model: LanguageModel, config: AlphaEditConfig, moments: dict[int, Moment], active: Sequence[Edit]
-    ) -> Update:
-        width = model.d_mlp
-        past = {layer: past_keys(active, model.architecture.key_weight_name(layer), width) for layer in moments}
-        return _AlphaEdit(config, moments, past)
+    def update(self, task: Task, moments: dict[int, Moment]) -> Update:
+        names = {layer: task.model.architecture.key_weight_name(layer) for layer in moments}
+        past = {layer: past_keys(task.active, name, task.model.d_mlp) for layer, name in names.items()}
+        return _AlphaEdit(task.config, moments, past)
 
 
 class _AlphaEdit:

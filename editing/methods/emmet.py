@@ -13,16 +13,15 @@ Symbols: K keys [d_mlp, n], R [d_model, n], e slack x mean diagonal of K^T C^-1 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 
 from editing.configs import check_config
-from editing.edit import Diagnostic, Edit
+from editing.edit import Diagnostic
+from editing.method import Task
+from editing.methods.spread import SpreadConfig, SpreadMethod, Update
 from editing.parts.moments import Moment, factor, regular
-from editing.parts.spread import SpreadConfig, SpreadMethod, Update
-from models import LanguageModel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,10 +68,8 @@ class EmmetMethod(SpreadMethod):
     title = "EMMET"
     config_type = EmmetConfig
 
-    def update(
-        self, model: LanguageModel, config: EmmetConfig, moments: dict[int, Moment], active: Sequence[Edit]
-    ) -> Update:
-        return _Emmet(config, moments)
+    def update(self, task: Task, moments: dict[int, Moment]) -> Update:
+        return _Emmet(task.config, moments)
 
 
 class _Emmet:

@@ -14,23 +14,18 @@ mean absolute entry.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from time import perf_counter
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-from editing.applied.view import apply_edits
 from editing.configs import check_config
-from editing.edit import Edit
+from editing.method import Change, Method, Task
 from editing.ops import DenseDelta
-from editing.parts.answers import Targets, new_answers, probabilities
+from editing.parts.answers import Targets
 from editing.parts.descent import DescentSettings, PromptEndTargets, descend
-from editing.parts.diagnosis import answer_diagnostics, size_diagnostic
-from editing.requests import check_batch, check_layer
-from facts import EditRequest
-from facts.watch import UNWATCHED, Watch
-from models import LanguageModel, as_out_in
+from editing.parts.diagnosis import size_diagnostic
+from models import as_out_in
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +60,7 @@ class ConstrainedConfig(FineTuneConfig):
     )
 
 
-class FineTuneMethod:
+class FineTuneMethod(Method):
     """`METHODS["ft"]`, and what FT-L and FT-M have in common with it."""
 
     name = "ft"
@@ -73,52 +68,32 @@ class FineTuneMethod:
     family = "fine-tuning"
     config_type: type[Any] = FineTuneConfig
     batch = True
-    needs = frozenset[str]()
     targets: type[Targets] = PromptEndTargets
 
-    def compute(
-        self,
-        model: LanguageModel,
-        requests: Sequence[EditRequest],
-        config: Any,
-        *,
-        active: Sequence[Edit] = (),
-        watch: Watch = UNWATCHED,
-    ) -> Edit:
-        """The trained change of one weight; computed, not applied: the model is left bit for bit as it was.
-
-        Args:
-            watch: told the percentage done.
+    def change(self, task: Task) -> Change:
+        """The trained change of one weight.
 
         Raises:
-            ValueError: if the layer is out of range or writes nothing, a prompt does not fit, or requests contradict
-                each other.
-            Cancelled: if `watch` says to stop.
+            ValueError: if the layer writes nothing, or a prompt does not fit.
+            Cancelled: if the watch says to stop.
         """
-        check_layer(model, config.layer)
-        check_batch(model, requests)
-        began = perf_counter()
-        rows = new_answers(model, requests)
-        before = probabilities(model, rows)
+        model, config = task.model, task.config
         name = model.architecture.key_weight_name(config.layer)
         private = model.view({name: model.weight(name)})  # a tree and a copy of the weight of our own
         weight = private.weight(name).requires_grad_(True)
         start = weight.detach().clone()
         losses = descend(
             private,
-            rows,
+            task.rows,
             [weight],
             config,
             targets=self.targets,
             after_step=self.constraint(start.float(), config),
-            watch=watch.part(0, 98),
+            watch=task.watch.part(0, 98),
         )
         change = as_out_in(model.key_module(config.layer), weight.detach().float() - start.float()).contiguous()
-        edit = Edit(self.name, tuple(requests), config, (DenseDelta(name, change),), model.revision, losses=losses)
-        after = probabilities(apply_edits(model, [edit]), rows)
-        own = [size_diagnostic(model, edit), *answer_diagnostics(edit, before, after)]
-        watch.step(100, 100)
-        return replace(edit, diagnostics=tuple(own), seconds={"training": perf_counter() - began})
+        ops = (DenseDelta(name, change),)
+        return Change(ops=ops, losses=losses, diagnostics=(size_diagnostic(model, ops),))
 
     def constraint(self, start: torch.Tensor, config: Any) -> Callable[[Sequence[torch.Tensor]], None] | None:
         """What holds the trained weight after a step; nothing here."""

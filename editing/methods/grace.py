@@ -18,23 +18,20 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from time import perf_counter
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 
 from editing.applied.codebook import Codebook, distances, fold
-from editing.applied.view import apply_edits
 from editing.configs import check_config
-from editing.edit import Diagnostic, Edit, LossStep
+from editing.edit import Diagnostic, LossStep
+from editing.method import Change, Method, Task
 from editing.ops import CodebookOp, Where
-from editing.parts.answers import Asked, Targets, new_answers, padded, probabilities
-from editing.parts.diagnosis import answer_diagnostics
-from editing.requests import check_batch, check_layer
+from editing.parts.answers import Asked, Targets, padded
 from facts import EditRequest
 from facts.atlas import load_atlas
-from facts.watch import UNWATCHED, Watch
+from facts.watch import Watch
 from models import LanguageModel, pad, run
 from models.forwards.calls import calling
 
@@ -115,7 +112,7 @@ class Place:
     """[d_model], what the layer gives there now."""
 
 
-class GraceMethod:
+class GraceMethod(Method):
     """`METHODS["grace"]`."""
 
     name = "grace"
@@ -123,56 +120,34 @@ class GraceMethod:
     family = "memory"
     config_type = GraceConfig
     batch = True
-    needs = frozenset[str]()
+    stage = "value"
 
-    def compute(
-        self,
-        model: LanguageModel,
-        requests: Sequence[EditRequest],
-        config: GraceConfig,
-        *,
-        active: Sequence[Edit] = (),
-        watch: Watch = UNWATCHED,
-    ) -> Edit:
-        """One entry a request, in turn; the model is left bit for bit as it was.
-
-        Args:
-            watch: told how many requests are done.
+    def change(self, task: Task) -> Change:
+        """One entry a request, in turn.
 
         Raises:
-            ValueError: if the layer is out of range, a prompt does not fit, or requests contradict each other.
-            Cancelled: if `watch` says to stop.
+            ValueError: if a prompt does not fit.
+            Cancelled: if the watch says to stop.
         """
-        check_layer(model, config.layer)
-        check_batch(model, requests)
-        began = perf_counter()
-        rows = new_answers(model, requests)
-        before = probabilities(model, rows)
+        model, config = task.model, task.config
         path = model.architecture.key_path(config.layer)
-        earlier = [op for edit in active for op in edit.ops if isinstance(op, CodebookOp) and op.module == path]
+        book = [op for edit in task.active for op in edit.ops if isinstance(op, CodebookOp) and op.module == path]
         entries: list[CodebookOp] = []
         losses: list[LossStep] = []
-        for index, row in enumerate(rows):
+        for index, row in enumerate(task.rows):
             place = _place(model, config.layer, row)
             reach = config.radius * (float(place.key.norm()) if config.radius_unit == "key norm" else 1.0)
             label = row.ids[row.n_prompt :]
-            start = _start(place, [*earlier, *entries], label, reach, config)
-            value = _search(model, config, place, start, losses, watch)
+            start = _start(place, book, label, reach, config)
+            value = _search(model, config, place, start, losses, task.watch)
             entries.append(CodebookOp(path, place.key[None], value[None], (label,), reach, config.where))
-            watch.step(index + 1, len(rows))
-        edit = Edit(
-            self.name,
-            tuple(requests),
-            config,
-            tuple(entries),
-            model.revision,
-            losses=tuple(losses) if len(rows) == 1 else (),
-            seconds={"value": perf_counter() - began},
+            book.append(entries[-1])
+            task.watch.step(index + 1, len(task.rows))
+        return Change(
+            ops=tuple(entries),
+            losses=tuple(losses) if len(task.rows) == 1 else (),
+            diagnostics=(*_diagnostics(fold(book), book), *_strangers(model, task.requests[-1], config, fold(book))),
         )
-        after = probabilities(apply_edits(model, [edit]), rows)
-        book = fold([*earlier, *entries])
-        own = [*_diagnostics(book, [*earlier, *entries]), *_strangers(model, requests[-1], config, book)]
-        return replace(edit, diagnostics=(*own, *answer_diagnostics(edit, before, after)))
 
 
 def _place(model: LanguageModel, layer: int, row: Asked) -> Place:

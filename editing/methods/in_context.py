@@ -12,16 +12,13 @@ in the paper's ratio of kinds, and the edit says how many that are.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from time import perf_counter
+from dataclasses import dataclass, field
 from typing import Any
 
-from editing.applied.view import apply_edits
 from editing.configs import check_config
-from editing.edit import Diagnostic, Edit
+from editing.edit import Diagnostic
+from editing.method import Change, Method, Task
 from editing.ops import PromptOp
-from editing.parts.answers import new_answers, probabilities
 from editing.parts.demonstrations import (
     OPENINGS,
     Similarity,
@@ -32,11 +29,8 @@ from editing.parts.demonstrations import (
     question,
     statement,
 )
-from editing.parts.diagnosis import answer_diagnostics
-from editing.requests import single
 from facts import EditRequest
 from facts.atlas import load_atlas
-from facts.watch import UNWATCHED, Watch
 from models import LanguageModel
 
 
@@ -90,45 +84,31 @@ class IkeConfig(IceConfig):
     )
 
 
-class IceMethod:
+class IceMethod(Method):
     """`METHODS["ice"]`."""
 
     name = "ice"
     title = "ICE"
     family = "in-context"
     config_type: type[Any] = IceConfig
-    batch = False
     needs = frozenset({"subject"})
+    stage = "solve"
 
-    def compute(
-        self,
-        model: LanguageModel,
-        requests: Sequence[EditRequest],
-        config: Any,
-        *,
-        active: Sequence[Edit] = (),
-        watch: Watch = UNWATCHED,
-    ) -> Edit:
-        """The words to put before every prompt; the model is left bit for bit as it was.
+    def change(self, task: Task) -> Change:
+        """The words to put before every prompt.
 
         Raises:
-            ValueError: if there is not one request, or the statement leaves no room for prompt and answer.
-            Cancelled: if `watch` says to stop.
+            ValueError: if the statement leaves no room for prompt and answer.
         """
-        request, began = single(model, requests, self.title), perf_counter()
-        rows = new_answers(model, requests)
-        if len(rows[0].ids) > config.reserve:
+        n_tokens = len(task.rows[0].ids)
+        if n_tokens > task.config.reserve:
             raise ValueError(
-                f"prompt and answer are {len(rows[0].ids)} tokens long, but only {config.reserve} are kept free for "
-                "them; raise reserve"
+                f"prompt and answer are {n_tokens} tokens long, but only {task.config.reserve} are kept free for them; "
+                "raise reserve"
             )
-        op = self.prefix(model, request, config)
-        seconds = {"solve": perf_counter() - began}
-        edit = Edit(self.name, (request,), config, (op,), model.revision, seconds=seconds)
-        view = apply_edits(model, [edit])
-        watch.step(1, 1)
-        answered = answer_diagnostics(edit, probabilities(model, rows), probabilities(view, rows))
-        return replace(edit, diagnostics=(*self.diagnostics(config, op), *answered))
+        op = self.prefix(task.model, task.request, task.config)
+        task.watch.check()
+        return Change(ops=(op,), diagnostics=tuple(self.diagnostics(task.config, op)))
 
     def prefix(self, model: LanguageModel, request: EditRequest, config: Any) -> PromptOp:
         """The statement alone."""

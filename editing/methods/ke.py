@@ -12,22 +12,21 @@ Edits of a batch are summed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from editing.configs import check_config
-from editing.edit import Diagnostic, Edit
+from editing.edit import Diagnostic
+from editing.method import Task
+from editing.methods.learned import Asked, LearnedMethod, artefact_setting, ask, diagnostics, scaled
 from editing.ops import Op
 from editing.train.artefact import Artefact
 from editing.train.factors import weight_shapes
 from editing.train.ke_network import KeNetwork, condition_ids, embed_conditions
-from editing.train.proposal import Asked, LearnedMethod, artefact_setting, ask, diagnostics, scaled, weight_deltas
-from editing.train.rows import LowRank
-from facts import EditRequest
-from models import LanguageModel
+from editing.train.rows import LowRank, weight_deltas
 
 
 @dataclass(frozen=True)
@@ -80,19 +79,13 @@ class KeMethod(LearnedMethod):
     config_type = KeConfig
     needs = frozenset({"trained_editor", "target_old"})
 
-    def proposed(
-        self,
-        model: LanguageModel,
-        requests: Sequence[EditRequest],
-        config: KeConfig,
-        artefact: Artefact,
-        active: Sequence[Edit],
-    ) -> tuple[tuple[Op, ...], tuple[Diagnostic, ...]]:
+    def proposed(self, task: Task, artefact: Artefact) -> tuple[tuple[Op, ...], tuple[Diagnostic, ...]]:
         """As `LearnedMethod.proposed`.
 
         Raises:
             ValueError: if a request has no old answer.
         """
+        model, requests = task.model, task.requests
         for request in requests:
             if not request.fact.target_true.strip():
                 raise ValueError(f"KE reads the old answer too; give the true answer of {request.fact.prompt!r}")
@@ -101,7 +94,7 @@ class KeMethod(LearnedMethod):
         conditions = [condition_ids(model, r.fact.target_true, r.target_new, r.fact.prompt) for r in requests]
         changes = network(asked.factors, *embed_conditions(model, conditions))
         changes = scaled(changes, torch.full((len(requests),), artefact.scale))
-        counts = repeats(asked, changes, config.loop)
+        counts = repeats(asked, changes, task.config.loop)
         deltas = weight_deltas(scaled(changes, counts))
         repeated = Diagnostic("repeats", float(counts.mean()), "", "How often a change was added, mean over requests.")
         return deltas, (*diagnostics(model, asked, deltas, artefact), repeated)

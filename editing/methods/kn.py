@@ -21,22 +21,20 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from time import perf_counter
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
 
-from editing.applied.view import apply_edits
 from editing.configs import check_config
-from editing.edit import Diagnostic, Edit
+from editing.edit import Diagnostic
+from editing.method import Change, Method, Task
 from editing.ops import WeightDelta
-from editing.parts.answers import Asked, new_answers, probabilities
+from editing.parts.answers import Asked
 from editing.parts.contexts import BARE, make_contexts
-from editing.parts.diagnosis import answer_diagnostics, size_diagnostic
-from editing.requests import single
+from editing.parts.diagnosis import size_diagnostic
 from facts import EditRequest
-from facts.watch import UNWATCHED, Watch
+from facts.watch import Watch
 from models import LanguageModel, Site, as_out_in, fits, run, target_ids
 from models.forwards.calls import calling
 from models.forwards.interventions import run_traced
@@ -194,48 +192,32 @@ def rewrite(
     return tuple(deltas)
 
 
-class KnowledgeNeuronsMethod:
+class KnowledgeNeuronsMethod(Method):
     """`METHODS["kn"]`."""
 
     name = "kn"
     title = "Knowledge neurons"
     family = "locate-then-edit"
     config_type = KnowledgeNeuronsConfig
-    batch = False
     needs = frozenset({"subject"})
+    stage = "neurons"
 
-    def compute(
-        self,
-        model: LanguageModel,
-        requests: Sequence[EditRequest],
-        config: KnowledgeNeuronsConfig,
-        *,
-        active: Sequence[Edit] = (),
-        watch: Watch = UNWATCHED,
-    ) -> Edit:
-        """The change of the chosen neurons; computed, not applied: the model is left bit for bit as it was.
+    def change(self, task: Task) -> Change:
+        """The change of the chosen neurons.
 
         The old answer is the request's true one, or what the model itself says where the request has none.
 
-        Args:
-            watch: told the percentage done.
-
         Raises:
-            ValueError: if there is more than one request, a prompt does not fit, or no neuron carries the old answer.
-            Cancelled: if `watch` says to stop.
+            ValueError: if a prompt does not fit, or no neuron carries the old answer.
+            Cancelled: if the watch says to stop.
         """
-        request = single(model, requests, self.title)
-        began = perf_counter()
-        rows = new_answers(model, [request])
-        old = _old_token(model, request, rows[0])
-        found = _everywhere(model, request, old, config, watch)
+        model, config, (row,) = task.model, task.config, task.rows
+        old = _old_token(model, task.request, row)
+        found = _everywhere(model, task.request, old, config, task.watch)
         neurons = choose(found.attributed, config.coarse, config.share, config.most)
-        deltas = rewrite(model, neurons, old, rows[0].ids[rows[0].n_prompt], config.old_factor, config.new_factor)
-        edit = Edit(self.name, (request,), config, deltas, model.revision)
-        before, after = probabilities(model, rows), probabilities(apply_edits(model, [edit]), rows)
-        own = [size_diagnostic(model, edit), *answer_diagnostics(edit, before, after), *_located(neurons, found)]
-        watch.step(100, 100)
-        return replace(edit, diagnostics=tuple(own), seconds={"neurons": perf_counter() - began})
+        deltas = rewrite(model, neurons, old, row.ids[row.n_prompt], config.old_factor, config.new_factor)
+        own = size_diagnostic(model, deltas)
+        return Change(ops=deltas, diagnostics=(own,), more=tuple(_located(neurons, found)))
 
 
 @dataclass(frozen=True, eq=False)

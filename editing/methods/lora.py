@@ -13,24 +13,17 @@ Symbols: A cols, B rows, r rank.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
-from time import perf_counter
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
 
-from editing.applied.view import apply_edits
 from editing.configs import check_config
-from editing.edit import Edit
+from editing.method import Change, Method, Task
 from editing.ops import WeightDelta
-from editing.parts.answers import new_answers, probabilities
 from editing.parts.descent import DescentSettings, descend
-from editing.parts.diagnosis import answer_diagnostics, size_diagnostic
-from editing.requests import check_batch
-from facts import EditRequest
-from facts.watch import UNWATCHED, Watch
+from editing.parts.diagnosis import size_diagnostic
 from models import LanguageModel, as_out_in
 
 ATTENTION_INPUTS = frozenset({"q_proj", "v_proj", "c_attn", "query_key_value", "qkv_proj", "Wqkv"})
@@ -122,7 +115,7 @@ def make_adapters(model: LanguageModel, config: LoraConfig) -> list[Adapter]:
     return adapters
 
 
-class LoraMethod:
+class LoraMethod(Method):
     """`METHODS["lora"]`."""
 
     name = "lora"
@@ -130,41 +123,21 @@ class LoraMethod:
     family = "fine-tuning"
     config_type = LoraConfig
     batch = True
-    needs = frozenset[str]()
 
-    def compute(
-        self,
-        model: LanguageModel,
-        requests: Sequence[EditRequest],
-        config: LoraConfig,
-        *,
-        active: Sequence[Edit] = (),
-        watch: Watch = UNWATCHED,
-    ) -> Edit:
-        """The trained low-rank changes; computed, not applied: the model is left bit for bit as it was.
-
-        Args:
-            watch: told the percentage done.
+    def change(self, task: Task) -> Change:
+        """The trained low-rank changes.
 
         Raises:
-            ValueError: if a prompt does not fit, requests contradict each other, or there is nothing to adapt.
-            Cancelled: if `watch` says to stop.
+            ValueError: if a prompt does not fit, or there is nothing to adapt.
+            Cancelled: if the watch says to stop.
         """
-        check_batch(model, requests)
-        began = perf_counter()
-        rows = new_answers(model, requests)
-        before = probabilities(model, rows)
-        private = model.view()  # hooks on its modules touch nobody else's
-        adapters = make_adapters(private, config)
+        private = task.model.view()  # hooks on its modules touch nobody else's
+        adapters = make_adapters(private, task.config)
         with ExitStack() as stack:
             for adapter in adapters:
                 handle = private.module.get_submodule(adapter.path).register_forward_hook(adapter)
                 stack.callback(handle.remove)
             parameters = [factor for adapter in adapters for factor in (adapter.rows, adapter.cols)]
-            losses = descend(private, rows, parameters, config, watch=watch.part(0, 98))
+            losses = descend(private, task.rows, parameters, task.config, watch=task.watch.part(0, 98))
         ops = tuple(adapter.delta() for adapter in adapters)
-        edit = Edit(self.name, tuple(requests), config, ops, model.revision, losses=losses)
-        after = probabilities(apply_edits(model, [edit]), rows)
-        own = [size_diagnostic(model, edit), *answer_diagnostics(edit, before, after)]
-        watch.step(100, 100)
-        return replace(edit, diagnostics=tuple(own), seconds={"training": perf_counter() - began})
+        return Change(ops=ops, losses=losses, diagnostics=(size_diagnostic(task.model, ops),))

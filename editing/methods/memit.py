@@ -5,7 +5,7 @@ least-squares solution that maps the new keys to what is missing and the old key
 
     delta = R K^T (lambda C + K K^T)^-1,    C = E[k k^T] over old keys,
 
-with K the keys of all requests and R the residuals, as in `editing.parts.spread`.  lambda counts how many old keys
+with K the keys of all requests and R the residuals, as in `editing.methods.spread`.  lambda counts how many old keys
 weigh against one new one.  For one request delta is s x ROME's, s = k^T C^-1 k / (lambda + k^T C^-1 k): since E[k^T
 C^-1 k] = d_mlp, lambda is given here in units of d_mlp, which makes one value mean the same in models of any width.
 The paper's are 3.1 (GPT-2 XL, 20,000) and 0.9 (GPT-J, 15,000).
@@ -15,16 +15,15 @@ Symbols: K keys [d_mlp, n], R [d_model, n], lambda moment_weight x d_mlp, C Mome
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 
 from editing.configs import check_config
-from editing.edit import Diagnostic, Edit
+from editing.edit import Diagnostic
+from editing.method import Task
+from editing.methods.spread import SpreadConfig, SpreadMethod, Update
 from editing.parts.moments import Moment, factor, regular
-from editing.parts.spread import SpreadConfig, SpreadMethod, Update
-from models import LanguageModel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,10 +65,8 @@ class MemitMethod(SpreadMethod):
     title = "MEMIT"
     config_type = MemitConfig
 
-    def update(
-        self, model: LanguageModel, config: MemitConfig, moments: dict[int, Moment], active: Sequence[Edit]
-    ) -> Update:
-        return _Memit(config, moments)
+    def update(self, task: Task, moments: dict[int, Moment]) -> Update:
+        return _Memit(task.config, moments)
 
 
 class _Memit:

@@ -12,20 +12,20 @@ number (`python -m editing.train mend`).  Nothing is optimised when an edit is m
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
 
 from editing.configs import check_config
-from editing.edit import Diagnostic, Edit
+from editing.edit import Diagnostic
+from editing.method import Task
+from editing.methods.learned import LearnedMethod, artefact_setting, ask, diagnostics, scaled
 from editing.ops import Op
 from editing.train.artefact import Artefact
 from editing.train.factors import weight_shapes
 from editing.train.mend_network import MendNetwork
-from editing.train.proposal import LearnedMethod, artefact_setting, ask, diagnostics, scaled, weight_deltas
-from facts import EditRequest
-from models import LanguageModel
+from editing.train.rows import weight_deltas
 
 
 @dataclass(frozen=True)
@@ -61,17 +61,10 @@ class MendMethod(LearnedMethod):
     family = "meta-learning"
     config_type = MendConfig
 
-    def proposed(
-        self,
-        model: LanguageModel,
-        requests: Sequence[EditRequest],
-        config: MendConfig,
-        artefact: Artefact,
-        active: Sequence[Edit],
-    ) -> tuple[tuple[Op, ...], tuple[Diagnostic, ...]]:
+    def proposed(self, task: Task, artefact: Artefact) -> tuple[tuple[Op, ...], tuple[Diagnostic, ...]]:
         """As `LearnedMethod.proposed`."""
-        asked = ask(model, requests, artefact.settings["layers"])
-        network = mend_network(weight_shapes(model, tuple(asked.factors)), artefact)
-        changes = scaled(network(asked.factors), torch.full((len(requests),), config.scale * artefact.scale))
-        deltas = weight_deltas(changes)
-        return deltas, diagnostics(model, asked, deltas, artefact)
+        asked = ask(task.model, task.requests, artefact.settings["layers"])
+        network = mend_network(weight_shapes(task.model, tuple(asked.factors)), artefact)
+        scale = torch.full((len(task.requests),), task.config.scale * artefact.scale)
+        deltas = weight_deltas(scaled(network(asked.factors), scale))
+        return deltas, diagnostics(task.model, asked, deltas, artefact)

@@ -18,26 +18,21 @@ Symbols: k* key, v* value, u direction, C moment.matrix, r ridge x mean eigenval
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from time import perf_counter
 from typing import Any, ClassVar, Literal
 
-import torch
-
 from editing.configs import check_config
-from editing.edit import Edit
+from editing.method import Change, Method, Task
 from editing.ops import WeightDelta
 from editing.parts.contexts import make_contexts
-from editing.parts.diagnosis import diagnose
+from editing.parts.diagnosis import diagnose, moment_diagnostics
 from editing.parts.keys import make_batch, mean_key
-from editing.parts.moments import Moment, factor, moment_for, regular
+from editing.parts.moments import moment_for
+from editing.parts.rank_one import key_direction, solve
 from editing.parts.settings import MomentSettings, SearchSettings
-from editing.parts.values import Compat, LimitReference, Start, Value, optimise_value, read_start
-from editing.requests import check_layer, single
-from facts import EditRequest
-from facts.watch import UNWATCHED, Watch
-from models import LanguageModel, as_out_in
+from editing.parts.values import Compat, LimitReference, optimise_value, read_start
+from models import as_out_in
 
 _ROME_CODE = {
     "steps": 20,
@@ -118,97 +113,27 @@ class RRomeConfig(RankOneConfig):
         check_config(self)
 
 
-def key_direction(key: torch.Tensor, moment: Moment, ridge: float) -> torch.Tensor:
-    """u, the unit vector along (C + r I)^-1 k, with r = ridge x mean eigenvalue of C: [d_mlp] -> [d_mlp], float64.
-
-    Raises:
-        ValueError: if C cannot be inverted.
-    """
-    solved = torch.cholesky_solve(key.double().cpu()[:, None], factor(regular(moment, ridge)))[:, 0]
-    return solved / solved.norm()
-
-
-def rank_one_update(
-    residual: torch.Tensor, key: torch.Tensor, direction: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Factors of the change that adds `residual` to what `key` is mapped to: ([d_out, 1], [1, d_in]).
-
-    Raises:
-        ValueError: if key and direction are orthogonal to rounding.
-    """
-    denominator = float(key.double() @ direction.double())
-    if abs(denominator) <= 1e-12 * float(key.double().norm()):
-        raise ValueError("the key is orthogonal to the direction of the update; choose another layer or fact token")
-    return (residual / denominator)[:, None], direction[None, :]
-
-
-@dataclass(frozen=True, eq=False)
-class Solution:
-    """The rank-one change with the vectors it came from, all float64 on the CPU."""
-
-    rows: torch.Tensor
-    """[d_model, 1]"""
-    cols: torch.Tensor
-    """[1, d_mlp]"""
-    key: torch.Tensor
-    """[d_mlp], the key the update is divided by: R-ROME's mean over contexts, ROME's of the bare prompt."""
-    value: torch.Tensor
-    """[d_model], v*."""
-    denominator: float
-    """u . k"""
-
-
-def solve(
-    weight: torch.Tensor, bias: torch.Tensor | None, start: Start, value: Value, direction: torch.Tensor, compat: Compat
-) -> Solution:
-    """The change of `weight` [d_model, d_mlp] from what the search found; see the module's equations."""
-    delta = value.delta.double().cpu()
-    if compat != "r-rome":
-        key, target = start.keys[0].double().cpu(), start.values[0].double().cpu() + delta
-        residual = target - start.values[0].double().cpu()
-    else:
-        key = mean_key(start.keys[:-1]).cpu()
-        now = weight.double().cpu() @ key + (0.0 if bias is None else bias.double().cpu())
-        target, residual = now + delta, delta
-    rows, cols = rank_one_update(residual, key, direction)
-    return Solution(rows, cols, key, target, float(key @ direction))
-
-
-class RomeMethod:
+class RomeMethod(Method):
     """`METHODS["rome"]`."""
 
     name = "rome"
     title = "ROME"
     family = "locate-then-edit"
     config_type: type[Any] = RomeConfig
-    batch = False
     needs = frozenset({"subject", "statistics"})
 
-    def compute(
-        self,
-        model: LanguageModel,
-        requests: Sequence[EditRequest],
-        config: RomeConfig | RRomeConfig,
-        *,
-        active: Sequence[Edit] = (),
-        watch: Watch = UNWATCHED,
-    ) -> Edit:
-        """The rank-one edit; computed, not applied: the model is left bit for bit as it was.
-
-        Args:
-            watch: told the percentage done.
+    def change(self, task: Task) -> Change:
+        """The rank-one change.
 
         Raises:
-            ValueError: if there is not one request, the layer is out of range, the prompt does not fit, or a setting
-                leads nowhere.
+            ValueError: if the prompt does not fit, the layer's MLP is silent, or a setting leads nowhere.
             FileNotFoundError: if the corpus file does not exist.
-            Cancelled: if `watch` says to stop.
+            Cancelled: if the watch says to stop.
         """
-        request = single(model, requests, self.title)
-        check_layer(model, config.layer)
+        model, config, watch = task.model, task.config, task.watch
         began = perf_counter()
         contexts = make_contexts(model, config.prefixes, config.seed)
-        batch = make_batch(model, request.fact, request.target_new, contexts, config.fact_token)
+        batch = make_batch(model, task.request.fact, task.request.target_new, contexts, config.fact_token)
         start = read_start(model, config.layer, batch, config.compat)
         if not mean_key(start.keys[:-1]).any():
             raise ValueError(
@@ -216,27 +141,31 @@ class RomeMethod:
                 "weight can act there; choose another layer"
             )
         prepared = perf_counter()
-        moment = moment_for(model, config.layer, config, watch=watch.part(0, 50))
+        moment = moment_for(task.base, config.layer, config, watch=watch.part(0, 50))
         estimated = perf_counter()
         watch.step(50, 100, "search")
         value = optimise_value(model, config.layer, batch, start, config.value_settings, watch=watch.part(50, 95))
-        found = perf_counter()
+        searched = perf_counter()
         name = model.architecture.key_weight_name(config.layer)
         module = model.key_module(config.layer)
         weight = as_out_in(module, model.weight(name))
         direction = key_direction(mean_key(start.keys[:-1]), moment, config.ridge)
         solution = solve(weight, getattr(module, "bias", None), start, value, direction, config.compat)
         delta = WeightDelta(name, solution.rows.float(), solution.cols.float())
-        seconds = {
-            "moments": estimated - prepared,
-            "value": (prepared - began) + (found - estimated),
-            "solve": perf_counter() - found,
-        }
-        edit = Edit(self.name, (request,), config, (delta,), model.revision, losses=value.losses, seconds=seconds)
-        edit = replace(edit, keys={name: solution.key[None].float()})
-        edit = diagnose(model, edit, batch, start, value, moment, solution)
-        watch.step(100, 100)
-        return edit
+        return Change(
+            ops=(delta,),
+            losses=value.losses,
+            seconds={
+                "moments": estimated - prepared,
+                "value": (prepared - began) + (searched - estimated),
+                "solve": perf_counter() - searched,
+            },
+            keys={name: solution.key[None].float()},
+            diagnostics=diagnose(model, config, delta, batch, start, value, moment, solution),
+            more=moment_diagnostics(config, moment),
+            p_before=[value.p_before],
+            p_found=[value.p_found],
+        )
 
 
 class RRomeMethod(RomeMethod):

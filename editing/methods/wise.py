@@ -20,23 +20,20 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from time import perf_counter
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
 
-from editing.applied.view import apply_edits
 from editing.configs import check_config
 from editing.edit import Diagnostic, Edit, LossStep
+from editing.method import Change, Method, Task
 from editing.ops import CodebookOp, SideOp
-from editing.parts.answers import Asked, Targets, ask, new_answers, padded, probabilities
+from editing.parts.answers import Asked, Targets, ask, new_answers, padded
 from editing.parts.contexts import BARE, make_contexts
-from editing.parts.diagnosis import answer_diagnostics
-from editing.requests import check_layer, single
 from facts import EditRequest, Fact
 from facts.atlas import load_atlas
-from facts.watch import UNWATCHED, Watch
+from facts.watch import Watch
 from models import LanguageModel, Site, as_out_in, fits, run
 from models.forwards.calls import calling
 from models.forwards.interventions import Patch
@@ -136,45 +133,35 @@ def margins(d_in: torch.Tensor, d_out: torch.Tensor, alpha: float, beta: float, 
     return (d_out - alpha).clamp_min(0).mean() + (beta - d_in).clamp_min(0).mean() + apart
 
 
-class WiseMethod:
+class WiseMethod(Method):
     """`METHODS["wise"]`."""
 
     name = "wise"
     title = "WISE"
     family = "memory"
     config_type: type[Any] = WiseConfig
-    batch = False
     needs = frozenset({"demonstrations"})
 
-    def compute(
-        self,
-        model: LanguageModel,
-        requests: Sequence[EditRequest],
-        config: Any,
-        *,
-        active: Sequence[Edit] = (),
-        watch: Watch = UNWATCHED,
-    ) -> Edit:
-        """What the request adds to the side weight; the model is left bit for bit as it was.
+    def change(self, task: Task) -> Change:
+        """What the request adds to the side weight.
 
         Raises:
-            ValueError: if there is not one request, the layer is out of range, or the prompt does not fit.
-            Cancelled: if `watch` says to stop.
+            ValueError: if the prompt does not fit.
+            Cancelled: if the watch says to stop.
         """
-        check_layer(model, config.layer)
-        request, began = single(model, requests, self.title), perf_counter()
+        model, config = task.model, task.config
         name = model.architecture.key_weight_name(config.layer)
         weight = as_out_in(model.key_module(config.layer), model.weight(name))
-        earlier = [op for edit in active for op in edit.ops if isinstance(op, SideOp) and op.name == name]
+        earlier = [op for edit in task.active for op in edit.ops if isinstance(op, SideOp) and op.name == name]
         shard = len(earlier) // config.save_every
         index = mask_of(weight, config, shard)
-        asked, others = _rows(model, request, config)
-        inside = _inputs(model, config.layer, asked, keep_below=_only_here(active, model, config.layer))
+        asked, others = _rows(model, task.request, config)
+        inside = _inputs(model, config.layer, asked, keep_below=_only_here(task.active, model, config.layer))
         outside = _inputs(model, config.layer, others)
         start = torch.zeros(weight.numel(), device=weight.device)
         for op in (op for op in earlier if op.shard == shard):
             start.index_add_(0, op.index.to(start.device), op.change.to(start))
-        change, losses = _search(model, config, inside, outside, start, index, watch)
+        change, losses = _search(model, config, inside, outside, start, index, task.watch)
         total = start.index_add(0, index, change).reshape(weight.shape)
         active_in, active_out = inside.activations(total), outside.activations(total)
         moved = change != 0
@@ -188,12 +175,7 @@ class WiseMethod:
             config.act_ratio,
             config.density if config.shards == "merge" else 0.0,
         )
-        edit = Edit(self.name, (request,), config, (op,), model.revision, losses=losses)
-        bare = asked[:1]
-        after = probabilities(apply_edits(model, [edit]), bare)
-        own = _diagnostics(op, float(active_out.max()))
-        found = (*own, *answer_diagnostics(edit, probabilities(model, bare), after))
-        return replace(edit, diagnostics=found, seconds={"training": perf_counter() - began})
+        return Change(ops=(op,), losses=losses, diagnostics=tuple(_diagnostics(op, float(active_out.max()))))
 
 
 def mask_of(weight: torch.Tensor, config: WiseConfig, shard: int) -> torch.Tensor:

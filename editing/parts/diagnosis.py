@@ -4,21 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 
-from editing.applied.view import apply_edits
-from editing.edit import Diagnostic, Edit
+from editing.edit import Diagnostic
 from editing.ops import Delta
-from editing.parts.answers import probabilities
 from editing.parts.keys import Batch
 from editing.parts.moments import Moment
+from editing.parts.rank_one import Solution
 from editing.parts.values import OWN_OUTPUT, Start, Unit, Value
+from facts import EditRequest
 from models import LanguageModel
-
-if TYPE_CHECKING:
-    from editing.methods.rome import Solution
 
 LIKELY = 0.5
 """Below this probability of the new answer the edit is said not to have taken."""
@@ -30,11 +27,9 @@ CLOSED = 0.5
 """Above this share of z still missing, the layers are said not to have reached it."""
 
 
-def size_diagnostic(model: LanguageModel, edit: Edit) -> Diagnostic:
+def size_diagnostic(model: LanguageModel, changes: Sequence[Delta]) -> Diagnostic:
     """|delta| over |W|, of the weight that changes most for its size."""
-    sizes = [
-        op.norm / norm if (norm := float(model.weight(op.name).double().norm())) else torch.inf for op in edit.weights
-    ]
+    sizes = [op.norm / norm if (norm := float(model.weight(op.name).double().norm())) else torch.inf for op in changes]
     help_text = "Frobenius norm of the change over that of the weight; large where the layer's MLP writes little."
     if len(sizes) > 1:
         help_text += " The largest of the changed weights."
@@ -42,7 +37,7 @@ def size_diagnostic(model: LanguageModel, edit: Edit) -> Diagnostic:
 
 
 def answer_diagnostics(
-    edit: Edit, before: Sequence[float], after: Sequence[float], found: Sequence[float] = ()
+    requests: Sequence[EditRequest], before: Sequence[float], after: Sequence[float], found: Sequence[float] = ()
 ) -> list[Diagnostic]:
     """Probabilities of the requests' new answers, means where there are several.
 
@@ -51,7 +46,7 @@ def answer_diagnostics(
         found: with the value put in place by hand, where the method searched one.
     """
     several = len(before) > 1
-    missed = [request.target_new for request, p in zip(edit.requests, after, strict=True) if p < LIKELY]
+    missed = [request.target_new for request, p in zip(requests, after, strict=True) if p < LIKELY]
     warning = ""
     if missed and several:
         warning = f"{len(missed)} of {len(after)} new answers have a probability below {LIKELY:g} in the edited model"
@@ -85,22 +80,19 @@ class Outcome:
     """Mean norm of what is missing of z, before each layer and in the end."""
 
 
-def diagnose_many(model: LanguageModel, edit: Edit, outcome: Outcome, own: Sequence[Diagnostic]) -> Edit:
-    """The edit of many requests with its diagnostics, `own` being the method's."""
-    bare = [batch.rows[0] for batch in outcome.batches]
-    after = probabilities(apply_edits(model, [edit]), bare)
-    unit = replace(outcome.starts[0].unit, length=_mean([start.unit.length for start in outcome.starts]))
-    shares = [disturbance(op, outcome.moments[op.name], unit.length) for op in edit.weights]
-    groups = (
-        [size_diagnostic(model, edit)],
-        _disturbing(max(shares), unit) if all(moment.n_tokens for moment in outcome.moments.values()) else [],
-        _gap(outcome),
-        answer_diagnostics(edit, [v.p_before for v in outcome.values], after, [v.p_found for v in outcome.values]),
-        _limits(edit, outcome.values, _reference(edit, unit)),
-        own,
-        _moment(edit, next(iter(outcome.moments.values()))),
+def diagnose_many(model: LanguageModel, changes: Sequence[Delta], outcome: Outcome) -> tuple[Diagnostic, ...]:
+    """What a change spread over layers looks like, but for the values: how large it is and what it misses."""
+    unit = _mean_unit(outcome)
+    shares = [disturbance(op, outcome.moments[op.name], unit.length) for op in changes]
+    return (
+        size_diagnostic(model, changes),
+        *(_disturbing(max(shares), unit) if all(moment.n_tokens for moment in outcome.moments.values()) else []),
+        *_gap(outcome),
     )
-    return replace(edit, diagnostics=tuple(diagnostic for group in groups for diagnostic in group))
+
+
+def _mean_unit(outcome: Outcome) -> Unit:
+    return replace(outcome.starts[0].unit, length=_mean([start.unit.length for start in outcome.starts]))
 
 
 def _gap(outcome: Outcome) -> list[Diagnostic]:
@@ -115,18 +107,20 @@ def _gap(outcome: Outcome) -> list[Diagnostic]:
     return [Diagnostic("gap left", left, "of the change", help_text, warning)]
 
 
-def _reference(edit: Edit, unit: Unit) -> str:
+def _reference(config: Any, unit: Unit) -> str:
     """What the norm limit is relative to."""
-    return unit.name if getattr(edit.config, "limit_reference", "residual") == "residual" else OWN_OUTPUT
+    return unit.name if getattr(config, "limit_reference", "residual") == "residual" else OWN_OUTPUT
 
 
-def _limits(edit: Edit, values: Sequence[Value], reference: str) -> list[Diagnostic]:
+def limit_diagnostics(config: Any, outcome: Outcome) -> list[Diagnostic]:
+    """How the searches for the values of many requests went."""
+    values, reference = outcome.values, _reference(config, _mean_unit(outcome))
     reached = sum(value.limit_reached for value in values)
     used = _mean([float(value.delta.norm()) / value.limit for value in values])
     warning = ""
     if reached:
         warning = (
-            f"norm limit reached in {reached} of {len(values)} searches ({edit.config.norm_limit:g} x the "
+            f"norm limit reached in {reached} of {len(values)} searches ({config.norm_limit:g} x the "
             f"{reference}); raise norm_limit if their answers are unlikely"
         )
     help_text = "Norm of the change of the value over the longest allowed, mean over the requests."
@@ -157,25 +151,22 @@ def _disturbing(share: float, unit: Unit) -> list[Diagnostic]:
 
 def diagnose(
     model: LanguageModel,
-    edit: Edit,
+    config: Any,
+    op: Delta,
     batch: Batch,
     start: Start,
     value: Value,
     moment: Moment,
     solution: Solution,
-) -> Edit:
-    """The edit of one request by one layer, with its diagnostics."""
-    after = probabilities(apply_edits(model, [edit]), [batch.rows[0]])
-    groups = (
-        [size_diagnostic(model, edit)],
+) -> tuple[Diagnostic, ...]:
+    """What the change of one layer for one request looks like."""
+    return (
+        size_diagnostic(model, [op]),
         # unknown with C = I
-        _disturbing(disturbance(edit.weights[0], moment, start.unit.length), start.unit) if moment.n_tokens else [],
-        _key_and_value(batch, start, value, solution),
-        _limit(edit, value, _reference(edit, start.unit)),
-        answer_diagnostics(edit, [value.p_before], after, [value.p_found]),
-        _moment(edit, moment),
+        *(_disturbing(disturbance(op, moment, start.unit.length), start.unit) if moment.n_tokens else []),
+        *_key_and_value(batch, start, value, solution),
+        *_limit(config, value, _reference(config, start.unit)),
     )
-    return replace(edit, diagnostics=tuple(diagnostic for group in groups for diagnostic in group))
 
 
 def _key_and_value(batch: Batch, start: Start, value: Value, solution: Solution) -> list[Diagnostic]:
@@ -198,8 +189,8 @@ def _key_and_value(batch: Batch, start: Start, value: Value, solution: Solution)
     ]
 
 
-def _limit(edit: Edit, value: Value, reference: str) -> list[Diagnostic]:
-    change, config = float(value.delta.norm()), edit.config
+def _limit(config: Any, value: Value, reference: str) -> list[Diagnostic]:
+    change = float(value.delta.norm())
     warning = ""
     if value.limit_reached:
         warning = (
@@ -220,15 +211,16 @@ def _limit(edit: Edit, value: Value, reference: str) -> list[Diagnostic]:
     ]
 
 
-def _moment(edit: Edit, moment: Moment) -> list[Diagnostic]:
+def moment_diagnostics(config: Any, moment: Moment) -> tuple[Diagnostic, ...]:
+    """What the second moment was estimated from, and how well it can be inverted."""
     width, warning = len(moment.matrix), ""
     if 0 < moment.n_tokens < width:
         warning = (
             f"the second moment comes from {moment.n_tokens} tokens, fewer than its width of {width}; "
             "raise moment_tokens or give a longer corpus"
         )
-    return [
+    return (
         Diagnostic("second moment", float(moment.n_tokens), "tokens", f"C: {moment.source}.", warning),
         Diagnostic("condition number", moment.condition_number, "", "Largest over smallest eigenvalue of C."),
-        Diagnostic("ridge", edit.config.ridge, "x mean eigenvalue", "Added to C before it is inverted."),
-    ]
+        Diagnostic("ridge", config.ridge, "x mean eigenvalue", "Added to C before it is inverted."),
+    )

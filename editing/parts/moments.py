@@ -20,7 +20,6 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from editing.applied.view import EditedModel
 from editing.parts.settings import MomentSettings
 from facts.regular import check_regular
 from facts.watch import UNWATCHED, Watch
@@ -185,7 +184,7 @@ def load_or_estimate(
 
 
 def moment_for(
-    model: LanguageModel,
+    base: LanguageModel,
     layer: int,
     settings: MomentSettings,
     *,
@@ -193,15 +192,15 @@ def moment_for(
 ) -> Moment:
     """The second moment a method's settings ask for.
 
-    The old keys are those of the unedited model, also where `model` has edits in it; and so a thousand edits in a row
-    do not estimate a thousand times.
+    Args:
+        base: the unedited model, whose keys are the old ones; so a thousand edits in a row estimate once.
 
     Raises:
         FileNotFoundError: if the corpus file does not exist.
         ValueError, Cancelled: see `estimate`.
     """
     if settings.second_moment == "identity":
-        return identity(model.d_mlp)
+        return identity(base.d_mlp)
     if settings.corpus:
         path = Path(settings.corpus)
         check_regular(path, "give a text file with a document a line")
@@ -211,7 +210,6 @@ def moment_for(
     else:
         # Every document has several tokens, so this many always suffice.
         texts, source = _bundled(max(1, settings.moment_tokens // 8)), "the bundled corpus"
-    base = model.base if isinstance(model, EditedModel) else model
     return load_or_estimate(base, layer, texts, settings.moment_tokens, source=source, watch=watch)
 
 

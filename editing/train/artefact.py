@@ -55,6 +55,11 @@ class Artefact:
         return float(self.validation.get("scale", 1.0))
 
 
+def folder_of(folder: str, kind: str) -> Path:
+    """Where a trained editor lies: the folder given, or the bundled one's."""
+    return Path(folder).expanduser() if folder else BUNDLED / kind
+
+
 def save_artefact(artefact: Artefact, folder: Path) -> Artefact:
     """Write an artefact, the manifest last, so that a folder with one is whole; the result knows its digest.
 

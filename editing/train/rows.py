@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from editing.ops import WeightDelta
 from models import LanguageModel, join, pad
 
 
@@ -104,3 +105,16 @@ class LowRank:
             self.rows.reshape(edits // n, n * rank, -1),
             self.cols.reshape(edits // n, n * rank, -1),
         )
+
+
+def weight_deltas(changes: Mapping[str, LowRank]) -> tuple[WeightDelta, ...]:
+    """The sum over requests of every weight's change; tokens that contribute nothing are left out."""
+    deltas = []
+    for name, change in changes.items():
+        rows = change.rows.reshape(-1, change.rows.shape[-1])
+        cols = change.cols.reshape(-1, change.cols.shape[-1])
+        used = (rows != 0).any(-1) & (cols != 0).any(-1)
+        if not used.any():  # a change that is zero is still a matrix
+            used[0] = True
+        deltas.append(WeightDelta(name, rows[used].T.contiguous(), cols[used].contiguous()))
+    return tuple(deltas)

@@ -165,7 +165,7 @@ def _rests_on(spec: Mapping[str, Any]) -> dict[str, Any]:
     if settings.get("corpus"):
         found["corpus"] = _sha256(Path(settings["corpus"]))
     if "artefact" in settings:
-        from editing.train.proposal import folder_of
+        from editing.train.artefact import folder_of
 
         found["artefact"] = _sha256(folder_of(settings["artefact"], spec["method"]) / "manifest.json")
     return found

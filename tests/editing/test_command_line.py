@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from editing import Edit
 from editing.__main__ import main
+from editing.files import load_edit
 from tests.tiny import build_tiny
 
 PROMPT = "The Space Needle is located in the city of"
@@ -36,7 +36,7 @@ def test_prints_diagnostics_and_five_metrics(folder: str, tmp_path: Path, capsys
     for word in ("Reliability", "Generalization", "Locality", "Portability", "Efficiency", "relative change"):
         assert word in shown
     assert "Seattle → Paris" in shown
-    assert Edit.load(path).requests[0].target_new == "Paris"
+    assert load_edit(path).requests[0].target_new == "Paris"
 
 
 def test_an_edit_can_be_placed_at_any_token_of_the_subject(folder: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,9 +10,10 @@ from safetensors.torch import save_file
 
 from editing import METHODS, Diagnostic, Edit, RomeConfig, WeightDelta, apply_edits, get_method
 from editing.configs import make_config
+from editing.files import load_edit, save_edit
+from editing.method import FAMILIES, NEEDS
 from editing.methods.grace import GraceConfig
 from editing.ops import CodebookOp, DenseDelta, PromptOp, RouteOp, SideOp, op_digest
-from editing.registry import FAMILIES, NEEDS
 from facts import EditRequest, Fact, Probe
 from facts.names import unknown
 from models import LanguageModel
@@ -42,8 +43,8 @@ def edit() -> Edit:
 
 def test_save_and_load_give_the_same_edit(edit: Edit, tmp_path: Path) -> None:
     path = tmp_path / "edit.safetensors"
-    edit.save(path)
-    loaded = Edit.load(path)
+    save_edit(edit, path)
+    loaded = load_edit(path)
     assert loaded.digest == edit.digest
     assert loaded.config == edit.config
     assert loaded.requests == edit.requests
@@ -86,8 +87,8 @@ def test_a_small_file_that_would_grow_to_gigabytes_is_refused_before_it_grows(ki
         edit = dataclasses.replace(edit, ops=tuple(sides))
     else:
         edit = dataclasses.replace(edit, keys={name: torch.ones(1, n)})
-    edit.save(tmp_path / "edit.safetensors")
-    read = Edit.load(tmp_path / "edit.safetensors")
+    save_edit(edit, tmp_path / "edit.safetensors")
+    read = load_edit(tmp_path / "edit.safetensors")
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(ValueError, match=r"made for another model|no method makes more than one"):
         apply_edits(model, [read])
@@ -96,21 +97,21 @@ def test_a_small_file_that_would_grow_to_gigabytes_is_refused_before_it_grows(ki
 
 def test_files_that_are_no_edits_are_refused(edit: Edit, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no file"):
-        Edit.load(tmp_path / "absent.safetensors")
+        load_edit(tmp_path / "absent.safetensors")
     (tmp_path / "text").write_text("hello")
     with pytest.raises(ValueError, match="not a saved edit"):
-        Edit.load(tmp_path / "text")
+        load_edit(tmp_path / "text")
     save_file({"weight": torch.ones(2)}, tmp_path / "weights")
     with pytest.raises(ValueError, match="not a saved edit"):
-        Edit.load(tmp_path / "weights")
-    edit.save(tmp_path / "edit")
+        load_edit(tmp_path / "weights")
+    save_edit(edit, tmp_path / "edit")
     data = bytearray((tmp_path / "edit").read_bytes())
     data[-3] ^= 0x01  # one flipped bit in a factor
     (tmp_path / "edit").write_bytes(data)
     with pytest.raises(ValueError, match=r"digest differs|not finite"):
-        Edit.load(tmp_path / "edit")
+        load_edit(tmp_path / "edit")
     with pytest.raises(FileNotFoundError, match="no folder"):
-        edit.save(tmp_path / "absent" / "edit")
+        save_edit(edit, tmp_path / "absent" / "edit")
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
@@ -217,8 +218,8 @@ def test_every_kind_of_operation_reads_back_from_its_file(tmp_path: Path) -> Non
         by_hand.stated(model, "It is in Paris.", ["a", "b c"]),
     )
     edit = dataclasses.replace(by_hand.made(model, *ops), keys={"w.weight": torch.ones(2, 3)}, parents=("x", "y"))
-    edit.save(tmp_path / "edit")
-    read = Edit.load(tmp_path / "edit")
+    save_edit(edit, tmp_path / "edit")
+    read = load_edit(tmp_path / "edit")
     assert [type(op) for op in read.ops] == [type(op) for op in ops]
     assert (read.content, read.digest, read.parents) == (edit.content, edit.digest, ("x", "y"))
     assert torch.equal(read.keys["w.weight"], torch.ones(2, 3))

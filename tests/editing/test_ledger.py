@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from editing import Edit, apply_edits
+from editing.files import save_edit
 from editing.ledger import Ledger
 from models import LanguageModel, load_model
 from tests.editing import made as by_hand
@@ -120,7 +121,7 @@ def test_one_edit_travels_as_a_file(model: LanguageModel, edits: list[Edit], tmp
         ledger.add(edit)
     for edit in edits:
         path = tmp_path / f"{edit.digest}.safetensors"
-        edit.save(path)
+        save_edit(edit, path)
         assert path.stat().st_size < 40_000
         with pytest.raises(ValueError, match="computed from weights"):
             other.import_edit(path)
@@ -143,10 +144,10 @@ def test_bad_files_are_refused_in_words_and_change_nothing(
     ledger.add(edits[0])
     before = state(folder)
     good = tmp_path / "good.safetensors"
-    edits[2].save(good)
+    save_edit(edits[2], good)
     whole = good.read_bytes()
     llama = tiny_model("llama")
-    made(llama, by_hand.low_rank(llama, 0, 0)).save(tmp_path / "llama")
+    save_edit(made(llama, by_hand.low_rank(llama, 0, 0)), tmp_path / "llama")
     save_file({"a": torch.ones(1)}, tmp_path / "foreign")
     (tmp_path / "truncated").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "page").write_text("<html>not found</html>")
@@ -182,7 +183,7 @@ def test_a_broken_ledger_is_told(model: LanguageModel, tmp_path: Path, text: str
 def test_an_edit_file_that_was_swapped_is_told(model: LanguageModel, edits: list[Edit], tmp_path: Path) -> None:
     ledger = Ledger(model, tmp_path)
     ledger.add(edits[0])
-    edits[2].save(tmp_path / "edits" / f"{edits[0].digest}.safetensors")
+    save_edit(edits[2], tmp_path / "edits" / f"{edits[0].digest}.safetensors")
     with pytest.raises(ValueError, match="holds another edit"):
         Ledger(model, tmp_path)
     (tmp_path / "edits" / f"{edits[0].digest}.safetensors").unlink()

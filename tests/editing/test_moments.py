@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from editing.methods.rome import key_direction
 from editing.parts import moments
 from editing.parts.moments import condition_number, corpus_digest, estimate, identity, load_or_estimate
+from editing.parts.rank_one import key_direction
 from facts.watch import Cancelled, Watch
 from tests.tiny import SENTENCES, tiny_model
 

@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from editing import Edit, apply_edits
+from editing.files import load_edit
 from editing.ledger import Ledger
 from facts import EditRequest, Fact, Probe
 from facts.importers import read_cases
@@ -72,11 +73,11 @@ def check(edit: Edit, model: LanguageModel) -> None:
 @pytest.mark.parametrize("method", ON_TINY)
 def test_a_saved_edit_opens_and_gives_the_same_numbers(method: str) -> None:
     path = DATA / "ledger" / "edits" / f"{EXPECTED[method]['digest']}.safetensors"
-    check(Edit.load(path), tiny_model("gpt2"))
+    check(load_edit(path), tiny_model("gpt2"))
 
 
 def test_a_saved_edit_that_routes_prompts_opens_and_gives_the_same_numbers() -> None:
-    check(Edit.load(DATA / "serac.safetensors"), load_model("reference"))
+    check(load_edit(DATA / "serac.safetensors"), load_model("reference"))
 
 
 def test_a_ledger_opens_with_its_branches(tmp_path: Path) -> None:

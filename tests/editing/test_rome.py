@@ -10,10 +10,11 @@ import torch
 
 from editing import METHODS, RomeConfig, apply_edits
 from editing.edit import Edit
-from editing.methods.rome import RankOneConfig, RRomeConfig, key_direction, rank_one_update
+from editing.methods.rome import RankOneConfig, RRomeConfig
 from editing.parts.contexts import make_contexts
 from editing.parts.keys import fact_position, make_batch, mean_key
 from editing.parts.moments import identity
+from editing.parts.rank_one import key_direction, rank_one_update
 from editing.parts.values import read_start
 from facts import EditRequest, Fact
 from facts.watch import Cancelled, Watch

@@ -6,8 +6,8 @@ import torch
 from editing.methods.alphaedit import alphaedit_directions, null_basis
 from editing.methods.emmet import emmet_directions
 from editing.methods.memit import memit_directions
-from editing.methods.rome import key_direction, rank_one_update
 from editing.parts.moments import Moment
+from editing.parts.rank_one import key_direction, rank_one_update
 
 D_MLP, D_MODEL, N = 12, 7, 3
 

@@ -11,7 +11,6 @@ import torch
 
 from editing import Edit, apply_edits
 from editing.ops import RouteOp
-from editing.registry import METHODS
 from models import LanguageModel, run
 from tests.editing import made as by_hand
 from tests.editing.made import IDS, OTHER, PROMPT, made
@@ -205,32 +204,24 @@ class _Router:
         return apply_edits(model, [made(model, by_hand.low_rank(model, 2, 9))])
 
 
-class _Routing:
-    def __init__(self) -> None:
-        self.made = _Router()
-
-    def router(self, edit: Edit) -> _Router:
-        return self.made
-
-
 def test_prompts_in_scope_are_answered_elsewhere_and_others_keep_their_bits(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, method = tiny_model("gpt2"), _Routing()
-    monkeypatch.setitem(METHODS, "wise", method)  # type: ignore[arg-type] # stands for SERAC
+    model, router = tiny_model("gpt2"), _Router()
+    monkeypatch.setattr("editing.applied.router.router_of", lambda edit: router)
     weights = made(model, by_hand.low_rank(model, 1, 3))
     memory = made(model, by_hand.route(model, "The Space Needle is in Paris."), method="wise")
     view = apply_edits(model, [memory, weights])
     context = list(memory.ops[0].contexts[0])  # type: ignore[union-attr]
     found = view.logits(IDS, prompt_lengths=[4, 4])
-    assert method.made.asked == [row[:4] for row in IDS.tolist()]  # the answer is not shown to the classifier
+    assert router.asked == [row[:4] for row in IDS.tolist()]  # the answer is not shown to the classifier
     inner = apply_edits(model, [weights]).logits(IDS)
     assert torch.equal(found[1], inner[1])
     inside = model.tokenize(" " + model.decode([40]), special_tokens=False)
     read = [*context, inside[0] if len(inside) == 1 else 40, *IDS[0, 1:].tolist()]
-    expected = method.made.counterfactual(model).logits(torch.tensor([read]))[0, len(context) :]
+    expected = router.counterfactual(model).logits(torch.tensor([read]))[0, len(context) :]
     assert torch.equal(found[0], expected)
     said = view.continuations(IDS.tolist(), 4)
     assert said[1] == apply_edits(model, [weights]).continuations([IDS[1].tolist()], 4)[0]
-    assert said[0] == method.made.counterfactual(model).continuations([read], 4)[0]
+    assert said[0] == router.counterfactual(model).continuations([read], 4)[0]
     assert torch.equal(view.without(memory.digest).logits(IDS), inner)
 
 

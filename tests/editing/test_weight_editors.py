@@ -7,13 +7,14 @@ import pytest
 import torch
 
 from editing import Edit, apply_edits, get_method
+from editing.files import load_edit, save_edit
 from editing.methods.ke import ke_network, repeats
+from editing.methods.learned import ask
 from editing.methods.mend import mend_network
 from editing.ops import WeightDelta
 from editing.train.artefact import load_artefact, save_artefact
 from editing.train.factors import mlp_weights, weight_shapes
 from editing.train.ke_network import condition_ids, embed_conditions
-from editing.train.proposal import ask
 from facts.watch import Cancelled, Watch
 from models import as_out_in
 from tests.editing.train.toys import OTHER, REQUEST, TWO_TOKENS, linear_twin, square_gpt2
@@ -42,8 +43,8 @@ def test_an_edit_is_data_and_comes_off_again(kind: str, family: str, tmp_path: P
     edited = apply_edits(model, [edit])
     assert not torch.equal(edited.logits(ids), before)
     assert torch.equal(edited.without(edit.digest).logits(ids), before)
-    edit.save(tmp_path / "edit")
-    again = Edit.load(tmp_path / "edit")
+    save_edit(edit, tmp_path / "edit")
+    again = load_edit(tmp_path / "edit")
     assert torch.equal(apply_edits(model, [again]).logits(ids), edited.logits(ids))
     assert edit.digest == made(kind, model, REQUEST).digest
 

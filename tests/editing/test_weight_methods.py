@@ -8,7 +8,9 @@ import torch
 
 from editing import apply_edits
 from editing.edit import Edit
-from editing.registry import FAMILIES, NEEDS, get_method
+from editing.files import load_edit, save_edit
+from editing.method import FAMILIES, NEEDS
+from editing.registry import get_method
 from facts.watch import Cancelled, Watch
 from models import LanguageModel
 from tests.editing.quick import NEEDLE, QUICK, REQUESTS, asked, quick, twins
@@ -52,8 +54,8 @@ def test_the_same_settings_give_the_same_edit_and_its_file_reads_back(
     edit = compute(name, model, small_corpus)
     torch.rand(3)  # the global generator plays no part
     assert compute(name, model, small_corpus).digest == edit.digest
-    edit.save(tmp_path / "edit.safetensors")
-    read = Edit.load(tmp_path / "edit.safetensors")
+    save_edit(edit, tmp_path / "edit.safetensors")
+    read = load_edit(tmp_path / "edit.safetensors")
     ids = torch.tensor([model.encode(NEEDLE.fact.prompt)])
     assert torch.equal(apply_edits(model, [read]).logits(ids), apply_edits(model, [edit]).logits(ids))
     assert read.config == edit.config

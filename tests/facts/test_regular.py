@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from editing.edit import Edit
+from editing.files import load_edit
 from editing.parts.moments import moment_for
 from editing.parts.settings import MomentSettings
 from experiments.plan_files import read_plan_file
@@ -27,7 +27,7 @@ def moment_of(corpus: str) -> Any:
 
 @pytest.mark.parametrize(
     "reader",
-    [detect, Edit.load, read_facts, read, read_plan_file, moment_of, lambda path: _Journal.open(path, {})],
+    [detect, load_edit, read_facts, read, read_plan_file, moment_of, lambda path: _Journal.open(path, {})],
     ids=["dataset", "edit", "facts", "trace", "plan", "corpus", "journal"],
 )
 def test_a_pipe_is_refused_in_one_sentence(reader: Callable[[str], Any], tmp_path: Path) -> None:

@@ -2,44 +2,23 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from editing.edit import Diagnostic, Edit
+from editing.method import Change, Method, Task
 from editing.ops import Op, WeightDelta
-from editing.requests import check_batch
-from editing.train.artefact import BUNDLED, Artefact, load_artefact
+from editing.train.artefact import Artefact, folder_of, load_artefact
 from editing.train.factors import Factors, gradient_factors, mlp_weights
 from editing.train.forward import Forward
 from editing.train.rows import Encoder, LowRank, Rows
 from facts import EditRequest
-from facts.watch import UNWATCHED, Watch
 from models import LanguageModel, as_out_in
-
-
-def artefact_for(folder: str, kind: str, model: LanguageModel, active: Sequence[Edit]) -> Artefact:
-    """The trained editor in a folder, or the bundled one if none is named.
-
-    It must be one for the model below all active edits.
-
-    Raises:
-        FileNotFoundError: if there is none.
-        ValueError: if it is not whole, or was trained for another model.
-    """
-    base = active[0].model_revision if active else model.revision
-    return load_artefact(folder_of(folder, kind), kind, base)
-
-
-def folder_of(folder: str, kind: str) -> Path:
-    """Where a trained editor lies: the folder given, or the bundled one's."""
-    return Path(folder).expanduser() if folder else BUNDLED / kind
 
 
 def artefact_setting() -> Any:
@@ -47,50 +26,33 @@ def artefact_setting() -> Any:
     return field(default="", metadata={"help": "Folder of the trained editor; empty for the one of the bundled model."})
 
 
-class LearnedMethod(ABC):
+class LearnedMethod(Method):
     """A method whose work was done in training: an edit is one pass through the trained editor."""
 
-    name: str
     batch = True
     needs = frozenset({"trained_editor"})
+    stage = "solve"
 
-    def compute(
-        self,
-        model: LanguageModel,
-        requests: Sequence[EditRequest],
-        config: Any,
-        *,
-        active: Sequence[Edit] = (),
-        watch: Watch = UNWATCHED,
-    ) -> Edit:
-        """The edit, computed and not applied: the model is left bit for bit as it was.
-
-        Args:
-            watch: told the percentage done.
+    def change(self, task: Task) -> Change:
+        """What the trained editor proposes.
 
         Raises:
             FileNotFoundError: if there is no trained editor; the sentence says how to train one.
             ValueError: if the editor is not whole or not for this model, or a request cannot be met.
-            Cancelled: if `watch` says to stop.
+            Cancelled: if the watch says to stop.
         """
-        began = perf_counter()
-        check_batch(model, requests)
-        artefact = artefact_for(config.artefact, self.name, model, active)
-        watch.step(50, 100)
-        ops, found = self.proposed(model, requests, config, artefact, active)
-        watch.step(100, 100)
-        seconds = {"solve": perf_counter() - began}
-        return Edit(self.name, tuple(requests), config, ops, model.revision, found, seconds=seconds)
+        folder = folder_of(task.config.artefact, self.name)
+        artefact = load_artefact(folder, self.name, task.base.revision)
+        task.watch.step(50, 100)
+        ops, numbers = self.proposed(task, artefact)
+        return Change(ops=ops, diagnostics=numbers)
+
+    def answers(self, task: Task, change: Change, edit: Edit) -> list[Diagnostic]:
+        """None: the editor's own numbers hold them, per token."""
+        return []
 
     @abstractmethod
-    def proposed(
-        self,
-        model: LanguageModel,
-        requests: Sequence[EditRequest],
-        config: Any,
-        artefact: Artefact,
-        active: Sequence[Edit],
-    ) -> tuple[tuple[Op, ...], tuple[Diagnostic, ...]]:
+    def proposed(self, task: Task, artefact: Artefact) -> tuple[tuple[Op, ...], tuple[Diagnostic, ...]]:
         """The edit's operations, and what is to be said of them."""
 
 
@@ -131,19 +93,6 @@ def ask(model: LanguageModel, requests: Sequence[EditRequest], layers: Sequence[
 def scaled(changes: Mapping[str, LowRank], factors: Tensor) -> dict[str, LowRank]:
     """Every request's change times its own factor [request]."""
     return {name: LowRank(factors[:, None, None] * change.rows, change.cols) for name, change in changes.items()}
-
-
-def weight_deltas(changes: Mapping[str, LowRank]) -> tuple[WeightDelta, ...]:
-    """The sum over requests of every weight's change; tokens that contribute nothing are left out."""
-    deltas = []
-    for name, change in changes.items():
-        rows = change.rows.reshape(-1, change.rows.shape[-1])
-        cols = change.cols.reshape(-1, change.cols.shape[-1])
-        used = (rows != 0).any(-1) & (cols != 0).any(-1)
-        if not used.any():  # a change that is zero is still a matrix
-            used[0] = True
-        deltas.append(WeightDelta(name, rows[used].T.contiguous(), cols[used].contiguous()))
-    return tuple(deltas)
 
 
 def diagnostics(

@@ -16,25 +16,25 @@ Symbols: n requests, K [d_mlp, n], R [d_model, n], h_L the residual stream behin
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from time import perf_counter
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 
 from editing.applied.view import apply_edits
 from editing.edit import Diagnostic, Edit, LossStep
+from editing.method import Change, Method, Task
 from editing.ops import WeightDelta
 from editing.parts.contexts import make_contexts
-from editing.parts.diagnosis import Outcome, diagnose_many
+from editing.parts.diagnosis import Outcome, diagnose_many, limit_diagnostics, moment_diagnostics
 from editing.parts.keys import Batch, make_batch, mean_by_kind, read_lookups
 from editing.parts.moments import Moment, moment_for
 from editing.parts.reach import changed_outputs
 from editing.parts.settings import MomentSettings, RangeSettings, SearchSettings
 from editing.parts.values import Start, Value, optimise_values, read_starts
-from editing.requests import check_batch, check_layer
 from facts import EditRequest
 from facts.watch import UNWATCHED, Watch
 from models import LanguageModel
@@ -70,66 +70,52 @@ class Found:
         return torch.stack(wanted, dim=1).double().cpu()
 
 
-class SpreadMethod(ABC):
-    """MEMIT's algorithm with a hole where the update is."""
+class SpreadMethod(Method):
+    """MEMIT's algorithm, in which subclasses choose the update."""
 
-    name: str
-    title: str
     family = "locate-then-edit"
-    config_type: type[Any]
     batch = True
     needs = frozenset({"subject", "statistics"})
 
     @abstractmethod
-    def update(self, model: LanguageModel, config: Any, moments: dict[int, Moment], active: Sequence[Edit]) -> Update:
+    def update(self, task: Task, moments: dict[int, Moment]) -> Update:
         """The update for these layers' second moments and the edits already in the model."""
 
-    def compute(
-        self,
-        model: LanguageModel,
-        requests: Sequence[EditRequest],
-        config: Any,
-        *,
-        active: Sequence[Edit] = (),
-        watch: Watch = UNWATCHED,
-    ) -> Edit:
-        """The edit for all requests together; computed, not applied: the model is left bit for bit as it was.
-
-        Args:
-            watch: told the percentage done.
+    def change(self, task: Task) -> Change:
+        """The change of every layer for all requests together.
 
         Raises:
-            ValueError: if a layer is out of range, a prompt does not fit, or requests contradict each other.
+            ValueError: if a prompt does not fit, or every layer's MLP is silent.
             FileNotFoundError: if the corpus file does not exist.
-            Cancelled: if `watch` says to stop.
+            Cancelled: if the watch says to stop.
         """
-        check_layer(model, config.layer)
-        check_batch(model, requests)
+        model, config, watch = task.model, task.config, task.watch
         began = perf_counter()
         moments = {}
         for index, layer in enumerate(config.layers):
             stage = watch.part(40 * index // len(config.layers), 40 * (index + 1) // len(config.layers))
-            moments[layer] = moment_for(model, layer, config, watch=stage)
+            moments[layer] = moment_for(task.base, layer, config, watch=stage)
         estimated = perf_counter()
         watch.step(40, 100, "search")
-        found = search(model, requests, config, watch=watch.part(40, 90))
+        found = search(model, task.requests, config, watch=watch.part(40, 90))
         searched = perf_counter()
-        update = self.update(model, config, moments, active)
-        edit = Edit(self.name, tuple(requests), config, (), model.revision)
-        edit, gaps = spread(model, edit, found, update, watch=watch.part(90, 98))
-        seconds = {
-            "moments": estimated - began,
-            "value": searched - estimated,
-            "solve": perf_counter() - searched,
-        }
-        losses = mean_losses([value.losses for value in found.values])
+        update = self.update(task, moments)
+        changes, keys, gaps = spread(task, found, update, watch=watch.part(90, 98))
+        seconds = {"moments": estimated - began, "value": searched - estimated, "solve": perf_counter() - searched}
         named = {model.architecture.key_weight_name(layer): moment for layer, moment in moments.items()}
-        changed = {op.name: named[op.name] for op in edit.weights}
+        changed = {op.name: named[op.name] for op in changes}
         outcome = Outcome(found.batches, found.starts, found.values, changed, gaps)
-        edit = replace(edit, seconds=seconds, losses=losses)
-        edit = diagnose_many(model, edit, outcome, update.diagnostics())
-        watch.step(100, 100)
-        return edit
+        moment = next(iter(changed.values()))
+        return Change(
+            ops=changes,
+            losses=mean_losses([value.losses for value in found.values]),
+            seconds=seconds,
+            keys=keys,
+            diagnostics=diagnose_many(model, changes, outcome),
+            more=(*limit_diagnostics(config, outcome), *update.diagnostics(), *moment_diagnostics(config, moment)),
+            p_before=[value.p_before for value in found.values],
+            p_found=[value.p_found for value in found.values],
+        )
 
 
 def search(
@@ -156,23 +142,26 @@ def search(
 
 
 def spread(
-    model: LanguageModel,
-    edit: Edit,
-    found: Found,
-    update: Update,
-    *,
-    watch: Watch = UNWATCHED,
-) -> tuple[Edit, tuple[float, ...]]:
-    """The edit with its changes and keys, and how much of each z was missing before every layer and in the end.
+    task: Task, found: Found, update: Update, *, watch: Watch = UNWATCHED
+) -> tuple[tuple[WeightDelta, ...], dict[str, torch.Tensor], tuple[float, ...]]:
+    """The changes, the keys of each changed weight [n, d_mlp], and how much of each z was missing before every layer
+    and in the end.
 
     Raises:
         ValueError: if the MLPs of all layers are silent at the subjects.
-        Cancelled: if `watch` says to stop.
+        Cancelled: if the watch says to stop.
     """
-    layers = edit.config.layers
+    model, layers = task.model, task.config.layers
+    edit = Edit("spread", task.requests, task.config, (), model.revision)
+    changes: list[WeightDelta] = []
+    used: dict[str, torch.Tensor] = {}
     targets, gaps = found.targets, []
+
+    def changed() -> LanguageModel:
+        return apply_edits(model, [replace(edit, ops=tuple(changes))])
+
     for index, layer in enumerate(layers):
-        keys, outputs, stream = _read(apply_edits(model, [edit]), layer, layers[-1], found.batches)
+        keys, outputs, stream = _read(changed(), layer, layers[-1], found.batches)
         missing = targets - stream
         gaps.append(_mean_norm(missing))
         if not keys.any():  # a silent MLP: nothing can be written there, and the layers behind take its share
@@ -180,16 +169,16 @@ def spread(
         directions = update.directions(layer, keys)
         name = model.architecture.key_weight_name(layer)
         residuals = changed_outputs(model, layer, outputs, missing / (len(layers) - index))
-        change = WeightDelta(name, residuals.float(), directions.float())
-        edit = replace(edit, ops=(*edit.ops, change), keys={**edit.keys, name: keys.T.float()})
+        changes.append(WeightDelta(name, residuals.float(), directions.float()))
+        used[name] = keys.T.float()
         watch.step(index + 1, len(layers))
-    if not edit.ops:
+    if not changes:
         raise ValueError(
             f"the MLPs of layers {layers[0]} to {layers[-1]} are silent at the edited tokens (their keys are zero), so "
             "no change of their weights can act there; choose another layer"
         )
-    *_, stream = _read(apply_edits(model, [edit]), layers[-1], layers[-1], found.batches)
-    return edit, (*gaps, _mean_norm(targets - stream))
+    *_, stream = _read(changed(), layers[-1], layers[-1], found.batches)
+    return tuple(changes), used, (*gaps, _mean_norm(targets - stream))
 
 
 def mean_losses(curves: Sequence[Sequence[LossStep]]) -> tuple[LossStep, ...]:
