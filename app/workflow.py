@@ -20,11 +20,10 @@ from typing import Any
 import torch
 
 from app.probes import Row, find_fact, make_request, probes_of
-from editing import Edit, apply_edits
-from editing.applied.view import on_base
-from editing.configs import make_config
+from editing import Edit, apply_edits, make_edit
 from editing.parts.suggest import suggest_layer
-from editing.registry import DEFAULT_METHOD, get_method
+from editing.registry import DEFAULT_METHOD
+from experiments.guard import ordinary_texts
 from facts import EditRequest, Fact
 from facts.atlas import load_atlas
 from facts.watch import UNWATCHED, Watch
@@ -33,7 +32,6 @@ from metrics import evaluate as score
 from metrics.efficiency import stopwatch
 from models import LanguageModel, join, notes_on, own_answer, run, subject_span
 from models.published import usual_layer
-from models.reference.corpus import sample_texts
 from tracing import TraceConfig, TraceResult, measure_noise, trace_sites
 from tracing.suggestion import Suggestion
 
@@ -42,8 +40,6 @@ SURE = 0.1
 SURE_OF_ITSELF = 0.5
 """Below this probability of its own answer the model is said not to be sure, where nobody has said what is true."""
 SHOWN_ANSWERS = 5
-GUARD_TEXTS, GUARD_SEED = 40, 7
-"""Documents of the bundled corpus for the perplexity guard, from another seed than those of the second moment."""
 
 
 @dataclass(frozen=True)
@@ -284,12 +280,7 @@ def edit(
         FileNotFoundError: if the config names a corpus file that is not there.
         facts.watch.Cancelled: if `watch` says to stop.
     """
-    chosen = get_method(method)
-    if isinstance(config, Mapping) or config is None:
-        config = make_config(chosen.config_type, config or {})
-    view = apply_edits(model, active) if active else model
-    made = chosen.compute(view, [request], config, active=tuple(active), watch=watch)
-    return on_base(made, model, active)
+    return make_edit(model, [request], method, config, active=active, watch=watch)
 
 
 def evaluate(
@@ -337,7 +328,7 @@ def evaluate(
         model,
         edited,
         request,
-        guard_texts=sample_texts(GUARD_TEXTS, GUARD_SEED) if guard_texts is None else guard_texts,
+        guard_texts=ordinary_texts() if guard_texts is None else guard_texts,
         efficiency=efficiency,
         about=about if active is None or len(active) < 2 else about | {"active edits": len(active)},
         watch=watch,

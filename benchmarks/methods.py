@@ -27,13 +27,12 @@ from benchmarks.variants import NO_OP, variants, weights_of
 from editing import METHODS, Edit, apply_edits, get_method
 from editing.configs import make_config
 from editing.train.artefact import EditorError
-from experiments.guard import GUARD_SEED, GUARD_TEXTS
+from experiments.guard import ordinary_texts
 from facts.atlas import load_atlas
 from metrics.sequence import text_perplexity
 from metrics.statistics import bootstrap
 from models import LanguageModel
 from models.options import add_model_options, load_from
-from models.reference.corpus import sample_texts
 
 COLUMNS: dict[str, str] = {
     "reliability": "Reliability",
@@ -115,13 +114,13 @@ def _relative_change(edit: Edit) -> float | None:
 def _perplexity_ratio(model: LanguageModel, edited: LanguageModel) -> float | None:
     """Of the guard's ordinary texts, with the edit over without it."""
     room = min(model.max_positions, edited.max_positions)
-    before, after = _perplexity(model, room), text_perplexity(edited, sample_texts(GUARD_TEXTS, GUARD_SEED), room)
+    before, after = _perplexity(model, room), text_perplexity(edited, ordinary_texts(), room)
     return None if before is None or after is None else after / before
 
 
 @lru_cache(maxsize=4)
 def _perplexity(model: LanguageModel, room: int) -> float | None:
-    return text_perplexity(model, sample_texts(GUARD_TEXTS, GUARD_SEED), room)
+    return text_perplexity(model, ordinary_texts(), room)
 
 
 def summarised(lines: Sequence[Mapping[str, Any]]) -> dict[str, Mean]:

@@ -6,7 +6,7 @@ from editing.files import load_edit, save_edit
 from editing.method import Method
 from editing.methods.rome import RomeConfig
 from editing.ops import DenseDelta, WeightDelta
-from editing.registry import METHODS, get_method, revision_of
+from editing.registry import METHODS, get_method, make_edit, revision_of
 
 __all__ = [
     "METHODS",
@@ -20,6 +20,7 @@ __all__ = [
     "apply_edits",
     "get_method",
     "load_edit",
+    "make_edit",
     "revision_of",
     "save_edit",
 ]

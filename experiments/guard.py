@@ -7,11 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from editing import Diagnostic, Edit, apply_edits
-from editing.applied.view import on_base
-from editing.configs import make_config
+from editing import Diagnostic, Edit, apply_edits, get_method, make_edit
+from editing.applied.view import EditedModel
 from editing.preflight import after_computing, before_computing, safer_than
-from editing.registry import DEFAULT_METHOD, get_method
+from editing.registry import DEFAULT_METHOD
 from facts import EditRequest
 from facts.watch import UNWATCHED, Watch
 from metrics.sequence import text_perplexity
@@ -19,11 +18,16 @@ from models import LanguageModel
 from models.reference.corpus import sample_texts
 
 GUARD_TEXTS, GUARD_SEED = 20, 7
-"""Documents of the bundled corpus whose perplexity is watched."""
+"""Documents of the bundled corpus whose perplexity is watched, from another seed than those of the second moment."""
 BROKEN = 2.0
 """An edit that makes ordinary text this many times as surprising is said to have broken the model."""
 UNLIKELY = 0.01
 """Below this probability of the whole new answer an edit is said not to have taken."""
+
+
+def ordinary_texts(n: int = GUARD_TEXTS) -> list[str]:
+    """The texts whose perplexity says whether an edit breaks a model."""
+    return sample_texts(n, GUARD_SEED)
 
 
 def why_broken(diagnostics: Iterable[Diagnostic]) -> tuple[str, ...]:
@@ -48,7 +52,7 @@ class Guarded:
     """An edit with what the guard saw."""
 
     edit: Edit
-    view: LanguageModel
+    view: EditedModel
     """With the edit; without it where it was rolled back."""
     checks: tuple[Diagnostic, ...]
     rolled_back: bool
@@ -71,9 +75,11 @@ def guarded(
     roll_back: bool = False,
     watch: Watch = UNWATCHED,
 ) -> Guarded:
-    """Compute an edit on top of those active and look for signs of collapse.
+    """`make_edit`, then look for signs of collapse.
 
     Args:
+        model: the base, or a view that has edits already.
+        active: edits that are in effect besides those in `model`.
         guard_texts: whose perplexity is watched; by default documents of the bundled corpus.
         perplexity_before: of those texts in the model with `active`, where the caller knows it.
         roll_back: leave the edit out of the view where the model is broken by it.
@@ -82,15 +88,11 @@ def guarded(
         ValueError: if the method is unknown, a setting out of range, or a request does not fit the model.
         facts.watch.Cancelled: when the watch says so.
     """
-    chosen = get_method(method)
-    if isinstance(config, Mapping) or config is None:
-        config = make_config(chosen.config_type, config or {})
-    texts = sample_texts(GUARD_TEXTS, GUARD_SEED) if guard_texts is None else guard_texts
-    before = apply_edits(model, active)
+    texts = ordinary_texts() if guard_texts is None else guard_texts
     # Rank-one updates are the ones that a first-token subject breaks.
-    early = before_computing(model, requests, method) if chosen.family == "locate-then-edit" else ()
-    made = chosen.compute(before, list(requests), config, active=before.edits, watch=watch)
-    edit = on_base(made, model, before.edits)
+    early = before_computing(model, requests, method) if get_method(method).family == "locate-then-edit" else ()
+    before = model if isinstance(model, EditedModel) and not active else apply_edits(model, active)
+    edit = make_edit(before, requests, method, config, watch=watch)
     watch.step(1, 1, "checking ordinary text")
     after = before.with_edit(edit)
     room = after.max_positions

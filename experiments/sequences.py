@@ -16,13 +16,12 @@ from editing import apply_edits
 from editing.applied.view import EditedModel
 from editing.configs import make_config
 from editing.registry import DEFAULT_METHOD, get_method
-from experiments.guard import GUARD_SEED, GUARD_TEXTS, guarded
+from experiments.guard import guarded, ordinary_texts
 from experiments.places import shown_name
 from facts import EditRequest
 from facts.watch import UNWATCHED, Watch
 from metrics.sequence import Held, Point, SequenceReport, held, kept_answers, summed, text_perplexity
 from models import LanguageModel
-from models.reference.corpus import sample_texts
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,28 +100,22 @@ def _steps(
         watch.check()
         batch = range(start, min(start + batch_size, len(requests)))
         asked = [requests[index] for index in batch]
-        failed = undone = ""
         try:
-            if roll_back is None:
-                made = get_method(method).compute(view, asked, config, active=view.edits, watch=quiet)
-            else:
-                found = guarded(
-                    model,
-                    asked,
-                    method,
-                    config,
-                    active=view.edits,
-                    guard_texts=roll_back.texts,
-                    perplexity_before=roll_back.perplexity,
-                    roll_back=True,
-                    watch=quiet,
-                )
-                made, undone = found.edit, found.warnings[-1] if found.rolled_back else ""
+            made = guarded(
+                view,
+                asked,
+                method,
+                config,
+                guard_texts=roll_back.texts if roll_back else (),
+                perplexity_before=roll_back.perplexity if roll_back else None,
+                roll_back=True,
+                watch=quiet,
+            )
         except ValueError as error:
-            failed = str(error)
-        if not (failed or undone):
-            view = apply_edits(view, [made])
-        yield Step(batch, view, failed, undone)
+            yield Step(batch, view, str(error))
+            continue
+        view = made.view
+        yield Step(batch, view, "", made.warnings[-1] if made.rolled_back else "")
 
 
 def run_sequence(
@@ -154,7 +147,7 @@ def run_sequence(
         raise ValueError(f"every is {every}; expected at least 1 edit between two points")
     settings: Any = _checked(requests, method, config, batch_size)
     began = perf_counter()
-    texts = tuple(sample_texts(GUARD_TEXTS, GUARD_SEED) if guard_texts is None else guard_texts)
+    texts = tuple(ordinary_texts() if guard_texts is None else guard_texts)
     course = _Course(model, tuple(requests), texts)
     limit = RollBack(texts, course.points[0].perplexity) if roll_back else None
     for step in edits_in_turn(model, requests, method, settings, batch_size=batch_size, roll_back=limit, watch=watch):

@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     from models import LanguageModel
 
 DEFAULTS: dict[str, Any] = {"layer": None, "settings": {}, "seed": 0, "distractors": None, "texts": 0, "rests_on": None}
-_TEXTS_SEED = 7
-"""Another than that of the corpus the second moments come from."""
 _BATCH = 64
 """Rows that an evaluation may hold at once."""
 _PASSES = 2
@@ -89,16 +87,16 @@ def least_bytes(model: LanguageModel, spec: Spec) -> int:
 def edit(model: LanguageModel, spec: Spec, context: Context) -> dict[str, Any]:
     """Compute the edit, and measure it on a view of the model."""
     from editing import apply_edits, get_method
+    from experiments.guard import ordinary_texts
     from metrics import evaluate
     from metrics.evaluation import DISTRACTORS
-    from models.reference.corpus import sample_texts
 
     check_ground(spec)
     request = read_request(spec["request"])
     began = perf_counter()
     made = get_method(spec["method"]).compute(model, [request], _config(spec), watch=context.watch)
     context.notes["edit_seconds"] = perf_counter() - began
-    texts = context.keep(f"texts {spec['texts']}", lambda: sample_texts(spec["texts"], _TEXTS_SEED))
+    texts = context.keep(f"texts {spec['texts']}", lambda: ordinary_texts(spec["texts"]))
     report = evaluate(
         model,
         apply_edits(model, [made]),

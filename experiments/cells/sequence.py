@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
 DEFAULTS: dict[str, Any] = {"layer": None, "settings": {}, "every": 5, "texts": 20, "rests_on": None}
 METRICS = ("reliability", "generalization", "locality")
-_TEXTS_SEED = 7
-"""Another than that of the corpus the second moments come from."""
 
 
 def complete(spec: Spec) -> Spec:
@@ -63,8 +61,8 @@ def _by_settings(spec: Spec) -> str:
 @kind("sequence", version=1, complete=complete, group=_by_settings, estimate_bytes=least_bytes)
 def sequence(model: LanguageModel, spec: Spec, context: Context) -> dict[str, Any]:
     """Make the edits in turn, each on top of the ones before."""
+    from experiments.guard import ordinary_texts
     from experiments.sequences import run_sequence
-    from models.reference.corpus import sample_texts
 
     edit_cells.check_ground(spec)
     report = run_sequence(
@@ -73,7 +71,7 @@ def sequence(model: LanguageModel, spec: Spec, context: Context) -> dict[str, An
         spec["method"],
         config_of(spec),
         every=spec["every"],
-        guard_texts=sample_texts(spec["texts"], _TEXTS_SEED),
+        guard_texts=ordinary_texts(spec["texts"]),
         watch=context.watch,
     )
     return {
