@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from editing.configs import make_config
 from editing.edit import Diagnostic, Edit, LossStep
 from editing.ops import plain_of, rebuilt, tensors_of
 from editing.registry import get_method
-from facts.records import as_tuples, read_request, request_record
+from facts.records import as_tuples, read_request, read_value, request_record
 from facts.regular import check_regular
 
 FORMAT = "engram-edit-2"
@@ -77,17 +78,19 @@ def load_edit(path: Path) -> Edit:
 
 def _edit(description: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Edit:
     values = {name: as_tuples(value) for name, value in description["config"].items()}
+    if not description["requests"]:
+        raise ValueError("it holds no request; save the edit again")
     return Edit(
         method=description["method"],
         requests=tuple(read_request(request) for request in description["requests"]),
         config=make_config(get_method(description["method"]).config_type, values),
         ops=tuple(rebuilt(plain, _under(tensors, f"ops.{index}.")) for index, plain in enumerate(description["ops"])),
-        model_revision=description["model_revision"],
-        diagnostics=tuple(Diagnostic(**diagnostic) for diagnostic in description["diagnostics"]),
-        losses=tuple(LossStep(**step) for step in description["losses"]),
-        seconds=description["seconds"],
+        model_revision=read_value(str, description["model_revision"], "model_revision"),
+        diagnostics=read_value(tuple[Diagnostic, ...], description["diagnostics"], "diagnostics"),
+        losses=read_value(tuple[LossStep, ...], description["losses"], "losses"),
+        seconds=read_value(Mapping[str, float], description["seconds"], "seconds"),
         keys=_under(tensors, "keys."),
-        parents=tuple(description["parents"]),
+        parents=read_value(tuple[str, ...], description["parents"], "parents"),
     )
 
 

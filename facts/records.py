@@ -62,7 +62,7 @@ def said(**members: Any) -> dict[str, Any]:
 
 
 def read_record(kind: type[T], value: object, where: str) -> T:
-    """A frozen dataclass from JSON values, by the types of its fields: texts, tuples and dataclasses.
+    """A frozen dataclass from JSON values, by the types of its fields (see `read_value`).
 
     Raises:
         ValueError: naming the place in the record, what stands there and what was expected.
@@ -75,10 +75,15 @@ def read_record(kind: type[T], value: object, where: str) -> T:
     wrong += [f"has an unknown field {name!r}" for name in value if name not in hints]
     if wrong:
         raise ValueError(f"{where} {wrong[0]}; expected {', '.join(hints)}")
-    return kind(**{name: _read(hints[name], inner, f"{where}.{name}") for name, inner in value.items()})
+    return kind(**{name: read_value(hints[name], inner, f"{where}.{name}") for name, inner in value.items()})
 
 
-def _read(kind: Any, value: Any, where: str) -> Any:
+def read_value(kind: Any, value: Any, where: str) -> Any:
+    """A value of a type from JSON: a text, a number, a Literal, or a dataclass, tuple or mapping of these.
+
+    Raises:
+        ValueError: naming the place in the record, what stands there and what was expected.
+    """
     if is_dataclass(kind):
         return read_record(kind, value, where)  # type: ignore[arg-type]
     of = get_args(kind)
@@ -89,10 +94,19 @@ def _read(kind: Any, value: Any, where: str) -> Any:
                 f"{where} is {_shown(value)}; expected a list" + ("" if of_any_length else f" of {len(of)}")
             )
         kinds = of[:1] * len(value) if of_any_length else of
-        return tuple(_read(*pair, f"{where}[{index}]") for index, pair in enumerate(zip(kinds, value, strict=True)))
+        return tuple(
+            read_value(*pair, f"{where}[{index}]") for index, pair in enumerate(zip(kinds, value, strict=True))
+        )
     if get_origin(kind) is Literal:
         if value not in of:
             raise ValueError(f"{where} is {_shown(value)}; expected one of {', '.join(of)}")
+    elif get_origin(kind) is Mapping:
+        if not isinstance(value, Mapping):
+            raise ValueError(f"{where} is {_shown(value)}; expected an object with named fields")
+        return {name: read_value(of[1], inner, f"{where}.{name}") for name, inner in value.items()}
+    elif kind in (int, float):
+        if isinstance(value, bool) or not isinstance(value, int | kind):
+            raise ValueError(f"{where} is {_shown(value)}; expected a number")
     elif not isinstance(value, str):
         raise ValueError(f"{where} is {_shown(value)}; expected a text")
     return value

@@ -1,11 +1,13 @@
 """Edits as data: applying, adding up, saving, refusing."""
 
 import dataclasses
+import json
 import resource
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from editing import METHODS, Diagnostic, Edit, RomeConfig, WeightDelta, apply_edits, get_method
@@ -112,6 +114,30 @@ def test_files_that_are_no_edits_are_refused(edit: Edit, tmp_path: Path) -> None
         load_edit(tmp_path / "edit")
     with pytest.raises(FileNotFoundError, match="no folder"):
         save_edit(edit, tmp_path / "absent" / "edit")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "named"),
+    [
+        ("requests", [], "holds no request"),
+        ("diagnostics", [{"name": "p(new) after", "value": "high"}], r"diagnostics\[0\].value is 'high'"),
+        ("losses", [{"target_nll": 1.0, "kl": None, "decay": 0.0}], r"losses\[0\].kl is None"),
+        ("seconds", {"search": "long"}, "seconds.search is 'long'"),
+        ("parents", "abc", "parents is 'abc'"),
+        ("model_revision", 3, "model_revision is 3"),
+    ],
+)
+def test_a_field_of_another_type_is_refused_by_its_name(
+    edit: Edit, tmp_path: Path, field: str, value: object, named: str
+) -> None:
+    edit.save(tmp_path / "edit")
+    with safe_open(str(tmp_path / "edit"), framework="pt") as file:
+        metadata = file.metadata()
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    description = json.loads(metadata["edit"]) | {field: value}
+    save_file(tensors, tmp_path / "edit", metadata | {"edit": json.dumps(description)})
+    with pytest.raises(ValueError, match=f"not a saved edit: .*{named}"):
+        Edit.load(tmp_path / "edit")
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
