@@ -17,7 +17,8 @@ from dataclasses import asdict, dataclass
 import torch
 
 from models import LanguageModel, join, subject_span
-from models.options import LoadSettings
+from models.options import load_as
+from models.settings import LoadSettings
 from models.text.characters import HALF
 
 JOINS = (
@@ -129,7 +130,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args(arguments)
     try:
-        found = [row for name in options.models for row in rows(LoadSettings().load(name))]
+        found = [row for name in options.models for row in rows(load_as(name, LoadSettings()))]
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from models.architectures import EDITABLE_FAMILIES, FAMILIES, Architecture, as_out_in
-    from models.forwards.generation import Sampling
+    from models.forwards.answer import own_answer
     from models.forwards.interventions import Run, Site, run, run_batched
+    from models.generation import Sampling
     from models.language_model import LanguageModel
-    from models.load import load_model
+    from models.sources.load import load_model
     from models.text.tokens import (
         Span,
         fits,
         join,
         notes_on,
-        own_answer,
         pad,
         subject_span,
         target_ids,
@@ -31,15 +31,15 @@ HOMES = {
     "Architecture": "architectures",
     "LanguageModel": "language_model",
     "Run": "forwards.interventions",
-    "Sampling": "forwards.generation",
+    "Sampling": "generation",
     "Site": "forwards.interventions",
     "Span": "text.tokens",
     "as_out_in": "architectures",
     "fits": "text.tokens",
     "join": "text.tokens",
-    "load_model": "load",
+    "load_model": "sources.load",
     "notes_on": "text.tokens",
-    "own_answer": "text.tokens",
+    "own_answer": "forwards.answer",
     "pad": "text.tokens",
     "run": "forwards.interventions",
     "run_batched": "forwards.interventions",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import threading
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,16 +13,14 @@ from nnsight import NNsight
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from facts.types import MAX_PROMPT_CHARACTERS
 from models.architectures import Architecture, architecture_of, as_out_in, context_length
-from models.forwards.calls import calling
-from models.forwards.generation import Sampling, batches, drawn, greedy
-from models.text.asking import Wording, wording
-from models.text.characters import whole_characters
+from models.calls import calling
+from models.generation import Sampling, batches, drawn, greedy
+from models.text.text_model import TextModel
 from models.views import Rewrite, plain, share
 
 
-class LanguageModel:
+class LanguageModel(TextModel):
     """A decoder in evaluation mode without gradients, and everything the other packages ask of it.
 
     Args:
@@ -57,7 +54,6 @@ class LanguageModel:
         self.findings: dict[str, str] = {}
         """What was measured about the way the module computes, whatever its weights; shared with its views."""
         self.chat = False
-        """Whether prompts are asked in the tokenizer's chat template; see `as_chat`."""
 
     def __repr__(self) -> str:
         return f"LanguageModel({self.name!r}, {self.architecture.family}, {self.n_layers} layers x {self.d_model})"
@@ -121,116 +117,12 @@ class LanguageModel:
         """[d_vocab, d_embedding], the token embedding."""
         return self.weight(f"{self.architecture.embedding}.weight")
 
-    # ---- text
-
-    @property
-    def pad_id(self) -> int:
-        """A valid token id to fill rows with; what is computed there is never read."""
-        for token_id in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id):
-            if token_id is not None and token_id < self.d_vocab:
-                return int(token_id)
-        return 0
-
     @property
     def eos_ids(self) -> frozenset[int]:
         """Token ids that end a text."""
         configured = self.module.generation_config.eos_token_id if self.module.generation_config else None
         ids = configured if isinstance(configured, list) else [configured]
         return frozenset(int(i) for i in [*ids, self.tokenizer.eos_token_id] if i is not None)
-
-    @property
-    def has_chat_template(self) -> bool:
-        """Whether the model was trained to be asked in a chat: an instruct model."""
-        return bool(self.tokenizer.chat_template)
-
-    def as_chat(self) -> LanguageModel:
-        """The same model (module, lock and weights), asked in its chat template: prompts stand in the user's turn.
-
-        Its name says so, and with it every result.
-
-        Raises:
-            ValueError: if the tokenizer has no chat template.
-        """
-        if not self.has_chat_template:
-            raise ValueError(f"{self.name} has no chat template, so it cannot be asked in one; ask without chat")
-        asked = copy.copy(self)
-        asked.chat, asked.name = True, f"{self.name} (chat)"
-        return asked
-
-    @property
-    def starts(self) -> bool:
-        """Whether the tokenizer puts its start token before every text."""
-        return self.tokenize("a")[:1] == [self.tokenizer.bos_token_id]
-
-    @property
-    def lead_ids(self) -> tuple[int, ...]:
-        """Token ids before the words of every prompt: the start token, or the chat template up to the user's words."""
-        if not self.chat:
-            return (self.tokenizer.bos_token_id,) if self.starts else ()
-        one, other = self.encode("a"), self.encode("1")
-        n = next((i for i, (x, y) in enumerate(zip(one, other, strict=False)) if x != y), 0)
-        return tuple(one[:n])
-
-    def wording(self, prompt: str) -> Wording:
-        """The prompt as the model reads it: in the chat template if so, without a blank at its end."""
-        return wording(self.tokenizer, prompt, chat=self.chat, starts=self.starts)
-
-    def encode(self, prompt: str) -> list[int]:
-        """Token ids of a prompt as `wording` has it, with the special tokens the tokenizer itself adds.
-
-        Raises:
-            ValueError: if the prompt is empty, broken, or longer than the model's context.
-        """
-        ids = self.tokenize_worded(self.wording(prompt).text)
-        if not ids:
-            raise ValueError("the text is empty; write at least one word")
-        if len(ids) > self.max_positions:
-            raise ValueError(f"the text is {len(ids)} tokens long; {self.name} takes at most {self.max_positions}")
-        return ids
-
-    def tokenize_worded(self, text: str) -> list[int]:
-        """Token ids of a text that `wording` gave, or that begins with one: a chat template brings its own start."""
-        return self.tokenize(text, special_tokens=not self.chat)
-
-    def tokenize(self, text: str, *, special_tokens: bool = True) -> list[int]:
-        """Token ids of a text, which may be empty or longer than the context.
-
-        Raises:
-            ValueError: if the text holds a broken character, far too many of them, or a token the model lacks.
-        """
-        limit = max(MAX_PROMPT_CHARACTERS, 16 * self.max_positions)
-        if len(text) > limit:  # before tokenising: a million characters take seconds
-            raise ValueError(f"the text has {len(text)} characters; at most {limit} are taken")
-        if any("\ud800" <= character <= "\udfff" for character in text):
-            raise ValueError("the text contains a broken character (a lone surrogate); type it again without it")
-        ids: list[int] = self.tokenizer(text, add_special_tokens=special_tokens, verbose=False)["input_ids"]
-        if ids and max(ids) >= self.d_vocab:
-            raise ValueError(
-                f"the tokenizer gives id {max(ids)}, but {self.name} knows only {self.d_vocab} tokens; "
-                "the model folder holds a tokenizer of another model"
-            )
-        return ids
-
-    def decode(self, ids: Sequence[int] | Tensor, *, special_tokens: bool = False) -> str:
-        """The text of some token ids; special tokens are left out unless asked for."""
-        return str(
-            self.tokenizer.decode(ids, skip_special_tokens=not special_tokens, clean_up_tokenization_spaces=False)
-        )
-
-    def token_strings(self, ids: Sequence[int] | Tensor) -> list[str]:
-        """Each token decoded alone, for display; a leading space is kept.
-
-        A character that several tokens make up stands at the first of them and `CONTINUED` at the others; what never
-        becomes a character shows as U+FFFD.
-        """
-        listed = [int(i) for i in ids]
-        strings = []
-        for token_id, token in zip(listed, self.tokenizer.convert_ids_to_tokens(listed), strict=True):
-            text = self.decode([token_id], special_tokens=True)
-            # SentencePiece drops the space of a piece that is decoded alone
-            dropped = (token or "").startswith("\u2581")  # None: a padded vocabulary has ids without a token
-            strings.append(" " + text if dropped and not text.startswith(" ") else text)
-        return whole_characters(strings, lambda start, stop: self.decode(listed[start:stop], special_tokens=True))
 
     # ---- forward
 
@@ -368,11 +260,6 @@ class LanguageModel:
             for index, text in zip(chosen, texts, strict=True):
                 found[index] = text
         return found
-
-    def continuation_text(self, prompt: Sequence[int], continuation: Sequence[int]) -> str:
-        """The text a continuation adds: decoded together, since some tokenizers drop a first token's space."""
-        before, after = self.decode(prompt), self.decode([*prompt, *continuation])
-        return after[len(before) :] if after.startswith(before) else self.decode(continuation)
 
     @torch.no_grad()
     def embedding(self, ids: Sequence[int] | Tensor) -> Tensor:

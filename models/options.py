@@ -6,64 +6,15 @@ Nothing here imports torch, so a command can print its help at once.
 from __future__ import annotations
 
 import argparse
-import re
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
+
+from models.settings import DEVICE_MAPS, DTYPES, QUANTIZED, LoadSettings
 
 if TYPE_CHECKING:
     from models.language_model import LanguageModel
 
-DTYPES = ("auto", "float32", "bfloat16", "float16")
-DEVICE_MAPS = ("", "auto")
-QUANTIZED = ("", "8bit", "4bit")
 NAMES = ("model", "device", "dtype", "device_map", "load", "chat")
 """What `add_model_options` adds, as attributes of the parsed options."""
-_DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
-
-
-@dataclass(frozen=True)
-class LoadSettings:
-    """Where a model computes and in which number format; `models.placement` says what "auto" becomes.
-
-    Raises:
-        ValueError: if a setting has a value that it cannot have, or two exclude one another.
-    """
-
-    device: str = "auto"
-    """auto, cpu, cuda (or one card, such as cuda:1) or mps."""
-    dtype: str = "auto"
-    """auto, float32, bfloat16 or float16."""
-    device_map: str = ""
-    """"auto" lets accelerate spread the layers over all cards, the memory and the disk; empty for one device."""
-    quantized: str = ""
-    """"8bit" or "4bit", by the library bitsandbytes; empty for whole weights."""
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.device, str) or not _DEVICE.fullmatch(self.device):
-            raise ValueError(f"the device is {self.device!r}; choose auto, cpu, mps, cuda or one card such as cuda:1")
-        for setting, value, choices in (
-            ("dtype", self.dtype, DTYPES),
-            ("device map", self.device_map, DEVICE_MAPS),
-            ("load", self.quantized, QUANTIZED),
-        ):
-            if value not in choices:
-                listed = ", ".join(choice or "nothing" for choice in choices)
-                raise ValueError(f"the {setting} is {value!r}; choose from {listed}")
-        if self.device_map and self.device != "auto":
-            raise ValueError(
-                f"a device map places the layers itself, so the device cannot be {self.device!r}; leave out one of both"
-            )
-
-    def load(self, name: str | Path) -> LanguageModel:
-        """The model of that name, loaded so.
-
-        Raises:
-            ValueError, FileNotFoundError: as `models.load_model`.
-        """
-        from models.load import load_model
-
-        return load_model(name, dtype=self.dtype, device=self.device, device_map=self.device_map, load=self.quantized)
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
@@ -102,13 +53,18 @@ def load_from(options: argparse.Namespace) -> LanguageModel:
         FileNotFoundError: if the model is not there.
     """
     settings = LoadSettings(options.device, options.dtype, options.device_map, options.load)
-    return asked(settings.load(options.model), options.chat)
+    return load_as(options.model, settings, options.chat)
 
 
-def asked(model: LanguageModel, chat: bool) -> LanguageModel:
-    """The model, asked through its chat template where that is wanted.
+def load_as(name: str, settings: LoadSettings, chat: bool = False) -> LanguageModel:
+    """The model of that name, loaded by these settings; with `chat` it is asked through its chat template.
 
     Raises:
-        ValueError: if it is wanted and the model has none.
+        ValueError, FileNotFoundError: as `load_from`.
     """
+    from models.sources.load import load_model
+
+    model = load_model(
+        name, dtype=settings.dtype, device=settings.device, device_map=settings.device_map, load=settings.quantized
+    )
     return model.as_chat() if chat else model

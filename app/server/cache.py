@@ -15,6 +15,7 @@ from app.server.jobs import Runner
 from app.server.pace import Paces
 from app.server.uploads import Uploads
 from facts.watch import UNWATCHED, Watch
+from models.options import load_as
 
 if TYPE_CHECKING:
     from editing import Edit
@@ -90,7 +91,7 @@ class Shelf:
 def _load(key: str) -> LanguageModel:
     choice = catalog.choice_of(key)
     try:
-        model = choice.settings.load(choice.source)
+        model = load_as(choice.source, choice.settings)
     except (ValueError, OSError) as error:  # a folder's path is nobody's business
         raise ValueError(str(error).replace(choice.place, choice.name)) from error
     model.name = choice.name

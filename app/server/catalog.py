@@ -16,8 +16,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from models.options import LoadSettings
 from models.published import usual_layer
+from models.settings import LoadSettings
 from models.sources import catalogue
 from models.sources.gguf import converted_folders, is_gguf
 from models.sources.hub import cached, cached_names

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import torch
 
 from editing.ops import CodebookOp, Where
-from models.forwards.calls import current_call
+from models.calls import current_call
 
 GAP = 1e-5
 """How much less than half the way the older of two conflicting entries keeps, as in the authors' code."""

@@ -19,7 +19,7 @@ import torch
 
 from editing.applied.codebook import rows_and_ends
 from editing.ops import SideOp
-from models.forwards.calls import current_call
+from models.calls import current_call
 
 
 @dataclass(frozen=True, eq=False)

@@ -33,7 +33,7 @@ from facts import EditRequest
 from facts.atlas import load_atlas
 from facts.watch import Watch
 from models import LanguageModel, pad, run
-from models.forwards.calls import calling
+from models.calls import calling
 
 STRANGERS = 4
 """Other subjects whose keys are compared with the new one."""

@@ -36,7 +36,7 @@ from editing.parts.diagnosis import size_diagnostic
 from facts import EditRequest
 from facts.watch import Watch
 from models import LanguageModel, Site, as_out_in, fits, run, target_ids
-from models.forwards.calls import calling
+from models.calls import calling
 from models.forwards.interventions import run_traced
 
 

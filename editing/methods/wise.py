@@ -35,7 +35,7 @@ from facts import EditRequest, Fact
 from facts.atlas import load_atlas
 from facts.watch import Watch
 from models import LanguageModel, Site, as_out_in, fits, run
-from models.forwards.calls import calling
+from models.calls import calling
 from models.forwards.interventions import Patch
 
 SETTLED = 1e-4

@@ -24,9 +24,9 @@ from editing.parts.settings import MomentSettings
 from facts.regular import check_regular
 from facts.watch import UNWATCHED, Watch
 from models import LanguageModel, pad
-from models.forwards.cache import cache_folder
 from models.forwards.hooks import read_states
 from models.reference.corpus import sample_texts
+from models.sources.cache import cache_folder
 
 BATCH_TOKENS = 2048
 """Tokens in one forward pass, padding included."""

@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from editing.parts.moments import Moment, checksum, write_file
-from models.forwards.cache import cache_folder
+from models.sources.cache import cache_folder
 
 LARGEST = 4096
 """Widest matrix whose spectrum is kept: 8 bytes x 4096^2 are 134 MB."""

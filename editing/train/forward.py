@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from editing.train.rows import Encoder, LowRank, Rows
 from models import LanguageModel, pad
-from models.forwards.calls import calling
+from models.calls import calling
 
 BATCH = 128
 """Rows of one forward that needs no gradient."""

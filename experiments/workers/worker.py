@@ -17,7 +17,8 @@ from experiments.memory import MemoryRefusedError, check_fits
 from experiments.plan import canonical
 from experiments.workers.messages import Event, Failed, Finished, Ready, Setup, Task
 from facts.watch import Watch
-from models.options import LoadSettings, asked
+from models.options import load_as
+from models.settings import LoadSettings
 
 if TYPE_CHECKING:
     from models import LanguageModel
@@ -93,7 +94,7 @@ def load(setup: Setup) -> LanguageModel:
         ValueError, FileNotFoundError: as `models.options.load_from`.
     """
     settings = LoadSettings(setup.device, setup.dtype, setup.device_map, setup.load)
-    return asked(settings.load(setup.model), setup.chat)
+    return load_as(setup.model, settings, setup.chat)
 
 
 # ---- messages between processes: JSON and bytes, never pickle

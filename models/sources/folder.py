@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from facts.regular import check_regular
-from models.forwards.patterns import may_hang
 from models.sources.config_check import check_config
 from models.sources.manifest import file_digest, is_lfs_pointer, read_json
+from models.sources.patterns import may_hang
 
 _MAX_TOKENIZER_BYTES = 200_000_000
 _MAX_HEADER_BYTES = 100_000_000  # the safetensors format's own limit

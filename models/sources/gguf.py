@@ -6,7 +6,7 @@ import re
 import shutil
 from pathlib import Path
 
-from models.forwards.cache import cache_folder
+from models.sources.cache import cache_folder
 from models.sources.manifest import file_digest, read_json
 from models.sources.store import check_room, convert_into, is_kept, only_writer
 
@@ -24,7 +24,7 @@ def folder_of_gguf(path: Path) -> Path:
         ValueError: if it is not a GGUF file that can be read, in one sentence.
         OSError: if the disk has no room.
     """
-    from models.sources.gguf_header import read_header  # imports transformers, which listing does without
+    from models.sources.gguf_model import read_header  # imports transformers, which listing does without
 
     header = read_header(path)
     digest = file_digest(path)

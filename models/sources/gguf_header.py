@@ -87,26 +87,13 @@ class Header:
         return f"{'converted' if set(formats) <= set(_PLAIN) else 'dequantised'} from {listed}"
 
 
-def read_header(path: Path) -> Header:
-    """Read and check the header of a GGUF file; the weights are not touched.
+def read_table(path: Path) -> Header:
+    """Read and check the header of a GGUF file; the weights are not touched, and torch is not imported.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is not an ordinary file, not whole, not GGUF, of a family or number format that cannot be
-            read, or states sizes that no model has; in one sentence.
-    """
-    from models.sources.gguf_model import check_model  # imports torch, which a list of models does without
-
-    header = read_table(path)
-    check_model(header, path.name)
-    return header
-
-
-def read_table(path: Path) -> Header:
-    """As `read_header`, without asking whether the family and its sizes are supported; imports no torch.
-
-    Raises:
-        FileNotFoundError, ValueError: as `read_header`, save for the family and its sizes.
+        ValueError: if it is not an ordinary file, not whole, not GGUF, or of a number format that cannot be read; in
+            one sentence.
     """
     if not path.exists():
         raise FileNotFoundError(f"there is no file {str(path)!r}; give the path of a GGUF file")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES
 
 from models.architectures import FAMILIES
 from models.sources.config_check import LIMITS
-from models.sources.gguf_header import Header
+from models.sources.gguf_header import Header, read_table
 
 _SIZES = {
     "block_count": "layers",
@@ -22,6 +24,18 @@ _SIZES = {
 _FAMILY_OF = {"gemma3": "gemma3_text"}
 SUPPORTED = tuple(name for name in GGUF_SUPPORTED_ARCHITECTURES if _FAMILY_OF.get(name, name) in FAMILIES)
 """Values of `general.architecture` that transformers reads and `models.architectures` has a row for."""
+
+
+def read_header(path: Path) -> Header:
+    """The header of a GGUF file of a family that can be read.
+
+    Raises:
+        FileNotFoundError, ValueError: as `read_table`, and if the family is not supported or a size is one that no
+            model has.
+    """
+    header = read_table(path)
+    check_model(header, path.name)
+    return header
 
 
 def check_model(header: Header, name: str) -> None:

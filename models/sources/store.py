@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from facts.watch import UNWATCHED, Watch
-from models.forwards.cache import cache_folder
+from models.sources.cache import cache_folder
 from models.sources.child import ChildError, reason, run_child
 from models.sources.manifest import MANIFEST, read_json
 

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from facts.words import blank_before, occurrences
-from models.language_model import LanguageModel
-from models.text.characters import HALF, MOST_TOKENS
+from models.text.text_model import TextModel
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ class Span:
         return self.stop - 1
 
 
-def subject_span(model: LanguageModel, prompt: str, subject: str, at: int | None = None) -> Span:
+def subject_span(model: TextModel, prompt: str, subject: str, at: int | None = None) -> Span:
     """The tokens of `model.encode(prompt)` that hold the subject.
 
     A token that holds only part of the subject belongs to it.  Positions are found by decoding ever longer
@@ -73,7 +72,7 @@ def _offset(prompt: str, subject: str, at: int | None) -> int:
     return places[0] if at is None else at
 
 
-def _span_by_decoding(model: LanguageModel, ids: list[int], before: str, through: str) -> Span:
+def _span_by_decoding(model: TextModel, ids: list[int], before: str, through: str) -> Span:
     """The last token that starts at or before the subject, up to the first that ends at or behind it."""
     prefixes = [model.decode(ids[:count], special_tokens=model.chat) for count in range(len(ids) + 1)]
     start = max(count for count, prefix in enumerate(prefixes) if before.startswith(prefix))
@@ -81,7 +80,7 @@ def _span_by_decoding(model: LanguageModel, ids: list[int], before: str, through
     return Span(start, stop)
 
 
-def _span_by_offsets(model: LanguageModel, ids: list[int], text: str, start: int, stop: int) -> Span:
+def _span_by_offsets(model: TextModel, ids: list[int], text: str, start: int, stop: int) -> Span:
     read = model.tokenizer(text, return_offsets_mapping=True, add_special_tokens=not model.chat, verbose=False)
     offsets = read["offset_mapping"]
     inside = [index for index, (begin, end) in enumerate(offsets) if begin < stop and end > start]
@@ -101,7 +100,7 @@ def _letters(text: str) -> str:
     return "".join(text.casefold().split())
 
 
-def target_ids(model: LanguageModel, target: str, prompt: str = "") -> list[int]:
+def target_ids(model: TextModel, target: str, prompt: str = "") -> list[int]:
     """Token ids of an answer as it continues a prompt, without special tokens.
 
     Args:
@@ -121,7 +120,7 @@ def target_ids(model: LanguageModel, target: str, prompt: str = "") -> list[int]
     return model.tokenize(blank + target.lstrip(), special_tokens=False)
 
 
-def join(model: LanguageModel, prompt: str, target: str) -> tuple[list[int], int]:
+def join(model: TextModel, prompt: str, target: str) -> tuple[list[int], int]:
     """Token ids of prompt and answer, and the number of those that are the prompt's.
 
     A blank stands between where the language wants one (`facts.words.blank_before`).  Both are tokenised together
@@ -145,7 +144,7 @@ def join(model: LanguageModel, prompt: str, target: str) -> tuple[list[int], int
     return together, len(alone)
 
 
-def notes_on(model: LanguageModel, prompt: str, subject: str, at: int) -> tuple[str, ...]:
+def notes_on(model: TextModel, prompt: str, subject: str, at: int) -> tuple[str, ...]:
     """What should be said of the way a prompt is asked, a sentence each: what was left out, which subject is meant.
 
     Args:
@@ -166,34 +165,19 @@ def notes_on(model: LanguageModel, prompt: str, subject: str, at: int) -> tuple[
     return tuple(notes)
 
 
-def tokens_together(model: LanguageModel, prompt: str, target: str) -> list[int]:
+def tokens_together(model: TextModel, prompt: str, target: str) -> list[int]:
     """Token ids of prompt and answer tokenised as one text, whatever that does to the prompt's last token."""
     text = model.wording(prompt).text
     return model.tokenize_worded(f"{text}{blank_before(text)}{target.lstrip()}")
 
 
-def fits(model: LanguageModel, prompt: str, target: str) -> bool:
+def fits(model: TextModel, prompt: str, target: str) -> bool:
     """Whether the model takes the prompt together with the answer."""
     try:
         join(model, prompt, target)
     except ValueError:
         return False
     return True
-
-
-def own_answer(model: LanguageModel, prompt: str) -> list[int]:
-    """The model's greedy next token, with those that complete its character where it is cut.
-
-    Raises:
-        ValueError: if the prompt is empty or too long.
-    """
-    ids, answer = model.encode(prompt), list[int]()
-    for _ in range(MOST_TOKENS):
-        logits = model.logits(torch.tensor([[*ids, *answer]], device=model.device))[0, -1]
-        answer.append(int(logits.argmax()))
-        if HALF not in model.decode(answer, special_tokens=True):
-            return answer
-    return answer[:1]
 
 
 def pad(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:

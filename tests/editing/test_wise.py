@@ -12,7 +12,7 @@ from editing.applied.side import Shard, SideRewrite, fold, ties
 from editing.methods.wise import WiseConfig, WiseMethod, margins, mask_of
 from facts.watch import Cancelled, Watch
 from models import LanguageModel, as_out_in, run
-from models.forwards.calls import calling
+from models.calls import calling
 from tests.editing import made as by_hand
 from tests.editing.made import OTHER, made
 from tests.editing.quick import DAVIS, NEEDLE, REQUESTS, TOWER

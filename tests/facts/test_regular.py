@@ -15,7 +15,7 @@ from experiments.plan_files import read_plan_file
 from facts.importers import detect, read_facts
 from facts.regular import check_regular
 from models import load_model
-from models.load import REFERENCE_FOLDER
+from models.sources.load import REFERENCE_FOLDER
 from tests.tiny import tiny_model
 from tracing.averaging import _Journal
 from tracing.storage import read

@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 import models.sources.hub
 from models.__main__ import main
 from models.sources.catalogue import ENTRIES, entry_named, fetch, folder_of, is_fetched, memory_needed
-from tests.models.test_load import write_model
+from tests.models.sources.test_load import write_model
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from models import FAMILIES, LanguageModel, pad
-from models.forwards.generation import batches
+from models.generation import batches
 from tests.tiny import build_tiny, tiny_model
 
 every_family = pytest.mark.parametrize("family", FAMILIES)

@@ -14,9 +14,11 @@ import torch
 
 from editing.requests import check_editable
 from facts import Fact
-from models import load_model, placement
-from models.options import LoadSettings, add_model_options, load_from
-from models.placement import place
+from models import load_model
+from models.options import add_model_options, load_from
+from models.settings import LoadSettings
+from models.sources import placement
+from models.sources.placement import place
 from tests.tiny import build_tiny, tiny_model
 from tracing import TraceConfig, causal_trace
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from models import LanguageModel, Sampling
-from models.forwards.calls import current_call
-from models.forwards.generation import drawn
+from models.calls import current_call
+from models.generation import drawn
 from tests.tiny import tiny_model
 
 PROMPTS = ["The Space Needle is in", "The Colosseum is in", "Toyota is", "Marie Curie was born in Warsaw and"]

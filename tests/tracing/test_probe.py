@@ -12,7 +12,7 @@ from torch import Tensor
 from facts import Fact
 from models import LanguageModel, run
 from models.architectures import architecture_named
-from models.forwards.calls import current_call
+from models.calls import current_call
 from models.forwards.hooks import run_hooked
 from models.forwards.packing import plain
 from tests.tiny import build_tiny, tiny_model

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from models import LanguageModel
-from models.forwards.calls import calling
+from models.calls import calling
 from models.forwards.sites import Key, Visit
 from tracing.config import TraceConfig
 from tracing.engine.plan import Cell

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from models import LanguageModel
-from models.forwards.calls import calling
+from models.calls import calling
 from models.forwards.hooks import run_hooked
 from models.forwards.packing import KeysValues, PrefixCache, RecordingCache, packed_inputs, packed_pattern
 from models.forwards.projections import kept_projections

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from models.options import LoadSettings
+from models.settings import LoadSettings
 
 FLOAT32_SHARE = 0.5
 """Share of the memory of the card that weights in float32 may take before `auto` chooses bfloat16."""

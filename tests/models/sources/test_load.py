@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-import models.load
+import models.sources.load
 from models import FAMILIES, load_model
 from tests.tiny import build_tiny, tiny_model
 
@@ -289,7 +289,7 @@ def reference_folder(folder: Path) -> Path:
 
 
 def test_the_reference_model_must_match_its_manifest(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(models.load, "REFERENCE_FOLDER", reference_folder(folder))
+    monkeypatch.setattr(models.sources.load, "REFERENCE_FOLDER", reference_folder(folder))
     assert load_model("reference").name == "reference"
     path = folder / "model.safetensors"
     original = path.read_bytes()
@@ -310,11 +310,11 @@ def test_the_reference_model_must_match_its_manifest(folder: Path, monkeypatch: 
     (folder / "manifest.json").unlink()
     with pytest.raises(ValueError, match=r"has no manifest\.json"):
         load_model("reference")
-    monkeypatch.setattr(models.load, "REFERENCE_FOLDER", folder / "nowhere")
+    monkeypatch.setattr(models.sources.load, "REFERENCE_FOLDER", folder / "nowhere")
     with pytest.raises(FileNotFoundError, match=r"run `python -m models\.reference\.train`"):
         load_model("reference")
 
 
 def test_facts_are_readable_without_torch() -> None:
     script = "import facts, sys; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", script], cwd=Path(__file__).parents[2], check=False).returncode == 0
+    assert subprocess.run([sys.executable, "-c", script], cwd=Path(__file__).parents[3], check=False).returncode == 0

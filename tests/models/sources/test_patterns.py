@@ -3,7 +3,7 @@
 import pytest
 from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
 
-from models.forwards.patterns import may_hang
+from models.sources.patterns import may_hang
 
 PUBLISHED = [
     *sorted(set(GGUF_PRE_TOKENIZER_SPLITS.values())),  # Llama 3, Qwen 2, GPT-4o, Tekken and others

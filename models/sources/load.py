@@ -13,13 +13,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from models.language_model import LanguageModel
-from models.options import LoadSettings
-from models.placement import Placement, place
+from models.settings import LoadSettings
 from models.sources.catalogue import ENTRIES, REFERENCE_FOLDER, folder_of
 from models.sources.folder import check_finite, check_folder, folder_digest, n_parameters
 from models.sources.gguf import folder_of_gguf, is_gguf
 from models.sources.hub import cached_or_downloaded
 from models.sources.manifest import check_manifest, read_manifest
+from models.sources.placement import Placement, place
 
 REFERENCE = "reference"
 """Name of the bundled model."""
@@ -42,7 +42,8 @@ def load_model(
             folder (an absolute path, or one that begins with ./ or ~), the path of a .gguf file, or a hub id such as
             `gpt2` or `EleutherAI/pythia-70m`.  A GGUF file is converted on first use, into the cache.  A hub id is
             taken from the local cache, and downloaded only if it is not there.
-        dtype, device, device_map, load: as in `models.options.LoadSettings`; `models.placement` says what "auto" is.
+        dtype, device, device_map, load: as in `models.settings.LoadSettings`; `models.sources.placement` says what
+            "auto" is.
 
     Raises:
         ValueError: if the name is no such thing, what stands there cannot be loaded safely or whole, or a setting has

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from models.forwards.calls import calling
+from models.calls import calling
 
 PADDING = 256
 """Tokens of padding that cost about as much as decoding the rows of one more batch."""

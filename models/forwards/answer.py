@@ -1,0 +1,23 @@
+"""What a model itself answers."""
+
+from __future__ import annotations
+
+import torch
+
+from models.language_model import LanguageModel
+from models.text.characters import HALF, MOST_TOKENS
+
+
+def own_answer(model: LanguageModel, prompt: str) -> list[int]:
+    """The model's greedy next token, with those that complete its character where it is cut.
+
+    Raises:
+        ValueError: if the prompt is empty or too long.
+    """
+    ids, answer = model.encode(prompt), list[int]()
+    for _ in range(MOST_TOKENS):
+        logits = model.logits(torch.tensor([[*ids, *answer]], device=model.device))[0, -1]
+        answer.append(int(logits.argmax()))
+        if HALF not in model.decode(answer, special_tokens=True):
+            return answer
+    return answer[:1]
