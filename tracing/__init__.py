@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tracing.average import AverageEffects
-    from tracing.averaging import average_effects
     from tracing.config import TraceConfig
     from tracing.corruption import NoiseLevel, measure_noise
     from tracing.counterfactuals import suggest_counterfactuals
+    from tracing.engine.averaging import average_effects
     from tracing.engine.memory import TraceMemoryError
-    from tracing.engine.paths import PathResult, path_patching
     from tracing.engine.several import trace_facts
+    from tracing.engine.tracer import causal_trace, refine_trace, trace_all, trace_sites
     from tracing.lenses.attribution import AttributionResult, attribution_patching
     from tracing.lenses.knockout import KnockoutResult, attention_knockout
     from tracing.lenses.logit import LensResult, logit_lens
     from tracing.lenses.neurons import NeuronAttribution, attribute_neurons
+    from tracing.lenses.paths import PathResult, path_patching
     from tracing.lenses.tuned import TunedLens, fit_tuned_lens, tuned_lens
-    from tracing.tracer import causal_trace, refine_trace, trace_all, trace_sites
     from tracing.types import TraceResult
 
 HOMES = {
@@ -31,7 +31,7 @@ HOMES = {
     "LensResult": "lenses.logit",
     "NeuronAttribution": "lenses.neurons",
     "NoiseLevel": "corruption",
-    "PathResult": "engine.paths",
+    "PathResult": "lenses.paths",
     "TraceConfig": "config",
     "TraceMemoryError": "engine.memory",
     "TraceResult": "types",
@@ -39,17 +39,17 @@ HOMES = {
     "attention_knockout": "lenses.knockout",
     "attribute_neurons": "lenses.neurons",
     "attribution_patching": "lenses.attribution",
-    "average_effects": "averaging",
-    "causal_trace": "tracer",
+    "average_effects": "engine.averaging",
+    "causal_trace": "engine.tracer",
     "fit_tuned_lens": "lenses.tuned",
     "logit_lens": "lenses.logit",
     "measure_noise": "corruption",
-    "path_patching": "engine.paths",
+    "path_patching": "lenses.paths",
     "suggest_counterfactuals": "counterfactuals",
-    "refine_trace": "tracer",
-    "trace_all": "tracer",
+    "refine_trace": "engine.tracer",
+    "trace_all": "engine.tracer",
     "trace_facts": "engine.several",
-    "trace_sites": "tracer",
+    "trace_sites": "engine.tracer",
     "tuned_lens": "lenses.tuned",
 }
 

@@ -185,7 +185,7 @@ def _known(
     model: LanguageModel, items: Iterable[T], fact_of: Callable[[T], Fact], count: int, step: Callable[[int], None]
 ) -> tuple[list[T], list[str]]:
     """The first `count` whose true answer is the model's own, and the prompts passed over."""
-    from tracing.averaging import knows
+    from tracing.engine.averaging import knows
     from tracing.engine.question import ask
 
     found: list[T] = []

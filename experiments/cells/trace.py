@@ -87,10 +87,10 @@ def smaller_batch(model: LanguageModel, facts: Sequence[Fact], context: Context)
 def trace(model: LanguageModel, spec: Spec, context: Context) -> dict[str, Any]:
     """Trace one fact in one way."""
     from tracing.average import by_category
-    from tracing.averaging import knows
     from tracing.corruption import NoiseLevel, measure_noise
+    from tracing.engine.averaging import knows
     from tracing.engine.question import ask
-    from tracing.tracer import causal_trace
+    from tracing.engine.tracer import causal_trace
 
     fact, config = _fact(spec), _config(spec)
     known = context.memo("known", lambda: knows(model, ask(model, fact)))

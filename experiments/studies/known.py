@@ -121,7 +121,7 @@ def _prompt(item: Any) -> str:
 
 
 def _knows(model: LanguageModel, fact: Fact) -> bool:
-    from tracing.averaging import knows
+    from tracing.engine.averaging import knows
     from tracing.engine.question import ask
 
     return knows(model, ask(model, fact))

@@ -22,7 +22,7 @@ def dataset(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     from app.workflow import look
     from facts import Fact
     from models import load_model
-    from tracing.averaging import knows
+    from tracing.engine.averaging import knows
     from tracing.engine.question import ask
 
     model = load_model(str(tiny_folder))

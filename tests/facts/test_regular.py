@@ -17,7 +17,7 @@ from facts.regular import check_regular
 from models import load_model
 from models.sources.load import REFERENCE_FOLDER
 from tests.tiny import tiny_model
-from tracing.averaging import _Journal
+from tracing.engine.averaging import _Journal
 from tracing.storage import read
 
 

@@ -14,10 +14,10 @@ from models import run
 from tests.tiny import FAMILIES, tiny_model
 from tracing.config import TraceConfig
 from tracing.corruption import NoiseLevel
+from tracing.engine.tracer import causal_trace
 from tracing.lenses.attribution import AttributionResult, attribution_patching, verify
-from tracing.pair import Key, Pair, make_pair
+from tracing.lenses.pair import Key, Pair, make_pair
 from tracing.sites import TraceSite
-from tracing.tracer import causal_trace
 
 FACT = Fact.from_prompt("the city of Paris is in", "Paris", "Paris France")
 LEVEL = NoiseLevel(0.4, "a test")

@@ -211,7 +211,7 @@ def test_a_stopped_run_resumes_from_its_journal(tmp_path: Path, monkeypatch: pyt
         traced.extend(fact.prompt for fact in facts)
         return trace_facts(model, facts, *rest, **more)
 
-    monkeypatch.setattr("tracing.averaging.trace_facts", noting)
+    monkeypatch.setattr("tracing.engine.averaging.trace_facts", noting)
     resumed = average_effects(model, facts, CONFIGS, journal=journal)
     assert traced == [fact.prompt for fact in facts[2:]]
     assert len(lines(journal)) == 5

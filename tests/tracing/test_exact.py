@@ -18,8 +18,8 @@ from tests.tiny import build_tiny, tiny_model
 from tests.tracing.agreement import LEVEL, assert_agrees, cells_of, oracle_of
 from tracing import TraceConfig, causal_trace
 from tracing.config import Direction
+from tracing.engine.tracer import trace_all
 from tracing.sites import SITES, SeveredSite, TraceSite
-from tracing.tracer import trace_all
 
 FACT = Fact.from_prompt("the Space Needle is in", "Space Needle")
 REPLAYED = {"bloom", "mpt", "gpt_bigcode"}

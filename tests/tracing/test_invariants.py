@@ -22,8 +22,8 @@ from tracing.engine.engine import Asked, Engine
 from tracing.engine.memory import TraceMemoryError
 from tracing.engine.probe import EngineName
 from tracing.engine.question import ask
+from tracing.engine.tracer import refine_trace
 from tracing.sites import SITES, TraceSite
-from tracing.tracer import refine_trace
 
 FACT = Fact.from_prompt("in the city the Space Needle is", "Space Needle")
 LEVEL = NoiseLevel(0.4, "a test")

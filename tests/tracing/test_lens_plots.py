@@ -10,10 +10,10 @@ import pytest
 
 from tests.tracing.made import heads_result, made_result
 from tracing.config import TraceConfig
-from tracing.engine.paths import Node, PathResult
 from tracing.lenses.attribution import AttributionResult
 from tracing.lenses.knockout import KnockoutResult
 from tracing.lenses.logit import LensResult
+from tracing.lenses.paths import Node, PathResult
 from tracing.plots import lenses as plots
 from tracing.plots.maps import export, page
 

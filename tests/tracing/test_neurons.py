@@ -17,7 +17,7 @@ from tests.tracing.agreement import LEVEL
 from tracing import TraceConfig, attribute_neurons, attribution_patching
 from tracing.lenses.attribution import AttributionResult
 from tracing.lenses.neurons import NeuronAttribution, verify_neurons
-from tracing.pair import answer_log_prob, make_pair
+from tracing.lenses.pair import answer_log_prob, make_pair
 
 FACT = Fact.from_prompt("the Space Needle is in", "Space Needle")
 CONFIG = TraceConfig(samples=2)

@@ -26,8 +26,8 @@ from tracing import (
     TraceResult,
     TunedLens,
     average_effects,
-    averaging,
 )
+from tracing.engine import averaging
 
 DATA = Path(__file__).parent / "data"
 KINDS: dict[str, Any] = {

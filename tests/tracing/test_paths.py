@@ -15,8 +15,8 @@ from tests.oracle.paths import path_probability
 from tests.tiny import FAMILIES, tiny_model
 from tracing.config import TraceConfig
 from tracing.corruption import NoiseLevel
-from tracing.engine.paths import Node, PathResult, Through, path_patching
-from tracing.pair import make_pair
+from tracing.lenses.pair import make_pair
+from tracing.lenses.paths import Node, PathResult, Through, path_patching
 
 FACT = Fact.from_prompt("the city of Paris is the", "Paris")  # every family answers with one token
 LEVEL = NoiseLevel(0.4, "a test")

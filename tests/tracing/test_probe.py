@@ -20,7 +20,7 @@ from tests.tracing.agreement import LEVEL, assert_agrees, cells_of
 from tracing import TraceConfig, causal_trace
 from tracing.engine.probe import engine_for, packs_exactly
 from tracing.engine.runs import capture
-from tracing.tracer import ask, trace_all
+from tracing.engine.tracer import ask, trace_all
 
 FACT = Fact.from_prompt("the Space Needle is in", "Space Needle")
 CONFIGS = [TraceConfig(site="mlp_out", window=2, samples=2), TraceConfig(samples=2, severed="mlp_out")]

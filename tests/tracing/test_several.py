@@ -14,7 +14,7 @@ from tests.tiny import tiny_model
 from tests.tracing.agreement import LEVEL, assert_agrees, cells_of
 from tracing import TraceConfig, trace_facts
 from tracing.engine import plan, several
-from tracing.tracer import trace_all
+from tracing.engine.tracer import trace_all
 from tracing.types import TraceResult
 
 REPLAYED = {"bloom", "mpt", "gpt_bigcode"}

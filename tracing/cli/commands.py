@@ -48,7 +48,7 @@ class Output:
 def trace(options: argparse.Namespace, watch: Watch) -> Output:
     """One prompt, one exact map."""
     model, fact = _asked(options)
-    from tracing.tracer import causal_trace
+    from tracing.engine.tracer import causal_trace
 
     config = _config(options, model, fact)
     return shown(causal_trace(model, fact, config, level=_level(model), watch=watch).by(options.measure))
@@ -113,7 +113,7 @@ def _neurons(
 def paths(options: argparse.Namespace, watch: Watch) -> Output:
     """What one state tells the answer through each module behind it."""
     model, fact = _asked(options)
-    from tracing.engine.paths import Node, path_patching
+    from tracing.lenses.paths import Node, path_patching
 
     parts = options.sender.split(":")
     if len(parts) != 3 or not (parts[1] + parts[2].lstrip("-")).isdigit():
@@ -141,7 +141,7 @@ def many(options: argparse.Namespace, watch: Watch) -> Output:
     """Every fact of a file, each saved for itself, and a table of them."""
     facts, folder = _facts(options), Path(options.folder)
     model = load_from(options)
-    from tracing.tracer import causal_trace
+    from tracing.engine.tracer import causal_trace
 
     folder.mkdir(parents=True, exist_ok=True)
     level = _level(model, [fact.subject for fact in facts])
@@ -185,8 +185,8 @@ def average(options: argparse.Namespace, watch: Watch) -> Output:
     if untold:
         options.notes = (*options.notes, f"{untold} facts were left out, since the file states no true answer for them")
     model = load_from(options)
-    from tracing.averaging import average_effects
     from tracing.counterfactuals import suggest_counterfactuals
+    from tracing.engine.averaging import average_effects
 
     def choose(fact: Fact) -> str | None:
         found = suggest_counterfactuals(model, fact, limit=1)
@@ -223,11 +223,11 @@ def reopen(options: argparse.Namespace, watch: Watch) -> Output:
     if kind.startswith("engram-trace"):
         return shown(TraceResult.load(options.path).by(options.measure))
     from tracing.average import AverageEffects
-    from tracing.engine.paths import PathResult
     from tracing.lenses.attribution import AttributionResult
     from tracing.lenses.knockout import KnockoutResult
     from tracing.lenses.logit import LensResult
     from tracing.lenses.neurons import NeuronAttribution
+    from tracing.lenses.paths import PathResult
 
     for one in (LensResult, KnockoutResult, AttributionResult, NeuronAttribution, PathResult, AverageEffects):
         if kind == one.KIND:

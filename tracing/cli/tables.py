@@ -18,11 +18,11 @@ from tracing.types import CATEGORIES, TraceResult
 
 if TYPE_CHECKING:  # these import torch
     from tracing.average import AverageEffects
-    from tracing.engine.paths import PathResult
     from tracing.lenses.attribution import AttributionResult
     from tracing.lenses.knockout import KnockoutResult
     from tracing.lenses.logit import LensResult
     from tracing.lenses.neurons import NeuronAttribution
+    from tracing.lenses.paths import PathResult
 
 COLUMNS = 16  # that fit a terminal
 LITTLE = 0.05  # a total effect, as a difference of probabilities

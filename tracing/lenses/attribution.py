@@ -30,9 +30,9 @@ from facts.watch import UNWATCHED, Watch
 from models import LanguageModel, run
 from tracing.config import TraceConfig
 from tracing.corruption import NoiseLevel
-from tracing.pair import Key, Pair, PairResult, make_pair
+from tracing.engine.tracer import causal_trace
+from tracing.lenses.pair import Key, Pair, PairResult, make_pair
 from tracing.sites import TraceSite
-from tracing.tracer import causal_trace
 
 DEFAULT_SITES: tuple[TraceSite, ...] = ("resid_post", "mlp_out", "attn_out")
 SAMPLES_AT_ONCE = 16

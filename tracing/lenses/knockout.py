@@ -28,7 +28,7 @@ from models import LanguageModel
 from models.forwards.attention import edges_cut
 from tracing.config import TraceConfig
 from tracing.engine.question import Question, ask
-from tracing.pair import answer_log_prob
+from tracing.lenses.pair import answer_log_prob
 from tracing.storage import Stored
 
 Edges = tuple[Sequence[int], Sequence[int]]

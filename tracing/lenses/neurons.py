@@ -26,7 +26,7 @@ from models import LanguageModel, run
 from tracing.config import TraceConfig
 from tracing.corruption import NoiseLevel
 from tracing.lenses.attribution import SAMPLES_AT_ONCE, products
-from tracing.pair import Key, PairResult, make_pair
+from tracing.lenses.pair import Key, PairResult, make_pair
 
 
 @dataclass(frozen=True, eq=False)

@@ -30,10 +30,10 @@ from tracing.sites import SITE_NAMES
 from tracing.tokens import token_label
 
 if TYPE_CHECKING:  # these import torch
-    from tracing.engine.paths import PathResult
     from tracing.lenses.attribution import AttributionResult
     from tracing.lenses.knockout import KnockoutResult
     from tracing.lenses.logit import LensResult
+    from tracing.lenses.paths import PathResult
     from tracing.types import TraceResult
 
 Shown = Literal["probability", "difference"]

@@ -30,7 +30,7 @@ from facts.watch import UNWATCHED, Watch
 from models import LanguageModel, run
 from tracing.config import TraceConfig
 from tracing.corruption import NoiseLevel
-from tracing.pair import Key, Pair, PairResult, Patch, make_pair
+from tracing.lenses.pair import Key, Pair, PairResult, Patch, make_pair
 from tracing.statistics import interval
 
 NodeSite = Literal["resid_post", "mlp_out", "attn_out"]
