@@ -44,13 +44,14 @@ def export_model(view: EditedModel, folder: Path) -> None:
         whole = Path(scratch) / folder.name
         view.module.save_pretrained(whole)
         view.tokenizer.save_pretrained(whole)
-        record = {"base": view.base.revision, "edits": [_described(edit) for edit in view.edits]}
+        record = {"base": view.base.revision, "edits": [described(edit) for edit in view.edits]}
         (whole / RECORD).write_text(json.dumps(record, ensure_ascii=False, indent=1), encoding="utf-8")
         if folder.exists():
             folder.rmdir()
         shutil.move(whole, folder)
 
 
-def _described(edit: Edit) -> dict[str, object]:
+def described(edit: Edit) -> dict[str, object]:
+    """What the record says of an edit."""
     requests = [{"prompt": request.fact.prompt, "target_new": request.target_new} for request in edit.requests]
     return {"method": edit.method, "digest": edit.digest, "requests": requests}
