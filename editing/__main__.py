@@ -14,6 +14,8 @@ from dataclasses import MISSING, Field, asdict, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from editing.applied.adapter import export_adapter, export_gguf_adapter
+from editing.applied.view import EditedModel, apply_edits
 from editing.edit import Edit
 from editing.files import save_edit
 from editing.parts.suggest import suggest_layer
@@ -32,11 +34,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Edit, measure, print; 0, or 2 with one sentence on stderr when the request cannot be met."""
     try:
         options = _options(arguments)
-        if options.save_to and not options.save_to.parent.is_dir():  # said now, not after the work
-            raise FileNotFoundError(f"there is no folder {str(options.save_to.parent)!r}; make it first")
-        edit, report, why = _run(options)
-        if options.save_to and (not why or options.keep_broken):
-            save_edit(edit, options.save_to)
+        places = [place for place in (options.save_to, options.save_adapter, options.save_gguf) if place]
+        for place in places:
+            if not place.parent.is_dir():  # said now, not after the work
+                raise FileNotFoundError(f"there is no folder {str(place.parent)!r}; make it first")
+        edit, view, report, why = _run(options)
+        kept = not why or options.keep_broken
+        if kept:
+            _save(options, edit, view)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -49,11 +54,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print("\n" + report.to_markdown())
     if why:
         print(f"note: this edit is broken: {'; '.join(why)}", file=sys.stderr)
-    if options.save_to and why and not options.keep_broken:
+    if places and not kept:
         print("note: a broken edit is not saved; give --keep-broken to save it all the same", file=sys.stderr)
-    elif options.save_to and not options.json:
-        print(f"\nEdit written to {options.save_to}")
+    elif places and not options.json:
+        print(f"\nEdit written to {', '.join(map(str, places))}")
     return 0
+
+
+def _save(options: argparse.Namespace, edit: Edit, view: EditedModel) -> None:
+    """Write the edit in every form that was asked for."""
+    if options.save_to:
+        save_edit(edit, options.save_to)
+    if options.save_adapter:
+        export_adapter(view, options.save_adapter)
+    if options.save_gguf:
+        export_gguf_adapter(view, options.save_gguf)
 
 
 def description(edit: Edit) -> dict[str, Any]:
@@ -105,8 +120,8 @@ def _where(edit: Edit) -> str:
     return edit.method if layer is None else f"{edit.method}, layer {layer}"
 
 
-def _run(options: argparse.Namespace) -> tuple[Edit, EditReport, tuple[str, ...]]:
-    """The edit, its report, and why it should not be used."""
+def _run(options: argparse.Namespace) -> tuple[Edit, EditedModel, EditReport, tuple[str, ...]]:
+    """The edit, the view that has it, its report, and why it should not be used."""
     # The workflow stands above this package; only a command line may reach up to it.
     from app import workflow
     from app.probes import find_fact
@@ -134,7 +149,8 @@ def _run(options: argparse.Namespace) -> tuple[Edit, EditReport, tuple[str, ...]
         print(f"note: no --layer given; {config.layer} is taken, {SUGGESTED}", file=sys.stderr)
     found = guarded(model, [request], options.method, config, watch=_watch())
     edit = replace(found.edit, diagnostics=(*found.edit.diagnostics, *found.checks))
-    return edit, workflow.evaluate(model, edit, request, watch=_watch()), why_broken(edit.diagnostics)
+    report = workflow.evaluate(model, edit, request, watch=_watch())
+    return edit, apply_edits(model, [edit]), report, why_broken(edit.diagnostics)
 
 
 def _asks_for_layer(config_type: type[Any]) -> bool:
@@ -175,6 +191,12 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     # Not `save`: nnsight gives every object an attribute of that name, which argparse takes for a value already set.
     parser.add_argument(
         "--save", dest="save_to", type=Path, metavar="FILE", help="write the edit to a .safetensors file"
+    )
+    parser.add_argument(
+        "--save-adapter", type=Path, metavar="FOLDER", help="write the edit as a LoRA folder that peft loads"
+    )
+    parser.add_argument(
+        "--save-gguf", type=Path, metavar="FILE", help="write the edit as an adapter for llama.cpp (--lora FILE)"
     )
     parser.add_argument("--keep-broken", action="store_true", help="save an edit also where it breaks the model")
     knobs = parser.add_argument_group(f"settings of {chosen.method}")

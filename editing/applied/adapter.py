@@ -14,11 +14,11 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from transformers.pytorch_utils import Conv1D
 
 from editing.applied.export import RECORD, described
 from editing.applied.view import EditedModel
 from editing.ops import WeightDelta
+from models import as_out_in
 
 Factors = dict[str, tuple[torch.Tensor, torch.Tensor]]
 """Path of a layer -> (B [d_out, rank], A [rank, d_in]), float32, of one rank for all."""
@@ -80,10 +80,10 @@ def export_adapter(view: EditedModel, folder: Path) -> None:
         "lora_alpha": rank,
         "lora_dropout": 0.0,
         "bias": "none",
-        "fan_in_fan_out": any(isinstance(view.submodules[path], Conv1D) for path in factors),
+        "fan_in_fan_out": _stored_in_out(view, next(iter(factors))),
         "target_modules": sorted(factors),
     }
-    tensors = {}
+    tensors: dict[str, torch.Tensor] = {}
     for path, (rows, cols) in factors.items():
         tensors |= {f"base_model.model.{path}.lora_B.weight": rows, f"base_model.model.{path}.lora_A.weight": cols}
     record = {"base": view.base.revision, "edits": [described(edit) for edit in view.edits]}
@@ -96,6 +96,12 @@ def export_adapter(view: EditedModel, folder: Path) -> None:
         if folder.exists():
             folder.rmdir()
         shutil.move(whole, folder)
+
+
+def _stored_in_out(view: EditedModel, path: str) -> bool:
+    """Whether a layer stores its weight [d_in, d_out], as all edited layers of GPT-2 do."""
+    shape = torch.empty(2, 1)
+    return as_out_in(view.submodules[path], shape).shape != shape.shape
 
 
 def export_gguf_adapter(view: EditedModel, path: Path) -> None:

@@ -70,7 +70,8 @@ def _names(family: str, n_layers: int, layers: Mapping[str, object]) -> dict[str
         name = table.get_name(layer)
         if name is None or layer.endswith(REORDERED):
             raise ValueError(
-                f"llama.cpp keeps the weight of {layer!r} under no name or in another order; export a peft adapter instead"
+                f"llama.cpp keeps the weight of {layer!r} under no name or in another order; "
+                "export a peft adapter instead"
             )
         names[layer] = name
     return names

@@ -52,7 +52,7 @@ def test_peft_on_the_unedited_model_gives_the_views_logits(
 def test_two_edits_of_one_weight_are_stacked_and_others_get_zeros() -> None:
     view = edited(tiny_model("llama"), "rome", "lora")
     factors = factors_of(view)
-    ranks = {tuple(cols.shape)[0] for _, cols in factors.values()}
+    ranks = {len(cols) for _, cols in factors.values()}
     assert len(ranks) == 1
     for path, (rows, cols) in factors.items():
         deltas = [op for edit in view.edits for op in edit.ops if isinstance(op, WeightDelta)]

@@ -39,6 +39,13 @@ def test_prints_diagnostics_and_five_metrics(folder: str, tmp_path: Path, capsys
     assert load_edit(path).requests[0].target_new == "Paris"
 
 
+def test_an_edit_is_written_as_adapters(folder: str, tmp_path: Path) -> None:
+    places = {"save-adapter": str(tmp_path / "peft"), "save-gguf": str(tmp_path / "edit.gguf")}
+    assert main([*arguments(folder, **places), "--keep-broken"]) == 0
+    assert (tmp_path / "peft" / "adapter_model.safetensors").is_file()
+    assert (tmp_path / "edit.gguf").is_file()
+
+
 def test_an_edit_can_be_placed_at_any_token_of_the_subject(folder: str, capsys: pytest.CaptureFixture[str]) -> None:
     keys = []
     for number in ("0", "1"):
