@@ -75,6 +75,11 @@ def canonical(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
+def digest(value: Any) -> str:
+    """sha256 of a value's canonical JSON, in hex."""
+    return hashlib.sha256(canonical(value).encode()).hexdigest()
+
+
 def _check(value: Any, where: str) -> None:
     """json.dumps would turn a tuple into a list and a number as key into text; keys must not depend on that."""
     if isinstance(value, Mapping):
@@ -100,7 +105,7 @@ def cell_key(kind: str, version: int, spec: Spec, identity: Mapping[str, Any]) -
         identity: of the model and the libraries, from `experiments.identity`.
     """
     whole = {"schema": SCHEMA, "kind": kind, "version": version, "spec": spec, "identity": identity}
-    return hashlib.sha256(canonical(whole).encode()).hexdigest()
+    return digest(whole)
 
 
 def grid(kind: str, facts: Sequence[Mapping[str, Any]], axes: Mapping[str, Any]) -> Iterator[Cell]:

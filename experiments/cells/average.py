@@ -12,7 +12,6 @@ and tests are those of the tracing package.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from typing import TYPE_CHECKING, Any
@@ -22,7 +21,7 @@ import numpy as np
 from experiments.cells import trace as trace_cells
 from experiments.kinds import Context, kind
 from experiments.places import shown_name
-from experiments.plan import Spec, canonical
+from experiments.plan import Spec, digest
 from facts import Fact
 from tracing.config import TraceConfig
 
@@ -72,11 +71,7 @@ def least_bytes(model: LanguageModel, spec: Spec) -> int:
     return max(trace_cells.least_bytes(model, {"fact": fact, "batch_size": rows}) for fact in spec["facts"])
 
 
-def _by_settings(spec: Spec) -> str:
-    return hashlib.sha256(canonical(spec).encode()).hexdigest()
-
-
-@kind("average", version=1, complete=complete, group=_by_settings, estimate_bytes=least_bytes)
+@kind("average", version=1, complete=complete, group=digest, estimate_bytes=least_bytes)
 def average(model: LanguageModel, spec: Spec, context: Context) -> dict[str, Any]:
     """Trace the facts."""
     from tracing import NoiseLevel, average_effects

@@ -25,12 +25,13 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.kinds import Context, kind
 from experiments.memory import FIXED
-from experiments.plan import Spec, canonical
+from experiments.plan import Spec, digest
 from facts import EditRequest
 from facts.records import as_lists, read_request, request_record
 from facts.regular import check_regular
 
 if TYPE_CHECKING:
+    from editing import Edit
     from metrics import EditReport
     from models import LanguageModel
 
@@ -56,7 +57,7 @@ def complete(spec: Spec) -> Spec:
         problem = f"it has no setting {unknown[0]!r}" if unknown else f"it needs {' and '.join(missing)}"
         raise ValueError(f"an edit takes request, method, {', '.join(DEFAULTS)}; {problem}")
     whole = DEFAULTS | dict(spec) | {"request": request_record(read_request(spec["request"]))}
-    config = asdict(_config(whole))
+    config = asdict(config_of(whole))
     layer = config.pop("layer", None)
     whole |= {"layer": layer, "settings": config}
     return whole | {"rests_on": _rests_on(whole)}
@@ -64,7 +65,7 @@ def complete(spec: Spec) -> Spec:
 
 def by_request(spec: Spec) -> str:
     """Edits of one request follow one another on one worker."""
-    return hashlib.sha256(canonical(spec["request"]).encode()).hexdigest()
+    return digest(spec["request"])
 
 
 def least_bytes(model: LanguageModel, spec: Spec) -> int:
@@ -86,15 +87,14 @@ def least_bytes(model: LanguageModel, spec: Spec) -> int:
 @kind("edit", version=1, complete=complete, group=by_request, estimate_bytes=least_bytes)
 def edit(model: LanguageModel, spec: Spec, context: Context) -> dict[str, Any]:
     """Compute the edit, and measure it on a view of the model."""
-    from editing import apply_edits, get_method
+    from editing import apply_edits
     from experiments.guard import ordinary_texts
     from metrics import evaluate
     from metrics.evaluation import DISTRACTORS
 
-    check_ground(spec)
     request = read_request(spec["request"])
     began = perf_counter()
-    made = get_method(spec["method"]).compute(model, [request], _config(spec), watch=context.watch)
+    made = compute(model, request, spec, context)
     context.notes["edit_seconds"] = perf_counter() - began
     texts = context.keep(f"texts {spec['texts']}", lambda: ordinary_texts(spec["texts"]))
     report = evaluate(
@@ -128,13 +128,29 @@ def _scores(report: EditReport) -> list[dict[str, Any]]:
     return [{str(name): as_lists(value) for name, value in record.items()} for record in records]
 
 
-def _config(spec: Mapping[str, Any]) -> Any:
+def config_of(spec: Mapping[str, Any]) -> Any:
+    """The method's settings.
+
+    Raises:
+        ValueError: naming the setting that is unknown or wrong.
+    """
     from editing import get_method
     from editing.configs import make_config
 
-    kind_of = get_method(spec["method"]).config_type
     layer = {} if spec["layer"] is None else {"layer": spec["layer"]}
-    return make_config(kind_of, {**spec["settings"], **layer})
+    return make_config(get_method(spec["method"]).config_type, {**spec["settings"], **layer})
+
+
+def compute(model: LanguageModel, request: EditRequest, spec: Spec, context: Context) -> Edit:
+    """The edit of a cell; refused where what it rests on has changed since the run was planned.
+
+    Raises:
+        ValueError: if so, or the request does not fit the model.
+    """
+    from editing import get_method
+
+    check_ground(spec)
+    return get_method(spec["method"]).compute(model, [request], config_of(spec), watch=context.watch)
 
 
 def check_ground(spec: Spec) -> None:

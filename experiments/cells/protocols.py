@@ -18,7 +18,6 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from experiments.cells import edit as edit_cells
-from experiments.cells.rewrite import config_of
 from experiments.kinds import Context, kind
 from experiments.plan import Spec
 from facts.records import as_lists, read_request
@@ -57,18 +56,17 @@ def complete(spec: Spec) -> Spec:
 )
 def protocols(model: LanguageModel, spec: Spec, context: Context) -> dict[str, Any]:
     """Compute the edit, and measure it."""
-    from editing import apply_edits, get_method
+    from editing import apply_edits
     from metrics.protocols import Material, base_readings, evaluate_under
     from metrics.types import Settings
 
-    edit_cells.check_ground(spec)
     request, names = read_request(spec["request"]), spec["protocols"]
     material = Material(Settings(seed=spec["seed"]))
     # one request's edits follow one another, and the unedited model says the same to all of them
     asked = f"before {names} {spec['seed']}"
     before = context.memo(asked, lambda: base_readings(model, [request], names, material=material))
     began = perf_counter()
-    made = get_method(spec["method"]).compute(model, [request], config_of(spec), watch=context.watch)
+    made = edit_cells.compute(model, request, spec, context)
     context.notes["edit_seconds"] = perf_counter() - began
     view = apply_edits(model, [made])
     found = evaluate_under(model, view, request, names, material=material, before=before, watch=context.watch)

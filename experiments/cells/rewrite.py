@@ -58,15 +58,14 @@ def complete(spec: Spec) -> Spec:
 )
 def rewrite(model: LanguageModel, spec: Spec, context: Context) -> dict[str, Any]:
     """Compute the edit, and read the probabilities before and after."""
-    from editing import apply_edits, get_method
+    from editing import apply_edits
     from metrics.asking.logprobs import score_answers
 
-    edit_cells.check_ground(spec)
     request = read_request(spec["request"])
     asked = _asked(request)
     pairs = [pair for some in asked.values() for pair in some]
     before = context.memo("before", lambda: score_answers(model, pairs))
-    made = get_method(spec["method"]).compute(model, [request], config_of(spec), watch=context.watch)
+    made = edit_cells.compute(model, request, spec, context)
     after = score_answers(apply_edits(model, [made]), pairs)
     return {
         "edit_digest": made.digest,
@@ -74,19 +73,6 @@ def rewrite(model: LanguageModel, spec: Spec, context: Context) -> dict[str, Any
             what: [[before[pair].probability, after[pair].probability] for pair in some] for what, some in asked.items()
         },
     }
-
-
-def config_of(spec: Spec) -> Any:
-    """The method's settings.
-
-    Raises:
-        ValueError: naming the setting that is unknown or wrong.
-    """
-    from editing import get_method
-    from editing.configs import make_config
-
-    layer = {} if spec["layer"] is None else {"layer": spec["layer"]}
-    return make_config(get_method(spec["method"]).config_type, {**spec["settings"], **layer})
 
 
 def layer_for(method: str, layer: int) -> int | None:

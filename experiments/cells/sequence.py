@@ -14,13 +14,11 @@ why edits could not be computed.
 
 from __future__ import annotations
 
-import hashlib
 from typing import TYPE_CHECKING, Any
 
 from experiments.cells import edit as edit_cells
-from experiments.cells.rewrite import config_of
 from experiments.kinds import Context, kind
-from experiments.plan import Spec, canonical
+from experiments.plan import Spec, digest
 from facts.records import read_request
 
 if TYPE_CHECKING:
@@ -54,11 +52,7 @@ def least_bytes(model: LanguageModel, spec: Spec) -> int:
     return max(edit_cells.least_bytes(model, {**spec, "request": request}) for request in spec["requests"])
 
 
-def _by_settings(spec: Spec) -> str:
-    return hashlib.sha256(canonical(spec).encode()).hexdigest()
-
-
-@kind("sequence", version=1, complete=complete, group=_by_settings, estimate_bytes=least_bytes)
+@kind("sequence", version=1, complete=complete, group=digest, estimate_bytes=least_bytes)
 def sequence(model: LanguageModel, spec: Spec, context: Context) -> dict[str, Any]:
     """Make the edits in turn, each on top of the ones before."""
     from experiments.guard import ordinary_texts
@@ -69,7 +63,7 @@ def sequence(model: LanguageModel, spec: Spec, context: Context) -> dict[str, An
         model,
         [read_request(values) for values in spec["requests"]],
         spec["method"],
-        config_of(spec),
+        edit_cells.config_of(spec),
         every=spec["every"],
         guard_texts=ordinary_texts(spec["texts"]),
         watch=context.watch,

@@ -12,14 +12,13 @@ The result has `known`, and of a traced fact every field of `tracing.TraceResult
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from experiments.kinds import Context, kind
 from experiments.memory import FIXED, PASS, batch_that_fits
-from experiments.plan import Spec, canonical
+from experiments.plan import Spec, digest
 from facts import Fact
 from tracing.config import TraceConfig
 
@@ -59,7 +58,7 @@ def complete(spec: Spec) -> Spec:
 
 def by_fact(spec: Spec) -> str:
     """Traces of one fact share its clean run's answer."""
-    return hashlib.sha256(canonical(spec["fact"]).encode()).hexdigest()
+    return digest(spec["fact"])
 
 
 def least_bytes(model: LanguageModel, spec: Spec) -> int:
