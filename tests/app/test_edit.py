@@ -7,9 +7,10 @@ from streamlit.testing.v1 import AppTest
 
 from app.server import cache
 from app.shared import export
+from metrics.definitions import METRICS as TABLE
 
 NewPage = Callable[..., AppTest]
-METRICS = ["Reliability", "Generalization", "Locality", "Portability", "Efficiency"]
+METRICS = [metric.label for metric in TABLE.values()]
 
 
 def edited(new_page: NewPage, **params: str) -> AppTest:

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from facts import EditRequest
-from metrics import EditReport, Score, evaluate
+from metrics import METRICS, EditReport, Score, evaluate
 from metrics.tables import escape, interval, number
 from tests.metrics.cases import FACT, REQUEST, base_model, edited_model
 
@@ -57,7 +57,7 @@ def test_json_holds_everything_and_no_nan(report: EditReport) -> None:
     assert by_name["portability.one_hop_greedy"]["after"] is None
     assert "bridge" in by_name["portability.one_hop_greedy"]["not_measured"]
     assert by_name["locality.greedy"]["left_out"] == "1: the unedited model did not know the answer"
-    assert [entry["headline"] for entry in record["scores"]].count(True) == 5
+    assert [entry["headline"] for entry in record["scores"]].count(True) == len(METRICS)
     assert record["texts"] == [{"prompt": "the Tower", "before": " is", "after": " stands"}]
 
 
