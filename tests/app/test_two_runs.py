@@ -8,6 +8,7 @@ import pytest
 
 from app.runs import two_runs
 from app.runs.files import zipped
+from metrics.definitions import METRICS
 from tests.app.test_saved import saved_edit, saved_trace, score_record
 
 
@@ -28,7 +29,7 @@ def test_five_numbers_and_their_differences() -> None:
         scores=[score_record("reliability.greedy", 0.5, before=0.25), score_record("locality.greedy", 1.0, n=8)]
     )
     rows = {row["metric"]: row for row in two_runs.pair_rows(saved_edit(), other)}
-    assert list(rows) == ["Reliability", "Generalization", "Locality", "Portability", "Efficiency"]
+    assert list(rows) == [metric.label for metric in METRICS.values()]
     reliability = rows["Reliability"]
     assert (reliability["left"], reliability["right"]) == ("75 % (50 to 100 %)", "50 % (50 to 100 %)")
     assert (reliability["difference"], reliability["before, left"], reliability["before, right"]) == (

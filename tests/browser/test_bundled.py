@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 from playwright.sync_api import Page, expect
 
+from metrics.definitions import METRICS as TABLE
 from tests.browser.actions import (
     LAYERS,
     PATIENCE,
@@ -20,7 +21,7 @@ from tests.browser.actions import (
 from tests.browser.servers import Server
 
 NewPage = Callable[..., Page]
-METRICS = ("Reliability", "Generalization", "Locality", "Portability", "Efficiency")
+METRICS = tuple(metric.label for metric in TABLE.values())
 
 
 def test_trace_click_edit_read_and_undo(bundled_page: NewPage, bundled_server: Server) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from playwright.sync_api import Page, expect
 
+from metrics.definitions import METRICS as TABLE
 from tests.browser.actions import (
     PATIENCE,
     apply_edit,
@@ -23,7 +24,7 @@ from tests.browser.actions import (
 from tests.browser.servers import Server
 
 NewPage = Callable[..., Page]
-METRICS = ("Reliability", "Generalization", "Locality", "Portability", "Efficiency")
+METRICS = tuple(metric.label for metric in TABLE.values())
 
 
 def unedited(folder: Path, seed: int) -> np.ndarray:
