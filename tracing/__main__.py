@@ -1,4 +1,6 @@
-"""`python -m tracing "The Space Needle is located in the city of" --subject "Space Needle"`: a table and a figure.
+"""`python -m tracing "The Space Needle is located in the city of" --subject "Space Needle"`: a table.
+
+--out FILE also writes the figure.
 
 python -m tracing trace PROMPT --subject S      one exact map (the word `trace` may be left out)
 python -m tracing lens|knockout|attribution|paths|counterfactuals PROMPT --subject S
@@ -10,6 +12,7 @@ python -m tracing open RESULT.npz               a saved result again
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -48,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         _check_files(options)
         output = COMMANDS[options.command](options, _watch())
-        written = _write(output, options)
+        _write(output, options)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -58,8 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(output.result.to_json())
     else:
         print(output.table)
-        if written:
-            print(f"\nFigure written to {written}")
+        if output.figure is not None:
+            print(f"\n{_figure_line(options, arguments)}")
     return 0
 
 
@@ -68,30 +71,37 @@ def _check_files(options: argparse.Namespace) -> None:
     wanted = [
         getattr(options, name, None) for name in ("out", "html", "csv", "npz", "journal", "save_tuned", "per_fact")
     ]
-    if "out" in options and Path(options.out).suffix.lower().lstrip(".") not in FIGURE_FORMATS:
+    if getattr(options, "out", None) and Path(options.out).suffix.lower().lstrip(".") not in FIGURE_FORMATS:
         raise ValueError(f"cannot write a figure to {options.out!r}; end the name in .pdf, .svg or .png")
     for path in filter(None, wanted):
         if not Path(path).parent.is_dir():
             raise ValueError(f"there is no folder {str(Path(path).parent)!r} to write {path!r} into; make it first")
 
 
-def _write(output: commands.Output, options: argparse.Namespace) -> str:
-    """The files that were asked for; the name of the figure, if there is one."""
+def _write(output: commands.Output, options: argparse.Namespace) -> None:
+    """Write the files that were asked for."""
     if options.csv:
         output.result.to_frame().to_csv(options.csv, index=False)
     if options.npz:
         output.result.save(options.npz)
-    if output.figure is None or output.chart is None:
-        return ""
+    if output.figure is None or output.chart is None or not (options.out or options.html):
+        return
     from tracing.plots import maps as plots
 
-    how = {} if options.width is None else {"width_in": options.width}
-    name = Path(options.out)
-    suffix = cast(plots.FigureFormat, name.suffix.lower().lstrip("."))
-    name.write_bytes(plots.export(output.figure(**how), suffix, record=plots.run_record(output.result)))
+    if options.out:
+        how = {} if options.width is None else {"width_in": options.width}
+        name = Path(options.out)
+        suffix = cast(plots.FigureFormat, name.suffix.lower().lstrip("."))
+        name.write_bytes(plots.export(output.figure(**how), suffix, record=plots.run_record(output.result)))
     if options.html:
         Path(options.html).write_text(plots.page(output.chart()), encoding="utf-8")
-    return str(name)
+
+
+def _figure_line(options: argparse.Namespace, arguments: Sequence[str]) -> str:
+    """Where the figure is, or the command that writes it."""
+    if options.out:
+        return f"Figure written to {options.out}"
+    return f"For the figure: python -m tracing {shlex.join(arguments)} --out {options.command}.pdf"
 
 
 def _watch() -> Watch:
@@ -122,7 +132,7 @@ def _parser() -> argparse.ArgumentParser:
     opening = subparsers.add_parser("open", help="show a saved result", description="show a saved result")
     opening.add_argument("path", help="what --npz wrote")
     _add_measure(opening)
-    add_output(opening, "result.pdf")
+    add_output(opening)
     return parser
 
 
@@ -131,20 +141,20 @@ def _add_traces(command: AddCommand) -> None:
     add_prompt(one)
     add_config(one)
     _add_measure(one)
-    add_output(one, "trace.pdf")
+    add_output(one)
     estimating = command("attribution", "estimate the map from one backward pass (attribution patching)")
     add_prompt(estimating)
     add_config(estimating, without=("severed", "batch_size", "against"))
     estimating.add_argument("--verify", type=int, default=0, help="compute this many of the largest cells exactly")
     estimating.add_argument("--neurons", action="store_true", help="of single neurons in place of a site's cells")
-    add_output(estimating, "attribution.pdf")
+    add_output(estimating)
     patching = command("paths", "patch the paths from one state through each module behind it")
     add_prompt(patching)
     patching.add_argument("--sender", required=True, help="site:layer:position, such as mlp_out:3:5 (-1 is the last)")
     through = ("nothing", "mlps")
     patching.add_argument("--through", choices=through, default=through[0], help="computed, not held, in between")
     add_config(patching, without=("site", "window", "window_centre", "severed", "batch_size", "against"))
-    add_output(patching, "paths.pdf")
+    add_output(patching)
 
 
 def _add_lenses(command: AddCommand) -> None:
@@ -155,15 +165,15 @@ def _add_lenses(command: AddCommand) -> None:
     reading.add_argument("--tuned", action="store_true", help="translate states first, fitted on the model's own text")
     reading.add_argument("--tuned-from", help="the same with translators saved before")
     reading.add_argument("--save-tuned", help="save the fitted translators to this file")
-    add_output(reading, "lens.pdf")
+    add_output(reading)
     cutting = command("knockout", "cut attention edges from the last token to subject, relation and itself")
     add_prompt(cutting)
     cutting.add_argument("--window", type=int, help="layers cut together (default: a fifth of the layers)")
-    add_output(cutting, "knockout.pdf")
+    add_output(cutting)
     suggesting = command("counterfactuals", "suggest other subjects of as many tokens, from the atlas")
     add_prompt(suggesting)
     suggesting.add_argument("--limit", type=int, default=10, help="at most so many (default: %(default)s)")
-    add_output(suggesting, None)
+    add_output(suggesting, figure=False)
 
 
 def _add_many(command: AddCommand) -> None:
@@ -171,7 +181,7 @@ def _add_many(command: AddCommand) -> None:
     _add_facts(several)
     several.add_argument("--folder", required=True, help="where each trace and summary.csv go")
     add_config(several)
-    add_output(several, None)
+    add_output(several, figure=False)
     averaging = command("average", "average effects over facts, by kind of token")
     _add_facts(averaging)
     sites: tuple[str, ...] = ("resid_post", "mlp_out", "attn_out")
@@ -182,7 +192,7 @@ def _add_many(command: AddCommand) -> None:
     averaging.add_argument("--per-fact", help="also write every fact's effects as a table (.csv)")
     averaging.add_argument("--journal", help="a file that finished facts are added to; a stopped run resumes from it")
     add_config(averaging, without=("site", "severed"))
-    add_output(averaging, "average.pdf")
+    add_output(averaging)
 
 
 def _add_facts(parser: argparse.ArgumentParser) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from dataclasses import fields
 from pathlib import Path
@@ -53,7 +54,7 @@ def printed(capsys: pytest.CaptureFixture[str]) -> Any:
 
 
 def test_the_table_and_every_file(folder: str, capsys: pytest.CaptureFixture[str]) -> None:
-    files = ["--html", "trace.html", "--csv", "trace.csv", "--npz", "trace.npz"]
+    files = ["--out", "trace.pdf", "--html", "trace.html", "--csv", "trace.csv", "--npz", "trace.npz"]
     assert trace(folder, "--site", "mlp_out", "--window", "2", *files) == 0
     shown = capsys.readouterr()
     result = TraceResult.load("trace.npz")
@@ -71,6 +72,15 @@ def test_the_table_and_every_file(folder: str, capsys: pytest.CaptureFixture[str
     assert Path("trace.html").read_text(encoding="utf-8").startswith("<!doctype html>")
     assert len(Path("trace.csv").read_text(encoding="utf-8").splitlines()) == 1 + len(result.to_frame())
     assert shown.err == ""
+
+
+def test_no_figure_is_written_unasked_and_its_command_is_named(folder: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert trace(folder) == 0
+    command = capsys.readouterr().out.splitlines()[-1].removeprefix("For the figure: python -m tracing ")
+    assert not list(Path().iterdir())
+    assert main(shlex.split(command)) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "Figure written to trace.pdf"
+    assert Path("trace.pdf").read_bytes().startswith(b"%PDF")
 
 
 def test_json_is_one_object(folder: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -122,7 +132,7 @@ def test_every_lens_writes_its_figures_and_opens_again(folder: str, capsys: pyte
         "paths": ([*TWO, "--sender", "mlp_out:1:-2", "--through", "mlps"], "Paths from mlp_out 1 @ 4"),
     }
     for command, (more, words) in wanted.items():
-        files = ["--html", "page.html", "--npz", f"{command}.npz", "--csv", "table.csv"]
+        files = ["--out", f"{command}.pdf", "--html", "page.html", "--npz", f"{command}.npz", "--csv", "table.csv"]
         assert about(command, folder, *more, *files) == 0
         shown = capsys.readouterr()
         assert words in shown.out
@@ -213,6 +223,8 @@ def test_a_file_of_facts_is_traced_and_averaged(
         "average.npz",
         "--html",
         "average.html",
+        "--out",
+        "average.pdf",
         "--per-fact",
         "each.csv",
     ]
@@ -280,7 +292,7 @@ def test_an_average_leaves_out_facts_without_an_answer(folder: str, capsys: pyte
         (PROMPT, "Space Needle", ["--measure", "logit_difference"], "has no measure 'logit_difference'"),
         (PROMPT, "Space Needle", ["--out", "trace.eps"], "end the name in .pdf, .svg or .png"),
         (PROMPT, "Space Needle", ["--out", "absent/trace.pdf"], "there is no folder 'absent'"),
-        (PROMPT, "Space Needle", ["--width", "0"], "width is 0.0 inches"),
+        (PROMPT, "Space Needle", ["--width", "0", "--out", "trace.pdf"], "width is 0.0 inches"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_sentence(

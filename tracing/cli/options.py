@@ -24,10 +24,10 @@ def add_prompt(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_output(parser: argparse.ArgumentParser, figure: str | None) -> None:
-    """Where the result goes; `figure` is the default name of the print figure, None for no figure."""
-    if figure is not None:
-        parser.add_argument("--out", default=figure, help="the figure: .pdf, .svg or .png (default: %(default)s)")
+def add_output(parser: argparse.ArgumentParser, *, figure: bool = True) -> None:
+    """Where the result goes; `figure` says whether the result has one."""
+    if figure:
+        parser.add_argument("--out", metavar="FILE", help="also write the figure: .pdf, .svg or .png")
         parser.add_argument("--width", type=float, help="of the figure, in inches (3.25 for a column)")
         parser.add_argument("--html", help="also write an interactive page")
     parser.add_argument("--csv", help="also write every number as a table")
