@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.executors import Round, all_at_work, measured, summary
-from benchmarks.kills import draws
+from benchmarks.kills.trials import draws
 from experiments.workers.inline import Inline
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import benchmarks.kill_cells  # noqa: F401 - registers the kinds "draw" and "poison"
+import benchmarks.kills.cells  # noqa: F401 - registers the kinds "draw" and "poison"
 from experiments.identity import identity_of
 from experiments.ledger.ledger import Ledger
 from experiments.ledger.records import entries

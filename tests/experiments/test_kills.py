@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks.kill_disks import flip_trial
-from benchmarks.kills import draws, killed_processes, killed_workers
+from benchmarks.kills.disks import flip_trial
+from benchmarks.kills.trials import draws, killed_processes, killed_workers
 from experiments.workers.processes import Processes
 
 

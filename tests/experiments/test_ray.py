@@ -23,7 +23,7 @@ from tests.experiments.made import draws, ledger_of, payloads
 SCRIPT = """
 import os, signal, sys
 from pathlib import Path
-import benchmarks.kill_cells
+import benchmarks.kills.cells
 from experiments.ledger.ledger import Ledger
 from experiments.workers.ray_cluster import RayCluster
 from experiments.workers.ray_cluster import RayCluster

@@ -1,4 +1,4 @@
-"""Processes to be killed: `python -m benchmarks.kill_children writer|inline|processes|ray FOLDER RUN`.
+"""Processes to be killed: `python -m benchmarks.kills.children writer|inline|processes|ray FOLDER RUN`.
 
 Each prints the key of every result once it is on disk, and `pid N` for every worker it is given.
 """
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import benchmarks.kill_cells  # noqa: F401 - registers the kinds
+import benchmarks.kills.cells  # noqa: F401 - registers the kinds
 from experiments.kinds import Context, get_kind
 from experiments.ledger.ledger import Ledger
 from experiments.ledger.owners import owner
