@@ -1,6 +1,7 @@
 """A run, as the page Runs shows it: one map of a trace, or the scores of one edit.
 
-A run of this session is made from its result here; one from a file is read and checked in `app/runs/files.py`.
+A run of this session is made of its result; one from a file of its JSON, by the names in it.  A file may come from
+anybody, so every field has a type and a size, and numbers that follow from other fields are computed again.
 """
 
 from __future__ import annotations
@@ -8,11 +9,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from functools import cached_property
-from typing import TYPE_CHECKING
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import AfterValidator, AliasPath, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from app.server.jobs import job_key
+from metrics.definitions import METRICS
 from tracing.sites import LAYER_SITES, SITE_NAMES
 
 if TYPE_CHECKING:
@@ -26,54 +29,110 @@ SITES: dict[str, str] = {site: SITE_NAMES[site].short for site in LAYER_SITES}
 LOWER_IS_BETTER = ("kl", "rank")
 """Measures that a restored state lowers."""
 NO_SETTING = ("site", "samples", "batch_size")
-"""Fields of a trace's config that are no setting of the map, or are shown by themselves."""
+"""Fields of a trace's config that are shown elsewhere, or do not change the map."""
 COMPARED_SETTINGS = ("max_new_tokens", "distractors")
 """Settings of an evaluation that have to be the same before two edits' numbers are compared."""
-Rows = tuple[tuple[float, ...], ...]
 
 
-@dataclass(frozen=True, eq=False)
-class _Run:
-    source: TraceResult | EditReport | str
+def _words(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False)[:200].strip('"')
+
+
+def _settings(config: object) -> object:
+    if not isinstance(config, Mapping):
+        return config
+    return {str(name): _words(value) for name, value in config.items() if name not in NO_SETTING}
+
+
+def _way(settings: object) -> object:
+    if not isinstance(settings, Mapping):
+        return settings
+    return " ".join(_words(settings[name]) for name in COMPARED_SETTINGS if name in settings)
+
+
+def _with_nan(grid: list[list[float | None]]) -> list[list[float]]:
+    return [[math.nan if value is None else float(value) for value in row] for row in grid]
+
+
+Text = Annotated[str, Field(max_length=4000)]
+Number = Annotated[float, Field(gt=-1e300, lt=1e300)]
+Row = Annotated[list[Number | None], Field(min_length=1, max_length=256)]
+Grid = Annotated[list[Row], Field(max_length=512), AfterValidator(_with_nan)]
+"""[token][layer]; null in a file, and then NaN, where it was not measured."""
+
+
+class _Checked(BaseModel):
+    """Fields of exactly these types; others are passed over."""
+
+    model_config = ConfigDict(
+        strict=True, frozen=True, allow_inf_nan=False, validate_by_alias=True, validate_by_name=True
+    )
+
+
+class _Run(_Checked):
+    _source: Any = None
     """The result, or the text of the file."""
 
-    @cached_property
+    def of(self, source: TraceResult | EditReport | str) -> Any:
+        """The same run, with what it was made of."""
+        self._source = source
+        return self
+
+    @property
     def key(self) -> str:
         """The same for the same content, whether it comes from this session or from a file."""
-        return job_key("run", [str(getattr(self, field.name)) for field in fields(self) if field.name != "source"])
+        return job_key("run", self.model_dump())
 
     @property
     def text(self) -> str:
         """The run as JSON, for a file."""
-        return self.source if isinstance(self.source, str) else self.source.to_json()
+        return self._source if isinstance(self._source, str) else self._source.to_json()
 
 
-@dataclass(frozen=True, eq=False)
 class TraceRun(_Run):
-    """One map."""
+    """One map: fields of the JSON that `TraceResult.to_json` writes."""
 
-    model: str
-    revision: str
-    prompt: str
-    subject: str
-    answer: str
-    site: str
-    """A name of `SITES`."""
-    measure: str
-    settings: Mapping[str, str]
+    format: Literal["engram-trace-1", "engram-trace-2"] = Field(exclude=True)
+    model: Text = Field(alias="model_name")
+    revision: Text
+    prompt: Text
+    subject: Text
+    answer: Text
+    site: Literal[tuple(SITES)] = Field(validation_alias=AliasPath("config", "site"))  # type: ignore[valid-type]
+    measure: Text = "probability"
+    settings: Annotated[dict[str, str], BeforeValidator(_settings)] = Field(alias="config")
     """Window, noise and the other settings, as text."""
-    tokens: tuple[str, ...]
-    subject_span: tuple[int, int]
+    tokens: Annotated[list[Text], Field(max_length=512)]
+    subject_span: Annotated[tuple[int, int], Field(strict=False)]
     """Half-open token positions of the subject."""
-    samples: int
-    clean: float
-    corrupted: float
-    """Mean over the noise samples."""
-    effect: Rows
-    """[token][layer], the mean indirect effect; NaN where it was not measured."""
-    low: Rows
-    high: Rows
+    clean: Number
+    draws: Annotated[list[Number], Field(min_length=1, max_length=1000)] = Field(alias="corrupted")
+    """The corrupted runs, one for each noise sample."""
+    effect: Grid
+    """[token][layer], the mean indirect effect."""
+    low: Grid = Field(alias="effect_low")
+    high: Grid = Field(alias="effect_high")
     """[token][layer], the ends of its 95 % interval; NaN for one sample."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> TraceRun:
+        start, stop = self.subject_span
+        if not 0 <= start < stop <= len(self.tokens):
+            raise ValueError(f"its subject spans tokens {start} to {stop} of {len(self.tokens)}")
+        for name, grid in {"effect": self.effect, "effect_low": self.low, "effect_high": self.high}.items():
+            if [len(row) for row in grid] != [len(self.effect[0])] * len(self.tokens):
+                raise ValueError(f"{name} is not {len(self.tokens)} rows (tokens) of equal length (layers)")
+        return self
+
+    @property
+    def samples(self) -> int:
+        """Noise samples."""
+        return len(self.draws)
+
+    @property
+    def corrupted(self) -> float:
+        """Mean over the noise samples."""
+        return math.fsum(self.draws) / len(self.draws)
 
     @property
     def total(self) -> float:
@@ -101,23 +160,28 @@ class TraceRun(_Run):
         return f"{self.prompt} ({SITES[self.site]})"
 
 
-@dataclass(frozen=True)
-class RunScore:
+class RunScore(_Checked):
     """One number of an edit."""
 
-    name: str
-    metric: str
-    label: str
-    headline: bool
-    before: float | None
-    after: float | None
-    ci: tuple[float, float] | None
+    name: Text
+    metric: Literal[tuple(METRICS)]  # type: ignore[valid-type]
+    label: Text
+    headline: bool = False
+    before: Number | None = None
+    after: Number | None = None
+    ci_low: Number | None = None
+    ci_high: Number | None = None
     n: int
-    unit: str
-    protocol: str
-    definition: str
-    reason: str
+    unit: Text
+    protocol: Text
+    definition: Text = ""
+    reason: Text = Field("", alias="not_measured")
     """Why it was not measured."""
+
+    @property
+    def ci(self) -> tuple[float, float] | None:
+        """Its 95 % interval."""
+        return None if self.ci_low is None or self.ci_high is None else (self.ci_low, self.ci_high)
 
     @property
     def change(self) -> float | None:
@@ -125,24 +189,32 @@ class RunScore:
         return None if self.after is None or self.before is None else self.after - self.before
 
 
-@dataclass(frozen=True, eq=False)
 class EditRun(_Run):
-    """The scores of one edit."""
+    """The scores of one edit: fields of the JSON that `EditReport.to_json` writes."""
 
-    model: str
-    revision: str
-    protocol: str
+    model: Text
+    revision: Text
+    protocol: Text
     seed: int
-    prompt: str
-    subject: str
-    old: str
-    new: str
-    method: str
-    layer: str
-    """A number; empty where the method has no layer."""
-    way: str
+    template: Text = Field(validation_alias=AliasPath("request", "fact", "template"))
+    subject: Text = Field(validation_alias=AliasPath("request", "fact", "subject"))
+    old: Text = Field(validation_alias=AliasPath("request", "fact", "target_true"))
+    new: Text = Field(validation_alias=AliasPath("request", "target_new"))
+    method: Text = Field("?", validation_alias=AliasPath("about", "method"))
+    place: int | Text = Field("-", validation_alias=AliasPath("about", "layer"))
+    way: Annotated[Text, BeforeValidator(_way)] = Field(alias="settings")
     """The values of `COMPARED_SETTINGS`."""
-    scores: tuple[RunScore, ...]
+    scores: Annotated[list[RunScore], Field(max_length=200)]
+
+    @property
+    def prompt(self) -> str:
+        """The prompt that was edited."""
+        return self.template.replace("{}", self.subject)
+
+    @property
+    def layer(self) -> str:
+        """The layer that was edited; empty where the method has none."""
+        return "" if self.place == "-" else str(self.place)
 
     @property
     def title(self) -> str:
@@ -162,86 +234,60 @@ def trace_run(result: TraceResult) -> TraceRun:
     """The run of one map."""
     low, high = result.ci()
     return TraceRun(
-        source=result,
-        model=result.model_name,
+        format="engram-trace-2",
+        model_name=result.model_name,
         revision=result.revision,
         prompt=result.prompt,
         subject=result.subject,
         answer=result.answer,
-        site=result.config.site,
+        config=asdict(result.config),
         measure=result.measure,
-        settings=settings_of(asdict(result.config)),
-        tokens=result.tokens,
+        tokens=list(result.tokens),
         subject_span=result.subject_span,
-        samples=len(result.corrupted),
         clean=result.clean,
-        corrupted=math.fsum(result.corrupted) / len(result.corrupted),
+        corrupted=result.corrupted.tolist(),
         effect=_rows(result.indirect_effect),
-        low=_rows(low),
-        high=_rows(high),
-    )
+        effect_low=_rows(low),
+        effect_high=_rows(high),
+    ).of(result)
 
 
 def edit_run(report: EditReport) -> EditRun:
     """The run of one evaluated edit."""
-    request, about, settings = report.request, report.about, asdict(report.settings)
     return EditRun(
-        source=report,
         model=report.model_name,
         revision=report.model_revision,
         protocol=report.protocol,
         seed=report.seed,
-        prompt=request.fact.prompt,
-        subject=request.fact.subject,
-        old=request.fact.target_true,
-        new=request.target_new,
-        method=str(about.get("method", "?")),
-        layer=layer_of(about),
-        way=way_of(settings),
-        scores=tuple(_score(score, score.name == report.headline(score.metric).name) for score in report.scores),
-    )
-
-
-def settings_of(config: Mapping[str, object]) -> dict[str, str]:
-    """A trace's settings by name, as text."""
-    return {name: _words(value) for name, value in config.items() if name not in NO_SETTING}
-
-
-def layer_of(about: Mapping[str, object]) -> str:
-    """The layer an edit was made at; empty where its method has none."""
-    layer = _words(about.get("layer", "-"))
-    return "" if layer == "-" else layer
-
-
-def way_of(settings: Mapping[str, object]) -> str:
-    """The values of `COMPARED_SETTINGS`."""
-    return " ".join(_words(settings[name]) for name in COMPARED_SETTINGS if name in settings)
+        request=asdict(report.request),
+        about=dict(report.about),
+        settings=asdict(report.settings),
+        scores=[_score(score, score == report.headline(score.metric)) for score in report.scores],
+    ).of(report)
 
 
 def _score(score: Score, headline: bool) -> RunScore:
+    low, high = map(_finite, score.ci or (None, None))
     return RunScore(
-        score.name,
-        score.metric,
-        score.label,
-        headline,
-        _finite(score.before),
-        _finite(score.value),
-        score.ci,
-        score.n,
-        score.unit,
-        score.protocol,
-        score.definition,
-        score.reason,
+        name=score.name,
+        metric=score.metric,
+        label=score.label,
+        headline=headline,
+        before=_finite(score.before),
+        after=_finite(score.value),
+        ci_low=low,
+        ci_high=high,
+        n=score.n,
+        unit=score.unit,
+        protocol=score.protocol,
+        definition=score.definition,
+        not_measured=score.reason,
     )
-
-
-def _words(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False)[:200].strip('"')
 
 
 def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-def _rows(values: NDArray[np.float32]) -> Rows:
-    return tuple(map(tuple, values.tolist()))
+def _rows(values: NDArray[np.float32]) -> list[list[float | None]]:
+    return [[_finite(value) for value in row] for row in values.tolist()]

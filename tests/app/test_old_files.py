@@ -3,7 +3,6 @@
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,27 +13,33 @@ from streamlit.testing.v1 import AppTest
 from app.__main__ import MAIN
 from app.runs.files import read_run
 from app.server import cache
-from app.session.run import Run, TraceRun
+from app.session.run import EditRun, Run, TraceRun
 from tests.app.conftest import PATIENCE
 
 DATA = Path(__file__).parent / "data"
 
 
+NAMES = {
+    "trace": "model revision prompt subject answer site measure settings tokens subject_span samples clean corrupted "
+    "effect low high title peak largest total",
+    "scores": "model revision protocol seed prompt subject old new method layer way title",
+}
+OF_A_SCORE = "name metric label headline before after ci n unit protocol definition reason"
+
+
 def record(run: Run) -> dict[str, Any]:
-    """A run's fields as JSON has them."""
+    """What the page shows of a run, as JSON has it."""
 
     def plain(value: Any) -> Any:
-        if is_dataclass(value):
-            return asdict(value)  # type: ignore[arg-type]
         if isinstance(value, tuple | list):
             return [plain(one) for one in value]
         return None if isinstance(value, float) and math.isnan(value) else value
 
-    values = {field.name: plain(getattr(run, field.name)) for field in fields(run) if field.name != "source"}
-    values["title"] = run.title
-    if isinstance(run, TraceRun):
-        values |= {"peak": list(run.peak), "largest": list(run.largest), "total": run.total}
-    return json.loads(json.dumps(values))  # type: ignore[no-any-return]
+    kind = "trace" if isinstance(run, TraceRun) else "scores"
+    values = {name: plain(getattr(run, name)) for name in NAMES[kind].split()}
+    if isinstance(run, EditRun):
+        values["scores"] = [{name: plain(getattr(score, name)) for name in OF_A_SCORE.split()} for score in run.scores]
+    return values
 
 
 @pytest.mark.parametrize("name", ["trace", "scores"])

@@ -135,13 +135,13 @@ BAD = [
     (trace_record(clean=10**400), "clean"),
     (trace_record(prompt="x" * 5000), "prompt"),
     (trace_record(config={"site": "attn_heads"}), "attn_heads"),
-    (trace_record(config=3), "config is 3; expected an object with named fields"),
+    (trace_record(config=3), "config.site is missing"),
     (edit_record(scores={}), "scores"),
     (edit_record(scores=[score_record("taste.greedy", 1.0)]), "taste"),
     (edit_record(scores=[score_record("locality.greedy", "high")]), "scores[0].after"),  # type: ignore[arg-type]
     (edit_record(seed="0"), "seed is '0': input should be a valid integer"),
     (edit_record(about={"method": 3}), "about.method is 3: input should be a valid string"),
-    (edit_record(request={"fact": 1}), "request.fact is 1; expected an object"),
+    (edit_record(request={"fact": 1}), "request.fact.template is missing"),
 ]
 
 
