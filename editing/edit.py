@@ -67,11 +67,6 @@ class Edit:
     """Digests of the edits that were in the model when this one was computed, in their order."""
 
     @property
-    def deltas(self) -> tuple[WeightDelta, ...]:
-        """The low-rank changes of weights among the operations."""
-        return tuple(op for op in self.ops if isinstance(op, WeightDelta))
-
-    @property
     def weights(self) -> tuple[Delta, ...]:
         """Every operation that changes a weight, and so can be merged into it."""
         return tuple(op for op in self.ops if isinstance(op, WeightDelta | DenseDelta))

@@ -196,11 +196,11 @@ def test_lora_trains_every_projection_at_its_rank(family: str) -> None:
     model = tiny_model(family)
     edit = compute("lora", model, steps=6)
     expected = model.n_layers * (1 if family in ("gpt2", "gpt_neox") else 2)  # fused, or queries and values
-    assert len(edit.deltas) == expected
-    for delta in edit.deltas:
+    assert len(edit.weights) == expected
+    for delta in edit.weights:
         assert 1 <= int(torch.linalg.matrix_rank(delta.matrix())) <= 2
     if family != "gpt2":
-        assert all("k_proj" not in delta.name for delta in edit.deltas)
+        assert all("k_proj" not in delta.name for delta in edit.weights)
 
 
 def test_the_merged_change_is_what_was_trained() -> None:
@@ -219,4 +219,4 @@ def test_seeds_differ_and_unknown_attention_is_explained(monkeypatch: pytest.Mon
     monkeypatch.setattr("editing.methods.lora.ATTENTION_INPUTS", frozenset({"nothing"}))
     with pytest.raises(ValueError, match="set targets to mlp"):
         compute("lora", model)
-    assert compute("lora", model, targets="mlp").deltas[0].name == model.architecture.key_weight_name(0)
+    assert compute("lora", model, targets="mlp").weights[0].name == model.architecture.key_weight_name(0)

@@ -114,7 +114,7 @@ def test_the_old_answer_is_the_models_own_where_none_is_given() -> None:
     head = model.weight(f"{model.architecture.head}.weight")
     new = target_ids(model, "Paris")[0]
     direction = 8 * head[new] / head[new].norm() - head[best] / head[best].norm()
-    cosine = torch.cosine_similarity(edit.deltas[0].rows[:, 0], direction, dim=0)
+    cosine = torch.cosine_similarity(edit.weights[0].rows[:, 0], direction, dim=0)
     assert float(cosine) == pytest.approx(1.0, abs=1e-5)
     assert 1 <= edit.diagnostic("neurons").value <= 5
     assert not torch.equal(

@@ -58,7 +58,7 @@ def test_the_size_of_what_is_returned_changes_nothing(family: str) -> None:
     one, two = (compute(model, "r-rome", steps=5) for model in (small, large))
     for first, second in zip(one.losses, two.losses, strict=True):
         assert second.total == pytest.approx(first.total, rel=1e-3)
-    torch.testing.assert_close(2 * one.deltas[0].matrix(), two.deltas[0].matrix(), rtol=1e-2, atol=1e-5)
+    torch.testing.assert_close(2 * one.weights[0].matrix(), two.weights[0].matrix(), rtol=1e-2, atol=1e-5)
 
 
 @pytest.mark.parametrize("family", POST_NORM)
@@ -79,7 +79,7 @@ def test_a_change_is_spread_over_layers(family: str, method: str) -> None:
     model = small_outputs(family)
     free = {"memit": {"moment_weight": 1e-6}, "alphaedit": {"l2": 1e-6, "null_threshold": 2.0}}.get(method, {})
     edit = compute(model, method, (ROME, DAVIS), depth=2, prefixes=0, **free)
-    assert len(edit.deltas) == 2
+    assert len(edit.weights) == 2
     numbers = {diagnostic.name: diagnostic.value for diagnostic in edit.diagnostics}
     assert numbers["gap left"] < 0.5
     assert numbers["p(new) after"] > 0.3 > 20 * numbers["p(new) before"]

@@ -165,7 +165,7 @@ def test_agrees_with_the_slow_oracle(family: str, form: str, corpus: str) -> Non
     expected = rome(
         model.module, mlp, down, weight, getattr(down, "bias", None), texts[:-1], texts[-1], moment, settings
     )
-    actual = edit.deltas[0].matrix().double()
+    actual = edit.weights[0].matrix().double()
     assert float((actual - expected).norm() / expected.norm()) < 1e-4
 
 
@@ -183,7 +183,7 @@ def test_square_weights_are_not_transposed() -> None:
         key = mean_key(start.keys[:-1])
         change = affine(apply_edits(model, [edit]), LAYER, key) - affine(model, LAYER, key)
         torch.testing.assert_close(
-            change.float(), (edit.deltas[0].matrix().double() @ key).float(), rtol=1e-3, atol=1e-4
+            change.float(), (edit.weights[0].matrix().double() @ key).float(), rtol=1e-3, atol=1e-4
         )
         assert change.norm().item() == pytest.approx(edit.diagnostic("value change").value, rel=1e-3)
 
@@ -202,7 +202,7 @@ def test_identity_moment_is_labelled() -> None:
     assert "C = I" in edit.diagnostic("second moment").help
     assert edit.diagnostic("condition number").value == 1.0
     key = mean_key(starting_point(tiny_model("gpt2"))[1].keys[:-1])
-    torch.testing.assert_close(edit.deltas[0].cols[0].double(), key / key.norm(), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(edit.weights[0].cols[0].double(), key / key.norm(), rtol=1e-5, atol=1e-6)
 
 
 def test_a_bound_search_says_so() -> None:
@@ -391,7 +391,7 @@ def test_disturbance_is_the_mean_change_over_the_corpus(corpus: str) -> None:
     for line in CORPUS.splitlines():
         model.logits(torch.tensor([model.encode(line)]))
     handle.remove()
-    changes = torch.cat(keys).double() @ edit.deltas[0].matrix().double().T
+    changes = torch.cat(keys).double() @ edit.weights[0].matrix().double().T
     expected = changes.square().sum(-1).mean().sqrt().item() / edit.diagnostic("residual norm").value
     assert edit.diagnostic("disturbance").value == pytest.approx(expected, rel=1e-3)
 

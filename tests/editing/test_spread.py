@@ -53,8 +53,8 @@ def test_memit_agrees_with_the_slow_oracle(family: str, small_corpus: str) -> No
             config.stop_loss, 0.0, False, False,
         ),
     )  # fmt: skip
-    assert len(edit.deltas) == len(expected) == 3
-    for delta, change in zip(edit.deltas, expected, strict=True):
+    assert len(edit.weights) == len(expected) == 3
+    for delta, change in zip(edit.weights, expected, strict=True):
         assert float((delta.matrix().double() - change).norm() / change.norm()) < 1e-4
 
 
@@ -80,15 +80,15 @@ def test_keys_are_kept_and_the_rank_is_the_number_of_facts(name: str, small_corp
     model = tiny_model("gpt2")
     config = quick(name, small_corpus)
     edit = get_method(name).compute(model, REQUESTS, config)
-    assert [delta.name for delta in edit.deltas] == [model.architecture.key_weight_name(n) for n in config.layers]
-    for delta in edit.deltas:
+    assert [delta.name for delta in edit.weights] == [model.architecture.key_weight_name(n) for n in config.layers]
+    for delta in edit.weights:
         assert edit.keys[delta.name].shape == (len(REQUESTS), model.d_mlp)
         assert int(torch.linalg.matrix_rank(delta.matrix())) == len(REQUESTS)
     batches = batches_of(model, config)  # the first layer's keys are the unedited model's
     rows = [row for batch in batches for row in batch.rows[:-1]]
     read = read_lookups(model, rows, [("mlp_key", config.layers[0])])["mlp_key", config.layers[0]]
     expected = torch.stack([mean_by_kind(some) for some in read.split(len(batches[0].rows) - 1)])
-    torch.testing.assert_close(edit.keys[edit.deltas[0].name], expected.float())
+    torch.testing.assert_close(edit.keys[edit.weights[0].name], expected.float())
 
 
 def test_the_bare_prompt_weighs_as_much_as_all_contexts() -> None:
@@ -132,8 +132,8 @@ def test_in_a_linear_network_nothing_is_missing_in_the_end(name: str) -> None:
     config = quick(name, "", layer=3, depth=3, second_moment="identity", **changes)
     edit = get_method(name).compute(linear_network(), (NEEDLE,), config)
     assert edit.diagnostic("gap left").value < 1e-4
-    assert len(edit.deltas) == 3
-    sizes = [float((delta.matrix() @ edit.keys[delta.name][0]).norm()) for delta in edit.deltas]
+    assert len(edit.weights) == 3
+    sizes = [float((delta.matrix() @ edit.keys[delta.name][0]).norm()) for delta in edit.weights]
     assert sizes == pytest.approx([sizes[0]] * 3, rel=1e-3)  # each layer a third
 
 
@@ -143,7 +143,7 @@ def test_silent_layers_are_passed_over() -> None:
     silent = model.view({name: torch.zeros_like(model.weight(name)) for name in names})
     config = quick("memit", "", layer=2, depth=2, second_moment="identity")
     edit = get_method("memit").compute(silent, (NEEDLE,), config)
-    assert [delta.name for delta in edit.deltas] == [model.architecture.key_weight_name(2)]
+    assert [delta.name for delta in edit.weights] == [model.architecture.key_weight_name(2)]
     with pytest.raises(ValueError, match="the MLPs of layers 1 to 1 are silent"):
         get_method("memit").compute(silent, (NEEDLE,), dataclasses.replace(config, layer=1, depth=1))
 
@@ -158,7 +158,7 @@ def test_protected_keys_are_those_of_the_edits_still_there(small_corpus: str) ->
     model = tiny_model("gpt2")
     config = quick("alphaedit", small_corpus)
     first, second = (get_method("alphaedit").compute(model, (request,), config) for request in (NEEDLE, TOWER))
-    name = first.deltas[0].name
+    name = first.weights[0].name
     both = past_keys([first, second], name, model.d_mlp)
     torch.testing.assert_close(both, torch.cat([first.keys[name], second.keys[name]]).T.double())
     assert torch.equal(past_keys([second], name, model.d_mlp), second.keys[name].T.double())
@@ -186,7 +186,7 @@ def test_a_spectrum_is_kept_and_a_damaged_one_is_not_believed(tmp_path: Path, mo
 
 def disturbed(model: LanguageModel, edit: Edit, keys: Edit) -> float:
     """How far `edit` moves what the layers make of the keys of another edit."""
-    return sum(float((delta.matrix() @ keys.keys[delta.name].T).norm()) for delta in edit.deltas)
+    return sum(float((delta.matrix() @ keys.keys[delta.name].T).norm()) for delta in edit.weights)
 
 
 def test_alphaedit_keeps_the_edits_it_is_told_of(small_corpus: str) -> None:
@@ -214,4 +214,4 @@ def test_a_row_of_edits_shares_the_unedited_second_moment(small_corpus: str, mon
     first = get_method("memit").compute(model, (NEEDLE,), config)
     view = apply_edits(model, [first])
     monkeypatch.setattr("editing.parts.moments.estimate", lambda *_, **__: pytest.fail("estimated again"))
-    assert get_method("memit").compute(view, (TOWER,), config, active=[first]).deltas
+    assert get_method("memit").compute(view, (TOWER,), config, active=[first]).weights

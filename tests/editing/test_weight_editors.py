@@ -26,7 +26,7 @@ KINDS = ("mend", "ke")
 
 
 def deltas(edit: Edit) -> dict[str, torch.Tensor]:
-    return {delta.name: delta.matrix() for delta in edit.deltas}
+    return {delta.name: delta.matrix() for delta in edit.weights}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -39,7 +39,7 @@ def test_an_edit_is_data_and_comes_off_again(kind: str, family: str, tmp_path: P
     edit = made(kind, model, REQUEST)
     assert model.weights_digest() == digest
     assert torch.equal(torch.get_rng_state(), generator)
-    assert {delta.name for delta in edit.deltas} == set(mlp_weights(model, (2, 3)))
+    assert {delta.name for delta in edit.weights} == set(mlp_weights(model, (2, 3)))
     edited = apply_edits(model, [edit])
     assert not torch.equal(edited.logits(ids), before)
     assert torch.equal(edited.without(edit.digest).logits(ids), before)
@@ -73,7 +73,7 @@ def test_an_edit_on_top_of_another_is_computed_there(kind: str) -> None:
     first = made(kind, MODEL, REQUEST)
     view = apply_edits(MODEL, [first])
     second = made(kind, view, OTHER, active=(first,))
-    assert deltas(second)[second.deltas[0].name].shape == deltas(first)[first.deltas[0].name].shape
+    assert deltas(second)[second.weights[0].name].shape == deltas(first)[first.weights[0].name].shape
     assert second.content != made(kind, MODEL, OTHER).content
     assert apply_edits(view, [second]).edits[1].parents == (first.digest,)
 
@@ -112,7 +112,7 @@ def test_mend_s_rank_is_the_number_of_tokens_the_gradient_reaches() -> None:
     """Target tokens in the last block; prompt + target - 1 below it."""
     ids = MODEL.encode(TWO_TOKENS.fact.prompt)
     n_target = len(MODEL.tokenize(" Oslo Rome", special_tokens=False))
-    for delta in made("mend", MODEL, TWO_TOKENS).deltas:
+    for delta in made("mend", MODEL, TWO_TOKENS).weights:
         tokens = n_target if ".h.3." in delta.name else len(ids) + n_target - 1
         assert delta.cols.shape[0] == tokens
         assert torch.linalg.matrix_rank(delta.matrix().double(), rtol=1e-7) <= tokens
@@ -154,7 +154,7 @@ def test_the_new_answer_gains_and_a_shuffled_target_does_not(kind: str) -> None:
 def test_the_diagnostics_describe_the_edit() -> None:
     edit = made("mend", MODEL, REQUEST)
     sizes = []
-    for delta in edit.deltas:
+    for delta in edit.weights:
         assert isinstance(delta, WeightDelta)
         module = MODEL.module.get_submodule(delta.name.rpartition(".")[0])
         sizes.append(float(delta.matrix().norm() / as_out_in(module, MODEL.weight(delta.name)).norm()))
@@ -194,7 +194,7 @@ def test_loop_adds_the_same_change_again() -> None:
 def test_ke_s_rank_and_words() -> None:
     n_tokens = len(MODEL.encode(f"{REQUEST.fact.prompt} {REQUEST.target_new}")) - 1
     edit = made("ke", MODEL, REQUEST)
-    assert all(delta.cols.shape[0] <= n_tokens + 1 for delta in edit.deltas)
+    assert all(delta.cols.shape[0] <= n_tokens + 1 for delta in edit.weights)
     fact = type(REQUEST.fact)(REQUEST.fact.subject, REQUEST.fact.template, "Rome", "place")
     other = made("ke", MODEL, type(REQUEST)(fact, "Paris"))
     assert edit.content != other.content
