@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from models.forwards.head import head_losses, losses
-from models.forwards.hooks import hung, sequence_length
+from models.forwards.hooks import hung, instead, sequence_length
 from models.forwards.packing import KeysValues, PrefixCache, RecordingCache, packed_inputs, packed_pattern, plain
 from models.forwards.sites import Keep, Key, Visit, site_path
 from models.language_model import LanguageModel
@@ -182,7 +182,7 @@ class PartialForward:
                 logits = self.logits(reading.places, added, rows=reading.rows, grad=True)
                 return losses(logits, reading.tokens, reading.bases)
             if states is None:
-                with _instead(noted.head, lambda states: states):
+                with instead(noted.head, lambda states: states):
                     states = self._short(noted, reading.places, added, reading.rows, True)
         return head_losses(states, noted.head, reading.tokens, reading.bases)
 
@@ -214,7 +214,7 @@ class PartialForward:
             with ExitStack() as stack:
                 read = _reading(head, stack)
                 if noted.head is not None:  # its product tells nothing new
-                    stack.enter_context(_instead(head, lambda states: states))
+                    stack.enter_context(instead(head, lambda states: states))
                 self._short(noted, places, added, rows, grad)
         except torch.OutOfMemoryError:
             raise
@@ -272,7 +272,7 @@ class PartialForward:
         visits: dict[Key, Visit] = {("resid_pre", self._key[1]): enter, self._key: add}
         with ExitStack() as stack:
             for (module, _), output in zip(noted.below, ready.below, strict=True):
-                stack.enter_context(_instead(module, _giving(output)))
+                stack.enter_context(instead(module, _giving(output)))
             stack.enter_context(packed_pattern(self._model, ready.packed.allowed, ready.packed.distance))
             return _logits_at(self._model, ready.inputs, ready.packed.places, visits, grad)
 
@@ -371,23 +371,6 @@ def _reading(module: nn.Module, stack: ExitStack, *, output: bool = False) -> li
 
     stack.callback(module.register_forward_hook(note).remove)
     return read
-
-
-@contextmanager
-def _instead(module: nn.Module, run: Callable[..., Any]) -> Iterator[None]:
-    """While open, this thread calls `run` for the module's own forward."""
-    forward, saved, owner = module.forward, module.__dict__.get("forward"), threading.get_ident()
-
-    def chosen(*args: Any, **kwargs: Any) -> Any:
-        return (run if threading.get_ident() == owner else forward)(*args, **kwargs)
-
-    module.__dict__["forward"] = chosen
-    try:
-        yield
-    finally:
-        module.__dict__.pop("forward")
-        if saved is not None:  # nnsight puts its own there
-            module.__dict__["forward"] = saved
 
 
 def _giving(output: Any) -> Callable[..., Any]:

@@ -11,12 +11,14 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from models.forwards.hooks import instead
 from models.language_model import LanguageModel
 
 
@@ -70,24 +72,8 @@ def known_projections(model: LanguageModel, known: Mapping[int, Known]) -> Itera
     with model.lock, ExitStack() as stack:
         for layer, each in known.items():
             for index, module in enumerate(projections(model, layer)):
-                stack.enter_context(_replaced(module, index, each))
+                stack.enter_context(instead(module, partial(_without, module, index, each)))
         yield
-
-
-@contextmanager
-def _replaced(module: nn.Module, index: int, known: Known) -> Iterator[None]:
-    forward, saved, owner = module.forward, module.__dict__.get("forward"), threading.get_ident()
-
-    def run(value: Tensor) -> Any:
-        return _without(module, index, known, value) if threading.get_ident() == owner else forward(value)
-
-    module.__dict__["forward"] = run
-    try:
-        yield
-    finally:
-        module.__dict__.pop("forward")
-        if saved is not None:  # nnsight puts its own there
-            module.__dict__["forward"] = saved
 
 
 @torch.no_grad()

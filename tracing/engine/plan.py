@@ -255,8 +255,3 @@ def split(items: range, size: int) -> Iterator[range]:
     count = -(-len(items) // size)
     edges = [items.start + len(items) * part // count for part in range(count + 1)] if count else []
     yield from (range(start, stop) for start, stop in pairwise(edges))
-
-
-def position_layers(blocks: Sequence[Block], pack: Pack, n_samples: int, n_layers: int) -> int:
-    """Positions x layers that the rows run through: what a pass costs, in block evaluations of one position."""
-    return sum(n_layers - 1 - block.joins for block in blocks) * pack.size * n_samples
