@@ -130,15 +130,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args(arguments)
     try:
-        found = [row for name in options.models for row in rows(load_as(name, LoadSettings()))]
+        table = [row for name in options.models for row in rows(load_as(name, LoadSettings()))]
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     if options.json:
-        print(json.dumps([asdict(row) for row in found], ensure_ascii=False, indent=1))
+        print(json.dumps([asdict(row) for row in table], ensure_ascii=False, indent=1))
         return 0
     print("| model | case | asked | before | now |\n|---|---|---|---|---|")
-    for row in found:
+    for row in table:
         print("| " + " | ".join(value.replace("|", "\\|") for value in asdict(row).values()) + " |")
     return 0
 

@@ -59,10 +59,10 @@ class Case:
         """The shares of `KINDS` and the mean divergence (`kl`, nats) of a model; None for what has no prompt."""
         said = ask_all(model, list(self.questions.values()), frozenset(self.local))
         right = {item: said[question].right for item, question in self.questions.items() if question in said}
-        found: dict[str, float | None] = {}
+        figures: dict[str, float | None] = {}
         for key, kinds in KINDS.items():
             shares = [right[item] for item in right if item in self.counted and item.kind in kinds]
-            found[key] = fmean(shares) if shares else None
+            figures[key] = fmean(shares) if shares else None
         moved = [
             kl_divergence(before, after)
             for question in self.local
@@ -71,7 +71,7 @@ class Case:
             and (after := said[question].next_log_probs) is not None
         ]
         finite = [value for value in moved if math.isfinite(value)]
-        return found | {"kl": fmean(finite) if finite else None}
+        return figures | {"kl": fmean(finite) if finite else None}
 
 
 def make_cases(
@@ -92,8 +92,8 @@ def make_cases(
     gates = {(request, item): _gate(item, request.target_new) for request in requests for item in items[request]}
     bare = [Case(request, items[request], frozenset(), {}) for request in requests]
     local = frozenset(question for case in bare for question in case.local)
-    asked = [question for case in bare for question in case.questions.values()]
-    before = ask_all(model, [*asked, *(question for gate in gates.values() for question in gate)], local)
+    questions = [question for case in bare for question in case.questions.values()]
+    before = ask_all(model, [*questions, *(question for gate in gates.values() for question in gate)], local)
 
     def passes(request: EditRequest, item: Item) -> bool:
         return all(gate in before and before[gate].right for gate in gates[request, item])

@@ -44,11 +44,11 @@ def cases(model: LanguageModel, layer: int) -> list[tuple[str, str, Spec]]:
     level = level_of(measure_noise(model, [fact.subject for fact in facts]))
     trace = {"fact": asdict(facts[-1]), "level": level}
     edit = {"request": requests[-1], "layer": layer}
-    found: list[tuple[str, str, Spec]] = [
+    cells: list[tuple[str, str, Spec]] = [
         (f"states, batch of {rows}", "trace", {**trace, "batch_size": rows}) for rows in (1, 64)
     ]
-    found.append(("MLPs, batch of 256", "trace", {**trace, "site": "mlp_out", "window": 3, "batch_size": 256}))
-    found.append(
+    cells.append(("MLPs, batch of 256", "trace", {**trace, "site": "mlp_out", "window": 3, "batch_size": 256}))
+    cells.append(
         (
             "8 facts, 3 maps, batch of 64",
             "average",
@@ -56,11 +56,11 @@ def cases(model: LanguageModel, layer: int) -> list[tuple[str, str, Spec]]:
         )
     )
     methods = {"r-rome": {}, "memit": {"layer": None}, "alphaedit": {"layer": None}, "ft-m": {}, "grace": {}}
-    found += [(method, "edit", {**edit, "method": method, **more}) for method, more in methods.items()]
-    found.append(("r-rome", "rewrite", {**edit, "method": "r-rome"}))
-    found.append(("r-rome", "protocols", {**edit, "method": "r-rome"}))
-    found.append(("r-rome, 8 edits", "sequence", {"requests": requests, "method": "r-rome", "layer": layer}))
-    return found
+    cells += [(method, "edit", {**edit, "method": method, **more}) for method, more in methods.items()]
+    cells.append(("r-rome", "rewrite", {**edit, "method": "r-rome"}))
+    cells.append(("r-rome", "protocols", {**edit, "method": "r-rome"}))
+    cells.append(("r-rome, 8 edits", "sequence", {"requests": requests, "method": "r-rome", "layer": layer}))
+    return cells
 
 
 def measure(model: LanguageModel, kind_name: str, spec: Spec) -> dict[str, Any]:
@@ -80,10 +80,10 @@ def measure(model: LanguageModel, kind_name: str, spec: Spec) -> dict[str, Any]:
 HEADS = ("| kind | cell | estimated, MiB | peak, MiB | estimated / peak |", "|---|---|---:|---:|---:|")
 
 
-def row(one: Mapping[str, Any]) -> str:
+def row(line: Mapping[str, Any]) -> str:
     """A measurement as a row of Markdown, in MiB."""
-    words = "not told here | –" if one["ratio"] is None else f"{one['peak'] / 2**20:.1f} | {one['ratio']:.2f}"
-    return f"| `{one['kind']}` | {one['cell']} | {one['estimated'] / 2**20:.1f} | {words} |"
+    words = "not told here | –" if line["ratio"] is None else f"{line['peak'] / 2**20:.1f} | {line['ratio']:.2f}"
+    return f"| `{line['kind']}` | {line['cell']} | {line['estimated'] / 2**20:.1f} | {words} |"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -97,15 +97,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     model = load_from(options)
     listed = cases(model, options.layer)
     measure(model, *listed[0][1:])  # what is imported on the way is not the next cell's
-    found = []
+    lines = []
     if not options.json:
         print(*HEADS, sep="\n", flush=True)
     for words, kind, spec in listed:
-        found.append({"kind": kind, "cell": words, **measure(model, kind, spec)})
+        lines.append({"kind": kind, "cell": words, **measure(model, kind, spec)})
         if not options.json:
-            print(row(found[-1]), flush=True)
+            print(row(lines[-1]), flush=True)
     if options.json:
-        print(json.dumps(found, indent=1))
+        print(json.dumps(lines, indent=1))
     return 0
 
 

@@ -59,15 +59,15 @@ def measured(folder: Path, plan: Plan, executor: Executor) -> Round:
     with Ledger(folder) as ledger:
         began = time.time()
         execute(ledger, RUN, executor)
-        found = list(entries(ledger, RUN))
-    spans = [(entry.finished - entry.notes["seconds"], entry.finished) for entry in found]
+        finished = list(entries(ledger, RUN))
+    spans = [(entry.finished - entry.notes["seconds"], entry.finished) for entry in finished]
     start = all_at_work(spans, executor.slots)
     counted = [end for begin, end in spans if begin >= start]
     return Round(
         startup=start - began,
         rate=len(counted) / (max(counted) - start),
-        processor=tuple(_processor(entry) for entry in found),
-        payloads=tuple(entry.payload for entry in found),
+        processor=tuple(_processor(entry) for entry in finished),
+        payloads=tuple(entry.payload for entry in finished),
     )
 
 
@@ -88,13 +88,13 @@ def all_at_work(spans: Sequence[tuple[float, float]], workers: int) -> float:
 
 def summary(name: str, rounds: Sequence[Round], first: Sequence[Round]) -> dict[str, float | str]:
     """An executor's rounds as numbers; `first` are those of the executor it is held against."""
-    ratios = [one.rate / other.rate for one, other in zip(rounds, first, strict=True)]
-    spent = [seconds for one in rounds for seconds in one.processor]
+    ratios = [own.rate / theirs.rate for own, theirs in zip(rounds, first, strict=True)]
+    spent = [seconds for own in rounds for seconds in own.processor]
     return {
         "executor": name,
         "cells": len(spent),
-        "start-up (s)": statistics.median(one.startup for one in rounds),
-        "cells a second": statistics.median(one.rate for one in rounds),
+        "start-up (s)": statistics.median(own.startup for own in rounds),
+        "cells a second": statistics.median(own.rate for own in rounds),
         "x first": statistics.median(ratios),
         "lowest": min(ratios),
         "highest": max(ratios),
@@ -102,8 +102,8 @@ def summary(name: str, rounds: Sequence[Round], first: Sequence[Round]) -> dict[
         "processor seconds a cell": statistics.median(spent),
         "bit-equal": sum(
             a == b
-            for one, other in zip(rounds, first, strict=True)
-            for a, b in zip(one.payloads, other.payloads, strict=True)
+            for own, theirs in zip(rounds, first, strict=True)
+            for a, b in zip(own.payloads, theirs.payloads, strict=True)
         ),
     }
 
@@ -127,14 +127,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 name = names[(number + turn) % len(names)]
                 done[name].append(measured(Path(place) / f"{name}{number}", plan, EXECUTORS[name]()))
                 print(f"round {number + 1}: {name}: {done[name][-1].rate:.2f} cells/s", file=sys.stderr, flush=True)
-    found = [summary(name, done[name], done[names[0]]) for name in names]
+    lines = [summary(name, done[name], done[names[0]]) for name in names]
     if options.json:
-        print(json.dumps(found, indent=1))
+        print(json.dumps(lines, indent=1))
     else:
-        for one in found:
-            numbers = [f"{what} {value:.3g}" for what, value in one.items() if not isinstance(value, str)]
-            print(f"{one['executor']}: {', '.join(numbers)}")
-    return 0 if all(one["bit-equal"] == one["cells"] for one in found) else 1
+        for line in lines:
+            numbers = [f"{what} {value:.3g}" for what, value in line.items() if not isinstance(value, str)]
+            print(f"{line['executor']}: {', '.join(numbers)}")
+    return 0 if all(line["bit-equal"] == line["cells"] for line in lines) else 1
 
 
 def _processor(entry: Entry) -> float:

@@ -39,8 +39,10 @@ def held_out_requests(
     source.shuffle(rows)
     known = known_facts(model, rows, atlas)
     templates = [source.choice(atlas.relations[row.relation].templates) for row in rows]
-    asked = [(template.replace("{}", row.subject), row.object) for row, template in zip(rows, templates, strict=True)]
-    answered = greedy_right(model, asked)
+    questions = [
+        (template.replace("{}", row.subject), row.object) for row, template in zip(rows, templates, strict=True)
+    ]
+    answered = greedy_right(model, questions)
     by_relation: dict[str, list[tuple[AtlasFact, str]]] = defaultdict(list)
     for row, template, right in zip(rows, templates, answered, strict=True):
         if right and (row.subject, row.relation) in known:
@@ -66,7 +68,7 @@ def with_same_relation(atlas: Atlas, requests: Sequence[EditRequest], seed: int 
     Neighbours share the edit's true object, which makes them the hardest of these.
     """
     source = random.Random(f"same relation|{seed}")
-    found = []
+    requests_with_rivals = []
     for request in requests:
         fact = request.fact
         others = [row for row in atlas.facts if row.relation == fact.relation and row.subject != fact.subject]
@@ -74,8 +76,8 @@ def with_same_relation(atlas: Atlas, requests: Sequence[EditRequest], seed: int 
         for index, row in enumerate(source.sample(others, min(SAME_RELATION, len(others)))):
             template = source.choice(atlas.relations[row.relation].templates) if index % 2 else fact.template
             probes.append(Probe("unchanged", template.replace("{}", row.subject), row.object))
-        found.append(replace(request, probes=(*request.probes, *probes)))
-    return found
+        requests_with_rivals.append(replace(request, probes=(*request.probes, *probes)))
+    return requests_with_rivals
 
 
 def suggested_layer(model: LanguageModel, atlas: Atlas) -> int:
@@ -86,6 +88,6 @@ def suggested_layer(model: LanguageModel, atlas: Atlas) -> int:
     random.Random("layer").shuffle(rows)
     known = known_facts(model, rows, atlas)
     facts = [atlas.as_fact(row) for row in rows if (row.subject, row.relation) in known][:TRACED]
-    found = [locate(model, fact, samples=SAMPLES).suggested for fact in facts]
-    votes = Counter(layer for layer in found if layer is not None)
+    layers = [locate(model, fact, samples=SAMPLES).suggested for fact in facts]
+    votes = Counter(layer for layer in layers if layer is not None)
     return votes.most_common(1)[0][0] if 2 * votes.total() > len(facts) else suggest_layer(model)

@@ -25,8 +25,8 @@ def reset_peak() -> int | None:
 
 def since_reset() -> int | None:
     """Peak resident memory in bytes since `reset_peak`; None where the system does not tell."""
-    found = _status_bytes("VmHWM:")
-    return peak_memory_bytes() if found is None else found
+    peak = _status_bytes("VmHWM:")
+    return peak_memory_bytes() if peak is None else peak
 
 
 def _status_bytes(field: str) -> int | None:

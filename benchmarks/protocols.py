@@ -58,15 +58,15 @@ def requests_of(model: LanguageModel, atlas: Atlas, n: int, seed: int) -> list[E
     Raises:
         ValueError: if the model knows too few facts.
     """
-    found = []
+    requests = []
     for request in held_out_requests(model, atlas, n, seed):
         paraphrases = request.of_kind("paraphrase")
         source = random.Random(f"{seed}|{request.fact.prompt}")
         kept = source.sample(paraphrases, min(PARAPHRASES, len(paraphrases)))
         probes = (*kept, *(probe for probe in request.probes if probe.kind != "paraphrase"))
         texts = edit_request(atlas, request.fact, request.target_new).generation_prompts
-        found.append(replace(request, probes=probes, generation_prompts=texts))
-    return found
+        requests.append(replace(request, probes=probes, generation_prompts=texts))
+    return requests
 
 
 def references_of(atlas: Atlas) -> References:

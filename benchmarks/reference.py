@@ -40,13 +40,13 @@ BATCH = 128
 SWEEP_EDITS = 8
 
 
-def answers(model: LanguageModel, asked: Sequence[tuple[str, str]]) -> list[bool]:
+def answers(model: LanguageModel, questions: Sequence[tuple[str, str]]) -> list[bool]:
     """For each (prompt, answer): whether the greedy continuation is the answer, token by token."""
     by_length: dict[int, list[int]] = defaultdict(list)
-    joined = [join(model, prompt, answer) for prompt, answer in asked]
+    joined = [join(model, prompt, answer) for prompt, answer in questions]
     for index, (ids, _) in enumerate(joined):
         by_length[len(ids)].append(index)
-    right = [False] * len(asked)
+    right = [False] * len(questions)
     for indices in by_length.values():
         for start in range(0, len(indices), BATCH):
             chunk = indices[start : start + BATCH]
@@ -75,12 +75,12 @@ def recall(model: LanguageModel, atlas: Atlas) -> tuple[float, float, int]:
 def in_context(model: LanguageModel, atlas: Atlas, n: int = IN_CONTEXT) -> float:
     """Share of `n` facts answered as the context says: "Imagine that X is in Rome. X is in" -> "Rome"."""
     source = random.Random(2)
-    asked = []
+    questions = []
     for row in source.sample(atlas.facts, n):
         fact, told = atlas.as_fact(row), atlas.counterfactual(row)
         imagined = lowered(fact.template).replace("{}", fact.subject)
-        asked.append((f"Imagine that {imagined} {told}. {fact.prompt}", told))
-    return float(np.mean(answers(model, asked)))
+        questions.append((f"Imagine that {imagined} {told}. {fact.prompt}", told))
+    return float(np.mean(answers(model, questions)))
 
 
 def known_facts(
@@ -304,16 +304,16 @@ def _settings(given: Sequence[str]) -> dict[str, Any]:
     Raises:
         ValueError: if one has no equals sign.
     """
-    found: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
     for text in given:
         name, equals, value = text.partition("=")
         if not equals:
             raise ValueError(f"{text!r} is no setting; write NAME=VALUE, such as stop_loss=0.05")
         try:
-            found[name] = json.loads(value)
+            settings[name] = json.loads(value)
         except json.JSONDecodeError:
-            found[name] = value
-    return found
+            settings[name] = value
+    return settings
 
 
 if __name__ == "__main__":

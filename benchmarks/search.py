@@ -64,11 +64,11 @@ def measure(model: LanguageModel, name: str, layer: int, steps: int, rounds: int
     head = [model.submodules[model.architecture.head].weight]
     blocks = [model.submodules[model.architecture.block(above)] for above in range(layer + 1, model.n_layers)]
     matrices = [weight for block in blocks for weight in block.parameters() if weight.ndim == 2]
-    found: list[tuple[float, ...]] = []
+    timings: list[tuple[float, ...]] = []
     for _ in range(rounds):
         times = _search(model, batch, config)
-        found.append((*times, _products(head, places), _products(matrices, tokens)))  # type: ignore[arg-type]
-    return Search(name, layer, steps, places, tokens, *(median(column) for column in zip(*found, strict=True)))
+        timings.append((*times, _products(head, places), _products(matrices, tokens)))  # type: ignore[arg-type]
+    return Search(name, layer, steps, places, tokens, *(median(column) for column in zip(*timings, strict=True)))
 
 
 def _search(model: LanguageModel, batch: Batch, config: RRomeConfig) -> tuple[float, float, float]:
@@ -94,13 +94,13 @@ def _products(weights: list[torch.Tensor], rows: int) -> float:
     return process_time() - began
 
 
-def table(found: list[Search]) -> str:
+def table(searches: list[Search]) -> str:
     """A row for each model, in Markdown."""
     rows = [
         "| model | layer | places | tokens | search, s | start, s | step, s | head, s | blocks, s | step × floor |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for each in found:
+    for each in searches:
         seconds = [each.whole, each.start, each.step, each.head_floor, each.blocks_floor, each.times_floor]
         cells = " | ".join(f"{value:.3g}" for value in seconds)
         rows.append(f"| {each.model} | {each.layer} | {each.places} | {each.tokens} | {cells} |")
@@ -117,15 +117,15 @@ def main() -> int:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    found = [
+    searches = [
         measure(load_model(name, dtype="float32", device="cpu"), name, options.layer, options.steps, options.rounds)
         for name in options.models
     ]
     if options.json:
-        print(json.dumps([asdict(each) for each in found], indent=1))
+        print(json.dumps([asdict(each) for each in searches], indent=1))
     else:
         print(f"{platform.machine()}, torch {torch.__version__}, float32, {options.steps} steps")
-        print(table(found))
+        print(table(searches))
     return 0
 
 

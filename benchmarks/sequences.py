@@ -50,14 +50,16 @@ def shares(model: LanguageModel, cases: Sequence[Case]) -> dict[str, float | Non
     """Greedy shares over the edits: their own prompts, paraphrases, and neighbours the base answers and no edit is
     about."""
     edited = {case.request.fact.prompt for case in cases}
-    asked: dict[str, list[Question]] = {"reliability": [], "generalization": [], "locality": []}
+    questions: dict[str, list[Question]] = {"reliability": [], "generalization": [], "locality": []}
     for case in cases:
         for item, question in case.questions.items():
             if item in case.counted and not (item.metric == "locality" and item.prompt in edited):
-                asked[item.metric].append(question)
-    said = ask_all(model, [question for some in asked.values() for question in some])
-    found = {name: [said[question].right for question in some if question in said] for name, some in asked.items()}
-    return {name: fmean(right) if right else None for name, right in found.items()}
+                questions[item.metric].append(question)
+    said = ask_all(model, [question for group in questions.values() for question in group])
+    right_of = {
+        name: [said[question].right for question in group if question in said] for name, group in questions.items()
+    }
+    return {name: fmean(right) if right else None for name, right in right_of.items()}
 
 
 def batches(
@@ -103,11 +105,11 @@ def sequence(
 
 def _hold(model: LanguageModel, cases: Sequence[Case]) -> list[bool]:
     """Whether each edit's own prompt gets its new answer."""
-    asked = [
+    questions = [
         Question(case.request.fact.prompt, case.request.target_new, case.request.fact.target_true) for case in cases
     ]
-    said = ask_all(model, asked)
-    return [said[question].right for question in asked]
+    said = ask_all(model, questions)
+    return [said[question].right for question in questions]
 
 
 def _line(model: LanguageModel, cases: Sequence[Case]) -> dict[str, Any]:
@@ -132,11 +134,11 @@ COLUMNS = {
 """Key of a figure -> head of its column."""
 
 
-def table(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+def table(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     """The lines of several methods as Markdown, shares in %; columns nobody measured are left out."""
-    keys = [key for key in COLUMNS if any(key in line for lines in found.values() for line in lines)]
+    keys = [key for key in COLUMNS if any(key in line for lines in curves.values() for line in lines)]
     rows = [f"| Method | {' | '.join(COLUMNS[key] for key in keys)} |", "|---|" + "---:|" * len(keys)]
-    for label, lines in found.items():
+    for label, lines in curves.items():
         for line in lines:
             rows.append(f"| {label} | {' | '.join(_cell(key, line.get(key)) for key in keys)} |")
     return "\n".join(rows)
@@ -166,20 +168,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         requests = held_out_requests(model, load_atlas(), max(counts), options.seed)
         cases = make_cases(model, [few_probes(request) for request in requests])
         options.out.mkdir(parents=True, exist_ok=True)
-        found: dict[str, list[dict[str, Any]]] = {NO_OP: [_line(model, cases)]}
+        curves: dict[str, list[dict[str, Any]]] = {NO_OP: [_line(model, cases)]}
         for label, (name, settings) in chosen.items():
             if name == NO_OP:
                 raise ValueError(f"{NO_OP} makes no edits; choose methods")
-            found[label] = _method(model, label, name, settings, cases, counts, options)
+            curves[label] = _method(model, label, name, settings, cases, counts, options)
             print(f"{label} is done", file=sys.stderr, flush=True)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(json.dumps(found) if options.json else table(found))
+    print(json.dumps(curves) if options.json else table(curves))
     if options.figure:
         from benchmarks.plots import sequence_figure
 
-        sequence_figure({label: lines for label, lines in found.items() if label != NO_OP}, options.kind).savefig(
+        sequence_figure({label: lines for label, lines in curves.items() if label != NO_OP}, options.kind).savefig(
             options.figure, dpi=200
         )
     return 0

@@ -95,18 +95,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     torch.set_num_threads(1)
     model = load_from(options)
     facts = draw_facts(model, ATLAS, options.facts, 0).items
-    found = [
+    lines = [
         measure(model, facts, samples, options.window, options.rounds, options.states) for samples in options.samples
     ]
     if options.json:
-        print(json.dumps(found, indent=1))
+        print(json.dumps(lines, indent=1))
         return 0
-    for one in found:
-        low, high = one["ratio_range"]
+    for line in lines:
+        low, high = line["ratio_range"]
         print(
-            f"{one['facts']} facts, {one['samples']} samples: {one['study_states_per_second']:.0f} restored states a "
-            f"second of one core, {one['ratio']:.1f} (rounds: {low:.1f} to {high:.1f}) times the "
-            f"{one['loop_states_per_second']:.0f} of one forward a state"
+            f"{line['facts']} facts, {line['samples']} samples: {line['study_states_per_second']:.0f} restored states "
+            f"a second of one core, {line['ratio']:.1f} (rounds: {low:.1f} to {high:.1f}) times the "
+            f"{line['loop_states_per_second']:.0f} of one forward a state"
         )
     return 0
 

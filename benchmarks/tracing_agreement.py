@@ -73,14 +73,14 @@ def agreements(
             )
 
 
-def table(found: list[Agreement]) -> str:
+def table(agreements: list[Agreement]) -> str:
     """One row for each model and kind, in Markdown."""
     rows = [
         "| model | kind | prompts | cells | largest effect | largest difference | over 1e-5 |",
         "|---|---|---|---|---|---|---|",
     ]
-    for model, kind in dict.fromkeys((each.model, each.kind) for each in found):
-        own = [each for each in found if (each.model, each.kind) == (model, kind)]
+    for model, kind in dict.fromkeys((each.model, each.kind) for each in agreements):
+        own = [each for each in agreements if (each.model, each.kind) == (model, kind)]
         effect, difference = (
             max(getattr(each, name) for each in own) for name in ("largest_effect", "largest_difference")
         )
@@ -100,19 +100,19 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=1, help="of torch's")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    found: list[Agreement] = []
+    lines: list[Agreement] = []
     for name in options.models:
         model = load_model(name, dtype="float32", device="cpu")
         facts = [replace(fact, target_true="") for fact in spread_facts(options.prompts)]
         for each in agreements(model, name, facts, options.kinds, options.samples):
-            found.append(each)
+            lines.append(each)
             print(f"{name}, {each.kind}, {each.prompt!r}: {each.largest_difference:.1e}", file=sys.stderr, flush=True)
     if options.json:
-        print(json.dumps([asdict(each) for each in found], indent=1))
+        print(json.dumps([asdict(each) for each in lines], indent=1))
     else:
         print(f"{platform.machine()}, torch {torch.__version__}, float32, {options.samples} samples")
-        print(table(found))
-    return int(any(each.over_allowed for each in found))
+        print(table(lines))
+    return int(any(each.over_allowed for each in lines))
 
 
 if __name__ == "__main__":

@@ -38,8 +38,8 @@ def works(model: LanguageModel) -> list[tuple[Callable[[], object], Callable[[ob
         where = ("last_subject", "last_token")
         return lambda: causal_trace(model, facts[number], config, level=level, positions=where).restored
 
-    def close(one: object, other: object) -> bool:
-        return bool(np.allclose(np.asarray(one), np.asarray(other), atol=SAME, rtol=0, equal_nan=True))
+    def close(first: object, second: object) -> bool:
+        return bool(np.allclose(np.asarray(first), np.asarray(second), atol=SAME, rtol=0, equal_nan=True))
 
     traces = [(trace(number), close) for number in range(len(facts))]
     prompts = [fact.prompt for fact in facts]

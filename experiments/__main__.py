@@ -85,9 +85,9 @@ def _parser(study: Study | None) -> argparse.ArgumentParser:
 
 def _listed() -> str:
     """The studies with a line each, and those that cannot be used with the reason."""
-    found = survey()
-    usable = "; ".join(f"{name}: {study.HELP}" for name, study in sorted(found.studies.items()))
-    others = "".join(f"; {name} cannot be used: {reason}" for name, reason in sorted(found.unusable.items()))
+    studies = survey()
+    usable = "; ".join(f"{name}: {study.HELP}" for name, study in sorted(studies.studies.items()))
+    others = "".join(f"; {name} cannot be used: {reason}" for name, reason in sorted(studies.unusable.items()))
     return f"studies: {usable or 'none'}{others}"
 
 

@@ -63,18 +63,18 @@ def retry(options: argparse.Namespace) -> int:
 def status(options: argparse.Namespace) -> int:
     """Counts, who is at it, and failures with their reasons."""
     with _opened(options) as ledger:
-        found = [_status(ledger, name) for name in ledger.runs() if options.run in ("", name)]
+        standings = [_status(ledger, name) for name in ledger.runs() if options.run in ("", name)]
     if options.json:
-        print(json.dumps(found, indent=1))
+        print(json.dumps(standings, indent=1))
         return 0
-    for one in found:
-        counts = one["cells"]
-        print(f"{one['run']}: {', '.join(f'{n} {status}' for status, n in counts.items())}")
-        if one["working"]:
-            print(f"  {one['pace']}")
-        for who in one["working"]:
+    for run in standings:
+        counts = run["cells"]
+        print(f"{run['run']}: {', '.join(f'{n} {status}' for status, n in counts.items())}")
+        if run["working"]:
+            print(f"  {run['pace']}")
+        for who in run["working"]:
             print(f"  at work: {who['executor']} on {who['host']}, last sign of life {who['seconds_ago']:.0f} s ago")
-        for failure in one["failures"]:
+        for failure in run["failures"]:
             print(f"  failed: {failure['kind']} {failure['key'][:12]} after {failure['attempts']}: {failure['reason']}")
     return 0
 
@@ -95,13 +95,13 @@ def doctor(options: argparse.Namespace) -> int:
     bad = 0
     with _opened(options) as ledger:
         for name in ledger.runs():
-            found = mend(ledger, name) if options.mend else damaged(ledger, name)
-            bad += len(found)
-            for key, damage in found.items():
+            damage_of = mend(ledger, name) if options.mend else damaged(ledger, name)
+            bad += len(damage_of)
+            for key, damage in damage_of.items():
                 print(f"{name}: cell {key[:12]}: {damage}")
             total = sum(ledger.counts(name).values())
-            done = " and taken out" if options.mend and found else ""
-            print(f"{name}: {total} cells checked, {len(found)} damaged{done}")
+            done = " and taken out" if options.mend and damage_of else ""
+            print(f"{name}: {total} cells checked, {len(damage_of)} damaged{done}")
     return 1 if bad and not options.mend else 0
 
 
@@ -209,17 +209,17 @@ def _opened(options: argparse.Namespace) -> Ledger:
 @contextmanager
 def _stoppable() -> Iterator[Callable[[], bool]]:
     """The first Ctrl-C or SIGTERM asks to stop after the current cells, the second stops at once."""
-    asked: list[int] = []
+    signals: list[int] = []
 
     def ask(number: int, frame: Any) -> None:
-        if asked:
+        if signals:
             raise KeyboardInterrupt
-        asked.append(number)
+        signals.append(number)
         _say("\nstopping once the current cells are done; again to stop at once")
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield lambda: bool(asked)
+        yield lambda: bool(signals)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -32,15 +32,15 @@ def write_results(ledger: Ledger, run: str) -> Iterator[Path]:
         ValueError: if no finished cell was measured under the protocol.
         LedgerDamagedError: if a cell is not as it was written.
     """
-    found: dict[str, list[dict[str, Any]]] = {}
+    by_way: dict[str, list[dict[str, Any]]] = {}
     stems: dict[str, str] = {}
     for entry in entries(ledger, run):
         if entry.kind == "protocols" and entry.payload is not None and PROTOCOL in entry.spec["protocols"]:
             way = canonical({name: value for name, value in entry.spec.items() if name != "request"})
-            found.setdefault(way, []).append(_result(entry))
+            by_way.setdefault(way, []).append(_result(entry))
             layer = entry.spec["layer"]
             stems[way] = entry.spec["method"] if layer is None else f"{entry.spec['method']}-layer{layer}"
-    if not found:
+    if not by_way:
         raise ValueError(
             f"run {run!r} has no finished edit measured under the protocol {PROTOCOL!r}, and EasyEdit's shape holds no "
             "other numbers; run `python -m experiments run methods-by-protocol` and export that"
@@ -48,7 +48,7 @@ def write_results(ledger: Ledger, run: str) -> Iterator[Path]:
     several = Counter(stems.values())
     folder = ledger.folder / run / "easyedit"
     folder.mkdir(parents=True, exist_ok=True)
-    for way, results in found.items():
+    for way, results in by_way.items():
         other = f"-{hashlib.sha256(way.encode()).hexdigest()[:8]}" if several[stems[way]] > 1 else ""
         path = folder / f"{stems[way]}{other}.json"
         whole = path.with_name(path.name + ".tmp")

@@ -37,13 +37,13 @@ def identity_of(model: LanguageModel | None) -> dict[str, Any]:
     )
 
 
-def differences(expected: dict[str, Any], found: dict[str, Any]) -> list[str]:
+def differences(expected: dict[str, Any], actual: dict[str, Any]) -> list[str]:
     """What two identities differ in, a phrase each: "torch 2.13 instead of 2.12"."""
-    flat_expected, flat_found = _flat(expected), _flat(found)
+    flat_expected, flat_actual = _flat(expected), _flat(actual)
     return [
-        f"{name} {flat_found.get(name)} instead of {flat_expected.get(name)}"
-        for name in sorted(flat_expected.keys() | flat_found.keys())
-        if flat_expected.get(name) != flat_found.get(name)
+        f"{name} {flat_actual.get(name)} instead of {flat_expected.get(name)}"
+        for name in sorted(flat_expected.keys() | flat_actual.keys())
+        if flat_expected.get(name) != flat_actual.get(name)
     ]
 
 

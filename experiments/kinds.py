@@ -56,15 +56,15 @@ class Context:
         """`make()`, once for the cells of a group that run one after another on this worker."""
         if name not in self._memo:
             self._memo[name] = make()
-        found: T = self._memo[name]
-        return found
+        value: T = self._memo[name]
+        return value
 
     def keep(self, name: str, make: Callable[[], T]) -> T:
         """`make()`, once for this worker's model."""
         if name not in self._kept:
             self._kept[name] = make()
-        found: T = self._kept[name]
-        return found
+        value: T = self._kept[name]
+        return value
 
     def enter(self, group: str, halvings: int, watch: Watch) -> None:
         """Begin a cell; forgets what the last group shared."""
@@ -112,9 +112,9 @@ def kind(
     """Register a function as a kind of cell; by default settings are taken as they are and nothing is shared."""
 
     def register(run: Run) -> Run:
-        known = _KINDS.get(name)
-        if known is not None and known.run.__module__ != run.__module__:
-            raise ValueError(f"the kind {name!r} is registered by {known.module} and {run.__module__}; rename one")
+        earlier = _KINDS.get(name)
+        if earlier is not None and earlier.run.__module__ != run.__module__:
+            raise ValueError(f"the kind {name!r} is registered by {earlier.module} and {run.__module__}; rename one")
         _KINDS[name] = Kind(name, version, run, complete, group, estimate_bytes)
         return run
 

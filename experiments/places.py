@@ -26,9 +26,9 @@ def portable(value: Any, name: str = "") -> Any:
         name: of the field that holds it; dotted names count by their last part.
     """
     if isinstance(value, Mapping):
-        return {inner: portable(one, inner) for inner, one in value.items()}
+        return {inner: portable(item, inner) for inner, item in value.items()}
     if isinstance(value, list | tuple):
-        return [portable(one, name) for one in value]
+        return [portable(item, name) for item in value]
     if isinstance(value, str) and name.rpartition(".")[2] in PLACES:
         return shown_name(value)
     return value
@@ -37,9 +37,9 @@ def portable(value: Any, name: str = "") -> Any:
 def paths_in(value: Any, name: str = "") -> set[str]:
     """The full paths that `portable` would shorten."""
     if isinstance(value, Mapping):
-        return {path for inner, one in value.items() for path in paths_in(one, inner)}
+        return {path for inner, item in value.items() for path in paths_in(item, inner)}
     if isinstance(value, list | tuple):
-        return {path for one in value for path in paths_in(one, name)}
+        return {path for item in value for path in paths_in(item, name)}
     return {value} if isinstance(value, str) and portable(value, name) != value else set()
 
 

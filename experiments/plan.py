@@ -122,6 +122,6 @@ def grid(kind: str, facts: Sequence[Mapping[str, Any]], axes: Mapping[str, Any])
         if isinstance(values, list | tuple) and not values:
             raise ValueError(f"the grid's {name!r} is empty; give at least one value")
     listed = [values if isinstance(values, list | tuple) else [values] for values in axes.values()]
-    for one in facts:
+    for together in facts:
         for values in itertools.product(*listed):
-            yield Cell(kind, {**one, **dict(zip(axes, values, strict=True))})
+            yield Cell(kind, {**together, **dict(zip(axes, values, strict=True))})

@@ -68,18 +68,18 @@ def read_plan_file(path: Path | str) -> dict[str, Any]:
     if not path.exists():
         raise FileNotFoundError(f"there is no plan {str(path)!r}")
     try:
-        found = tomllib.loads(path.read_text(encoding="utf-8"))
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"the plan {str(path)!r} is not TOML: {error}") from None
-    unknown = sorted(set(found) - set(HEAD))
+    unknown = sorted(set(tables) - set(HEAD))
     if unknown:
         raise ValueError(f"the plan {str(path)!r} has no place for {unknown[0]!r}; it takes {', '.join(HEAD)}")
-    grids = found.get("grid")
-    if not isinstance(grids, list) or not all(isinstance(one, dict) and "kind" in one for one in grids):
+    grids = tables.get("grid")
+    if not isinstance(grids, list) or not all(isinstance(table, dict) and "kind" in table for table in grids):
         raise ValueError(f"the plan {str(path)!r} needs a [[grid]] with a kind")
-    if not isinstance(found.get("chat", False), bool):
-        raise ValueError(f"the plan {str(path)!r} says chat = {found['chat']!r}; write true or false")
-    return {"name": path.stem, **DEFAULTS, **found}
+    if not isinstance(tables.get("chat", False), bool):
+        raise ValueError(f"the plan {str(path)!r} says chat = {tables['chat']!r}; write true or false")
+    return {"name": path.stem, **DEFAULTS, **tables}
 
 
 def plan_of(tables: Mapping[str, Any], model: LanguageModel | None) -> Plan:
@@ -134,7 +134,7 @@ def _cells(table: Mapping[str, Any], model: LanguageModel | None, aside: list[st
             axes["level"] = level_of(measure_noise(model, [fact.subject for fact in facts]))
         return list(grid(name, [{"fact": asdict(fact)} for fact in facts], axes))
     if name == "edit":
-        return list(grid(name, [{"request": one} for one in _requests(table.get("facts"), aside)], axes))
+        return list(grid(name, [{"request": request} for request in _requests(table.get("facts"), aside)], axes))
     if "facts" in table:
         raise ValueError(f"cells of kind {name!r} take no facts; leave them out")
     return list(grid(name, [{}], axes))
@@ -142,17 +142,17 @@ def _cells(table: Mapping[str, Any], model: LanguageModel | None, aside: list[st
 
 def _facts(source: Any, aside: list[str]) -> Sequence[Fact]:
     if _is_file(source):
-        found = read_facts(source["file"], _first(source))
-        aside += found.notes
-        return found.facts
+        listed = read_facts(source["file"], _first(source))
+        aside += listed.notes
+        return listed.facts
     return [load_atlas().as_fact(row) for row in _sampled(source)]
 
 
 def _requests(source: Any, aside: list[str]) -> list[dict[str, Any]]:
     if _is_file(source):
-        found = list_cases(source["file"], _first(source))
-        aside += found.notes
-        return [request_record(request) for case in found.cases for request in case.requests]
+        listed = list_cases(source["file"], _first(source))
+        aside += listed.notes
+        return [request_record(request) for case in listed.cases for request in case.requests]
     rows = _sampled(source)
     atlas, seed = load_atlas(), int(source.get("seed", 0))
     return [request_record(edit_request(atlas, atlas.as_fact(row), atlas.counterfactual(row, seed))) for row in rows]

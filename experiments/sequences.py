@@ -99,11 +99,11 @@ def _steps(
     for start in range(0, len(requests), batch_size):
         watch.check()
         batch = range(start, min(start + batch_size, len(requests)))
-        asked = [requests[index] for index in batch]
+        group = [requests[index] for index in batch]
         try:
             made = guarded(
                 view,
-                asked,
+                group,
                 method,
                 config,
                 guard_texts=roll_back.texts if roll_back else (),
@@ -194,15 +194,15 @@ class _Course:
         elif step.rolled_back:
             self.rolled_back.append((step.batch.start, step.rolled_back))
         else:
-            asked = [self.requests[index] for index in step.batch]
-            self.immediate[step.batch.start : step.batch.stop] = held(self.view, asked, self.known)
+            group = [self.requests[index] for index in step.batch]
+            self.immediate[step.batch.start : step.batch.stop] = held(self.view, group, self.known)
 
     def measure(self, n_done: int) -> None:
         """A point of the curve: every edit made so far, and perplexity."""
         made = [index for index in range(n_done) if self.immediate[index] is not None]
         stand = held(self.view, [self.requests[index] for index in made], self.known)
-        for index, one in zip(made, stand, strict=True):
-            self.final[index] = one
+        for index, now in zip(made, stand, strict=True):
+            self.final[index] = now
         self.points.append(
             Point(n_done, summed(stand), text_perplexity(self.view, self.texts, self.view.max_positions))
         )

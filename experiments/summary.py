@@ -67,12 +67,12 @@ def averaged(frame: pd.DataFrame, value: str, by: Sequence[str], *, seed: int = 
     for group, part in frame[frame[value].notna()].groupby(list(by), sort=False, dropna=False):
         for column in ONE_WAY:
             if column in part and part[column].nunique(dropna=False) > 1:
-                found = ", ".join(sorted(map(str, part[column].unique())))
+                several = ", ".join(sorted(map(str, part[column].unique())))
                 raise ValueError(
-                    f"{dict(zip(by, group, strict=True))} holds several {column}s ({found}); numbers measured in "
+                    f"{dict(zip(by, group, strict=True))} holds several {column}s ({several}); numbers measured in "
                     f"different ways have no common mean, so add {column!r} to the grouping"
                 )
-        values = [float(one) for one in part[value]]
+        values = [float(number) for number in part[value]]
         low, high = bootstrap(values, seed=seed) or (None, None)
         names = dict(zip(by, group, strict=True))
         rows.append(names | {value: float(np.mean(values)), "ci_low": low, "ci_high": high, "n": len(values)})
@@ -113,7 +113,7 @@ def _row(entry: Entry, paths: set[str]) -> dict[str, Any]:
     result, notes = portable(entry.result or {}), entry.notes
     about = {"position": entry.position, "key": entry.key, "kind": entry.kind, "status": entry.status}
     about |= {"attempts": entry.attempts, "reason": without(entry.reason, paths)}
-    return about | _settings(entry) | _flat(result) | {f"note.{name}": one for name, one in _flat(notes).items()}
+    return about | _settings(entry) | _flat(result) | {f"note.{name}": value for name, value in _flat(notes).items()}
 
 
 def _settings(entry: Entry) -> dict[str, Any]:
@@ -122,13 +122,13 @@ def _settings(entry: Entry) -> dict[str, Any]:
 
 def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
     """Single values by dotted name."""
-    found: dict[str, Any] = {}
+    flat: dict[str, Any] = {}
     for name, value in values.items():
         if isinstance(value, dict):
-            found |= _flat(value, f"{prefix}{name}.")
+            flat |= _flat(value, f"{prefix}{name}.")
         elif not isinstance(value, list | tuple | np.ndarray):
-            found[f"{prefix}{name}"] = value
-    return found
+            flat[f"{prefix}{name}"] = value
+    return flat
 
 
 def _defused(frame: pd.DataFrame) -> pd.DataFrame:

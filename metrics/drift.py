@@ -36,21 +36,21 @@ def text_nll(
     """
     rows = [tuple(row) for row in token_ids(model, texts, max_positions)]
     long_enough = [row for row in rows if len(row) >= 2]
-    found = answers(model, long_enough, lambda new: _nll(model, new, tick), tick)
-    return [found.get(row, (0.0, 0)) for row in rows]
+    sums = answers(model, long_enough, lambda new: _nll(model, new, tick), tick)
+    return [sums.get(row, (0.0, 0)) for row in rows]
 
 
 def _nll(
     model: LanguageModel, rows: Sequence[tuple[int, ...]], tick: Callable[[int], None]
 ) -> dict[tuple[int, ...], tuple[float, int]]:
-    found: dict[tuple[int, ...], tuple[float, int]] = {}
+    sums: dict[tuple[int, ...], tuple[float, int]] = {}
     for chunk in batches(rows, len, model.d_vocab):
         for row, logits in zip(chunk, row_logits(model, [list(row) for row in chunk]), strict=True):
             log_probs = logits[:-1].double().log_softmax(-1)
             following = torch.tensor(row[1:], device=log_probs.device)
-            found[row] = -float(log_probs.gather(-1, following[:, None]).sum()), len(row) - 1
+            sums[row] = -float(log_probs.gather(-1, following[:, None]).sum()), len(row) - 1
         tick(len(chunk))
-    return found
+    return sums
 
 
 def count_scorable(model: LanguageModel, texts: Sequence[str]) -> int:

@@ -60,12 +60,12 @@ def weight_change(base: LanguageModel, edited: LanguageModel) -> tuple[int, int,
     for name, parameter in edited.module.named_parameters():
         tensor = parameter.detach()
         total += tensor.numel()
-        known = own.get(name)
-        if known is not None and known.shape == tensor.shape:
-            if known.data_ptr() == tensor.data_ptr():
+        original = own.get(name)
+        if original is not None and original.shape == tensor.shape:
+            if original.data_ptr() == tensor.data_ptr():
                 continue
-            changed += int((known != tensor).sum())
-            squares += float((tensor.double() - known.double()).square().sum())
+            changed += int((original != tensor).sum())
+            squares += float((tensor.double() - original.double()).square().sum())
         else:
             changed += tensor.numel()
             squares += float(tensor.double().square().sum())

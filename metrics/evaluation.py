@@ -136,13 +136,13 @@ def _complete(efficiency: Efficiency, base: LanguageModel, edited: LanguageModel
 
 
 def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
+    versions = {"python": platform.python_version()}
     for package in ("torch", "transformers", "nnsight", "numpy"):
         try:
-            found[package] = version(package)
+            versions[package] = version(package)
         except PackageNotFoundError:
             continue  # a version is a note, and nnsight is not needed to score
-    return found
+    return versions
 
 
 class _Ticker:

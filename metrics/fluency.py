@@ -93,9 +93,9 @@ class References:
 
     def similarity(self, first: Iterable[str], second: Iterable[str]) -> float:
         """Cosine of the tf-idf vectors of two groups of texts, each read as one; 0 where one holds no known term."""
-        one, other = self._vector(" ".join(first)), self._vector(" ".join(second))
-        dot = math.fsum(weight * other.get(term, 0.0) for term, weight in one.items())
-        norms = math.hypot(*one.values()) * math.hypot(*other.values())
+        left, right = self._vector(" ".join(first)), self._vector(" ".join(second))
+        dot = math.fsum(weight * right.get(term, 0.0) for term, weight in left.items())
+        norms = math.hypot(*left.values()) * math.hypot(*right.values())
         return dot / norms if norms else 0.0
 
     def _vector(self, text: str) -> dict[str, float]:

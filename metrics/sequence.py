@@ -108,7 +108,7 @@ class SequenceReport:
 
     def summary(self) -> dict[str, Any]:
         """The run in a dozen numbers, ready for JSON."""
-        found: dict[str, Any] = {
+        numbers: dict[str, Any] = {
             "method": self.method,
             "n_requests": len(self.requests),
             "n_failed": len(self.failed),
@@ -121,8 +121,8 @@ class SequenceReport:
         }
         for when in ("immediate", "final"):
             for what in ("reliability", "generalization", "locality"):
-                found[f"{when}_{what}"] = self.share(when, what)
-        return found
+                numbers[f"{when}_{what}"] = self.share(when, what)
+        return numbers
 
     def to_json(self) -> str:
         """Everything, as one JSON object."""
@@ -160,27 +160,27 @@ def held(model: LanguageModel, requests: Sequence[EditRequest], known: Mapping[P
     Raises:
         ValueError: if a prompt does not fit the model.
     """
-    asked = {request: _probes(request, known) for request in requests}
-    said = _said(model, [probe for probes in asked.values() for some in probes for probe in some])
+    probes_of = {request: _probes(request, known) for request in requests}
+    said = _said(model, [probe for probes in probes_of.values() for some in probes for probe in some])
 
     def count(probes: Sequence[Probe], rivals: tuple[str, ...]) -> Count:
         right = sum(matches(said[probe.prompt], (probe.answer,), rivals) for probe in probes)
         return Count(right, len(probes))
 
-    found = []
+    standings = []
     for request in requests:
-        edit, paraphrases, local = asked[request]
+        edit, paraphrases, local = probes_of[request]
         true = (request.fact.target_true,) if request.fact.target_true else ()
-        found.append(Held(count(edit, true), count(paraphrases, true), count(local, ())))
-    return found
+        standings.append(Held(count(edit, true), count(paraphrases, true), count(local, ())))
+    return standings
 
 
 def summed(each: Sequence[Held]) -> Held:
     """All edits together."""
     return Held(
-        sum((one.reliability for one in each), Count(0, 0)),
-        sum((one.generalization for one in each), Count(0, 0)),
-        sum((one.locality for one in each), Count(0, 0)),
+        sum((held.reliability for held in each), Count(0, 0)),
+        sum((held.generalization for held in each), Count(0, 0)),
+        sum((held.locality for held in each), Count(0, 0)),
     )
 
 

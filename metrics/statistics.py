@@ -127,9 +127,9 @@ def paired_bootstrap(
 def harmonic_of_means(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """[..., case, number] -> [...]: each number's mean over the cases that have it (NaN: not measured), then the
     harmonic mean of those; NaN where a number has no case, 0 where a mean is 0."""
-    known = np.isfinite(values)
-    counts = known.sum(axis=-2)
-    sums = np.where(known, values, 0.0).sum(axis=-2)
+    present = np.isfinite(values)
+    counts = present.sum(axis=-2)
+    sums = np.where(present, values, 0.0).sum(axis=-2)
     means = np.divide(sums, counts, out=np.full(counts.shape, np.nan), where=counts > 0)
     inverse = np.divide(1.0, means, out=np.full(means.shape, np.inf), where=means != 0)
     return np.asarray(means.shape[-1] / inverse.sum(axis=-1))

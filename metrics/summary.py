@@ -66,8 +66,8 @@ class Summary:
     def harmonic(self) -> float | None:
         """S: harmonic mean of ES, PS and NS; None if one of them was not measured."""
         values = [self[name].value for name in ("es", "ps", "ns")]
-        known = [value for value in values if value is not None]
-        return harmonic_mean(known) if len(known) == len(values) else None
+        measured = [value for value in values if value is not None]
+        return harmonic_mean(measured) if len(measured) == len(values) else None
 
     def to_frame(self) -> pd.DataFrame:
         """One line per score, each with its protocol, model, weights and seed; missing numbers are None."""

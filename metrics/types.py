@@ -228,21 +228,21 @@ class Metric:
         return [self._score(key, measured) for key, measured in self.measure(evidence).items()]
 
     def _score(self, key: str, measured: Measured) -> Score:
-        known = self.definitions[key]
+        definition = self.definitions[key]
         return Score(
             name=f"{self.name}.{key}",
             metric=self.name,
-            label=known.label,
+            label=definition.label,
             value=measured.value,
             before=measured.before,
             n=measured.n,
             ci=measured.ci,
             before_ci=measured.before_ci,
             change_ci=measured.change_ci,
-            unit=known.unit,
-            scorer=known.scorer,
-            higher_is_better=known.higher_is_better,
-            definition=known.sentence,
+            unit=definition.unit,
+            scorer=definition.scorer,
+            higher_is_better=definition.higher_is_better,
+            definition=definition.sentence,
             left_out=measured.left_out,
             reason=measured.reason,
         )
@@ -321,4 +321,4 @@ class Settings:
 
     def names_of(self, answer: str) -> tuple[str, ...]:
         """The answer and its accepted other names."""
-        return (answer, *(name for known, names in self.aliases if known == answer for name in names))
+        return (answer, *(name for main, names in self.aliases if main == answer for name in names))

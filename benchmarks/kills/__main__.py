@@ -23,7 +23,7 @@ from experiments.workers.ray_cluster import RayCluster
 def trials(quick: bool) -> dict[str, Callable[[Path], Found]]:
     """What is tried, by name."""
     kills, writers = (4, 10) if quick else (20, 300)
-    found: dict[str, Callable[[Path], Found]] = {
+    named: dict[str, Callable[[Path], Found]] = {
         "writer": lambda folder: killed_processes(folder, draws(40 * writers), "writer", writers, longest=0.1),
         "controller, inline": lambda folder: killed_processes(
             folder, draws(60 * kills, seconds=0.005), "inline", kills
@@ -39,7 +39,7 @@ def trials(quick: bool) -> dict[str, Callable[[Path], Found]]:
         "flips": lambda folder: flip_trial(folder, 50 if quick else 1000),
     }
     if not quick:
-        found |= {
+        named |= {
             "controller, ray": lambda folder: killed_processes(folder, draws(400, seconds=0.02), "ray", 3, longest=1.0),
             "worker, ray": lambda folder: killed_workers(folder, draws(400, seconds=0.01), RayCluster(2), 20, 15),
             "poison, ray": lambda folder: poisoned(folder, RayCluster(2)),
@@ -47,7 +47,7 @@ def trials(quick: bool) -> dict[str, Callable[[Path], Found]]:
             "traces, controller": lambda folder: killed_processes(folder, traces(300), "processes", 20, longest=1.0),
             "traces, everywhere": lambda folder: same_everywhere(folder, traces(20)),
         }
-    return found
+    return named
 
 
 def main() -> None:

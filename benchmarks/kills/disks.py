@@ -79,9 +79,9 @@ def flip_trial(folder: Path, flips: int) -> dict[str, Any]:
         row = number % len(rows)
         place = places[row] + source.randrange(len(rows[row].payload or b""))
         with _flipped(folder / "broken", bits, place, source.randrange(8)) as ledger:
-            found = damaged(ledger, "draws")
-            caught += bool(found)
-            named += list(found) == [rows[row].key]
+            broken = damaged(ledger, "draws")
+            caught += bool(broken)
+            named += list(broken) == [rows[row].key]
     for _ in range(flips):
         try:
             with _flipped(folder / "broken", bits, source.randrange(len(bits)), source.randrange(8)) as ledger:

@@ -104,7 +104,7 @@ def killed_processes(folder: Path, plan: Plan, how: str, kills: int, seed: int =
         out, _ = child.communicate()
     _note(out.splitlines(), told, workers)
     expected = computed(plan) if how == "writer" else undisturbed(folder / "undisturbed", plan)
-    found = payloads(folder)
+    results = payloads(folder)
     with Ledger(folder) as ledger:
         acknowledged = sum(told.values())
         present = {entry.key for entry in entries(ledger, RUN) if entry.status == "done"}
@@ -112,8 +112,8 @@ def killed_processes(folder: Path, plan: Plan, how: str, kills: int, seed: int =
         ((interrupted,),) = ledger.read("SELECT sum(interrupted) FROM cells")
         return {
             "kills": kills - done_before,
-            "cells": len(found),
-            "bit-equal": sum(a == b for a, b in zip(found, expected, strict=True)),
+            "cells": len(results),
+            "bit-equal": sum(a == b for a, b in zip(results, expected, strict=True)),
             "acknowledged": acknowledged,
             "acknowledged and lost": len(set(told) - present),
             "written twice": sum(count > 1 for count in told.values()),
@@ -146,11 +146,11 @@ def killed_workers(folder: Path, plan: Plan, executor: Executor, kills: int, eve
     with Watching(folder) as ledger:
         end = execute(ledger, RUN, executor, progress=kill)
         attempts = sum(entry.attempts for entry in entries(ledger, RUN))
-    expected, found = undisturbed(folder / "undisturbed", plan), payloads(folder)
+    expected, results = undisturbed(folder / "undisturbed", plan), payloads(folder)
     return {
         "kills": len(victims),
         "cells": end.total,
-        "bit-equal": sum(a == b for a, b in zip(found, expected, strict=True)),
+        "bit-equal": sum(a == b for a, b in zip(results, expected, strict=True)),
         "failed": end.failed,
         "written twice": sum(count > 1 for count in told.values()),
         "computed again": attempts,
@@ -162,33 +162,33 @@ def poisoned(folder: Path, executor: Executor, cells: int = 396) -> Found:
     bad = [Cell("poison", {"how": how}) for how in ("raise", "kill", "hang", "memory")]
     good = list(draws(cells).cells)
     step = len(good) // len(bad)
-    mixed = [cell for index, one in enumerate(bad) for cell in (one, *good[index * step : (index + 1) * step])]
+    mixed = [cell for index, fatal in enumerate(bad) for cell in (fatal, *good[index * step : (index + 1) * step])]
     prepare(folder, Plan(RUN, "", tuple(mixed)))
     with Ledger(folder) as ledger:
         end = execute(ledger, RUN, executor, deadline=2.0)
         rows = list(entries(ledger, RUN))
     expected = undisturbed(folder / "undisturbed", draws(cells))
-    found = [entry.payload for entry in rows if entry.kind == "draw"]
+    results = [entry.payload for entry in rows if entry.kind == "draw"]
     return {
         "cells": end.total,
         "poison": len(bad),
         "poison failed": sum(entry.status == "failed" for entry in rows if entry.kind == "poison"),
         "others failed": sum(entry.status == "failed" for entry in rows if entry.kind == "draw"),
-        "bit-equal": sum(a == b for a, b in zip(found, expected, strict=True)),
+        "bit-equal": sum(a == b for a, b in zip(results, expected, strict=True)),
     }
 
 
 def same_everywhere(folder: Path, plan: Plan) -> Found:
     """The plan inline, in two processes and on a Ray cluster of two actors."""
     expected = undisturbed(folder / "inline", plan)
-    found: Found = {"cells": len(expected)}
+    numbers: Found = {"cells": len(expected)}
     executors: dict[str, Executor] = {"processes": Processes(2), "ray": RayCluster(2)}
     for name, executor in executors.items():
         prepare(folder / name, plan)
         with Ledger(folder / name) as ledger:
             execute(ledger, RUN, executor)
-        found[f"bit-equal in {name}"] = sum(a == b for a, b in zip(payloads(folder / name), expected, strict=True))
-    return found
+        numbers[f"bit-equal in {name}"] = sum(a == b for a, b in zip(payloads(folder / name), expected, strict=True))
+    return numbers
 
 
 def _start(how: str, folder: Path) -> subprocess.Popen[str]:

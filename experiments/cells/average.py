@@ -57,11 +57,11 @@ def configs_of(spec: Spec) -> tuple[TraceConfig, ...]:
     Raises:
         ValueError: if a field is unknown or out of range.
     """
-    known = {knob.name for knob in fields(TraceConfig)}
+    names = {knob.name for knob in fields(TraceConfig)}
     for values in spec["configs"]:
-        unknown = sorted(set(values) - known)
+        unknown = sorted(set(values) - names)
         if unknown:
-            raise ValueError(f"a trace has no setting {unknown[0]!r}; choose from {', '.join(sorted(known))}")
+            raise ValueError(f"a trace has no setting {unknown[0]!r}; choose from {', '.join(sorted(names))}")
     return tuple(TraceConfig(**values) for values in spec["configs"])
 
 
@@ -84,7 +84,7 @@ def average(model: LanguageModel, spec: Spec, context: Context) -> dict[str, Any
         configs = tuple(replace(config, batch_size=config.batch_size or rows) for config in configs)
     given, others = spec["level"], spec["counterfactuals"]
     stand_in = None if others is None else dict(zip(facts, others, strict=True)).get
-    found = average_effects(
+    averages = average_effects(
         model,
         facts,
         configs,
@@ -95,17 +95,17 @@ def average(model: LanguageModel, spec: Spec, context: Context) -> dict[str, Any
     )
     tokens = sum(ask(model, fact).n_prompt for fact in facts)
     return {
-        "model_name": found.model_name,
-        "revision": found.revision,
-        "noise_std": found.noise_std,
-        "noise_source": found.noise_source,
-        "prompts": list(found.prompts),
-        "unknown": list(found.unknown),
-        "unaligned": list(found.unaligned),
+        "model_name": averages.model_name,
+        "revision": averages.revision,
+        "noise_std": averages.noise_std,
+        "noise_source": averages.noise_source,
+        "prompts": list(averages.prompts),
+        "unknown": list(averages.unknown),
+        "unaligned": list(averages.unaligned),
         "states": tokens * model.n_layers * len(configs),
-        "clean": found.clean,
-        "corrupted": found.corrupted,
-        **{f"{_EFFECTS}{name}": effects for name, effects in found.effects.items()},
+        "clean": averages.clean,
+        "corrupted": averages.corrupted,
+        **{f"{_EFFECTS}{name}": effects for name, effects in averages.effects.items()},
     }
 
 

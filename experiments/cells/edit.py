@@ -115,7 +115,7 @@ def edit(model: LanguageModel, spec: Spec, context: Context) -> dict[str, Any]:
         "protocol": report.protocol,
         "parameters_changed": made.parameters_changed,
         "warnings": list(made.warnings),
-        "diagnostics": {one.name: one.value for one in made.diagnostics},
+        "diagnostics": {diagnostic.name: diagnostic.value for diagnostic in made.diagnostics},
         "scores": _scores(report),
     }
 
@@ -174,15 +174,15 @@ def _rests_on(spec: Mapping[str, Any]) -> dict[str, Any]:
     """
     from editing import revision_of
 
-    found: dict[str, Any] = {"revision": revision_of(spec["method"])}
+    grounds: dict[str, Any] = {"revision": revision_of(spec["method"])}
     settings = spec["settings"]
     if settings.get("corpus"):
-        found["corpus"] = _sha256(Path(settings["corpus"]))
+        grounds["corpus"] = _sha256(Path(settings["corpus"]))
     if "artefact" in settings:
         from editing.train.artefact import folder_of
 
-        found["artefact"] = _sha256(folder_of(settings["artefact"], spec["method"]) / "manifest.json")
-    return found
+        grounds["artefact"] = _sha256(folder_of(settings["artefact"], spec["method"]) / "manifest.json")
+    return grounds
 
 
 def _sha256(path: Path) -> str:

@@ -63,16 +63,16 @@ def protocols(model: LanguageModel, spec: Spec, context: Context) -> dict[str, A
     request, names = read_request(spec["request"]), spec["protocols"]
     material = Material(Settings(seed=spec["seed"]))
     # one request's edits follow one another, and the unedited model says the same to all of them
-    asked = f"before {names} {spec['seed']}"
-    before = context.memo(asked, lambda: base_readings(model, [request], names, material=material))
+    question = f"before {names} {spec['seed']}"
+    before = context.memo(question, lambda: base_readings(model, [request], names, material=material))
     began = perf_counter()
     made = edit_cells.compute(model, request, spec, context)
     context.notes["edit_seconds"] = perf_counter() - began
     view = apply_edits(model, [made])
-    found = evaluate_under(model, view, request, names, material=material, before=before, watch=context.watch)
+    measured = evaluate_under(model, view, request, names, material=material, before=before, watch=context.watch)
     return {
         "edit_digest": made.digest,
-        "scores": {name: as_lists(scores.to_record()) for name, scores in found.items()},
+        "scores": {name: as_lists(scores.to_record()) for name, scores in measured.items()},
     }
 
 

@@ -62,15 +62,16 @@ def rewrite(model: LanguageModel, spec: Spec, context: Context) -> dict[str, Any
     from metrics.asking.logprobs import score_answers
 
     request = read_request(spec["request"])
-    asked = _asked(request)
-    pairs = [pair for some in asked.values() for pair in some]
+    questions = _asked(request)
+    pairs = [pair for group in questions.values() for pair in group]
     before = context.memo("before", lambda: score_answers(model, pairs))
     made = edit_cells.compute(model, request, spec, context)
     after = score_answers(apply_edits(model, [made]), pairs)
     return {
         "edit_digest": made.digest,
         **{
-            what: [[before[pair].probability, after[pair].probability] for pair in some] for what, some in asked.items()
+            score: [[before[pair].probability, after[pair].probability] for pair in group]
+            for score, group in questions.items()
         },
     }
 

@@ -73,8 +73,8 @@ def sequence(model: LanguageModel, spec: Spec, context: Context) -> dict[str, An
             {"n_edits": point.n_edits, "perplexity": point.perplexity, **_counts(point.retained)}
             for point in report.points
         ],
-        "immediate": [None if one is None else _counts(one) for one in report.immediate],
-        "failed": [list(one) for one in report.failed],
+        "immediate": [None if entry is None else _counts(entry) for entry in report.immediate],
+        "failed": [list(entry) for entry in report.failed],
     }
 
 

@@ -37,8 +37,8 @@ def level_of(level: NoiseLevel, *, with_tokens: bool = False) -> dict[str, Any]:
     Args:
         with_tokens: keep the tokens it was measured on, which the corruptions "multivariate" and "mean" need.
     """
-    found: dict[str, Any] = {"sigma": level.sigma, "source": level.source}
-    return found | {"tokens": list(level.tokens)} if with_tokens else found
+    setting: dict[str, Any] = {"sigma": level.sigma, "source": level.source}
+    return setting | {"tokens": list(level.tokens)} if with_tokens else setting
 
 
 def complete(spec: Spec) -> Spec:
@@ -73,7 +73,7 @@ def smaller_batch(model: LanguageModel, facts: Sequence[Fact], context: Context)
     """
     from tracing.engine.memory import CPU_POSITIONS
 
-    row = max((_row(model, fact) for fact in facts), key=lambda one: one.positions)
+    row = max((_row(model, fact) for fact in facts), key=lambda each: each.positions)
     usual = max(1, CPU_POSITIONS // row.positions)
     rows = batch_that_fits(row.bytes(model), model.device, context.share, context.halvings, usual)
     if rows == usual:
@@ -101,14 +101,14 @@ def trace(model: LanguageModel, spec: Spec, context: Context) -> dict[str, Any]:
     else:
         level = NoiseLevel(given["sigma"], given["source"], tuple(given.get("tokens", ())))
     config = replace(config, batch_size=config.batch_size or smaller_batch(model, [fact], context))
-    found = causal_trace(model, fact, config, level=level, positions=spec["positions"], watch=context.watch)
-    kept = {f.name: getattr(found, f.name) for f in fields(found) if f.name not in ("config", "others")}
+    result = causal_trace(model, fact, config, level=level, positions=spec["positions"], watch=context.watch)
+    kept = {f.name: getattr(result, f.name) for f in fields(result) if f.name not in ("config", "others")}
     return {
         "known": known,
         **kept,
-        "total_effect": found.total_effect,
-        "effect": found.indirect_effect,
-        "by_category": by_category(found),
+        "total_effect": result.total_effect,
+        "effect": result.indirect_effect,
+        "by_category": by_category(result),
     }
 
 

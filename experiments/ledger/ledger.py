@@ -103,13 +103,13 @@ class Ledger:
         head = (plan.model, plan.dtype, plan.device, canonical(identity), canonical(plan.about))
         digest = run_digest(plan.name, head, rows)
         with self.write() as connection:
-            known = connection.execute("SELECT digest FROM runs WHERE name = ?", (plan.name,)).fetchone()
-            if known is not None and known[0] != digest:
+            planned = connection.execute("SELECT digest FROM runs WHERE name = ?", (plan.name,)).fetchone()
+            if planned is not None and planned[0] != digest:
                 raise LedgerError(
                     f"the ledger has a run {plan.name!r} with another plan, model or library; choose another name for "
                     "this one (cells that both have are computed once)"
                 )
-            if known is None:
+            if planned is None:
                 connection.execute(
                     "INSERT INTO runs VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (plan.name, *head, digest, time.time())
                 )
@@ -143,8 +143,8 @@ class Ledger:
             return name or names[0]
         if not names:
             raise LedgerError(f"the ledger {str(self.path)!r} holds no run yet; start one with `run`")
-        asked = f"there is no run {name!r}" if name else f"there are {len(names)} runs"
-        raise LedgerError(f"{asked} in {str(self.path)!r}; name one of {', '.join(names)}")
+        problem = f"there is no run {name!r}" if name else f"there are {len(names)} runs"
+        raise LedgerError(f"{problem} in {str(self.path)!r}; name one of {', '.join(names)}")
 
     def info(self, run: str) -> RunInfo:
         """The run as it was planned.

@@ -72,9 +72,9 @@ def mend(ledger: Ledger, run: str) -> dict[str, str]:
 
     A cell whose settings were hit is lost to the run until its plan is added again.
     """
-    found = damaged(ledger, run)
+    damage_of = damaged(ledger, run)
     with ledger.write() as connection:
-        for key, damage in found.items():
+        for key, damage in damage_of.items():
             connection.execute("DELETE FROM results WHERE key = ?", (key,))
             if damage == RESULT:
                 connection.execute(
@@ -83,7 +83,7 @@ def mend(ledger: Ledger, run: str) -> dict[str, str]:
                 )
             else:
                 connection.execute("DELETE FROM cells WHERE key = ?", (key,))
-    return found
+    return damage_of
 
 
 RESULT = "its result is not what was written"

@@ -210,11 +210,11 @@ def file_system(folder: Path) -> str:
     if not mounts.is_file():
         return ""
     real = str(folder.resolve())
-    best, found = "", ""
+    best, kind = "", ""
     for line in mounts.read_text().splitlines():
         left, _, right = line.partition(" - ")
         point = left.split()[4].encode().decode("unicode_escape")
         inside = real == point or real.startswith(point.rstrip("/") + "/")
         if inside and len(point) >= len(best):
-            best, found = point, right.split()[0]
-    return found
+            best, kind = point, right.split()[0]
+    return kind

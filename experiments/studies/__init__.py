@@ -72,7 +72,7 @@ class Survey:
 
 def survey() -> Survey:
     """Import every module of this package that can be."""
-    found: dict[str, Study] = {}
+    studies: dict[str, Study] = {}
     unusable: dict[str, str] = {}
     for module in pkgutil.iter_modules(__path__):
         name = module.name.replace("_", "-")
@@ -87,11 +87,11 @@ def survey() -> Survey:
         missing = [part for part in OFFERED if not hasattr(imported, part)]
         if missing:
             unusable[imported.NAME] = f"its module {module.name!r} has no {missing[0]!r}"
-        elif imported.NAME in found:
+        elif imported.NAME in studies:
             unusable[name] = f"its name {imported.NAME!r} is that of another study"
         else:
-            found[imported.NAME] = cast(Study, imported)
-    return Survey(found, unusable)
+            studies[imported.NAME] = cast(Study, imported)
+    return Survey(studies, unusable)
 
 
 def get_study(name: str) -> Study:
@@ -100,14 +100,14 @@ def get_study(name: str) -> Study:
     Raises:
         ValueError: if there is none, or it cannot be used.
     """
-    found = survey()
-    if name in found.studies:
-        return found.studies[name]
-    if name in found.unusable:
-        raise ValueError(f"the study {name!r} cannot be used: {found.unusable[name]}; mend or remove its module")
-    near = get_close_matches(name, found.studies, n=1)
+    available = survey()
+    if name in available.studies:
+        return available.studies[name]
+    if name in available.unusable:
+        raise ValueError(f"the study {name!r} cannot be used: {available.unusable[name]}; mend or remove its module")
+    near = get_close_matches(name, available.studies, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
-    choices = ", ".join(found.studies) or "none yet"
+    choices = ", ".join(available.studies) or "none yet"
     raise ValueError(f"unknown study {name!r}; {hint}there is {choices}, or give a plan in a .toml file")
 
 
@@ -115,7 +115,7 @@ def record(ledger: Ledger, run: str) -> dict[str, Any]:
     """What a summary has to name: the run, its plan's settings, the model and libraries, and how many cells count;
     without folders of this machine."""
     info = ledger.info(run)
-    found: dict[str, Any] = {
+    values: dict[str, Any] = {
         "run": run,
         "model": info.model,
         "dtype": info.dtype,
@@ -125,7 +125,7 @@ def record(ledger: Ledger, run: str) -> dict[str, Any]:
         "planned": info.made,
         "cells": ledger.counts(run),
     }
-    whole: dict[str, Any] = portable(found)
+    whole: dict[str, Any] = portable(values)
     return whole
 
 

@@ -57,8 +57,8 @@ def plan(options: Namespace, model: LanguageModel) -> Plan:
         shared = {"samples": options.samples, "noise": options.noise, "seed": options.seed * len(starts) + number}
         spec = {"facts": facts[start : start + options.block], "configs": maps_of(window, shared), "level": level}
         cells.append(Cell("average", spec))
-    asked = {name: getattr(options, name) for name in ("facts", "samples", "noise", "seed", "source")}
-    about = {"options": {**asked, "window": window}, **drawn.about}
+    settings = {name: getattr(options, name) for name in ("facts", "samples", "noise", "seed", "source")}
+    about = {"options": {**settings, "window": window}, **drawn.about}
     return Plan(options.name or NAME, options.model, tuple(cells), about=about)
 
 
@@ -80,7 +80,7 @@ def summarise(ledger: Ledger, run: str, folder: Path) -> list[Path]:
     finished = [entry for entry in entries(ledger, run) if entry.payload is not None]
     average = average_of(finished, ledger.info(run).about["unknown"])
     window = ledger.info(run).about["options"]["window"]
-    found = {**_main_numbers(average), "work": work_of(finished)}
+    numbers = {**_main_numbers(average), "work": work_of(finished)}
     written = output.write(
         ledger,
         run,
@@ -90,7 +90,7 @@ def summarise(ledger: Ledger, run: str, folder: Path) -> list[Path]:
             figure=average_figure(average, window),
             table=average.to_frame(),
             shown=peaks_table(average),
-            found=found,
+            found=numbers,
         ),
     )
     average.save(folder / f"{NAME}.npz")

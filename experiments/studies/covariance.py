@@ -55,8 +55,8 @@ def moment(model: LanguageModel, spec: Spec, context: Context) -> dict[str, Any]
 
     def sampled(count: int, seed: int) -> torch.Tensor:
         texts = sample_texts(max(1, count // _TOKENS_A_TEXT), seed)
-        found = estimate(model, [layer], texts, count, watch=context.watch)
-        return found[layer].matrix.double()
+        moments = estimate(model, [layer], texts, count, watch=context.watch)
+        return moments[layer].matrix.double()
 
     largest = context.memo("largest", lambda: sampled(most, 0))
     mine = sampled(tokens, 0) if tokens < most else largest
@@ -68,9 +68,9 @@ def moment(model: LanguageModel, spec: Spec, context: Context) -> dict[str, Any]
     }
 
 
-def distance(one: torch.Tensor, other: torch.Tensor) -> float:
+def distance(moment: torch.Tensor, reference: torch.Tensor) -> float:
     """|one - other| / |other|, in the Frobenius norm."""
-    return float((one - other).norm() / other.norm())
+    return float((moment - reference).norm() / reference.norm())
 
 
 def add_options(parser: ArgumentParser) -> None:
@@ -99,8 +99,8 @@ def plan(options: Namespace, model: LanguageModel) -> Plan:
     for request in drawn.items:
         shared = {"request": request_record(trimmed(request, options.probes)), "method": options.method, "layer": layer}
         cells += [Cell("rewrite", {**shared, "settings": {"moment_tokens": size}}) for size in sizes]
-    asked = {name: getattr(options, name) for name in ("facts", "seed", "source", "method", "layer")}
-    about = {"options": {**asked, "tokens": sizes}, **drawn.about}
+    settings = {name: getattr(options, name) for name in ("facts", "seed", "source", "method", "layer")}
+    about = {"options": {**settings, "tokens": sizes}, **drawn.about}
     return Plan(options.name or NAME, options.model, tuple(cells), about=about)
 
 
@@ -115,12 +115,12 @@ def summarise(ledger: Ledger, run: str, folder: Path) -> list[Path]:
         f"the second moment of layer {options['layer']}'s keys, and {options['facts']} edits by "
         f"{options['method']} with each sample"
     )
-    found = {"n": options["facts"], "sizes": table.astype(object).where(table.notna(), None).to_dict("records")}
+    numbers = {"n": options["facts"], "sizes": table.astype(object).where(table.notna(), None).to_dict("records")}
     figure = covariance_figure(table, options["method"])
-    return output.write(ledger, run, folder, output.Output(title, figure, table, _shown(table), found))
+    return output.write(ledger, run, folder, output.Output(title, figure, table, _shown(table), numbers))
 
 
-def by_size(found: Iterable[Entry]) -> pd.DataFrame:
+def by_size(finished: Iterable[Entry]) -> pd.DataFrame:
     """One row a sample size: both distances, the condition number, and each score's mean over the n edits that have it,
     with its 95 % bootstrap interval over edits.
 
@@ -131,7 +131,7 @@ def by_size(found: Iterable[Entry]) -> pd.DataFrame:
 
     moments: dict[int, dict[str, Any]] = {}
     scores: dict[int, list[dict[str, float | None]]] = {}
-    for entry in found:
+    for entry in finished:
         if entry.result is None:
             continue
         if entry.kind == "moment":
@@ -144,7 +144,7 @@ def by_size(found: Iterable[Entry]) -> pd.DataFrame:
     for size in sorted(moments):
         row: dict[str, Any] = {"tokens": size, **moments[size]}
         for name in SCORES:
-            values = [value for one in scores.get(size, []) if (value := one[name]) is not None]
+            values = [value for result in scores.get(size, []) if (value := result[name]) is not None]
             low, high = (bootstrap(values) if values else None) or (None, None)
             row |= {name: fmean(values) if values else None, f"{name}_low": low, f"{name}_high": high}
             row[f"{name}_n"] = len(values)

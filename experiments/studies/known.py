@@ -61,8 +61,8 @@ def draw_facts(model: LanguageModel, source: str, count: int, seed: int) -> Draw
     """
     if source == ATLAS:
         return first_known(_atlas_facts(seed), count, lambda fact: _knows(model, fact))
-    found, rejected = _from_file(source, seed)
-    facts = [fact for case in found for fact in case.facts if fact.names_subject]
+    cases, rejected = _from_file(source, seed)
+    facts = [fact for case in cases for fact in case.facts if fact.names_subject]
     told, untold = answered(facts, lambda fact: fact, source)
     return replace(first_known(told, count, lambda fact: _knows(model, fact), rejected), untold=untold)
 
@@ -85,8 +85,8 @@ def draw_requests(model: LanguageModel, source: str, count: int, seed: int) -> D
             assert row is not None, "the fact is of the atlas"
             requests.append(edit_request(atlas, fact, atlas.counterfactual(row, seed)))
         return Drawn(tuple(requests), drawn.unknown)
-    found, rejected = _from_file(source, seed)
-    single = [case.requests[0] for case in found if len(case.requests) == 1]
+    cases, rejected = _from_file(source, seed)
+    single = [case.requests[0] for case in cases if len(case.requests) == 1]
     told, untold = answered(single, lambda request: request.fact, source)
     return replace(first_known(told, count, lambda request: _knows(model, request.fact), rejected), untold=untold)
 
@@ -99,21 +99,21 @@ def first_known(items: Iterable[T], count: int, known: Callable[[T], bool], reje
     """
     if count < 1:
         raise ValueError(f"{count} facts were asked for; expected at least 1")
-    found: list[T] = []
+    drawn: list[T] = []
     unknown: list[str] = []
     for item in items:
-        if len(found) == count:
+        if len(drawn) == count:
             break
         if known(item):
-            found.append(item)
+            drawn.append(item)
         else:
             unknown.append(_prompt(item))
-    if len(found) < count:
+    if len(drawn) < count:
         raise ValueError(
-            f"{count} facts were asked for and the model knows {len(found)} of {len(found) + len(unknown)}; "
+            f"{count} facts were asked for and the model knows {len(drawn)} of {len(drawn) + len(unknown)}; "
             "ask for fewer, or give a file with more"
         )
-    return Drawn(tuple(found), tuple(unknown), rejected)
+    return Drawn(tuple(drawn), tuple(unknown), rejected)
 
 
 def _prompt(item: Any) -> str:
@@ -134,7 +134,7 @@ def _atlas_facts(seed: int) -> list[Fact]:
 
 
 def _from_file(path: str, seed: int) -> tuple[list[Any], int]:
-    found = list_cases(path)
-    cases = list(found.cases)
+    listed = list_cases(path)
+    cases = list(listed.cases)
     random.Random(f"cases|{seed}").shuffle(cases)
-    return cases, found.n_rejected
+    return cases, listed.n_rejected

@@ -65,8 +65,8 @@ def plan(options: Namespace, model: LanguageModel) -> Plan:
         )
         short = request_record(trimmed(request, options.probes))
         cells += [Cell("rewrite", {"request": short, "method": options.method, "layer": layer}) for layer in layers]
-    asked = {name: getattr(options, name) for name in ("facts", "seed", "source", "method", "samples", "probes")}
-    about = {"options": {**asked, "window": window, "layers": layers}, **drawn.about}
+    settings = {name: getattr(options, name) for name in ("facts", "seed", "source", "method", "samples", "probes")}
+    about = {"options": {**settings, "window": window, "layers": layers}, **drawn.about}
     return Plan(options.name or NAME, options.model, tuple(cells), about=about)
 
 
@@ -87,20 +87,22 @@ def summarise(ledger: Ledger, run: str, folder: Path) -> list[Path]:
         if np.isfinite(values).all()
     }
     chosen = choices(layers, effect, scores["rewrite"])
-    found = {
+    numbers = {
         "n": len(effect),
         "layers": layers,
-        "regression": {name: {what: _plain(one) for what, one in asdict(fit).items()} for name, fit in fits.items()},
+        "regression": {
+            name: {part: _plain(value) for part, value in asdict(fit).items()} for name, fit in fits.items()
+        },
         "choices": chosen,
     }
     method = info.about["options"]["method"]
     title = f"{len(effect)} facts edited by {method} at {len(layers)} layers, and traced"
     shown = f"{_fits_table(fits)}\n{_choices_table(chosen)}\n{_layers_table(table)}"
     figure = sweep_figure(table, effect, scores["rewrite"], fits["rewrite"], method)
-    return output.write(ledger, run, folder, output.Output(title, figure, table, shown, found))
+    return output.write(ledger, run, folder, output.Output(title, figure, table, shown, numbers))
 
 
-def arrays_of(found: Iterable[Entry], layers: list[int]) -> tuple[Array, dict[str, Array]]:
+def arrays_of(finished: Iterable[Entry], layers: list[int]) -> tuple[Array, dict[str, Array]]:
     """(tracing effect, score -> success), each [fact, layer], of the facts all of whose cells are finished.
 
     Raises:
@@ -110,7 +112,7 @@ def arrays_of(found: Iterable[Entry], layers: list[int]) -> tuple[Array, dict[st
 
     effects: dict[str, Array] = {}
     edits: dict[str, dict[int, dict[str, float | None]]] = {}
-    for entry in found:
+    for entry in finished:
         result = entry.result
         if result is None:
             continue
@@ -139,10 +141,10 @@ def by_layer(layers: list[int], effect: Array, scores: dict[str, Array]) -> pd.D
     for place, layer in enumerate(layers):
         row: dict[str, Any] = {"layer": layer}
         for name, values in {"effect": effect, **scores}.items():
-            known = values[:, place][~np.isnan(values[:, place])]
-            low, high = (bootstrap(known) if len(known) else None) or (None, None)
-            row |= {name: float(known.mean()) if len(known) else None, f"{name}_low": low, f"{name}_high": high}
-            row[f"{name}_n"] = len(known)
+            present = values[:, place][~np.isnan(values[:, place])]
+            low, high = (bootstrap(present) if len(present) else None) or (None, None)
+            row |= {name: float(present.mean()) if len(present) else None, f"{name}_low": low, f"{name}_high": high}
+            row[f"{name}_n"] = len(present)
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -162,10 +164,10 @@ def choices(layers: list[int], effect: Array, success: Array) -> dict[str, Any]:
         "fixed": success[each, others.argmax(axis=1)],
         "best": success.max(axis=1),
     }
-    found: dict[str, Any] = {}
+    by_choice: dict[str, Any] = {}
     for name, values in chosen.items():
-        found[name] = {"success": float(values.mean()), "ci": list(bootstrap(values) or (None, None)), "n": n}
-    return found | {"best_layer": layers[int(success.mean(axis=0).argmax())]}
+        by_choice[name] = {"success": float(values.mean()), "ci": list(bootstrap(values) or (None, None)), "n": n}
+    return by_choice | {"best_layer": layers[int(success.mean(axis=0).argmax())]}
 
 
 def _fits_table(fits: dict[str, Regression]) -> str:
@@ -187,7 +189,7 @@ def _fits_table(fits: dict[str, Regression]) -> str:
     )
 
 
-def _choices_table(found: dict[str, Any]) -> str:
+def _choices_table(by_choice: dict[str, Any]) -> str:
     words = {
         "traced": "each fact's own tracing peak",
         "fixed": "the layer best for the other facts",
@@ -196,7 +198,7 @@ def _choices_table(found: dict[str, Any]) -> str:
     return output.markdown(
         ("Layer edited", "n", "rewrite score (95 % interval)"),
         [
-            (text, found[name]["n"], output.between(found[name]["success"], *found[name]["ci"]))
+            (text, by_choice[name]["n"], output.between(by_choice[name]["success"], *by_choice[name]["ci"]))
             for name, text in words.items()
         ],
     )
@@ -214,5 +216,5 @@ def _layers_table(table: pd.DataFrame) -> str:
 def _plain(value: Any) -> Any:
     """NaN as None, tuples as lists."""
     if isinstance(value, tuple):
-        return [_plain(one) for one in value]
+        return [_plain(item) for item in value]
     return None if isinstance(value, float) and value != value else value

@@ -54,8 +54,8 @@ def plan(options: Namespace, model: LanguageModel) -> Plan:
             Cell("protocols", {**shared, "method": method, "layer": layer_for(method, options.layer)})
             for method in methods
         ]
-    asked = {name: getattr(options, name) for name in ("facts", "seed", "source", "layer", "probes")}
-    about = {"options": {**asked, "methods": methods, "protocols": names}, **drawn.about}
+    settings = {name: getattr(options, name) for name in ("facts", "seed", "source", "layer", "probes")}
+    about = {"options": {**settings, "methods": methods, "protocols": names}, **drawn.about}
     return Plan(options.name or NAME, options.model, tuple(cells), about=about)
 
 
@@ -68,12 +68,12 @@ def summarise(ledger: Ledger, run: str, folder: Path) -> list[Path]:
     table = compared(entries(ledger, run), seed=options["seed"])
     heads = headlines(table)
     title = f"{options['facts']} edits by {len(options['methods'])} methods under {len(options['protocols'])} protocols"
-    found = {"n": options["facts"], "headlines": heads.astype(object).where(heads.notna(), None).to_dict("records")}
+    numbers = {"n": options["facts"], "headlines": heads.astype(object).where(heads.notna(), None).to_dict("records")}
     figure = protocols_figure(heads, PROMPTED)
-    return output.write(ledger, run, folder, output.Output(title, figure, table, _shown(heads), found))
+    return output.write(ledger, run, folder, output.Output(title, figure, table, _shown(heads), numbers))
 
 
-def compared(found: Iterable[Entry], *, seed: int = 0) -> pd.DataFrame:
+def compared(finished: Iterable[Entry], *, seed: int = 0) -> pd.DataFrame:
     """One row per method, protocol and number: mean over edits with its 95 % bootstrap interval, n, the unedited
     model's.  Only facts that every method has edited count, so that all are judged by the same.
 
@@ -83,7 +83,7 @@ def compared(found: Iterable[Entry], *, seed: int = 0) -> pd.DataFrame:
     from metrics.protocols import summarise as mean_over_cases
 
     results: dict[str, dict[str, Any]] = {}
-    for entry in found:
+    for entry in finished:
         of_method = results.setdefault(entry.spec["method"], {})
         if entry.result is not None:
             of_method[str(entry.spec["request"])] = scores_of(entry.result)

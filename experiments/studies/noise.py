@@ -76,10 +76,10 @@ def plan(options: Namespace, model: LanguageModel) -> Plan:
             if way == TOKEN:
                 spec["counterfactuals"] = [other for _, other in block]
             cells.append(Cell("average", spec))
-    asked = {name: getattr(options, name) for name in ("facts", "seed", "samples")}
+    settings = {name: getattr(options, name) for name in ("facts", "seed", "samples")}
     unaligned = [fact.prompt for fact, other in zip(drawn.items, others, strict=True) if other is None]
     about = {
-        "options": {**asked, "levels": list(options.levels)},
+        "options": {**settings, "levels": list(options.levels)},
         "ways": list(ways),
         "blocks": len(starts),
         "unaligned": unaligned,
@@ -117,9 +117,9 @@ def summarise(ledger: Ledger, run: str, folder: Path) -> list[Path]:
         f"{n} facts it knows traced in {len(averages)} ways; {len(info.about['unknown'])} it does not "
         f"know and {len(info.about['unaligned'])} without an aligned subject passed over"
     )
-    found = {"n": n, "ways": table.astype(object).where(table.notna(), None).to_dict("records")}
+    numbers = {"n": n, "ways": table.astype(object).where(table.notna(), None).to_dict("records")}
     figure = noise_figure(averages, table)
-    return output.write(ledger, run, folder, output.Output(title, figure, table, _shown(table), found))
+    return output.write(ledger, run, folder, output.Output(title, figure, table, _shown(table), numbers))
 
 
 def averages_of(ledger: Ledger, run: str) -> dict[str, AverageEffects]:
@@ -131,9 +131,11 @@ def averages_of(ledger: Ledger, run: str) -> dict[str, AverageEffects]:
             blocks.setdefault(about["ways"][entry.position // about["blocks"]], []).append(entry)
     return {
         way: average_cells.merged(
-            [entry.result for entry in found], average_cells.configs_of(found[0].spec), unknown=about["unknown"]
+            [entry.result for entry in cells],
+            average_cells.configs_of(cells[0].spec),
+            unknown=about["unknown"],
         )
-        for way, found in blocks.items()
+        for way, cells in blocks.items()
     }
 
 
@@ -170,9 +172,9 @@ def compared(averages: Mapping[str, AverageEffects]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _correlation(one: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> float:
+def _correlation(first: np.ndarray[Any, Any], second: np.ndarray[Any, Any]) -> float:
     """Pearson's; NaN where one does not vary."""
-    return float(np.corrcoef(one, other)[0, 1]) if np.ptp(one) > 0 and np.ptp(other) > 0 else float("nan")
+    return float(np.corrcoef(first, second)[0, 1]) if np.ptp(first) > 0 and np.ptp(second) > 0 else float("nan")
 
 
 def _same_peaks(average: AverageEffects, usual: AverageEffects) -> float:

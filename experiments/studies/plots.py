@@ -177,12 +177,12 @@ def collapse_figure(table: pd.DataFrame) -> Figure:
         for index, (method, part) in enumerate(table.groupby("method", sort=False)):
             colour = LINES[index % len(LINES)]
             # before the first edit there is nothing to hold
-            known = part[part[name].notna() & ((part["n_edits"] > 0) | (name in ("perplexity", "locality")))]
-            values = known[name].astype(float)
-            axes.plot(known["n_edits"], values, color=colour, marker="o", markersize=3, label=method)
+            measured = part[part[name].notna() & ((part["n_edits"] > 0) | (name in ("perplexity", "locality")))]
+            values = measured[name].astype(float)
+            axes.plot(measured["n_edits"], values, color=colour, marker="o", markersize=3, label=method)
             if name != "perplexity":
-                low, high = known[f"{name}_low"].astype(float), known[f"{name}_high"].astype(float)
-                axes.fill_between(known["n_edits"], low, high, color=colour, alpha=0.12, linewidth=0)
+                low, high = measured[f"{name}_low"].astype(float), measured[f"{name}_high"].astype(float)
+                axes.fill_between(measured["n_edits"], low, high, color=colour, alpha=0.12, linewidth=0)
         _dress(axes, fonts, title, "edits in a row", "")
         if name == "perplexity":
             levels = table[name].astype(float)

@@ -108,7 +108,7 @@ def _explained(effect: Array, success: Array, axes: tuple[int, ...]) -> Array:
 
 
 def _total(success: Array) -> Array:
-    return np.where((found := _squares(success, success, (-2, -1))) > 0, found, np.nan)
+    return np.where((total := _squares(success, success, (-2, -1))) > 0, total, np.nan)
 
 
 def _squares(left: Array, right: Array, axes: tuple[int, ...]) -> Array:

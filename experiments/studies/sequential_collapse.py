@@ -60,8 +60,8 @@ def plan(options: Namespace, model: LanguageModel) -> Plan:
             layer = layer_for(method, options.layer)
             spec = {"requests": requests, "method": method, "layer": layer, "every": options.every}
             cells.append(Cell("sequence", spec))
-    asked = {name: getattr(options, name) for name in ("facts", "seed", "source", "layer", "orders")}
-    about = {"options": {**asked, "methods": list(options.methods)}, **drawn.about}
+    settings = {name: getattr(options, name) for name in ("facts", "seed", "source", "layer", "orders")}
+    about = {"options": {**settings, "methods": list(options.methods)}, **drawn.about}
     return Plan(options.name or NAME, options.model, tuple(cells), about=about)
 
 
@@ -75,8 +75,8 @@ def summarise(ledger: Ledger, run: str, folder: Path) -> list[Path]:
     ends = outcomes(finished)
     facts, orders = (info.about["options"][name] for name in ("facts", "orders"))
     title = f"{facts} edits in a row" + (f", in {orders} orders" if orders > 1 else "")
-    found = {"n": info.about["options"]["facts"], "methods": ends}
-    return output.write(ledger, run, folder, output.Output(title, collapse_figure(table), table, _shown(ends), found))
+    numbers = {"n": info.about["options"]["facts"], "methods": ends}
+    return output.write(ledger, run, folder, output.Output(title, collapse_figure(table), table, _shown(ends), numbers))
 
 
 def curves(finished: Sequence[Entry]) -> pd.DataFrame:
@@ -113,27 +113,27 @@ def outcomes(finished: Sequence[Entry]) -> list[dict[str, Any]]:
     `broken_at` lists, for each order, the number of edits at which perplexity was first more than twice the unedited
     model's, None where it never was.  `held_when_made` and `retention` are shares over the edits of all orders.
     """
-    found = []
+    ends = []
     for method in dict.fromkeys(entry.spec["method"] for entry in finished):
         results = [entry.result or {} for entry in finished if entry.spec["method"] == method]
-        made = [one for result in results for one in result["immediate"] if one is not None]
+        made = [counts for result in results for counts in result["immediate"] if counts is not None]
         last = [result["points"][-1] for result in results]
-        held = sum(one["reliability"][0] for one in made)
+        held = sum(counts["reliability"][0] for counts in made)
         kept = sum(point["reliability"][0] for point in last)
-        asked = sum(point["reliability"][1] for point in last)
-        found.append(
+        prompts = sum(point["reliability"][1] for point in last)
+        ends.append(
             {
                 "method": method,
                 "edits": sum(len(result["immediate"]) for result in results),
                 "failed": sum(len(result["failed"]) for result in results),
                 "held_when_made": held / len(made) if made else None,
-                "held_at_the_end": [kept, asked],
+                "held_at_the_end": [kept, prompts],
                 "perplexity_before": [result["points"][0]["perplexity"] for result in results],
                 "perplexity_after": [point["perplexity"] for point in last],
                 "broken_at": [broken_at(result["points"]) for result in results],
             }
         )
-    return found
+    return ends
 
 
 def broken_at(points: Sequence[dict[str, Any]]) -> int | None:
@@ -153,8 +153,8 @@ def _shown(ends: Sequence[dict[str, Any]]) -> str:
 
     rows = []
     for end in ends:
-        kept, asked = end["held_at_the_end"]
-        share = output.between(kept / asked, *wilson(kept, asked), 2) if asked else "–"
+        kept, prompts = end["held_at_the_end"]
+        share = output.between(kept / prompts, *wilson(kept, prompts), 2) if prompts else "–"
         rows.append(
             (
                 end["method"],

@@ -42,10 +42,10 @@ class Worker:
             importlib.import_module(module)
         if model is None and setup.model:
             model = load(setup)
-        found = differences(setup.identity, identity_of(model))
-        if found:
+        changes = differences(setup.identity, identity_of(model))
+        if changes:
             raise ValueError(
-                f"the run was planned for something else: {', '.join(found)}; "
+                f"the run was planned for something else: {', '.join(changes)}; "
                 "use the same installation and model, or run the plan under another name"
             )
         self.model = model

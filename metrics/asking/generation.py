@@ -53,9 +53,9 @@ def matches(continuation: str, answers: Sequence[str], rivals: Sequence[str] = (
         rivals: answers that would be wrong.  One that is longer than the matching answer and matches too wins: where
             the true answer is "Mexico City", "Mexico City" is no match for the new answer "Mexico".
     """
-    found = [len(normalise(answer)) for answer in answers if _starts_with(continuation, answer)]
+    matching = [len(normalise(answer)) for answer in answers if _starts_with(continuation, answer)]
     beaten = [len(normalise(rival)) for rival in rivals if _starts_with(continuation, rival)]
-    return bool(found) and max(found) >= max(beaten, default=0)
+    return bool(matching) and max(matching) >= max(beaten, default=0)
 
 
 def _starts_with(continuation: str, answer: str) -> bool:
@@ -141,7 +141,7 @@ def _continued(
     begun: Mapping[tuple[int, ...], Sequence[int]],
     tick: Callable[[int], None],
 ) -> dict[Question, Said]:
-    found: dict[Question, Said] = {}
+    continuations_of: dict[Question, Said] = {}
     for budget in sorted({budget for _, budget in questions}):
         # Sorted by length, because the model decodes prompts of like lengths together.
         waiting = sorted((row for row, of in questions if of == budget), key=len)
@@ -150,9 +150,9 @@ def _continued(
             first = [begun.get(row, ())[:budget] for row in rows]
             for row, ids in zip(rows, model.continuations(rows, budget, first), strict=True):
                 full = len(row) + len(ids) >= model.max_positions
-                found[row, budget] = Said(model.continuation_text(row, ids), full or len(ids) < budget)
+                continuations_of[row, budget] = Said(model.continuation_text(row, ids), full or len(ids) < budget)
             tick(len(rows))
-    return found
+    return continuations_of
 
 
 def to_natural_stop(

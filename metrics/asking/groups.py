@@ -37,6 +37,6 @@ def _one(rows: Sequence[PromptRow], rule: str) -> PromptRow:
 
 
 def _matching(readings: Sequence[Reading | None], rule: str) -> Reading | None:
-    known = [reading for reading in readings if reading is not None]
-    found = [reading.match for reading in known]
-    return replace(known[0], match=any(found) if rule == "any" else all(found)) if known else None
+    measured = [reading for reading in readings if reading is not None]
+    matches = [reading.match for reading in measured]
+    return replace(measured[0], match=any(matches) if rule == "any" else all(matches)) if measured else None

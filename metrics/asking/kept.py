@@ -32,10 +32,10 @@ class Kept:
     def known(self, questions: Iterable[K]) -> dict[K, Any]:
         """The answers to those questions that were asked before."""
         with self._lock:
-            found = {question: self._entries[question][0] for question in questions if question in self._entries}
-            for question in found:
+            answers_of = {question: self._entries[question][0] for question in questions if question in self._entries}
+            for question in answers_of:
                 self._entries.move_to_end(question)
-        return found
+        return answers_of
 
     def add(self, question: Hashable, answer: Any) -> None:
         """Keep an answer."""
@@ -68,10 +68,10 @@ def answers(
         return ask(listed)
     with _LOCK:
         kept = _KEPT.setdefault(model, Kept())
-    found: dict[K, V] = kept.known(listed)
-    if found:
-        tick(len(found))
-    new = ask([question for question in listed if question not in found])
+    kept_answers: dict[K, V] = kept.known(listed)
+    if kept_answers:
+        tick(len(kept_answers))
+    new = ask([question for question in listed if question not in kept_answers])
     for question, answer in new.items():
         kept.add(question, answer)
-    return {question: new[question] if question in new else found[question] for question in listed}
+    return {question: new[question] if question in new else kept_answers[question] for question in listed}

@@ -85,8 +85,8 @@ def score_joined(
 ) -> dict[T, Forced]:
     """As `score_answers`, for rows of token ids of which the first so many are the prompt's."""
     questions = {key: (tuple(ids), n_prompt, key in keep_next) for key, (ids, n_prompt) in joined.items()}
-    found = answers(model, questions.values(), lambda new: _score(model, new, tick), tick)
-    return {key: found[question] for key, question in questions.items()}
+    scores = answers(model, questions.values(), lambda new: _score(model, new, tick), tick)
+    return {key: scores[question] for key, question in questions.items()}
 
 
 Question = tuple[tuple[int, ...], int, bool]
@@ -94,13 +94,13 @@ Question = tuple[tuple[int, ...], int, bool]
 
 
 def _score(model: LanguageModel, questions: Sequence[Question], tick: Callable[[int], None]) -> dict[Question, Forced]:
-    found: dict[Question, Forced] = {}
+    scores: dict[Question, Forced] = {}
     for chunk in batches(questions, lambda question: len(question[0]), model.d_vocab):
         rows, prompt_lengths = [list(ids) for ids, _, _ in chunk], [n_prompt for _, n_prompt, _ in chunk]
         for question, logits in zip(chunk, row_logits(model, rows, prompt_lengths), strict=True):
-            found[question] = _read(logits, *question)
+            scores[question] = _read(logits, *question)
         tick(len(chunk))
-    return found
+    return scores
 
 
 def batches(items: Iterable[T], length: Callable[[T], int], d_vocab: int) -> Iterator[list[T]]:

@@ -109,13 +109,13 @@ def observe(model: LanguageModel, to_run: Plan, tick: Callable[[int], None], *, 
 def _beginnings(model: LanguageModel, forced: Mapping[tuple[str, str], Forced]) -> dict[str, tuple[int, ...]]:
     """How continuations begin, by prompt, as far as forced answers tell: one token at least, and the answer if it is
     what the model says."""
-    found: dict[str, tuple[int, ...]] = {}
+    longest: dict[str, tuple[int, ...]] = {}
     for (prompt, answer), read in forced.items():
         ids, n_prompt = join(model, prompt, answer)
         beginning = tuple(takewhile(lambda token: token not in model.eos_ids, read.beginning))
-        if ids[:n_prompt] == model.encode(prompt) and len(beginning) > len(found.get(prompt, ())):
-            found[prompt] = beginning
-    return found
+        if ids[:n_prompt] == model.encode(prompt) and len(beginning) > len(longest.get(prompt, ())):
+            longest[prompt] = beginning
+    return longest
 
 
 def rows_of(

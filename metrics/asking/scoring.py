@@ -78,14 +78,14 @@ def why_none(rows: Sequence[PromptRow], noun: str) -> str:
 
 def pairs_of(rows: Iterable[PromptRow], read: Callable[[Reading], float | None]) -> list[Pair]:
     """(before, after) of every counted row on which both models gave a number."""
-    found: list[Pair] = []
+    pairs: list[Pair] = []
     for row in rows:
         if not row.counted or row.before is None or row.after is None:
             continue
         before, after = read(row.before), read(row.after)
         if before is not None and after is not None:
-            found.append((before, after))
-    return found
+            pairs.append((before, after))
+    return pairs
 
 
 def greedy(rows: Sequence[PromptRow], noun: str) -> Measured:
@@ -96,14 +96,14 @@ def greedy(rows: Sequence[PromptRow], noun: str) -> Measured:
 
 def comparison(rows: Sequence[PromptRow], noun: str) -> Measured:
     """Share of the counted rows with a second answer on which the right one is more probable per token."""
-    known = [row for row in rows if row.other is not None]
+    compared = [row for row in rows if row.other is not None]
     pairs = [
         (row.before.prefers_answer, row.after.prefers_answer)
-        for row in known
+        for row in compared
         if row.counted and row.before and row.after
     ]
-    reason = why_none(known, noun) if known or not rows else NO_OTHER
-    return share(pairs, reason, left_out(known))
+    reason = why_none(compared, noun) if compared or not rows else NO_OTHER
+    return share(pairs, reason, left_out(compared))
 
 
 READS: dict[str, tuple[Callable[[Reading], float | None], Statistic]] = {
@@ -122,11 +122,11 @@ def teacher_forced(
     scores = {}
     for key in keys:
         read, statistic = READS[key]
-        known = [row for row in rows if key != "p_other" or row.other is not None]
-        pairs = pairs_of(known, read)
-        missing = sum(row.counted for row in known) - len(pairs)
-        out = (*left_out(known), *([(NOT_FINITE, missing)] if missing else []))
-        reason = NO_OTHER if rows and not known else why_none(known, noun) or NOT_FINITE
+        read_at = [row for row in rows if key != "p_other" or row.other is not None]
+        pairs = pairs_of(read_at, read)
+        missing = sum(row.counted for row in read_at) - len(pairs)
+        out = (*left_out(read_at), *([(NOT_FINITE, missing)] if missing else []))
+        reason = NO_OTHER if rows and not read_at else why_none(read_at, noun) or NOT_FINITE
         scores[key] = average(pairs, reason, out, seed=seed, statistic=statistic)
     return scores
 

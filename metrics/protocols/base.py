@@ -83,22 +83,22 @@ class Protocol:
 
 def gathered(entries: Iterable[Entry], noun: str) -> Value:
     """The mean over prompts; those without a number are left out, with the reason."""
-    found = list(entries)
-    pairs = [entry for entry in found if not isinstance(entry, str)]
-    left_out = tuple(Counter(entry for entry in found if isinstance(entry, str)).most_common())
+    listed = list(entries)
+    pairs = [entry for entry in listed if not isinstance(entry, str)]
+    left_out = tuple(Counter(entry for entry in listed if isinstance(entry, str)).most_common())
     if not pairs:
-        reasons = "; ".join(f"{count} of {len(found)} {noun} left out: {reason}" for reason, count in left_out)
+        reasons = "; ".join(f"{count} of {len(listed)} {noun} left out: {reason}" for reason, count in left_out)
         return Value(None, None, 0, left_out, reasons or f"no {noun} were given")
     return Value(fmean(pair[0] for pair in pairs), fmean(pair[1] for pair in pairs), len(pairs), left_out)
 
 
 def overall(values: Sequence[Value], noun: str) -> Value:
     """The mean over groups of prompts: each measured group weighs the same, whatever its number of prompts."""
-    known = [(value.before, value.after) for value in values if value.before is not None and value.after is not None]
-    if not known:
+    measured = [(value.before, value.after) for value in values if value.before is not None and value.after is not None]
+    if not measured:
         return Value(None, None, 0, reason=f"no {noun} were measured")
     n = sum(value.n for value in values)
-    return Value(fmean(before for before, _ in known), fmean(after for _, after in known), n)
+    return Value(fmean(before for before, _ in measured), fmean(after for _, after in measured), n)
 
 
 def joined(probes: Sequence[Probe], entries: Sequence[Entry]) -> list[Entry]:

@@ -54,10 +54,10 @@ def _nlls(question: Question, readings: Readings) -> Nlls | str:
     prompt, right, wrong = question
     if wrong is None:
         return NO_OTHER
-    one, other = readings.answer((prompt, right)), readings.answer((prompt, wrong))
-    if isinstance(one, str):
-        return one
-    return other if isinstance(other, str) else (one.nll, other.nll)
+    answer, rival = readings.answer((prompt, right)), readings.answer((prompt, wrong))
+    if isinstance(answer, str):
+        return answer
+    return rival if isinstance(rival, str) else (answer.nll, rival.nll)
 
 
 def _success(nlls: Nlls) -> float:

@@ -76,12 +76,12 @@ class CounterFactPlusTask:
 
 
 def _divergence(pair: Pair, before: Readings, after: Readings) -> Entry:
-    one, other = before.answer(pair), after.answer(pair)
-    if isinstance(one, str) or isinstance(other, str):
-        return one if isinstance(one, str) else str(other)
-    if one.next_log_probs is None or other.next_log_probs is None:
+    first, second = before.answer(pair), after.answer(pair)
+    if isinstance(first, str) or isinstance(second, str):
+        return first if isinstance(first, str) else str(second)
+    if first.next_log_probs is None or second.next_log_probs is None:
         return NOT_FINITE
-    return 0.0, kl_divergence(one.next_log_probs, other.next_log_probs)
+    return 0.0, kl_divergence(first.next_log_probs, second.next_log_probs)
 
 
 def _prepare(model: LanguageModel, case: Case, material: Material) -> CounterFactPlusTask:

@@ -51,16 +51,16 @@ class EasyEditTask:
         return [(probe.prompt, probe.answer) for first in firsts for probe in first]
 
     def _probes(self, kinds: Sequence[str]) -> dict[str, list[Probe]]:
-        found = {kind: [probe for probe in self.case.all_probes if probe.kind == kind] for kind in kinds}
-        return {kind: probes for kind, probes in found.items() if probes}
+        by_kind = {kind: [probe for probe in self.case.all_probes if probe.kind == kind] for kind in kinds}
+        return {kind: probes for kind, probes in by_kind.items() if probes}
 
     @property
     def needs(self) -> Needs:
         """Forced answers, tokenised together, and a drawn text for each edit prompt."""
         probes = self._probes((*LOCALITY_KINDS, *PORTABILITY_KINDS))
-        asked = [(probe.prompt, probe.answer) for group in probes.values() for probe in group if probe.answer.strip()]
+        pairs = [(probe.prompt, probe.answer) for group in probes.values() for probe in group if probe.answer.strip()]
         prompts = tuple(request.fact.prompt for request in self.case.requests)
-        return Needs(joint=(*self._edits, *self._rephrases, *asked), texts=prompts)
+        return Needs(joint=(*self._edits, *self._rephrases, *pairs), texts=prompts)
 
     @property
     def base_needs(self) -> Needs:
@@ -73,7 +73,7 @@ class EasyEditTask:
         def read(pairs: Sequence[Pair], measure: Measure, noun: str) -> Value:
             return gathered((_entry(pair, before, after, measure) for pair in pairs), noun)
 
-        found = {
+        values = {
             "rewrite_acc": read(self._edits, _accuracy, "edit prompts"),
             "rephrase_acc": read(self._rephrases, _accuracy, "paraphrases"),
         }
@@ -86,10 +86,10 @@ class EasyEditTask:
                 kind: read([(p.prompt, p.answer) for p in probes.get(kind, [])], measure, f"{kind} prompts")
                 for kind in kinds
             }
-            found[metric] = overall(list(by_kind.values()), f"{metric} prompts")
-            found |= {f"{metric}.{kind}_acc": value for kind, value in by_kind.items()}
+            values[metric] = overall(list(by_kind.values()), f"{metric} prompts")
+            values |= {f"{metric}.{kind}_acc": value for kind, value in by_kind.items()}
         prompts = tuple(request.fact.prompt for request in self.case.requests)
-        return found | {"ngram_entropy": gathered(entropies(prompts, before, after), "texts")}
+        return values | {"ngram_entropy": gathered(entropies(prompts, before, after), "texts")}
 
 
 Measure = Callable[[Forced, Forced], tuple[float, float]]
@@ -98,10 +98,10 @@ Measure = Callable[[Forced, Forced], tuple[float, float]]
 def _entry(pair: Pair, before: Readings, after: Readings, measure: Measure) -> Entry:
     if not pair[1].strip():
         return NO_ANSWER
-    one, other = before.joint(pair), after.joint(pair)
-    if isinstance(one, str) or isinstance(other, str):
-        return one if isinstance(one, str) else str(other)
-    return measure(one, other)
+    first, second = before.joint(pair), after.joint(pair)
+    if isinstance(first, str) or isinstance(second, str):
+        return first if isinstance(first, str) else str(second)
+    return measure(first, second)
 
 
 def _accuracy(before: Forced, after: Forced) -> tuple[float, float]:
@@ -112,8 +112,8 @@ def _agreement(before: Forced, after: Forced) -> tuple[float, float]:
     return 1.0, _equal(before.predicted, after.predicted)
 
 
-def _equal(one: Sequence[int], other: Sequence[int]) -> float:
-    return sum(a == b for a, b in zip(one, other, strict=True)) / len(one)
+def _equal(first: Sequence[int], second: Sequence[int]) -> float:
+    return sum(a == b for a, b in zip(first, second, strict=True)) / len(first)
 
 
 def _prepare(model: LanguageModel, case: Case, material: Material) -> EasyEditTask:

@@ -170,10 +170,10 @@ def _stopped(model: LanguageModel, prompts: Sequence[str], said: Mapping[str, Sa
 
 def _drawn(model: LanguageModel, prompts: Sequence[str], seed: int, tick: Callable[[int], None]) -> dict[str, str]:
     """Texts of TEXT_TOKENS tokens, prompts included."""
-    asked = [prompt for prompt in prompts if _runs(model, prompt)]
-    texts = model.draw(asked, TEXT_TOKENS, Sampling(TOP_K, seed))
-    tick(len(asked))
-    return {prompt: prompt + text for prompt, text in zip(asked, texts, strict=True)}
+    runnable = [prompt for prompt in prompts if _runs(model, prompt)]
+    texts = model.draw(runnable, TEXT_TOKENS, Sampling(TOP_K, seed))
+    tick(len(runnable))
+    return {prompt: prompt + text for prompt, text in zip(runnable, texts, strict=True)}
 
 
 def _union(first: Iterable[K], second: Iterable[K]) -> tuple[K, ...]:

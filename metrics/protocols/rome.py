@@ -75,17 +75,17 @@ class RomeTask:
 
     def values(self, before: Readings, after: Readings) -> dict[str, Value]:
         """Every number but S."""
-        found = {}
+        values = {}
         for letter, (noun, questions) in self._questions.items():
-            found[f"{letter}S"] = successes(questions, before, after, noun)
-            found[f"{letter}M"] = magnitudes(questions, before, after, noun)
+            values[f"{letter}S"] = successes(questions, before, after, noun)
+            values[f"{letter}M"] = magnitudes(questions, before, after, noun)
         requests = self.case.requests
-        found["GE"] = gathered((e for r in requests for e in entropies(r.generation_prompts, before, after)), "texts")
-        found["RS"] = gathered((e for r in requests for e in self._similarities(r, before, after)), "reference texts")
-        found["essence"] = gathered(
+        values["GE"] = gathered((e for r in requests for e in entropies(r.generation_prompts, before, after)), "texts")
+        values["RS"] = gathered((e for r in requests for e in self._similarities(r, before, after)), "reference texts")
+        values["essence"] = gathered(
             (entry for r in requests for entry in self._perplexities(r, before, after)), "texts about the subject"
         )
-        return found
+        return values
 
     def _similarities(self, request: EditRequest, before: Readings, after: Readings) -> list[Entry]:
         references, prompts, snippets = self.material.references, request.generation_prompts, self._snippets(request)
@@ -103,10 +103,10 @@ class RomeTask:
         text = self._essence(request)
         if not text:
             return []
-        (one, n_before), (other, n_after) = before.passage(text), after.passage(text)
+        (nll_before, n_before), (nll_after, n_after) = before.passage(text), after.passage(text)
         if not n_before or not n_after:
             return ["the text has fewer than two tokens"]
-        return [(exp(one / n_before), exp(other / n_after))]
+        return [(exp(nll_before / n_before), exp(nll_after / n_after))]
 
     def _essence(self, request: EditRequest) -> str:
         snippets = self._snippets(request)
@@ -127,8 +127,8 @@ def entropies(prompts: tuple[str, ...], before: Readings, after: Readings) -> li
     """(before, after) of the entropy of each prompt's drawn text, bits."""
     pairs = [(before.text(prompt), after.text(prompt)) for prompt in prompts]
     return [
-        CUT if one is None or other is None else (generation_entropy([one]), generation_entropy([other]))
-        for one, other in pairs
+        CUT if first is None or second is None else (generation_entropy([first]), generation_entropy([second]))
+        for first, second in pairs
     ]
 
 

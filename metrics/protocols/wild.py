@@ -90,16 +90,16 @@ class WildTask:
     def _match(self, probe: Probe, before: Readings, after: Readings) -> Entry:
         if not probe.answer.strip():
             return NO_ANSWER
-        one, other = before.stopped(probe.prompt), after.stopped(probe.prompt)
-        if one is None or other is None:
+        text_before, text_after = before.stopped(probe.prompt), after.stopped(probe.prompt)
+        if text_before is None or text_after is None:
             return CUT
         answers = (*self.settings.names_of(probe.answer), *probe.aliases)
-        return float(exact_match(one, answers)), float(exact_match(other, answers))
+        return float(exact_match(text_before, answers)), float(exact_match(text_after, answers))
 
 
 def _kept(probe: Probe, before: Readings, after: Readings) -> Entry:
-    one, other = before.stopped(probe.prompt), after.stopped(probe.prompt)
-    return CUT if one is None or other is None else (1.0, float(one == other))
+    text_before, text_after = before.stopped(probe.prompt), after.stopped(probe.prompt)
+    return CUT if text_before is None or text_after is None else (1.0, float(text_before == text_after))
 
 
 def _prepare(model: LanguageModel, case: Case, material: Material) -> WildTask:
