@@ -150,7 +150,7 @@ def _facts(source: Any, aside: list[str]) -> Sequence[Fact]:
 
 def _requests(source: Any, aside: list[str]) -> list[dict[str, Any]]:
     if _is_file(source):
-        listed = list_cases(source["file"], _first(source))
+        listed = list_cases(source["file"], _first(source), keep_same_answers=_keeps_same(source))
         aside += listed.notes
         return [request_record(request) for case in listed.cases for request in case.requests]
     rows = _sampled(source)
@@ -159,7 +159,7 @@ def _requests(source: Any, aside: list[str]) -> list[dict[str, Any]]:
 
 
 def _is_file(source: Any) -> bool:
-    return isinstance(source, dict) and "file" in source and set(source) <= {"file", "first"}
+    return isinstance(source, dict) and "file" in source and set(source) <= {"file", "first", "keep_same_answers"}
 
 
 def _first(source: Mapping[str, Any]) -> int | None:
@@ -167,6 +167,13 @@ def _first(source: Mapping[str, Any]) -> int | None:
     if first is not None and (not isinstance(first, int) or isinstance(first, bool) or first < 1):
         raise ValueError(f"first is {first!r}; expected a whole number of at least 1, or nothing for the whole file")
     return first
+
+
+def _keeps_same(source: Mapping[str, Any]) -> bool:
+    keeps = source.get("keep_same_answers", False)
+    if not isinstance(keeps, bool):
+        raise ValueError(f"keep_same_answers is {keeps!r}; expected true or false")
+    return keeps
 
 
 def _sampled(source: Any) -> list[AtlasFact]:

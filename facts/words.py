@@ -25,6 +25,11 @@ _UNSPACED = (
 _BLANKS = " \t\u00a0"
 
 
+def counted(n: int, noun: str, verb: tuple[str, str] = ("", "")) -> str:
+    """A number with its noun, and the verb that goes with it: "1 row was", "2 rows were"."""
+    return f"{n} {noun}{'' if n == 1 else 's'} {verb[n != 1]}".strip()
+
+
 def occurrences(prompt: str, subject: str) -> tuple[int, ...]:
     """Character offsets at which the subject stands in the prompt as a word of its own, without overlaps.
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from facts.importers import FORMATS, Preview, Summary, import_file, preview
 from facts.importers.formats.engram import record_of
+from facts.words import counted
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -18,8 +19,11 @@ def main(arguments: list[str] | None = None) -> int:
     options = _options(arguments)
     try:
         rejected = Path(options.rejected or f"{os.path.splitext(options.file)[0]}.rejected.jsonl")
-        summary = import_file(options.file, options.out, rejected, options.format)
-        shown = preview(options.file, options.preview, options.format) if options.preview else None
+        keep = options.keep_same_answers
+        summary = import_file(options.file, options.out, rejected, options.format, keep_same_answers=keep)
+        shown = None
+        if options.preview:
+            shown = preview(options.file, options.preview, options.format, keep_same_answers=keep)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -38,7 +42,12 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--preview", type=_count, default=0, metavar="N", help="also show the first N rows as cases")
     parser.add_argument("--out", metavar="FILE", help="write the cases as JSON Lines, in Engram's own form")
     parser.add_argument(
-        "--rejected", metavar="FILE", help="where rows that cannot be read go; FILE.rejected.jsonl if not given"
+        "--rejected", metavar="FILE", help="where rows that are set aside go; FILE.rejected.jsonl if not given"
+    )
+    parser.add_argument(
+        "--keep-same-answers",
+        action="store_true",
+        help="read rows whose new answer is one of the true ones too, as the published counts have them",
     )
     return parser.parse_args(arguments)
 
@@ -60,6 +69,7 @@ def _record(file: str, summary: Summary, rejected: Path, out: str | None, shown:
         "probes": dict(sorted(summary.probes.items())),
         "noted": summary.noted,
         "rejected": summary.rejected,
+        "same_answers": summary.same_answers,
         "rejected_file": str(rejected) if summary.rejected else None,
         "rejected_rows": [
             {"row": entry.row, "line": entry.line, "field": entry.field, "reason": entry.reason}
@@ -71,15 +81,17 @@ def _record(file: str, summary: Summary, rejected: Path, out: str | None, shown:
 
 
 def _words(file: str, summary: Summary, rejected: Path, out: str | None, shown: Preview | None) -> str:
-    lines = [f"{file}: {summary.title} ({summary.format}), {summary.cases} cases"]
-    parts = [f"{summary.requests} edits", *([f"{summary.known} facts to trace"] if summary.known else [])]
+    lines = [f"{file}: {summary.title} ({summary.format}), {counted(summary.cases, 'case')}"]
+    known = [f"{counted(summary.known, 'fact')} to trace"] if summary.known else []
+    parts = [counted(summary.requests, "edit"), *known]
     lines.append("  " + ", ".join([*parts, *(f"{n} {kind}" for kind, n in sorted(summary.probes.items()))]))
     if summary.noted:
-        lines.append(f"  {summary.noted} cases with something assumed; their notes say what")
+        lines.append(f"  {counted(summary.noted, 'case')} with something assumed; the notes say what")
     if out is not None:
         lines.append(f"  written to {out}")
     if summary.rejected:
-        lines.append(f"  {summary.rejected} rows set aside in {rejected}:")
+        same = f" ({summary.same_answers} with a new answer that is a true one)" if summary.same_answers else ""
+        lines.append(f"  {counted(summary.rejected, 'row')} set aside in {rejected}{same}:")
         lines += [f"    {entry}" for entry in summary.listed[:10]]
     for case in shown.cases if shown else ():
         lines += [f"  {case.id}: {fact.prompt} … {fact.target_true or '?'}" for fact in case.facts]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
+from facts.importers.errors import SameAnswerError
 from facts.importers.fields import Fields
 from facts.types import EditRequest, Fact, Probe, ProbeKind
 from facts.words import find_subject
@@ -64,7 +66,14 @@ def request_of(
     probes: Sequence[Probe] = (),
     generation_prompts: tuple[str, ...] = (),
 ) -> EditRequest:
-    """The request; a new answer that is none is said of the field it came from."""
+    """The request; a new answer that is none is said of the field it came from.
+
+    Where the row may keep a new answer that is the true one, the fact has no true answer: there is nothing to compare.
+    """
+    if target_new.strip() and target_new.strip() == fact.target_true.strip():
+        if not row.keeps_same:
+            raise SameAnswerError(row.path(target_field), f"is {target_new!r}, which is the true answer too")
+        fact = replace(fact, target_true="")
     try:
         return EditRequest(fact, target_new, tuple(probes), generation_prompts)
     except ValueError as error:

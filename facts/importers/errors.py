@@ -25,6 +25,10 @@ class RowError(ValueError):
         self.reason = reason
 
 
+class SameAnswerError(RowError):
+    """A row's new answer is one of its true ones, so that a model that does nothing would pass."""
+
+
 @dataclass(frozen=True)
 class Raw:
     """A row as the file has it, or why it cannot be read.  One of `value` and `error` is given."""
@@ -48,6 +52,8 @@ class Rejected:
     reason: str
     raw: str
     """The row's text as it stands in the file."""
+    same_answer: bool = False
+    """Whether it is set aside since its new answer is one of its true ones; else it cannot be read."""
 
     def __str__(self) -> str:
         return f"row {self.row} (line {self.line}): {self.field + ' ' if self.field else ''}{self.reason}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
@@ -11,29 +11,53 @@ from facts.importers.errors import Rejected
 from facts.importers.read import read_cases
 from facts.importers.text import Source, name_of
 from facts.types import Case, Fact
+from facts.words import counted
 
 T = TypeVar("T")
+WERE = ("was", "were")
 LISTED = 5
 """Rows named at most, of those that were set aside."""
 
 
 @dataclass(frozen=True)
 class CaseList:
-    """A file's cases, and the rows that cannot be read."""
+    """A file's cases, and the rows that are set aside."""
 
     cases: tuple[Case, ...]
-    rejected: tuple[Rejected, ...]
-    """The first of them."""
-    n_rejected: int
+    unreadable: SetAside
+    same_answers: SetAside
+    """Rows whose new answer is one of the true ones."""
+
+    @property
+    def n_rejected(self) -> int:
+        """Rows set aside in all."""
+        return self.unreadable.n + self.same_answers.n
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """A sentence that names rows set aside; none if all were read."""
-        if not self.n_rejected:
+        """A sentence for each kind of row set aside; none if all were read."""
+        return (*self.unreadable.notes(), *self.same_answers.notes(", since the new answer is a true one"))
+
+
+@dataclass
+class SetAside:
+    """Rows of one kind that are set aside: how many, and the first of them."""
+
+    n: int = 0
+    first: list[Rejected] = field(default_factory=list)
+
+    def add(self, row: Rejected) -> None:
+        """One more."""
+        self.n += 1
+        if len(self.first) < LISTED:
+            self.first.append(row)
+
+    def notes(self, why: str = "") -> tuple[str, ...]:
+        """A sentence that counts and names them; none if there are none."""
+        if not self.n:
             return ()
-        more = f"; and {self.n_rejected - len(self.rejected)} more" if self.n_rejected > len(self.rejected) else ""
-        what = "1 row was" if self.n_rejected == 1 else f"{self.n_rejected} rows were"
-        return (f"{what} set aside: {'; '.join(map(str, self.rejected))}{more}",)
+        more = f"; and {self.n - len(self.first)} more" if self.n > len(self.first) else ""
+        return (f"{counted(self.n, 'row', WERE)} set aside{why}: {'; '.join(map(str, self.first))}{more}",)
 
 
 @dataclass(frozen=True)
@@ -45,30 +69,27 @@ class FactList:
     """What was set aside, a sentence each."""
 
 
-def list_cases(source: Source, most: int | None = None) -> CaseList:
-    """The cases of a file in any format; rows that cannot be read are set aside.
+def list_cases(source: Source, most: int | None = None, *, keep_same_answers: bool = False) -> CaseList:
+    """The cases of a file in any format; rows that cannot be read, or ask for a true answer, are set aside.
 
     Args:
         most: stop after so many cases.
+        keep_same_answers: as in `read_cases`.
 
     Raises:
         ValueError: if the file cannot be read or its format is not known.
     """
-    rejected: list[Rejected] = []
-    count = 0
+    unreadable, same = SetAside(), SetAside()
 
     def aside(row: Rejected) -> None:
-        nonlocal count
-        count += 1
-        if len(rejected) < LISTED:
-            rejected.append(row)
+        (same if row.same_answer else unreadable).add(row)
 
     cases: list[Case] = []
-    for case in read_cases(source, on_rejected=aside):
+    for case in read_cases(source, on_rejected=aside, keep_same_answers=keep_same_answers):
         if len(cases) == most:
             break
         cases.append(case)
-    return CaseList(tuple(cases), tuple(rejected), count)
+    return CaseList(tuple(cases), unreadable, same)
 
 
 def read_facts(source: Source, most: int | None = None) -> FactList:
@@ -92,8 +113,8 @@ def read_facts(source: Source, most: int | None = None) -> FactList:
     if len(named) < len(facts):
         first = next(fact for fact in facts if not fact.names_subject)
         notes += (
-            f"{len(facts) - len(named)} facts were set aside, since their prompts do not hold a subject, such as "
-            f"{first.prompt[:80]!r}",
+            f"{counted(len(facts) - len(named), 'fact', WERE)} set aside, since the prompt does not hold a subject, "
+            f"such as {first.prompt[:80]!r}",
         )
     if not named:
         raise ValueError(f"{name_of(source)} holds no fact that can be used{''.join(f'; {note}' for note in notes)}")

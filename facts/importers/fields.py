@@ -15,13 +15,16 @@ class Fields:
     """One JSON object of a row, and where in the row it is.
 
     Unless it is read `exact`, texts lose the blanks at their ends, where an answer is joined on; what was written with
-    such blanks also stays in the row.
+    such blanks also stays in the row.  `keeps_same` allows a new answer that is the true one.
     """
 
-    def __init__(self, values: dict[str, Any], path: str = "", exact: bool = False) -> None:
+    def __init__(
+        self, values: dict[str, Any], path: str = "", *, exact: bool = False, keeps_same: bool = False
+    ) -> None:
         self._values = values
         self._path = path
         self._exact = exact
+        self.keeps_same = keeps_same
 
     def __contains__(self, name: str) -> bool:
         """Whether the field is there and says something: not null, not a blank text, not an empty list or object."""
@@ -123,7 +126,7 @@ class Fields:
         value = self._values.get(name)
         if not isinstance(value, dict):
             raise self.error(name, "is missing" if value is None else f"is {kind_of(value)}; expected an object")
-        return Fields(value, self.path(name), self._exact)
+        return self._inner(value, self.path(name))
 
     def parts(self, name: str) -> tuple[Fields, ...]:
         """A list of objects; none if there is no such field."""
@@ -137,12 +140,12 @@ class Fields:
             path = f"{self.path(name)}[{index}]"
             if not isinstance(entry, dict):
                 raise RowError(path, f"is {kind_of(entry)}; expected an object")
-            found.append(Fields(entry, path, self._exact))
+            found.append(self._inner(entry, path))
         return tuple(found)
 
     def copied(self, name: str) -> tuple[Fields, ...]:
         """Like `parts`, but whatever is taken also stays in the row: for lists whose order says more than we hold."""
-        return Fields({name: deepcopy(self._values.get(name))}, self._path, self._exact).parts(name)
+        return self._inner({name: deepcopy(self._values.get(name))}, self._path).parts(name)
 
     def spread(self, name: str) -> tuple[Fields, ...]:
         """A list of objects, which may be written as one object of lists or single values."""
@@ -160,6 +163,9 @@ class Fields:
     def left(self) -> dict[str, Any]:
         """What nobody took, without what is empty."""
         return {name: entry for name, value in self._values.items() if (entry := _pruned(value)) not in ({}, [])}
+
+    def _inner(self, values: dict[str, Any], path: str) -> Fields:
+        return Fields(values, path, exact=self._exact, keeps_same=self.keeps_same)
 
     def _trimmed(self, text: str) -> str:
         return text if self._exact else text.strip()

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from facts.importers.errors import BadRowError, OnRejected, Raw, Rejected, RowError, shown
+from facts.importers.errors import BadRowError, OnRejected, Raw, Rejected, RowError, SameAnswerError, shown
 from facts.importers.fields import Fields
 from facts.importers.layout import raw_rows
 from facts.importers.registry import FORMATS, Format, get_format
@@ -42,19 +42,26 @@ class Preview:
     rejected: tuple[Rejected, ...]
 
 
-def read_cases(source: Source, format: str | None = None, on_rejected: OnRejected | None = None) -> Iterator[Case]:
+def read_cases(
+    source: Source,
+    format: str | None = None,
+    on_rejected: OnRejected | None = None,
+    *,
+    keep_same_answers: bool = False,
+) -> Iterator[Case]:
     """The cases of a file or stream, one at a time.
 
     Args:
         source: a path, or a stream of bytes or text, which is read once from where it stands.
         format: a name in `FORMATS`; told from the content if None.
-        on_rejected: called with every row that cannot be read.  If None, the first such row raises.
+        on_rejected: called with every row that is set aside.  If None, the first such row raises.
+        keep_same_answers: read rows whose new answer is one of the true ones too, as the published counts have them.
 
     Raises:
         ValueError: while iterating: the source is no JSON, JSONL or CSV file, its format is not known, or
-            (`BadRowError`) a row cannot be read and `on_rejected` is None.
+            (`BadRowError`) a row is set aside and `on_rejected` is None.
     """
-    with reading(source, format) as file:
+    with reading(source, format, keep_same_answers) as file:
         for outcome in file.outcomes:
             if isinstance(outcome, Case):
                 yield outcome
@@ -73,14 +80,14 @@ def detect(source: Source) -> Format:
     return preview(source, 0).format
 
 
-def preview(source: Source, n: int = 5, format: str | None = None) -> Preview:
+def preview(source: Source, n: int = 5, format: str | None = None, *, keep_same_answers: bool = False) -> Preview:
     """The first `n` rows, read or set aside.  A stream is put back to where it stood.
 
     Raises:
         ValueError: as `detect`.
     """
     stands = source.tell() if hasattr(source, "tell") else None
-    with reading(source, format) as file:
+    with reading(source, format, keep_same_answers) as file:
         outcomes = list(itertools.islice(file.outcomes, n))
     if hasattr(source, "seek") and stands is not None:
         source.seek(stands)
@@ -89,7 +96,7 @@ def preview(source: Source, n: int = 5, format: str | None = None) -> Preview:
 
 
 @contextmanager
-def reading(source: Source, format: str | None = None) -> Iterator[Reading]:
+def reading(source: Source, format: str | None = None, keep_same_answers: bool = False) -> Iterator[Reading]:
     """Opens a source and tells its format.
 
     Raises:
@@ -99,7 +106,7 @@ def reading(source: Source, format: str | None = None) -> Iterator[Reading]:
         rows = raw_rows(text, name_of(source))
         first = list(itertools.islice(rows, LOOKED_AT))
         chosen = get_format(format) if format is not None else _format_of(first, name_of(source))
-        yield Reading(chosen, _outcomes(itertools.chain(first, rows), chosen))
+        yield Reading(chosen, _outcomes(itertools.chain(first, rows), chosen, keep_same_answers))
 
 
 def _format_of(rows: list[Raw], name: str) -> Format:
@@ -117,16 +124,16 @@ def _format_of(rows: list[Raw], name: str) -> Format:
     return FORMATS[best]
 
 
-def _outcomes(rows: Iterator[Raw], format: Format) -> Iterator[Case | Rejected]:
+def _outcomes(rows: Iterator[Raw], format: Format, keep_same: bool) -> Iterator[Case | Rejected]:
     rejected = 0
-    for outcome in _every_outcome(rows, format):
+    for outcome in _every_outcome(rows, format, keep_same):
         rejected += isinstance(outcome, Rejected)
         if rejected > MAX_REJECTED:
             raise ValueError(f"more than {MAX_REJECTED} rows cannot be read as {format.name!r}; name another format")
         yield outcome
 
 
-def _every_outcome(rows: Iterator[Raw], format: Format) -> Iterator[Case | Rejected]:
+def _every_outcome(rows: Iterator[Raw], format: Format, keep_same: bool) -> Iterator[Case | Rejected]:
     number = itertools.count(1)
     for raw in rows:
         if raw.value is None:
@@ -135,17 +142,19 @@ def _every_outcome(rows: Iterator[Raw], format: Format) -> Iterator[Case | Rejec
         try:
             for value in format.expand(raw.value):
                 part = raw if value is raw.value else replace(raw, text=json.dumps(value, ensure_ascii=False))
-                yield _read(next(number), part, value, format)
+                yield _read(next(number), part, value, format, keep_same)
         except RowError as error:
             yield _rejected(next(number), raw, error)
 
 
-def _read(number: int, raw: Raw, value: Any, format: Format) -> Case | Rejected:
+def _read(number: int, raw: Raw, value: Any, format: Format, keep_same: bool) -> Case | Rejected:
     try:
         if not isinstance(value, dict):
             raise RowError("", f"is {kind_of(value)}; expected an object with named fields")
-        fields = Fields(value, exact=format.exact)
+        fields = Fields(value, exact=format.exact, keeps_same=keep_same)
         case = format.read(fields)
+        if not keep_same:
+            _check_answers(case)
     except ValueError as error:
         return _rejected(number, raw, error)
     return replace(
@@ -156,6 +165,26 @@ def _read(number: int, raw: Raw, value: Any, format: Format) -> Case | Rejected:
     )
 
 
+def _check_answers(case: Case) -> None:
+    """Refuse a case with a new answer that is another name of the true one: a model that does nothing would pass.
+
+    Raises:
+        SameAnswerError: if so.
+    """
+    groups = [{_folded(name) for name in (answer, *names)} for answer, names in case.names]
+    for request in case.requests:
+        true, new = _folded(request.fact.target_true), _folded(request.target_new)
+        if true and (new == true or any({true, new} <= group for group in groups)):
+            reason = (
+                f"the new answer {request.target_new!r} is another name of the true one, {request.fact.target_true!r}"
+            )
+            raise SameAnswerError("", reason)
+
+
+def _folded(answer: str) -> str:
+    return answer.strip().casefold()
+
+
 def _rejected(number: int, raw: Raw, error: ValueError) -> Rejected:
     field, reason = (error.field, error.reason) if isinstance(error, RowError) else ("", f"cannot be used: {error}")
-    return Rejected(number, raw.line, field, reason, raw.text)
+    return Rejected(number, raw.line, field, reason, raw.text, isinstance(error, SameAnswerError))

@@ -37,6 +37,8 @@ class Summary:
     noted: int = 0
     """Cases for which something had to be assumed; their `notes` say what."""
     rejected: int = 0
+    same_answers: int = 0
+    """Of those, rows whose new answer is one of the true ones."""
     listed: list[Rejected] = field(default_factory=list)
     """The first `LISTED` rows set aside."""
 
@@ -44,6 +46,7 @@ class Summary:
         """Adds one row."""
         if isinstance(outcome, Rejected):
             self.rejected += 1
+            self.same_answers += outcome.same_answer
             if len(self.listed) < LISTED:
                 self.listed.append(outcome)
             return
@@ -59,15 +62,17 @@ def import_file(
     out: str | os.PathLike[str] | None = None,
     rejected: str | os.PathLike[str] | None = None,
     format: str | None = None,
+    *,
+    keep_same_answers: bool = False,
 ) -> Summary:
-    """Reads a whole file once: cases to `out`, rows that cannot be read to `rejected`, each if named.
+    """Reads a whole file once: cases to `out`, rows that are set aside to `rejected`, each if named.
 
-    `rejected` is only written if there are such rows.
+    `rejected` is only written if there are such rows; without any, one of an earlier import is taken away.
 
     Raises:
         ValueError: if the file cannot be read at all, its format is not known, or a file cannot be written.
     """
-    with reading(source, format) as file, ExitStack() as files:
+    with reading(source, format, keep_same_answers) as file, ExitStack() as files:
         summary = Summary(file.format.name, file.format.title)
         written = files.enter_context(_replacing(Path(out))) if out is not None else None
         aside = files.enter_context(RejectedFile(rejected)) if rejected is not None else None
@@ -78,7 +83,22 @@ def import_file(
                     _write(written, record_of(outcome))
             elif aside is not None:
                 aside(outcome)
+    if rejected is not None and not summary.rejected:
+        _take_away(Path(rejected))
     return summary
+
+
+def _take_away(stale: Path) -> None:
+    """Remove a file of rows set aside; any other file stays."""
+    if not stale.is_file():
+        return
+    try:
+        with open(stale, encoding="utf-8") as file:
+            first = json.loads(file.readline())
+    except (OSError, ValueError):
+        return
+    if isinstance(first, dict) and {"row", "line", "field", "reason", "raw"} <= first.keys():
+        stale.unlink()
 
 
 def write_cases(cases: Iterable[Case], path: str | os.PathLike[str]) -> int:

@@ -228,16 +228,24 @@ def test_rows_that_cannot_be_read_are_set_aside_and_named(tmp_path: Path) -> Non
     file.write_text(
         "subject,prompt,target_true,target_new\nRome,Rome is in,Italy,Italy\nOslo,Oslo is in,Norway,Spain\n"
     )
-    table = {"kind": "edit", "method": "ft-m", "facts": {"file": str(file), "first": 5}}
+    table: dict[str, Any] = {"kind": "edit", "method": "ft-m", "facts": {"file": str(file), "first": 5}}
     head = {"name": "x", "model": "m", "dtype": "auto", "device": "auto"}
     plan = plan_of({**head, "grid": [table]}, None)
     assert [cell.spec["request"]["fact"]["subject"] for cell in plan.cells] == ["Oslo"]
     (note,) = plan.about[SET_ASIDE]
     assert note.startswith(
-        "1 row was set aside: row 1 (line 2): target_new cannot be used: the new answer 'Italy' equals"
+        "1 row was set aside, since the new answer is a true one: row 1 (line 2): target_new is 'Italy', which is the "
+        "true answer too"
     )
     with pytest.raises(ValueError, match="grid 1: first is -1; expected a whole number of at least 1"):
         plan_of({**head, "grid": [{**table, "facts": {"file": str(file), "first": -1}}]}, None)
+    table["facts"]["keep_same_answers"] = True  # as the published count has them
+    kept = plan_of({**head, "grid": [table]}, None)
+    assert [cell.spec["request"]["target_new"] for cell in kept.cells] == ["Italy", "Spain"]
+    assert SET_ASIDE not in kept.about
+    table["facts"]["keep_same_answers"] = "yes"
+    with pytest.raises(ValueError, match="grid 1: keep_same_answers is 'yes'; expected true or false"):
+        plan_of({**head, "grid": [table]}, None)
 
 
 @pytest.mark.parametrize(

@@ -26,9 +26,10 @@ def read(row: Fields) -> Case:
         raise row.error("requested_rewrite", "is empty; expected at least one rewrite")
     read_rewrites = [_request(rewrite) for rewrite in rewrites]
     requests = tuple(request for request, _ in read_rewrites)
-    hops = [
-        (hop.text("cloze"), hop.answer("answer"), hop.answers("answer_alias")) for hop in row.copied("new_single_hops")
-    ]
+    hops, old_hops = (
+        [(hop.text("cloze"), hop.answer("answer"), hop.answers("answer_alias")) for hop in row.copied(name)]
+        for name in ("new_single_hops", "single_hops")
+    )
     edited = {(request.fact.prompt, request.target_new) for request in requests}
     bridge = tuple((cloze, answer) for cloze, answer, _ in hops if (cloze, answer) not in edited)
     answers = (row.answer("new_answer"), *row.answers("new_answer_alias"))
@@ -38,7 +39,7 @@ def read(row: Fields) -> Case:
     )
     if not probes:
         raise row.error("questions", "is missing")
-    names = names_of(*((answer, *aliases) for _, answer, aliases in hops))
+    names = names_of(*((answer, *aliases) for _, answer, aliases in (*hops, *old_hops)))
     notes = tuple(note for _, found in read_rewrites for note in found)
     return Case(row.label("case_id"), requests, probes=probes, names=names, notes=notes)
 

@@ -63,7 +63,7 @@ def nested(levels: int) -> str:
         (row(prompt="x" * 5000), "prompt", "has 5000 characters; at most 4000 are taken"),
         (row(prompt="{} and {}"), "prompt", "holds {} more than once"),
         (row(subject=["Space Needle"]), "subject", "is not a text"),
-        (row(target_true="Rome"), "target_new", "cannot be used: the new answer 'Rome' equals the true answer"),
+        (row(target_true="Rome"), "target_new", "is 'Rome', which is the true answer too"),
         (row(target_new=""), "target_new", "is empty, and no true answer is given"),
     ],
 )  # fmt: skip

@@ -52,6 +52,35 @@ def test_the_cases_are_written_in_our_own_form(file: Path, capsys: pytest.Captur
     assert f"written to {ours}" in capsys.readouterr().out
 
 
+def test_a_clean_file_takes_the_rows_set_aside_before_away_and_nothing_else(file: Path) -> None:
+    aside = file.with_name("download.rejected.jsonl")
+    main([str(file)])
+    assert aside.exists()
+    file.write_text((DATA / "counterfact.json").read_text(encoding="utf-8"), encoding="utf-8")
+    main([str(file)])
+    assert not aside.exists()
+    aside.write_text("mine\n")
+    main([str(file)])
+    assert aside.read_text() == "mine\n"
+
+
+def test_one_is_one_and_rows_that_ask_for_a_true_answer_are_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    row = {"src": "Where is the Kremlin?", "subject": "Kremlin", "alt": "Oslo", "answers": ["Moscow", "Oslo"]}
+    path = tmp_path / "rows.json"
+    path.write_text(json.dumps([row, {**row, "alt": "Rome"}]))
+    assert main([str(path)]) == 0
+    assert capsys.readouterr().out.splitlines()[:3] == [
+        f"{path}: zsRE (MEND) (zsre), 1 case",
+        "  1 edit",
+        f"  1 row set aside in {tmp_path / 'rows.rejected.jsonl'} (1 with a new answer that is a true one):",
+    ]
+    assert main([str(path), "--keep-same-answers", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert (said["cases"], said["rejected"], said["same_answers"]) == (2, 0, 0)
+
+
 def test_no_file_is_made_where_nothing_is_set_aside(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(DATA / "rome.json"), "--rejected", str(tmp_path / "bad")]) == 0
     assert list(tmp_path.iterdir()) == []

@@ -68,10 +68,53 @@ def test_rows_that_cannot_be_read_are_set_aside_counted_and_named(tmp_path: Path
     assert "row 3 (line 1): attribute is empty" in rejected
     assert rejected.endswith("; and 2 more")
     assert nameless == (
-        "1 facts were set aside, since their prompts do not hold a subject, such as "
+        "1 fact was set aside, since the prompt does not hold a subject, such as "
         "'Honus Wagner professionally plays the sport of'"
     )
     assert [case.id for case in list_cases(tmp_path / "facts.json", most=1).cases] == ["0"]
+
+
+def zsre(new: str, *true: str) -> dict[str, Any]:
+    """A row as zsRE has them."""
+    question = {"subject": "Bears", "src": "What team is Bears?", "rephrase": "Which team?", "loc": "nq question: who"}
+    return question | {"alt": new, "answers": list(true), "loc_ans": "me"}
+
+
+SAME = [
+    zsre("Rome", "Oslo"),
+    zsre("Oslo", "Oslo"),
+    zsre("bern", "Oslo", "Bern"),
+    zsre("", "Oslo"),
+    zsre("Paris", "Oslo"),
+]
+
+
+def test_rows_that_ask_for_a_true_answer_are_set_aside_and_counted_unless_they_are_wanted(tmp_path: Path) -> None:
+    path = written(tmp_path, SAME)
+    found = list_cases(path)
+    assert [case.requests[0].target_new for case in found.cases] == ["Rome", "Paris"]
+    assert (found.unreadable.n, found.same_answers.n, found.n_rejected) == (1, 2, 3)
+    assert found.notes == (
+        "1 row was set aside: row 4 (line 1): alt is empty; expected a text",
+        "2 rows were set aside, since the new answer is a true one: row 2 (line 1): alt is 'Oslo', which is the true "
+        "answer too; row 3 (line 1): the new answer 'bern' is another name of the true one, 'Oslo'",
+    )
+    kept = list_cases(path, keep_same_answers=True)
+    assert [(case.requests[0].target_new, case.facts[0].target_true) for case in kept.cases] == [
+        ("Rome", "Oslo"),
+        ("Oslo", ""),  # there is nothing to compare it with
+        ("bern", "Oslo"),
+        ("Paris", "Oslo"),
+    ]
+    assert kept.n_rejected == 1
+
+
+def test_the_true_answer_of_an_edit_has_the_names_of_the_old_hops(tmp_path: Path) -> None:
+    row = json.loads((DATA / "mquake_cf.json").read_text(encoding="utf-8"))[0]
+    true, new = (row["requested_rewrite"][0][which]["str"] for which in ("target_true", "target_new"))
+    row["single_hops"][0] |= {"answer": true, "answer_alias": [new]}
+    (aside,) = list_cases(written(tmp_path, [row])).same_answers.first
+    assert aside.reason == f"the new answer {new!r} is another name of the true one, {true!r}"
 
 
 def test_tables_and_lines_written_by_hand(tmp_path: Path) -> None:
