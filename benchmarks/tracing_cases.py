@@ -22,7 +22,7 @@ from models import LanguageModel
 from models.forwards.hooks import run_hooked
 from tracing.config import TraceConfig
 from tracing.corruption import NoiseLevel, draw_noise, measure_noise
-from tracing.engine.engine import Asked, Engine
+from tracing.engine.engine import Engine, TracedPrompt
 from tracing.engine.plan import lay_out
 from tracing.engine.probe import engine_for
 from tracing.engine.question import Question, ask
@@ -152,7 +152,7 @@ def engine_of(task: Task) -> Engine:
     """The project's engine on the same task."""
     question = Question(task.ids, len(task.ids), (task.answer,), task.subject)
     clean = task.model.embedding(task.ids[task.subject.start : task.subject.stop]).float().cpu()
-    asked = Asked(question, (clean + task.noise).to(task.model.device), range(len(task.ids)), None)
+    asked = TracedPrompt(question, (clean + task.noise).to(task.model.device), range(len(task.ids)), None)
     return Engine(task.model, [asked], [task.config], engine_for(task.model, run_hooked), run_hooked)
 
 

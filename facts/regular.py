@@ -30,5 +30,5 @@ def check_regular(path: str | os.PathLike[str], instead: str) -> None:
     except (OSError, ValueError):  # ValueError: a NUL in the name
         return
     if kind != stat.S_IFREG:
-        found = _KINDS.get(kind, "something else")
-        raise ValueError(f"{str(path)!r} cannot be read (it is {found}, not an ordinary file); {instead}")
+        what = _KINDS.get(kind, "something else")
+        raise ValueError(f"{str(path)!r} cannot be read (it is {what}, not an ordinary file); {instead}")

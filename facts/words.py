@@ -45,8 +45,8 @@ def occurrences(prompt: str, subject: str) -> tuple[int, ...]:
 def find_subject(prompt: str, subject: str) -> str:
     """The subject as it is written in the prompt, in whatever capitals; empty where it is not there."""
     folded = re.finditer(re.escape(subject), prompt, re.IGNORECASE)
-    found = [match[0] for match in folded]
-    return next((words for words in found if _is_word(prompt, *_range(prompt, words))), found[0] if found else "")
+    matches = [match[0] for match in folded]
+    return next((words for words in matches if _is_word(prompt, *_range(prompt, words))), matches[0] if matches else "")
 
 
 def blank_before(text: str) -> str:

@@ -21,15 +21,15 @@ def batches(lengths: Sequence[int], padded: bool) -> list[list[int]]:
     Args:
         lengths: [row], tokens of each.
     """
-    found: list[list[int]] = []
+    groups: list[list[int]] = []
     padding = 0
     for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
-        padding += lengths[found[-1][0]] - lengths[row] if found else 0
-        if not found or padding > (PADDING if padded else 0):
-            found.append([])
+        padding += lengths[groups[-1][0]] - lengths[row] if groups else 0
+        if not groups or padding > (PADDING if padded else 0):
+            groups.append([])
             padding = 0
-        found[-1].append(row)
-    return found
+        groups[-1].append(row)
+    return groups
 
 
 @torch.no_grad()

@@ -216,8 +216,8 @@ class LanguageModel(TextModel):
         Args:
             begun: the first new ids of each row, where they are known; the result begins with them.
         """
-        found = [list(ids) for ids in begun] if begun is not None else [list[int]() for _ in rows]
-        whole = [[*row, *ids] for row, ids in zip(rows, found, strict=True)]
+        new_ids = [list(ids) for ids in begun] if begun is not None else [list[int]() for _ in rows]
+        whole = [[*row, *ids] for row, ids in zip(rows, new_ids, strict=True)]
         room = [min(len(row) + max_new_tokens, self.max_positions) for row in rows]
         waiting = [index for index in range(len(rows)) if len(whole[index]) < room[index]]
         # padded rows run on beside the longest one, which must not leave the context
@@ -231,8 +231,8 @@ class LanguageModel(TextModel):
                     self.module, [whole[index] for index in chosen], prompts, steps, self.eos_ids, self.device
                 )
             for index, ids in zip(chosen, made, strict=True):
-                found[index] += ids[: room[index] - len(whole[index])]
-        return found
+                new_ids[index] += ids[: room[index] - len(whole[index])]
+        return new_ids
 
     def draw(self, prompts: Sequence[str], length: int, sampling: Sampling) -> list[str]:
         """Drawn continuations, without their prompts; they go on past an end-of-text token.
@@ -251,15 +251,15 @@ class LanguageModel(TextModel):
         """`draw` for token ids: the new ids behind each row."""
         # a module that decides by the prompt has to be told where it ends
         lengths = {0} if plain(self.module) else {len(row) for row in rows}
-        found: list[list[int]] = [[] for _ in rows]
+        new_ids: list[list[int]] = [[] for _ in rows]
         for n in sorted(lengths if rows else ()):
             chosen = [index for index, row in enumerate(rows) if n in (0, len(row))]
             with self.lock:
                 end = min(length, self.max_positions)
                 texts = drawn(self.module, [rows[index] for index in chosen], end, sampling, self.device)
             for index, text in zip(chosen, texts, strict=True):
-                found[index] = text
-        return found
+                new_ids[index] = text
+        return new_ids
 
     @torch.no_grad()
     def embedding(self, ids: Sequence[int] | Tensor) -> Tensor:

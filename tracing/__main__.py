@@ -137,11 +137,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_traces(command: AddCommand) -> None:
-    one = command("trace", "trace one prompt exactly")
-    add_prompt(one)
-    add_config(one)
-    _add_measure(one)
-    add_output(one)
+    tracing = command("trace", "trace one prompt exactly")
+    add_prompt(tracing)
+    add_config(tracing)
+    _add_measure(tracing)
+    add_output(tracing)
     estimating = command("attribution", "estimate the map from one backward pass (attribution patching)")
     add_prompt(estimating)
     add_config(estimating, without=("severed", "batch_size", "against"))

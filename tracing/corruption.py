@@ -100,19 +100,19 @@ def corrupt(
     """
     clean = clean.detach().float().cpu()
     if config.corruption == "token":
-        found = _another_subject(model, fact, subject, config.counterfactual)
+        corruption = _another_subject(model, fact, subject, config.counterfactual)
     elif config.corruption == "zero":
-        found = Corruption(torch.zeros_like(clean)[None], 0.0, "zeros in place of the subject's embeddings")
+        corruption = Corruption(torch.zeros_like(clean)[None], 0.0, "zeros in place of the subject's embeddings")
     elif config.corruption == "mean":
         mean = _measured_on(model, level.tokens).mean(0).expand_as(clean)
-        found = Corruption(mean[None].clone(), 0.0, f"the mean of {level.source} in place of each subject token's")
+        corruption = Corruption(mean[None].clone(), 0.0, f"the mean of {level.source} in place of each subject token's")
     else:
         noise, std, source = _noise(model, len(subject), config, level)
         # in float32: in half precision the sum would round twice
-        found = Corruption(clean + noise if config.additive else noise, std, source)
-    if torch.equal(found.embeddings.to(model.dtype), clean.to(model.dtype).expand_as(found.embeddings)):
-        raise ValueError(_without_effect(config, found.std))
-    return found
+        corruption = Corruption(clean + noise if config.additive else noise, std, source)
+    if torch.equal(corruption.embeddings.to(model.dtype), clean.to(model.dtype).expand_as(corruption.embeddings)):
+        raise ValueError(_without_effect(config, corruption.std))
+    return corruption
 
 
 def draw_noise(samples: int, n_subject: int, d_model: int, seed: int) -> Tensor:

@@ -46,7 +46,7 @@ def suggest_counterfactuals(
     span = subject_span(model, fact.prompt, fact.subject, fact.start)
     subject = range(span.start, span.stop)
     ids = model.encode(fact.prompt)
-    found = []
+    aligned = []
     for row in atlas.facts:
         if row.relation != relation or row.object == answer or row.subject == fact.subject:
             continue
@@ -55,15 +55,15 @@ def suggest_counterfactuals(
         except ValueError:  # does not align: most do not
             continue
         shared = sum(ids[pos] == others[pos] for pos in subject)
-        found.append(Counterfactual(row.subject, row.object, shared))
-    return tuple(sorted(found, key=lambda one: one.shared_tokens)[:limit])
+        aligned.append(Counterfactual(row.subject, row.object, shared))
+    return tuple(sorted(aligned, key=lambda other: other.shared_tokens)[:limit])
 
 
 def _relation(atlas: Atlas, fact: Fact) -> tuple[str, str]:
     """The atlas's name of the relation, and the true answer."""
-    known = atlas.match(fact.prompt, fact.subject)
-    if known is not None:
-        return known.relation, fact.target_true or known.target_true
+    fact_row = atlas.match(fact.prompt, fact.subject)
+    if fact_row is not None:
+        return fact_row.relation, fact.target_true or fact_row.target_true
     if fact.relation in atlas.relations:
         row = atlas.find(fact.subject, fact.relation)
         return fact.relation, fact.target_true or (row.object if row else "")

@@ -91,7 +91,9 @@ class TraceEffects:
             tokens=self.tokens[first:],
             subject_span=(start - first, stop - first),
             restored=self.restored[:, first:],
-            others={name: replace(one, restored=one.restored[:, first:]) for name, one in self.others.items()},
+            others={
+                name: replace(readings, restored=readings.restored[:, first:]) for name, readings in self.others.items()
+            },
         )
 
     def by(self, measure: Measure) -> Self:
@@ -112,9 +114,14 @@ class TraceEffects:
             hint = "; name another answer in TraceConfig.against" if measure == "logit_difference" else ""
             raise ValueError(f"the trace has no measure {measure!r}; it has {taken}{hint}")
         others = dict(self.others) | {self.measure: Readings(self.clean, self.corrupted, self.restored)}
-        found = others.pop(measure)
+        readings = others.pop(measure)
         return replace(
-            self, measure=measure, clean=found.clean, corrupted=found.corrupted, restored=found.restored, others=others
+            self,
+            measure=measure,
+            clean=readings.clean,
+            corrupted=readings.corrupted,
+            restored=readings.restored,
+            others=others,
         )
 
     @property
@@ -213,12 +220,12 @@ class TraceEffects:
     def _whole(self) -> Self:
         """Back to probabilities."""
         others = dict(self.others)
-        found = others.pop("probability")
+        readings = others.pop("probability")
         return replace(
             self,
             measure="probability",
-            clean=found.clean,
-            corrupted=found.corrupted,
-            restored=found.restored,
+            clean=readings.clean,
+            corrupted=readings.corrupted,
+            restored=readings.restored,
             others=others,
         )

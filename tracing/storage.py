@@ -45,7 +45,7 @@ class Stored:
         values: dict[str, Any] = {name: as_tuples(value) for name, value in header.items()}
         for name, kind in cls.NESTED.items():
             held = header[name]
-            values[name] = kind(**held) if isinstance(held, dict) else tuple(kind(**one) for one in held)
+            values[name] = kind(**held) if isinstance(held, dict) else tuple(kind(**each) for each in held)
         for key, array in arrays.items():
             name, slash, inner = key.partition("/")
             if slash:

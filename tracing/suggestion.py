@@ -188,18 +188,18 @@ def suggestion(
 def early_site(result: TraceEffects) -> str:
     """One sentence on whether the map shows the early site of the paper, at the last subject token in the first half of
     the layers; empty where a map cannot show one."""
-    found = suggestion(result)
+    suggested = suggestion(result)
     if (
         not can_show_site(result.config)
-        or found.cell is None
-        or _refusal(result.by("probability"), found.cell.position)
+        or suggested.cell is None
+        or _refusal(result.by("probability"), suggested.cell.position)
     ):
         return ""
-    what, other = f"restoring the {SITE_NAMES[result.config.site].long}", found.elsewhere
+    what, other = f"restoring the {SITE_NAMES[result.config.site].long}", suggested.elsewhere
     if other is not None and other.layer < result.n_layers / 2:
         where = f"{what} matters at {token_label(other.token)} instead, at layer {other.layer} of {result.n_layers}"
         return f"No early site at the last subject token: {where}."
-    return site_words(found.layer, result.n_layers, what)
+    return site_words(suggested.layer, result.n_layers, what)
 
 
 def can_show_site(config: TraceConfig) -> bool:
@@ -247,14 +247,14 @@ def _refusal(result: TraceEffects, position: int) -> str:
 
 def _elsewhere(result: TraceEffects, position: int, without: Mapping[int, Collection[int]]) -> Cell | None:
     """The largest effect at the subject's other tokens, among those where it stands out."""
-    found = []
+    cells = []
     for other in range(*result.subject_span):
         layers = _layers(result, other, without)
         if other == position or not layers or not _measured(result, other) or _refusal(result, other):
             continue
         if best_of(_row(result, other, layers), result.total_effect).stands_out:
-            found.append(_largest(result, [other], layers))
-    return max(found, key=lambda cell: cell.effect, default=None)
+            cells.append(_largest(result, [other], layers))
+    return max(cells, key=lambda cell: cell.effect, default=None)
 
 
 def _measured(result: TraceEffects, position: int) -> bool:

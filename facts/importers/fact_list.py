@@ -106,10 +106,10 @@ def read_facts(source: Source, most: int | None = None) -> FactList:
     """
     if isinstance(source, str | Path) and not Path(source).exists():
         raise FileNotFoundError(f"there is no file {str(source)!r}")
-    found = list_cases(source, most)
-    facts = [fact for case in found.cases for fact in case.facts]
+    listed = list_cases(source, most)
+    facts = [fact for case in listed.cases for fact in case.facts]
     named = tuple(fact for fact in facts if fact.names_subject)
-    notes = found.notes
+    notes = listed.notes
     if len(named) < len(facts):
         first = next(fact for fact in facts if not fact.names_subject)
         notes += (

@@ -83,12 +83,12 @@ class Fields:
         value = self._values[name]
         path = self.path(name)
         if isinstance(value, list):
-            found = tuple(_text(entry, f"{path}[{index}]") for index, entry in enumerate(value))
+            texts = tuple(_text(entry, f"{path}[{index}]") for index, entry in enumerate(value))
         else:
-            found = (_text(value, path),)
-        found = tuple(self._trimmed(text) for text in found)
-        self._done(name, found)
-        return tuple(text for text in found if text)
+            texts = (_text(value, path),)
+        texts = tuple(self._trimmed(text) for text in texts)
+        self._done(name, texts)
+        return tuple(text for text in texts if text)
 
     def answers(self, name: str) -> tuple[str, ...]:
         """An answer and its other names: a text or number, {"str": ...}, a list of those, or a list of such lists.
@@ -101,21 +101,21 @@ class Fields:
         value = self._values[name]
         if isinstance(value, dict):
             return self.part(name).answers("str")
-        found = tuple(dict.fromkeys(text.strip() for text in _answers(value, self.path(name))))
+        names = tuple(dict.fromkeys(text.strip() for text in _answers(value, self.path(name))))
         groups = [entry for entry in value if isinstance(entry, list)] if isinstance(value, list) else []
         if len(groups) < 2:
-            self._done(name, found)
-        return found
+            self._done(name, names)
+        return names
 
     def some(self, name: str) -> tuple[str, ...]:
         """`answers`, of which there must be at least one."""
         value = self._values.get(name)
         if isinstance(value, dict):
             return self.part(name).some("str")
-        found = self.answers(name)
-        if not found:
+        names = self.answers(name)
+        if not names:
             raise self.error(name, "is missing" if value is None else "is empty; expected a text")
-        return found
+        return names
 
     def answer(self, name: str) -> str:
         """The first answer, which must be there."""

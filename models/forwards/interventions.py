@@ -119,8 +119,8 @@ def run_traced(model: LanguageModel, inputs: Mapping[str, Any], visits: Mapping[
         for key in order:
             visit_module(wrapped.get(site_path(model.architecture, key)), key[0] in INPUTS, visits[key], length)
         logits = nnsight.save(wrapped.output.logits)
-    found: Tensor = logits
-    return found
+    kept: Tensor = logits
+    return kept
 
 
 def visit_module(module: Any, reads: bool, visit: Visit, length: int) -> None:

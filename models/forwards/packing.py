@@ -160,8 +160,8 @@ def _attention(mask: Tensor, ends: Tensor | None) -> Callable[..., tuple[Tensor,
     """GPT-Neo's attention of [row, head, pos, d_head] queries, keys and values, which it does not scale."""
 
     def attend(query: Tensor, key: Tensor, value: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
-        asked, pattern = (query, mask) if ends is None else (query[:, :, ends], mask[ends])
-        scores = torch.matmul(asked.float(), key.float().transpose(-1, -2)).add_(pattern.to(query.device))
+        chosen, pattern = (query, mask) if ends is None else (query[:, :, ends], mask[ends])
+        scores = torch.matmul(chosen.float(), key.float().transpose(-1, -2)).add_(pattern.to(query.device))
         weights = scores.softmax(-1).to(value.dtype)
         read = torch.matmul(weights, value)
         if ends is None:

@@ -36,8 +36,8 @@ def projections(model: LanguageModel, layer: int) -> tuple[nn.Module, ...]:
     model's device (of an offloaded model, for one)."""
     output = model.architecture.heads_path(layer)
     parent, _, name = output.rpartition(".")
-    found = [module for child, module in model.submodules[parent].named_children() if child != name]
-    matrices = [module for module in found if isinstance(module, nn.Linear | Conv1D)]
+    modules = [module for child, module in model.submodules[parent].named_children() if child != name]
+    matrices = [module for module in modules if isinstance(module, nn.Linear | Conv1D)]
     usable = all(type(each) in (nn.Linear, Conv1D) and not hasattr(each, "_hf_hook") for each in matrices)
     return tuple(matrices) if usable else ()
 

@@ -181,8 +181,8 @@ class _Reader:
             form = None
         if form is None or not (form.name in _PLAIN or form in dequantisable):
             listed = ", ".join([*_PLAIN, *sorted(known.name for known in dequantisable if known.name not in _PLAIN)])
-            found = form.name if form else f"number {kind}"
-            raise ValueError(f"{self.name!r} stores {name!r} in the format {found}, which cannot be read; of {listed}")
+            stated = form.name if form else f"number {kind}"
+            raise ValueError(f"{self.name!r} stores {name!r} in the format {stated}, which cannot be read; of {listed}")
         return Tensor(name, shape, form.name, offset)
 
     def bounded(self, count: int, limit: int, what: str) -> None:

@@ -67,9 +67,9 @@ def wording(tokenizer: Any, prompt: str, *, chat: bool, starts: bool) -> Wording
 
 def _head(tokenizer: Any) -> str:
     """What the template puts before the user's words: what two prompts without a common letter have in common."""
-    one, other = _in_template(tokenizer, "a"), _in_template(tokenizer, "1")
-    n = next((i for i, (x, y) in enumerate(zip(one, other, strict=False)) if x != y), 0)
-    return one[:n]
+    first, other = _in_template(tokenizer, "a"), _in_template(tokenizer, "1")
+    n = next((i for i, (x, y) in enumerate(zip(first, other, strict=False)) if x != y), 0)
+    return first[:n]
 
 
 def _in_template(tokenizer: Any, words: str) -> str:

@@ -57,9 +57,9 @@ class TextModel(ABC):
         """
         if not self.has_chat_template:
             raise ValueError(f"{self.name} has no chat template, so it cannot be asked in one; ask without chat")
-        asked = copy.copy(self)
-        asked.chat, asked.name = True, f"{self.name} (chat)"
-        return asked
+        chat = copy.copy(self)
+        chat.chat, chat.name = True, f"{self.name} (chat)"
+        return chat
 
     @property
     def starts(self) -> bool:
@@ -71,9 +71,9 @@ class TextModel(ABC):
         """Token ids before the words of every prompt: the start token, or the chat template up to the user's words."""
         if not self.chat:
             return (self.tokenizer.bos_token_id,) if self.starts else ()
-        one, other = self.encode("a"), self.encode("1")
-        n = next((i for i, (x, y) in enumerate(zip(one, other, strict=False)) if x != y), 0)
-        return tuple(one[:n])
+        first, other = self.encode("a"), self.encode("1")
+        n = next((i for i, (x, y) in enumerate(zip(first, other, strict=False)) if x != y), 0)
+        return tuple(first[:n])
 
     def wording(self, prompt: str) -> Wording:
         """The prompt as the model reads it: in the chat template if so, without a blank at its end."""

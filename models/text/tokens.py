@@ -50,9 +50,9 @@ def subject_span(model: TextModel, prompt: str, subject: str, at: int | None = N
         ValueError: if the subject is empty or does not stand there; if the prompt does not fit.
     """
     start = _offset(prompt, subject, at)
-    asked = model.wording(prompt)
-    start, stop = asked.place(start), asked.place(start + len(subject))
-    text = asked.text
+    worded = model.wording(prompt)
+    start, stop = worded.place(start), worded.place(start + len(subject))
+    text = worded.text
     ids = model.encode(prompt)
     if model.decode(ids, special_tokens=model.chat) == text:
         return _span_by_decoding(model, ids, text[:start], text[:stop])

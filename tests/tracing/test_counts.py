@@ -16,7 +16,7 @@ from models.forwards.hooks import run_hooked
 from tests.tiny import build_tiny
 from tracing import TraceConfig
 from tracing.engine import plan
-from tracing.engine.engine import Asked, Engine
+from tracing.engine.engine import Engine, TracedPrompt
 from tracing.engine.plan import Cell, Chunk, Pack, chunks, end_to_end, lay_out, packs, split
 from tracing.engine.question import Question
 from tracing.sites import TraceSite
@@ -32,7 +32,7 @@ def engine_of(subject: range, config: TraceConfig) -> Engine:
     ids = tuple(torch.randint(2, 300, (LENGTH,), generator=torch.Generator().manual_seed(0)).tolist())
     question = Question(ids, LENGTH, (7,), subject)
     embeddings = torch.randn(SAMPLES, len(subject), model.d_model, generator=torch.Generator().manual_seed(1))
-    return Engine(model, [Asked(question, embeddings, range(LENGTH), None)], [config], "packed", run_hooked)
+    return Engine(model, [TracedPrompt(question, embeddings, range(LENGTH), None)], [config], "packed", run_hooked)
 
 
 def run(engine: Engine) -> None:

@@ -18,7 +18,7 @@ from tracing import NoiseLevel, TraceConfig, causal_trace, measure_noise, trace_
 from tracing.config import Direction
 from tracing.corruption import draw_noise
 from tracing.engine import engine, memory, plan
-from tracing.engine.engine import Asked, Engine
+from tracing.engine.engine import Engine, TracedPrompt
 from tracing.engine.memory import TraceMemoryError
 from tracing.engine.probe import EngineName
 from tracing.engine.question import ask
@@ -59,7 +59,9 @@ def test_nothing_corrupted_restores_everything(site: TraceSite, direction: Direc
     question = ask(model, FACT)
     clean = model.embedding(question.ids[question.subject.start : question.subject.stop])[None]
     config = TraceConfig(site=site, samples=1, direction=direction)
-    engine = Engine(model, [Asked(question, clean, range(question.n_prompt), None)], [config], "packed", run_hooked)
+    engine = Engine(
+        model, [TracedPrompt(question, clean, range(question.n_prompt), None)], [config], "packed", run_hooked
+    )
     ((found,),) = engine.run(range(1), lambda _: None)
     logs = found.restored[0][..., 0, 0]
     torch.testing.assert_close(logs, found.clean[0, 0].expand_as(logs), atol=1e-5, rtol=0)

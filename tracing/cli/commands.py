@@ -88,8 +88,8 @@ def attribution(options: argparse.Namespace, watch: Watch) -> Output:
     config, level = _config(options, model, fact), _level(model)
     if options.neurons:
         return _neurons(model, fact, config, level, options.verify, watch)
-    found = attribution_patching(model, fact, config, sites=[config.site], level=level, watch=watch)
-    output = shown(found[config.site])
+    estimates = attribution_patching(model, fact, config, sites=[config.site], level=level, watch=watch)
+    output = shown(estimates[config.site])
     if not options.verify:
         return output
     exact = verify(model, fact, output.result, options.verify, level=level)
@@ -102,11 +102,11 @@ def _neurons(
     """The same for single neurons."""
     from tracing.lenses.neurons import attribute_neurons, verify_neurons
 
-    found = attribute_neurons(model, fact, config, level=level, watch=watch)
-    output = shown(found)
+    estimates = attribute_neurons(model, fact, config, level=level, watch=watch)
+    output = shown(estimates)
     if not top:
         return output
-    exact = verify_neurons(model, fact, found, top, level=level)
+    exact = verify_neurons(model, fact, estimates, top, level=level)
     return replace(output, table=f"{output.table}\n\nVerified exactly:\n{exact.to_string(index=False)}")
 
 
@@ -122,8 +122,8 @@ def paths(options: argparse.Namespace, watch: Watch) -> Output:
     pos = pos if pos >= 0 else len(model.encode(fact.prompt)) + pos
     sender = Node(cast(Any, parts[0]), int(parts[1]), pos)
     config, level = _config(options, model, fact), _level(model)
-    found = path_patching(model, fact, sender, None, config, through=options.through, level=level, watch=watch)
-    return shown(found)
+    result = path_patching(model, fact, sender, None, config, through=options.through, level=level, watch=watch)
+    return shown(result)
 
 
 def counterfactuals(options: argparse.Namespace, watch: Watch) -> Output:
@@ -131,9 +131,9 @@ def counterfactuals(options: argparse.Namespace, watch: Watch) -> Output:
     model, fact = _asked(options)
     from tracing.counterfactuals import suggest_counterfactuals
 
-    found = suggest_counterfactuals(model, fact, limit=options.limit)
-    frame = pd.DataFrame([asdict(one) for one in found], columns=["subject", "answer", "shared_tokens"])
-    text = frame.to_string(index=False) if found else f"no subject of the atlas aligns with {fact.subject!r}"
+    suggested = suggest_counterfactuals(model, fact, limit=options.limit)
+    frame = pd.DataFrame([asdict(subject) for subject in suggested], columns=["subject", "answer", "shared_tokens"])
+    text = frame.to_string(index=False) if suggested else f"no subject of the atlas aligns with {fact.subject!r}"
     return Output(Table(frame), text)
 
 
@@ -189,19 +189,22 @@ def average(options: argparse.Namespace, watch: Watch) -> Output:
     from tracing.engine.averaging import average_effects
 
     def choose(fact: Fact) -> str | None:
-        found = suggest_counterfactuals(model, fact, limit=1)
-        return found[0].subject if found else None
+        result = suggest_counterfactuals(model, fact, limit=1)
+        return result[0].subject if result else None
 
     chosen = without_counterfactual(options)
     # a stand-in: every fact gets its own
     changes = {"counterfactual": "chosen for each fact"} if chosen else {}
     configs = []
-    for site, severed in [*((site, None) for site in options.sites), *(("resid_post", one) for one in options.sever)]:
+    for site, severed in [
+        *((site, None) for site in options.sites),
+        *(("resid_post", module) for module in options.sever),
+    ]:
         window = usual_window(site, model.n_layers)
         if options.window is not None and site in ("mlp_out", "attn_out"):
             window = options.window
         configs.append(config_of(options, model.n_layers, site=site, window=window, severed=severed, **changes))
-    found = average_effects(
+    result = average_effects(
         model,
         facts,
         configs,
@@ -212,8 +215,8 @@ def average(options: argparse.Namespace, watch: Watch) -> Output:
         watch=watch,
     )
     if options.per_fact:
-        found.per_fact().to_csv(options.per_fact, index=False)
-    return shown(found)
+        result.per_fact().to_csv(options.per_fact, index=False)
+    return shown(result)
 
 
 def reopen(options: argparse.Namespace, watch: Watch) -> Output:
@@ -229,9 +232,9 @@ def reopen(options: argparse.Namespace, watch: Watch) -> Output:
     from tracing.lenses.neurons import NeuronAttribution
     from tracing.lenses.paths import PathResult
 
-    for one in (LensResult, KnockoutResult, AttributionResult, NeuronAttribution, PathResult, AverageEffects):
-        if kind == one.KIND:
-            return shown(one.load(options.path))
+    for result_type in (LensResult, KnockoutResult, AttributionResult, NeuronAttribution, PathResult, AverageEffects):
+        if kind == result_type.KIND:
+            return shown(result_type.load(options.path))
     raise ValueError(f"{options.path!r} holds {kind!r}, which has no table; open it in Python")
 
 
@@ -302,9 +305,9 @@ def _facts(options: argparse.Namespace) -> Sequence[Fact]:
     """The facts a command is about; `options.notes` holds what a file had besides."""
     if options.facts == "atlas":
         return _atlas_facts(options.limit, options.facts_seed)
-    found = read_facts(options.facts)
-    options.notes = found.notes
-    return found.facts[: options.limit]
+    read = read_facts(options.facts)
+    options.notes = read.notes
+    return read.facts[: options.limit]
 
 
 def _atlas_facts(limit: int | None, seed: int) -> list[Fact]:
@@ -335,7 +338,7 @@ def _counterfactual(model: LanguageModel, fact: Fact) -> str:
     """
     from tracing.counterfactuals import suggest_counterfactuals
 
-    found = suggest_counterfactuals(model, fact, limit=1)
-    if not found:
+    suggested = suggest_counterfactuals(model, fact, limit=1)
+    if not suggested:
         raise ValueError(f"no subject of the atlas aligns with {fact.subject!r}; name one with --counterfactual")
-    return found[0].subject
+    return suggested[0].subject

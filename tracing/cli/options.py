@@ -45,7 +45,7 @@ def add_config(parser: argparse.ArgumentParser, *, without: Collection[str] = ()
         flag, hint = f"--{name.replace('_', '-')}", hints[name]
         text = f"{field.metadata.get('help', '')} (default: {_default(field.default)})"
         if get_origin(hint) in (Union, UnionType):
-            (hint,) = [one for one in get_args(hint) if one is not NoneType]
+            (hint,) = [choice for choice in get_args(hint) if choice is not NoneType]
         if hint is bool:
             group.add_argument(flag, action=argparse.BooleanOptionalAction, help=text)
         elif get_origin(hint) is Literal:

@@ -32,13 +32,13 @@ def trace_table(result: TraceResult) -> str:
     """Probabilities, corruption, indirect effects by token and layer, the largest of them and what they suggest."""
     result = result.own_words()
     config, corrupted = result.config, float(result.corrupted.mean())
-    known = "" if result.answer_is_greedy else f"; the model would say {token_label(result.predicted.strip())!r}"
+    whose = "" if result.answer_is_greedy else f"; the model would say {token_label(result.predicted.strip())!r}"
     if result.own_answer:
-        known = ", the model's own; nobody has said what is true"
+        whose = ", the model's own; nobody has said what is true"
     done = f"corrupted with {result.corruption}" if result.corruption else f"noise {result.noise_source}"
     lines = [
         f"model      {result.model_name} ({result.n_layers} layers), revision {result.revision[:12]}",
-        f"answer     {token_label(result.answer)!r}{known}",
+        f"answer     {token_label(result.answer)!r}{whose}",
         f"subject    {done}" + (f" (sigma {result.noise_std:.4g})" if result.noise_std else ""),
         f"samples    {len(result.corrupted)}, seed {config.seed}",
         f"{measured(result)}  clean {result.clean:.4f}, corrupted {corrupted:.4f}, "

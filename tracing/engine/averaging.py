@@ -89,9 +89,9 @@ def average_effects(
     records: list[Record] = []
     for share in split(range(len(chosen)), GROUP):
         group = chosen[share.start : share.stop]
-        found = _records(model, group, done, _Job(configs, level, positions, counterfactual, watch))
+        pending = _records(model, group, done, _Job(configs, level, positions, counterfactual, watch))
         while len(records) < share.stop:
-            records.append(next(found))
+            records.append(next(pending))
             watch.step(len(records), len(chosen))
     if not any(record.kept for record in records):
         unaligned = sum(record.reason == "unaligned" for record in records)
@@ -200,7 +200,7 @@ def _average(
 
 def _stack(effects: Sequence[dict[str, Any]], config: TraceConfig) -> NDArray[np.float32]:
     """[fact, category, layer]; None in lists becomes NaN."""
-    return np.stack([np.array(one[map_name(config)], dtype=np.float32) for one in effects])
+    return np.stack([np.array(by_map[map_name(config)], dtype=np.float32) for by_map in effects])
 
 
 def _settings(
@@ -245,9 +245,9 @@ class _Journal:
         if torn:  # the run was stopped in the middle of a line
             path.write_text(whole + "\n" if whole else "", encoding="utf-8")
         try:
-            found, *lines = [json.loads(line) for line in whole.splitlines()]
+            header, *lines = [json.loads(line) for line in whole.splitlines()]
             records = [Record(**line) for line in lines]
-            other = [name for name, value in settings.items() if found[name] != value]
+            other = [name for name, value in settings.items() if header[name] != value]
         except (ValueError, TypeError, KeyError):
             raise ValueError(f"{str(path)!r} is not a journal of average_effects; name a new file") from None
         if other:

@@ -15,7 +15,7 @@ from facts.watch import Watch
 from models import LanguageModel
 from tracing.config import TraceConfig
 from tracing.corruption import Corruption, NoiseLevel, corrupt
-from tracing.engine.engine import Asked, Engine, Samples
+from tracing.engine.engine import Engine, Samples, TracedPrompt
 from tracing.engine.question import Question, ask, first_token, whole_answer
 from tracing.measures import Measure, Readings
 from tracing.types import PositionName, TraceResult
@@ -53,8 +53,8 @@ class Case:
     configs: Sequence[TraceConfig]
     level: NoiseLevel
     corruption: Corruption
-    asked: Asked
-    found: list[Samples] = field(default_factory=list)
+    prompt: TracedPrompt
+    samples: list[Samples] = field(default_factory=list)
 
     @property
     def n_samples(self) -> int:
@@ -66,18 +66,18 @@ class Case:
         return tuple(self._result(engine, index) for index in range(len(self.configs)))
 
     def _result(self, engine: Engine, index: int) -> TraceResult:
-        config, model, question = self.configs[index], self.model, self.asked.question
-        corrupted = torch.cat([part.corrupted for part in self.found])
-        restored = torch.cat([part.restored[index] for part in self.found])
+        config, model, question = self.configs[index], self.model, self.prompt.question
+        corrupted = torch.cat([part.corrupted for part in self.samples])
+        restored = torch.cat([part.restored[index] for part in self.samples])
         if config.n_samples > 1:
             config = replace(config, samples=len(corrupted))
         if config.site == "attn_heads":
             restored = restored.unflatten(2, (model.n_layers, model.n_heads))
-        readings = _readings(self.found[0].clean, corrupted, restored)
+        readings = _readings(self.samples[0].clean, corrupted, restored)
         probability = readings.pop("probability")
-        greedy = self.found[0].greedy
+        greedy = self.samples[0].greedy
         answer = self.fact.target_true.strip() or model.token_strings(question.answer_ids)[0]
-        other = self.asked.other
+        other = self.prompt.other
         return TraceResult(
             config=config,
             model_name=model.name,
@@ -121,13 +121,13 @@ def make_case(
     shared, question = configs[0], ask(model, fact)
     subject = question.ids[question.subject.start : question.subject.stop]
     corruption = corrupt(model, fact, question.subject, model.embedding(subject), shared, level)
-    asked = Asked(
+    prompt = TracedPrompt(
         question=question,
         embeddings=corruption.embeddings.to(model.device),
         positions=_positions(question, positions),
         other=first_token(model, fact.prompt, question, shared.against) if shared.against.strip() else None,
     )
-    return Case(model, fact, configs, level, corruption, asked)
+    return Case(model, fact, configs, level, corruption, prompt)
 
 
 def _readings(clean: Tensor, corrupted: Tensor, restored: Tensor) -> dict[Measure, Readings]:
@@ -139,12 +139,12 @@ def _readings(clean: Tensor, corrupted: Tensor, restored: Tensor) -> dict[Measur
         restored: [sample, pos, layer, answer, quantity], for heads with their axis behind the layer.
     """
     runs = [whole_answer(each) for each in (clean, corrupted, restored)]
-    found: dict[Measure, Readings] = {}
+    by_measure: dict[Measure, Readings] = {}
     for measure in runs[0]:
         alone, low, grid = (run[measure] for run in runs)
         if not torch.isnan(alone):
-            found[measure] = Readings(float(alone), _array(low), _array(grid))
-    return found
+            by_measure[measure] = Readings(float(alone), _array(low), _array(grid))
+    return by_measure
 
 
 def _check_configs(model: LanguageModel, configs: Sequence[TraceConfig]) -> None:
@@ -166,22 +166,22 @@ def _check_configs(model: LanguageModel, configs: Sequence[TraceConfig]) -> None
             )
 
 
-def _positions(question: Question, asked: Sequence[int | PositionName] | None) -> list[int]:
+def _positions(question: Question, wanted: Sequence[int | PositionName] | None) -> list[int]:
     """The prompt positions to trace, sorted."""
-    if asked is None:
+    if wanted is None:
         return list(range(question.n_prompt))
     names = {
         "first_subject": question.subject.start,
         "last_subject": question.subject.stop - 1,
         "last_token": question.n_prompt - 1,
     }
-    found = set()
-    for item in asked:
+    positions = set()
+    for item in wanted:
         pos = names.get(item, -1) if isinstance(item, str) else item
         if not 0 <= pos < question.n_prompt:
             raise ValueError(f"position {item!r} is not one of the {question.n_prompt} tokens or of {', '.join(names)}")
-        found.add(pos)
-    return sorted(found)
+        positions.add(pos)
+    return sorted(positions)
 
 
 def _array(values: Tensor) -> NDArray[np.float32]:

@@ -26,14 +26,14 @@ from tracing.engine.replay import Replay, Row
 from tracing.engine.runs import Driver, Runs, capture
 from tracing.engine.sweep import Sweep
 
-__all__ = ["Asked", "Engine", "Question", "Samples"]
+__all__ = ["Engine", "Question", "Samples", "TracedPrompt"]
 
 Tick = Callable[[int], None]
 """Called before each pass with the restored runs that it will do; it may raise to stop the trace."""
 
 
 @dataclass(eq=False)
-class Asked:
+class TracedPrompt:
     """A question, how it is corrupted, and where it is restored."""
 
     question: Question
@@ -80,7 +80,7 @@ class Engine:
     """The runs of one question, or of several side by side, on one model."""
 
     model: LanguageModel
-    asked: Sequence[Asked]
+    prompts: Sequence[TracedPrompt]
     """One, unless the engine is "packed"; with as many samples each."""
     configs: Sequence[TraceConfig]
     name: EngineName
@@ -90,7 +90,7 @@ class Engine:
     @cached_property
     def stretches(self) -> tuple[Stretch, ...]:
         """Where each question stands in the row that holds all."""
-        return end_to_end((len(asked.question.ids), asked.question.n_answer) for asked in self.asked)
+        return end_to_end((len(prompt.question.ids), prompt.question.n_answer) for prompt in self.prompts)
 
     def n_runs(self) -> int:
         """Restored runs of one sample over all configs, those known without running left out."""
@@ -123,16 +123,16 @@ class Engine:
         references = clean.logits[0].split([stretch.n_answer for stretch in self.stretches])
         logits = torch.cat([clean.logits, corrupted.logits]).split([each.n_answer for each in self.stretches], 1)
         readings = []
-        for asked, reference, own in zip(self.asked, references, logits, strict=True):
+        for prompt, reference, own in zip(self.prompts, references, logits, strict=True):
             # the counterfactual run's own answer is what its logits are held against
-            if asked.other is None and self.configs[0].corruption == "token":
-                found = int(own[1, 0].argmax())
-                asked.other = None if found == asked.question.answer_ids[0] else found
-            readings.append(asked.question.read(own, reference, asked.other).cpu())
+            if prompt.other is None and self.configs[0].corruption == "token":
+                answer = int(own[1, 0].argmax())
+                prompt.other = None if answer == prompt.question.answer_ids[0] else answer
+            readings.append(prompt.question.read(own, reference, prompt.other).cpu())
         grids: list[list[Tensor]] = []
         for config in self.configs:
             base, source = (corrupted, clean) if config.direction == "denoising" else (clean, corrupted)
-            known = [self._known(config, *each) for each in zip(self.asked, readings, strict=True)]
+            known = [self._known(config, *each) for each in zip(self.prompts, readings, strict=True)]
             self._fill(_Task(config, base, source, references, part, known, tick))
             grids.append(known)
         restored = zip(*grids, strict=True)
@@ -149,8 +149,8 @@ class Engine:
         with _memory(self.model, size):
             runs = capture(
                 self.model,
-                [asked.question for asked in self.asked],
-                [asked.embeddings[part.start : part.stop] for asked in self.asked],
+                [prompt.question for prompt in self.prompts],
+                [prompt.embeddings[part.start : part.stop] for prompt in self.prompts],
                 sites,
                 clean=self._clean is None,
                 keys_values=self.name == "packed",
@@ -184,10 +184,10 @@ class Engine:
         """Put what [block, sample, end, d_vocab] logits say into the grids."""
         part = slice(chunk.samples.start, chunk.samples.stop)
         for stretch, positions, ends in chunk.pack.prompts():
-            asked, reference = self.asked[stretch.prompt], task.references[stretch.prompt]
+            prompt, reference = self.prompts[stretch.prompt], task.references[stretch.prompt]
             own = logits[:, :, ends].unflatten(2, (len(positions), stretch.n_answer))
-            found = asked.question.read(own.flatten(0, 2), reference, asked.other).cpu()
-            values = found.unflatten(0, own.shape[:3])
+            readings = prompt.question.read(own.flatten(0, 2), reference, prompt.other).cpu()
+            values = readings.unflatten(0, own.shape[:3])
             for block, value in zip(sweep.blocks, values, strict=True):
                 for column in block.columns:
                     task.grids[stretch.prompt][part, positions, column] = value
@@ -208,9 +208,9 @@ class Engine:
 
     def _replay(self, task: _Task, cells: Sequence[Cell], where: Sequence[int]) -> None:
         """Fill in these cells at these positions of the one question by whole forwards."""
-        (asked,), (grid,), (reference,) = self.asked, task.grids, task.references
-        question, length = asked.question, len(asked.question.ids)
-        embeddings = asked.embeddings[task.part.start : task.part.stop]
+        (prompt,), (grid,), (reference,) = self.prompts, task.grids, task.references
+        question, length = prompt.question, len(prompt.question.ids)
+        embeddings = prompt.embeddings[task.part.start : task.part.stop]
         rows = [Row(cell, pos, sample) for cell in cells for pos in where for sample in range(len(grid))]
         limit = self._rows(task.config, length, length, question.n_answer)
         for share in split(range(len(rows)), limit):
@@ -218,9 +218,9 @@ class Engine:
             task.tick(len(batch))
             replay = Replay(task.config, question, embeddings, task.base, task.source, batch, self.model.n_heads)
             with _memory(self.model, Pass(len(batch), length, length, question.n_answer)):
-                found = question.read(replay.run(self.model, self.driver), reference, asked.other).cpu()
+                readings = question.read(replay.run(self.model, self.driver), reference, prompt.other).cpu()
             index = ([row.sample for row in batch], [row.pos for row in batch], [row.cell.column for row in batch])
-            grid[index] = found
+            grid[index] = readings
 
     def _rows(self, config: TraceConfig, positions: int, keys: int, predicted: int) -> int:
         """Rows of one pass."""
@@ -244,9 +244,9 @@ class Engine:
     def work(self, config: TraceConfig) -> Iterator[tuple[list[Cell], list[Variant]]]:
         """Which cells have to be run at which positions: all, less those that `_known` fills in."""
         where, final = [], []
-        for asked, stretch in zip(self.asked, self.stretches, strict=True):
-            where += [(stretch, pos) for pos in asked.positions if pos >= asked.question.subject.start]
-            final += [(stretch, pos) for pos in asked.positions if pos >= asked.question.n_prompt - 1]
+        for prompt, stretch in zip(self.prompts, self.stretches, strict=True):
+            where += [(stretch, pos) for pos in prompt.positions if pos >= prompt.question.subject.start]
+            final += [(stretch, pos) for pos in prompt.positions if pos >= prompt.question.n_prompt - 1]
         last = [cell for cell in self._cells(config) if cell.window.start == self.model.n_layers - 1]
         others = [cell for cell in self._cells(config) if cell.window.start < self.model.n_layers - 1]
         if where and others:
@@ -254,7 +254,7 @@ class Engine:
         if final and last and config.site != "resid_post":
             yield last, final
 
-    def _known(self, config: TraceConfig, asked: Asked, readings: Tensor) -> Tensor:
+    def _known(self, config: TraceConfig, prompt: TracedPrompt, readings: Tensor) -> Tensor:
         """[sample, pos, column, answer, quantity]: what is known exactly without running it, everything else NaN.
 
         Before the subject nothing was corrupted.  In the last layer a position feeds only its own prediction, so
@@ -267,12 +267,12 @@ class Engine:
         n_samples = len(readings) - 1
         clean, corrupted = readings[:1].expand(n_samples, -1, -1), readings[1:]
         base, source = (corrupted, clean) if config.direction == "denoising" else (clean, corrupted)
-        question, columns = asked.question, self._columns(config)
+        question, columns = prompt.question, self._columns(config)
         shape = (n_samples, question.n_prompt, columns, question.n_answer, len(QUANTITIES))
         grid = torch.full(shape, torch.nan)
         grid[:, : question.subject.start] = base[:, None, None]
         final = [cell.column for cell in self._cells(config) if cell.window.start == self.model.n_layers - 1]
-        for pos in asked.positions:
+        for pos in prompt.positions:
             if question.subject.start <= pos < question.n_prompt - 1:
                 grid[:, pos, final] = base[:, None]
             elif pos == question.n_prompt - 1 and config.site == "resid_post":

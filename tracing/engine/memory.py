@@ -48,11 +48,13 @@ class Pass:
 
     def rows_that_fit(self, model: LanguageModel) -> int:
         """Rows of this shape that the free memory takes, at least one."""
-        one = Pass(1, self.positions, self.keys, self.predicted).bytes(model)
+        row_bytes = Pass(1, self.positions, self.keys, self.predicted).bytes(model)
         if model.device.type != "cpu":
-            return max(1, int(SHARE * free_memory(model.device)) // one)
+            return max(1, int(SHARE * free_memory(model.device)) // row_bytes)
         most = max(1, CPU_POSITIONS // self.positions)
-        return min(most, max(1, int(SHARE * free_memory(model.device, enough=int(most * one / SHARE) + 1)) // one))
+        return min(
+            most, max(1, int(SHARE * free_memory(model.device, enough=int(most * row_bytes / SHARE) + 1)) // row_bytes)
+        )
 
     def did_not_fit(self, model: LanguageModel) -> TraceMemoryError:
         """The error for this pass."""

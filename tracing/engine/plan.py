@@ -42,12 +42,12 @@ Variant = tuple[Stretch, int]
 
 def end_to_end(sizes: Iterable[tuple[int, int]]) -> tuple[Stretch, ...]:
     """Prompts of so many (tokens, answer tokens), one behind the other."""
-    found: list[Stretch] = []
+    stretches: list[Stretch] = []
     start = 0
     for prompt, (length, n_answer) in enumerate(sizes):
-        found.append(Stretch(prompt, start, length, n_answer))
+        stretches.append(Stretch(prompt, start, length, n_answer))
         start += length
-    return tuple(found)
+    return tuple(stretches)
 
 
 @dataclass(frozen=True, eq=False)

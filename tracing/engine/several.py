@@ -60,11 +60,11 @@ def trace_facts(
     count, done = RunCount(Watch(cancelled=watch.cancelled)), 0
     for group in _groups(_cases(model, facts, configs, counterfactuals, level, positions), together):
         count.tick(0)
-        runs = Engine(model, [case.asked for case in group], group[0].configs, name, run_hooked)
+        runs = Engine(model, [case.prompt for case in group], group[0].configs, name, run_hooked)
         count.total += runs.n_runs() * group[0].n_samples
         for parts in runs.run(range(group[0].n_samples), count.tick):
             for case, part in zip(group, parts, strict=True):
-                case.found.append(part)
+                case.samples.append(part)
         for case in group:
             done += 1
             yield case.results(runs)
@@ -103,8 +103,8 @@ def _groups(cases: Iterator[Case], together: int | None) -> Iterator[list[Case]]
 def _size(cases: Sequence[Case]) -> int:
     """Packed positions of all their restored runs."""
     return sum(
-        len(case.asked.question.ids) - pos
+        len(case.prompt.question.ids) - pos
         for case in cases
-        for pos in case.asked.positions
-        if pos >= case.asked.question.subject.start
+        for pos in case.prompt.positions
+        if pos >= case.prompt.question.subject.start
     )

@@ -43,34 +43,34 @@ class Sweep:
     def visits(self) -> dict[Key, Visit]:
         """What to do at each site of the forward."""
         last = self.n_layers - 1
-        found: dict[Key, list[Visit]] = {}
+        visits: dict[Key, list[Visit]] = {}
         for layer in range(-1, self.n_layers):
             if layer >= 0 and self.severed:
-                found.setdefault((self.severed, layer), []).append(self._sever(layer))
+                visits.setdefault((self.severed, layer), []).append(self._sever(layer))
             if any(layer in block.window for block in self.blocks):
-                found.setdefault((self.site, layer), []).append(self._restore(layer))
+                visits.setdefault((self.site, layer), []).append(self._restore(layer))
             if any(block.joins == layer for block in self.blocks):
                 key: Key = ("resid_post", layer) if layer >= 0 else ("resid_pre", 0)
-                found.setdefault(key, []).append(self._enter(layer))
+                visits.setdefault(key, []).append(self._enter(layer))
         if len(self.pack.ends) < self.pack.size:
-            found["attn_heads", last] = [*found.get(("attn_heads", last), []), self._gather]
-            found["attn_out", last] = [self._scatter, *found.get(("attn_out", last), [])]
+            visits["attn_heads", last] = [*visits.get(("attn_heads", last), []), self._gather]
+            visits["attn_out", last] = [self._scatter, *visits.get(("attn_out", last), [])]
             if self.gather_mlp:
-                found["mlp_in", last] = [self._gather]
-                found["mlp_out", last] = [self._scatter, *found.get(("mlp_out", last), [])]
-        found.setdefault(("resid_post", last), []).append(self._finish)
-        return {key: _in_turn(visits) for key, visits in found.items()}
+                visits["mlp_in", last] = [self._gather]
+                visits["mlp_out", last] = [self._scatter, *visits.get(("mlp_out", last), [])]
+        visits.setdefault(("resid_post", last), []).append(self._finish)
+        return {key: _in_turn(visits) for key, visits in visits.items()}
 
     def known(self) -> dict[int, Known]:
         """By layer, the rows that parted from the base run right before it: attention reads there what it read in the
         base run, and at the restored position what it read in the other one."""
-        found = {}
+        visits = {}
         for layer in self.base.projections:
             fresh = sum(block.joins == layer - 1 and block.origin is None for block in self.blocks)
             if fresh:
                 start = len(self._live(layer - 1)) * self.n_samples
-                found[layer] = Known(range(start, start + fresh * self.n_samples), self._project(layer))
-        return found
+                visits[layer] = Known(range(start, start + fresh * self.n_samples), self._project(layer))
+        return visits
 
     def _project(self, layer: int) -> Callable[[int, Tensor], None]:
         def fill(index: int, rows: Tensor) -> None:

@@ -63,11 +63,11 @@ def causal_trace(
         ValueError: if the prompt does not fit the model, the subject is not in it, a setting does not fit the model, or
             the corruption changes nothing.
     """
-    asked = [config or TraceConfig()]
+    configs = [config or TraceConfig()]
     return trace_all(
         model,
         fact,
-        asked,
+        configs,
         level=level,
         positions=positions,
         engine=engine,
@@ -122,9 +122,9 @@ def trace_all(
     count = RunCount(watch)
     count.tick(0)
     case = make_case(model, fact, configs, level or measure_noise(model), positions)
-    runs = Engine(model, [case.asked], configs, engine or engine_for(model, driver), driver)
+    runs = Engine(model, [case.prompt], configs, engine or engine_for(model, driver), driver)
     count.total = runs.n_runs() * case.n_samples
-    case.found.extend(part for (part,) in runs.run(range(case.n_samples), count.tick))
+    case.samples.extend(part for (part,) in runs.run(range(case.n_samples), count.tick))
     count.tick(0)
     return case.results(runs)
 
@@ -157,11 +157,11 @@ def refine_trace(
     count, configs = RunCount(watch), [config or TraceConfig()]
     count.tick(0)
     case = make_case(model, fact, configs, level or measure_noise(model), positions)
-    runs = Engine(model, [case.asked], configs, engine_for(model, run_hooked), run_hooked)
+    runs = Engine(model, [case.prompt], configs, engine_for(model, run_hooked), run_hooked)
     count.total = runs.n_runs() * case.n_samples
     for start in range(0, case.n_samples, step):
         part = range(start, min(start + step, case.n_samples))
-        case.found.extend(found for (found,) in runs.run(part, count.tick))
+        case.samples.extend(part_samples for (part_samples,) in runs.run(part, count.tick))
         count.tick(0)
         (result,) = case.results(runs)
         yield result

@@ -111,8 +111,8 @@ def attribution_patching(
     parts: dict[Key, list[Tensor]] = {key: [] for key in keys}
     for start in range(0, pair.n_samples, SAMPLES_AT_ONCE):
         samples = slice(start, start + SAMPLES_AT_ONCE)
-        for key, found in products(pair, keys, samples).items():
-            parts[key].append(found[:, : pair.question.n_prompt])
+        for key, estimates in products(pair, keys, samples).items():
+            parts[key].append(estimates[:, : pair.question.n_prompt])
         watch.step(min(start + SAMPLES_AT_ONCE, pair.n_samples), pair.n_samples)
     clean, corrupted = pair.log_probs()
     return {

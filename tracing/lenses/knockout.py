@@ -117,13 +117,13 @@ def attention_knockout(
     clean = model.logits(ids)
     _check_cutting(model, ids, clean)
     windows = [TraceConfig(window=window).layers_of(layer, model.n_layers) for layer in range(model.n_layers)]
-    found = []
+    log_probs = []
     for number, cut in enumerate(cuts.values(), 1):
         parts = []
         for start in range(0, len(windows), batch_size):
             watch.check()
             parts.append(_scored(model, question, ids, cut, windows[start : start + batch_size]))
-        found.append(torch.cat(parts))
+        log_probs.append(torch.cat(parts))
         watch.step(number, len(cuts))
     answer = fact.target_true.strip() or model.token_strings(question.answer_ids)[0]
     return KnockoutResult(
@@ -137,7 +137,7 @@ def attention_knockout(
         window=window,
         edges=tuple(cuts),
         clean=float(answer_log_prob(question, clean)[0].exp()),
-        log_prob=torch.stack(found).cpu().numpy(),
+        log_prob=torch.stack(log_probs).cpu().numpy(),
     )
 
 
@@ -205,5 +205,5 @@ def _check_cutting(model: LanguageModel, ids: Tensor, clean: Tensor) -> None:
         raise ValueError(f"the attention of {model.architecture.family} models cannot be cut exactly by its mask")
 
 
-def _close(one: Tensor, other: Tensor, tolerance: float) -> bool:
-    return float((one - other).abs().max()) <= tolerance * max(1.0, float(other.abs().max()))
+def _close(logits: Tensor, other: Tensor, tolerance: float) -> bool:
+    return float((logits - other).abs().max()) <= tolerance * max(1.0, float(other.abs().max()))

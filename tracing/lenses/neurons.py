@@ -89,8 +89,8 @@ def attribute_neurons(
     keys: list[Key] = [("mlp_key", layer) for layer in chosen]
     parts: dict[Key, list[Tensor]] = {key: [] for key in keys}
     for start in range(0, pair.n_samples, SAMPLES_AT_ONCE):
-        for key, found in products(pair, keys, slice(start, start + SAMPLES_AT_ONCE)).items():
-            parts[key].append(found[:, : pair.question.n_prompt])
+        for key, estimates in products(pair, keys, slice(start, start + SAMPLES_AT_ONCE)).items():
+            parts[key].append(estimates[:, : pair.question.n_prompt])
         watch.step(min(start + SAMPLES_AT_ONCE, pair.n_samples), pair.n_samples)
     each = torch.stack([torch.cat(parts[key]) for key in keys], 2)
     spread = each.std(0) if len(each) > 1 else torch.full_like(each[0], torch.nan)

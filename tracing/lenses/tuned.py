@@ -99,9 +99,9 @@ def fit_tuned_lens(
         states = [ran.captured["resid_post", layer].cpu()[real].double() for layer in range(model.n_layers)]
         target = states[last] / states[last].square().mean(-1, keepdim=True).sqrt()
         square += float(target.square().sum())
-        one = torch.ones(len(target), 1, dtype=torch.float64)
+        ones = torch.ones(len(target), 1, dtype=torch.float64)
         for layer in range(last):
-            sums[layer] += torch.cat([states[layer], one], 1).T @ torch.cat([states[layer], one, target], 1)
+            sums[layer] += torch.cat([states[layer], ones], 1).T @ torch.cat([states[layer], ones, target], 1)
         watch.step(start + len(part), len(rows))
     solved = [_solve(products, square, ridge) for products in sums]
     weight, bias, explained = (torch.stack(list(column)).float().numpy() for column in zip(*solved, strict=True))

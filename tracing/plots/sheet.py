@@ -131,8 +131,8 @@ def font_families(texts: Iterable[str]) -> list[str]:
     families = ["STIXGeneral", "DejaVu Sans"]
     missing = {character for text in texts for character in text if character.isprintable()}
     for family in [*families, *(name for name in CJK_FONTS if name in installed)]:
-        known = get_font(findfont(FontProperties(family=family))).get_charmap()
-        drawn = {character for character in missing if ord(character) in known}
+        drawable = get_font(findfont(FontProperties(family=family))).get_charmap()
+        drawn = {character for character in missing if ord(character) in drawable}
         if drawn and family not in families:
             families.append(family)
         missing -= drawn

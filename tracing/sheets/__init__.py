@@ -1,1 +1,0 @@
-"""What every figure of this package shares."""
