@@ -6,7 +6,8 @@ python -m experiments resume --out FOLDER       go on after a stop, a crash or a
 python -m experiments retry --out FOLDER        try the failed cells once more
 python -m experiments export --out FOLDER       tables as Parquet, CSV and LaTeX, and the study's figure; or, with
                                                 --format easyedit, edits in the shape of EasyEdit's results
-python -m experiments doctor --out FOLDER       hold every row against its hash; --mend has damaged ones computed again
+python -m experiments doctor --out FOLDER       verify every row's hash; --mend deletes damaged rows, which
+                                                `resume` computes again
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """0 if all is well, 1 if cells failed, are left or are damaged, 2 with a sentence if it cannot be done."""
+    """Exit code: 0 for success, 1 if cells failed, are left or are damaged, 2 after an error message."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         named = arguments[1] if arguments[:1] == ["run"] and len(arguments) > 1 else ""
@@ -64,7 +65,7 @@ def _parser(study: Study | None) -> argparse.ArgumentParser:
     run = command("run", study.HELP if study else f"plan and compute; {_listed()}", works=True)
     run.add_argument("what", help="a study, or a plan that ends in .toml")
     add_model_options(run)
-    run.set_defaults(**dict.fromkeys(NAMES))  # what is not given is the plan's
+    run.set_defaults(**dict.fromkeys(NAMES))  # options that are not given come from the plan
     run.add_argument("--name", default="", help="of the run, if not the study's or the plan's own")
     if study:
         study.add_options(run)
@@ -77,8 +78,8 @@ def _parser(study: Study | None) -> argparse.ArgumentParser:
         default="tables",
         help="tables, or edits in the shape of EasyEdit's results",
     )
-    command("doctor", "hold every row against its hash").add_argument(
-        "--mend", action="store_true", help="take damaged rows out, so that `resume` computes them again"
+    command("doctor", "verify every row's hash").add_argument(
+        "--mend", action="store_true", help="delete damaged rows, so that `resume` computes them again"
     )
     return parser
 

@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 EXECUTORS = ("inline", "processes", "ray")
 FORMATS = ("tables", "easyedit")
 SHOWN = 20
-"""Failures listed at most."""
+"""Most failures listed."""
 
 
 def run(options: argparse.Namespace) -> int:
-    """Plan, write the plan down, compute, summarise."""
+    """Plan, store the plan, compute, summarise."""
     model, plan = _planned(options)
     from experiments.identity import identity_of
 
@@ -42,7 +42,7 @@ def run(options: argparse.Namespace) -> int:
         name = ledger.add(plan, identity_of(model))
         _say(f"{len(plan.cells)} cells in {folder}, run {name!r}")
         if options.executor != "inline":
-            model = None  # workers have their own; this one would only take memory
+            model = None  # workers load their own; this one would only take memory
         return _work(ledger, name, options, model)
 
 
@@ -53,7 +53,7 @@ def resume(options: argparse.Namespace) -> int:
 
 
 def retry(options: argparse.Namespace) -> int:
-    """Failed cells again, and whatever else is left."""
+    """Compute failed cells again, and whatever else is left."""
     with _opened(options) as ledger:
         name = ledger.only_run(options.run)
         _say(f"{ledger.retry(name)} failed cells are tried again")
@@ -61,7 +61,7 @@ def retry(options: argparse.Namespace) -> int:
 
 
 def status(options: argparse.Namespace) -> int:
-    """Counts, who is at it, and failures with their reasons."""
+    """Print counts, the processes at work, and failures with their reasons."""
     with _opened(options) as ledger:
         standings = [_status(ledger, name) for name in ledger.runs() if options.run in ("", name)]
     if options.json:
@@ -80,7 +80,7 @@ def status(options: argparse.Namespace) -> int:
 
 
 def export(options: argparse.Namespace) -> int:
-    """Tables of every cell and score, and what the study makes of them; or the edits as EasyEdit writes them."""
+    """Write tables of every cell and score and the study's figure, or the edits in EasyEdit's format."""
     from experiments.easyedit import write_results
 
     write = {"tables": _export, "easyedit": write_results}[options.format]
@@ -91,7 +91,7 @@ def export(options: argparse.Namespace) -> int:
 
 
 def doctor(options: argparse.Namespace) -> int:
-    """Hold every row of every run against its hash."""
+    """Verify every row's hash."""
     bad = 0
     with _opened(options) as ledger:
         for name in ledger.runs():
@@ -113,7 +113,7 @@ def _planned(options: argparse.Namespace) -> tuple[LanguageModel | None, Plan]:
     given = {name: getattr(options, name) for name in (*DEFAULTS, "name")}
     tables |= {name: value for name, value in given.items() if value}
     model = _load(tables)
-    if model is not None:  # what "auto" came to, so that the run is resumed with the same
+    if model is not None:  # what "auto" resolved to, so that resuming uses the same
         tables["dtype"] = str(model.dtype).removeprefix("torch.")
         tables["device"] = "auto" if tables["device_map"] else str(model.device)
     if study is None:
@@ -163,12 +163,12 @@ def _executor(options: argparse.Namespace, model: LanguageModel | None) -> Execu
         return RayCluster(options.workers, address=options.address, gpus=options.gpus)
     from experiments.workers.processes import one_thread
 
-    one_thread()  # as the other executors' workers have, so that all give the same bits
+    one_thread()  # like the other executors' workers, so that all give the same bits
     return Inline(model)
 
 
 def _export(ledger: Ledger, name: str) -> Iterator[Path]:
-    """The files, each as it is written: a study that cannot be used costs its figure only."""
+    """Write the files and yield each path; a broken study costs only its figure."""
     from experiments.summary import averaged, cells_frame, scores_frame, write_table
 
     folder = ledger.folder / name
@@ -226,7 +226,7 @@ def _stoppable() -> Iterator[Callable[[], bool]]:
 
 
 def _shown() -> Callable[[Progress], None]:
-    """A line that is written over on a terminal; in a pipe a line every half minute."""
+    """Show progress: one line rewritten in place on a terminal, a new line every 30 s in a pipe."""
     terminal = sys.stderr.isatty()
     last = -1e9 if terminal else monotonic()
 
@@ -243,7 +243,7 @@ def _shown() -> Callable[[Progress], None]:
 
 
 def line(now: Progress) -> str:
-    """How far a run is, in words."""
+    """Progress of a run in words."""
     words = [f"{now.done}/{now.total} done"]
     if now.failed:
         words.append(f"{now.failed} failed")

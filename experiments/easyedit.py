@@ -1,7 +1,7 @@
 """A run's edits as EasyEdit's `results.json`: a file for each method with its settings, an entry for each edit.
 
-The shape is that of `metrics.easyedit_export`.  Its numbers are those of the protocol `easyedit`, so that only cells of
-the kind `protocols` that were measured under it have an entry.
+The format is that of `metrics.easyedit_export`.  Only cells of the kind `protocols` measured under the protocol
+`easyedit` have an entry.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One more edit, with an eye on the model: computed, checked, applied; taken out again where it breaks the model."""
+"""Compute an edit, check whether it breaks the model, and roll it back if asked to."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from models import LanguageModel
 from models.reference.corpus import sample_texts
 
 GUARD_TEXTS, GUARD_SEED = 20, 7
-"""Documents of the bundled corpus whose perplexity is watched, from another seed than those of the second moment."""
+"""Number and seed of the documents whose perplexity is watched; the second moment's documents have another seed."""
 BROKEN = 2.0
-"""An edit that makes ordinary text this many times as surprising is said to have broken the model."""
+"""Factor of perplexity above which an edit is said to break the model."""
 UNLIKELY = 0.01
-"""Below this probability of the whole new answer an edit is said not to have taken."""
+"""Probability of the new answer below which an edit is said to have failed."""
 
 
 def ordinary_texts(n: int = GUARD_TEXTS) -> list[str]:
-    """The texts whose perplexity says whether an edit breaks a model."""
+    """Documents of the bundled corpus on which perplexity is measured."""
     return sample_texts(n, GUARD_SEED)
 
 
 def why_broken(diagnostics: Iterable[Diagnostic]) -> tuple[str, ...]:
-    """Why an edit should not become active unasked, a clause with its numbers each; nothing for a usable one.
+    """Reasons not to apply an edit without asking, one clause each; empty for a usable edit.
 
     Args:
         diagnostics: the edit's, with those that `guarded` adds.
@@ -49,17 +49,17 @@ def why_broken(diagnostics: Iterable[Diagnostic]) -> tuple[str, ...]:
 
 @dataclass(frozen=True, eq=False)
 class Guarded:
-    """An edit with what the guard saw."""
+    """An edit with the guard's checks."""
 
     edit: Edit
     view: EditedModel
-    """With the edit; without it where it was rolled back."""
+    """The model with the edit, or without it if it was rolled back."""
     checks: tuple[Diagnostic, ...]
     rolled_back: bool
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What the reader should be told, a sentence each."""
+        """Warnings for the reader, one sentence each."""
         return tuple(check.warning for check in self.checks if check.warning)
 
 
@@ -81,15 +81,15 @@ def guarded(
         model: the base, or a view that has edits already.
         active: edits that are in effect besides those in `model`.
         guard_texts: whose perplexity is watched; by default documents of the bundled corpus.
-        perplexity_before: of those texts in the model with `active`, where the caller knows it.
-        roll_back: leave the edit out of the view where the model is broken by it.
+        perplexity_before: of those texts in the model with `active`, if the caller has measured it.
+        roll_back: leave the edit out of the view if it breaks the model.
 
     Raises:
         ValueError: if the method is unknown, a setting out of range, or a request does not fit the model.
         facts.watch.Cancelled: when the watch says so.
     """
     texts = ordinary_texts() if guard_texts is None else guard_texts
-    # Rank-one updates are the ones that a first-token subject breaks.
+    # Only rank-one updates break on a first-token subject.
     early = before_computing(model, requests, method) if get_method(method).family == "locate-then-edit" else ()
     before = model if isinstance(model, EditedModel) and not active else apply_edits(model, active)
     edit = make_edit(before, requests, method, config, watch=watch)

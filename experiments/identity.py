@@ -1,4 +1,4 @@
-"""What a result depends on besides its settings: the model, its tokenizer, where it runs, and the libraries."""
+"""What a result depends on besides its settings: the model, its tokenizer, the device and the libraries."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ LIBRARIES = ("torch", "transformers", "tokenizers", "nnsight", "numpy")
 
 
 def identity_of(model: LanguageModel | None) -> dict[str, Any]:
-    """The part of every cell's key that the model and this installation give.
+    """The model and libraries as they enter every cell's key.
 
-    Weights go by their hash, not by a name that may come to mean others.  Library versions count to the minor number:
-    a patch release is taken to compute the same.
+    Weights are identified by their hash, since a name may later stand for others.  Library versions count to the minor
+    number: a patch release is assumed to compute the same.
     """
     identity: dict[str, Any] = {"libraries": {name: _minor(version(name)) for name in LIBRARIES}}
     identity["libraries"]["python"] = _minor(platform.python_version())
@@ -38,7 +38,7 @@ def identity_of(model: LanguageModel | None) -> dict[str, Any]:
 
 
 def differences(expected: dict[str, Any], actual: dict[str, Any]) -> list[str]:
-    """What two identities differ in, a phrase each: "torch 2.13 instead of 2.12"."""
+    """Differences between two identities, one phrase each: "torch 2.13 instead of 2.12"."""
     flat_expected, flat_actual = _flat(expected), _flat(actual)
     return [
         f"{name} {flat_actual.get(name)} instead of {flat_expected.get(name)}"

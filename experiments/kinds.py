@@ -1,11 +1,11 @@
-"""The kinds of cells by name: what each computes, which cells share work, and what memory one takes.
+"""The kinds of cells by name: what each computes, which cells share work, and how much memory a cell needs.
 
     @kind("trace", version=1, complete=..., group=..., estimate_bytes=...)
     def trace(model, spec, context): ...
 
-A kind is a function of a module that can be imported by name, since workers in other processes import it.  What is
-measured while it runs and differs from run to run (seconds, peak memory) goes into `context.notes`, not into the
-result: results are compared bit for bit.
+A kind is a function in an importable module, since workers in other processes import it by name.  Measurements that
+differ from run to run (seconds, peak memory) go into `context.notes`, not into the result: results are compared bit for
+bit.
 """
 
 from __future__ import annotations
@@ -33,41 +33,41 @@ BUILT_IN = {
     "rewrite": "experiments.cells.rewrite",
     "sequence": "experiments.cells.sequence",
 }
-"""Kind -> the module that registers it; imported when first asked for, by whichever process meets such a cell."""
+"""Kind -> the module that registers it, imported when a process first needs that kind."""
 
 
 @dataclass
 class Context:
-    """What a cell is run with besides its model and settings."""
+    """What a cell gets besides its model and settings."""
 
     halvings: int = 0
-    """How often it ran out of memory before: its batch should be halved so many times."""
+    """How often the cell ran out of memory before, and so how often to halve its batch."""
     share: float = 1.0
-    """Of this machine's free memory, what this worker may take."""
+    """Share of this machine's free memory that this worker may use."""
     watch: Watch = UNWATCHED
-    """Stops the work once the cell's deadline is over; for kinds whose work can be stopped midway."""
+    """Stops the work once the cell's deadline has passed, for kinds that can stop midway."""
     notes: dict[str, Any] = field(default_factory=dict)
-    """JSON values kept beside the result, such as seconds: they may differ between equal results."""
+    """JSON values stored beside the result, such as seconds, which may differ between equal results."""
     _group: str = ""
     _memo: dict[str, Any] = field(default_factory=dict)
     _kept: dict[str, Any] = field(default_factory=dict)
 
     def memo(self, name: str, make: Callable[[], T]) -> T:
-        """`make()`, once for the cells of a group that run one after another on this worker."""
+        """`make()`, computed once for consecutive cells of one group on this worker."""
         if name not in self._memo:
             self._memo[name] = make()
         value: T = self._memo[name]
         return value
 
     def keep(self, name: str, make: Callable[[], T]) -> T:
-        """`make()`, once for this worker's model."""
+        """`make()`, computed once for this worker's model."""
         if name not in self._kept:
             self._kept[name] = make()
         value: T = self._kept[name]
         return value
 
     def enter(self, group: str, halvings: int, watch: Watch) -> None:
-        """Begin a cell; forgets what the last group shared."""
+        """Begin a cell; a new group clears what the last one shared."""
         if group != self._group:
             self._group, self._memo = group, {}
         self.halvings, self.watch, self.notes = halvings, watch, {}
@@ -82,19 +82,19 @@ class Kind:
 
     name: str
     version: int
-    """Raised whenever the same settings would give another result."""
+    """Increased whenever the same settings give another result."""
     run: Run
-    """`run(model, spec, context)`: JSON values, and numpy arrays at the top level."""
+    """`run(model, spec, context)` returns JSON values, and numpy arrays at the top level."""
     complete: Callable[[Spec], Spec]
-    """The settings checked, with every default filled in, so that a changed default is another key."""
+    """Checks the settings and fills in every default, so that a changed default changes the key."""
     group: Callable[[Spec], str]
-    """Cells with the same text run one after another on one worker, as far as possible."""
+    """Group key: cells with the same text run one after another on one worker where possible."""
     estimate_bytes: Callable[[LanguageModel, Spec], int]
-    """The least memory the cell can be run in."""
+    """The least memory in which the cell can run."""
 
     @property
     def module(self) -> str:
-        """Where it is defined; what a worker has to import."""
+        """The module that defines it, which a worker has to import."""
         return self.run.__module__
 
 
@@ -109,7 +109,7 @@ def kind(
     group: Callable[[Spec], str] = canonical,
     estimate_bytes: Callable[[LanguageModel, Spec], int] = lambda model, spec: 0,
 ) -> Callable[[Run], Run]:
-    """Register a function as a kind of cell; by default settings are taken as they are and nothing is shared."""
+    """Register a function as a kind of cell; by default settings are not checked and cells share nothing."""
 
     def register(run: Run) -> Run:
         earlier = _KINDS.get(name)
@@ -124,7 +124,7 @@ def kind(
 def get_kind(name: str) -> Kind:
     """The kind of that name.
 
-    Kinds that come with a study which was added to `experiments.studies` are found as well.
+    Kinds registered by modules that were added to `experiments.studies` are found as well.
 
     Raises:
         ValueError: if there is none.

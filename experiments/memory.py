@@ -1,7 +1,7 @@
-"""The memory guard: what a cell needs is held against what is free before it runs, rather than after.
+"""Check a cell's estimated memory against the free memory before running it.
 
-Free means what the machine has, or what is left under the control group's limit where a container or `systemd-run` set
-one, whichever is less; the kernel kills a process that goes beyond either.
+Free is the lesser of the machine's free memory and what is left under the control group's limit, as set by a container
+or `systemd-run`; the kernel kills a process that exceeds either.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ if TYPE_CHECKING:
     from models import LanguageModel
 
 SHARE = 0.5
-"""Of the free memory that a batch is made to fit; the rest is for what the estimate leaves out."""
+"""Share of the free memory that a batch may fill; the rest covers what the estimate leaves out."""
 FIXED = 8 * 2**20
-"""Bytes that a cell takes whatever its size: buffers of the libraries, and what the allocator does not give back."""
+"""Bytes that any cell takes: buffers of the libraries, and memory the allocator does not return."""
 PASS = 2
-"""A forward's peak is at most so many times what `tracing.engine.memory.Pass` counts (`benchmarks.estimates`)."""
+"""Upper bound of a forward's peak memory, in multiples of `tracing.engine.memory.Pass` (`benchmarks.estimates`)."""
 _CGROUP = Path("/sys/fs/cgroup")
 
 
 class MemoryRefusedError(MemoryError):
-    """A cell would not fit; the message says what it needs and what is free."""
+    """A cell does not fit; the message says how much it needs and how much is free."""
 
 
 def free_bytes(device: torch.device) -> int:
-    """Bytes that can still be had on a device."""
+    """Free bytes on a device."""
     from tracing.engine.memory import free_memory
 
     free = free_memory(device)
@@ -57,13 +57,13 @@ def cgroup_room(root: Path = _CGROUP, membership: Path = Path("/proc/self/cgroup
 
 
 def check_fits(model: LanguageModel, kind: Kind, spec: Spec, share: float = 1.0) -> None:
-    """Refuse a cell that cannot be run in what is free.
+    """Check that a cell fits in the free memory.
 
     Args:
-        share: of the free memory that is this worker's.
+        share: of the free memory that this worker may use.
 
     Raises:
-        MemoryRefusedError: naming both numbers.
+        MemoryRefusedError: if it does not, naming both numbers.
     """
     needed, free = kind.estimate_bytes(model, spec), int(share * free_bytes(model.device))
     if needed > free:
@@ -74,11 +74,11 @@ def check_fits(model: LanguageModel, kind: Kind, spec: Spec, share: float = 1.0)
 
 
 def batch_that_fits(row: int, device: torch.device, share: float, halvings: int, most: int) -> int:
-    """Rows of one forward pass: as many as fit, halved so many times, at least one.
+    """Rows of one forward pass: as many as fit, halved `halvings` times, at least one.
 
     Args:
-        row: bytes that one row takes.
-        most: more are of no use.
+        row: bytes of one row.
+        most: upper limit.
     """
     fit = int(SHARE * share * free_bytes(device)) // max(1, row)
     return max(1, min(most, fit) >> halvings)
@@ -94,7 +94,7 @@ def _number(path: Path) -> int | None:
 
 
 def _reclaimable(path: Path) -> int:
-    """Bytes of cached files, which count as used but are given up when memory is wanted."""
+    """Bytes of cached files, which count as used but are freed when memory is needed."""
     try:
         lines = path.read_text().splitlines()
     except OSError:

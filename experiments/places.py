@@ -1,6 +1,6 @@
-"""What leaves a ledger names no folder of this machine: a model or a file goes by its name, not by where it lies.
+"""Shorten full paths to names in everything exported from a ledger, so that no folder of this machine is shown.
 
-The ledger itself keeps full paths, since runs are resumed from them.
+The ledger itself keeps full paths, since resuming needs them.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from pathlib import PurePath
 from typing import Any
 
 PLACES = frozenset({"model", "model_name", "source", "corpus", "artefact"})
-"""Settings and fields that may hold a path; other texts, such as prompts, are left alone whatever they look like."""
+"""Settings and fields that may hold a path; other texts, such as prompts, are never shortened."""
 
 
 def shown_name(name: str) -> str:
-    """A model or file as its user named it; of a full path the last part."""
+    """A model's or file's name as given; the last part of a full path."""
     path = PurePath(name)
     return path.name if path.is_absolute() else name
 
@@ -44,7 +44,7 @@ def paths_in(value: Any, name: str = "") -> set[str]:
 
 
 def without(text: str, paths: set[str]) -> str:
-    """A sentence with those paths shortened."""
+    """A text with these paths shortened."""
     for path in sorted(paths, key=len, reverse=True):
         text = text.replace(path, shown_name(path))
     return text

@@ -1,7 +1,7 @@
-"""What is to be computed: cells, the key that names each, and plans of many.
+"""Cells, the keys that name them, and plans of many cells.
 
 A cell is a kind of work with its settings as plain JSON.  Its key is the sha256 of the canonical JSON of everything its
-result depends on, so that an equal question is computed once and an unequal one never answered from another's result.
+result depends on: equal cells are computed once, and different cells never share a result.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 SCHEMA = 1
-"""Version of what a key is made of."""
+"""Version of the key's format."""
 
 LOADING = "loading"
-"""Where `Plan.about` holds device_map, load and chat of `experiments.workers.messages.Setup`, where they are set."""
+"""Name in `Plan.about` under which device_map, load and chat of `experiments.workers.messages.Setup` stand."""
 
 Spec = Mapping[str, Any]
 """The settings of a cell: plain JSON."""
@@ -55,7 +55,7 @@ class Plan:
     dtype: str = "float32"
     device: str = "cpu"
     about: Mapping[str, Any] = field(default_factory=dict)
-    """Kept with the run: the study and its options, for whoever summarises it."""
+    """Stored with the run: the study and its options, which its summary needs."""
 
     def __post_init__(self) -> None:
         if not self.name or not all(letter.isalnum() or letter in "-_." for letter in self.name):
@@ -66,10 +66,10 @@ class Plan:
 
 
 def canonical(value: Any) -> str:
-    """JSON with sorted keys and nothing between: one text for equal values.
+    """JSON with sorted keys and no white space, so that equal values give equal text.
 
     Raises:
-        ValueError: if it holds something JSON has no word for, NaN and infinities among them.
+        ValueError: if it holds something JSON cannot express, such as NaN.
     """
     _check(value, "$")
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
@@ -81,7 +81,7 @@ def digest(value: Any) -> str:
 
 
 def _check(value: Any, where: str) -> None:
-    """json.dumps would turn a tuple into a list and a number as key into text; keys must not depend on that."""
+    """Reject what json.dumps would silently change, such as a number as a key, since keys must not depend on that."""
     if isinstance(value, Mapping):
         for name, inner in value.items():
             if not isinstance(name, str):
@@ -101,7 +101,7 @@ def cell_key(kind: str, version: int, spec: Spec, identity: Mapping[str, Any]) -
     """sha256, in hex, of everything a result depends on.
 
     Args:
-        version: of the kind: what it computes.
+        version: of the kind.
         identity: of the model and the libraries, from `experiments.identity`.
     """
     whole = {"schema": SCHEMA, "kind": kind, "version": version, "spec": spec, "identity": identity}

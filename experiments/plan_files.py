@@ -17,7 +17,7 @@
     method = ["r-rome", "ft-m"]
     layer = [0, 1, 2]
 
-Every other kind takes its settings as they stand, facts left out.
+Every other kind takes its settings as they are, without facts.
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ DEFAULTS: Mapping[str, Any] = {
     "load": "",
     "chat": False,
 }
-"""What a plan's head says of the model where it says nothing; the values are those of the command line's options."""
+"""Defaults of a plan's head: how the model is loaded, as on the command line."""
 SET_ASIDE = "set_aside"
-"""Where `Plan.about` keeps a sentence for each file of facts with rows that were set aside."""
+"""Name in `Plan.about` of the notes on files with rows that could not be used."""
 HEAD = ("name", *DEFAULTS, "grid")
 
 
@@ -61,7 +61,7 @@ def read_plan_file(path: Path | str) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is no TOML, or says something a plan does not have.
+        ValueError: if it is no TOML, or has a field that plans do not have.
     """
     path = Path(path)
     check_regular(path, "give the path of a TOML file")
@@ -104,13 +104,13 @@ def plan_of(tables: Mapping[str, Any], model: LanguageModel | None) -> Plan:
 
 
 def loading(tables: Mapping[str, Any]) -> dict[str, Any]:
-    """What `Plan.about` keeps of the way the model is loaded: nothing for one that is loaded as usual."""
+    """The settings of loading that `Plan.about` keeps; empty for the defaults."""
     told = {name: tables[name] for name in ("device_map", "load", "chat") if tables.get(name)}
     return {LOADING: told} if told else {}
 
 
 def sample_facts(count: int, seed: int) -> list[AtlasFact]:
-    """Facts of the atlas in an order of their own, without those whose subject gives the answer away.
+    """Facts of the atlas in a shuffled order, without those whose subject contains the answer.
 
     Raises:
         ValueError: if there are fewer.

@@ -1,4 +1,4 @@
-"""The runner: leases cells, hands them to an executor, writes down what comes back, and starts again what was lost."""
+"""The runner: leases cells, gives them to an executor, stores the results, and repeats cells whose worker was lost."""
 
 from __future__ import annotations
 
@@ -20,32 +20,32 @@ from experiments.plan import LOADING
 from experiments.workers.messages import Broken, Died, Executor, Failed, Finished, KillingExecutor, Ready, Setup, Task
 
 LEASE = 60.0
-"""Seconds for which a cell is held without a sign of life; renewed at a third."""
+"""Seconds a lease lasts without a sign of life; renewed after a third of it."""
 DEADLINE = 3600.0
-"""Seconds that one cell may take, unless said otherwise."""
+"""Default limit for one cell, seconds."""
 _TICK = 0.2
-"""Seconds between two looks at the deadlines and at `stop`."""
+"""Seconds between two checks of the deadlines and of `stop`."""
 _GRACE = 1.0
-"""Seconds past its deadline that a cell has to stop by itself."""
+"""Seconds that a cell has to stop by itself after its deadline."""
 _LATELY = 300.0
-"""Seconds of results that an onlooker's rate is taken over."""
+"""Seconds over which `progress_of` takes the rate."""
 _RATE_OVER = 200
-"""Finished cells that the rate is taken over."""
+"""Most finished cells over which a rate is taken."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is."""
+    """Progress of a run."""
 
     done: int
     failed: int
     total: int
     running: int
-    """Cells being computed now, here."""
+    """Cells being computed now in this process's workers."""
     rate: float | None
-    """Cells a second, lately; None before two are finished here."""
+    """Recent cells a second; None before two are finished."""
     seconds_left: float | None
-    """For what is not finished, at that rate."""
+    """Until all cells are finished, at that rate."""
 
     @property
     def left(self) -> int:
@@ -54,9 +54,9 @@ class Progress:
 
 
 def progress_of(ledger: Ledger, run: str) -> Progress:
-    """How far a run is, whoever is at it: for a page or a terminal that only looks on.
+    """Progress of a run, whichever processes work on it, for a page or a terminal.
 
-    The rate is that of the last results of the last few minutes, from all processes together.
+    The rate is taken over the results of the last few minutes, of all processes together.
     """
     counts = ledger.counts(run)
     times = ledger.finished(run, _RATE_OVER, since=time.time() - _LATELY)
@@ -70,12 +70,12 @@ def _progress(counts: Mapping[str, int], running: int, rate: float | None) -> Pr
 
 
 def _rate(finished: int, first: float, last: float) -> float | None:
-    """Cells a second between the first and the last of so many."""
+    """Cells a second over `finished` results between the times `first` and `last`."""
     return (finished - 1) / (last - first) if finished > 1 and last > first else None
 
 
 class RunBrokenError(RuntimeError):
-    """No worker could do the work; the message says why.  What was finished is kept."""
+    """No worker can compute the cells; the message says why.  Finished results are kept."""
 
 
 def execute(
@@ -88,16 +88,16 @@ def execute(
     progress: Callable[[Progress], None] | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Progress:
-    """Do everything of a run that is not done; returns when nothing is left or `stop` says so.
+    """Compute every cell of a run that is not done; returns when none is left or `stop` returns True.
 
-    Several of these may be at the same run, in one process or in several; each cell is one's.
+    Several calls may work on the same run, in one process or in several; each cell is computed by one of them.
 
     Args:
         executor: where cells run; started and closed here.
-        deadline: seconds that one cell may take.
-        lease: seconds after which another process may take over from this one if it gives no sign of life.
-        progress: told after every event, and at least once a second or so.
-        stop: once true, cells being computed are finished and no others begun.
+        deadline: limit for one cell, seconds.
+        lease: seconds without a sign of life after which another process may take over this one's cells.
+        progress: called after every event, and at least about once a second.
+        stop: once it returns True, running cells are finished and no others begun.
 
     Raises:
         LedgerFullError: if a result cannot be written; everything before it is kept.
@@ -112,7 +112,7 @@ def execute(
             return _Work(ledger, run, owner, executor, deadline, lease, progress, stop).all()
         finally:
             executor.close()
-            with suppress(LedgerError):  # on a full disk: others see that the owner has ended
+            with suppress(LedgerError):  # if the disk is full, others still see that the owner has ended
                 ledger.release(owner)
 
 
@@ -140,7 +140,7 @@ class _Work:
         self.finished: deque[float] = deque(maxlen=_RATE_OVER)
 
     def all(self) -> Progress:
-        """Until nothing is left, or `stop`."""
+        """Run until no cell is left, or `stop`."""
         while True:
             stopping = self.stop()
             if not stopping:
@@ -155,7 +155,7 @@ class _Work:
             self._tell()
 
     def _hand_out(self) -> None:
-        """A cell for every slot that waits, of the group it is at if there is more of it."""
+        """Give every waiting slot a cell, of its current group if that has more."""
         for slot in sorted(self.free):
             if not self.held[slot]:
                 self.held[slot] = deque(self.ledger.lease(self.run, self.owner, slot, self.lease))
@@ -206,7 +206,7 @@ class _Work:
                 self.busy[slot] = (cell, float("inf"))  # killed once is enough
 
     def _left(self) -> int:
-        if monotonic() - self.counted > 1:  # another process may have finished what is left
+        if monotonic() - self.counted > 1:  # another process may have finished the rest
             self._count()
         return self.counts["todo"] + self.counts["leased"]
 
@@ -223,12 +223,12 @@ class _Work:
 
 @contextmanager
 def _alive(ledger: Ledger, run: str, owner: str, executor: str, lease: float) -> Iterator[None]:
-    """Renew the owner's leases at a third of their time, from a thread of its own."""
+    """Renew the owner's leases after each third of their time, in a separate thread."""
     over = threading.Event()
 
     def beats() -> None:
         while not over.wait(lease / 3):
-            with suppress(LedgerError):  # the next result that is written meets the same, and says so
+            with suppress(LedgerError):  # storing the next result raises the same error
                 ledger.beat(run, owner, executor, lease)
 
     ledger.beat(run, owner, executor, lease)

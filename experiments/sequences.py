@@ -1,7 +1,7 @@
-"""Edits one after the other on one model, and what becomes of them.
+"""Edits made one after the other on one model.
 
-edits_in_turn   the loop: an edit at a time on top of those before, whoever measures
-run_sequence    with the usual measurements: success when made, at the end and in between, perplexity of ordinary text
+edits_in_turn   the loop: one edit at a time, on top of those before
+run_sequence    the loop with measurements: success when made, at the end and in between, perplexity of ordinary text
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ class Step:
     """One edit of a sequence."""
 
     batch: range
-    """Places of its requests in the sequence."""
+    """Indices of its requests in the sequence."""
     view: EditedModel
-    """The model after it: with all edits that were made and kept so far."""
+    """The model with all edits that were made and kept so far."""
     failed: str = ""
-    """Why no edit could be computed, as may happen on a model that earlier ones broke."""
+    """Why no edit could be computed, as may happen on a model that earlier edits broke."""
     rolled_back: str = ""
-    """Why it was taken out again."""
+    """Why it was rolled back."""
 
 
 @dataclass(frozen=True)
 class RollBack:
-    """When an edit is taken out again: where it has made texts more than twice as surprising."""
+    """Roll an edit back if it more than doubles the perplexity of these texts."""
 
     texts: tuple[str, ...]
     perplexity: float | None
-    """Of the texts in the unedited model: compared with that, slow decay counts as well."""
+    """Of the texts in the unedited model; comparing with that one also catches slow decay."""
 
 
 def edits_in_turn(
@@ -57,16 +57,16 @@ def edits_in_turn(
     roll_back: RollBack | None = None,
     watch: Watch = UNWATCHED,
 ) -> Iterator[Step]:
-    """Make the edits in turn, each computed on the model with the ones before; a step for each.
+    """Make the edits in turn, each computed on the model with the edits before it; yields a step for each.
 
-    A request whose edit cannot be computed is passed over, and the others go on.
+    A request whose edit cannot be computed is skipped.
 
     Args:
         batch_size: requests computed together, for methods that take several.
 
     Raises:
-        ValueError: at once, if there is no request, the batch size is not positive, the method is unknown or does not
-            take batches, or a setting is out of range.
+        ValueError: before the first step, if there is no request, the batch size is not positive, the method is unknown
+            or does not take batches, or a setting is out of range.
         facts.watch.Cancelled: when the watch says so.
     """
     config = _checked(requests, method, config, batch_size)
@@ -74,7 +74,7 @@ def edits_in_turn(
 
 
 def _checked(requests: Sequence[EditRequest], method: str, config: Any, batch_size: int) -> Any:
-    """The method's config, if a sequence of these can be made at all."""
+    """The method's config, after checking that such a sequence can be made."""
     chosen = get_method(method)
     if not requests or batch_size < 1:
         raise ValueError(f"{len(requests)} requests in batches of {batch_size}; expected at least 1 of each")
@@ -95,7 +95,7 @@ def _steps(
     watch: Watch,
 ) -> Iterator[Step]:
     view = apply_edits(model, [])
-    quiet = Watch(cancelled=watch.cancelled)  # steps are told by the request
+    quiet = Watch(cancelled=watch.cancelled)  # progress is counted in requests
     for start in range(0, len(requests), batch_size):
         watch.check()
         batch = range(start, min(start + batch_size, len(requests)))
@@ -130,12 +130,12 @@ def run_sequence(
     guard_texts: Sequence[str] | None = None,
     watch: Watch = UNWATCHED,
 ) -> SequenceReport:
-    """Make the edits in turn, each on top of the ones before, and measure on the way.
+    """Make the edits in turn, each on top of the ones before, and measure in between.
 
     Args:
         every: edits between two points of the curve; the last point is always measured.
         batch_size: requests computed together, for methods that take several.
-        roll_back: take an edit out again where perplexity says that it broke the model.
+        roll_back: undo an edit if perplexity shows that it broke the model.
         guard_texts: whose perplexity is measured; by default documents of the bundled corpus.
         watch: a step is one request.
 
@@ -174,7 +174,7 @@ def run_sequence(
 
 
 class _Course:
-    """What has been seen of a sequence so far; fields as in `SequenceReport`."""
+    """Measurements of a sequence so far; fields as in `SequenceReport`."""
 
     def __init__(self, model: LanguageModel, requests: tuple[EditRequest, ...], texts: Sequence[str]) -> None:
         self.requests, self.texts = requests, texts
@@ -187,7 +187,7 @@ class _Course:
         self.points = [Point(0, summed(held(self.view, requests, self.known)), text_perplexity(self.view, texts))]
 
     def note(self, step: Step) -> None:
-        """How a step's requests stand right after it."""
+        """Record how a step's requests stand right after it."""
         self.view = step.view
         if step.failed:
             self.failed += [(index, step.failed) for index in step.batch]
@@ -198,7 +198,7 @@ class _Course:
             self.immediate[step.batch.start : step.batch.stop] = held(self.view, group, self.known)
 
     def measure(self, n_done: int) -> None:
-        """A point of the curve: every edit made so far, and perplexity."""
+        """Add a point to the curve: every edit made so far, and perplexity."""
         made = [index for index in range(n_done) if self.immediate[index] is not None]
         stand = held(self.view, [self.requests[index] for index in made], self.known)
         for index, now in zip(made, stand, strict=True):

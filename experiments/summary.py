@@ -1,6 +1,6 @@
 """A run's results as tables: one row a cell, or one a score; averages; files for other programs.
 
-Numbers that were measured in different ways have no common mean: averages over several protocols or units are refused.
+Numbers measured in different ways have no common mean: an average over several protocols or units raises an error.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from experiments.ledger.records import Entry, entries
 from experiments.places import paths_in, portable, without
 
 ONE_WAY = ("protocol", "unit")
-"""Columns that must hold one value within a mean."""
+"""Columns that must have one value within a mean."""
 FORMATS = ("parquet", "csv", "latex")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def cells_frame(ledger: Ledger, run: str) -> pd.DataFrame:
-    """One row per cell: key, kind, status, attempts, reason, settings, the result's single values, and what was noted.
+    """One row per cell: key, kind, status, attempts, reason, settings, the result's single values, and notes.
 
-    Nested settings have dotted names, such as `fact.subject`; lists and arrays are left out, and folders of this
-    machine (`experiments.places`).
+    Nested settings have dotted names, such as `fact.subject`; lists and arrays are left out, and full paths are
+    shortened (`experiments.places`).
 
     Raises:
         LedgerDamagedError: if a cell is not as it was written.
@@ -45,7 +45,7 @@ def scores_frame(ledger: Ledger, run: str) -> pd.DataFrame:
     rows = []
     for entry in entries(ledger, run):
         scores = (entry.result or {}).get("scores", ())
-        if isinstance(scores, list):  # the kind `protocols` has them by protocol, and its study their table
+        if isinstance(scores, list):  # the kind `protocols` has a dict, and its study writes the table
             rows += [_settings(entry) | score for score in scores]
     return pd.DataFrame(rows)
 
@@ -53,7 +53,7 @@ def scores_frame(ledger: Ledger, run: str) -> pd.DataFrame:
 def averaged(frame: pd.DataFrame, value: str, by: Sequence[str], *, seed: int = 0) -> pd.DataFrame:
     """Mean of a column over the rows of each group, with n and a 95 % bootstrap interval over rows.
 
-    Rows without the value do not count.
+    Rows without the value are left out.
 
     Raises:
         ValueError: if a column is missing, or a group holds several protocols or units.
@@ -80,9 +80,10 @@ def averaged(frame: pd.DataFrame, value: str, by: Sequence[str], *, seed: int = 
 
 
 def write_table(frame: pd.DataFrame, path: Path) -> Path:
-    """Write a table as its name says, .parquet, .csv or .tex; the path.  A file that was there is replaced as a whole.
+    """Write a table in the format its name ends in, .parquet, .csv or .tex; returns the path.  Replaces a file
+    atomically.
 
-    In CSV a text that a spreadsheet would take for a formula gets an apostrophe in front.
+    In CSV, text that a spreadsheet would run as a formula gets an apostrophe in front.
 
     Raises:
         ValueError: if the name ends in something else.

@@ -4,7 +4,7 @@
     configs          a list with the fields of `tracing.TraceConfig` that are not left at their defaults, one a map
     level            the spread of the embeddings, from `experiments.cells.trace.level_of`
     positions        null for all, or a list such as ["last_subject", "last_token"]
-    counterfactuals  null, or for each fact the subject that is put in its own one's place, in place of noise
+    counterfactuals  null for noise, or for each fact another subject, which replaces its own
 
 A result holds the effects of its facts; `merged` makes one `tracing.AverageEffects` of many, so that means, intervals
 and tests are those of the tracing package.
@@ -66,7 +66,7 @@ def configs_of(spec: Spec) -> tuple[TraceConfig, ...]:
 
 
 def least_bytes(model: LanguageModel, spec: Spec) -> int:
-    """What a pass takes for the longest of the prompts, of as many rows as are asked for."""
+    """Bytes of one forward pass over the longest prompt, with the configured batch size."""
     rows = max(config.get("batch_size") or 1 for config in spec["configs"])
     return max(trace_cells.least_bytes(model, {"fact": fact, "batch_size": rows}) for fact in spec["facts"])
 
@@ -116,10 +116,10 @@ def merged(
     unknown: Sequence[str] = (),
     unaligned: Sequence[str] = (),
 ) -> AverageEffects:
-    """The results of many cells of one way of tracing, as one average.
+    """Average the results of many cells that were traced in the same ways.
 
     Args:
-        unknown: prompts that were left out before there were cells, since the model does not know the answer.
+        unknown: prompts left out while planning, since the model does not know the answer.
         unaligned: those for which no counterfactual subject aligns.
 
     Raises:
@@ -154,7 +154,7 @@ def merged(
 
 
 def _place(name: str, configs: Sequence[TraceConfig]) -> int:
-    """Where a map stands among the configs."""
+    """Index of a map's config."""
     from tracing.average import map_name
 
     return [map_name(config) for config in configs].index(name.removeprefix(_EFFECTS))

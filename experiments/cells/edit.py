@@ -7,11 +7,11 @@
     seed         of the bootstrap of the scores
     distractors  unrelated sentences put before paraphrases; null for the usual ones, [] for none
     texts        documents of the bundled corpus that perplexity is measured on; 0 for none
-    rests_on     what else decides the result: the revision of the method, and the sha256 of the corpus or trained
-                 editor that a setting names; filled in when left out
+    rests_on     the method's revision, and the sha256 of the corpus or trained editor that a setting names; filled in
+                 when left out, so that the cell's key changes with them
 
 The result has `scores` (a record each, with its protocol, n and interval), `diagnostics` and the edit's digest.
-Seconds and peak memory differ from run to run, so they stand in the notes.
+Seconds and peak memory differ from run to run, so they are notes and no part of the result.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ if TYPE_CHECKING:
 
 DEFAULTS: dict[str, Any] = {"layer": None, "settings": {}, "seed": 0, "distractors": None, "texts": 0, "rests_on": None}
 _BATCH = 64
-"""Rows that an evaluation may hold at once."""
+"""Largest batch of an evaluation, in rows."""
 _PASSES = 2
-"""Prompts that an evaluation reads for each of the request's own: paraphrases come behind other sentences too."""
+"""Prompts an evaluation reads for each prompt of the request: paraphrases are also read after another sentence."""
 _MOMENTS = 6
-"""Matrices as large as the second moment, in float64, that a method which needs it holds: itself, its factor, copies
-that are solved with, and AlphaEdit's eigenvectors and projection."""
+"""Float64 matrices of the second moment's size that a method using it holds: the moment, its factor, copies for
+solving, and AlphaEdit's eigenvectors and projection."""
 
 
 def complete(spec: Spec) -> Spec:
@@ -64,13 +64,13 @@ def complete(spec: Spec) -> Spec:
 
 
 def by_request(spec: Spec) -> str:
-    """Edits of one request follow one another on one worker."""
+    """Group key: one worker computes the edits of one request one after another."""
     return digest(spec["request"])
 
 
 def least_bytes(model: LanguageModel, spec: Spec) -> int:
-    """The edited matrix with its gradient and two moments of the optimiser's, the second moment of its keys where the
-    method needs that, and a batch of the evaluation."""
+    """Bytes of the edited matrix with its gradient and two optimiser moments, of the second moment of its keys where
+    the method needs it, and of one batch of the evaluation."""
     from editing import get_method
     from models import tokens_together
     from tracing.engine.memory import Pass
@@ -121,7 +121,7 @@ def edit(model: LanguageModel, spec: Spec, context: Context) -> dict[str, Any]:
 
 
 def _scores(report: EditReport) -> list[dict[str, Any]]:
-    """A record for every score but those of efficiency, which are times and sizes."""
+    """One record per score; efficiency scores are left out, since times differ from run to run."""
     kept = ("name", "metric", "label", "before", "after", "change", "n", "ci_low", "ci_high", "unit", "protocol")
     frame = report.summary_frame()
     records = frame[frame["metric"] != "efficiency"][list(kept)].to_dict("records")
@@ -142,10 +142,11 @@ def config_of(spec: Mapping[str, Any]) -> Any:
 
 
 def compute(model: LanguageModel, request: EditRequest, spec: Spec, context: Context) -> Edit:
-    """The edit of a cell; refused where what it rests on has changed since the run was planned.
+    """Compute a cell's edit.
 
     Raises:
-        ValueError: if so, or the request does not fit the model.
+        ValueError: if the method, corpus or trained editor changed since the run was planned, or the request does not
+            fit the model.
     """
     from editing import get_method
 
@@ -154,20 +155,19 @@ def compute(model: LanguageModel, request: EditRequest, spec: Spec, context: Con
 
 
 def check_ground(spec: Spec) -> None:
-    """Refuse a cell whose method, corpus or trained editor is another than when the run was planned.
+    """Check that the method, corpus and trained editor are those of the time when the run was planned.
 
     Raises:
-        ValueError: if so.
+        ValueError: if one of them changed.
     """
-    now, then = _rests_on(spec), spec.get("rests_on") or {}  # cells of before there was such a setting have none
+    now, then = _rests_on(spec), spec.get("rests_on") or {}  # cells planned before this setting existed have none
     changed = sorted(name for name in {*now, *then} if now.get(name) != then.get(name))
     if changed:
         raise ValueError(f"the {changed[0]} of {spec['method']} has changed since the run was planned; plan it anew")
 
 
 def _rests_on(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """What decides an edit besides its settings: a method's code and the files behind its settings may change while
-    their names stay.
+    """The method's revision, and the hashes of the files that its settings name.
 
     Raises:
         OSError: if there is no such file.

@@ -1,4 +1,4 @@
-"""The kind `protocols`: one edit, measured under several named protocols that share what they read.  Settings:
+"""The kind `protocols`: one edit, measured under several named protocols, which share forward passes.  Settings:
 
     request      {"fact", "target_new", "probes", "generation_prompts"}, from `facts.records.request_record`
     method       a name of `editing.METHODS`
@@ -6,9 +6,9 @@
     settings     the method's other settings by name
     rests_on     as in `experiments.cells.edit`
     protocols    names of `metrics.protocols.PROTOCOLS`
-    seed         of texts that are drawn
+    seed         of the sampled texts
 
-The result has a record of `metrics.protocols.CaseScores` by protocol; `scores_of` reads them back.
+The result maps each protocol to a record of `metrics.protocols.CaseScores`; `scores_of` reads them back.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def protocols(model: LanguageModel, spec: Spec, context: Context) -> dict[str, A
 
     request, names = read_request(spec["request"]), spec["protocols"]
     material = Material(Settings(seed=spec["seed"]))
-    # one request's edits follow one another, and the unedited model says the same to all of them
+    # edits of one request run one after another, and the unedited model's answers are the same for all
     question = f"before {names} {spec['seed']}"
     before = context.memo(question, lambda: base_readings(model, [request], names, material=material))
     began = perf_counter()
@@ -77,7 +77,7 @@ def protocols(model: LanguageModel, spec: Spec, context: Context) -> dict[str, A
 
 
 def scores_of(result: Mapping[str, Any]) -> dict[str, CaseScores]:
-    """The scores a cell found, by protocol."""
+    """A result's scores by protocol."""
     from metrics.protocols import CaseScores
 
     return {name: CaseScores.from_record(record) for name, record in result["scores"].items()}

@@ -1,4 +1,4 @@
-"""The kind `rewrite`: one edit, and the probabilities that it moves; a fraction of the time a whole evaluation takes.
+"""The kind `rewrite`: one edit, and the answers' probabilities before and after; much faster than a full evaluation.
 
     request      {"fact", "target_new", "probes", ...}, from `facts.records.request_record`
     method       a name of `editing.METHODS`
@@ -6,8 +6,8 @@
     settings     the method's other settings by name
     rests_on     as in `experiments.cells.edit`
 
-The result has, for the edit prompt, its paraphrases and its neighbours, a list of [before, after]: the probability of
-the new answer, at neighbours that of their own true one.  From these come the scores of Hase et al. 2023, section 4.2
+The result has a list of [before, after] for the edit prompt, the paraphrases and the neighbours: the probability of the
+new answer, at neighbours of their own true answer.  From these come the scores of Hase et al. 2023, section 4.2
 (arXiv:2301.04213), with p before and p* after the edit:
 
     rewrite, paraphrase    (p* - p) / (1 - p)                      1: the new answer is certain; 0: nothing happened
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 SETTINGS = ("request", "method", "layer", "settings", "rests_on")
 SCORES = ("rewrite", "paraphrase", "neighborhood")
 Pair = Sequence[float | None]
-"""(before, after); None where a broken model has no finite number."""
+"""(before, after); None where a broken model gives no finite number."""
 
 
 def complete(spec: Spec) -> Spec:
@@ -77,7 +77,7 @@ def rewrite(model: LanguageModel, spec: Spec, context: Context) -> dict[str, Any
 
 
 def layer_for(method: str, layer: int) -> int | None:
-    """The layer, for methods that cannot do without one; None for the others, which have a default.
+    """The layer for methods without a default layer; None for the others.
 
     Raises:
         ValueError: if there is no such method.
@@ -89,32 +89,32 @@ def layer_for(method: str, layer: int) -> int | None:
 
 
 def trimmed(request: EditRequest, probes: int) -> EditRequest:
-    """The request with so many paraphrases and neighbours, the first of each, and nothing else."""
+    """The request with only its first `probes` paraphrases and neighbours."""
     kept = (*request.of_kind("paraphrase")[:probes], *request.of_kind("neighborhood")[:probes])
     return replace(request, probes=kept, generation_prompts=())
 
 
 def fewer(request: EditRequest, probes: int) -> EditRequest:
-    """The request with so many paraphrases and neighbours, and with all else it has."""
+    """The request with only its first `probes` paraphrases and neighbours; its other probes stay."""
     others = (probe for probe in request.probes if probe.kind not in ("paraphrase", "neighborhood"))
     return replace(request, probes=(*trimmed(request, probes).probes, *others))
 
 
 def scores_of(result: Mapping[str, Any]) -> dict[str, float | None]:
-    """The three scores of a result; None without a prompt."""
+    """The three scores of a result; None where there is no prompt."""
     moved = {"rewrite": moved_towards, "paraphrase": moved_towards, "neighborhood": kept}
     return {name: fmean(map(moved[name], result[name])) if result[name] else None for name in SCORES}
 
 
 def moved_towards(pair: Pair) -> float:
-    """How much of the way to certainty the new answer went; a broken model (no finite number) went nowhere."""
+    """Score of the new answer, (p* - p) / (1 - p); a broken model counts as p* = 0."""
     before, after = pair
     assert before is not None, "the unedited model's numbers are finite"
     return ((after or 0.0) - before) / (1.0 - before) if before < 1.0 else 0.0
 
 
 def kept(pair: Pair) -> float:
-    """How little of what it could the answer's probability moved; in a broken model all."""
+    """Score of a neighbour, 1 - |p* - p| / (0.5 + |p - 0.5|); 0 for a broken model."""
     before, after = pair
     assert before is not None, "the unedited model's numbers are finite"
     return 0.0 if after is None else 1.0 - abs(after - before) / (0.5 + abs(before - 0.5))

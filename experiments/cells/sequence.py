@@ -6,7 +6,7 @@
     settings     the method's other settings by name
     rests_on     as in `experiments.cells.edit`
     every        edits between two points of the curve
-    texts        documents of the bundled corpus whose perplexity is the sign of collapse
+    texts        documents of the bundled corpus on which perplexity, the sign of collapse, is measured
 
 The result has the fields of every `metrics.sequence.Point` as counts, the success of each edit when it was made, and
 why edits could not be computed.
@@ -48,7 +48,7 @@ def complete(spec: Spec) -> Spec:
 
 
 def least_bytes(model: LanguageModel, spec: Spec) -> int:
-    """As much as its largest edit."""
+    """Bytes of its largest edit."""
     return max(edit_cells.least_bytes(model, {**spec, "request": request}) for request in spec["requests"])
 
 

@@ -3,7 +3,7 @@
     fact         {"subject", "template", "target_true", "relation"}
     level        the spread of the embeddings, from `level_of`; null to measure it over the whole vocabulary
     positions    null for all, or a list such as ["last_subject", "last_token"]
-    only_known   leave the fact out, with result {"known": false}, unless the model's own answer is the true one
+    only_known   trace only if the model's own answer is the true one; otherwise the result is {"known": false}
     …            every field of `tracing.TraceConfig`: site, window, severed, noise, samples, seed, corruption and so on
 
 The result has `known`, and of a traced fact every field of `tracing.TraceResult`, `effect` [pos, layer] and
@@ -57,19 +57,20 @@ def complete(spec: Spec) -> Spec:
 
 
 def by_fact(spec: Spec) -> str:
-    """Traces of one fact share its clean run's answer."""
+    """Group key: the traces of one fact share the model's own answer."""
     return digest(spec["fact"])
 
 
 def least_bytes(model: LanguageModel, spec: Spec) -> int:
-    """A pass of as many rows as are asked for, else of one: fewer are taken where there is no room."""
+    """Bytes of a pass with the configured batch size, or with one row: the batch shrinks where memory is short."""
     return FIXED + PASS * (spec.get("batch_size") or 1) * _row(model, _fact(spec)).bytes(model)
 
 
 def smaller_batch(model: LanguageModel, facts: Sequence[Fact], context: Context) -> int | None:
-    """Rows of one pass, where as many as the tracer takes by itself would not fit; else None.
+    """A batch size that fits in memory, or None where the tracer's own does.
 
-    Another batch may give other last bits, so it is left alone where there is room, and noted where there is not.
+    Another batch size may change last bits, so it is changed only where memory is short, and the note `batch_rows` says
+    so.
     """
     from tracing.engine.memory import CPU_POSITIONS
 
@@ -126,7 +127,7 @@ def _config(spec: Spec) -> TraceConfig:
 
 
 def _row(model: LanguageModel, fact: Fact) -> Pass:
-    """One whole row of the prompt and its answer."""
+    """A pass of one row with the whole prompt and its answer."""
     from models import target_ids
     from tracing.engine.memory import Pass
 

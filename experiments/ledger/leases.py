@@ -1,7 +1,7 @@
-"""Who is at which cells.  Every function here is part of one write to the ledger.
+"""Which process works on which cells.  Every function here is part of one write to the ledger.
 
-A process leases the cells of one group for one of its slots, and works on them one after another.  When it is gone, the
-first cell that each of its slots still holds was interrupted; the others were never begun.
+A process leases the cells of one group for one of its slots, and computes them one after another.  When the process is
+gone, the first cell of each of its slots was interrupted; the others were never begun.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from typing import Any
 from experiments.ledger.owners import is_dead
 
 OUT_OF_MEMORY = "out of memory"
-"""How the reason of a failure begins if the cell may do with a smaller batch."""
+"""First words of a failure's reason if a smaller batch may help."""
 GROUP = 64
 """Cells leased at once."""
 MOST_INTERRUPTIONS = 10
-"""Times the process that ran a cell may be gone: rarely the cell's fault, but it may be what kills it."""
+"""How often a cell's process may vanish before the cell is given up: rarely, the cell is what kills it."""
 
 
 @dataclass(frozen=True)
 class Leased:
-    """A cell somebody holds."""
+    """A cell that a process holds."""
 
     key: str
     kind: str
@@ -39,12 +39,13 @@ class Leased:
 
     @property
     def halvings(self) -> int:
-        """How often to halve its batch: after a lack of memory, and only then, since a batch may change last bits."""
+        """How often to halve its batch; only after running out of memory, since the batch may change last bits."""
         return self.attempts if self.reason.startswith(OUT_OF_MEMORY) else 0
 
 
 def take(connection: sqlite3.Connection, run: str, owner: str, slot: int, seconds: float) -> list[Leased]:
-    """Lease the next cells of one group; those that never failed come first, so that a bad cell holds up nobody."""
+    """Lease the next cells of one group, those that never failed first, so that a failing cell does not block
+    others."""
     now = time.time()
     take_over(connection, now)
     mine = "status = 'todo' AND EXISTS (SELECT 1 FROM members WHERE run = ? AND key = c.key)"
@@ -67,7 +68,7 @@ def take(connection: sqlite3.Connection, run: str, owner: str, slot: int, second
 
 
 def take_over(connection: sqlite3.Connection, now: float) -> None:
-    """Free leases that ran out and those of dead owners."""
+    """Free the leases that ran out and those of dead owners."""
     held = connection.execute("SELECT owner, min(until) FROM cells WHERE owner IS NOT NULL GROUP BY owner").fetchall()
     for owner, until in held:
         if not (is_dead(owner) or until < now):
@@ -88,7 +89,7 @@ def take_over(connection: sqlite3.Connection, now: float) -> None:
 
 
 def renew(connection: sqlite3.Connection, run: str, owner: str, executor: str, seconds: float) -> None:
-    """Note that the owner lives, and push back the end of all its leases."""
+    """Record a sign of life of the owner, and extend all its leases."""
     now = time.time()
     connection.execute(
         "INSERT INTO owners VALUES (?, ?, ?, ?, ?) ON CONFLICT (owner) DO UPDATE SET beat = excluded.beat",
@@ -98,6 +99,6 @@ def renew(connection: sqlite3.Connection, run: str, owner: str, executor: str, s
 
 
 def give_back(connection: sqlite3.Connection, owner: str) -> None:
-    """What the owner still holds is to be done by anybody; the owner is forgotten."""
+    """Free everything the owner holds, and delete the owner."""
     connection.execute("UPDATE cells SET status = 'todo', owner = NULL WHERE owner = ? AND status = 'leased'", (owner,))
     connection.execute("DELETE FROM owners WHERE owner = ?", (owner,))

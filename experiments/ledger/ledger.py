@@ -1,11 +1,11 @@
-"""The ledger: what is to be computed, who is at it, and every result; one SQLite file that several processes share.
+"""The ledger: every cell, who computes it, and every result, in one SQLite file that several processes share.
 
     todo ─► leased (owner, until) ─► done | failed (reason)
 
-A lease that its owner does not renew, or whose owner is dead, is taken over.  A result is written once, in the same
-transaction that marks its cell as done, and on disk before `put` returns.  Every result carries the hash of its bytes,
-every cell's settings are held against its key, and every run's list of cells against the run's own hash, so what a
-failing disk changed is named and never returned as a result (`experiments.ledger.records` reads them).
+A lease that its owner does not renew, or whose owner is dead, is taken over.  A result is written once, in the
+transaction that marks its cell as done, and is on disk before `put` returns.  Results, settings and lists of cells are
+stored with hashes, so that damage by a failing disk is reported and never returned as a result
+(`experiments.ledger.records` reads and checks them).
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class Ledger:
     # ---- plans
 
     def add(self, plan: Plan, identity: Mapping[str, Any]) -> str:
-        """Write a plan down as a run of its name; cells that are there already keep what is known of them.
+        """Store a plan as a run under its name; cells that the ledger has already keep their status and results.
 
         Returns:
             The run's name.  Adding the same plan again changes nothing.
@@ -113,7 +113,7 @@ class Ledger:
                 connection.execute(
                     "INSERT INTO runs VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (plan.name, *head, digest, time.time())
                 )
-            connection.executemany(  # a known plan's too: that brings back a row that was damaged and taken out
+            connection.executemany(  # also for a known plan: this restores rows that `mend` deleted
                 "INSERT OR IGNORE INTO cells (key, kind, version, spec, grp) VALUES (?, ?, ?, ?, ?)",
                 [(key, *row) for key, row in rows.items()],
             )
@@ -155,7 +155,7 @@ class Ledger:
         """
         rows = self.read("SELECT model, dtype, device, identity, about, digest, made FROM runs WHERE name = ?", run)
         if not rows:
-            self.only_run(run)  # says which there are
+            self.only_run(run)  # raises, naming the runs there are
         head = rows[0][:5]
         keys = [row[0] for row in self.read("SELECT key FROM members WHERE run = ? ORDER BY position", run)]
         if run_digest(run, head, keys) != rows[0][5]:
@@ -164,7 +164,7 @@ class Ledger:
         return RunInfo(run, model, dtype, device, json.loads(identity), json.loads(about), rows[0][6], tuple(keys))
 
     def counts(self, run: str) -> dict[str, int]:
-        """Cells of a run by status; every status is there."""
+        """Number of cells of a run by status, zeros included."""
         rows = self.read(f"SELECT status, count(*) {_OF_RUN} GROUP BY status", run)
         return dict.fromkeys(STATUSES, 0) | {status: int(n) for status, n in rows}
 
@@ -173,7 +173,7 @@ class Ledger:
         return [row[0] for row in self.read(f"SELECT DISTINCT kind {_OF_RUN}", run)]
 
     def failures(self, run: str, most: int | None = None) -> list[dict[str, Any]]:
-        """key, kind, attempts and reason of the first failed cells, in the plan's order."""
+        """The first failed cells in the plan's order: key, kind, attempts and reason of each."""
         names = ("key", "kind", "attempts", "reason")
         query = f"SELECT {', '.join(names)} {_OF_RUN} AND status = 'failed' ORDER BY position LIMIT ?"
         return [dict(zip(names, row, strict=True)) for row in self.read(query, run, -1 if most is None else most)]
@@ -197,22 +197,22 @@ class Ledger:
     # ---- leases
 
     def lease(self, run: str, owner: str, slot: int, seconds: float) -> list[Leased]:
-        """The next cells of one group, now held by `owner` for its `slot`; empty if none is free."""
+        """Lease the next cells of one group to an owner's slot; empty if none is free."""
         with self.write() as connection:
             return leases.take(connection, run, owner, slot, seconds)
 
     def beat(self, run: str, owner: str, executor: str, seconds: float) -> None:
-        """Say that the owner is alive, and renew all it holds."""
+        """Record a sign of life of the owner, and renew its leases."""
         with self.write() as connection:
             leases.renew(connection, run, owner, executor, seconds)
 
     def release(self, owner: str) -> None:
-        """Give back everything an owner holds, and forget the owner: it ends in good order."""
+        """Free everything an owner holds, and delete the owner, at its regular end."""
         with self.write() as connection:
             leases.give_back(connection, owner)
 
     def working(self, run: str) -> list[tuple[str, str, float]]:
-        """(owner, executor, seconds since its last sign of life) of every live process at a run."""
+        """(owner, executor, seconds since its last sign of life) of every live process that works on a run."""
         now = time.time()
         rows = self.read("SELECT owner, executor, beat FROM owners WHERE run = ?", run)
         return [(owner, executor, now - beat) for owner, executor, beat in rows if not is_dead(owner)]
@@ -220,7 +220,7 @@ class Ledger:
     # ---- results
 
     def put(self, key: str, payload: bytes, notes: Mapping[str, Any]) -> bool:
-        """Write a result; on disk when this returns.
+        """Store a result; it is on disk when this returns.
 
         Returns:
             False if the cell was done already: the first result stands.
@@ -241,7 +241,7 @@ class Ledger:
         return bool(changed)
 
     def fail(self, key: str, owner: str, reason: str, *, final: bool = False) -> None:
-        """Note a failure of a cell the owner holds; it is tried again unless that was the last time, or `final`."""
+        """Record a failure of a cell that the owner holds; it is tried again unless `final` or out of attempts."""
         with self.write() as connection:
             connection.execute(
                 "UPDATE cells SET attempts = attempts + 1, reason = ?, owner = NULL,"
@@ -251,7 +251,7 @@ class Ledger:
             )
 
     def retry(self, run: str) -> int:
-        """Failed cells of a run are to be done once more, as if they had never been tried; how many."""
+        """Reset the failed cells of a run, so that they are computed again; returns how many."""
         with self.write() as connection:
             return connection.execute(
                 "UPDATE cells SET status = 'todo', attempts = 0, interrupted = 0, reason = ''"

@@ -1,4 +1,4 @@
-"""Who holds a lease: the work of a process, named so that others on the machine can tell whether it still goes on."""
+"""Owners of leases, named so that other processes on the machine can tell whether an owner is still alive."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from pathlib import Path
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 _numbers = itertools.count(1)
 _going_on: set[str] = set()
-"""The owners of this process that have not ended; one may have ended without being able to give its leases back."""
+"""Owners of this process that have not ended; one may have ended without freeing its leases."""
 
 
 @contextmanager
 def owner() -> Iterator[str]:
-    """A name for the block's work, never given twice: host, boot, process, when it started, and a number."""
+    """A unique owner name for the block: host, boot, process, start time and a number."""
     name = f"{_machine()}|{os.getpid()}|{_started(os.getpid())}|{next(_numbers)}"
     _going_on.add(name)
     try:
@@ -27,7 +27,7 @@ def owner() -> Iterator[str]:
 
 
 def is_dead(name: str) -> bool:
-    """Whether an owner is known to be gone; False where that cannot be told, as for one of another machine."""
+    """Whether an owner is known to be gone; False where that cannot be told, as on another machine."""
     machine, pid, started, *_ = [*name.split("|"), "", ""]
     if machine != _machine() or not pid.isdigit() or not started:
         return False
@@ -53,4 +53,4 @@ def _started(pid: int) -> str:
     except OSError:
         return ""
     fields = stat.rpartition(")")[2].split()
-    return "" if fields[0] == "Z" else fields[19]  # a zombie is dead, its parent has not looked yet
+    return "" if fields[0] == "Z" else fields[19]  # a zombie has ended; its parent has not collected it yet

@@ -12,23 +12,23 @@ import numpy as np
 from experiments.plan import canonical
 
 LARGEST = 64 * 2**20
-"""Bytes of one result.  SQLite takes more, but a row is sent, hashed, written and read in one piece, and a reader holds
-some rows at once."""
+"""Most bytes of one result.  SQLite takes more, but a row is sent, hashed, written and read in one piece, and readers
+hold several rows at once."""
 
 
 class ResultTooLargeError(ValueError):
-    """A cell's result is larger than a ledger keeps; computing it again would give the same."""
+    """A cell's result is larger than `LARGEST`; computing it again would not help."""
 
 
 def encode(result: Mapping[str, Any]) -> bytes:
     """The result's bytes.
 
     Args:
-        result: JSON values, and numpy arrays of numbers or booleans at the top level; JSON has no NaN, arrays may.
+        result: JSON values, and numpy arrays of numbers or booleans at the top level; NaN is allowed in arrays only.
 
     Raises:
         ValueError: if a value is neither.
-        ResultTooLargeError: if the whole is larger than `LARGEST`.
+        ResultTooLargeError: if the result is larger than `LARGEST`.
     """
     arrays = {name: value for name, value in sorted(result.items()) if isinstance(value, np.ndarray)}
     values = {name: value for name, value in result.items() if name not in arrays}

@@ -1,4 +1,4 @@
-"""Reading a run's cells and results, each checked against its hash; and finding and mending what is damaged."""
+"""Read a run's cells and results, each checked against its hash; find and delete damaged rows."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from experiments.ledger.schema import LedgerDamagedError
 from experiments.plan import cell_key
 
 _CHUNK = 32
-"""Cells read at once: a result may be megabytes."""
+"""Cells read at once; few, since a result may take megabytes."""
 
 
 @dataclass(frozen=True, eq=False)
 class Entry:
-    """A cell of a run as it stands."""
+    """A cell of a run with its current status and result."""
 
     position: int
     """In the plan."""
@@ -33,7 +33,7 @@ class Entry:
     payload: bytes | None
     """The result's bytes (`experiments.ledger.payload`); None unless it is done."""
     notes: Mapping[str, Any]
-    """What was measured meanwhile, such as seconds."""
+    """Measurements stored beside the result, such as seconds."""
     finished: float
     """Seconds since 1970; 0 unless it is done."""
 
@@ -53,13 +53,13 @@ def entries(ledger: Ledger, run: str) -> Iterator[Entry]:
         if entry is None:
             raise LedgerDamagedError(
                 f"cell {key[:12]} of run {run!r} is damaged: {damage}; "
-                "`python -m experiments doctor --mend` takes it out, and `resume` computes it again"
+                "`python -m experiments doctor --mend` deletes it, and `resume` computes it again"
             )
         yield entry
 
 
 def damaged(ledger: Ledger, run: str) -> dict[str, str]:
-    """Key -> what is wrong with it, of every cell of a run that is not as it was written.
+    """Key -> what is wrong, for every damaged cell of a run.
 
     Raises:
         LedgerDamagedError: if the plan itself is not.
@@ -68,9 +68,9 @@ def damaged(ledger: Ledger, run: str) -> dict[str, str]:
 
 
 def mend(ledger: Ledger, run: str) -> dict[str, str]:
-    """Take out the damaged rows, so that they are computed again; what `damaged` found.
+    """Delete the damaged rows, so that they are computed again; returns the same as `damaged`.
 
-    A cell whose settings were hit is lost to the run until its plan is added again.
+    A cell with damaged settings is missing from the run until its plan is added again.
     """
     damage_of = damaged(ledger, run)
     with ledger.write() as connection:
@@ -96,7 +96,7 @@ def _checked(ledger: Ledger, info: RunInfo) -> Iterator[tuple[int, str, Entry | 
     for start in range(0, len(info.keys), _CHUNK):
         keys = info.keys[start : start + _CHUNK]
         marks = ", ".join("?" * len(keys))
-        rows = ledger.read(  # one statement: between two, another process may finish a cell
+        rows = ledger.read(  # one statement, since another process may finish a cell between two
             "SELECT cells.key, kind, version, spec, status, attempts, reason, results.key IS NOT NULL, payload, notes,"
             f" digest, finished FROM cells LEFT JOIN results USING (key) WHERE cells.key IN ({marks})",
             *keys,
@@ -122,7 +122,7 @@ def _entry(position: int, key: str, info: RunInfo, row: tuple[Any, ...] | None) 
         return None, RESULT
     if not has_result:
         return Entry(position, key, kind, version, spec, status, attempts, reason, None, {}, 0.0), ""
-    typed = isinstance(payload, bytes) and isinstance(notes, str)  # a flipped bit may have made a number of it
+    typed = isinstance(payload, bytes) and isinstance(notes, str)  # a flipped bit may have turned it into a number
     if not typed or result_digest(key, payload, notes) != digest:
         return None, RESULT
     return Entry(position, key, kind, version, spec, status, attempts, reason, payload, json.loads(notes), finished), ""

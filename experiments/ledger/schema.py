@@ -1,4 +1,4 @@
-"""The ledger's file: its tables, how it is opened, migrated and refused, and what SQLite's errors mean to a user."""
+"""The ledger's file: its tables, opening and migrating it, and SQLite's errors as messages for users."""
 
 from __future__ import annotations
 
@@ -67,19 +67,19 @@ NETWORK = frozenset(
         "davfs",
     ]
 )
-"""File systems on which several machines may hold one file; SQLite's write-ahead log needs memory they share."""
+"""Network file systems; SQLite's write-ahead log needs shared memory, which several machines do not have."""
 
 
 class LedgerError(ValueError):
-    """The ledger cannot be used; one sentence says why and what to do."""
+    """The ledger cannot be used; the message says why and what to do."""
 
 
 class LedgerFullError(LedgerError):
-    """There is no room for a row; what was there is kept."""
+    """The disk is full; everything stored before is kept."""
 
 
 class LedgerDamagedError(LedgerError):
-    """What the file holds is not what was written."""
+    """The file is damaged: it does not hold what was written."""
 
 
 def connect(path: Path, *, create: bool, network: bool = False) -> sqlite3.Connection:
@@ -109,7 +109,7 @@ def connect(path: Path, *, create: bool, network: bool = False) -> sqlite3.Conne
     with translated(path):
         connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=BUSY_MS / 1000)
         try:
-            # a flipped bit may break the encoding: the row's hash must see it, not an exception hide the row
+            # a flipped bit may break the encoding; replace it, so that the row's hash reports the damage
             connection.text_factory = lambda raw: raw.decode("utf-8", "replace")
             connection.execute(f"PRAGMA journal_mode = {'DELETE' if network else 'WAL'}")
             connection.execute("PRAGMA synchronous = FULL")
@@ -121,13 +121,13 @@ def connect(path: Path, *, create: bool, network: bool = False) -> sqlite3.Conne
 
 
 def migrate(connection: sqlite3.Connection, path: Path) -> None:
-    """Bring the file to the current version: a backup first, then one transaction for each step.
+    """Migrate the file to the current version, after a backup, one transaction for each step.
 
     Raises:
         LedgerError: if it is newer than this program, or no ledger at all.
     """
     newest = 1 + len(MIGRATIONS)
-    with transaction(connection):  # of two processes that open a new file, one makes the tables
+    with transaction(connection):  # if two processes open a new file, only one creates the tables
         version = _version(connection)
         if version == 0:
             if connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
@@ -158,7 +158,7 @@ def _version(connection: sqlite3.Connection) -> int:
 
 @contextmanager
 def transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    """A write: IMMEDIATE, because a read that turns into a write fails at once when another process is writing."""
+    """A write transaction; IMMEDIATE, since upgrading a read fails at once while another process writes."""
     connection.execute("BEGIN IMMEDIATE")
     try:
         yield
@@ -171,10 +171,10 @@ def transaction(connection: sqlite3.Connection) -> Iterator[None]:
 
 @contextmanager
 def translated(path: Path) -> Iterator[None]:
-    """SQLite's errors as ours, in a sentence."""
+    """Translate SQLite's errors into `LedgerError` messages."""
     try:
         yield
-    except UnicodeDecodeError as error:  # sqlite3 quotes a name it read from the file, and cannot
+    except UnicodeDecodeError as error:  # raised when sqlite3 quotes a damaged name from the file
         raise _damaged(path, error) from error
     except sqlite3.Error as error:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
@@ -183,7 +183,7 @@ def translated(path: Path) -> Iterator[None]:
                 f"nothing more can be written to {str(path)!r} ({error}); everything finished is kept, "
                 "so free some space and resume"
             ) from error
-        # our own queries are right, so that a query makes no sense means that the tables are not what they were
+        # our queries are correct, so an invalid one means that the tables are damaged
         if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR):
             raise _damaged(path, error) from error
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
@@ -205,7 +205,7 @@ def _damaged(path: Path, error: Exception) -> LedgerDamagedError:
 
 
 def file_system(folder: Path) -> str:
-    """The type of the file system a folder is on, as Linux names it; empty elsewhere."""
+    """Type of the file system a folder is on, as Linux names it; empty on other systems."""
     mounts = Path("/proc/self/mountinfo")
     if not mounts.is_file():
         return ""

@@ -1,4 +1,4 @@
-"""Studies that ship: plans with a question, each a module of this package that is found by its `NAME`.
+"""Studies that ship.  A study is a module of this package with a `NAME`: a plan, a figure and a table for one question.
 
     NAME = "average-effects"                      what the user types
     HELP = "which states carry facts, averaged"   one line for `python -m experiments run --help`
@@ -11,13 +11,13 @@
         `load_model` was given, and its `name` is `options.name`, or one of the study's own if that is empty.
 
     def summarise(ledger: Ledger, run: str, folder: Path) -> list[Path]
-        One figure, one table and `record.json` with what is needed to make them again, written into the folder; the
-        files written.  Called when the run is finished, and by `python -m experiments export`; reads the cells with
-        `experiments.ledger.records.entries`.  `record.json` is begun by `experiments.studies.record`.
+        Writes one figure, one table and `record.json`, which has all that is needed to make them again, into the
+        folder, and returns their paths.  Called when the run is finished, and by `python -m experiments export`; reads
+        the cells with `experiments.ledger.records.entries`, and begins the record with `experiments.studies.record`.
 
-A study may register kinds of cells of its own; they stand in its module, or in one beside it.  Modules are imported
-only when studies are listed or one is asked for, and import torch and figures inside their functions.  One that cannot
-be imported is listed with the reason, and is no trouble to the others.
+A study may register kinds of cells, in its own module or in one beside it.  Modules are imported only when studies are
+listed or used, and import torch and figures inside their functions.  A module that cannot be imported is listed with
+the reason and does not affect the others.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 
 class Study(Protocol):
-    """What a module of this package offers to be a study."""
+    """What a module of this package needs to be a study."""
 
     NAME: str
     HELP: str
@@ -57,7 +57,7 @@ class Study(Protocol):
 
 
 OFFERED = ("HELP", "add_options", "plan", "summarise")
-"""What a module with a `NAME` needs besides."""
+"""What a module with a `NAME` needs as well."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Survey:
     studies: Mapping[str, Study]
     """By name."""
     unusable: Mapping[str, str]
-    """Name -> why it cannot be used, of modules that cannot be imported or are no whole study."""
+    """Name -> why it cannot be used, for modules that cannot be imported or are incomplete."""
 
 
 def survey() -> Survey:
@@ -78,7 +78,7 @@ def survey() -> Survey:
         name = module.name.replace("_", "-")
         try:
             imported: Any = importlib.import_module(f"{__name__}.{module.name}")
-        except Exception as error:  # whatever is wrong with one, the others are not to suffer
+        except Exception as error:  # one broken module must not affect the others
             told = isinstance(error, ImportError | SyntaxError)
             unusable[name] = f"it cannot be imported ({error if told else f'{type(error).__name__}: {error}'})"
             continue
@@ -112,8 +112,8 @@ def get_study(name: str) -> Study:
 
 
 def record(ledger: Ledger, run: str) -> dict[str, Any]:
-    """What a summary has to name: the run, its plan's settings, the model and libraries, and how many cells count;
-    without folders of this machine."""
+    """The record of a summary: the run, its plan's settings, the model and libraries, and the number of cells; full
+    paths are shortened."""
     info = ledger.info(run)
     values: dict[str, Any] = {
         "run": run,

@@ -1,8 +1,8 @@
 """Average causal effects by kind of token: which states carry facts, and through which modules?
 
 Meng et al. 2022, figures 2 and 3 (arXiv:2202.05262): states, MLP and attention outputs, and states with the MLPs or the
-attention severed.  Facts that the model does not know are passed over, and counted, until `--facts` are found that it
-knows.  Intervals are t-intervals over facts (`tracing.average`), not over noise samples, of which a few are enough.
+attention severed.  Facts that the model does not know are skipped and counted, until it knows `--facts` of them.
+Intervals are t-intervals over facts (`tracing.average`), not over noise samples, of which a few are enough.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def plan(options: Namespace, model: LanguageModel) -> Plan:
     starts = range(0, len(facts), options.block)
     cells = []
     for number, start in enumerate(starts):
-        # a draw of its own: noise that all facts share would move their mean, and no interval over facts would show it
+        # other noise for each cell: noise shared by all facts would shift their mean without widening the interval
         shared = {"samples": options.samples, "noise": options.noise, "seed": options.seed * len(starts) + number}
         spec = {"facts": facts[start : start + options.block], "configs": maps_of(window, shared), "level": level}
         cells.append(Cell("average", spec))
@@ -98,7 +98,7 @@ def summarise(ledger: Ledger, run: str, folder: Path) -> list[Path]:
 
 
 def average_of(finished: Sequence[Entry], unknown: Sequence[str]) -> AverageEffects:
-    """One average of all finished cells of a run.
+    """The average over all finished cells of a run.
 
     Raises:
         ValueError: if no cell is finished.
@@ -108,7 +108,7 @@ def average_of(finished: Sequence[Entry], unknown: Sequence[str]) -> AverageEffe
 
 
 def work_of(finished: Sequence[Entry]) -> dict[str, Any]:
-    """How much was computed in which time: restored states (token x layer x map), seconds of workers and of the clock.
+    """The work done: restored states (token x layer x map), seconds of the workers and of the clock.
 
     The clock counts from the start of the first cell to the end of the last, pauses included.
     """
@@ -126,7 +126,7 @@ def work_of(finished: Sequence[Entry]) -> dict[str, Any]:
 
 
 def peaks_table(average: AverageEffects) -> str:
-    """Where each kind of token's mean is largest, with its interval; in Markdown."""
+    """The largest mean of each kind of token, with its interval, as a Markdown table."""
     from tracing.plots.labels import CATEGORY_NAMES, map_title
 
     rows = []

@@ -1,9 +1,9 @@
 """How many tokens does the second moment of the keys need?  Its distance to the largest sample, and edit success.
 
-C = E[k k^T] stands in every closed-form edit (Meng et al. 2022, section 3.1, arXiv:2202.05262).  Two relative distances
-(Frobenius norm) tell how far C_n, from n tokens, is from settled: to C_N from the most tokens, of which the n are
-a part, so that it is 0 at n = N; and to a C_n from n tokens of another stream, which says how much chance is in it.
-Beside them stands what is asked of C in the end: the success of the same edits made with each C_n.
+C = E[k k^T] is part of every closed-form edit (Meng et al. 2022, section 3.1, arXiv:2202.05262).  Two relative
+distances (Frobenius norm) show how far C_n, estimated from n tokens, has converged: to C_N from the most tokens, which
+include the n, so that it is 0 at n = N; and to a C_n from n other tokens, which shows the sampling error.  Beside them
+stands the success of the same edits made with each C_n.
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ TOKENS = (500, 1000, 2000, 5000, 10000, 20000, 50000)
 _OTHER_STREAM = 11
 """Seed of the second sample; edits use 0, perplexity 7."""
 _TOKENS_A_TEXT = 8
-"""Every document of the bundled corpus has at least so many."""
+"""Every document of the bundled corpus has at least this many tokens."""
 
 
 def least_bytes(model: LanguageModel, spec: Spec) -> int:
-    """Three moments in float64."""
+    """Bytes of three moments in float64."""
     return 3 * 8 * model.d_mlp**2
 
 
 @kind("moment", version=1, group=lambda spec: f"layer {spec['layer']}", estimate_bytes=least_bytes)
 def moment(model: LanguageModel, spec: Spec, context: Context) -> dict[str, Any]:
-    """Estimate C from `tokens` tokens of the bundled corpus at `layer`, and hold it against that from `most`."""
+    """Estimate C from `tokens` tokens of the bundled corpus at `layer`, and compare it with that from `most`."""
     from editing.parts.moments import condition_number, estimate
     from models.reference.corpus import sample_texts
 
@@ -69,7 +69,7 @@ def moment(model: LanguageModel, spec: Spec, context: Context) -> dict[str, Any]
 
 
 def distance(moment: torch.Tensor, reference: torch.Tensor) -> float:
-    """|one - other| / |other|, in the Frobenius norm."""
+    """|moment - reference| / |reference|, in the Frobenius norm."""
     return float((moment - reference).norm() / reference.norm())
 
 
@@ -105,7 +105,7 @@ def plan(options: Namespace, model: LanguageModel) -> Plan:
 
 
 def summarise(ledger: Ledger, run: str, folder: Path) -> list[Path]:
-    """Distance and edit success over the sample size."""
+    """Write distance and edit success over the sample size."""
     from experiments.studies.plots import covariance_figure
 
     info = ledger.info(run)

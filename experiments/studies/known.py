@@ -1,4 +1,4 @@
-"""Facts and requests that studies are made of: drawn in an order of their own, and only those that the model knows."""
+"""Draw the facts and requests of a study: in a shuffled order, only those that the model knows."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ ATLAS = "atlas"
 
 @dataclass(frozen=True)
 class Drawn(Generic[T]):
-    """Facts or requests that count, and what was passed over on the way."""
+    """The facts or requests drawn, and those that were skipped."""
 
     items: tuple[T, ...]
     unknown: tuple[str, ...] = ()
-    """Prompts whose true answer is not the model's own."""
+    """Prompts to which the model does not give the true answer."""
     rejected: int = 0
     """Rows of the file that could not be read."""
     untold: int = 0
@@ -36,7 +36,7 @@ class Drawn(Generic[T]):
 
     @property
     def about(self) -> dict[str, Any]:
-        """What is kept with the run of what was passed over."""
+        """What the run's record says of the skipped ones."""
         without = {"no_true_answer": self.untold} if self.untold else {}
         return {"unknown": list(self.unknown), "rejected_rows": self.rejected, **without}
 
@@ -92,7 +92,7 @@ def draw_requests(model: LanguageModel, source: str, count: int, seed: int) -> D
 
 
 def first_known(items: Iterable[T], count: int, known: Callable[[T], bool], rejected: int = 0) -> Drawn[T]:
-    """The first `count` that are known.
+    """The first `count` items that the model knows.
 
     Raises:
         ValueError: if there are fewer, or the count is not positive.

@@ -1,8 +1,8 @@
 """Does tracing say where to edit?  Edit success against tracing effect at every layer.
 
 Hase et al. 2023 (arXiv:2301.04213): every fact is edited at every layer, and traced at its last subject token; success
-is regressed on the layer and on the tracing effect (`experiments.studies.regression`).  They found that the layer says
-nearly everything and tracing next to nothing.
+is regressed on the layer and on the tracing effect (`experiments.studies.regression`).  They found that the layer
+explains nearly everything and tracing next to nothing.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def summarise(ledger: Ledger, run: str, folder: Path) -> list[Path]:
 
     info = ledger.info(run)
     cells = list(entries(ledger, run))
-    # where a method can edit no fact, such as an MLP that is silent at the subject, there is nothing to compare
+    # leave out layers where the method cannot edit, such as an MLP that is silent at the subject
     edited = {cell.spec["layer"] for cell in cells if cell.kind == "rewrite" and cell.payload is not None}
     layers = [layer for layer in info.about["options"]["layers"] if layer in edited]
     effect, scores = arrays_of(cells, layers)
@@ -103,7 +103,7 @@ def summarise(ledger: Ledger, run: str, folder: Path) -> list[Path]:
 
 
 def arrays_of(finished: Iterable[Entry], layers: list[int]) -> tuple[Array, dict[str, Array]]:
-    """(tracing effect, score -> success), each [fact, layer], of the facts all of whose cells are finished.
+    """(tracing effect, score -> success), each [fact, layer], for the facts whose cells are all finished.
 
     Raises:
         ValueError: if fewer than two are.
@@ -152,7 +152,7 @@ def by_layer(layers: list[int], effect: Array, scores: dict[str, Array]) -> pd.D
 def choices(layers: list[int], effect: Array, success: Array) -> dict[str, Any]:
     """Mean success of three ways of choosing a layer, with 95 % bootstrap intervals over facts.
 
-    `fixed` is the layer that is best for the *other* facts, so that no fact chooses its own.
+    `fixed` is the layer that is best for the *other* facts, so that no fact influences its own choice.
     """
     from metrics.statistics import bootstrap
 
@@ -214,7 +214,7 @@ def _layers_table(table: pd.DataFrame) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """NaN as None, tuples as lists."""
+    """Replace NaN by None and tuples by lists."""
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
     return None if isinstance(value, float) and value != value else value

@@ -1,7 +1,7 @@
-"""Which method is best, and says who?  The same edits by several methods under every named protocol.
+"""Which method is best under which protocol?  The same edits by several methods, measured under every protocol.
 
-Protocols differ in what they ask and in what they give away (docs/protocols.md), so that their numbers have no common
-mean, and here get none: what can be compared is whether they put the methods in the same order.
+Protocols ask different questions (docs/protocols.md), so that their numbers have no common mean.  What can be compared
+is whether they put the methods in the same order.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def plan(options: Namespace, model: LanguageModel) -> Plan:
 
 
 def summarise(ledger: Ledger, run: str, folder: Path) -> list[Path]:
-    """The headlines of every protocol by method, and all its numbers as a table."""
+    """Write the headlines of every protocol by method as a figure, and all numbers as a table."""
     from experiments.studies.plots import protocols_figure
 
     info = ledger.info(run)
@@ -75,7 +75,7 @@ def summarise(ledger: Ledger, run: str, folder: Path) -> list[Path]:
 
 def compared(finished: Iterable[Entry], *, seed: int = 0) -> pd.DataFrame:
     """One row per method, protocol and number: mean over edits with its 95 % bootstrap interval, n, the unedited
-    model's.  Only facts that every method has edited count, so that all are judged by the same.
+    model's.  Only facts that every method has edited count.
 
     Raises:
         ValueError: if there is no such fact.
@@ -104,7 +104,7 @@ def compared(finished: Iterable[Entry], *, seed: int = 0) -> pd.DataFrame:
 
 
 def headlines(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows of the numbers that each protocol has nearest to each of the metrics, with the metric's name."""
+    """Of each protocol, the numbers nearest to each of the metrics, with the metric's name."""
     from metrics.protocols import get_protocol
 
     parts = []

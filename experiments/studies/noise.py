@@ -2,8 +2,8 @@
 
 Gaussian noise of several multiples of the embeddings' spread; uniform noise (Meng et al. 2022, appendix B.4); another
 subject of as many tokens in the subject's place (symmetric token replacement: Zhang & Nanda 2023, arXiv:2309.16042);
-the mean embedding.  The same facts are traced in every way, so that differences are not those of the facts: facts for
-which no other subject aligns are passed over and counted.
+the mean embedding.  The same facts are traced in every way; facts for which no other subject aligns are skipped and
+counted.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 NAME = "noise"
 HELP = "how far traces depend on the noise's level and kind"
 USUAL = "Gaussian, 3 x"
-"""What the others are compared with: the paper's."""
+"""The paper's noise level, with which the others are compared."""
 TOKEN = "another subject"
 LEVELS = (0.5, 1.0, 2.0, 3.0, 5.0, 10.0)
 
@@ -66,7 +66,7 @@ def plan(options: Namespace, model: LanguageModel) -> Plan:
     for way, config in ways.items():
         for number, start in enumerate(starts):
             block = pairs[start : start + options.block]
-            seed = options.seed * len(starts) + number  # the same noise in all ways, another for every block
+            seed = options.seed * len(starts) + number  # the same noise in all ways, other noise for every block
             spec: dict[str, Any] = {
                 "facts": [fact for fact, _ in block],
                 "configs": [{"samples": options.samples, "seed": seed, **config}],
@@ -98,7 +98,7 @@ def ways_of(levels: Sequence[float]) -> dict[str, dict[str, Any]]:
         raise ValueError(f"the levels are {list(levels)}; put 3 among them, which the others are compared with")
     ways: dict[str, dict[str, Any]] = {f"Gaussian, {level:g} x": {"noise": level} for level in sorted(set(levels))}
     ways["uniform, 3 x"] = {"corruption": "uniform", "noise": 3.0}
-    ways[TOKEN] = {}  # the cell names each fact's own
+    ways[TOKEN] = {}  # the cell names each fact's own counterfactual
     ways["mean embedding"] = {"corruption": "mean"}
     return ways
 
@@ -140,10 +140,10 @@ def averages_of(ledger: Ledger, run: str) -> dict[str, AverageEffects]:
 
 
 def compared(averages: Mapping[str, AverageEffects]) -> pd.DataFrame:
-    """One row a way: total effect, the peak at the last subject token, and how like the usual map it is.
+    """One row a way: total effect, the peak at the last subject token, and how similar it is to the usual map.
 
-    `same_shape` is the correlation of the mean curve over layers with the usual one, `same_peak` the share of facts
-    whose own peak lies within one layer of where it lies usually.
+    `same_shape` is the correlation of the mean curve over layers with the usual curve, `same_peak` the share of facts
+    whose peak lies within one layer of their usual peak.
     """
     usual = averages[USUAL]
     rows = []
@@ -173,12 +173,12 @@ def compared(averages: Mapping[str, AverageEffects]) -> pd.DataFrame:
 
 
 def _correlation(first: np.ndarray[Any, Any], second: np.ndarray[Any, Any]) -> float:
-    """Pearson's; NaN where one does not vary."""
+    """Pearson's correlation; NaN where one curve does not vary."""
     return float(np.corrcoef(first, second)[0, 1]) if np.ptp(first) > 0 and np.ptp(second) > 0 else float("nan")
 
 
 def _same_peaks(average: AverageEffects, usual: AverageEffects) -> float:
-    """Of the facts that both have."""
+    """Share of common facts whose peaks lie within one layer of each other."""
     places = {prompt: index for index, prompt in enumerate(usual.prompts)}
     shared = [(index, places[prompt]) for index, prompt in enumerate(average.prompts) if prompt in places]
     if not shared:

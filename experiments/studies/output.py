@@ -1,4 +1,4 @@
-"""What a study leaves in its folder: a figure (png, pdf), a table (csv, md), and the record to make them again."""
+"""Write a study's files: a figure (png, pdf), a table (csv, md), and a record with everything to make them again."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ FORMATS: tuple[Literal["png", "pdf"], ...] = ("png", "pdf")
 
 @dataclass(frozen=True, eq=False)
 class Output:
-    """What a summary found."""
+    """The contents of a summary."""
 
     title: str
-    """Without the model, whose name is put before it."""
+    """Without the model's name, which is put before it."""
     figure: Figure
     table: pd.DataFrame
-    """All of it, for other programs."""
+    """All numbers, for other programs."""
     shown: str
-    """What people read of it, in Markdown."""
+    """The main numbers as Markdown, for people."""
     found: Mapping[str, Any]
     """The main numbers, with n, for the record; plain JSON."""
 
@@ -76,5 +76,5 @@ def between(value: float | None, low: float | None, high: float | None, digits: 
 
 
 def _fixed(value: float, digits: int) -> str:
-    """Without a minus before zeros."""
+    """Remove the minus sign of a rounded zero."""
     return f"{round(float(value), digits) + 0.0:.{digits}f}"

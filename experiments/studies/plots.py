@@ -18,16 +18,16 @@ from tracing.types import CATEGORIES, Category
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure as Figure  # other modules name the type through this one
+    from matplotlib.figure import Figure as Figure  # re-exported as a type for other modules
 
     from experiments.studies.regression import Array, Regression
     from tracing import AverageEffects
 
 FONT = 8.0
-"""Points at final size."""
+"""Font sizes in points at final size."""
 DECADE = 10
-"""Span of perplexities from which on their axis is logarithmic: a broken model's is thousands, and within one power of
-ten such an axis has no round number to show."""
+"""Ratio of perplexities above which their axis is logarithmic; within one power of ten such an axis has no round
+numbers."""
 ZERO: dict[str, Any] = {"color": "0.6", "linewidth": 0.6}
 """The line of zero."""
 
@@ -59,7 +59,7 @@ def average_figure(average: AverageEffects, window: int) -> Figure:
         for name, colour in zip(names, LINES, strict=False):
             mean, (low, high) = average.mean(name, category), average.ci(name, category)
             layers = np.arange(len(mean))
-            style = "--" if "severed" in name else "-"  # severed curves often lie on the whole one
+            style = "--" if "severed" in name else "-"  # severed curves often coincide with the plain one
             axes.plot(layers, mean, style, color=colour, marker="o", markersize=3, label=_map_words(name, window))
             axes.fill_between(layers, low, high, color=colour, alpha=0.15, linewidth=0)
         axes.axhline(0.0, **ZERO)
@@ -87,7 +87,7 @@ def _dress(axes: Axes, fonts: list[str], title: str, x: str, y: str) -> None:
 
 
 def sweep_figure(table: pd.DataFrame, effect: Array, success: Array, fit: Regression, method: str) -> Figure:
-    """Left: tracing effect and edit success by layer, with 95 % bands.  Right: both around their layer's mean.
+    """Left: tracing effect and edit success by layer, with 95 % bands.  Right: both minus their layer's mean.
 
     Args:
         table: of `layer_sweep.by_layer`.
@@ -144,7 +144,7 @@ def noise_figure(averages: Mapping[str, AverageEffects], table: pd.DataFrame) ->
     _dress(left, fonts, f"{table['n'].iloc[0]} facts", "average total effect on p(answer)", "")
     left.axvline(0.0, **ZERO)
     for index, (way, average) in enumerate(averages.items()):
-        if abs(average.ate) < 0.02:  # a share of next to nothing is noise
+        if abs(average.ate) < 0.02:  # a share of almost nothing is noise
             continue
         share = average.last_subject() / average.ate
         style = ("-", "--", ":")[index // len(LINES)]
@@ -176,7 +176,7 @@ def collapse_figure(table: pd.DataFrame) -> Figure:
     for axes, (name, title) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
         for index, (method, part) in enumerate(table.groupby("method", sort=False)):
             colour = LINES[index % len(LINES)]
-            # before the first edit there is nothing to hold
+            # nothing has been edited yet
             measured = part[part[name].notna() & ((part["n_edits"] > 0) | (name in ("perplexity", "locality")))]
             values = measured[name].astype(float)
             axes.plot(measured["n_edits"], values, color=colour, marker="o", markersize=3, label=method)
@@ -208,7 +208,7 @@ def covariance_figure(table: pd.DataFrame, method: str) -> Figure:
     fonts = font_families([method])
     figure = Figure(figsize=(7.4, 3.0), layout="constrained")
     left, right = figure.subplots(1, 2)
-    settled = table[table["distance"] > 0]  # the largest sample is what distances are taken to
+    settled = table[table["distance"] > 0]  # distances are measured to the largest sample, whose own is 0
     left.plot(settled["tokens"], settled["distance"], color=LINES[0], marker="o", markersize=3, label="to the largest")
     left.plot(
         table["tokens"],

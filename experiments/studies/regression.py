@@ -38,7 +38,7 @@ class Regression:
     """r2_both - r2_layers."""
     added_ci: Interval
     slope: float
-    """b: edit success for a tracing effect of 1 more, within a layer."""
+    """b: increase of edit success for a tracing effect higher by 1, within a layer."""
     slope_ci: Interval
 
 
@@ -102,7 +102,7 @@ def _slope(values: Array) -> Array:
 
 
 def _explained(effect: Array, success: Array, axes: tuple[int, ...]) -> Array:
-    """S_xy^2 / S_xx; 0 where the effect does not vary and so explains nothing."""
+    """S_xy^2 / S_xx; 0 where the effect does not vary."""
     spread = _squares(effect, effect, axes)
     return np.where(spread > 0, _ratio(_squares(effect, success, axes) ** 2, spread), 0.0)
 

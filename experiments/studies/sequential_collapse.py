@@ -1,7 +1,7 @@
-"""How many edits does a model bear?  Edits one after the other until it breaks, by several methods.
+"""How many edits does a model survive?  Edits one after the other until it breaks, by several methods.
 
-Perplexity of ordinary text is the sign of collapse (Yang et al. 2024, arXiv:2402.09656); beside it stands how many of
-the edits made so far still hold, in other words too, and how many neighbours still have their answers.  The same facts
+Perplexity of ordinary text is the sign of collapse (Yang et al. 2024, arXiv:2402.09656); beside it stand the shares of
+edits so far that still hold, of their paraphrases, and of neighbours that keep their answers.  The same facts
 are edited by every method in the same order; `--orders` draws several orders.
 """
 
@@ -31,7 +31,7 @@ NAME = "sequential-collapse"
 HELP = "edits one after the other until the model breaks"
 METHODS = ("rome", "r-rome", "memit", "alphaedit")
 BROKEN = 2.0
-"""A model to which ordinary text is so many times as surprising as to the unedited one is called broken."""
+"""Factor of perplexity, against the unedited model, above which a model is called broken."""
 
 
 def add_options(parser: ArgumentParser) -> None:
@@ -81,7 +81,7 @@ def summarise(ledger: Ledger, run: str, folder: Path) -> list[Path]:
 
 def curves(finished: Sequence[Entry]) -> pd.DataFrame:
     """One row per method and number of edits: shares of all prompts of all orders with Wilson intervals, and the
-    median perplexity of the orders (none where all are without a finite number).
+    median perplexity of the orders (None where none is finite).
 
     Raises:
         ValueError: if nothing is finished.
@@ -137,7 +137,7 @@ def outcomes(finished: Sequence[Entry]) -> list[dict[str, Any]]:
 
 
 def broken_at(points: Sequence[dict[str, Any]]) -> int | None:
-    """The first number of edits with more than twice the perplexity of the unedited model, or none that is finite."""
+    """The first number of edits at which perplexity is not finite or more than twice the unedited model's."""
     start = points[0]["perplexity"]
     for point in points[1:]:
         if point["perplexity"] is None or point["perplexity"] > BROKEN * start:

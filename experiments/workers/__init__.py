@@ -1,1 +1,1 @@
-"""Who computes the cells: this process, several processes, a Ray cluster."""
+"""Executors: this process, several processes, or a Ray cluster."""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def in_one_thread() -> Iterator[None]:
-    """While it lasts, torch computes in one thread, as every worker does."""
+    """Limit torch to one thread inside the block, as in every worker."""
     import torch
 
     before = torch.get_num_threads()
@@ -32,13 +32,13 @@ def in_one_thread() -> Iterator[None]:
 class Inline:
     """Cells in this process, one after another.
 
-    A deadline is asked for only by kinds that can stop midway, and a cell that kills the process kills the run; the
-    next run puts it last, and gives it up in the end.  A cell has one thread of torch's, as in every worker: more may
-    sum in another order.
+    Only kinds that can stop midway observe the deadline.  A cell that kills the process ends the run; the next run
+    computes that cell last and finally gives it up.  Torch has one thread, as in every worker: more threads may sum in
+    another order.
     """
 
     model: LanguageModel | None = None
-    """A loaded model; by default the plan's is loaded."""
+    """A loaded model; by default the plan's model is loaded."""
     name: str = "inline"
     slots: int = 1
     _worker: Worker | None = None
@@ -46,7 +46,7 @@ class Inline:
     _task: Task | None = None
 
     def start(self, setup: Setup) -> None:
-        """Load the model, unless one was given."""
+        """Load the model if none was given."""
         try:
             self._worker = Worker(setup, self.model)
         except (ValueError, OSError, ImportError) as error:
@@ -59,7 +59,7 @@ class Inline:
         self._task = task
 
     def wait(self, seconds: float) -> Sequence[Event]:
-        """Run the cell that was submitted, however long it takes."""
+        """Run the submitted cell, however long it takes."""
         events, self._events = self._events, []
         if self._task is not None and self._worker is not None:
             task, self._task = self._task, None
@@ -70,5 +70,5 @@ class Inline:
         return events
 
     def close(self) -> None:
-        """Forget the model."""
+        """Release the model."""
         self._worker = None

@@ -1,7 +1,7 @@
-"""What every executor offers, and the one that runs cells in this process.
+"""The executor interface, and the messages between the runner and its workers.
 
-An executor has slots.  A slot runs one cell at a time, so that when a worker dies it is known which cell it died of;
-the runner alone writes to the ledger.
+An executor has slots.  A slot runs one cell at a time, so that when a worker dies its cell is known.  Only the runner
+writes to the ledger.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ class Setup:
     dtype: str
     device: str
     identity: dict[str, Any]
-    """What the keys were made with; a worker that finds another refuses to work."""
+    """Of the plan's keys; a worker with another identity refuses to work."""
     modules: tuple[str, ...]
-    """To be imported, since they register the kinds of the plan's cells."""
+    """Modules that register the kinds of the plan's cells, to be imported."""
     device_map: str = ""
     load: str = ""
     chat: bool = False
@@ -43,12 +43,12 @@ class Task:
     halvings: int
     """How often it ran out of memory before."""
     deadline: float | None
-    """Seconds it may take."""
+    """Limit, seconds."""
 
 
 @dataclass(frozen=True)
 class Ready:
-    """A slot's worker has its model and waits for cells."""
+    """A slot's worker has loaded its model and waits for cells."""
 
     slot: int
 
@@ -65,18 +65,18 @@ class Finished:
 
 @dataclass(frozen=True)
 class Failed:
-    """A cell raised; its worker goes on."""
+    """A cell raised an error; its worker goes on."""
 
     slot: int
     key: str
     reason: str
     final: bool = False
-    """Trying again would be no use."""
+    """Trying again would not help."""
 
 
 @dataclass(frozen=True)
 class Died:
-    """A slot's worker is gone, and another is being started; the slot is not ready before that says so."""
+    """A slot's worker is gone and another is being started; the slot is ready again at the next `Ready`."""
 
     slot: int
     reason: str
@@ -84,7 +84,7 @@ class Died:
 
 @dataclass(frozen=True)
 class Broken:
-    """No worker can do the work: the model is another than the plan's, or cannot be loaded."""
+    """No worker can compute the cells: the model is not the plan's, or cannot be loaded."""
 
     reason: str
 
@@ -93,19 +93,19 @@ Event = Ready | Finished | Failed | Died | Broken
 
 
 class Executor(Protocol):
-    """Where cells are run."""
+    """Runs cells."""
 
     name: str
     slots: int
 
     def start(self, setup: Setup) -> None:
-        """Start the workers; each slot says `Ready` when it is."""
+        """Start the workers; each slot sends `Ready` when its worker is."""
 
     def submit(self, slot: int, task: Task) -> None:
-        """Give a ready slot a cell; it is busy until its event comes."""
+        """Give a ready slot a cell; the slot is busy until the cell's event."""
 
     def wait(self, seconds: float) -> Sequence[Event]:
-        """What happened, at the latest after so many seconds."""
+        """Events since the last call; waits at most `seconds`."""
 
     def close(self) -> None:
         """Stop every worker."""
@@ -113,7 +113,7 @@ class Executor(Protocol):
 
 @runtime_checkable
 class KillingExecutor(Executor, Protocol):
-    """One whose workers can be stopped in the middle of a cell."""
+    """An executor whose workers can be stopped in the middle of a cell."""
 
     def kill(self, slot: int, reason: str) -> None:
-        """Stop a slot's worker now; `Died` follows with this reason."""
+        """Kill a slot's worker now; `Died` follows with this reason."""

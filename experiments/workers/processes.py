@@ -1,7 +1,7 @@
-"""Cells in processes of this machine, one thread each: a worker that hangs or dies takes nothing with it.
+"""Cells in processes of this machine, with one thread each; a worker that hangs or dies affects only its cell.
 
-Workers are spawned, not forked: a forked copy of a process with threads and an accelerator does not work.  They end by
-themselves when this process does, however it ends.
+Workers are spawned, since a forked copy of a process with threads and an accelerator does not work.  They end when this
+process ends, however it ends.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 
 _SPAWN = multiprocessing.get_context("spawn")
 _ENDING = 5.0
-"""Seconds that a worker which closed its connection has to end."""
+"""Seconds a worker has to end after it closed its connection."""
 _STILLBORN = 3
-"""Workers in a row that may die before they are ready; then the fault is not with a cell."""
+"""Workers in a row that may die before they are ready, before the run is given up."""
 
 
 @dataclass
@@ -39,7 +39,7 @@ class _Slot:
     connection: Connection
     ready: bool = False
     closed: bool = False
-    """Its end of the connection is gone, and so is the process, or it is about to be."""
+    """The worker closed its connection: its process has ended or is about to."""
     told: str = ""
     """Why it was killed, if it was."""
 
@@ -48,7 +48,7 @@ class Processes:
     """Worker processes, each with a model of its own.
 
     Raises:
-        ValueError: if there are to be none.
+        ValueError: if `workers` is not positive.
     """
 
     name = "processes"
@@ -68,28 +68,28 @@ class Processes:
             self._live[slot] = self._spawn(slot)
 
     def submit(self, slot: int, task: Task) -> None:
-        """Give a ready slot a cell; if its worker is dead by now, `wait` says so."""
+        """Give a ready slot a cell; `wait` reports a worker that has died meanwhile."""
         try:
             self._live[slot].connection.send_bytes(json.dumps(asdict(task)).encode())
         except OSError:
             self._live[slot].closed = True
 
     def wait(self, seconds: float) -> Sequence[Event]:
-        """What happened, at the latest after so many seconds."""
+        """Events since the last call; waits at most `seconds`."""
         waited: list[Connection | int] = []
         for live in self._live.values():
             waited += [live.connection, live.process.sentinel]
         wait(waited, seconds)
         events: list[Event] = []
         for slot, live in list(self._live.items()):
-            alive = live.process.is_alive()  # asked first: what it sent before its end is then there to be read
+            alive = live.process.is_alive()  # read first, since a worker may have sent something before it ended
             events += self._received(live)
             if not alive or live.closed:
                 events.append(self._buried(slot, live))
         return events
 
     def kill(self, slot: int, reason: str) -> None:
-        """Stop a slot's worker now."""
+        """Kill a slot's worker now."""
         self._live[slot].told = reason
         self._live[slot].process.kill()
 
@@ -123,7 +123,7 @@ class Processes:
 
     def _buried(self, slot: int, live: _Slot) -> Event:
         live.process.join(_ENDING)
-        live.process.kill()  # in case it closed its end and stayed
+        live.process.kill()  # in case it closed its connection and stayed
         live.process.join()
         live.connection.close()
         code = live.process.exitcode or 0
@@ -146,15 +146,15 @@ class Processes:
 
 
 def serve(connection: Connection, slot: int, setup: dict[str, object], share: float, parent: int) -> None:
-    """A worker's life: load, say so, then a cell at a time until the other end is closed."""
-    for number in (signal.SIGINT, signal.SIGTERM):  # Ctrl-C in a terminal reaches the whole group; the parent decides
+    """The worker process: load the model, send `Ready`, then run cells until the connection is closed."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # Ctrl-C in a terminal reaches all processes; the parent decides
         signal.signal(number, signal.SIG_IGN)
-    with suppress(OSError):  # where memory runs out, the kernel is to take a worker, not the page or the controller
+    with suppress(OSError):  # if memory runs out, the kernel should kill a worker, not the page
         Path("/proc/self/oom_score_adj").write_text("500")
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     one_thread()
     try:
-        worker = Worker(Setup(**setup), share=share)  # type: ignore[arg-type]  # what asdict made of one
+        worker = Worker(Setup(**setup), share=share)  # type: ignore[arg-type]  # a dict from asdict
     except (ValueError, OSError, ImportError) as error:
         connection.send_bytes(b"!" + str(error).encode())
         return
@@ -164,13 +164,13 @@ def serve(connection: Connection, slot: int, setup: dict[str, object], share: fl
             task = Task(**json.loads(connection.recv_bytes()))
             connection.send_bytes(pack_event(worker.run(slot, task)))
     except (EOFError, OSError):
-        return  # nobody is there any more
+        return  # the parent has ended
 
 
 def one_thread() -> None:
-    """One thread for torch: workers share the cores, and more threads may sum in another order."""
+    """Limit torch to one thread: workers share the cores, and more threads may sum in another order."""
     os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-    if "torch" in sys.modules:  # else it reads the environment when a cell first imports it
+    if "torch" in sys.modules:  # otherwise it reads the environment when first imported
         sys.modules["torch"].set_num_threads(1)
 
 

@@ -1,11 +1,11 @@
 """Cells on a Ray cluster: an actor for each slot keeps the model, on this machine or on others.
 
-Without an address a cluster of this machine is started and stopped again, with a token only this user can read.  To
-join one that runs, `RAY_AUTH_MODE=token` and `RAY_AUTH_TOKEN_PATH` have to be set alike on every node and here.  A
-token does not encrypt: use a private network.  Every node needs the same folder, installation and model as this one;
-what differs is named when an actor starts.
+Without an address a cluster is started on this machine and stopped again, with a token only this user can read.  To
+join a running cluster, set `RAY_AUTH_MODE=token` and `RAY_AUTH_TOKEN_PATH` alike on every node and here.  A token does
+not encrypt: use a private network.  Every node needs the same folder, installation and model as this one; an actor
+reports differences when it starts.
 
-Ray restarts nothing by itself here: an actor that is gone is replaced, and only the cell it was at counts as failed.
+Ray restarts nothing by itself: a lost actor is replaced here, and only the cell it was computing counts as failed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from experiments.workers.processes import one_thread
 from experiments.workers.worker import Worker, pack_event, unpack_event
 
 _STILLBORN = 3
-"""Actors in a row that may die before they are ready; then the fault is not with a cell."""
+"""Actors in a row that may die before they are ready, before the run is given up."""
 MISSING = "Ray is not installed; run `pip install ray==2.60.0`, or use the executor 'processes'"
 
 
@@ -36,12 +36,12 @@ class RayCluster:
     """Actors on a Ray cluster.
 
     Args:
-        workers: actors.
-        address: of a cluster that runs, such as "10.0.0.1:6379"; empty to start one here.
-        gpus: that each actor takes.
+        workers: number of actors.
+        address: of a running cluster, such as "10.0.0.1:6379"; empty to start one here.
+        gpus: for each actor.
 
     Raises:
-        ValueError: if there are to be no workers.
+        ValueError: if `workers` is not positive.
     """
 
     name = "ray"
@@ -74,14 +74,14 @@ class RayCluster:
         self._waiting[self._actors[slot].run.remote(json.dumps(asdict(task)))] = slot
 
     def wait(self, seconds: float) -> Sequence[Event]:
-        """What happened, at the latest after so many seconds."""
+        """Events since the last call; waits at most `seconds`."""
         answered, _ = self._ray.wait(list(self._waiting), num_returns=1, timeout=seconds)
-        if answered:  # and whatever else is there by now
+        if answered:  # and whatever else has arrived
             answered, _ = self._ray.wait(list(self._waiting), num_returns=len(self._waiting), timeout=0)
         return [self._answer(reference, self._waiting.pop(reference)) for reference in answered]
 
     def kill(self, slot: int, reason: str) -> None:
-        """Stop a slot's actor now."""
+        """Kill a slot's actor now."""
         self._told[slot] = reason
         self._ray.kill(self._actors[slot], no_restart=True)
 
@@ -108,7 +108,7 @@ class RayCluster:
             "num_cpus": self.slots,
             "include_dashboard": False,
             "_node_ip_address": "127.0.0.1",
-            "object_store_memory": 100 * 2**20,  # results are small and models stay with their actors
+            "object_store_memory": 100 * 2**20,  # results are small, and models stay with their actors
         }
         where = {"address": self.address} if self.address else {"address": "local", **own}
         try:
@@ -149,7 +149,7 @@ class RayCluster:
 
 @functools.cache
 def _own_token() -> Path:
-    """A file with a token for the clusters of this process, one for all, since Ray reads it once; gone at the end."""
+    """A file with the token of this process's clusters, deleted at the end; one for all, since Ray reads it once."""
     folder = Path(tempfile.mkdtemp(prefix="engram-ray-"))  # readable by this user alone
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     token = folder / "token"
@@ -159,10 +159,10 @@ def _own_token() -> Path:
 
 
 def check_answers(address: str) -> None:
-    """Refuse at once an address where nobody listens; Ray itself tries for minutes.
+    """Check that something listens at the address, since Ray itself tries for minutes.
 
     Raises:
-        OSError: naming the address.
+        OSError: if nothing does, naming the address.
     """
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not (host and port.isdigit()):
@@ -176,12 +176,12 @@ def check_answers(address: str) -> None:
 
 
 class Actor:
-    """A worker on a node; takes and gives text and bytes only.
+    """A worker on a node; takes and returns text and bytes only.
 
     Args:
         slot: of the executor.
         setup: of `experiments.workers.messages.Setup`, as JSON.
-        share: of the node's free memory, what it may take.
+        share: of the node's free memory that it may use.
     """
 
     def __init__(self, slot: int, setup: str, share: float) -> None:
@@ -193,10 +193,10 @@ class Actor:
             self.problem = f"{error} (on {os.uname().nodename})"
 
     def ready(self) -> bytes:
-        """`Ready`, or "!" and what is wrong."""
+        """`Ready`, or "!" and the problem."""
         return pack_event(Ready(self.slot)) if self.worker else b"!" + self.problem.encode()
 
     def run(self, task: str) -> bytes:
-        """The event of a cell."""
+        """Run a cell; returns its event."""
         assert self.worker is not None
         return pack_event(self.worker.run(self.slot, Task(**json.loads(task))))

@@ -1,4 +1,4 @@
-"""What runs a cell, in whichever process: the model, the kinds, and the checks before and after."""
+"""Runs cells in any process: loads the model, checks memory and deadline, and turns errors into failures."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ class Worker:
     Args:
         setup: what to load.
         model: used in place of loading one.
-        share: of this machine's free memory, what it may take.
+        share: of this machine's free memory that it may use.
 
     Raises:
-        ValueError: if the model, or a library, is not what the plan's keys were made with.
-        FileNotFoundError: if the model is not there.
+        ValueError: if the model or a library is not that of the plan's keys.
+        FileNotFoundError: if there is no such model.
     """
 
     def __init__(self, setup: Setup, model: LanguageModel | None = None, share: float = 1.0) -> None:
@@ -52,7 +52,7 @@ class Worker:
         self.context = Context(share=share)
 
     def run(self, slot: int, task: Task) -> Event:
-        """The cell's result, or why it has none; whatever a kind raises is the cell's failure, not the worker's."""
+        """The cell's result, or why it failed; an error of a kind fails the cell, not the worker."""
         began, cpu = monotonic(), process_time()
 
         def over() -> bool:
@@ -65,10 +65,10 @@ class Worker:
                 check_fits(self.model, kind, task.spec, self.context.share)
             result = kind.run(self.model, task.spec, self.context)
             payload = encode(result)
-            canonical(self.context.notes)  # what JSON cannot hold is the kind's mistake, and no reason to stop the run
+            canonical(self.context.notes)  # notes that are no JSON fail this cell and do not stop the run
         except (MemoryRefusedError, ResultTooLargeError) as error:
             return Failed(slot, task.key, str(error), final=True)
-        except Exception as error:  # whatever it is, it is this cell's, and the next may do well
+        except Exception as error:  # any error fails this cell only
             if over():
                 return Failed(slot, task.key, f"it took longer than its deadline of {task.deadline:g} s")
             return Failed(slot, task.key, _sentence(error))
@@ -77,7 +77,7 @@ class Worker:
 
 
 def _sentence(error: Exception) -> str:
-    """The error in a line, and where it was raised unless it is one of those that speak to the user."""
+    """The error in one line; where it was raised is added unless its message is meant for users."""
     text = str(error).strip() or type(error).__name__
     if isinstance(error, MemoryError) or "out of memory" in text:
         return text if text.startswith(OUT_OF_MEMORY) else f"{OUT_OF_MEMORY}: {text}"
@@ -108,7 +108,7 @@ def pack_event(event: Event) -> bytes:
 
 
 def unpack_event(message: bytes) -> Event:
-    """What `pack_event` was given."""
+    """The inverse of `pack_event`."""
     head, _, payload = message.partition(b"\n")
     values = json.loads(head)
     name = values.pop("event")
