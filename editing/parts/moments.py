@@ -9,6 +9,7 @@ corpus's digest and the number of tokens; a file that does not read back as what
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -24,14 +25,17 @@ from editing.parts.settings import MomentSettings
 from facts.regular import check_regular
 from facts.watch import UNWATCHED, Watch
 from models import LanguageModel, pad
-from models.forwards.hooks import read_states
+from models.forwards.hooks import visit_states
 from models.reference.corpus import sample_texts
 from models.sources.cache import cache_folder
 
+STAGE = "second moments of the keys, once per model"
 BATCH_TOKENS = 2048
 """Tokens in one forward pass, padding included."""
-ALL_LAYERS_ENTRIES = 64_000_000
-"""All layers are estimated in the same forward passes when their matrices have at most this many entries together."""
+MOST_ENTRIES = 2**27
+"""Of the matrices that are estimated in the same forward passes: 1 GiB in float64."""
+BLOCK = 512
+"""Rows of a matrix that are computed at once; only what stands on and above the diagonal is."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,19 +92,38 @@ def estimate(
     """
     sums = {layer: torch.zeros(model.d_mlp, model.d_mlp, dtype=torch.float64) for layer in layers}
     seen = 0
+    watch.step(0, max_tokens, STAGE)
     for rows in _batches(model, texts, max_tokens):
         ids, lengths = pad(rows, model.pad_id)
         mask = (torch.arange(ids.shape[1])[None, :] < lengths[:, None]).to(model.device)
-        states = read_states(model, ids, [("mlp_key", layer) for layer in layers])
-        for layer in layers:
-            keys = states["mlp_key", layer][mask].float()
-            sums[layer] += (keys.T @ keys).double().cpu()
+        visit_states(model, ids, {("mlp_key", layer): _Adding(total, mask) for layer, total in sums.items()})
         seen += int(mask.sum())
         watch.step(seen, max_tokens)
     if not seen:
         raise ValueError("the corpus for the second moment holds no text; give a file with sentences in it")
     label = f"{seen:,} tokens of {source}"
-    return {layer: Moment((total / seen).float(), seen, float("nan"), label) for layer, total in sums.items()}
+    return {layer: Moment(_mirrored(total / seen).float(), seen, math.nan, label) for layer, total in sums.items()}
+
+
+@dataclass(frozen=True, eq=False)
+class _Adding:
+    """Adds the keys of one forward to a layer's sum as they come, so that no more than one layer's are in memory."""
+
+    total: torch.Tensor
+    """[d_mlp, d_mlp], float64; complete on and above its diagonal blocks."""
+    mask: torch.Tensor
+    """[row, pos], which positions are tokens."""
+
+    def __call__(self, states: torch.Tensor) -> None:
+        keys = states[self.mask].float()
+        for start in range(0, len(self.total), BLOCK):
+            product = keys[:, start : start + BLOCK].T @ keys[:, start:]
+            self.total[start : start + BLOCK, start:] += product.double().cpu()
+
+
+def _mirrored(total: torch.Tensor) -> torch.Tensor:
+    """The symmetric matrix of which the upper triangle is given."""
+    return total.triu() + total.triu(1).T
 
 
 def _batches(model: LanguageModel, texts: Sequence[str], max_tokens: int) -> Iterator[list[list[int]]]:
@@ -159,7 +182,7 @@ def load_or_estimate(
 ) -> Moment:
     """C of one layer with its condition number, from the cache if it is there.
 
-    Where all layers fit in memory they are estimated at once: the passes are shared, and the next layer comes free.
+    As many layers as fit in memory are estimated in the same passes, all of most models, and kept too.
 
     Raises:
         ValueError, Cancelled: see `estimate`.
@@ -168,9 +191,9 @@ def load_or_estimate(
     stem = f"{model.revision[:16]}-{corpus_digest(texts)[:16]}-{max_tokens}"
     moment = _read(place / f"{stem}-{layer}.safetensors", model.d_mlp)
     if moment is None:
-        every = model.n_layers * model.d_mlp**2 <= ALL_LAYERS_ENTRIES
-        layers = range(model.n_layers) if every else [layer]
-        watch.step(0, max_tokens, "second moment, once per model")
+        together = max(1, MOST_ENTRIES // model.d_mlp**2)
+        first = layer // together * together
+        layers = range(first, min(first + together, model.n_layers))
         found = estimate(model, layers, texts, max_tokens, source=source, watch=watch)
         for other, estimated in found.items():
             if other != layer:

@@ -61,9 +61,16 @@ class _EnoughError(Exception):
     """Ends a forward whose rest nobody reads."""
 
 
-@torch.no_grad()
 def read_states(model: LanguageModel, input_ids: Tensor, keys: Collection[Key]) -> dict[Key, Tensor]:
-    """Copies of what stands at some sites, [row, pos, d] each; the forward ends behind the last of them.
+    """Copies of what stands at some sites, [row, pos, d] each; see `visit_states`."""
+    states: dict[Key, Tensor] = {}
+    visit_states(model, input_ids, {key: Keep(key, states) for key in keys})
+    return states
+
+
+@torch.no_grad()
+def visit_states(model: LanguageModel, input_ids: Tensor, visits: Mapping[Key, Visit]) -> None:
+    """Show each visit what stands at its site, [row, pos, d]; the forward ends behind the last of them.
 
     Args:
         input_ids: [row, pos], padded on the right.
@@ -71,18 +78,14 @@ def read_states(model: LanguageModel, input_ids: Tensor, keys: Collection[Key]) 
     Raises:
         ValueError: if a site or layer does not exist, or the ids are not [row, pos] or too long.
     """
-    ids, order = model.checked_ids(input_ids), in_execution_order(model, keys)
-    states: dict[Key, Tensor] = {}
-    visits: dict[Key, Visit] = {key: Keep(key, states) for key in order}
+    ids, order = model.checked_ids(input_ids), in_execution_order(model, visits)
 
     def last(value: Tensor) -> None:
-        Keep(order[-1], states)(value)
+        visits[order[-1]](value)
         raise _EnoughError
 
-    visits[order[-1]] = last
-    with model.lock, hung(model, visits, ids.shape[1]), suppress(_EnoughError):
+    with model.lock, hung(model, {**visits, order[-1]: last}, ids.shape[1]), suppress(_EnoughError):
         model.module(input_ids=ids, use_cache=False)
-    return states
 
 
 def sequence_length(inputs: Mapping[str, Any]) -> int:

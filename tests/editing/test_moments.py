@@ -28,6 +28,7 @@ def dense(family: str, layer: int, max_tokens: int) -> torch.Tensor:
 @pytest.mark.parametrize("family", ["gpt2", "llama", "opt", "gptj"])
 def test_streamed_estimate_is_the_plain_mean(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(moments, "BATCH_TOKENS", 100)  # several batches with padding
+    monkeypatch.setattr(moments, "BLOCK", 48)  # several blocks of the matrix, the last one smaller
     found = estimate(tiny_model(family), [0, 2], SENTENCES, 150)
     for layer in (0, 2):
         assert found[layer].n_tokens == 150
@@ -62,6 +63,16 @@ def test_a_singular_moment_needs_a_ridge() -> None:
         key_direction(key, singular, 0.0)
     expected = torch.tensor([0.4, 2.0], dtype=torch.float64)
     torch.testing.assert_close(key_direction(key, singular, 0.5), expected / expected.norm())
+
+
+def test_layers_that_fit_in_memory_share_the_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model("gpt2")
+    monkeypatch.setattr(moments, "MOST_ENTRIES", 2 * model.d_mlp**2 + 1)
+    load_or_estimate(model, 3, SENTENCES, 100, folder=tmp_path)
+    assert sorted(path.stem.rpartition("-")[2] for path in tmp_path.rglob("*.safetensors")) == ["2", "3"]
+    monkeypatch.setattr(moments, "MOST_ENTRIES", 1)
+    load_or_estimate(model, 0, SENTENCES, 100, folder=tmp_path)
+    assert len(list(tmp_path.rglob("*.safetensors"))) == 3
 
 
 def test_cache_is_used_and_shared_by_layers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
