@@ -92,6 +92,7 @@ def edit(model: LanguageModel, spec: Spec, context: Context) -> dict[str, Any]:
     from metrics import evaluate
     from metrics.evaluation import DISTRACTORS
 
+    check_ground(spec)
     request = read_request(spec["request"])
     began = perf_counter()
     made = compute(model, request, spec, context)
@@ -145,12 +146,10 @@ def compute(model: LanguageModel, request: EditRequest, spec: Spec, context: Con
     """Compute a cell's edit.
 
     Raises:
-        ValueError: if the method, corpus or trained editor changed since the run was planned, or the request does not
-            fit the model.
+        ValueError: if the request does not fit the model.
     """
     from editing import get_method
 
-    check_ground(spec)
     return get_method(spec["method"]).compute(model, [request], config_of(spec), watch=context.watch)
 
 

@@ -60,6 +60,7 @@ def protocols(model: LanguageModel, spec: Spec, context: Context) -> dict[str, A
     from metrics.protocols import Material, base_readings, evaluate_under
     from metrics.types import Settings
 
+    edit_cells.check_ground(spec)
     request, names = read_request(spec["request"]), spec["protocols"]
     material = Material(Settings(seed=spec["seed"]))
     # edits of one request run one after another, and the unedited model's answers are the same for all

@@ -61,6 +61,7 @@ def rewrite(model: LanguageModel, spec: Spec, context: Context) -> dict[str, Any
     from editing import apply_edits
     from metrics.asking.logprobs import score_answers
 
+    edit_cells.check_ground(spec)
     request = read_request(spec["request"])
     questions = _asked(request)
     pairs = [pair for group in questions.values() for pair in group]
