@@ -162,6 +162,10 @@ class _Work:
             if not self.held[slot]:
                 continue
             cell = self.held[slot].popleft()
+            if get_kind(cell.kind).version != cell.version:
+                reason = f"the kind {cell.kind!r} computes something else since the run was planned; plan it anew"
+                self._fail(cell.key, reason, True)
+                continue
             self.free.discard(slot)
             self.busy[slot] = (cell, monotonic())
             self.executor.submit(

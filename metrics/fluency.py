@@ -22,22 +22,49 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from statistics import fmean
 
 WEIGHTS = {2: 2 / 3, 3: 4 / 3}
 """Of the entropies of bigrams and trigrams; see the module's equation."""
 
-# Close to NLTK's word_tokenize, which needs a download: punctuation apart, n't and 's apart.
-_WORD = re.compile(r"\w+?(?=n't\b)|n't\b|'(?:s|re|ve|d|m|ll)\b|\w+(?:[-.]\w+)*|[^\w\s]", re.IGNORECASE)
+_ABBREVIATIONS = (
+    "a.d a.m adm ala ariz aug ave b.v bros calif co col colo conn corp cos ct d.c dec dr feb fla fri ft ga gen ill inc "
+    "jan jr kan ky l.a lt ltd m.b.a maj messrs mg mich minn mr mrs ms n.c n.h n.j n.m n.v n.y nev nov oct okla ore p.m "
+    "pa ph.d prof rep reps s.a s.c s.p.a sen sep sept sr st tenn tues u.k u.n u.s u.s.a u.s.s.r va vs vt w.va wash wed "
+    "wis yr"
+)
+"""What a full stop may follow within a sentence, in small letters."""
+_STARTERS = (
+    "according although among both but despite even he however i if in indeed instead it many meanwhile moreover most "
+    "nevertheless nonetheless nor similarly since so some the there these they this though thus under when while yet"
+)
+"""Words that begin a sentence where they follow an abbreviation and have a capital."""
 _TERM = re.compile(r"\b\w\w+\b")
 
 
 def words(text: str) -> list[str]:
-    """A text's words and punctuation marks, in order."""
-    return _WORD.findall(text)
+    """A text's words and punctuation marks, in order, as `nltk.word_tokenize` has them: sentences, then words.
+
+    NLTK finds sentences with a model that has to be downloaded.  Its algorithm (Kiss and Strunk 2006, doi
+    10.1162/coli.2006.32.4.485) is given common abbreviations here in place of that model.
+    """
+    sentences, words_of = _splitters()
+    return [word for sentence in sentences(text) for word in words_of(sentence)]
+
+
+@cache
+def _splitters() -> tuple[Callable[[str], list[str]], Callable[[str], list[str]]]:
+    """(text -> sentences, sentence -> words)."""
+    from nltk.tokenize.destructive import NLTKWordTokenizer  # takes seconds
+    from nltk.tokenize.punkt import PunktParameters, PunktSentenceTokenizer
+
+    parameters = PunktParameters()
+    parameters.abbrev_types = set(_ABBREVIATIONS.split())
+    parameters.sent_starters = set(_STARTERS.split())
+    return PunktSentenceTokenizer(parameters).tokenize, NLTKWordTokenizer().tokenize
 
 
 def ngram_entropy(tokens: Sequence[str], n: int) -> float:

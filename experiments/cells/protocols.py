@@ -49,7 +49,7 @@ def complete(spec: Spec) -> Spec:
 
 @kind(
     "protocols",
-    version=1,
+    version=2,  # 2: NLTK's words in entropies, and ROME's essence perplexity
     complete=complete,
     group=edit_cells.by_request,
     estimate_bytes=edit_cells.least_bytes,

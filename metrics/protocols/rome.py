@@ -8,7 +8,8 @@ Meng et al. 2022, section 3.3 and table 4 (arXiv:2202.05262); Meng et al. 2023, 
     NS, NM    success and magnitude of a neighbour's own true answer over the new one, after neighbour prompts
     GE        entropy of texts drawn after the generation prompts, 100 tokens with the prompt, from the 5 most probable
     RS        similarity of those texts to reference texts about things that have the new answer
-    essence   perplexity of the reference texts about the edited subject itself, their first 100 tokens
+    essence   perplexity of the reference texts about the edited subject itself, their first 100 tokens: exp(nll / T),
+              where nll is summed over the T - 1 tokens that follow another, as in the authors' `perplexity`
     S         harmonic mean of ES, PS and NS
 
 A case's number is the mean over its prompts, a table's the mean over cases; S is made of the table's numbers.
@@ -106,7 +107,7 @@ class RomeTask:
         (nll_before, n_before), (nll_after, n_after) = before.passage(text), after.passage(text)
         if not n_before or not n_after:
             return ["the text has fewer than two tokens"]
-        return [(exp(nll_before / n_before), exp(nll_after / n_after))]
+        return [(exp(nll_before / (n_before + 1)), exp(nll_after / (n_after + 1)))]
 
     def _essence(self, request: EditRequest) -> str:
         snippets = self._snippets(request)

@@ -59,10 +59,25 @@ def test_an_old_ledger_shows_the_same_results(ledger: Ledger) -> None:
 
 
 def test_its_plan_gives_the_same_keys_and_resuming_runs_nothing(ledger: Ledger) -> None:
-    """A method whose number in `REVISIONS` was raised since has other keys, and its cell is to be made anew here."""
+    """A method whose number in `REVISIONS` was raised since has other keys, and its cell is to be made anew here.
+
+    The cell of the kind `protocols`, which splits words in another way since version 2, is left out for that reason.
+    """
     before = ledger.info("old")
-    cells = tuple(Cell(cell["kind"], cell["spec"]) for cell in json.loads((DATA / "plan.json").read_text()))
-    ledger.add(Plan("old", "tiny", cells, about=before.about), before.identity)
+    cells = [Cell(cell["kind"], cell["spec"]) for cell in json.loads((DATA / "plan.json").read_text())]
+    same = tuple(cell for cell in cells if cell.kind != "protocols")
+    ledger.add(Plan("again", "tiny", same, about=before.about), before.identity)
     assert ledger.info("old") == before
+    end = execute(ledger, "again", Idle())
+    assert (end.done, end.failed, end.total) == (6, 1, 7)
+
+
+def test_a_cell_of_an_older_version_of_its_kind_is_not_computed_by_the_newer(ledger: Ledger) -> None:
+    (key,) = [row[0] for row in ledger.read("SELECT key FROM cells WHERE kind = 'protocols'")]
+    with ledger.write() as connection:
+        connection.execute("DELETE FROM results WHERE key = ?", (key,))
+        connection.execute("UPDATE cells SET status = 'todo' WHERE key = ?", (key,))
     end = execute(ledger, "old", Idle())
-    assert (end.done, end.failed, end.total) == (7, 1, 8)
+    assert (end.done, end.failed, end.total) == (6, 2, 8)
+    reasons = [failure["reason"] for failure in ledger.failures("old")]
+    assert any(reason.startswith("the kind 'protocols' computes something else since") for reason in reasons)

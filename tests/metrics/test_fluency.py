@@ -11,7 +11,68 @@ from metrics.fluency import References, Snippet, generation_entropy, ngram_entro
 
 def test_words_and_marks_are_apart() -> None:
     assert words("It isn't Washington, D.C. - Rome's 3.5 towers.") == [
-        *("It", "is", "n't", "Washington", ",", "D.C", ".", "-", "Rome", "'s", "3.5", "towers", ".")
+        *("It", "is", "n't", "Washington", ",", "D.C.", "-", "Rome", "'s", "3.5", "towers", ".")
+    ]
+
+
+NLTK_WORDS = [
+    *(
+        "Doors",
+        "open",
+        "at",
+        "10:30",
+        "and",
+        "close",
+        "by",
+        "9:15",
+        ";",
+        "Mr.",
+        "O'Neal",
+        ",",
+        "D'Arcy",
+        "Inc.",
+        "staff",
+    ),
+    *(
+        "wait",
+        "...",
+        "She",
+        "is",
+        "n't",
+        "here",
+        "(",
+        "yet",
+        ")",
+        "but",
+        "he",
+        "saw",
+        "him",
+        "near",
+        "Rome",
+        "today",
+        ".",
+    ),
+]
+"""What `nltk.word_tokenize` of NLTK 3.10 with its English sentence model makes of the text below."""
+
+
+def test_words_are_those_of_nltk() -> None:
+    text = (
+        "Doors open at 10:30 and close by 9:15; Mr. O'Neal, D'Arcy Inc. staff wait... She isn't here (yet) but he saw "
+        "him near Rome today."
+    )
+    assert words(text) == NLTK_WORDS
+    # 32 words, none twice: 31 bigrams and 30 trigrams, all different.
+    assert len(NLTK_WORDS) == len(set(NLTK_WORDS)) == 32
+    expected = (2 / 3 * math.log2(31) + 4 / 3 * math.log2(30)) / 2
+    assert generation_entropy([text]) == pytest.approx(expected)
+    assert round(expected, 2) == 4.92
+
+
+def test_a_full_stop_is_apart_at_the_end_of_every_sentence_and_part_of_an_abbreviation() -> None:
+    assert words("Rome fell. Mr. J. K. Lee left St. Louis. He sold Apple Inc. The end.") == [
+        *("Rome", "fell", ".", "Mr.", "J.", "K.", "Lee", "left", "St.", "Louis", "."),
+        *("He", "sold", "Apple", "Inc", ".", "The", "end", "."),
     ]
 
 
