@@ -43,7 +43,7 @@ COMMANDS: dict[str, Command] = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Do, print, write; 0, or 2 with one sentence on stderr when the request cannot be met."""
+    """Run a command; 0, or 2 with one sentence on stderr if it fails."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments and arguments[0] not in (*COMMANDS, "-h", "--help"):
         arguments.insert(0, "trace")
@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _check_files(options: argparse.Namespace) -> None:
-    """Say now, not after the work, that a file cannot be written."""
+    """Check before the work that all files can be written."""
     wanted = [
         getattr(options, name, None) for name in ("out", "html", "csv", "npz", "journal", "save_tuned", "per_fact")
     ]
@@ -146,9 +146,9 @@ def _add_traces(command: AddCommand) -> None:
     add_prompt(estimating)
     add_config(estimating, without=("severed", "batch_size", "against"))
     estimating.add_argument("--verify", type=int, default=0, help="compute this many of the largest cells exactly")
-    estimating.add_argument("--neurons", action="store_true", help="of single neurons in place of a site's cells")
+    estimating.add_argument("--neurons", action="store_true", help="estimate single neurons instead of a site's cells")
     add_output(estimating)
-    patching = command("paths", "patch the paths from one state through each module behind it")
+    patching = command("paths", "patch the paths from one state through each later module")
     add_prompt(patching)
     patching.add_argument("--sender", required=True, help="site:layer:position, such as mlp_out:3:5 (-1 is the last)")
     through = ("nothing", "mlps")
@@ -172,7 +172,7 @@ def _add_lenses(command: AddCommand) -> None:
     add_output(cutting)
     suggesting = command("counterfactuals", "suggest other subjects of as many tokens, from the atlas")
     add_prompt(suggesting)
-    suggesting.add_argument("--limit", type=int, default=10, help="at most so many (default: %(default)s)")
+    suggesting.add_argument("--limit", type=int, default=10, help="how many at most (default: %(default)s)")
     add_output(suggesting, figure=False)
 
 
@@ -197,7 +197,7 @@ def _add_many(command: AddCommand) -> None:
 
 def _add_facts(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("facts", help="a .csv, .jsonl or .json file with subject, prompt and answer, or 'atlas'")
-    parser.add_argument("--limit", type=int, help="the first so many facts")
+    parser.add_argument("--limit", type=int, help="trace only the first LIMIT facts")
     parser.add_argument("--facts-seed", type=int, default=0, help="which facts of the atlas (default: %(default)s)")
 
 

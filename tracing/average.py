@@ -44,7 +44,7 @@ class AverageEffects(Stored):
     unknown: tuple[str, ...]
     """Prompts left out because the model does not answer them correctly."""
     unaligned: tuple[str, ...]
-    """Prompts left out because no counterfactual subject aligns with theirs."""
+    """Prompts left out because no counterfactual subject aligns with the prompt's."""
     clean: NDArray[np.float32]
     """[fact], probability of the answer in the clean run."""
     corrupted: NDArray[np.float32]
@@ -82,7 +82,7 @@ class AverageEffects(Stored):
         return interval(self.values(site, category))
 
     def quantiles(self, site: str, category: Category, levels: Sequence[float] = QUANTILES) -> NDArray[np.float64]:
-        """[level, layer], quantiles of the effect over facts: the distribution that the mean stands for."""
+        """[level, layer], quantiles of the effect over facts."""
         values = self.values(site, category).astype(np.float64)
         present = values[~np.isnan(values).reshape(len(values), -1).any(1)]
         if not len(present):
@@ -94,7 +94,7 @@ class AverageEffects(Stored):
         return significant(self._map(site), alpha=alpha, correction=correction)
 
     def uncertain(self, site: str) -> NDArray[np.bool_]:
-        """[category, layer], where the 95 % interval of the mean over facts holds 0; nowhere for one fact."""
+        """[category, layer], where the 95 % interval of the mean over facts includes 0; nowhere for one fact."""
         low, high = interval(self._map(site))
         return np.asarray((low <= 0) & (high >= 0))
 
@@ -189,7 +189,7 @@ class AverageEffects(Stored):
 
 
 def map_name(config: TraceConfig) -> str:
-    """What a map is called among others: its site, and the module that was severed."""
+    """The name of a map: its site, and the severed module if there is one."""
     return config.site if config.severed is None else f"{config.site}, {config.severed} severed"
 
 

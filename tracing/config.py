@@ -1,4 +1,4 @@
-"""What a causal trace is asked for: `TraceConfig`."""
+"""The settings of a causal trace."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Direction = Literal["denoising", "noising"]
 
 CORRUPTIONS: tuple[Corruption, ...] = get_args(Corruption)
 DETERMINISTIC: frozenset[Corruption] = frozenset({"token", "zero", "mean"})
-"""Corruptions without a draw: one corrupted run says everything."""
+"""Corruptions without randomness, for which one corrupted run is enough."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,8 @@ class TraceConfig:
         default=None,
         metadata={"help": "module held, at the restored position and in every layer, at what it is without the patch"},
     )
-    """Where the module is also the restored site, its restored layers keep the restored value and the others are held.
-    The public code of ROME holds those too, so that such a map is 0 everywhere."""
+    """If the module is also the restored site, its restored layers keep the restored value and the others are held.
+    The public code of ROME holds all of them, so that such a map is 0 everywhere."""
     against: str = field(
         default="", metadata={"help": "another answer, for the logit difference; 'token' finds one by itself"}
     )
@@ -90,7 +90,7 @@ class TraceConfig:
 
     @property
     def n_samples(self) -> int:
-        """Corrupted runs: `samples`, or one where the corruption has no draw."""
+        """Corrupted runs: `samples`, or one if the corruption is not random."""
         return 1 if self.corruption in DETERMINISTIC else self.samples
 
     def layers_of(self, layer: int, n_layers: int) -> range:

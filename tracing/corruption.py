@@ -1,8 +1,7 @@
-"""What the corrupted run reads in place of the subject's embeddings.  Meng et al. 2022 (arXiv:2202.05262).
+"""The embeddings that replace the subject's in the corrupted run.  Meng et al. 2022 (arXiv:2202.05262).
 
-Every kind of corruption ends in the same thing, the embeddings h* that stand at the subject's positions, so that the
-runs behind a trace need not know which kind it was.  With h the clean embeddings, sigma the measured spread, k =
-`config.noise`, and z drawn from the seed:
+Every kind of corruption gives embeddings h* for the subject's positions, so the engine does not depend on the kind.
+With h the clean embeddings, sigma the measured spread, k = `config.noise`, and z drawn from the seed:
 
     gaussian        h* = h + k sigma z, z ~ N(0, 1)     section 2.1, k = 3
     gaussian_fixed  h* = h + k z                        the published code's plain number
@@ -14,9 +13,9 @@ runs behind a trace need not know which kind it was.  With h the clean embedding
 `additive = False` leaves h out of the first four (the published code's `replace`); the others always replace.
 
 `sigma` is the standard deviation over **all elements** of the embedding outputs of many subjects, each tokenised alone
-(unbiased, pooled over tokens and dimensions, duplicates kept), as the paper's code measures it.  A prompt's own subject
-is too small a sample for that, so without a list of subjects sigma is measured over the whole vocabulary's embeddings.
-Either way the absolute value and what it was measured on stand in the result.
+(unbiased, pooled over tokens and dimensions, duplicates kept), as the paper's code measures it.  One subject
+is too small a sample, so without a list of subjects sigma is measured over the whole vocabulary's embeddings.  The
+result states the absolute value and what it was measured on.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ from tracing.config import TraceConfig
 
 @dataclass(frozen=True)
 class NoiseLevel:
-    """The spread of a model's embeddings, measured once and good for many traces.
+    """The spread of a model's embeddings, which can be measured once and used for many traces.
 
     Raises:
         ValueError: if `sigma` is not a finite number, 0 or more.
@@ -55,10 +54,10 @@ class NoiseLevel:
 
 @dataclass(frozen=True, eq=False)
 class Corruption:
-    """What stands at the subject's positions in the corrupted runs."""
+    """The embeddings at the subject's positions in the corrupted runs."""
 
     embeddings: Tensor
-    """[sample, n_subject, d_model], float32 on the CPU, to be written at the "embed" site; one sample where nothing is
+    """[sample, n_subject, d_model], float32 on the CPU, to be written at the "embed" site; one sample if nothing is
     drawn."""
     std: float
     """Standard deviation of an element of the noise, in units of the embedding; 0 where nothing is drawn."""
@@ -93,7 +92,7 @@ def corrupt(
         fact: its template says where another subject would go.
         subject: token positions of the subject in the prompt.
         clean: [n_subject, d_model], the embedding outputs there.
-        level: the spread of the embeddings; its tokens are also what "multivariate" and "mean" take moments over.
+        level: the spread of the embeddings; "multivariate" and "mean" take the moments of its tokens.
 
     Raises:
         ValueError: if the corruption changes nothing, or the counterfactual subject does not align with this one.
@@ -108,7 +107,7 @@ def corrupt(
         corruption = Corruption(mean[None].clone(), 0.0, f"the mean of {level.source} in place of each subject token's")
     else:
         noise, std, source = _noise(model, len(subject), config, level)
-        # in float32: in half precision the sum would round twice
+        # in float32, since half precision would round the sum twice
         corruption = Corruption(clean + noise if config.additive else noise, std, source)
     if torch.equal(corruption.embeddings.to(model.dtype), clean.to(model.dtype).expand_as(corruption.embeddings)):
         raise ValueError(_without_effect(config, corruption.std))

@@ -1,4 +1,4 @@
-"""Other subjects to put in a prompt's place: same relation, another answer, as many tokens, the same tokens around.
+"""Subjects that can replace a prompt's: same relation, another answer, same number of tokens.
 
 Symmetric token replacement (Zhang & Nanda 2023, arXiv:2309.16042) corrupts a prompt with another subject
 instead of noise, which keeps the model on texts it knows; it needs a subject that aligns with the original's tokens.
@@ -16,19 +16,19 @@ from tracing.corruption import aligned_ids
 
 @dataclass(frozen=True)
 class Counterfactual:
-    """A subject that can stand where the prompt's stands."""
+    """A subject that can replace the prompt's."""
 
     subject: str
     answer: str
-    """What the atlas holds as its answer: the target of a logit difference."""
+    """Its answer in the atlas: the target of a logit difference."""
     shared_tokens: int
-    """How many of its tokens equal the original's at the same position; these are not corrupted."""
+    """Number of tokens that equal the original's at the same position and so are not corrupted."""
 
 
 def suggest_counterfactuals(
     model: LanguageModel, fact: Fact, *, limit: int = 10, atlas: Atlas | None = None
 ) -> tuple[Counterfactual, ...]:
-    """Subjects of the atlas that can replace the fact's; those that share the fewest tokens with it first.
+    """Subjects of the atlas that can replace the fact's, sorted by shared tokens, the fewest first.
 
     Args:
         fact: of a relation of the atlas, or with a subject or prompt the atlas knows.

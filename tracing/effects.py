@@ -48,23 +48,23 @@ class TraceEffects:
     noise_std: float
     """Absolute standard deviation of the noise, in units of the embedding: `config.noise` x what was measured."""
     noise_source: str
-    """What that was measured on, in words."""
+    """What the standard deviation was measured on, in words."""
     engine: str
     """"packed" (one sweep through the layers for many restored runs) or "replay" (whole forwards)."""
     clean: float
     corrupted: NDArray[np.float32]
     """[sample], probability of the answer with the subject corrupted and nothing restored."""
     restored: NDArray[np.float32]
-    """[sample, pos, layer], probability with that one state restored; NaN at positions that were not asked for."""
+    """[sample, pos, layer], probability with that one state restored; NaN at positions that were not traced."""
     corruption: str = ""
     """What was done to the subject's embeddings, in words."""
     lead: int = 0
-    """Tokens of a chat template before the prompt's own words.  They come before what is corrupted, so that every
-    effect there is 0, and figures leave them out (`own_words`)."""
+    """Tokens of a chat template before the prompt.  They come before the corrupted tokens, so every effect there is 0,
+    and figures leave them out (`own_words`)."""
     against: str = ""
-    """The other answer's first token as text, where logits were compared with it."""
+    """First token of the other answer as text, for the logit difference."""
     own_answer: bool = False
-    """Whether nobody stated the answer, so that it is the model's own and not known to be true."""
+    """Whether no answer was given, so that it is the model's own and may be false."""
     measure: Measure = "probability"
     """What `clean`, `corrupted` and `restored` are."""
     others: Mapping[Measure, Readings] = field(default_factory=dict)
@@ -81,7 +81,7 @@ class TraceEffects:
             )
 
     def own_words(self) -> Self:
-        """The same trace from the prompt's own words on, without what a chat template has before them."""
+        """The same trace without the chat template's tokens before the prompt."""
         if not self.lead:
             return self
         first, (start, stop) = self.lead, self.subject_span
@@ -100,8 +100,8 @@ class TraceEffects:
         """The same trace by another measure.
 
         Raises:
-            ValueError: if the measure is unknown or was not taken, or the corruption took nothing away of which a
-                fraction could be restored.
+            ValueError: if the measure is unknown or was not taken, or the corruption took nothing away, so
+                that there is no fraction to restore.
         """
         if measure == self.measure:
             return self
@@ -170,7 +170,7 @@ class TraceEffects:
         return low.astype(np.float32), high.astype(np.float32)
 
     def uncertain(self) -> NDArray[np.bool_]:
-        """[pos, layer], where the 95 % interval of the indirect effect holds 0; nowhere without an interval."""
+        """[pos, layer], where the 95 % interval of the indirect effect includes 0; nowhere without an interval."""
         low, high = self.ci()
         return np.asarray((low <= 0) & (high >= 0))
 

@@ -1,4 +1,4 @@
-"""What can be measured of a run: one number for a whole answer, by any of five measures, and one made of the first."""
+"""The measures of a run: five that give one number for a whole answer, and one computed from the probability."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ answer among all tokens, 1 for the likeliest; the worst over its tokens.  fracti
 where the corrupted run is 0 and the clean one 1 (Hase et al. 2023, arXiv:2301.04213, section 4)."""
 MEASURES: tuple[Measure, ...] = get_args(Measure)
 LOWER_IS_BETTER: tuple[Measure, ...] = ("kl", "rank")
-"""Measures that a restored state lowers."""
+"""Measures that fall when a restored state brings the answer back."""
 UNITS: dict[Measure, str] = {
     "probability": "probability",
     "log_probability": "nats",
@@ -34,4 +34,4 @@ class Readings:
     corrupted: NDArray[np.float32]
     """[sample]."""
     restored: NDArray[np.float32]
-    """[sample, pos, layer], or [sample, pos, layer, head]; NaN at positions that were not asked for."""
+    """[sample, pos, layer], or [sample, pos, layer, head]; NaN at positions that were not traced."""

@@ -66,7 +66,7 @@ def t_test(differences: ArrayLike, axis: int = 0) -> NDArray[np.float64]:
     mean = filled.sum(axis=0) / np.maximum(count, 1)
     deviation = np.where(present, array - mean, 0.0)
     error = np.sqrt((deviation**2).sum(axis=0) / np.maximum(count - 1, 1) / np.maximum(count, 1))
-    # a spread of mere rounding is none
+    # a spread of the size of rounding counts as none
     flat = error <= 1e-9 * np.abs(mean)
     with np.errstate(divide="ignore", invalid="ignore"):
         t = np.abs(np.where(flat, 0.0, mean / error))

@@ -1,4 +1,4 @@
-"""Results on disk: arrays in an .npz, everything else as JSON text inside it.  No pickle, so opening one is safe."""
+"""Results on disk: an .npz with the arrays and everything else as JSON.  No pickle, so opening a file is safe."""
 
 from __future__ import annotations
 

@@ -1,15 +1,15 @@
-"""What a trace says about where to begin editing: its largest effect, a layer where one stands out, an early site.
+"""The layer that a trace suggests for an edit, its largest effect, and whether it shows an early site.
 
-The largest of many cells is large by selection, even where nothing has an effect.  So the intervals here hold for all
-the cells that were compared at once: Student's t over paired samples at 95 % in all (Bonferroni), where the dots of a
-map are of one cell each.  A layer is suggested only if
+The largest of many cells is large by selection, even if nothing has an effect.  So the intervals here are corrected for
+all compared cells (Bonferroni): Student's t over paired samples, 95 % for all cells together.  The dots of a map are
+not corrected, they are of one cell each.  A layer is suggested only if
 
     the corruption took something away: the 95 % interval of the total effect lies above 0,
-    the largest effect at the token lies above 0, in the interval that holds for all layers of that token,
-    so does its excess over the token's mean over layers: where a row is flat, its largest cell is arbitrary, and
-    it gives back a twentieth of the total effect: with paired samples also an effect of no importance differs from 0.
+    the corrected interval of the largest effect at the token lies above 0,
+    so does the interval of its excess over the token's mean over layers (in a flat row the largest cell is arbitrary),
+    it is at least a twentieth of the total effect (with paired samples even a negligible effect differs from 0).
 
-Even then it is a suggestion: where a fact is traced to says little about where an edit works best (Hase et al. 2023,
+It is only a suggestion: the layer that a trace finds says little about where an edit works best (Hase et al. 2023,
 arXiv:2301.04213).
 """
 
@@ -33,7 +33,7 @@ from tracing.tokens import token_label
 SMALLEST_EFFECT = 1e-6
 """An effect below is rounding, as a difference of probabilities."""
 SMALLEST_SHARE = 0.05
-"""Of the total effect, for a layer to stand out."""
+"""Least share of the total effect for a layer to stand out."""
 ENOUGH_SAMPLES = 10
 MODELS_DIFFER = (
     "Models differ: Meng et al. (2022, arXiv:2202.05262) found an early site in GPT-2 XL, while in Qwen-based models "
@@ -52,11 +52,11 @@ class Cell:
     """Mean over samples, in units of the trace's measure."""
     low: float
     high: float
-    """95 % interval that holds for all cells compared; NaN for one sample."""
+    """95 % interval, corrected for all cells compared; NaN for one sample."""
     compared: int
-    """How many cells it is the largest of."""
+    """Number of cells compared."""
     head: int | None = None
-    """In a trace of heads."""
+    """Only in a trace of heads."""
 
     def __str__(self) -> str:
         where = f"layer {self.layer}" + ("" if self.head is None else f" head {self.head}")
@@ -64,7 +64,7 @@ class Cell:
 
     @property
     def interval(self) -> str:
-        """The interval in words, with a blank in front; empty without one."""
+        """The interval in words, with a leading space; empty without one."""
         if math.isnan(self.low):
             return ""
         return f" (95 % CI {self.low:.3f} to {self.high:.3f}, corrected for {self.compared} cells)"
@@ -81,11 +81,11 @@ class Suggestion:
 
     layer: int | None
     reason: str
-    """One or two sentences: the numbers it rests on, or what is missing and what to do."""
+    """One or two sentences: the numbers behind it, or what is missing and what to do."""
     cell: Cell | None
     """The largest effect at that token; None where it was not measured or no layer can be edited."""
     elsewhere: Cell | None = None
-    """The largest effect at another token of the subject where one stands out; looked for only without a layer."""
+    """If no layer is suggested: the largest effect that stands out at another token of the subject."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class Best:
     effect: float
     low: float
     high: float
-    """95 % interval that holds for all cells of the row."""
+    """95 % interval, corrected for all cells of the row."""
     mean: float
     """Of the row."""
     stands_out: bool
@@ -104,10 +104,10 @@ class Best:
 
 
 def best_of(values: NDArray[np.floating], total: float) -> Best:
-    """The largest mean over samples of [sample, cell] effects; samples may be noise draws or facts, NaNs left out.
+    """The largest mean over samples of [sample, cell] effects; samples are noise draws or facts, NaNs are left out.
 
     Args:
-        total: the total effect, of which it must be a share of `SMALLEST_SHARE` to stand out.
+        total: the total effect; the largest mean must be at least `SMALLEST_SHARE` of it to stand out.
     """
     array = np.asarray(values, dtype=np.float64)
     array = array[~np.isnan(array).any(axis=1)]
@@ -115,7 +115,7 @@ def best_of(values: NDArray[np.floating], total: float) -> Best:
     index = int(means.argmax())
     low, high = interval(array[:, index], confidence=_each(len(means)))
     above, _ = interval(array[:, index] - array.mean(axis=1), confidence=_each(len(means)))
-    # one cell has nothing to stand out from
+    # a single cell cannot stand out from a mean
     enough = means[index] >= max(SMALLEST_SHARE * total, SMALLEST_EFFECT)
     stands_out = bool(low > 0 and enough and (above > 0 or len(means) == 1))
     return Best(index, float(means[index]), float(low), float(high), float(means.mean()), stands_out)
@@ -124,9 +124,8 @@ def best_of(values: NDArray[np.floating], total: float) -> Best:
 def largest(result: TraceEffects) -> Cell:
     """The largest effect from the subject on and before the last token.
 
-    Before the subject nothing is corrupted and every effect is 0; at the last token anything that is late enough
-    restores the answer.  Where nothing between was measured: the largest of what was.  By measures that a restored
-    state lowers it is the most negative one.
+    Before the subject every effect is 0; at the last token every late state restores the answer.  If no position
+    between was measured, all measured positions are compared.  For kl and rank it is the most negative effect.
     """
     measured = [pos for pos in range(len(result.tokens)) if _measured(result, pos)]
     between = [pos for pos in measured if result.subject_span[0] <= pos < len(result.tokens) - 1]
@@ -203,7 +202,7 @@ def early_site(result: TraceEffects) -> str:
 
 
 def can_show_site(config: TraceConfig) -> bool:
-    """Whether a map of these settings can show the early site: of states or MLPs, restored, with nothing severed."""
+    """Whether a map of these settings can show the early site: states or MLPs, denoising, nothing severed."""
     return config.site in ("resid_post", "mlp_out") and config.direction == "denoising" and config.severed is None
 
 
@@ -224,7 +223,7 @@ def total_interval(result: TraceEffects) -> tuple[float, float]:
 
 
 def _refusal(result: TraceEffects, position: int) -> str:
-    """Why a trace by probability can suggest nothing, whatever its cells hold; empty where it can."""
+    """The reason why no layer of this trace can be suggested; empty if one can."""
     low, high = total_interval(result)
     if len(result.corrupted) < 2:
         noise = "" if result.config.n_samples == result.config.samples else "the corruption gaussian and "
@@ -246,7 +245,7 @@ def _refusal(result: TraceEffects, position: int) -> str:
 
 
 def _elsewhere(result: TraceEffects, position: int, without: Mapping[int, Collection[int]]) -> Cell | None:
-    """The largest effect at the subject's other tokens, among those where it stands out."""
+    """The largest effect at the subject's other tokens, if one stands out."""
     cells = []
     for other in range(*result.subject_span):
         layers = _layers(result, other, without)
@@ -298,5 +297,5 @@ def _name(result: TraceEffects, position: int) -> str:
 
 
 def _each(cells: int) -> float:
-    """The confidence of each of so many intervals that together hold with `CONFIDENCE` (Bonferroni)."""
+    """Confidence of each interval so that all of them together have `CONFIDENCE` (Bonferroni)."""
     return 1 - (1 - CONFIDENCE) / cells

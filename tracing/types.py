@@ -1,4 +1,4 @@
-"""What a causal trace found (`TraceResult`); what it is asked for is `TraceConfig`.  Meng et al. 2022, 2202.05262."""
+"""The result of a causal trace.  Meng et al. 2022 (arXiv:2202.05262)."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class TraceResult(TraceEffects):
     """One causal trace, with the layer it suggests, its table and its file."""
 
     def largest(self) -> Cell:
-        """The largest effect before the last token, where anything that is late enough restores the answer.
+        """The largest effect before the last token; at the last token every late state restores the answer.
 
         Its interval holds for all cells compared (`tracing.suggestion`).  By kl and rank, which a restored
         state lowers, it is the most negative effect.
@@ -47,7 +47,7 @@ class TraceResult(TraceEffects):
     def suggestion(
         self, position: int | None = None, without: Mapping[int, Collection[int]] | None = None
     ) -> Suggestion:
-        """The layer whose effect stands out at one token, or none and why (`tracing.suggestion`).
+        """The layer whose effect stands out at one token, or the reason why there is none (`tracing.suggestion`).
 
         Args:
             position: a token of the prompt; by default the last of the subject.

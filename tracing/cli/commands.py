@@ -1,6 +1,6 @@
-"""What each command of `python -m tracing` does: options in, a result with its table and figures out.
+"""The commands of `python -m tracing`: each takes the parsed options and gives a result with its table and figures.
 
-Torch and transformers take seconds to import, so nothing here imports them before the request makes sense.
+Torch and transformers take seconds to import, so they are imported only after the options were checked.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ TUNED_TEXTS = 256  # prompts of the atlas that a tuned lens is fitted on
 
 @dataclass(frozen=True, eq=False)
 class Output:
-    """A finished result with its faces."""
+    """A result with its table and its figures."""
 
     result: Any
     """With to_json, to_frame and save."""
@@ -42,12 +42,12 @@ class Output:
     chart: Callable[[], Any] | None = None
     """The figure for the screen."""
     figure: Callable[..., Any] | None = None
-    """The figure for print; takes `width_in` where a width was asked for."""
+    """The figure for print; takes `width_in` if a width was given."""
 
 
 def trace(options: argparse.Namespace, watch: Watch) -> Output:
-    """One prompt, one exact map."""
-    model, fact = _asked(options)
+    """Trace one prompt exactly."""
+    model, fact = _model_and_fact(options)
     from tracing.engine.tracer import causal_trace
 
     config = _config(options, model, fact)
@@ -55,8 +55,8 @@ def trace(options: argparse.Namespace, watch: Watch) -> Output:
 
 
 def lens(options: argparse.Namespace, watch: Watch) -> Output:
-    """What every state says when it is read as the last one."""
-    model, fact = _asked(options)
+    """Read every state with the logit lens or a tuned lens."""
+    model, fact = _model_and_fact(options)
     from tracing.lenses.logit import logit_lens
     from tracing.lenses.tuned import TunedLens, fit_tuned_lens, own_texts, tuned_lens
 
@@ -73,16 +73,16 @@ def lens(options: argparse.Namespace, watch: Watch) -> Output:
 
 
 def knockout(options: argparse.Namespace, watch: Watch) -> Output:
-    """What the answer loses when the last position may not read some tokens."""
-    model, fact = _asked(options)
+    """Cut attention edges from the last position."""
+    model, fact = _model_and_fact(options)
     from tracing.lenses.knockout import attention_knockout
 
     return shown(attention_knockout(model, fact, window=options.window, watch=watch))
 
 
 def attribution(options: argparse.Namespace, watch: Watch) -> Output:
-    """An estimated map from one backward pass, and exact values of its largest cells."""
-    model, fact = _asked(options)
+    """Estimate a map from one backward pass; compute the largest cells exactly if asked."""
+    model, fact = _model_and_fact(options)
     from tracing.lenses.attribution import attribution_patching, verify
 
     config, level = _config(options, model, fact), _level(model)
@@ -111,8 +111,8 @@ def _neurons(
 
 
 def paths(options: argparse.Namespace, watch: Watch) -> Output:
-    """What one state tells the answer through each module behind it."""
-    model, fact = _asked(options)
+    """Patch the paths from one state through each later module."""
+    model, fact = _model_and_fact(options)
     from tracing.lenses.paths import Node, path_patching
 
     parts = options.sender.split(":")
@@ -127,8 +127,8 @@ def paths(options: argparse.Namespace, watch: Watch) -> Output:
 
 
 def counterfactuals(options: argparse.Namespace, watch: Watch) -> Output:
-    """Subjects of the atlas that can stand in the prompt's place."""
-    model, fact = _asked(options)
+    """List subjects of the atlas that can replace the prompt's."""
+    model, fact = _model_and_fact(options)
     from tracing.counterfactuals import suggest_counterfactuals
 
     suggested = suggest_counterfactuals(model, fact, limit=options.limit)
@@ -138,7 +138,7 @@ def counterfactuals(options: argparse.Namespace, watch: Watch) -> Output:
 
 
 def many(options: argparse.Namespace, watch: Watch) -> Output:
-    """Every fact of a file, each saved for itself, and a table of them."""
+    """Trace every fact of a file, save each trace, and write a table."""
     facts, folder = _facts(options), Path(options.folder)
     model = load_from(options)
     from tracing.engine.tracer import causal_trace
@@ -180,7 +180,7 @@ def _facts_row(result: TraceResult) -> dict[str, Any]:
 
 
 def average(options: argparse.Namespace, watch: Watch) -> Output:
-    """Average effects of many facts at several sites."""
+    """Average the effects of many facts at several sites."""
     facts, untold = answered(_facts(options), lambda fact: fact, options.facts)
     if untold:
         options.notes = (*options.notes, f"{untold} facts were left out, since the file states no true answer for them")
@@ -193,7 +193,7 @@ def average(options: argparse.Namespace, watch: Watch) -> Output:
         return result[0].subject if result else None
 
     chosen = without_counterfactual(options)
-    # a stand-in: every fact gets its own
+    # a placeholder, every fact gets its own
     changes = {"counterfactual": "chosen for each fact"} if chosen else {}
     configs = []
     for site, severed in [
@@ -220,7 +220,7 @@ def average(options: argparse.Namespace, watch: Watch) -> Output:
 
 
 def reopen(options: argparse.Namespace, watch: Watch) -> Output:
-    """A saved result again."""
+    """Open a saved result."""
     header, _ = read(options.path)
     kind = str(header["kind"])
     if kind.startswith("engram-trace"):
@@ -244,7 +244,7 @@ def shown(result: Any) -> Output:
     from tracing.plots import maps as plots
 
     name = type(result).__name__
-    if name == "NeuronAttribution":  # tens of thousands of columns make no figure
+    if name == "NeuronAttribution":  # tens of thousands of columns do not fit a figure
         return Output(result, tables.neurons_table(result))
     if isinstance(result, TraceResult):
         if result.config.site == "attn_heads":
@@ -271,7 +271,7 @@ def shown(result: Any) -> Output:
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """A plain table where a command has no result of its own."""
+    """A table as the result of a command."""
 
     frame: pd.DataFrame
 
@@ -284,10 +284,10 @@ class Table:
         return str(self.frame.to_json(orient="records", force_ascii=False, indent=1))
 
 
-def _asked(options: argparse.Namespace) -> tuple[LanguageModel, Fact]:
-    """The model and the fact; a misspelt subject is told before the model is loaded.
+def _model_and_fact(options: argparse.Namespace) -> tuple[LanguageModel, Fact]:
+    """Load the model and build the fact; a misspelt subject is an error before the model is loaded.
 
-    `options.notes` holds what is to be said of the model's weights and of the way it is asked.
+    `options.notes` gets notes on the model's weights and on how the prompt is put to it.
     """
     fact = _fact(options)
     model = load_from(options)
@@ -302,7 +302,7 @@ def _fact(options: argparse.Namespace) -> Fact:
 
 
 def _facts(options: argparse.Namespace) -> Sequence[Fact]:
-    """The facts a command is about; `options.notes` holds what a file had besides."""
+    """Read the facts; `options.notes` gets notes on the file."""
     if options.facts == "atlas":
         return _atlas_facts(options.limit, options.facts_seed)
     read = read_facts(options.facts)
@@ -325,7 +325,7 @@ def _level(model: LanguageModel, subjects: Sequence[str] = ()) -> NoiseLevel:
 
 
 def _config(options: argparse.Namespace, model: LanguageModel, fact: Fact) -> TraceConfig:
-    """The config asked for, with a suggested counterfactual where one is needed and nobody named it."""
+    """The config of the options, with a suggested counterfactual if one is needed and none was given."""
     changes = {"counterfactual": _counterfactual(model, fact)} if without_counterfactual(options) else {}
     return config_of(options, model.n_layers, **changes)
 

@@ -36,7 +36,7 @@ def add_output(parser: argparse.ArgumentParser, *, figure: bool = True) -> None:
 
 
 def add_config(parser: argparse.ArgumentParser, *, without: Collection[str] = ()) -> None:
-    """An option for every field of TraceConfig but these; left out, the field keeps its default."""
+    """An option for every field of TraceConfig except `without`; omitted options keep the default."""
     hints = get_type_hints(TraceConfig)
     group = parser.add_argument_group("the trace")
     for name, field in FIELDS.items():
@@ -55,7 +55,7 @@ def add_config(parser: argparse.ArgumentParser, *, without: Collection[str] = ()
 
 
 def config_of(options: argparse.Namespace, n_layers: int, **changes: Any) -> TraceConfig:
-    """The config the options ask for; modules are restored in windows of a quarter of the layers unless told.
+    """The config of the options; modules are restored in windows of a quarter of the layers by default.
 
     Raises:
         ValueError: as TraceConfig.
@@ -71,12 +71,12 @@ def config_of(options: argparse.Namespace, n_layers: int, **changes: Any) -> Tra
 
 
 def usual_window(site: TraceSite, n_layers: int) -> int:
-    """Layers restored together: one of states and heads, a quarter of the layers of what modules write."""
+    """Layers restored together: one for states and heads, a quarter of the layers for MLP and attention outputs."""
     return max(1, n_layers // 4) if site in ("mlp_out", "attn_out") else 1
 
 
 def without_counterfactual(options: argparse.Namespace) -> bool:
-    """Whether tokens are to be replaced by a subject that nobody named."""
+    """Whether the corruption needs another subject and none was given."""
     return bool(options.corruption == "token" and not options.counterfactual)
 
 

@@ -32,9 +32,9 @@ def trace_table(result: TraceResult) -> str:
     """Probabilities, corruption, indirect effects by token and layer, the largest of them and what they suggest."""
     result = result.own_words()
     config, corrupted = result.config, float(result.corrupted.mean())
-    whose = "" if result.answer_is_greedy else f"; the model would say {token_label(result.predicted.strip())!r}"
+    whose = "" if result.answer_is_greedy else f"; the model answers {token_label(result.predicted.strip())!r}"
     if result.own_answer:
-        whose = ", the model's own; nobody has said what is true"
+        whose = ", the model's own; the true answer was not given"
     done = f"corrupted with {result.corruption}" if result.corruption else f"noise {result.noise_source}"
     lines = [
         f"model      {result.model_name} ({result.n_layers} layers), revision {result.revision[:12]}",
@@ -162,7 +162,7 @@ def average_table(average: AverageEffects) -> str:
 
 
 def _average_site(average: AverageEffects, name: str) -> list[str]:
-    """The largest average effect at the last subject token, and whether it is an early site; nothing for two facts."""
+    """The largest average effect at the last subject token, and whether it is early; empty for fewer than 3 facts."""
     values = average.values(name, "last_subject")
     values = values[~np.isnan(values).any(axis=1)]
     config = next(config for config in average.configs if map_name(config) == name)

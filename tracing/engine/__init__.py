@@ -1,1 +1,1 @@
-"""How a trace is computed."""
+"""The engine: how traces and averages are computed."""

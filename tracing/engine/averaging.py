@@ -1,4 +1,4 @@
-"""Tracing many facts: which of them count, what is kept of each, and a journal that a stopped run resumes from."""
+"""Trace many facts and average their effects, with a journal from which a stopped run resumes."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from tracing.types import PositionName, TraceResult
 
 JOURNAL = "engram-average-journal-1"
 GROUP = 16
-"""Facts of which is found out together who counts."""
+"""Facts that are checked together for whether the model knows them."""
 ChooseCounterfactual = Callable[[Fact], str | None]
 """Another subject for a fact, or None where none aligns."""
 
 
 @dataclass(frozen=True, eq=False)
 class Record:
-    """What is kept of one fact."""
+    """One fact's effects, or why it was left out."""
 
     prompt: str
     answer: str
@@ -65,17 +65,17 @@ def average_effects(
 
     Args:
         facts: each needs its true answer.
-        configs: one for each map; severed variants of a site are maps of their own.  All share one corruption.
+        configs: one for each map; a severed variant of a site is another map.  All share one corruption.
         level: by default measured on the embeddings of the facts' subjects, as in the paper.
         positions: restrict to e.g. ("last_subject", "last_token"), many times faster; other categories are then NaN.
-        counterfactual: for the corruption "token", names another subject for each fact in place of the configs' own.
-        journal: a JSON Lines file that every finished fact is added to; facts it already holds are not traced again.
+        counterfactual: for the corruption "token": gives each fact another subject, in place of the configs' subject.
+        journal: a JSON Lines file to which every finished fact is added; facts in it are not traced again.
         watch: told (facts done, facts in all), and asked before every forward pass.
 
     Raises:
         Cancelled: when `watch` said so, within one forward pass; the journal keeps what was done.
-        ValueError: if a fact has no answer, a map is asked for twice, the model knows none of the facts, or the journal
-            is of another run.
+        ValueError: if a fact has no answer, a map is given twice, the model knows none of the facts, or the journal
+            belongs to a run with other settings.
     """
     chosen = list(facts)
     for fact in chosen:
@@ -111,7 +111,7 @@ def knows(model: LanguageModel, question: Question) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class _Job:
-    """How every fact is traced."""
+    """The settings that all facts share."""
 
     configs: Sequence[TraceConfig]
     level: NoiseLevel
@@ -121,9 +121,9 @@ class _Job:
 
 
 def _records(model: LanguageModel, facts: Sequence[Fact], done: _Journal, job: _Job) -> Iterator[Record]:
-    """A record for each fact in order, from the journal where it is done.
+    """A record for each fact in order, from the journal where it has one.
 
-    Which facts count is found out before any is traced, so that those can share sweeps.
+    All facts are checked before any is traced, so that the known ones can share sweeps.
     """
     kept: dict[int, Record] = {}
     others: list[str] = []
@@ -140,7 +140,7 @@ def _records(model: LanguageModel, facts: Sequence[Fact], done: _Journal, job: _
                 others.append(other)
     counted = [fact for number, fact in enumerate(facts) if number not in kept]
     configs = list(job.configs)
-    if job.counterfactual is not None:  # each fact's own takes the place of this one
+    if job.counterfactual is not None:  # replaced by each fact's own subject
         configs = [replace(config, corruption="token", counterfactual="chosen for each fact") for config in configs]
     traced = trace_facts(
         model,
@@ -180,7 +180,7 @@ def _average(
 ) -> AverageEffects:
     counted = [record for record in records if record.kept]
     effects = {map_name(config): _stack([record.effects or {} for record in counted], config) for config in configs}
-    if positions is not None:  # a one-token subject's only token is also its first: a biased few, so left out
+    if positions is not None:  # only one-token subjects would have a first token here, a biased sample
         for effect in effects.values():
             effect[:, not_positions(positions)] = np.nan
     return AverageEffects(
@@ -209,7 +209,7 @@ def _settings(
     level: NoiseLevel,
     positions: Sequence[PositionName] | None,
 ) -> dict[str, Any]:
-    """What two runs must share for one to resume the other."""
+    """The settings that must be equal for a run to resume from a journal."""
     return {
         "kind": JOURNAL,
         "revision": model.revision,
@@ -221,17 +221,17 @@ def _settings(
 
 
 class _Journal:
-    """Finished facts in a JSON Lines file: the settings in its first line, one fact a line behind."""
+    """A JSON Lines file: settings in the first line, then one finished fact per line."""
 
     def __init__(self, path: Path | None, records: dict[tuple[str, str], Record]) -> None:
         self._path, self._records = path, records
 
     @classmethod
     def open(cls, path: str | Path | None, settings: dict[str, Any]) -> _Journal:
-        """Read what is there, or begin the file.
+        """Read the journal, or begin one.
 
         Raises:
-            ValueError: if it is no journal, or one of other settings.
+            ValueError: if the file is not a journal, or its settings differ.
         """
         if path is None:
             return cls(None, {})
@@ -242,7 +242,7 @@ class _Journal:
             return cls(path, {})
         text = path.read_text(encoding="utf-8")
         whole, _, torn = text.rpartition("\n")
-        if torn:  # the run was stopped in the middle of a line
+        if torn:  # the run stopped while it wrote this line
             path.write_text(whole + "\n" if whole else "", encoding="utf-8")
         try:
             header, *lines = [json.loads(line) for line in whole.splitlines()]
@@ -255,11 +255,11 @@ class _Journal:
         return cls(path, {(record.prompt, record.answer): record for record in records})
 
     def get(self, fact: Fact) -> Record | None:
-        """The fact's record, if it is done."""
+        """The fact's record, or None."""
         return self._records.get((fact.prompt, fact.target_true))
 
     def add(self, record: Record) -> None:
-        """Keep a record that is not there yet; written at once, so that a stop loses one group of facts at most."""
+        """Append a new record at once, so that a stop loses at most one group of facts."""
         if self._path is None or (record.prompt, record.answer) in self._records:
             return
         values = {name: value for name, value in vars(record).items() if not _is_nan(value)}

@@ -27,7 +27,7 @@ class RunCount:
 
     watch: Watch
     total: int = 0
-    """Restored runs in all, once that is known."""
+    """Number of restored runs, once counted."""
     _done: int = field(default=0, init=False)
     _pending: int = field(default=0, init=False)
 
@@ -46,7 +46,7 @@ class RunCount:
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """One fact with its corruption, and what is known of it so far."""
+    """One fact with its corruption and the samples run so far."""
 
     model: LanguageModel
     fact: Fact
@@ -62,7 +62,7 @@ class Case:
         return len(self.corruption.embeddings)
 
     def results(self, engine: Engine) -> tuple[TraceResult, ...]:
-        """One result a config, of the samples found so far."""
+        """One result per config, from the samples run so far."""
         return tuple(self._result(engine, index) for index in range(len(self.configs)))
 
     def _result(self, engine: Engine, index: int) -> TraceResult:
@@ -111,7 +111,7 @@ def make_case(
     level: NoiseLevel,
     positions: Sequence[int | PositionName] | None,
 ) -> Case:
-    """The fact ready to be traced.
+    """Tokenise and corrupt the fact.
 
     Raises:
         ValueError: if the prompt does not fit the model, the subject is not in it, a position is none of its tokens,
@@ -131,12 +131,12 @@ def make_case(
 
 
 def _readings(clean: Tensor, corrupted: Tensor, restored: Tensor) -> dict[Measure, Readings]:
-    """By measure; a logit difference only where there is another answer.
+    """The readings of all runs by measure; the logit difference only if there is another answer.
 
     Args:
         clean: [answer, quantity].
         corrupted: [sample, answer, quantity].
-        restored: [sample, pos, layer, answer, quantity], for heads with their axis behind the layer.
+        restored: [sample, pos, layer, answer, quantity], with a head axis after the layer for heads.
     """
     runs = [whole_answer(each) for each in (clean, corrupted, restored)]
     by_measure: dict[Measure, Readings] = {}

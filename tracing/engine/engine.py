@@ -1,7 +1,7 @@
-"""From a question and its corruption to every cell of the maps: the clean and corrupted runs, then the restored ones.
+"""Compute every cell of the maps: the clean and corrupted runs first, then the restored ones.
 
-Two ways to run restored runs, both exact: packed sweeps (`tracing.engine.sweep`), in which each layer of the model is
-called once a pass, and replay (`tracing.engine.replay`), whole forwards in batches.  `tracing.engine.probe` chooses.
+Restored runs are computed in one of two ways, both exact: packed sweeps (`tracing.engine.sweep`) call each layer once
+per pass, replay (`tracing.engine.replay`) runs whole forwards in batches.  `tracing.engine.probe` chooses.
 """
 
 from __future__ import annotations
@@ -29,25 +29,25 @@ from tracing.engine.sweep import Sweep
 __all__ = ["Engine", "Question", "Samples", "TracedPrompt"]
 
 Tick = Callable[[int], None]
-"""Called before each pass with the restored runs that it will do; it may raise to stop the trace."""
+"""Called before each pass with its number of restored runs; it may raise to stop the trace."""
 
 
 @dataclass(eq=False)
 class TracedPrompt:
-    """A question, how it is corrupted, and where it is restored."""
+    """A prompt with its answer, its corrupted embeddings and the positions to restore."""
 
     question: Question
     embeddings: Tensor
-    """[sample, n_subject, d_model], what stands at the subject in the corrupted runs."""
+    """[sample, n_subject, d_model], embeddings of the subject in the corrupted runs."""
     positions: Sequence[int]
     """Prompt positions to restore, sorted."""
     other: int | None
-    """First token of another answer, for the logit difference; for the corruption "token" found by the engine."""
+    """First token of another answer, for the logit difference; for the corruption "token" the engine sets it."""
 
 
 @dataclass(frozen=True, eq=False)
 class Samples:
-    """What is known of some samples of one question."""
+    """Readings of some samples of one prompt."""
 
     clean: Tensor
     """[answer, quantity], readings of the clean run (`tracing.engine.question.QUANTITIES`)."""
@@ -56,32 +56,32 @@ class Samples:
     corrupted: Tensor
     """[sample, answer, quantity]."""
     restored: list[Tensor]
-    """For each config, [sample, pos, column, answer, quantity] on the CPU; NaN at positions not asked for."""
+    """For each config, [sample, pos, column, answer, quantity] on the CPU; NaN at positions that were not traced."""
 
 
 @dataclass(frozen=True, eq=False)
 class _Task:
-    """One config's restored runs for some samples, and where their readings go."""
+    """One config's restored runs for some samples, and the grids for their readings."""
 
     config: TraceConfig
     base: Runs
     source: Runs
     references: Sequence[Tensor]
-    """For each question [answer, d_vocab], logits of the clean run."""
+    """For each prompt [answer, d_vocab], logits of the clean run."""
     part: range
-    """The samples."""
+    """Which samples."""
     grids: Sequence[Tensor]
-    """For each question."""
+    """For each prompt."""
     tick: Tick
 
 
 @dataclass(eq=False)
 class Engine:
-    """The runs of one question, or of several side by side, on one model."""
+    """The runs of one prompt, or of several side by side, on one model."""
 
     model: LanguageModel
     prompts: Sequence[TracedPrompt]
-    """One, unless the engine is "packed"; with as many samples each."""
+    """Several only if the engine is "packed"; all have the same number of samples."""
     configs: Sequence[TraceConfig]
     name: EngineName
     driver: Driver
@@ -89,15 +89,15 @@ class Engine:
 
     @cached_property
     def stretches(self) -> tuple[Stretch, ...]:
-        """Where each question stands in the row that holds all."""
+        """The place of each prompt in the row that holds all of them."""
         return end_to_end((len(prompt.question.ids), prompt.question.n_answer) for prompt in self.prompts)
 
     def n_runs(self) -> int:
-        """Restored runs of one sample over all configs, those known without running left out."""
+        """Restored runs of one sample over all configs, without those whose result is known beforehand."""
         return sum(len(cells) * len(where) for config in self.configs for cells, where in self.work(config))
 
     def run(self, samples: range, tick: Tick) -> Iterator[tuple[Samples, ...]]:
-        """Some samples of every question, as many at a time as one capture holds.
+        """Run some samples of every prompt, as many at a time as one capture can hold.
 
         Raises:
             TraceMemoryError: naming the pass that did not fit and what would.
@@ -109,12 +109,12 @@ class Engine:
 
     @property
     def _length(self) -> int:
-        """Tokens of all questions."""
+        """Tokens of all prompts."""
         return sum(stretch.length for stretch in self.stretches)
 
     @property
     def _n_answers(self) -> int:
-        """Answer tokens of all questions."""
+        """Answer tokens of all prompts."""
         return sum(stretch.n_answer for stretch in self.stretches)
 
     def _samples(self, part: range, tick: Tick) -> tuple[Samples, ...]:
@@ -124,7 +124,7 @@ class Engine:
         logits = torch.cat([clean.logits, corrupted.logits]).split([each.n_answer for each in self.stretches], 1)
         readings = []
         for prompt, reference, own in zip(self.prompts, references, logits, strict=True):
-            # the counterfactual run's own answer is what its logits are held against
+            # logits are compared with the answer of the counterfactual run
             if prompt.other is None and self.configs[0].corruption == "token":
                 answer = int(own[1, 0].argmax())
                 prompt.other = None if answer == prompt.question.answer_ids[0] else answer
@@ -142,7 +142,7 @@ class Engine:
         )
 
     def _capture(self, part: range) -> tuple[Runs, Runs]:
-        """The clean run, the first time together with the corrupted ones, and those."""
+        """(clean run, corrupted runs); the clean one is run once, together with the first corrupted ones."""
         wanted = {config.site for config in self.configs} | {config.severed for config in self.configs}
         sites: set[Site] = {site for site in wanted if site}
         size = Pass(len(part) + 1, self._length, self._length, self._n_answers)
@@ -162,7 +162,7 @@ class Engine:
         return self._clean, runs.rows(range(1, len(runs)))
 
     def _fill(self, task: _Task) -> None:
-        """Run one config's restored runs and put their readings into the grids."""
+        """Run one config's restored runs and write their readings into the grids."""
         for cells, where in self.work(task.config):
             if self.name == "packed":
                 self._sweep(task, cells, where)
@@ -181,7 +181,7 @@ class Engine:
                     self._read(task, sweep, chunk, sweep_logits(model, sweep, self.driver))
 
     def _read(self, task: _Task, sweep: Sweep, chunk: Chunk, logits: Tensor) -> None:
-        """Put what [block, sample, end, d_vocab] logits say into the grids."""
+        """Write the readings of [block, sample, end, d_vocab] logits into the grids."""
         part = slice(chunk.samples.start, chunk.samples.stop)
         for stretch, positions, ends in chunk.pack.prompts():
             prompt, reference = self.prompts[stretch.prompt], task.references[stretch.prompt]
@@ -207,7 +207,7 @@ class Engine:
         )
 
     def _replay(self, task: _Task, cells: Sequence[Cell], where: Sequence[int]) -> None:
-        """Fill in these cells at these positions of the one question by whole forwards."""
+        """Fill in these cells at these positions of the only prompt by whole forwards."""
         (prompt,), (grid,), (reference,) = self.prompts, task.grids, task.references
         question, length = prompt.question, len(prompt.question.ids)
         embeddings = prompt.embeddings[task.part.start : task.part.stop]
@@ -242,7 +242,7 @@ class Engine:
         return sorted(cells, key=lambda cell: (cell.window.start, cell.window.stop, cell.column))
 
     def work(self, config: TraceConfig) -> Iterator[tuple[list[Cell], list[Variant]]]:
-        """Which cells have to be run at which positions: all, less those that `_known` fills in."""
+        """The cells to run at each position: all but those that `_known` fills in."""
         where, final = [], []
         for prompt, stretch in zip(self.prompts, self.stretches, strict=True):
             where += [(stretch, pos) for pos in prompt.positions if pos >= prompt.question.subject.start]
@@ -255,11 +255,11 @@ class Engine:
             yield last, final
 
     def _known(self, config: TraceConfig, prompt: TracedPrompt, readings: Tensor) -> Tensor:
-        """[sample, pos, column, answer, quantity]: what is known exactly without running it, everything else NaN.
+        """[sample, pos, column, answer, quantity]: values that are exact without a run, NaN elsewhere.
 
-        Before the subject nothing was corrupted.  In the last layer a position feeds only its own prediction, so
-        restoring one that predicts nothing changes nothing, and restoring the block output at the prompt's last token
-        makes the answer's first token as likely as where it came from.
+        Positions before the subject are not corrupted.  In the last layer a position affects only its own prediction:
+        restoring one that predicts no answer token changes nothing, and restoring the block output at the prompt's
+        last token gives the answer's first token the probability it has in the source run.
 
         Args:
             readings: [1 + sample, answer, quantity], of the clean and the corrupted runs.
@@ -282,7 +282,7 @@ class Engine:
 
 @contextmanager
 def _memory(model: LanguageModel, size: Pass) -> Iterator[None]:
-    """Say in words what did not fit."""
+    """Turn an out-of-memory error into `TraceMemoryError`."""
     try:
         yield
     except RuntimeError as error:

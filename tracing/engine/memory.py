@@ -1,4 +1,4 @@
-"""How many rows go into one forward: what is free, what a row takes, and what to say when it was too much."""
+"""How many rows fit into one forward: free memory, memory of a row, and the error if it was too much."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from models import LanguageModel
 CPU_POSITIONS = 2048
 """Rows x positions of one pass on a CPU: enough to fill its matrix units; more leaves the caches."""
 SHARE = 0.5
-"""Of the free memory that a pass may take; the rest is for what the estimate leaves out."""
+"""Share of the free memory that a pass may take; the rest covers what the estimate leaves out."""
 
 LARGEST_KEPT = 31 << 20
 """Bytes; the C library takes up to 32 MiB for a hint."""
@@ -37,7 +37,7 @@ class Pass:
     """Positions in each row whose logits are needed."""
 
     def bytes(self, model: LanguageModel) -> int:
-        """An estimate of what it holds at once: one block's activations, scores, keys and values, and the logits."""
+        """Estimated bytes in use at once: one block's activations, scores, keys and values, and the logits."""
         config, width = model.module.config, model.dtype.itemsize
         inner = int(getattr(config, "intermediate_size", None) or getattr(config, "ffn_dim", None) or 4 * model.d_model)
         activations = self.positions * (8 * model.d_model + 3 * inner) * width
@@ -47,7 +47,7 @@ class Pass:
         return self.rows * (activations + scores + keys_values + logits)
 
     def rows_that_fit(self, model: LanguageModel) -> int:
-        """Rows of this shape that the free memory takes, at least one."""
+        """How many rows of this shape fit into the free memory, at least one."""
         row_bytes = Pass(1, self.positions, self.keys, self.predicted).bytes(model)
         if model.device.type != "cpu":
             return max(1, int(SHARE * free_memory(model.device)) // row_bytes)
@@ -69,27 +69,27 @@ class Pass:
 
 @cache
 def keep_freed_pages() -> None:
-    """Have the C library keep what a layer frees for the next one.
+    """Make the C library keep freed memory for the next layer.
 
-    glibc gives memory back to the system beyond twice the largest block that was ever mapped and freed; then every
-    layer's activations come as fresh pages, which the system zeroes: thousands in a map of the bundled model.  One such
-    block, never written to, raises that bound for the process.
+    glibc returns freed memory to the system above twice the size of the largest block that was ever mapped and freed.
+    Every layer's activations then come as fresh pages that the system zeroes, thousands in a map of the bundled model.
+    Allocating and freeing one large block, without writing to it, raises that bound for the process.
     """
     torch.empty(LARGEST_KEPT, dtype=torch.uint8)
 
 
 def free_memory(device: torch.device, enough: int | None = None) -> int:
-    """Bytes that can still be had on a device.
+    """Bytes available on a device.
 
     Args:
-        enough: no need to count further than this.
+        enough: stop counting here.
     """
     if device.type == "cuda":
         reserved = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + reserved
     if enough is not None and "SC_AVPHYS_PAGES" in os.sysconf_names:
         unused = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
-        if unused >= enough:  # less than can be had, but told in a thousandth of the time
+        if unused >= enough:  # an underestimate, but a thousand times faster to get
             return unused
     meminfo = Path("/proc/meminfo")
     if meminfo.is_file():
@@ -99,7 +99,7 @@ def free_memory(device: torch.device, enough: int | None = None) -> int:
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether torch could not get memory: it has a type for that on accelerators, and a sentence on a CPU."""
+    """Whether torch ran out of memory: an exception type on accelerators, a message on a CPU."""
     return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)
 
 

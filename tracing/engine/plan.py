@@ -1,4 +1,4 @@
-"""The index arithmetic of a packed sweep: what runs, where, and in how many passes.  No model and no activations here.
+"""Index arithmetic of a packed sweep: which rows run at which positions, in how many passes.  No model, no activations.
 
 Restoring position t in layer l leaves positions before t and layers up to l as they were in the base run.  So one
 restored position needs only the suffix t, t+1, ... of the prompt, with the base run's keys and values as its prefix,
@@ -18,30 +18,30 @@ import torch
 from torch import Tensor
 
 PACK_LIMIT = 0.15
-"""Positions of a pack, in units of d_model: beyond, its attention costs more than it saves (measured on a CPU)."""
+"""Positions of a pack, in units of d_model; above it, attention costs more than packing saves (measured on a CPU)."""
 PASS_POSITIONS = 1024
-"""Rows x positions that a pass should have: below, reading the weights once more costs more than attention saves."""
+"""Least rows x positions of a pass; below it, reading the weights again costs more than attention saves."""
 
 
 @dataclass(frozen=True)
 class Stretch:
-    """Where one prompt with its answer stands in a row that holds several end to end."""
+    """The place of one prompt with its answer in a row of several prompts laid end to end."""
 
     prompt: int
-    """Which of the prompts it is."""
+    """Index of the prompt."""
     start: int
     length: int
     """Tokens of the prompt with its answer."""
     n_answer: int
-    """The last so many positions predict the answer."""
+    """Number of last positions that predict the answer."""
 
 
 Variant = tuple[Stretch, int]
-"""A prompt and the position restored in it, counted within the prompt."""
+"""(prompt, restored position counted within that prompt)."""
 
 
 def end_to_end(sizes: Iterable[tuple[int, int]]) -> tuple[Stretch, ...]:
-    """Prompts of so many (tokens, answer tokens), one behind the other."""
+    """Lay prompts of the given (tokens, answer tokens) end to end."""
     stretches: list[Stretch] = []
     start = 0
     for prompt, (length, n_answer) in enumerate(sizes):
@@ -52,10 +52,10 @@ def end_to_end(sizes: Iterable[tuple[int, int]]) -> tuple[Stretch, ...]:
 
 @dataclass(frozen=True, eq=False)
 class Pack:
-    """Suffixes of one prompt or of several, one for each restored position ("variant"), side by side."""
+    """Prompt suffixes side by side, one for each restored position ("variant")."""
 
     variants: tuple[Variant, ...]
-    """Those of a prompt next to one another."""
+    """Variants of one prompt are neighbours."""
 
     @cached_property
     def own(self) -> Tensor:
@@ -99,15 +99,15 @@ class Pack:
 
     @cached_property
     def prefix(self) -> slice | Tensor:
-        """[key], those positions of the row that holds all prompts which some variant reads before its own."""
+        """[key], positions in the row of all prompts that come before some variant and are read by it."""
         parts = [range(each.start, each.start + max(positions)) for each, positions, _ in self.prompts()]
-        if len(parts) == 1:  # they lie together, so that taking them copies nothing
+        if len(parts) == 1:  # contiguous, so slicing copies nothing
             return slice(parts[0].start, parts[0].stop)
         return torch.tensor([pos for part in parts for pos in part], dtype=torch.long)
 
     @cached_property
     def n_prefix(self) -> int:
-        """How many positions `prefix` has."""
+        """Positions in `prefix`."""
         return len(self._keys) - self.size
 
     @cached_property
@@ -144,15 +144,15 @@ class Pack:
 
 
 def pack_limit(d_model: int) -> int:
-    """Positions of a pack, unless one suffix alone has more."""
+    """Most positions of a pack, unless one suffix alone has more."""
     return int(PACK_LIMIT * d_model)
 
 
 def packs(variants: Sequence[Variant], d_model: int, rows: int) -> Iterator[Pack]:
-    """As few packs as the limit allows, in the order of the variants.
+    """Divide the variants, in order, into as few packs as the limit allows.
 
     Args:
-        rows: of all passes over a pack together; the fewer they are, the more positions a pack may have.
+        rows: in all passes over a pack together; fewer rows allow more positions in a pack.
     """
     longest = max((stretch.length for stretch, _ in variants), default=0)
     limit = max(pack_limit(d_model), PASS_POSITIONS // rows, longest)
@@ -170,35 +170,35 @@ def packs(variants: Sequence[Variant], d_model: int, rows: int) -> Iterator[Pack
 
 @dataclass(frozen=True)
 class Cell:
-    """One column of the map: the layers restored together, and which head of them."""
+    """One column of the map: the layers restored together, and the head."""
 
     column: int
-    """Where its values go in the result's flattened [layer] or [layer, head] axes."""
+    """Its index in the result's flattened [layer] or [layer, head] axes."""
     window: range
     head: int | None = None
 
 
 @dataclass(frozen=True)
 class Block:
-    """Rows that run together: one for each sample, each of them all variants of a pack."""
+    """Rows that run together: one for each sample, each with all variants of a pack."""
 
     joins: int
-    """The layer behind which the rows join the batch; -1 for the first layer's input."""
+    """The rows join the batch after this layer; -1 for the first layer's input."""
     window: range
-    """Layers behind `joins` whose output is overwritten at the restored position."""
+    """Layers after `joins` whose output is overwritten at the restored position."""
     columns: tuple[int, ...] = field(compare=False)
-    """The map's columns that the rows fill; several where clipping makes windows equal."""
+    """The map's columns that the rows fill; several if clipping makes windows equal."""
     head: int | None = None
     origin: int | None = None
-    """The block, by its index, whose rows these start as; without one they start as the base run."""
+    """Index of the block from which these rows are copied; None if they start as the base run."""
 
 
 def lay_out(cells: Sequence[Cell], *, of_block_outputs: bool) -> list[Block]:
     """The blocks of some cells in order of joining.
 
-    A window of modules joins at the input of its first layer.  A window of block outputs joins behind its first layer,
-    with that output already restored.  Windows that begin at the same layer are one chain of rows until the shorter
-    ends: there it forks off, with the state that it has in common.
+    A window of modules joins at the input of its first layer.  A window of block outputs joins after its first layer,
+    with that output already restored.  Windows that begin at the same layer share rows until the shorter one ends; the
+    longer one goes on from a copy of the shared state.
 
     Args:
         of_block_outputs: whether block outputs are restored, or else what a module writes.
@@ -234,12 +234,12 @@ class Chunk:
 
     @property
     def n_runs(self) -> int:
-        """Restored runs it stands for: cells x positions x samples."""
+        """Number of restored runs: cells x positions x samples."""
         return len(self.cells) * len(self.pack.variants) * len(self.samples)
 
 
 def chunks(pack: Pack, cells: Sequence[Cell], samples: range, rows: int) -> Iterator[Chunk]:
-    """A pack's work in passes of at most `rows` rows, as even as they go: first split by sample, then by cell.
+    """Split a pack's work into even passes of at most `rows` rows, by sample first, then by cell.
 
     Args:
         cells: in order of their windows, so that those of a pass have layers in common.
@@ -251,7 +251,7 @@ def chunks(pack: Pack, cells: Sequence[Cell], samples: range, rows: int) -> Iter
 
 
 def split(items: range, size: int) -> Iterator[range]:
-    """Consecutive parts of at most `size`, none of which is more than one longer than another."""
+    """Consecutive parts of at most `size` items, whose lengths differ by at most one."""
     count = -(-len(items) // size)
     edges = [items.start + len(items) * part // count for part in range(count + 1)] if count else []
     yield from (range(start, stop) for start, stop in pairwise(edges))

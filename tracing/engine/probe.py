@@ -1,12 +1,11 @@
-"""Whether a model computes a packed sweep as it computes whole forwards: measured, never assumed.
+"""Measure whether a packed sweep gives the numbers of whole forwards on a model.
 
-Unrestored runs are let into the batch, one behind the first layer and one in the middle, as suffixes of a packed
-sequence; they have to end in the logits of the corrupted run itself.  ALiBi built from the batch, position ids that are
-ignored, a mask that is rebuilt: each shows as another number or as an error of shapes.
+Runs without a restored state join the batch, one after the first layer and one in the middle, as suffixes of a packed
+sequence.  They must end with the logits of the corrupted run.  ALiBi built from the batch, ignored position ids or a
+rebuilt mask show as another number or as a shape error.
 
-The answer is kept with the model, for its configuration and the installed transformers.  A model with parts or hooks of
-somebody else's (an edited view that acts by the prompt) may do on one prompt what it does not on another, so no probe
-can speak for it: it is always replayed.
+The answer is kept with the model, for its configuration and the installed transformers.  A model with foreign parts
+or hooks, such as an edited view that acts by the prompt, may behave differently on another prompt: it is replayed.
 """
 
 from __future__ import annotations
@@ -30,20 +29,20 @@ EngineName = Literal["packed", "replay"]
 
 PROBE_TOKENS = 8
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-8}
-"""Largest difference of logits, in units of the largest logit."""
-HALF_PRECISION_TOLERANCE = 5e-2  # bfloat16 keeps 8 bits: a batch of another size rounds differently
+"""Largest allowed difference of logits, in units of the largest logit."""
+HALF_PRECISION_TOLERANCE = 5e-2  # bfloat16 keeps 8 bits, so another batch size rounds differently
 
 
 def engine_for(model: LanguageModel, driver: Driver, prompts: int = 1) -> EngineName:
     """ "packed" where that is exact, else "replay"; measured at the first call.
 
     Args:
-        driver: only whole forwards are sent elsewhere.
-        prompts: how many share a sweep; for more than one it is measured on two.
+        driver: one that runs elsewhere is given whole forwards only.
+        prompts: how many share a sweep; measured with two if there are more than one.
     """
     if isinstance(driver, Remote):
         return "replay"
-    with model.lock:  # outside of it, hooks of another thread's forward would be taken for somebody else's
+    with model.lock:  # without it, hooks of another thread's forward would count as foreign
         if not plain(model.module):
             return "replay"
     described = model.module.config.to_json_string(use_diff=False)
@@ -56,14 +55,14 @@ def engine_for(model: LanguageModel, driver: Driver, prompts: int = 1) -> Engine
 
 
 def packs_exactly(model: LanguageModel, driver: Driver, prompts: int = 1) -> bool:
-    """Whether unrestored runs of so many prompts, packed and joining on the way, end where the corrupted run does."""
+    """Whether packed runs of this many prompts, without a restored state, end with the logits of the corrupted run."""
     question = _prompt(model)
     noise = torch.randn(1, len(question.subject), model.d_model, generator=torch.Generator().manual_seed(0))
     embeddings = 3 * float(model.embedding(question.ids).float().std()) * noise
     stretches = end_to_end([(len(question.ids), 1)] * prompts)
     restored = (question.subject.start, question.subject.stop, len(question.ids) - 1)
     pack = Pack(tuple((stretch, pos) for stretch in stretches for pos in restored))
-    # twice each, so that what `Sweep` folds for the head is more than one row
+    # twice each, so that `Sweep` folds more than one row for the head
     joins = sorted([-1, 0, model.n_layers // 2 - 1] * 2)
     blocks = [Block(layer, range(0), ()) for layer in joins]
     try:
@@ -90,7 +89,7 @@ def _agree(logits: Tensor, runs: Runs, dtype: torch.dtype) -> bool:
 
 
 def _prompt(model: LanguageModel) -> Question:
-    """Arbitrary tokens, more than the attention windows of tiny models hold."""
+    """Arbitrary tokens, longer than the attention windows of tiny models."""
     length = min(PROBE_TOKENS, model.max_positions)
     ids = torch.randint(0, model.d_vocab, (length,), generator=torch.Generator().manual_seed(0)).tolist()
     return Question(tuple(ids), length, (0,), range(1, 3))

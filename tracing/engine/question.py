@@ -1,4 +1,4 @@
-"""A prompt and its answer in tokens, and what is read off the logits about it."""
+"""A prompt and its answer in tokens, and the readings of their logits."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from models import LanguageModel, join, own_answer, subject_span, target_ids
 from tracing.measures import Measure
 
 QUANTITIES = ("log_probability", "logit_difference", "kl", "rank")
-"""What `Question.read` gives for every token of the answer, along its last axis."""
+"""The last axis of `Question.read`: its values for every token of the answer."""
 CPU_LOGITS = 2**20
-"""Logits that are read at a time on a CPU: 4 MiB, which stay in its caches."""
+"""Logits read at once on a CPU: 4 MiB, which fit into its caches."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,7 +22,7 @@ class Question:
     """A prompt and its answer in tokens."""
 
     ids: tuple[int, ...]
-    """Prompt and answer, without the answer's last token: nothing has to be predicted from that one."""
+    """Prompt and answer without the answer's last token, from which nothing is predicted."""
     n_prompt: int
     answer_ids: tuple[int, ...]
     subject: range
@@ -65,10 +65,10 @@ class Question:
 
 
 def whole_answer(readings: Tensor) -> dict[Measure, Tensor]:
-    """[..., answer, quantity] readings as one value an answer [...], by measure.
+    """Combine [..., answer, quantity] readings into one value [...] per measure.
 
     Log-probabilities and divergences of the tokens add up, the rank is the worst of them, and the logit difference is
-    that of the first token, where two answers part.
+    that of the first token.
     """
     log_probability = readings[..., 0].sum(-1)
     return {

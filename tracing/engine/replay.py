@@ -1,5 +1,7 @@
-"""Whole forwards, one for each restored run: the definition, batched.  The reference, and the way for every model whose
-forward ties something (ALiBi, position ids, a mask) to the batch it began with.
+"""Whole forwards in batches, one row for each restored run.
+
+This follows the definition of a trace.  It is the reference, and the only way for models whose forward binds ALiBi,
+position ids or a mask to the batch it began with.
 """
 
 from __future__ import annotations
@@ -26,12 +28,12 @@ class Row:
     cell: Cell
     pos: int
     sample: int
-    """Counted within the runs at hand."""
+    """Index within the given runs."""
 
 
 @dataclass(frozen=True, eq=False)
 class Replay:
-    """A batch of restored runs, each of them from the embedding on."""
+    """A batch of restored runs, each computed from the embedding on."""
 
     config: TraceConfig
     question: Question
@@ -79,7 +81,7 @@ class Replay:
         return value
 
     def _both(self, layer: int, held: list[int], inside: list[int]) -> Visit:
-        """At one module: held in the rows outside their window, restored in those inside."""
+        """Visit of one module: hold its output in rows outside their window, restore it in rows inside."""
         key: Key = (self.config.site, layer)
         first, then = self._write(key, held, self.base), self._write(key, inside, self.source)
 
@@ -91,7 +93,7 @@ class Replay:
         return visit
 
     def _write(self, key: Key, chosen: list[int], runs: Runs) -> Visit:
-        """Put the runs' own state at the restored position of the chosen rows."""
+        """Write the runs' state at the restored position of the chosen rows."""
         samples = torch.tensor([self.rows[i].sample if len(runs) > 1 else 0 for i in chosen], dtype=torch.long)
         heads = torch.tensor([self.rows[i].cell.head or 0 for i in chosen], dtype=torch.long)
         index = torch.tensor(chosen, dtype=torch.long)

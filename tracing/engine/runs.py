@@ -1,6 +1,6 @@
-"""The clean run and the corrupted ones, kept whole: what every restored run is put together from.
+"""The captured clean and corrupted runs, from which every restored run is built.
 
-Several prompts are captured in one forward, end to end in one row; each reads itself only.
+Several prompts are captured in one forward, laid end to end in one row; each reads only itself.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ Driver = Callable[[LanguageModel, Mapping[str, Any], Mapping[Key, Visit]], Tenso
 
 @dataclass(frozen=True, eq=False)
 class Runs:
-    """States of some runs of one prompt, or of several end to end."""
+    """States of some runs of one prompt, or of several laid end to end."""
 
     states: dict[Key, Tensor]
     """(site, layer) -> [run, pos, d]."""
     keys_values: dict[int, KeysValues]
-    """By layer, [run, head, pos, d_head]; empty where the runs are only replayed."""
+    """By layer, [run, head, pos, d_head]; empty if the runs are replayed."""
     projections: dict[int, tuple[Tensor, ...]]
-    """By layer, what makes queries, keys and values, [run, pos, d_out] each; empty where a sweep must do without."""
+    """By layer, what makes queries, keys and values, [run, pos, d_out] each; empty if they were not kept."""
     logits: Tensor
-    """[run, answer, d_vocab], at the positions that predict the answers, prompt by prompt."""
+    """[run, answer, d_vocab], at the positions that predict the answers, in the order of the prompts."""
 
     def __len__(self) -> int:
         return len(self.logits)
 
     def rows(self, part: range) -> Runs:
-        """Some of the runs; one run stands for any number of itself."""
+        """Some of the runs; a single run broadcasts."""
         if len(self) == 1:
             return self
         rows = slice(part.start, part.stop)
@@ -66,14 +66,14 @@ def capture(
     keys_values: bool,
     driver: Driver,
 ) -> Runs:
-    """One forward that keeps block inputs of layer 0, block outputs and the named sites of every layer.
+    """Run one forward and keep the input of layer 0, all block outputs and the given sites of every layer.
 
-    With keys and values, plain hooks keep the projections too.
+    Where keys and values are kept, plain hooks keep the projections as well.
 
     Args:
-        embeddings: for each question [sample, n_subject, d_model], what stands at the subject in the corrupted runs.
-        clean: whether the clean run goes first, as row 0.
-        keys_values: whether to keep those of the attention, which a packed sweep reads.
+        embeddings: for each question [sample, n_subject, d_model], embeddings of the subject in the corrupted runs.
+        clean: whether row 0 is the clean run.
+        keys_values: whether to keep the attention's keys and values, which a packed sweep reads.
     """
     states: dict[Key, Tensor] = {}
     stretches = end_to_end((len(question.ids), question.n_answer) for question in questions)
@@ -109,7 +109,7 @@ def capture(
 def _side_by_side(
     model: LanguageModel, pack: Pack, inputs: Mapping[str, Any], visits: Mapping[Key, Visit], driver: Driver
 ) -> Tensor:
-    """[run, answer, d_vocab], logits of whole prompts in one row, none of which reads another."""
+    """[run, answer, d_vocab], logits of whole prompts in one row, each reading only itself."""
     pattern = packed_inputs(model, pack.own, pack.allowed, pack.distance, PrefixCache([], 0, 1))
     shared = {name: pattern[name] for name in ("position_ids", "attention_mask")}
     with model.lock, packed_pattern(model, pack.allowed, pack.distance):

@@ -1,8 +1,8 @@
-"""Tracing a list of facts, several prompts to a sweep where that saves work; the numbers are those of one at a time.
+"""Trace a list of facts, several prompts per sweep if that saves work.  The numbers equal those of one at a time.
 
-Prompts that share a sweep stand end to end in one row and do not read one another.  One forward captures all of them,
-and a pack holds suffixes of several.  That fills passes which a single prompt would leave too small to be worth their
-kernels: a few positions, a few samples.  A whole map fills its passes by itself, so it keeps them for itself.
+Prompts that share a sweep are laid end to end in one row and do not read one another.  One forward captures all of
+them, and a pack holds suffixes of several.  This helps where a single prompt has few positions and few samples, so that
+its passes would be too small.  A prompt with a whole map fills its passes and is traced alone.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ def trace_facts(
     engine: EngineName | None = None,
     watch: Watch = UNWATCHED,
 ) -> Iterator[tuple[TraceResult, ...]]:
-    """What `trace_all` gives for each fact, in order; of a group of facts as soon as the group is done.
+    """Yield the results of `trace_all` for each fact in order, as soon as its group of facts is done.
 
     Args:
-        counterfactuals: for the corruption "token", another subject for each fact in place of the configs' own.
+        counterfactuals: for the corruption "token", another subject for each fact, in place of the configs' subject.
         level: by default measured on the embeddings of the facts' subjects.
-        together: facts that share a sweep, at most; by default as many as fill a pack.  Each goes alone where several
-            are not exact side by side (`tracing.engine.probe`).
+        together: most facts per sweep; by default as many as fill a pack, and one if several side by side are not exact
+            (`tracing.engine.probe`).
         engine: as in `trace_all`.
         watch: told (facts done, facts in all), and asked before every forward pass.
 
     Raises:
         Cancelled: when `watch` said so, at most one forward pass later.
-        ValueError: as in `trace_all`; if `together` is below 1, or there are not as many counterfactuals as facts.
+        ValueError: as in `trace_all`; if `together` is below 1, or the numbers of counterfactuals and facts differ.
     """
     if together is not None and together < 1:
         raise ValueError(f"together is {together}; expected 1 or more facts to a sweep")
@@ -79,7 +79,7 @@ def _cases(
     level: NoiseLevel,
     positions: Sequence[PositionName] | None,
 ) -> Iterator[Case]:
-    """Every fact ready to be traced, one after the other."""
+    """The case of every fact, in order."""
     for number, fact in enumerate(facts):
         own = configs
         if counterfactuals is not None:
@@ -101,7 +101,7 @@ def _groups(cases: Iterator[Case], together: int | None) -> Iterator[list[Case]]
 
 
 def _size(cases: Sequence[Case]) -> int:
-    """Packed positions of all their restored runs."""
+    """Packed positions of all restored runs of these cases."""
     return sum(
         len(case.prompt.question.ids) - pos
         for case in cases

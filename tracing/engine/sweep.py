@@ -1,9 +1,9 @@
-"""A packed sweep: what happens to the activations of one pass, in plain tensor functions that no model is needed for.
+"""A packed sweep: what one pass does to the activations, as plain tensor functions that need no model.
 
-The pass starts with one dummy row.  Behind each layer the blocks that join there are added to the batch, in the base
-run's state with the restored position overwritten (`_enter`); inside a block's window, and wherever a path is severed,
-a module's output is overwritten at that position (`_restore`, `_sever`); behind the last layer only the positions that
-predict the answer go on to the output head (`_finish`).  Nothing else differs from an ordinary forward.
+The pass starts with one dummy row.  After each layer, the blocks that join there are added to the batch, with the base
+run's state and the restored position overwritten (`_enter`).  Inside a block's window, and where a path is severed, a
+module's output is overwritten at that position (`_restore`, `_sever`).  After the last layer only the positions that
+predict the answer go to the output head (`_finish`).  Everything else is an ordinary forward.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ class Sweep:
     site: TraceSite
     severed: Site | None
     base: Runs
-    """The runs that states are written into, one or one for each sample."""
+    """The runs into which states are written: a single one, or one for each sample."""
     source: Runs
-    """The runs that those states come from, one or one for each sample."""
+    """The runs from which those states come: a single one, or one for each sample."""
     n_samples: int
     n_layers: int
     n_heads: int
@@ -41,7 +41,7 @@ class Sweep:
     """Whether the last layer's MLP runs only where its output is needed."""
 
     def visits(self) -> dict[Key, Visit]:
-        """What to do at each site of the forward."""
+        """The visits of the forward, by site and layer."""
         last = self.n_layers - 1
         visits: dict[Key, list[Visit]] = {}
         for layer in range(-1, self.n_layers):
@@ -62,8 +62,8 @@ class Sweep:
         return {key: _in_turn(visits) for key, visits in visits.items()}
 
     def known(self) -> dict[int, Known]:
-        """By layer, the rows that parted from the base run right before it: attention reads there what it read in the
-        base run, and at the restored position what it read in the other one."""
+        """By layer, the rows that left the base run just before it.  Attention inputs there are those of the base run,
+        and at the restored position those of the source run."""
         visits = {}
         for layer in self.base.projections:
             fresh = sum(block.joins == layer - 1 and block.origin is None for block in self.blocks)
@@ -82,16 +82,16 @@ class Sweep:
         return fill
 
     def answers(self, logits: Tensor) -> Tensor:
-        """[block, sample, end, d_vocab] from what the head gave for the rows that `_finish` folded."""
+        """[block, sample, end, d_vocab], the head's output for the rows that `_finish` folded."""
         shape = (len(self.blocks), self.n_samples, len(self.pack.ends))
         return logits.flatten(0, 1)[: math.prod(shape)].unflatten(0, shape)
 
     def _live(self, layer: int) -> list[Block]:
-        """The blocks whose rows run through a layer; they are the first of all."""
+        """The blocks whose rows run through a layer; they come first in the batch."""
         return [block for block in self.blocks if block.joins < layer]
 
     def _enter(self, layer: int) -> Visit:
-        """Let the rows join that part from the base run behind `layer`."""
+        """Add the rows that leave the base run after `layer`."""
 
         def visit(hidden: Tensor) -> Tensor:
             live = self._live(layer)
@@ -108,7 +108,7 @@ class Sweep:
         return visit
 
     def _new_rows(self, layer: int) -> Tensor:
-        """[sample, packed, d_model]: the base run behind `layer`, the block output restored where that is asked."""
+        """[sample, packed, d_model]: the base run after `layer`, with the block output restored if that is the site."""
         key: Key = ("resid_post", layer) if layer >= 0 else ("resid_pre", 0)
         rows = self.base.states[key][:, self.pack.source]
         if len(rows) < self.n_samples:
@@ -118,7 +118,7 @@ class Sweep:
         return rows
 
     def _restore(self, layer: int) -> Visit:
-        """Overwrite the restored position in the blocks that have the layer in their window."""
+        """Overwrite the restored position in blocks whose window includes the layer."""
         live = self._live(layer)
         chosen = [index for index, block in enumerate(live) if layer in block.window]
         heads = [block.head for block in live if layer in block.window]
@@ -130,7 +130,7 @@ class Sweep:
             if self.site == "attn_heads":
                 parts = blocks.unflatten(-1, (self.n_heads, -1))
                 which = torch.tensor([0 if head is None else head for head in heads])[:, None]
-                # [block, variant, sample, d_head], since indices apart from one another come first
+                # [block, variant, sample, d_head]: separated index arrays put their axes first
                 parts[index, :, self.pack.starts, which] = new.unflatten(-1, (self.n_heads, -1)).permute(2, 0, 1, 3)[
                     which[:, 0]
                 ]
@@ -141,7 +141,7 @@ class Sweep:
         return visit
 
     def _sever(self, layer: int) -> Visit:
-        """Hold the severed module, at the restored position, at the base run's output, outside a block's own window."""
+        """Keep the severed module's output at the restored position as in the base run, outside a block's window."""
         live = self._live(layer)
         restored_too = self.severed == ("attn_out" if self.site == "attn_heads" else self.site)
         free = [index for index, block in enumerate(live) if not (restored_too and layer in block.window)]
@@ -160,7 +160,7 @@ class Sweep:
         return visit
 
     def _gather(self, value: Tensor) -> Tensor:
-        """The positions that predict the answer: nobody reads what the last layer writes elsewhere."""
+        """The positions that predict the answer; what the last layer writes elsewhere is never read."""
         return value[:, self.pack.ends]
 
     def _scatter(self, value: Tensor) -> Tensor:
@@ -172,8 +172,8 @@ class Sweep:
     def _finish(self, hidden: Tensor) -> Tensor:
         """The positions that predict the answer, folded into rows of as many positions as the pack has.
 
-        Folded, because GPT-2 gives its output the shape of its input.  Gathered into fresh memory, because the head
-        would run a strided slice as many small products.
+        They are folded because GPT-2 gives its output the shape of its input.  They are copied because the head would
+        compute a strided slice as many small products.
         """
         needed = hidden[:, self.pack.ends].flatten(0, 1)
         missing = -len(needed) % self.pack.size
@@ -183,7 +183,7 @@ class Sweep:
 
 
 def _in_turn(visits: Sequence[Visit]) -> Visit:
-    """One visit after the other."""
+    """A visit that makes several in order."""
     if len(visits) == 1:
         return visits[0]
 

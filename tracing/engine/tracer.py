@@ -47,7 +47,9 @@ def causal_trace(
     engine: EngineName | None = None,
     watch: Watch = UNWATCHED,
 ) -> TraceResult:
-    """Trace one fact once; `trace_all` traces it in several ways for less, `refine_trace` shows the first sample soon.
+    """Trace one fact with one config.
+
+    `trace_all` traces it with several configs for less; `refine_trace` gives a first map after one sample.
 
     Args:
         fact: its prompt, subject and answer; an empty `target_true` asks for the model's own greedy next token.
@@ -113,8 +115,7 @@ def trace_all(
 
     Args:
         driver: what runs a forward: plain hooks, nnsight (`models.forwards.interventions.run_traced`), or nnsight on
-        another
-            machine (`models.forwards.remote.Remote`).
+            another machine (`models.forwards.remote.Remote`).
 
     Raises:
         ValueError: as in `causal_trace`, and if the configs differ in the corruption or in the answer compared with.
@@ -140,13 +141,13 @@ def refine_trace(
     positions: Sequence[int | PositionName] | None = None,
     watch: Watch = UNWATCHED,
 ) -> Iterator[TraceResult]:
-    """The exact map of the first corrupted run, then of the first two, and so on: an unbiased preview, ever sharper.
+    """Yield the exact map of the first corrupted run, then of the first two, and so on: an unbiased preview.
 
-    Each result is what `causal_trace` gives for that many samples.  It ends after `config.samples`, or as soon as no
+    Each result equals that of `causal_trace` with that many samples.  It ends after `config.samples`, or as soon as no
     95 % interval of an indirect effect is wider than `width`.
 
     Args:
-        width: of an interval, as a difference of probabilities; 0 for all samples.
+        width: of an interval, as a difference of probabilities; 0 runs all samples.
         step: samples between two results.
 
     Raises:

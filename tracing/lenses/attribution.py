@@ -5,12 +5,12 @@ source run's state in the base run's place is approximated by the first term of 
 
     estimate(t, l) = (h_source - h_base) . d log P(answer) / d h      at the base run
 
-with the corrupted run as base and the clean one as source (denoising), or the other way round (noising, with the sign
-turned, as an effect there is what corrupting takes away).  It is an **estimate**, in nats of log-probability, good for
-ranking cells where exact maps are too dear.  Known false negatives (same paper): where attention is saturated, the
+with the corrupted run as base and the clean one as source (denoising), or the reverse (noising, with the sign turned,
+since an effect there is what corrupting takes away).  It is an **estimate**, in nats of log-probability, for ranking
+cells where exact maps take too long.  Known false negatives (same paper): where attention is saturated, the
 gradient through its softmax is close to zero though the exact effect is large; and where a cell's direct and indirect
-effects have opposite signs, their estimates cancel.  `verify` computes the exact effect of the cells with the largest
-estimates; it cannot find what the estimate has missed.
+effects have opposite signs, their estimates cancel.  `verify` computes the exact effects of the cells with the largest
+estimates; it does not find cells that the estimate missed.
 """
 
 from __future__ import annotations

@@ -32,9 +32,9 @@ from tracing.lenses.pair import answer_log_prob
 from tracing.storage import Stored
 
 Edges = tuple[Sequence[int], Sequence[int]]
-"""(query positions, key positions): no such query may read such a key."""
+"""(query positions, key positions): none of these queries reads any of these keys."""
 TOLERANCE = 1e-3
-"""In logits: how far rounding may move a forward whose mask is only written differently."""
+"""In logits: largest difference by rounding between forwards with equal masks in different form."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,7 +181,7 @@ def _scored(model: LanguageModel, question: Question, ids: Tensor, cut: Tensor, 
 
 
 def _check_cutting(model: LanguageModel, ids: Tensor, clean: Tensor) -> None:
-    """See on this model that a cut edge is cut, and that nothing else is.
+    """Check on this model that cut edges are cut and that no others are.
 
     With no edge cut the logits are the clean ones; with all edges of the last position cut but that to itself, they
     depend on its own token alone.

@@ -29,12 +29,12 @@ Translate = Callable[[int, Tensor], Tensor]
 """(layer, states [pos, d_model]) to the states that are read instead."""
 LOGITS_AT_ONCE = 2**26  # numbers, a quarter of a gigabyte
 FIXED_BATCH = frozenset({"gpt_bigcode"})
-"""Families whose forward folds its result back into the rows it began with, so that no rows can be added."""
+"""Families whose forward gives its result the shape of its input, so that rows cannot be added."""
 
 
 @dataclass(frozen=True, eq=False)
 class LensResult(Stored):
-    """What each state says of the words that are followed, and what it would say itself.
+    """Readings of every state: the followed words' probabilities and the most probable tokens.
 
     A lens reads one token ahead: a word of several tokens is followed by its first.  Between one prompt position and
     the next only the last position's prediction is about the answer; the others show where its word comes up.
@@ -52,7 +52,7 @@ class LensResult(Stored):
     subject_span: tuple[int, int]
     """Half-open token positions of the subject."""
     words: tuple[str, ...]
-    """The answer, then the target where there is one."""
+    """The answer, then the target if there is one."""
     word_ids: tuple[int, ...]
     """The first token of each."""
     top_words: tuple[tuple[tuple[str, ...], ...], ...]

@@ -33,7 +33,7 @@ from tracing.lenses.pair import Key, PairResult, make_pair
 class NeuronAttribution(PairResult):
     """Estimated effects of single neurons, in nats of the answer's log-probability.
 
-    Of the config the corruption and the direction are used.
+    Only the config's corruption and direction are used.
     """
 
     KIND: ClassVar[str] = "engram-neurons-1"

@@ -1,4 +1,4 @@
-"""The clean and the corrupted run of one prompt, for the lenses that patch states of the one into the other."""
+"""The clean and the corrupted run of one prompt, for lenses that patch states of one into the other."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Pair:
         }
 
     def base(self, samples: slice) -> dict[Key, Patch]:
-        """What makes a row for each of these samples the base run: nothing, or the corrupted embeddings."""
+        """Patches that give the base run for these samples: none, or the corrupted embeddings."""
         return {} if self.noising else self._corrupted(samples)
 
     def states(self, keys: Collection[Key], samples: slice) -> tuple[dict[Key, Tensor], dict[Key, Tensor]]:
@@ -105,7 +105,7 @@ class Pair:
 
 @dataclass(frozen=True, eq=False)
 class PairResult(Stored):
-    """What was asked, of every result that a pair gives."""
+    """The fields that say what was asked, shared by all results of a pair."""
 
     NESTED: ClassVar[dict[str, type]] = {"config": TraceConfig}
 
@@ -130,7 +130,7 @@ def answer_log_prob(question: Question, logits: Tensor) -> Tensor:
 
 
 def make_pair(model: LanguageModel, fact: Fact, config: TraceConfig, level: NoiseLevel | None) -> Pair:
-    """The pair a config asks for.
+    """Tokenise and corrupt a fact.
 
     Raises:
         ValueError: if the prompt does not fit, or the corruption changes nothing or does not align.

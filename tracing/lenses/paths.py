@@ -1,13 +1,13 @@
-"""Path patching: what one state tells the answer through one other module, and through nothing else.
+"""Path patching: the effect of one state on the answer through one other module only.
 
 Wang et al. 2022 (arXiv:2211.00593, appendix B); Goldowsky-Dill et al. 2023 (arXiv:2304.05969).
 For a sender s and a receiver r:
 
-1. the base run with the source run's state at s, every other attention and MLP output held at what it is in the base
-   run: r reads the change through the residual stream alone; what r would write is noted
-2. the base run with r's output replaced by the noted one, everything behind it computed as usual
+1. the base run with the source run's state at s and every other attention and MLP output held at its base value, so
+   that r reads the change through the residual stream alone; r's output is noted
+2. the base run with r's output replaced by the noted one, everything after it computed as usual
 
-    effect(s -> r) = P(answer | r as noted) - P(answer | base)      (noising: the other way round, what is lost)
+    effect(s -> r) = P(answer | r as noted) - P(answer | base)      (noising: with the sign turned)
 
 The receiver "logits" is step 1's own prediction: the direct path from s to the head.  With `through = "mlps"` MLPs
 between s and r are computed rather than held, as in Wang et al.
@@ -53,7 +53,7 @@ class Node:
 
 @dataclass(frozen=True, eq=False)
 class PathResult(PairResult):
-    """What a sender tells the answer through each receiver."""
+    """The effects of a sender through each receiver."""
 
     KIND: ClassVar[str] = "engram-paths-1"
     NESTED: ClassVar[dict[str, type]] = {"config": TraceConfig, "sender": Node, "receivers": Node}
@@ -105,7 +105,7 @@ def path_patching(
     """Patch the path from one state into each receiver.
 
     Args:
-        receivers: attention and MLP outputs; by default all behind the sender, at the prompt's last position.
+        receivers: attention and MLP outputs; by default all after the sender, at the prompt's last position.
         config: corruption, direction, samples and seed; its site, window and severed module play no part.
         through: what is computed rather than held between sender and receiver.
         watch: told (receivers done, receivers in all).

@@ -5,9 +5,9 @@ model's own prediction in KL.  Here the translator is the least-squares solution
 
     A_l, b_l = argmin  sum_t || A h_t^l + b - g_t ||^2 + ridge,     g_t = h_t^L / rms(h_t^L)
 
-with h^l the block output of layer l and h^L the last one's; the final norm divides the scale out again.  It repairs
-what the logit lens suffers from, a basis and a mean that drift from layer to layer, without training; where the KL
-itself matters the trained lens of the paper is the better one.
+with h^l the block output of layer l and h^L the last one's; the final norm divides the scale out again.  It corrects
+the drift of basis and mean from layer to layer, which the logit lens suffers from, without training.  If the KL itself
+matters, the trained lens of the paper is better.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class TunedLens(Stored):
 
 
 def own_texts(model: LanguageModel, prompts: Sequence[str], max_new_tokens: int = 24) -> list[str]:
-    """The prompts with the model's own greedy continuations: texts to fit a lens on without any corpus.
+    """The prompts with the model's greedy continuations, as texts to fit a lens on without a corpus.
 
     Prompts that leave no room for a continuation are left out.
     """
@@ -68,10 +68,10 @@ def fit_tuned_lens(
     """Fit every layer's translator by least squares.
 
     Args:
-        texts: what the states are taken from, as far as the model's context reaches; their first positions are left
-            out, since many models keep a state of another size altogether there.
-        ridge: times the mean variance of the layer's states; keeps directions that the texts hardly use from blowing
-            up.
+        texts: give the states, up to the model's context length; first positions are left out, since many models have
+            states of a very different size there.
+        ridge: times the mean variance of the layer's states; keeps directions that the texts hardly use
+            bounded.
         watch: told (texts done, texts in all).
 
     Raises:

@@ -75,7 +75,7 @@ def title(result: TraceResult) -> str:
 
 
 def measured(result: TraceResult) -> str:
-    """What the effect is an effect on, such as "p(Seattle)"."""
+    """The measured quantity, such as "p(Seattle)"."""
     return MEASURED[result.measure].format(token_label(result.answer.strip()))
 
 
@@ -96,7 +96,7 @@ def map_title(name: str) -> str:
 
 
 def average_title(average: AverageEffects) -> str:
-    """One line: of what, over how many facts, and how much the corruption takes away."""
+    """One line: the model, the number of facts and the average total effect."""
     return f"{average.model_name}, {average.n_facts} facts, average total effect {average.ate:.2f}"
 
 

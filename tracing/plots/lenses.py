@@ -80,7 +80,7 @@ def lens_figure(result: LensResult, *, word: int = 0, show: Shown = "probability
 
 
 def attribution_chart(result: AttributionResult) -> go.Figure:
-    """The estimates by token and layer, called what they are."""
+    """The estimates by token and layer."""
     values = _no_heads(result.estimate)
     size = float(np.abs(values).max()) or 1.0
     heat = go.Heatmap(
@@ -158,7 +158,7 @@ def knockout_figure(result: KnockoutResult, *, width_in: float = 3.25) -> Figure
 
 
 def paths_chart(result: PathResult) -> go.Figure:
-    """What the sender tells the answer through each receiver, with 95 % intervals over noise samples."""
+    """Effect of the sender through each receiver, with 95 % intervals over noise samples."""
     frame = result.to_frame()
     error = {"type": "data", "array": (frame["effect_high"] - frame["effect"]).fillna(0.0), "color": ERROR_BARS}
     bars = go.Bar(x=frame["receiver"], y=frame["effect"], error_y=error, marker={"color": LINES[0]})
@@ -217,7 +217,7 @@ def _map_figure(
 
 
 def _heads(result: TraceResult | AttributionResult, pos: int) -> tuple[NDArray[np.float32], str]:
-    """([layer, head] at one position, what it is)."""
+    """([layer, head] at one position, label of the colour bar)."""
     estimated = hasattr(result, "estimate")
     values = result.estimate if estimated else result.indirect_effect  # type: ignore[union-attr]
     if values.ndim != 3:

@@ -185,7 +185,7 @@ def average_chart(average: AverageEffects, category: Category = "last_subject") 
 
 
 def _maps(average: AverageEffects) -> list[str]:
-    """The maps that have a layer axis alone."""
+    """The maps whose last axis is the layer."""
     maps = [name for name, effects in average.effects.items() if effects.ndim == 3]
     if not maps:
         raise ValueError("the average holds heads alone, which have no place on a layer axis; use its table")
@@ -256,7 +256,7 @@ def _click_targets(result: TraceResult) -> go.Scatter:
 
 
 def _flat(result: TraceResult) -> NDArray[np.float32]:
-    """[pos, layer], the indirect effect, where the trace has a map of one."""
+    """[pos, layer], the indirect effect; an error for heads, which have one map per position."""
     if result.indirect_effect.ndim != 2:
         raise ValueError("a trace of heads has a map for each position; draw it with heads_chart or heads_figure")
     return result.indirect_effect

@@ -1,4 +1,4 @@
-"""What every figure shares: its size, one panel, fonts that can draw the words, colours, and the file it ends up in.
+"""What all figures share: size, panel, fonts and file.
 
 A figure for print (Matplotlib) has its own light style, whatever the screen's theme, and exactly the size asked for.
 """
@@ -32,7 +32,7 @@ _saving = threading.Lock()  # Matplotlib reads font type and hash salt from proc
 
 
 def page(figure: go.Figure) -> str:
-    """Any figure for the screen as such a page."""
+    """A figure for the screen as a self-contained HTML page."""
     figure.update_layout(paper_bgcolor="white", plot_bgcolor="white")
     # Only the button that saves a picture: others offer to send the figure away.
     config = {"displaylogo": False, "modeBarButtons": [["toImage"]], "toImageButtonOptions": {"format": "svg"}}
@@ -40,8 +40,7 @@ def page(figure: go.Figure) -> str:
 
 
 def run_record(result: Any) -> str:
-    """What a figure's metadata says about its run, as JSON: prompt, model, revision, noise and config, where it has
-    them."""
+    """The figure's metadata as JSON: prompt, model, revision, noise and config, as far as the result has them."""
     names = {"prompt": "prompt", "model": "model_name", "revision": "revision", "noise_std": "noise_std"}
     record = {name: getattr(result, field) for name, field in names.items() if hasattr(result, field)}
     if hasattr(result, "config"):
