@@ -1,4 +1,4 @@
-"""The one door to weights and activations: loading, naming, running and patching a language model.
+"""Language models: loading, names of their parts, running and patching them.
 
 Nothing outside this package imports transformers or nnsight.  Names are imported when first used, so that
 `models.options` and `models.sources.catalogue` can be had without importing torch.

@@ -27,7 +27,7 @@ _DRAW_SECONDS = 0.2
 
 
 class Bar:
-    """One line of a terminal that shows bytes done, rate and time left; nothing where the output is no terminal."""
+    """A progress bar with bytes done, rate and time left; silent if the output is not a terminal."""
 
     def __init__(self, silent: bool = False) -> None:
         self.silent = silent or not sys.stderr.isatty()
@@ -56,12 +56,12 @@ class Bar:
 
 
 def megabytes(n_bytes: int) -> str:
-    """A size as people read it: MB below a gigabyte, else GB."""
+    """A size in MB below a gigabyte, else in GB."""
     return f"{n_bytes / 1e6:.0f} MB" if n_bytes < 1e9 else f"{n_bytes / 1e9:.1f} GB"
 
 
 def described(entry: Entry) -> dict[str, Any]:
-    """What there is to know about a model, ready for JSON; sizes in bytes."""
+    """All facts about a model, for JSON; sizes in bytes."""
     return {
         "name": entry.name,
         "title": entry.title,
@@ -85,7 +85,7 @@ def described(entry: Entry) -> dict[str, Any]:
 
 
 def print_list() -> None:
-    """All models as a table."""
+    """Print all models as a table."""
     row = "{:<28} {:<12} {:>10} {:>12} {:>9} {:>9}  {}"
     print(row.format("name", "state", "parameters", "download", "float32", "bfloat16", "licence"))
     for entry in ENTRIES.values():
@@ -100,7 +100,7 @@ def print_list() -> None:
 
 
 def print_entry(entry: Entry) -> None:
-    """One model, a line a fact."""
+    """Print one model, one property per line."""
     about = "" if entry.size_is_exact else "about "
     memory = ", ".join(f"{megabytes(memory_needed(entry.parameters, d))} in {d}" for d in ("float32", "bfloat16"))
     layers = ", ".join(map(str, entry.published_layers)) or "none published"
@@ -131,7 +131,7 @@ def get(entry: Entry, accepted: bool, as_json: bool) -> None:
     began = time.monotonic()
     fetch(
         entry.name,
-        # a model that is there was accepted when it was fetched
+        # a fetched model was accepted when it was fetched
         licence_accepted=accepted or is_fetched(entry.name),
         watch=Watch(Bar()),
     )
@@ -142,7 +142,7 @@ def get(entry: Entry, accepted: bool, as_json: bool) -> None:
 
 
 def note(text: str, end: str = "\n") -> None:
-    """A line for the person at the terminal, apart from the output."""
+    """Print a line to stderr."""
     print(text, file=sys.stderr, end=end, flush=True)
 
 
@@ -172,7 +172,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         note(f"error: {error}")
         return 1
     except (Cancelled, KeyboardInterrupt):
-        note(f"\nstopped; `python -m models get {options.name}` goes on from the parts that are whole")
+        note(f"\nstopped; `python -m models get {options.name}` goes on from the finished parts")
         return 130
     return 0
 

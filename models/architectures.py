@@ -1,6 +1,6 @@
-"""What each family calls its parts: one row a family, settled here and nowhere else.
+"""The names of every family's parts: one row per family, nowhere else in the project.
 
-Names and traps were read off instantiated models.  The key module is the MLP's down projection, the matrix
+Names were read off instantiated models.  The key module is the MLP's down projection, the matrix
 that ROME reads as a linear associative memory (Meng et al. 2022, section 3.1, arXiv:2202.05262).
 """
 
@@ -29,8 +29,8 @@ class Architecture:
     heads: str
     """Path of the attention's output projection inside a block; it reads what the heads computed."""
     mlp: str | None
-    """Path of the MLP inside a block, or None where no such module returns the MLP's write: OPT has none, and those of
-    Bloom and MPT add the residual themselves."""
+    """Path of the MLP inside a block, or None if no module returns the MLP's write: OPT has none, and those of Bloom
+    and MPT add the residual themselves."""
     key_module: str | None
     """Path of the MLP's down projection inside a block, or None for a mixture of experts, which has many."""
     final_norm: str
@@ -40,8 +40,8 @@ class Architecture:
     parallel: bool = False
     """Whether attention and MLP read the same residual state (GPT-J, GPT-NeoX, Phi, Falcon, Cohere)."""
     mlp_norm: str | None = None
-    """Path of the norm inside a block that what the MLP returns passes before it is added, if there is one (Gemma 2 and
-    3, OLMo 2, which have one behind the attention as well): of what the MLP returns only the direction counts."""
+    """Path of the norm inside a block that the MLP's output passes before it is added, if there is one (Gemma 2 and 3,
+    OLMo 2, which have one after the attention as well).  Only the direction of the MLP's output counts then."""
 
     @property
     def post_norm(self) -> bool:
@@ -195,7 +195,7 @@ def architecture_named(family: str) -> Architecture:
 
 
 def architecture_of(module: Any) -> Architecture:
-    """The parts of a loaded model, each looked up once so that a wrong name fails here.
+    """The parts of a loaded model; each is looked up once, so that a wrong name fails here.
 
     Raises:
         ValueError: if the family is not supported or the model lacks a part its family should have.
@@ -231,7 +231,7 @@ def as_out_in(module: nn.Module, weight: Tensor) -> Tensor:
     """A weight seen as `[d_out, d_in]`, and back again: transposing is its own inverse.
 
     GPT-2 stores its MLP weights `[d_in, d_out]` (Conv1D), everyone else `[d_out, d_in]` (Linear).  The module's
-    type decides, never the shape: a square matrix would be guessed wrong.
+    type decides, not the shape, which says nothing for a square matrix.
 
     Args:
         module: the layer the weight belongs to.

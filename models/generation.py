@@ -12,11 +12,11 @@ import torch
 from models.calls import calling
 
 PADDING = 256
-"""Tokens of padding that cost about as much as decoding the rows of one more batch."""
+"""Tokens of padding that cost about as much as decoding another batch."""
 
 
 def batches(lengths: Sequence[int], padded: bool) -> list[list[int]]:
-    """Which rows to decode together: those of one length, or of like lengths where they may be padded.
+    """Groups of rows to decode together: of equal length, or of similar length if they may be padded.
 
     Args:
         lengths: [row], tokens of each.
@@ -115,7 +115,7 @@ class Sampling:
 
 @torch.no_grad()
 def drawn(module: Any, rows: Sequence[Sequence[int]], length: int, sampling: Sampling, device: Any) -> list[list[int]]:
-    """Rows made longer, up to `length` tokens, by tokens drawn one after the other, with cached keys and values.
+    """Extend rows up to `length` tokens by drawn tokens, with cached keys and values.
 
     Rows may differ in length: all begin with as many tokens as the shortest has, and a longer one reads its own next
     tokens where the others draw.  So they need no padding, but a module that must know where the prompt ends is to be

@@ -21,7 +21,7 @@ from models.views import Rewrite, plain, share
 
 
 class LanguageModel(TextModel):
-    """A decoder in evaluation mode without gradients, and everything the other packages ask of it.
+    """A decoder in evaluation mode, without gradients.
 
     Args:
         name: what the user calls it.
@@ -52,14 +52,14 @@ class LanguageModel(TextModel):
         self.lock = threading.RLock()
         """Held for any forward on this module: nnsight fails when another thread runs the same module."""
         self.findings: dict[str, str] = {}
-        """What was measured about the way the module computes, whatever its weights; shared with its views."""
+        """Measured properties of how the module computes, whatever its weights; shared with its views."""
         self.chat = False
 
     def __repr__(self) -> str:
         return f"LanguageModel({self.name!r}, {self.architecture.family}, {self.n_layers} layers x {self.d_model})"
 
     def origin_notes(self) -> tuple[str, ...]:
-        """A sentence on where the weights come from, for commands to print; none where they are as published."""
+        """A sentence on the origin of the weights, for commands to print; none if they are as published."""
         return (f"the weights of {self.name} are {self.origin}",) if self.origin else ()
 
     # ---- sizes
@@ -135,14 +135,14 @@ class LanguageModel(TextModel):
     ) -> Tensor:
         """Logits of right-padded rows.
 
-        No attention mask is passed: attention is causal, so no real token sees the padding behind it, and with
-        the mask left out every row takes the same kernel alone as in a batch.
+        No attention mask is passed: attention is causal, so no real token sees the padding after it, and without
+        a mask a row takes the same kernel alone as in a batch.
 
         Args:
             input_ids: [batch, pos], padded on the right with any valid id.
-            lengths: [batch], tokens in each row; positions behind a row's end come back as 0.
+            lengths: [batch], tokens in each row; logits after a row's end are 0.
             prompt_lengths: [batch], tokens of each row's prompt, where an answer follows it; by default the whole row.
-                Edits that decide by the prompt see no more of a row than this.
+                Edits that decide by the prompt read only this part of a row.
 
         Returns:
             [batch, pos, d_vocab], float32, on the model's device.
@@ -166,7 +166,7 @@ class LanguageModel(TextModel):
         lengths: Sequence[int] | Tensor | None,
         prompt_lengths: Sequence[int] | Tensor | None,
     ) -> Tensor:
-        """[batch], how many tokens of each row are its prompt: those given, else the row's length, else all.
+        """[batch], prompt length of each row in tokens: as given, else the row's length, else all positions.
 
         Raises:
             ValueError: if there is not one for each row, or one is not between 1 and the row's length.
@@ -211,7 +211,7 @@ class LanguageModel(TextModel):
     def continuations(
         self, rows: Sequence[Sequence[int]], max_new_tokens: int, begun: Sequence[Sequence[int]] | None = None
     ) -> list[list[int]]:
-        """`generate` for token ids: the new ids behind each row, which must fit the context.
+        """`generate` for token ids: the new ids after each row, which must fit the context.
 
         Args:
             begun: the first new ids of each row, where they are known; the result begins with them.
@@ -220,7 +220,7 @@ class LanguageModel(TextModel):
         whole = [[*row, *ids] for row, ids in zip(rows, new_ids, strict=True)]
         room = [min(len(row) + max_new_tokens, self.max_positions) for row in rows]
         waiting = [index for index in range(len(rows)) if len(whole[index]) < room[index]]
-        # padded rows run on beside the longest one, which must not leave the context
+        # padded rows go on beside the longest row, which must stay within the context
         fits = max(map(len, whole), default=0) + max_new_tokens <= self.max_positions
         for batch in batches([len(whole[index]) for index in waiting], padded=fits and plain(self.module)):
             chosen = [waiting[index] for index in batch]
@@ -248,8 +248,8 @@ class LanguageModel(TextModel):
         return [self.continuation_text(row, ids) for row, ids in zip(rows, texts, strict=True)]
 
     def drawn(self, rows: Sequence[Sequence[int]], length: int, sampling: Sampling) -> list[list[int]]:
-        """`draw` for token ids: the new ids behind each row."""
-        # a module that decides by the prompt has to be told where it ends
+        """`draw` for token ids: the new ids after each row."""
+        # a module that decides by the prompt needs the prompt's length
         lengths = {0} if plain(self.module) else {len(row) for row in rows}
         new_ids: list[list[int]] = [[] for _ in rows]
         for n in sorted(lengths if rows else ()):
@@ -276,7 +276,7 @@ class LanguageModel(TextModel):
 
     @cached_property
     def submodules(self) -> dict[str, nn.Module]:
-        """Every module by its dotted name, found once: looking for them takes longer than running a small one."""
+        """Every module by its dotted name, cached: the look-up takes longer than running a small module."""
         return dict(self.module.named_modules())
 
     # ---- weights
@@ -310,7 +310,7 @@ class LanguageModel(TextModel):
         rewrites: Mapping[str, Rewrite] | None = None,
         revision: str = "",
     ) -> LanguageModel:
-        """A model that shares every tensor with this one save the replaced ones.
+        """A model that shares every tensor with this one except the replaced ones.
 
         It answers bit for bit as this model would with the values written into it, has its own lock, and may be
         hooked, traced and run beside this one.  Its revision differs from this one's when anything is changed.

@@ -1,6 +1,6 @@
-"""The options that say which model is loaded and how: one set for every command, for plans and for the page.
+"""Command-line options for the model and how it is loaded.
 
-Nothing here imports torch, so a command can print its help at once.
+Nothing here imports torch, so commands print their help at once.
 """
 
 from __future__ import annotations

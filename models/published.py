@@ -1,7 +1,7 @@
 """Layers that published edits of known models used, by the model's family and size.
 
 From the hyper-parameters of ROME, MEMIT and EasyEdit and of arnab-api/romba (pythia-2.8b).  Hardly any of them was
-measured: for models after GPT-J the authors took over MEMIT's.
+measured: for models after GPT-J the authors used MEMIT's.
 """
 
 from __future__ import annotations

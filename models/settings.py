@@ -16,7 +16,7 @@ class LoadSettings:
     """Where a model computes and in which number format; `models.sources.placement` says what "auto" becomes.
 
     Raises:
-        ValueError: if a setting has a value that it cannot have, or two exclude one another.
+        ValueError: if a setting has an invalid value, or two settings exclude one another.
     """
 
     device: str = "auto"

@@ -1,8 +1,7 @@
-"""An edited model that shares every tensor but the edited ones with the model it was made from.
+"""A view of a model: a second module tree that shares every tensor except the replaced ones.
 
 Writing an edit into shared weights and undoing it by subtraction leaves 7 % of the entries changed, and
-`functional_call` or hooks are visible to other threads.  A view does neither: it is a second tree of modules
-whose parameters are the first tree's, so nothing is ever written and nothing needs undoing.
+`functional_call` or hooks are visible to other threads.  A view writes to nothing, so nothing has to be undone.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ Rewrite = Callable[[Tensor, Tensor], Tensor]
 
 
 def share(module: Any, replaced: Mapping[str, Tensor], rewrites: Mapping[str, Rewrite] | None = None) -> Any:
-    """A copy of the module tree around the same tensors, save those replaced.
+    """A copy of the module tree with the same tensors, except those replaced.
 
     A tied parameter (an embedding that is also the head) is one tensor under two names: replacing either
     replaces both, as writing into it would.
@@ -46,7 +45,7 @@ def share(module: Any, replaced: Mapping[str, Tensor], rewrites: Mapping[str, Re
 
 
 def _rewrite(module: nn.Module, path: str, rewrite: Rewrite) -> None:
-    """A hook, not a wrapper: the copied layer is the view's own, and keeps its type, path and weight's name."""
+    """A hook, not a wrapper: the copied layer belongs to the view and keeps its type, path and weight name."""
     try:
         layer = module.get_submodule(path)
     except AttributeError:
@@ -77,9 +76,9 @@ def _tensors(module: nn.Module) -> Iterator[Tensor]:
 
 
 def plain(module: nn.Module) -> bool:
-    """Whether a module is made of transformers' and torch's own parts, without hooks: what a probe says holds for all.
+    """Whether a module consists of transformers' and torch's own parts, without hooks.
 
-    A forward that somebody changed, by a hook or by a part of their own, may depend on the whole prompt.
+    A forward changed by a hook or a foreign part may depend on the whole prompt, so a probe of it proves nothing.
     """
     for part in module.modules():
         if type(part).__module__.partition(".")[0] not in ("transformers", "torch"):

@@ -28,7 +28,7 @@ CUBIC = 0.044715
 
 @contextmanager
 def fused_activations(model: LanguageModel) -> Iterator[None]:
-    """While open, this thread's forwards take the shorter way; the caller holds the model's lock."""
+    """While open, this thread's forwards use the faster GELU; the caller holds the model's lock."""
     modules = [module for module in model.submodules.values() if isinstance(module, NewGELUActivation | GELUTanh)]
     saved = [module.__dict__.get("forward") for module in modules]  # nnsight puts its own there
     try:

@@ -1,4 +1,4 @@
-"""What a model itself answers."""
+"""The model's own answer."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from models.text.characters import HALF, MOST_TOKENS
 
 
 def own_answer(model: LanguageModel, prompt: str) -> list[int]:
-    """The model's greedy next token, with those that complete its character where it is cut.
+    """The model's greedy next token, with further tokens if it is only part of a character.
 
     Raises:
         ValueError: if the prompt is empty or too long.

@@ -1,8 +1,8 @@
 """Cutting attention edges: in chosen layers, chosen queries no longer read chosen keys.
 
 An edge is cut in the mask that the attention module is given, before its softmax, so the remaining weights add up to
-one again (Geva et al. 2023, arXiv:2304.14767).  Families hand their attention a mask of one of four
-kinds: none at all (plain causal), numbers to add, booleans that say what may be read, or what may not (MPT).
+one again (Geva et al. 2023, arXiv:2304.14767).  Attention modules take one of four kinds
+of mask: none (plain causal), numbers to add, booleans for what may be read, or for what may not (MPT).
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from models.language_model import LanguageModel
 
 @contextmanager
 def edges_cut(model: LanguageModel, cut: Mapping[int, Tensor]) -> Iterator[None]:
-    """While open, the model runs without these edges; its lock is held so that nobody else's forward is cut.
+    """While open, the model runs without these edges; the lock is held so that no other thread's forward is cut.
 
     Args:
-        cut: layer -> [row, query, key], true where the query must not read the key; one row stands for all.  Every
-            query must be left with a key.
+        cut: layer -> [row, query, key], true where the query must not read the key; a single row broadcasts.  Every
+            query must keep at least one key.
 
     Raises:
         ValueError: at the forward, if the attention module takes no mask.

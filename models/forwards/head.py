@@ -1,4 +1,4 @@
-"""Losses read off the head in one pass over its weight.
+"""Losses of the head's output, computed in one pass over its weight.
 
 With a vocabulary of 262,144 the head is most of a small model, and a search reads it at a few places again and again.
 -log P[t] and KL(P || Q) come with a gradient that needs the logits z = W h + b only in sums over the vocabulary,

@@ -1,7 +1,7 @@
-"""One forward with plain torch hooks: what the tracing engine runs thousands of times.
+"""One forward with plain torch hooks, which the tracing engine runs thousands of times.
 
-`models.forwards.interventions.run_traced` does the same with nnsight, a few milliseconds a forward slower; both take
-the same visits, and a test holds them together.
+`models.forwards.interventions.run_traced` does the same with nnsight, a few milliseconds slower per forward.  Both take
+the same visits, and a test compares them.
 """
 
 from __future__ import annotations
@@ -58,11 +58,11 @@ def hung(model: LanguageModel, visits: Mapping[Key, Visit], length: int) -> Iter
 
 
 class _EnoughError(Exception):
-    """Ends a forward whose rest nobody reads."""
+    """Ends a forward whose remaining layers are not needed."""
 
 
 def read_states(model: LanguageModel, input_ids: Tensor, keys: Collection[Key]) -> dict[Key, Tensor]:
-    """Copies of what stands at some sites, [row, pos, d] each; see `visit_states`."""
+    """Copies of the states at some sites, [row, pos, d] each; see `visit_states`."""
     states: dict[Key, Tensor] = {}
     visit_states(model, input_ids, {key: Keep(key, states) for key in keys})
     return states
@@ -70,7 +70,7 @@ def read_states(model: LanguageModel, input_ids: Tensor, keys: Collection[Key]) 
 
 @torch.no_grad()
 def visit_states(model: LanguageModel, input_ids: Tensor, visits: Mapping[Key, Visit]) -> None:
-    """Show each visit what stands at its site, [row, pos, d]; the forward ends behind the last of them.
+    """Pass each visit the state at its site, [row, pos, d]; the forward ends after the last of them.
 
     Args:
         input_ids: [row, pos], padded on the right.
@@ -100,7 +100,7 @@ def _contiguous(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 
 
 def _before(module: nn.Module, visit: Visit, length: int) -> RemovableHandle:
-    """A hook on what the module reads: its first argument."""
+    """A hook on the module's first argument."""
     owner = threading.get_ident()
 
     def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any] | None:
@@ -116,7 +116,7 @@ def _before(module: nn.Module, visit: Visit, length: int) -> RemovableHandle:
 
 
 def _after(module: nn.Module, visit: Visit, length: int) -> RemovableHandle:
-    """A hook on what the module returns, or on the first part of it."""
+    """A hook on the module's output, or on its first element."""
     owner = threading.get_ident()
 
     def hook(_: nn.Module, __: object, output: Any) -> Any:
@@ -139,7 +139,7 @@ def _visited(visit: Visit, value: Tensor, length: int) -> Tensor | None:
 
 @contextmanager
 def instead(module: nn.Module, run: Callable[..., Any]) -> Iterator[None]:
-    """While open, this thread calls `run` for the module's own forward."""
+    """While open, this thread calls `run` in place of the module's forward."""
     forward, saved, owner = module.forward, module.__dict__.get("forward"), threading.get_ident()
 
     def chosen(*args: Any, **kwargs: Any) -> Any:

@@ -1,7 +1,7 @@
-"""Reading and rewriting activations during one forward, with nnsight underneath.
+"""Read and rewrite activations during one forward, through nnsight.
 
-Here, once: which module a site is, whether it returns a tensor or a tuple, OPT's flattened MLP, the order in
-which a block computes, and that whatever is read is copied (some families add to an output in place later).
+This module settles which module a site is, whether it returns a tensor or a tuple, OPT's flattened MLP, and the order
+in which a block computes.  Whatever is read is copied, since some families later add to an output in place.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ Patch = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """What one forward gave."""
+    """The result of one forward."""
 
     logits: Tensor
-    """[batch, pos, d_vocab], float32; pos is 1 when only the last position was asked for."""
+    """[batch, pos, d_vocab], float32; pos is 1 with `last_only`."""
     captured: dict[Key, Tensor]
     """(site, layer) -> [batch, pos, d_model], [batch, pos, d_mlp] for mlp_key; copies, taken after patching."""
 
@@ -45,7 +45,7 @@ def run(
     grad: bool = False,
     last_only: bool = False,
 ) -> Run:
-    """One forward that reads and rewrites activations on the way; the model's lock is held throughout.
+    """Run one forward that reads and rewrites activations; the model's lock is held throughout.
 
     Args:
         input_ids: [batch, pos].  Rows padded on the right need no mask: attention is causal.
@@ -88,7 +88,7 @@ def run_batched(
     captures: Collection[Key] = (),
     last_only: bool = False,
 ) -> Run:
-    """`run` on slices of the batch, joined again; the lock is let go between slices so that others get a turn.
+    """`run` on slices of the batch, concatenated; the lock is released between slices so that other threads get a turn.
 
     Args:
         input_ids: [batch, pos].
@@ -124,7 +124,7 @@ def run_traced(model: LanguageModel, inputs: Mapping[str, Any], visits: Mapping[
 
 
 def visit_module(module: Any, reads: bool, visit: Visit, length: int) -> None:
-    """Wait for one activation, show it as [row, pos, d], and put its replacement in place."""
+    """Wait for one activation, pass it to the visit as [row, pos, d], and write its replacement."""
     held = module.input if reads else module.output
     value: Tensor = held[0] if isinstance(held, tuple) else held
     flat = value.ndim == 2  # OPT folds [row, pos] into one axis around its MLP
@@ -151,7 +151,7 @@ def _visitor(key: Key, patch: Patch | None, captured: dict[Key, Tensor] | None) 
 
 
 def _patched(patch: Patch, value: Tensor, key: Key) -> Tensor:
-    """The replacement a patch gives, checked: only resid_post may change the number of rows."""
+    """The patch's result, checked: only resid_post may change the number of rows."""
     new = patch(value.clone())
     free = 1 if key[0] == "resid_post" else 0
     if new.ndim != 3 or new.shape[free:] != value.shape[free:]:

@@ -1,7 +1,7 @@
-"""Running a model on a packed sequence: many suffixes of one prompt side by side, each reading the same prefix.
+"""Run a model on a packed sequence: many suffixes of one prompt side by side, each reading the same prefix.
 
-Three things a packed forward needs that only transformers can be told: keys and values of an earlier forward to read
-but not to write, an attention pattern that is not causal, and, for GPT-Neo, where that pattern has to be put.
+A packed forward needs three things from transformers: read-only keys and values of an earlier forward, an attention
+pattern that is not causal, and, for GPT-Neo, a place to put that pattern.
 """
 
 from __future__ import annotations
@@ -32,22 +32,22 @@ class RecordingCache(DynamicCache):  # type: ignore[misc]  # transformers is not
         self.kept: dict[int, KeysValues] = {}
 
     def update(self, keys: Tensor, values: Tensor, layer_idx: int, *_: Any, **__: Any) -> KeysValues:
-        """Note them and hand them back."""
+        """Keep them and return them."""
         self.kept[layer_idx] = keys, values
         return keys, values
 
     def get_seq_length(self, layer_idx: int = 0, *_: Any, **__: Any) -> int:
-        """Nothing came before."""
+        """There is no prefix."""
         return 0
 
 
 class PrefixCache(DynamicCache):  # type: ignore[misc]  # transformers is not typed
-    """Puts the keys and values of the first `length` positions before those of every row, and is never written to.
+    """Prepends the keys and values of the first `length` positions to those of every row; it is never written to.
 
     Args:
         kept: by layer, keys and values of one row or of as many rows as samples.
         length: positions of the prefix.
-        samples: rows of a block; the batch is any number of blocks, or one row before the first block is there.
+        samples: rows of a block; the batch has any number of blocks, or one row before the first block joins.
     """
 
     def __init__(self, kept: Mapping[int, KeysValues] | Sequence[KeysValues], length: int, samples: int) -> None:
@@ -127,8 +127,8 @@ def packed_pattern(
 ) -> Iterator[None]:
     """While open, GPT-Neo's attention reads the packed pattern; other families are given it as a mask.
 
-    GPT-Neo has causal and local patterns of its own in each attention, besides the mask.  In their place one mask is
-    added, without the copies of all scores that two of them take.  The caller holds the model's lock.
+    Besides the mask, each GPT-Neo attention has causal and local patterns.  They are replaced by one mask, which saves
+    two copies of all scores.  The caller holds the model's lock.
 
     Args:
         ends: the only positions whose attention is wanted in the last layer; zeros are given for the others.

@@ -241,7 +241,7 @@ def fetch(
         The folder with its files.
 
     Raises:
-        ValueError: if the catalogue has no such model, or what came is not what it should be.
+        ValueError: if the catalogue has no such model, or the files are not the expected ones.
         PermissionError: if the licence must be accepted and was not.
         OSError: if the disk has no room; ConnectionError if the model cannot be downloaded.
         Cancelled: when `watch` says so.

@@ -1,4 +1,4 @@
-"""Slow work in a process of its own, which can be watched and ended: a thread could be neither."""
+"""Slow work in a process of its own, which can be watched and ended, unlike a thread."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The header of a GGUF file, read with bounds, and what is refused before anything is built from it.
+"""Read the header of a GGUF file within bounds, before anything is built from it.
 
-The libraries that read GGUF map the file and believe its counts: a header of a few bytes that promises 2^60 tensors
-keeps them busy for ever.  Here every count and length is held against what the file can hold.  Format: version 2 or 3,
+The libraries that read GGUF map the file and trust its counts: a header of a few bytes that states 2^60 tensors keeps
+them busy forever.  Here every count and length is checked against the file's size.  Format: version 2 or 3,
 little-endian; a count of tensors and of key-value pairs, the pairs, the tensor table, and aligned data.
 """
 

@@ -1,4 +1,4 @@
-"""Which models of GGUF files can be read: the family has a row, and the sizes are those of a model."""
+"""Check that a GGUF file holds a model that can be read: a supported family with plausible sizes."""
 
 from __future__ import annotations
 

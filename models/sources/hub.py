@@ -63,7 +63,7 @@ def cached_or_downloaded(hub_id: str) -> Path:
         raise ValueError(f"unknown model {hub_id!r}: the hub has no such model, or it is not public{hint}") from None
     except (OfflineModeIsEnabled, LocalEntryNotFoundError, HfHubHTTPError, OSError):
         with suppress(LocalEntryNotFoundError):
-            # what it lacks is named when the folder is checked
+            # missing files are named when the folder is checked
             return Path(snapshot_download(hub_id, local_files_only=True, **_WANTED))
         raise FileNotFoundError(
             f"the model {hub_id!r} is not in the local cache and the hub cannot be reached; run `hf download {hub_id}` "

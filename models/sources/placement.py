@@ -1,7 +1,7 @@
 """Where a model computes and in which number format: what "auto" becomes, and what 8 and 4 bits need.
 
-`auto` as device is cuda where there is a card, else cpu; mps only where it is asked for, since it lacks float64, in
-which edits are solved.  `auto` as dtype is float32, except on a CUDA card
+`auto` as device is cuda if there is a card, else cpu; mps has to be named, since it lacks float64, in which edits are
+solved.  `auto` as dtype is float32, except on a CUDA card
 where the weights alone would take more than half of its memory in float32: there it is bfloat16.  The rule looks at
 the card's whole memory, not at what is free, so that the same command gives the same numbers on a busy card.  In 8 or
 4 bits what is not quantised is bfloat16 unless stated.
@@ -25,7 +25,7 @@ FLOAT32_SHARE = 0.5
 
 @dataclass(frozen=True)
 class Placement:
-    """What a load does."""
+    """How a model is loaded."""
 
     dtype: torch.dtype
     device: torch.device | None
@@ -35,7 +35,7 @@ class Placement:
 
 
 def place(settings: LoadSettings, n_parameters: Callable[[], int]) -> Placement:
-    """What the settings come to on this machine.
+    """The placement that these settings give on this machine.
 
     Args:
         n_parameters: how many the model has; asked only where the rule for `auto` needs it.
@@ -60,7 +60,7 @@ def _device(name: str) -> torch.device:
     device = torch.device(name)
     if not here[device.type] or (device.index or 0) >= max(1, torch.cuda.device_count()):
         raise ValueError(
-            f"the device {name!r} is not to be had: PyTorch finds {', '.join(k for k, there in here.items() if there)} "
+            f"the device {name!r} is not available: PyTorch finds {', '.join(k for k, there in here.items() if there)} "
             "here; choose one of these, or auto"
         )
     return device

@@ -1,4 +1,4 @@
-"""Folders of the cache that hold converted models: written aside, moved into place whole, one writer at a time."""
+"""Folders of converted models in the cache: written elsewhere, moved into place whole, by one writer at a time."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _POLL_SECONDS = 0.1
 
 
 def is_kept(folder: Path) -> bool:
-    """Whether a converted model stands there; it is moved there with its manifest or not at all."""
+    """Whether the folder holds a converted model; it is moved there with its manifest or not at all."""
     try:
         return (folder / MANIFEST).is_file() and read_json(folder / MANIFEST).get("conversion") == CONVERSION
     except ValueError:
@@ -28,7 +28,7 @@ def is_kept(folder: Path) -> bool:
 
 @contextmanager
 def only_writer(folder: Path, *, watch: Watch = UNWATCHED) -> Iterator[None]:
-    """Hold the right to write a folder of the cache, among all processes of this machine.
+    """Hold the lock for writing a folder of the cache, among all processes of this machine.
 
     The lock belongs to an open file, so the system frees it when its holder ends in whatever way.
 
@@ -80,7 +80,7 @@ def convert_into(folder: Path, gguf: Path, *, watch: Watch = UNWATCHED, **about:
 
 
 def check_room(needed: int, what: str) -> None:
-    """Refuse before the first byte what the cache's disk has no room for.
+    """Check before the first byte that the cache's disk has enough room.
 
     Raises:
         OSError: with bytes needed and free.

@@ -1,7 +1,7 @@
-"""How a prompt is put to a model: as it stands, or in the user's turn of the tokenizer's chat template.
+"""How a prompt is given to a model: unchanged, or in the user's turn of the tokenizer's chat template.
 
-Everything that asks a model (tracing, editing, scoring) comes through `LanguageModel.encode`, `models.join` and
-`models.subject_span`, and these read a prompt as `wording` gives it.
+Tracing, editing and scoring all use `LanguageModel.encode`, `models.join` and `models.subject_span`, which take a
+prompt's text from `wording`.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ class Wording:
     """What was left out, a sentence each."""
 
     def place(self, offset: int) -> int:
-        """Where a character of the prompt stands in the text."""
+        """Position in the text of a character of the prompt."""
         return offset - self.dropped + self.start
 
 
 def wording(tokenizer: Any, prompt: str, *, chat: bool, starts: bool) -> Wording:
-    """The text a model is asked with.
+    """The text that is given to the model for a prompt.
 
-    Blanks at the prompt's end are left out, and so is a start token written by hand where one is put there anyway.
+    Spaces at the prompt's end are left out, and so is a start token written by hand if the tokenizer adds one.
 
     Args:
         chat: put the prompt in the user's turn of the chat template; the answer begins the model's turn.
@@ -66,7 +66,7 @@ def wording(tokenizer: Any, prompt: str, *, chat: bool, starts: bool) -> Wording
 
 
 def _head(tokenizer: Any) -> str:
-    """What the template puts before the user's words: what two prompts without a common letter have in common."""
+    """The template's text before the user's words: the common beginning of two prompts without a common letter."""
     first, other = _in_template(tokenizer, "a"), _in_template(tokenizer, "1")
     n = next((i for i, (x, y) in enumerate(zip(first, other, strict=False)) if x != y), 0)
     return first[:n]
@@ -77,7 +77,7 @@ def _in_template(tokenizer: Any, words: str) -> str:
     if not tokenizer.chat_template:
         raise ValueError("the model has no chat template, so it cannot be asked in one; ask without chat")
     try:
-        # models that think aloud first are asked for the answer itself
+        # reasoning models are asked for the answer without their reasoning
         return str(
             tokenizer.apply_chat_template(
                 [{"role": "user", "content": words}], tokenize=False, add_generation_prompt=True, enable_thinking=False

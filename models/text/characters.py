@@ -1,4 +1,4 @@
-"""Tokens that hold a part of a character, as byte-level tokenizers make them of rare scripts and emoji, for display."""
+"""Display of tokens that hold part of a character, as byte-level tokenizers make of rare scripts and emoji."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 HALF = "\ufffd"
 """What a part of a character decodes to."""
 CONTINUED = "⋯"
-"""Stands at the tokens that go on with the character of an earlier one."""
+"""Shown for tokens that continue the character of an earlier token."""
 MOST_TOKENS = 4
 """Tokens of one character: UTF-8 has at most four bytes."""
 

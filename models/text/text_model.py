@@ -1,4 +1,4 @@
-"""A model's text: how a prompt is put to it, the tokens that go in, and the text of those that come out."""
+"""The text side of a model: prompts, tokens and the text of tokens."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from models.text.characters import whole_characters
 
 
 class TextModel(ABC):
-    """What a model does with text before and after any forward."""
+    """What a model does with text before and after a forward."""
 
     name: str
     """What the user calls it."""
@@ -36,7 +36,7 @@ class TextModel(ABC):
 
     @property
     def pad_id(self) -> int:
-        """A valid token id to fill rows with; what is computed there is never read."""
+        """A valid token id for padding; what is computed there is never read."""
         for token_id in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id):
             if token_id is not None and token_id < self.d_vocab:
                 return int(token_id)
@@ -44,7 +44,7 @@ class TextModel(ABC):
 
     @property
     def has_chat_template(self) -> bool:
-        """Whether the model was trained to be asked in a chat: an instruct model."""
+        """Whether the tokenizer has a chat template, as instruct models do."""
         return bool(self.tokenizer.chat_template)
 
     def as_chat(self) -> Self:
@@ -80,7 +80,7 @@ class TextModel(ABC):
         return wording(self.tokenizer, prompt, chat=self.chat, starts=self.starts)
 
     def encode(self, prompt: str) -> list[int]:
-        """Token ids of a prompt as `wording` has it, with the special tokens the tokenizer itself adds.
+        """Token ids of a prompt's `wording`, with the special tokens that the tokenizer adds.
 
         Raises:
             ValueError: if the prompt is empty, broken, or longer than the model's context.
@@ -93,7 +93,7 @@ class TextModel(ABC):
         return ids
 
     def tokenize_worded(self, text: str) -> list[int]:
-        """Token ids of a text that `wording` gave, or that begins with one: a chat template brings its own start."""
+        """Token ids of a text that is, or begins with, a `wording`: a chat template has its own start token."""
         return self.tokenize(text, special_tokens=not self.chat)
 
     def tokenize(self, text: str, *, special_tokens: bool = True) -> list[int]:
@@ -124,8 +124,8 @@ class TextModel(ABC):
     def token_strings(self, ids: Sequence[int] | Tensor) -> list[str]:
         """Each token decoded alone, for display; a leading space is kept.
 
-        A character that several tokens make up stands at the first of them and `CONTINUED` at the others; what never
-        becomes a character shows as U+FFFD.
+        A character of several tokens is shown at the first of them, and `CONTINUED` at the others.  Bytes that form no
+        character are shown as U+FFFD.
         """
         listed = [int(i) for i in ids]
         strings = []

@@ -1,4 +1,4 @@
-"""Where words sit among tokens: subject spans, targets joined to prompts, padded batches."""
+"""Words and tokens: subject spans, answers joined to prompts, padded batches."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def target_ids(model: TextModel, target: str, prompt: str = "") -> list[int]:
     """Token ids of an answer as it continues a prompt, without special tokens.
 
     Args:
-        prompt: what it follows; without one a word, so that a blank stands between.
+        prompt: what it follows; without one, a space is put before the answer.
 
     Raises:
         ValueError: if the answer is empty.
@@ -112,7 +112,7 @@ def target_ids(model: TextModel, target: str, prompt: str = "") -> list[int]:
     if not target.strip():
         raise ValueError("the answer is empty; write the word the model should say")
     blank = blank_before(model.wording(prompt).text) if prompt else " "
-    # behind something, because some tokenizers put a space of their own at the start of a text
+    # after another word, because some tokenizers add a space at the start of a text
     before = "a" if blank else "("
     first, both = (model.tokenize(text, special_tokens=False) for text in (before, before + blank + target.lstrip()))
     if both[: len(first)] == first and len(both) > len(first):
@@ -121,10 +121,10 @@ def target_ids(model: TextModel, target: str, prompt: str = "") -> list[int]:
 
 
 def join(model: TextModel, prompt: str, target: str) -> tuple[list[int], int]:
-    """Token ids of prompt and answer, and the number of those that are the prompt's.
+    """Token ids of prompt and answer, and the number of prompt tokens.
 
-    A blank stands between where the language wants one (`facts.words.blank_before`).  Both are tokenised together
-    where that leaves the prompt's own tokens as they are, else one after the other.  The logits at positions
+    A space goes between them if the script uses spaces (`facts.words.blank_before`).  Both are tokenised together if
+    that leaves the prompt's tokens unchanged, else separately.  The logits at positions
     `n_prompt - 1` to `len(ids) - 2` predict the answer.
 
     Raises:
@@ -145,7 +145,7 @@ def join(model: TextModel, prompt: str, target: str) -> tuple[list[int], int]:
 
 
 def notes_on(model: TextModel, prompt: str, subject: str, at: int) -> tuple[str, ...]:
-    """What should be said of the way a prompt is asked, a sentence each: what was left out, which subject is meant.
+    """Notes on how a prompt is given to the model, one sentence each: what was left out, which subject is meant.
 
     Args:
         at: character offset of the subject in the prompt.
@@ -166,7 +166,7 @@ def notes_on(model: TextModel, prompt: str, subject: str, at: int) -> tuple[str,
 
 
 def tokens_together(model: TextModel, prompt: str, target: str) -> list[int]:
-    """Token ids of prompt and answer tokenised as one text, whatever that does to the prompt's last token."""
+    """Token ids of prompt and answer tokenised as one text, even if that changes the prompt's last token."""
     text = model.wording(prompt).text
     return model.tokenize_worded(f"{text}{blank_before(text)}{target.lstrip()}")
 
@@ -181,7 +181,7 @@ def fits(model: TextModel, prompt: str, target: str) -> bool:
 
 
 def pad(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:
-    """Rows of token ids filled up on the right.
+    """Pad rows of token ids on the right.
 
     Returns:
         [batch, pos] ids and [batch] lengths in tokens, both int64 on the CPU.

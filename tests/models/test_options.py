@@ -128,7 +128,7 @@ def test_auto_is_bfloat16_where_float32_takes_more_than_half_the_card(
 @pytest.mark.parametrize("device", ["cuda", "cuda:2", "mps"])
 def test_a_device_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch, device: str) -> None:
     Machine(monkeypatch, cards=(GB, GB) if device == "cuda:2" else ())
-    with pytest.raises(ValueError, match=rf"the device {device!r} is not to be had: PyTorch finds .*cpu here"):
+    with pytest.raises(ValueError, match=rf"the device {device!r} is not available: PyTorch finds .*cpu here"):
         place(LoadSettings(device=device), never)
 
 
