@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields
-from typing import Any
+from functools import wraps
+from inspect import signature
+from typing import Any, TypeVar
 
 from facts.names import unknown
+
+T = TypeVar("T")
 
 
 def make_config(config_type: type[Any], values: Mapping[str, Any]) -> Any:
@@ -25,6 +29,30 @@ def make_config(config_type: type[Any], values: Mapping[str, Any]) -> Any:
             help_text = knob.metadata.get("help", "")
             raise ValueError(f"the setting {name!r} is missing; give a value for it. {help_text}".strip())
     return config_type(**values)
+
+
+def with_constants(constants: Mapping[str, Mapping[str, Any]]) -> Callable[[type[T]], type[T]]:
+    """Decorate a config whose `compat` brings constants: they stand for the fields that are not given.
+
+    A value that is given is kept, also where it equals the field's default.
+
+    Args:
+        constants: values of `compat` -> field name -> value.
+    """
+
+    def decorate(config_type: type[T]) -> type[T]:
+        plain = config_type.__init__
+        parameters = signature(plain)
+
+        @wraps(plain)
+        def init(*args: Any, **given: Any) -> None:
+            said = parameters.bind(*args, **given).arguments
+            plain(**{**constants.get(said.get("compat", ""), {}), **said})
+
+        config_type.__init__ = init  # type: ignore[method-assign]
+        return config_type
+
+    return decorate
 
 
 def check_config(config: Any) -> None:

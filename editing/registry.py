@@ -50,7 +50,7 @@ METHODS: dict[str, Method] = {
     "serac": SeracMethod(),
 }
 
-REVISIONS = {"grace": 2}
+REVISIONS = {"grace": 2, "r-rome": 2}
 """Raised whenever a method comes to compute something else from the same settings, so that results kept from before are
 not taken for its own; 1 for a method that does not stand here."""
 

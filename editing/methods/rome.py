@@ -9,20 +9,22 @@ ROME here has the two keys of the public code: the mean over contexts for u, and
 the residual and the denominator.  The bare prompt is then mapped to v* exactly; where the two keys differ much, the
 denominator u . k gets small and the change large, and in a long row of edits one such change breaks the model.
 
-R-ROME is the corrected form of Gupta et al. 2024 (arXiv:2403.07175): the *same* k*, the mean over contexts, stands in
-all three places, so that (W + delta) k* + b = v* holds exactly, with v* = W k* + b + delta_v the mean of what the
-search for the value made the MLP write.
+R-ROME is the corrected form of Gupta et al. 2024 (arXiv:2403.07175), with their public code: the *same* k*, the mean
+over contexts, stands in all three places, so that (W + delta) k* + b = v* holds exactly.  The value is the bare
+prompt's, v* = v + delta_v, and the residual v + delta_v - W k* - b: besides delta_v it holds how far the bare prompt's
+value lies from the mean over contexts.
 
-Symbols: k* key, v* value, u direction, C moment.matrix, r ridge x mean eigenvalue of C, delta_v values.Value.delta.
+Symbols: k* key, v* value, v what the MLP wrote after the bare prompt, u direction, C moment.matrix, r ridge x mean
+eigenvalue of C, delta_v values.Value.delta.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from time import perf_counter
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
-from editing.configs import check_config
+from editing.configs import check_config, with_constants
 from editing.method import Change, Method, Task
 from editing.ops import WeightDelta
 from editing.parts.contexts import make_contexts
@@ -31,10 +33,10 @@ from editing.parts.keys import make_batch, mean_key
 from editing.parts.moments import moment_for
 from editing.parts.rank_one import key_direction, solve
 from editing.parts.settings import MomentSettings, SearchSettings
-from editing.parts.values import Compat, LimitReference, optimise_value, read_start
+from editing.parts.values import LimitReference, optimise_value, read_start
 from models import as_out_in
 
-_ROME_CODE = {
+_PUBLIC_CODE = {
     "steps": 20,
     "learning_rate": 0.5,
     "prefixes": 20,
@@ -45,7 +47,10 @@ _ROME_CODE = {
     "limit_reference": "mlp_out",
     "ridge": 0.0,
 }
-"""Constants of the public code (github.com/kmeng01/rome at 0874014, hparams for GPT-2 XL)."""
+"""Constants of both public codes (kmeng01/rome at 0874014 and scalable-model-editing/rebuilding-rome at 82b789f, on
+GitHub; hparams for GPT-2 XL).  Their C is not among them: it is the mean over 100,000 texts of Wikipedia, which are not
+here; `corpus` and `moment_tokens` take a text of that kind."""
+_COMPAT_HELP = "Settings relative to what the model has, or all of the public code, its constants included."
 
 
 @dataclass(frozen=True)
@@ -72,42 +77,38 @@ class RankOneConfig(MomentSettings, SearchSettings):
     )
 
 
+@with_constants({"rome-code": _PUBLIC_CODE})
 @dataclass(frozen=True)
 class RomeConfig(RankOneConfig):
     """Settings of ROME; see `RankOneConfig` for what differs from the paper.
 
-    With `compat="rome-code"` every field left at its default takes the public code's constant instead, and the search
-    follows that code to the letter.
+    With `compat="rome-code"` every setting that is not given takes the public code's constant, and the search follows
+    that code to the letter.  C does not change: see `corpus` and `moment_tokens`.
 
     Raises:
         ValueError: if a value is out of its range.
     """
 
     compat: Literal["rome", "rome-code"] = field(
-        default="rome",
-        metadata={
-            "help": "Settings relative to the residual, or all of the public code, its constants included.",
-            "choices": ("rome", "rome-code"),
-        },
+        default="rome", metadata={"help": _COMPAT_HELP, "choices": ("rome", "rome-code")}
     )
 
     def __post_init__(self) -> None:
-        if self.compat == "rome-code":
-            for knob in fields(self):
-                if knob.name in _ROME_CODE and getattr(self, knob.name) == knob.default:
-                    object.__setattr__(self, knob.name, _ROME_CODE[knob.name])
         check_config(self)
 
 
+@with_constants({"r-rome-code": _PUBLIC_CODE})
 @dataclass(frozen=True)
 class RRomeConfig(RankOneConfig):
-    """Settings of R-ROME; see `RankOneConfig`.
+    """Settings of R-ROME; see `RankOneConfig`, and `RomeConfig` for what `compat="r-rome-code"` does.
 
     Raises:
         ValueError: if a value is out of its range.
     """
 
-    compat: ClassVar[Compat] = "r-rome"
+    compat: Literal["r-rome", "r-rome-code"] = field(
+        default="r-rome", metadata={"help": _COMPAT_HELP, "choices": ("r-rome", "r-rome-code")}
+    )
 
     def __post_init__(self) -> None:
         check_config(self)

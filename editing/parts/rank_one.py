@@ -13,6 +13,8 @@ from editing.parts.keys import mean_key
 from editing.parts.moments import Moment, factor, regular
 from editing.parts.values import Compat, Start, Value
 
+ONE_KEY: tuple[Compat, ...] = ("r-rome", "r-rome-code")
+
 
 def key_direction(key: torch.Tensor, moment: Moment, ridge: float) -> torch.Tensor:
     """u, the unit vector along (C + r I)^-1 k, with r = ridge x mean eigenvalue of C: [d_mlp] -> [d_mlp], float64.
@@ -59,12 +61,11 @@ def solve(
 ) -> Solution:
     """The change of `weight` [d_model, d_mlp] from what the search found; see `editing.methods.rome`."""
     delta = value.delta.double().cpu()
-    if compat != "r-rome":
-        key, target = start.keys[0].double().cpu(), start.values[0].double().cpu() + delta
-        residual = target - start.values[0].double().cpu()
-    else:
+    target = start.values[0].double().cpu() + delta
+    if compat in ONE_KEY:
         key = mean_key(start.keys[:-1]).cpu()
-        now = weight.double().cpu() @ key + (0.0 if bias is None else bias.double().cpu())
-        target, residual = now + delta, delta
+        residual = target - weight.double().cpu() @ key - (0.0 if bias is None else bias.double().cpu())
+    else:
+        key, residual = start.keys[0].double().cpu(), delta
     rows, cols = rank_one_update(residual, key, direction)
     return Solution(rows, cols, key, target, float(key @ direction))

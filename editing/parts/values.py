@@ -35,10 +35,12 @@ from models import LanguageModel
 from models.forwards.partial import PartialForward, Reading
 from models.forwards.sites import Keep, Key, Visit
 
-Compat = Literal["r-rome", "rome", "rome-code"]
-"""r-rome: learning rate relative to the residual, KL at the last token of p', decay |delta|^2 relative to the reference
-norm, one key throughout (arXiv:2403.07175).  rome: the same with the public code's two keys.  rome-code: all of it as
-in the public code, two keys, an absolute learning rate, KL at the subject's token of p', decay |delta| / |v|^2."""
+Compat = Literal["r-rome", "r-rome-code", "rome", "rome-code"]
+"""The search: r-rome and rome take a learning rate relative to the unit, the KL at the last token of p' and the decay
+|delta|^2 relative to the reference norm; the two named -code follow the public codes, with an absolute learning rate,
+the KL at the subject's token of p' and the decay |delta| / |v|^2.  The update: one key or two, see
+`editing.methods.rome`."""
+PUBLIC_CODES: tuple[Compat, ...] = ("r-rome-code", "rome-code")
 LimitReference = Literal["residual", "mlp_out"]
 ValueSite = Literal["mlp_out", "resid_post"]
 OWN_OUTPUT = "norm of the MLP's output"
@@ -80,7 +82,7 @@ class Start:
     unit: Unit
     """Of steps, bound and decay."""
     essence: torch.Tensor
-    """[d_vocab], log probabilities after (rome-code: at the subject of) "{subject} is a"."""
+    """[d_vocab], log probabilities after (public codes: at the subject of) "{subject} is a"."""
     p_target: float
     """Probability of the whole target after the bare prompt."""
     forward: PartialForward | None = None
@@ -213,7 +215,7 @@ class _Search:
         return mean + kl + decay
 
     def _decay(self) -> torch.Tensor:
-        if self.settings.compat == "rome-code":  # the public code squares the denominator alone
+        if self.settings.compat in PUBLIC_CODES:  # they square the denominator alone
             return self.delta.norm() / self.start.values[0].norm() ** 2
         return self.delta.square().sum() / self.reference**2
 
@@ -341,15 +343,15 @@ class _Portion:
 def _step_unit(search: _Search) -> float:
     """Adam moves every coordinate by about its learning rate, whatever the gradient: so the rate is taken in units of
     the unit's root mean square, or the same number of steps would reach far in one model and nowhere in another."""
-    if search.settings.compat == "rome-code":
+    if search.settings.compat in PUBLIC_CODES:
         return 1.0
     return search.start.unit.length / len(search.delta) ** 0.5
 
 
 def _essence_position(batch: Batch, compat: Compat) -> int:
-    """Where the KL is read: at the end of "{subject} is a"; the public code reads it at the subject instead."""
+    """Where the KL is read: at the end of "{subject} is a"; the public codes read it at the subject instead."""
     row = batch.rows[-1]
-    return row.lookup if compat == "rome-code" else len(row.ids) - 1
+    return row.lookup if compat in PUBLIC_CODES else len(row.ids) - 1
 
 
 def _answer_tokens(batch: Batch) -> int:

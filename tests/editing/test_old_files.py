@@ -48,6 +48,8 @@ REQUEST = EditRequest(
     ),
     ("The Space Needle", "A tower"),
 )
+SETTINGS_SINCE = {"r-rome": {"compat": "r-rome"}}
+"""Method -> settings it has got since, at their defaults."""
 ON_TINY = ("r-rome", "ft", "lora", "grace", "wise", "ice")
 
 
@@ -61,7 +63,8 @@ def check(edit: Edit, model: LanguageModel) -> None:
     """The edit against what it was when it was written."""
     expected = EXPECTED[edit.method]
     assert edit.requests == (REQUEST,)
-    assert json.loads(json.dumps(dataclasses.asdict(edit.config))) == expected["config"]
+    settings = {**EXPECTED[edit.method]["config"], **SETTINGS_SINCE.get(edit.method, {})}
+    assert json.loads(json.dumps(dataclasses.asdict(edit.config))) == settings
     assert (edit.digest, edit.content) == (expected["digest"], expected["content"])
     assert [type(op).__name__ for op in edit.ops] == expected["operations"]
     assert {diagnostic.name: diagnostic.value for diagnostic in edit.diagnostics} == expected["diagnostics"]

@@ -2,13 +2,14 @@
 
 import dataclasses
 import threading
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from editing import METHODS, RomeConfig, apply_edits
+from editing.configs import make_config
 from editing.edit import Edit
 from editing.methods.rome import RankOneConfig, RRomeConfig
 from editing.parts.contexts import make_contexts
@@ -19,12 +20,16 @@ from editing.parts.values import read_start
 from facts import EditRequest, Fact
 from facts.watch import Cancelled, Watch
 from models import EDITABLE_FAMILIES, LanguageModel, as_out_in
+from tests.oracle.r_rome import r_rome
 from tests.oracle.rome import Settings, Text, rome
 from tests.tiny import tiny_model
 
 REQUEST = EditRequest(Fact("Space Needle", "The {} is located in the city of", "Seattle"), "Paris")
 LAYER = 1
 FAST = RRomeConfig(LAYER, steps=6, prefixes=4, second_moment="identity")
+SEARCHED = dict(
+    steps=5, prefixes=4, moment_tokens=400, weight_decay=0.03, kl_factor=0.5, ridge=0.1, norm_limit=0.08
+)  # fmt: skip
 CORPUS = "The Space Needle is a tower.\nParis is the capital of France, and Rome of Italy.\nMiles Davis plays.\n" * 8
 
 
@@ -92,8 +97,6 @@ def test_edited_weight_maps_the_key_to_the_value(family: str, corpus: str) -> No
     edit = compute(model, config)
     _, start = starting_point(model, config)
     key = mean_key(start.keys[:-1])
-    change = affine(apply_edits(model, [edit]), LAYER, key) - affine(model, LAYER, key)
-    torch.testing.assert_close(change.norm().item(), edit.diagnostic("value change").value, rtol=1e-4, atol=1e-4)
     value = affine(apply_edits(model, [edit]), LAYER, key)
     assert value.norm().item() == pytest.approx(edit.diagnostic("value norm").value, rel=1e-4)
 
@@ -130,43 +133,60 @@ def test_the_search_makes_the_target_likelier(family: str) -> None:
     assert edit.diagnostic("p(new) at v*").value > edit.diagnostic("p(new) before").value
 
 
-@pytest.mark.parametrize("form", ["r-rome", "rome", "rome-code"])
-@pytest.mark.parametrize("family", ["gpt2", "gpt_neo", "llama", "opt", "gemma3_text", "olmo2"])
-def test_agrees_with_the_slow_oracle(family: str, form: str, corpus: str) -> None:
-    model = tiny_model(family)
-    public_code = form == "rome-code"
-    config_type = RRomeConfig if form == "r-rome" else partial(RomeConfig, compat=form)
-    config = config_type(
-        LAYER, steps=5, prefixes=4, corpus=corpus, moment_tokens=400, weight_decay=0.03, kl_factor=0.5, ridge=0.1,
-        norm_limit=0.08,
-    )  # fmt: skip
-    edit = compute(model, config)
+ORACLE_FAMILIES = pytest.mark.parametrize("family", ["gpt2", "gpt_neo", "llama", "opt", "gemma3_text", "olmo2"])
+
+
+def oracle_arguments(model: LanguageModel, config: RankOneConfig) -> tuple[Any, ...]:
+    """(module, mlp, down projection, texts, essence, C, settings) of what the tests compute."""
     batch, start = starting_point(model, config)
     texts = [Text(row.ids, row.lookup, row.n_prompt) for row in batch.rows]
     length = start.value_norm if model.architecture.post_norm else start.residual_norm
     reference = length if config.limit_reference == "residual" else start.value_norm
+    public_code = config.compat.endswith("-code")
     unit = 1.0 if public_code else length / model.d_model**0.5
     settings = Settings(
         config.steps, config.learning_rate * unit, config.kl_factor, config.weight_decay, config.norm_limit * reference,
-        reference, config.stop_loss, config.ridge, public_code, form != "r-rome",
+        reference, config.stop_loss, config.ridge, public_code,
     )  # fmt: skip
-    keys = []
+    keys: list[torch.Tensor] = []
     down = model.key_module(LAYER)
-    weight = as_out_in(down, down.weight)
     mlp = model.module.get_submodule(model.architecture.mlp_path(LAYER))
-    handle = down.register_forward_hook(lambda _, inputs, __: keys.append(inputs[0].reshape(-1, weight.shape[1])))
+    handle = down.register_forward_hook(lambda _, inputs, __: keys.append(inputs[0].reshape(-1, model.d_mlp)))
     with torch.no_grad():
-        tokens = [model.tokenize(line) for line in CORPUS.splitlines()]
-        for ids in tokens:
-            model.module(input_ids=torch.tensor([ids]), use_cache=False)
+        for line in CORPUS.splitlines():
+            model.module(input_ids=torch.tensor([model.tokenize(line)]), use_cache=False)
     handle.remove()
     every = torch.cat(keys).double()[:400]
-    moment = every.T @ every / len(every)
-    expected = rome(
-        model.module, mlp, down, weight, getattr(down, "bias", None), texts[:-1], texts[-1], moment, settings
-    )
-    actual = edit.weights[0].matrix().double()
-    assert float((actual - expected).norm() / expected.norm()) < 1e-4
+    return model.module, mlp, down, texts[:-1], texts[-1], every.T @ every / len(every), settings
+
+
+def distance(ours: torch.Tensor, theirs: torch.Tensor) -> float:
+    return float((ours.double() - theirs).norm() / theirs.norm())
+
+
+@pytest.mark.parametrize("form", ["rome", "rome-code"])
+@ORACLE_FAMILIES
+def test_rome_agrees_with_the_slow_oracle(family: str, form: str, corpus: str) -> None:
+    model = tiny_model(family)
+    config = RomeConfig(LAYER, compat=form, **SEARCHED, corpus=corpus)
+    expected = rome(*oracle_arguments(model, config))
+    assert distance(compute(model, config).weights[0].matrix(), expected) < 1e-4
+
+
+@pytest.mark.parametrize("form", ["r-rome", "r-rome-code"])
+@ORACLE_FAMILIES
+def test_r_rome_agrees_with_its_authors_code(family: str, form: str, corpus: str) -> None:
+    """On u, v* and the change: the residual is delta + v of the bare prompt - mean v, all keys are the mean's."""
+    model = tiny_model(family)
+    # 400 tokens leave C singular: with less of a ridge its float32 rounding, 5e-7, grows beyond the bound
+    config = RRomeConfig(LAYER, compat=form, **SEARCHED | {"ridge": 1.0}, corpus=corpus)
+    expected = r_rome(*oracle_arguments(model, config))
+    edit = compute(model, config)
+    assert distance(edit.weights[0].cols[0], expected.u) < 1e-5
+    assert distance(edit.weights[0].matrix(), expected.change) < 1e-5
+    key = mean_key(starting_point(model, config)[1].keys[:-1])
+    target = affine(model, LAYER, key) + edit.weights[0].matrix().double() @ key
+    assert distance(target, expected.target) < 1e-5
 
 
 def test_square_weights_are_not_transposed() -> None:
@@ -181,11 +201,12 @@ def test_square_weights_are_not_transposed() -> None:
         edit = compute(model)
         _, start = starting_point(model)
         key = mean_key(start.keys[:-1])
-        change = affine(apply_edits(model, [edit]), LAYER, key) - affine(model, LAYER, key)
+        value = affine(apply_edits(model, [edit]), LAYER, key)
+        change = value - affine(model, LAYER, key)
         torch.testing.assert_close(
             change.float(), (edit.weights[0].matrix().double() @ key).float(), rtol=1e-3, atol=1e-4
         )
-        assert change.norm().item() == pytest.approx(edit.diagnostic("value change").value, rel=1e-3)
+        assert value.norm().item() == pytest.approx(edit.diagnostic("value norm").value, rel=1e-3)
 
 
 def test_same_seed_same_edit_and_another_seed_another(corpus: str) -> None:
@@ -367,7 +388,16 @@ def test_public_code_constants() -> None:
     assert (config.prefixes, config.weight_decay, config.kl_factor, config.norm_limit) == (20, 0.5, 0.0625, 4.0)
     assert (config.steps, config.learning_rate) == (20, 0.5)
     assert config.limit_reference == "mlp_out"
-    assert RomeConfig(0, compat="rome-code", weight_decay=0.1).weight_decay == 0.1
+    assert dataclasses.replace(RRomeConfig(0, compat="r-rome-code"), layer=1) == RRomeConfig(1, compat="r-rome-code")
+
+
+def test_what_is_given_is_kept_also_where_it_equals_a_default() -> None:
+    config = RomeConfig(0, compat="rome-code", weight_decay=0.0, steps=40)
+    assert (config.weight_decay, config.steps, config.learning_rate) == (0.0, 40, 0.5)
+    config = make_config(RRomeConfig, {"layer": 0, "compat": "r-rome-code", "ridge": 1e-4})
+    assert (config.ridge, config.steps) == (1e-4, 20)
+    assert (RomeConfig(0).weight_decay, RomeConfig(0).steps) == (0.0, 40)
+    assert dataclasses.replace(config, steps=40).steps == 40
 
 
 def test_missing_corpus_is_one_sentence() -> None:

@@ -50,7 +50,7 @@ def test_memit_agrees_with_the_slow_oracle(family: str, small_corpus: str) -> No
         config.moment_weight * model.d_mlp,
         Settings(
             config.steps, config.learning_rate, config.kl_factor, config.weight_decay, config.norm_limit, 0.0,
-            config.stop_loss, 0.0, False, False,
+            config.stop_loss, 0.0, False,
         ),
     )  # fmt: skip
     assert len(edit.weights) == len(expected) == 3

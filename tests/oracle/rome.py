@@ -1,8 +1,7 @@
 """ROME, slow and obvious: plain torch hooks on the module, one text at a time, dense inverses, no cleverness.
 
-Written from Meng et al. 2022, section 3.1 (arXiv:2202.05262), from the public code where `public_code` and `two_keys`
-are set, and independently of `editing/`: it shares only the tokenised rows.  Everything is float64 once it has left the
-model.
+Written from Meng et al. 2022, section 3.1 (arXiv:2202.05262), with the public code's two keys, and independently of
+`editing/`: it shares only the tokenised rows.  Everything is float64 once it has left the model.
 """
 
 from __future__ import annotations
@@ -38,8 +37,6 @@ class Settings:
     ridge: float
     public_code: bool
     """KL at the subject and the public code's decay."""
-    two_keys: bool
-    """The bare prompt's key and value in the residual and the denominator."""
 
 
 def forward(module: Any, mlp: Any, down: Any, text: Text, delta: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
@@ -68,17 +65,16 @@ def forward(module: Any, mlp: Any, down: Any, text: Text, delta: Tensor | None =
 
 
 def rome(
-    module: Any, mlp: Any, down: Any, weight: Tensor, bias: Tensor | None, texts: list[Text], essence: Text,
-    moment: Tensor, settings: Settings,
-) -> Tensor:  # fmt: skip
-    """The dense change of `weight` [d_out, d_in]; `texts[0]` is the bare prompt."""
+    module: Any, mlp: Any, down: Any, texts: list[Text], essence: Text, moment: Tensor, settings: Settings
+) -> Tensor:
+    """The dense change of the weight [d_out, d_in]; `texts[0]` is the bare prompt."""
     with torch.no_grad():
         starts = [forward(module, mlp, down, text) for text in texts]
         base = forward(module, mlp, down, essence)[0]
     place = essence.lookup if settings.public_code else len(essence.ids) - 1
     bare_key, bare_value = starts[0][1], starts[0][2]
 
-    delta = torch.zeros(weight.shape[0], requires_grad=True)
+    delta = torch.zeros(len(bare_value), requires_grad=True)
     optimiser = torch.optim.Adam([delta], lr=settings.learning_rate)
     for step in range(settings.steps):
         nll = torch.zeros(())
@@ -105,8 +101,5 @@ def rome(
     key = torch.stack([start[1] for start in starts]).mean(0)
     regular = moment.double() + settings.ridge * moment.double().diagonal().mean() * torch.eye(len(moment)).double()
     direction = torch.linalg.inv(regular) @ key
-    if settings.two_keys:  # the direction from the mean key, residual and denominator from the bare prompt's
-        return torch.outer(bare_value + shift - bare_value, direction) / (bare_key @ direction)
-    now = weight.double() @ key + (0 if bias is None else bias.double())
-    wanted = now + shift
-    return torch.outer(wanted - now, direction) / (key @ direction)
+    # the direction from the mean key, residual and denominator from the bare prompt's
+    return torch.outer(bare_value + shift - bare_value, direction) / (bare_key @ direction)
