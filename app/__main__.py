@@ -25,7 +25,7 @@ SETTINGS = ROOT / "streamlit_config.toml"
 MAIN = ROOT / "app" / "main.py"
 HOSTS = "STREAMLIT_SERVER_ALLOWED_HOSTS"
 ANY_ADDRESS = ("0.0.0.0", "::")
-"""Addresses that stand for every one the computer has, and that nobody types into a browser."""
+"""Addresses that mean all addresses of the computer; a browser cannot open them."""
 
 # Where Streamlit puts an underscore into a key's variable: fooBar -> FOO_BAR, enableCORS -> ENABLE_CORS.
 _WORD_BORDER = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")

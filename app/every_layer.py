@@ -23,18 +23,18 @@ from metrics.definitions import PROMPTED
 from models import LanguageModel
 
 NEW_ANSWER = "p(new answer)"
-"""The smooth one of the profiles: with few prompts a share of right answers has few values."""
+"""The smooth profile: with few prompts, a share of right answers takes few values."""
 
 
 @dataclass(frozen=True, eq=False)
 class EveryLayer:
-    """What the same edit does at each layer."""
+    """The same edit at each layer."""
 
     method: str
     layers: tuple[int, ...]
-    """Those it was tried at."""
+    """Layers at which it was computed."""
     effect: tuple[float, ...]
-    """Indirect effect of each of them at the token that is edited."""
+    """Indirect effect of each layer at the edited token."""
     scores: dict[str, tuple[float | None, ...]]
     """`NEW_ANSWER` and each metric's headline, by layer; None where it was not measured."""
     failures: dict[int, str]
@@ -52,7 +52,7 @@ class EveryLayer:
 def edit_every_layer(
     model: LanguageModel,
     request: EditRequest,
-    found: Located,
+    located: Located,
     method: str,
     config: dict[str, Any],
     *,
@@ -70,8 +70,8 @@ def edit_every_layer(
         facts.watch.Cancelled: if `watch` says to stop.
     """
     position = fact_position(model, request.fact, config.get("fact_token", "subject_last"))
-    layers = [layer for layer in range(model.n_layers) if layer not in found.silent.get(position, ())]
-    effects = found.main.indirect_effect[position]
+    layers = [layer for layer in range(model.n_layers) if layer not in located.silent.get(position, ())]
+    effects = located.main.indirect_effect[position]
     rows: dict[int, dict[str, float | None]] = {}
     failures: dict[int, str] = {}
     for index, layer in enumerate(layers):

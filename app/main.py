@@ -1,6 +1,6 @@
-"""The page Streamlit runs: finds the packages, sets the frame, shows the chosen page.
+"""The script Streamlit runs: it finds the packages, sets the frame and shows the chosen page.
 
-Nothing here imports torch: the form must stand before the model's libraries are loaded (they take seconds).
+Nothing here imports torch: the form must be drawn before the model's libraries load, which takes seconds.
 """
 
 import sys
@@ -20,11 +20,11 @@ STYLE = """<style>
 [data-testid=stElementContainer]:has(h1.unseen) { position: absolute; width: 1px; height: 1px; overflow: hidden }
 [data-retained=true]:has(> .stButton) { position: absolute; opacity: 0; pointer-events: none }
 </style>"""
-"""Headings in their order (one h1 on a page, h2 for its cards) at sizes that leave room for what is below them.  A
-button that was clicked and is gone since, as Run is while Cancel stands there, is kept by Streamlit until the script
-ends, and the script waits for the job: it keeps the keyboard's place unseen."""
+"""Headings (one h1 on a page, h2 for its cards) at sizes that leave room below them.  Streamlit keeps a clicked button
+that is no longer drawn, such as Run while Cancel is shown, until the script ends, and the script waits for the job: the
+button is hidden but keeps the keyboard focus."""
 
-# A file of our own: Streamlit would fetch a Material symbol for the tab from a foreign server.
+# Our own icon file: Streamlit would fetch a Material symbol for the tab from another server.
 st.set_page_config(page_title="Engram", page_icon=f"{ROOT}/app/icon.svg", layout="wide")
 st.logo(f"{ROOT}/app/icon.svg", size="medium")
 page = st.navigation(

@@ -1,4 +1,4 @@
-"""From the words of the form to a fact, a request and its probes.  Without torch: used before a model is loaded."""
+"""From the fields of the form to a fact, a request and its probes.  Without torch: used before a model is loaded."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ KINDS: tuple[str, ...] = get_args(MeasuredKind)
 
 
 def find_fact(prompt: str, subject: str, answer: str = "", occurrence: int = 0) -> Fact:
-    """The fact of a prompt; the atlas supplies relation and true answer where it holds the very same words.
+    """The fact of a prompt; the atlas supplies relation and true answer if it holds exactly these words.
 
     Args:
-        occurrence: which of the places where the subject stands is meant, counted from 0 (`facts.words.occurrences`).
+        occurrence: which occurrence of the subject in the prompt is meant, counted from 0 (`facts.words.occurrences`).
 
     Raises:
         ValueError: if the prompt is empty or does not hold the subject.
@@ -32,7 +32,7 @@ def find_fact(prompt: str, subject: str, answer: str = "", occurrence: int = 0) 
 
 
 def make_request(fact: Fact, target_new: str) -> EditRequest:
-    """The request to rewrite a fact, with the probes the atlas derives; with none where it does not hold the fact.
+    """The request to rewrite a fact, with the probes the atlas derives; without probes if it lacks the fact.
 
     Raises:
         ValueError: if the new answer is empty or equals the true one.
@@ -58,7 +58,7 @@ def probes_of(rows: Sequence[Row], derived: Sequence[Probe]) -> tuple[Probe, ...
 
 
 def usable(records: Sequence[dict[str, object]]) -> tuple[Row, ...]:
-    """The complete rows of the editor; half-filled ones are being typed and do not count yet."""
+    """The complete rows of the editor; incomplete rows are still being typed."""
     rows = []
     for record in records:
         kind, prompt, answer = (str(record.get(name) or "").strip() for name in ("kind", "prompt", "answer"))

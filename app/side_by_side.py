@@ -75,5 +75,5 @@ def compare(
 
 def _requests(edits: Sequence[Edit]) -> list[EditRequest]:
     """What the edits rewrite, each prompt once, the last request for it counting."""
-    found = {request.fact.prompt: request for edit in edits for request in edit.requests}
-    return list(found.values())
+    by_prompt = {request.fact.prompt: request for edit in edits for request in edit.requests}
+    return list(by_prompt.values())

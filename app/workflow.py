@@ -1,4 +1,4 @@
-"""From a fact to five numbers, without a web page.  The file to read first.
+"""From a fact to five numbers, without a web page.  Read this file first.
 
     look      what the model makes of a prompt: tokens, subject, its own answer
     locate    which states carry the fact, and a layer to start editing at       (package `tracing`)
@@ -36,15 +36,15 @@ from tracing import TraceConfig, TraceResult, measure_noise, trace_sites
 from tracing.suggestion import Suggestion
 
 SURE = 0.1
-"""Below this probability of the true answer the model is said not to know it."""
+"""Below this probability of the true answer, the model does not know it."""
 SURE_OF_ITSELF = 0.5
-"""Below this probability of its own answer the model is said not to be sure, where nobody has said what is true."""
+"""Below this probability of its own answer, the model is not sure, if no true answer is given."""
 SHOWN_ANSWERS = 5
 
 
 @dataclass(frozen=True)
 class FirstLook:
-    """What the model makes of a prompt, before anything is traced."""
+    """How the model reads a prompt and answers it, before anything is traced."""
 
     tokens: tuple[str, ...]
     span: tuple[int, int]
@@ -54,15 +54,15 @@ class FirstLook:
     answer: str
     """The true answer, given or the atlas's; else the model's own."""
     own: bool
-    """Whether that is the model's own, so that nobody has said what is true."""
+    """Whether `answer` is the model's own, because no true answer is known."""
     p_answer: float
     """Probability of the answer's first token."""
     rank: int
     """Rank of that token; 1 is the most probable."""
     knows: bool
-    """Whether the true answer is what the model says, and not as a mere guess; never of its own answer."""
+    """Whether the model says the true answer with at least `SURE`; False where `own`."""
     notes: tuple[str, ...] = ()
-    """What should be said of the way the prompt was asked (`models.notes_on`)."""
+    """Remarks on the way the prompt was asked (`models.notes_on`)."""
     lead: int = 0
     """Tokens of a chat template before the prompt's own words."""
 
@@ -71,7 +71,7 @@ def look(model: LanguageModel, prompt: str, subject: str, answer: str = "", *, o
     """Tokens, subject and answer of a prompt: one forward pass, a few where the answer's character has several tokens.
 
     Args:
-        occurrence: which of the places where the subject stands is meant, counted from 0.
+        occurrence: which occurrence of the subject in the prompt is meant, counted from 0.
 
     Raises:
         ValueError: if the prompt is empty, too long for the model, or does not hold the subject.
@@ -110,49 +110,16 @@ def first_token(model: LanguageModel, prompt: str, answer: str) -> int:
     return ids[n_prompt]
 
 
-def trace(
-    model: LanguageModel,
-    fact: Fact,
-    sites: Sequence[str] = ("mlp_out",),
-    *,
-    window: int = 1,
-    noise: float = 3.0,
-    samples: int = 10,
-    seed: int = 0,
-    against: str = "",
-    watch: Watch = UNWATCHED,
-) -> tuple[TraceResult, ...]:
-    """One causal trace for each site, from the same corrupted runs.
-
-    Args:
-        sites: of `tracing.TraceConfig.site`.
-        window: layers restored together, for MLP and attention outputs; states are restored one at a time, as in ROME.
-        noise: times the standard deviation of the embeddings of the atlas's subjects, as ROME measures it on its facts.
-        against: another answer, to measure the logit difference too.
-
-    Raises:
-        ValueError: if the prompt, the subject or a setting does not fit the model.
-        facts.watch.Cancelled: if `watch` says to stop.
-    """
-    shared: dict[str, Any] = {"noise": noise, "samples": samples, "seed": seed, "against": against}
-    configs = [TraceConfig(site=site, window=1 if site == "resid_post" else window, **shared) for site in sites]
-    watch.step(0, 0, "measuring the noise")
-    level = measure_noise(model, load_atlas().subjects())
-    watch.step(0, 0, "tracing")
-    results = trace_sites(model, fact, configs, level=level, watch=watch)
-    return tuple(results[config.site] for config in configs)
-
-
 @dataclass(frozen=True, eq=False)
 class Located:
-    """The traces of one prompt, and where they suggest to edit, if anywhere."""
+    """The traces of one prompt, and the layer they suggest to edit, if any."""
 
     results: tuple[TraceResult, ...]
     """One for each site that was asked for."""
     silent: Mapping[int, frozenset[int]]
-    """Position of a token -> layers whose MLP has nothing to act on there; no change of its weights shows."""
+    """Position of a token -> layers whose MLP input is zero there, so that changing its weights has no effect."""
     usual: int
-    """Layer where published settings lie for models of this size: where to begin if the traces suggest none."""
+    """Layer of published edits of models of this size: where to begin if the traces suggest none."""
 
     @property
     def main(self) -> TraceResult:
@@ -160,7 +127,7 @@ class Located:
         return next((result for result in self.results if result.config.site == "mlp_out"), self.results[0])
 
     def suggestion(self, position: int | None = None) -> Suggestion:
-        """Of the layers that an edit can act at, the one that stands out at a token (by default the subject's last)."""
+        """The layer that stands out at a token (by default the subject's last), where an edit has an effect."""
         return self.main.suggestion(position, self.silent)
 
     @property
@@ -186,20 +153,26 @@ def locate(
     against: str = "",
     watch: Watch = UNWATCHED,
 ) -> Located:
-    """`trace`, with the layers where an edit could not act, and the usual one; arguments and errors as there."""
+    """One causal trace for each site, from the same corrupted runs, and the layers where an edit can have an effect.
+
+    Args:
+        sites: of `tracing.TraceConfig.site`.
+        window: layers restored together, for MLP and attention outputs; states are restored one at a time, as in ROME.
+        noise: times the standard deviation of the embeddings of the atlas's subjects, as ROME measures it on its facts.
+        against: another answer, to measure the logit difference too.
+
+    Raises:
+        ValueError: if the prompt, the subject or a setting does not fit the model.
+        facts.watch.Cancelled: if `watch` says to stop.
+    """
     silent = silent_layers(model, fact)
-    results = trace(
-        model,
-        fact,
-        sites,
-        window=window,
-        noise=noise,
-        samples=samples,
-        seed=seed,
-        against=against,
-        watch=watch,
-    )
-    return Located(results, silent, _usual_layer(model))
+    shared: dict[str, Any] = {"noise": noise, "samples": samples, "seed": seed, "against": against}
+    configs = [TraceConfig(site=site, window=1 if site == "resid_post" else window, **shared) for site in sites]
+    watch.step(0, 0, "measuring the noise")
+    level = measure_noise(model, load_atlas().subjects())
+    watch.step(0, 0, "tracing")
+    results = trace_sites(model, fact, configs, level=level, watch=watch)
+    return Located(tuple(results[config.site] for config in configs), silent, _usual_layer(model))
 
 
 def _usual_layer(model: LanguageModel) -> int:
@@ -238,11 +211,11 @@ def request_for(
     *,
     occurrence: int = 0,
 ) -> EditRequest:
-    """The request behind the page's fields; where nobody says what the true answer is, the model's own counts.
+    """The request behind the page's fields; without a true answer, the model's own answer is taken.
 
     Args:
         rows: probes as (kind, prompt, answer); None takes those the atlas derives.
-        occurrence: which of the places where the subject stands is meant, counted from 0.
+        occurrence: which occurrence of the subject in the prompt is meant, counted from 0.
 
     Raises:
         ValueError: if the prompt, the subject or the new answer is unusable.
@@ -268,7 +241,7 @@ def edit(
     active: Sequence[Edit] = (),
     watch: Watch = UNWATCHED,
 ) -> Edit:
-    """The change that rewrites the fact; the model is left bit for bit as it was.
+    """Compute the change that rewrites the fact; the model itself does not change.
 
     Args:
         method: a name of `editing.METHODS`.
@@ -298,7 +271,7 @@ def evaluate(
     Args:
         active: all edits in effect, `change` among them; by default it alone.
         trace_seconds: what finding the layer took, for the report.
-        guard_texts: neutral texts for the perplexity guard; by default the bundled corpus, from a seed of its own.
+        guard_texts: neutral texts for the perplexity guard; by default from the bundled corpus, with a separate seed.
 
     Raises:
         ValueError: if the edit belongs to other weights, or the edit prompt does not fit the model.
@@ -336,7 +309,7 @@ def evaluate(
 
 
 def _searching(seconds: Mapping[str, float]) -> float | None:
-    """Seconds of whatever a method calls its search: for a value, in training, for neurons; None where it has none."""
+    """Seconds of a method's search for a value or neurons, or of its training; None if it has none."""
     stages = [value for stage, value in seconds.items() if stage not in ("moments", "solve")]
     return sum(stages) if stages else None
 

@@ -1,4 +1,4 @@
-"""1 · Facts: the bundled atlas or a file, what it holds, and the rows that had to be set aside."""
+"""1 · Facts: the bundled atlas or a file, what it holds, and the rows that could not be read."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from app.server.jobs import Job, Runner, job_key
 from app.session import state
 from app.session.session import session
 from app.shared.waiting import Waiting
-from app.shared.wording import plain
+from app.shared.wording import plain, sentence
 
 if TYPE_CHECKING:
     from app.batch.datasets import Dataset
@@ -56,7 +56,7 @@ def source() -> str:
             max_chars=1000,
             placeholder="/data/counterfact.json",
             persist_state="session",
-            help=f"For files of more than {LARGEST_MB} MB. Asked only if the server was started with --server-paths.",
+            help=f"For files of more than {LARGEST_MB} MB. Shown only if the server was started with --server-paths.",
         )
     if file is not None:
         session().batch_kept = _keep(file.name, file.getvalue())
@@ -66,7 +66,7 @@ def source() -> str:
     if kept is None:
         return ""
     if file is None:
-        st.caption(plain(f"Chosen before: {kept[1]}"))
+        st.caption(plain(f"Chosen earlier: {kept[1]}"))
     try:
         return str(cache.uploads().path(kept[0]))
     except ValueError:
@@ -85,8 +85,7 @@ def _keep(name: str, data: bytes) -> tuple[str, str] | None:
     try:
         return cache.uploads().keep(data, f".{ending}", LARGEST_MB * 2**20), name
     except ValueError as error:
-        message = str(error)
-        st.error(plain(f"{message[:1].upper()}{message[1:]}."), icon=":material/error:")
+        st.error(plain(sentence(error)), icon=":material/error:")
         return None
 
 
@@ -108,7 +107,7 @@ def draw(runner: Runner, chosen: str) -> tuple[Dataset | None, list[Waiting]]:
 
 
 def _as_the_reader_calls_it(chosen: str, sentence: str) -> str:
-    """The reader knows an upload by another name than this server does, and a path as it was typed."""
+    """Call an upload "the file": the reader does not know the name it has on this server."""
     kept = session().batch_kept
     if kept is None or Path(chosen).name != kept[0]:
         return sentence
@@ -118,23 +117,23 @@ def _as_the_reader_calls_it(chosen: str, sentence: str) -> str:
 def _holds(job: Job) -> None:
     import pandas as pd
 
-    found: Dataset = job.result
-    if found.title == "The bundled atlas":
+    dataset: Dataset = job.result
+    if dataset.title == "The bundled atlas":
         st.markdown(
-            f"**Atlas: {found.traceable:,} facts**, each with paraphrases, neighbours and what follows from it."
+            f"**Atlas: {dataset.traceable:,} facts**, each with paraphrases, neighbours and what follows from it."
         )
     else:
-        noted = f", {found.noted} with something assumed (see notes)" if found.noted else ""
-        title = plain(found.title[:1].upper() + found.title[1:])
+        noted = f", {dataset.noted} with something assumed (see notes)" if dataset.noted else ""
+        title = plain(dataset.title[:1].upper() + dataset.title[1:])
         st.markdown(
-            f"**{title}: {found.cases:,} cases**{noted}. {found.traceable:,} facts can be traced, "
-            f"{found.editable:,} can be edited one at a time."
+            f"**{title}: {dataset.cases:,} cases**{noted}. {dataset.traceable:,} facts can be traced, "
+            f"{dataset.editable:,} can be edited one at a time."
         )
-    if found.n_rejected:
-        _set_aside(found)
-    with st.expander(f"The first {len(found.rows)} cases"):
+    if dataset.n_rejected:
+        _set_aside(dataset)
+    with st.expander(f"The first {len(dataset.rows)} cases"):
         st.dataframe(
-            pd.DataFrame(list(found.rows), dtype=object),
+            pd.DataFrame(list(dataset.rows), dtype=object),
             hide_index=True,
             key="batch_preview",
             alt="The first cases of the file",
@@ -142,16 +141,16 @@ def _holds(job: Job) -> None:
         )
 
 
-def _set_aside(found: Dataset) -> None:
+def _set_aside(dataset: Dataset) -> None:
     import pandas as pd
 
-    rows = "row" if found.n_rejected == 1 else "rows"
+    rows = "row" if dataset.n_rejected == 1 else "rows"
     st.warning(
-        f"{found.n_rejected:,} {rows} could not be read and {'is' if found.n_rejected == 1 else 'are'} set aside.",
+        f"{dataset.n_rejected:,} {rows} could not be read and {'is' if dataset.n_rejected == 1 else 'are'} set aside.",
         icon=":material/playlist_remove:",
     )
     listed = [
-        {"row": row.row, "line": row.line, "field": row.field, "reason": row.reason} for row in found.rejected[:200]
+        {"row": row.row, "line": row.line, "field": row.field, "reason": row.reason} for row in dataset.rejected[:200]
     ]
     st.dataframe(
         pd.DataFrame(listed),
@@ -166,7 +165,7 @@ def _set_aside(found: Dataset) -> None:
     )
     st.download_button(
         "Rows set aside (JSON Lines)",
-        lambda: found.rejected_file,
+        lambda: dataset.rejected_file,
         "rejected.jsonl",
         "application/jsonl",
         key="batch_rejected_file",

@@ -18,7 +18,7 @@ from facts.types import Case
 ATLAS = "atlas"
 PREVIEWED = 50
 KEPT_REJECTED = 10_000
-"""Rows set aside that can be taken away as a file; more are only counted."""
+"""Rows set aside that can be downloaded; more are only counted."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Dataset:
     editable: int
     """Cases with one rewrite."""
     noted: int
-    """Cases for which something had to be assumed."""
+    """Cases with a note on what was assumed."""
     rejected: tuple[Rejected, ...]
     n_rejected: int
     rows: tuple[dict[str, str], ...]
@@ -49,7 +49,7 @@ def read_dataset(source: str, *, quote: bool = True) -> Dataset:
 
     Args:
         source: "atlas", or a path.
-        quote: whether words of a file, or of a row, that is no dataset may be repeated.  Not those of the server's own.
+        quote: whether errors may quote the file.  Not for files of the server, which the reader may not see.
 
     Raises:
         ValueError: if the file cannot be read or its format is not known.
@@ -60,14 +60,14 @@ def read_dataset(source: str, *, quote: bool = True) -> Dataset:
         return _read(source)
     check_regular(source, "give the path of a JSON, JSONL or CSV file")
     try:
-        found = _read(source)
+        dataset = _read(source)
     except ValueError:
-        found = None
-    if found is None or not found.cases:
+        dataset = None
+    if dataset is None or not dataset.cases:
         raise ValueError("the file cannot be read as a dataset; `python -m facts.importers` says why")
     reason = "`python -m facts.importers` says why"
-    rejected = tuple(replace(row, field="", reason=reason, raw="") for row in found.rejected)
-    return replace(found, rejected=rejected)
+    rejected = tuple(replace(row, field="", reason=reason, raw="") for row in dataset.rejected)
+    return replace(dataset, rejected=rejected)
 
 
 def _read(source: str) -> Dataset:

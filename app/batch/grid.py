@@ -20,7 +20,7 @@ from app.session.asks import BatchAsk
 from app.session.form import default_window
 from app.session.session import session
 from app.shared.waiting import Waiting, cancel
-from app.shared.wording import duration, plain
+from app.shared.wording import duration, plain, sentence
 
 if TYPE_CHECKING:
     from app.batch.datasets import Dataset
@@ -32,25 +32,25 @@ DEFAULT_PROTOCOLS = ("engram",)
 BEST_LAYER = 1
 """Of the bundled model (docs/reference-model.md)."""
 MOST_SHARED = 500
-"""Cells of a batch where the page is served to other computers."""
+"""Most cells of a batch where other computers can open the page."""
 KEPT: dict[str, Any] = {"persist_state": "session"}
 
 
-def grid(runner: Runner, model: Choice, source: str, found: Dataset | None) -> tuple[BatchAsk | None, list[Waiting]]:
-    """Draw the form; what it asks for, once it can be asked."""
+def grid(runner: Runner, model: Choice, source: str, dataset: Dataset | None) -> tuple[BatchAsk | None, list[Waiting]]:
+    """Draw the form; the batch it describes, or None while something is missing."""
     with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
         st.header("2 · What to run", anchor=False, width="content")
         what = st.segmented_control(
             "What to run", list(WHAT), default="trace", required=True, format_func=WHAT.__getitem__, key="batch_what",
             label_visibility="collapsed", **KEPT,
         )  # fmt: skip
-    if found is None:
+    if dataset is None:
         st.caption("First choose the facts.")
         return None, []
-    most = found.traceable if what == "trace" else found.editable
+    most = dataset.traceable if what == "trace" else dataset.editable
     if not most:
         doing = "traced" if what == "trace" else "edited"
-        st.info(f"None of these facts can be {doing}; choose the other, or another file.", icon=":material/info:")
+        st.info(f"None of these facts can be {doing}; choose the other task or another file.", icon=":material/info:")
         return None, []
     shared = _shared(most, what)
     if what == "trace":
@@ -69,13 +69,13 @@ def _shared(most: int, what: str) -> dict[str, Any]:
     return {
         "facts": facts.number_input(
             "Facts", 1, most, min(most, 40 if what == "trace" else 20), key=f"batch_facts_{what}", **KEPT,
-            help="Drawn in an order of their own; facts the model does not know are passed over.",
+            help="Drawn at random from the seed; facts that the model does not know are skipped.",
         ),
-        "seed": seed.number_input("Seed", *state.SEED_RANGE, 0, key="batch_seed", help="Of the choice of facts, and of "
+        "seed": seed.number_input("Seed", *state.SEED_RANGE, 0, key="batch_seed", help="For drawing facts and for the "
                                   "noise.", **KEPT),
         "workers": workers.number_input(
             "Workers", 1, cores, max(1, cores // 2), key="batch_workers", **KEPT,
-            help="Processes that compute at the same time, each with a model of its own.",
+            help="Processes that compute at the same time; each loads the model.",
         ),
     }  # fmt: skip
 
@@ -83,7 +83,7 @@ def _shared(most: int, what: str) -> dict[str, Any]:
 def _trace_fields(model: Choice) -> dict[str, Any]:
     maps = st.pills(
         "Restore", list(MAPS), selection_mode="multi", default=list(MAPS)[:3], key="batch_maps", **KEPT,
-        help="One averaged map each. Severed: the module is held at what it was, so that the state works without it.",
+        help="One averaged map each. Severed: the module keeps its corrupted output, so the state works without it.",
     )  # fmt: skip
     samples, window, noise = st.columns(3)
     return {
@@ -91,7 +91,7 @@ def _trace_fields(model: Choice) -> dict[str, Any]:
         "samples": samples.number_input("Noise samples", *state.SAMPLES_RANGE, 3, key="batch_samples", **KEPT,
                                         help="Draws for each fact; over many facts a few are enough."),
         "window": window.number_input("Window (layers)", 1, model.n_layers, default_window(model.n_layers),
-                                      key="batch_window", help="Of MLPs and attentions restored together.", **KEPT),
+                                      key="batch_window", help="MLP or attention layers restored together.", **KEPT),
         "noise": noise.number_input("Noise (× σ)", *state.NOISE_RANGE, 3.0, 0.5, key="batch_noise", **KEPT),
     }  # fmt: skip
 
@@ -106,7 +106,7 @@ def _edit_fields(model: Choice, offered: tuple[dict[str, str], dict[str, str]]) 
     )  # fmt: skip
     layers = st.pills(
         "Layers", list(range(model.n_layers)), default=[_layer(model)], key="batch_layers", **several,
-        help="Every method is tried at each of them; methods that find their places themselves run once.",
+        help="Every method is tried at each of these layers; methods that find their layers themselves run once.",
     )  # fmt: skip
     known = st.checkbox(
         "Only facts the model knows", True, key="batch_known", **KEPT,
@@ -115,7 +115,7 @@ def _edit_fields(model: Choice, offered: tuple[dict[str, str], dict[str, str]]) 
     measured = st.pills(
         "Protocols", list(protocols), default=list(DEFAULT_PROTOCOLS), key="batch_protocols",
         format_func=protocols.__getitem__, **several,
-        help="Ways of measuring, each with a leaderboard of its own: their numbers have no common mean.",
+        help="Ways of measuring. Each gets its own leaderboard, because their numbers cannot be averaged together.",
     )  # fmt: skip
     return {
         "methods": tuple(name for name in titles if name in chosen),
@@ -151,18 +151,18 @@ def start(runner: Runner, model: Choice, ask: BatchAsk | None) -> list[Waiting]:
                 type="secondary" if not stale or st.context.theme.type == "dark" else "primary",
                 on_click=state.press, args=("estimate",),
             )  # fmt: skip
-        st.caption(problem or "A few cells are run first, to say how long the whole will take.")
+        st.caption(problem or "A few cells are run first to estimate how long the batch will take.")
     bar = st.empty()
     if job is not None and live:
         return [Waiting(job, bar)]
     if job is None:
         return []
     if job.state == "failed":
-        st.error(plain(_ended(job.error)), icon=":material/error:")
+        st.error(plain(sentence(job.error)), icon=":material/error:")
     elif job.state == "cancelled":
         st.info("Cancelled. Nothing was started.", icon=":material/block:")
     elif stale:
-        st.warning("The choice has changed since this estimate; estimate again.", icon=":material/history:")
+        st.warning("The settings have changed since this estimate; estimate again.", icon=":material/history:")
     else:
         return _ready(runner, model, job)
     return []
@@ -188,21 +188,21 @@ def _ready(runner: Runner, model: Choice, job: Job) -> list[Waiting]:
     ask = prepared.ask
     if len(prepared.cells) > MOST_SHARED and not local():
         st.error(
-            f"This page is served to others, so a batch has at most {MOST_SHARED} cells; this one has "
-            f"{len(prepared.cells):,}, so ask for fewer facts, methods or layers.",
+            f"Other computers can open this page, so a batch may have at most {MOST_SHARED} cells; this one has "
+            f"{len(prepared.cells):,}. Choose fewer facts, methods or layers.",
             icon=":material/group:",
         )
         return []
     what = f"{ask.facts} facts"
     if ask.what == "trace":
         what += f", {BLOCK} in a cell" if ask.facts > BLOCK else ""
-    unknown = f" {prepared.n_unknown} facts were passed over because the model does not know them." if (
+    unknown = f" {prepared.n_unknown} facts were skipped because the model does not know them." if (
         prepared.n_unknown) else ""  # fmt: skip
     workers = f"{ask.workers} worker{'s' if ask.workers > 1 else ''}"
     st.markdown(
         plain(f"{len(prepared.cells):,} cells over {what}: ")
         + f"**about {plain(duration(prepared.seconds))}** with {workers}"
-        + plain(f", measured on {prepared.n_measured} of them and with {LOADING_SECONDS:.0f} s to load the model; ")
+        + plain(f", estimated from {prepared.n_measured} of them, with {LOADING_SECONDS:.0f} s to load the model; ")
         + f"**{plain(size(prepared.needed))}** of memory, and {plain(size(prepared.free))} are free."
         + plain(unknown)
     )
@@ -220,7 +220,7 @@ def _ready(runner: Runner, model: Choice, job: Job) -> list[Waiting]:
 
 
 def _press_start(field: str) -> None:
-    """Callback.  The name is read here: the click that leaves the field comes with a name that nobody has drawn yet."""
+    """Callback.  The name is read here, because a click that leaves the field brings a name not yet drawn."""
     name = st.session_state[field] or ""
     if not _name_problem(name, _taken()):
         session().batch_pressed = (name, uuid.uuid4().hex)
@@ -228,7 +228,7 @@ def _press_start(field: str) -> None:
 
 def _taken() -> set[str]:
     """Names of experiments there are."""
-    return {one.folder.name for one in sweeps.experiments()}
+    return {experiment.folder.name for experiment in sweeps.experiments()}
 
 
 def _starting(runner: Runner, model: Choice, prepared: Job) -> list[Waiting]:
@@ -243,7 +243,7 @@ def _starting(runner: Runner, model: Choice, prepared: Job) -> list[Waiting]:
         return [Waiting(job, st.empty())]
     session().batch_pressed = None
     if job.state == "failed":
-        st.error(plain(_ended(job.error)), icon=":material/error:")
+        st.error(plain(sentence(job.error)), icon=":material/error:")
     elif job.state == "done":
         session().batch_ask = None
         session().experiment = st.query_params["experiment"] = job.result.name
@@ -262,7 +262,3 @@ def _name_problem(name: str, taken: set[str]) -> str:
     if not re.fullmatch(r"[\w-][\w.-]*", name, re.ASCII):
         return "Use letters, digits, “-”, “_” and “.” for the name."
     return "There is an experiment of that name; choose another." if name in taken else ""
-
-
-def _ended(sentence: str) -> str:
-    return sentence if sentence.endswith((".", ")")) else f"{sentence}."

@@ -1,6 +1,6 @@
-"""Methods in the order of what they reach, one table a protocol: numbers of two protocols are never ranked together.
+"""Leaderboards: methods sorted by their scores, one table for each protocol.
 
-Only facts that every method (at every layer) has edited count, so that all are judged by the same.
+Only facts that every method has edited, at every layer, count, so that all methods are judged on the same facts.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ class Mean:
 
 def boards(finished: Iterable[Entry]) -> tuple[Board, ...]:
     """A leaderboard for each protocol of the finished cells."""
-    found = [entry for entry in finished if entry.kind in ("edit", "protocols")]
-    judged = _judged(found)
+    edited = [entry for entry in finished if entry.kind in ("edit", "protocols")]
+    judged = _judged(edited)
     if not judged:
         return ()
     means = _protocol_means([entry for entry in judged if entry.kind == "protocols"])
@@ -82,13 +82,13 @@ def _contestant(entry: Entry) -> Contestant:
     return entry.spec["method"], entry.spec.get("layer")
 
 
-def _judged(found: Sequence[Entry]) -> list[Entry]:
+def _judged(edited: Sequence[Entry]) -> list[Entry]:
     """The cells whose fact every contestant has edited."""
     facts: dict[Contestant, set[str]] = {}
-    for entry in found:
+    for entry in edited:
         facts.setdefault(_contestant(entry), set()).add(str(entry.spec["request"]))
     shared = set.intersection(*facts.values()) if facts else set()
-    return [entry for entry in found if str(entry.spec["request"]) in shared]
+    return [entry for entry in edited if str(entry.spec["request"]) in shared]
 
 
 Means = dict[str, dict[Contestant, dict[str, Mean]]]
@@ -109,12 +109,12 @@ def _protocol_means(judged: Sequence[Entry]) -> Means:
     for protocol, by_contestant in cases.items():
         heads = {name: str(metric) for metric, name in get_protocol(protocol).headlines.items()}
         for contestant, some in by_contestant.items():
-            found = {
+            of_contestant = {
                 heads[score.name]: Mean(score.before, score.value, score.ci, score.n, score.unit)
                 for score in summarise(some).scores
                 if score.name in heads and score.value is not None
             }
-            means.setdefault(protocol, {})[contestant] = found
+            means.setdefault(protocol, {})[contestant] = of_contestant
     return means
 
 
@@ -147,14 +147,17 @@ def _board(protocol: str, n_facts: int, means: Mapping[Contestant, Mapping[str, 
         return tuple(means[contestant][name].after if name in means[contestant] else -1.0 for name in PROMPTED)
 
     ordered = sorted(means, key=height, reverse=True)
-    shown = [name for name in PROMPTED if any(name in found for found in means.values())]
+    shown = [name for name in PROMPTED if any(name in of_contestant for of_contestant in means.values())]
     rows, details = [], []
     for method, layer in ordered:
         title = METHODS[method].title if method in METHODS else method
         about = {"method": title, "layer": NONE if layer is None else str(layer)}
-        found = means[method, layer]
-        rows.append(about | {name: round(100 * found[name].after, 1) if name in found else None for name in shown})
-        details += [about | _detail(name, found[name]) for name in shown if name in found]
+        of_contestant = means[method, layer]
+        rows.append(
+            about
+            | {name: round(100 * of_contestant[name].after, 1) if name in of_contestant else None for name in shown}
+        )
+        details += [about | _detail(name, of_contestant[name]) for name in shown if name in of_contestant]
     missing = tuple(name for name in PROMPTED if name not in shown)
     return Board(protocol, n_facts, tuple(rows), tuple(details), missing)
 

@@ -1,4 +1,4 @@
-"""Batch: many facts at once, from a file or the atlas to averaged maps and a leaderboard, in a process of its own."""
+"""Batch: many facts at once, from a file or the atlas to averaged maps and leaderboards, in a separate process."""
 
 import streamlit as st
 
@@ -10,11 +10,11 @@ from app.shared import model_choice
 from app.shared.waiting import Waiting, wait
 
 NONE = "-"
-"""The name of no experiment: the reader has closed the one that was shown."""
+"""Stands for no experiment: the reader has closed the one that was shown."""
 
 
 def close() -> None:
-    """Callback: the experiment goes on, and is found on the page Runs."""
+    """Callback: stop showing the experiment; it continues, and the page Runs lists it."""
     session().experiment = NONE
     st.query_params.pop("experiment", None)
 
@@ -26,7 +26,7 @@ painted = session().painted
 st.title("Batch", anchor=False)
 model, downloading = model_choice.draw(runner, offer)
 waiting: list[Waiting] = []
-above = st.container()  # also where there is nothing in it: cards that change places leave dimmed ones behind
+above = st.container()  # also when empty: cards that change places leave dimmed copies behind
 shown = sweeps.current(st.query_params.get("experiment") or session().experiment)
 if shown is not None:
     session().experiment = shown.name
@@ -47,12 +47,12 @@ if shown is not None:
             )
 with st.container(border=True):
     source = choose_facts.source()
-    found = None
+    dataset = None
     if painted:
-        found, more = choose_facts.draw(runner, source)
+        dataset, more = choose_facts.draw(runner, source)
         waiting += more
 with st.container(border=True):
-    ask, more = grid.grid(runner, model, source, found)
+    ask, more = grid.grid(runner, model, source, dataset)
     waiting += more
 with st.container(border=True):
     waiting += grid.start(runner, model, ask)

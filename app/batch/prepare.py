@@ -1,4 +1,4 @@
-"""A batch before it starts: which cells it has, how long it will take and what memory it needs.  Run by the worker."""
+"""A batch before it starts: its cells, how long they will take and how much memory they need.  Run by a worker."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ MEASURED = 3
 BLOCK = 4
 """Facts traced in one cell."""
 PROCESS_BYTES = 320 * 2**20
-"""What a process with torch takes before it holds a model (measured: 305 MB)."""
+"""Memory of a process that has imported torch but holds no model (measured: 305 MB)."""
 LOADING_SECONDS = 10.0
 """From the start of a process to its first cell, roughly."""
 MAPS: dict[str, dict[str, Any]] = {
@@ -73,7 +73,7 @@ class Prepared:
         )
 
     def plan(self, name: str) -> Plan:
-        """The plan under a name, for a process of its own.
+        """The plan under a name, for a separate process.
 
         Raises:
             ValueError: if the name could not be that of a folder.
@@ -143,7 +143,7 @@ def _traces(model: LanguageModel, ask: BatchAsk, step: Callable[[int], None]) ->
     blocks = [listed[start : start + BLOCK] for start in range(0, len(listed), BLOCK)]
     cells = []
     for number, block in enumerate(blocks):
-        # A draw of its own for every cell, as in the study: noise that all facts share would move their mean.
+        # Each cell draws its own noise, as in the study: noise shared by all facts would shift their mean.
         shared = {"samples": ask.samples, "noise": ask.noise, "seed": ask.seed * len(blocks) + number}
         configs = [_config(MAPS[name], ask.window) | shared for name in ask.maps]
         cells.append(Cell("average", {"facts": block, "configs": configs, "level": level}))
@@ -157,14 +157,14 @@ def _edits(model: LanguageModel, ask: BatchAsk, step: Callable[[int], None]) -> 
 
     if not ask.methods:
         raise ValueError("no method is chosen; choose at least one")
-    found = requests_of(ask.source, ask.seed)
+    drawn = requests_of(ask.source, ask.seed)
     if ask.only_known:
-        told, _ = answered(found, lambda request: request.fact, ask.source)
+        told, _ = answered(drawn, lambda request: request.fact, ask.source)
         requests, unknown = _known(model, told, lambda request: request.fact, ask.facts, step)
     else:
-        requests, unknown = _first(found, ask.facts), []
+        requests, unknown = _first(drawn, ask.facts), []
     cells = []
-    for request in requests:  # one request's edits follow one another: they share what the unedited model says
+    for request in requests:  # one request's edits stand next to each other: they share the unedited model's answers
         shared = {"request": request_record(request), "protocols": list(ask.protocols), "seed": ask.seed}
         for name in ask.methods:
             has_layer = any(knob.name == "layer" for knob in fields(METHODS[name].config_type))
@@ -172,7 +172,7 @@ def _edits(model: LanguageModel, ask: BatchAsk, step: Callable[[int], None]) -> 
             cells += [Cell("protocols", {**shared, "method": name, "layer": layer}) for layer in places]
     options = {"facts": ask.facts, "seed": ask.seed, "methods": list(ask.methods), "protocols": list(ask.protocols)}
     about = {"options": options, "unknown": unknown, "rejected_rows": 0}
-    # The study's figure has no place for several layers of one method.
+    # The study's figure cannot show several layers of one method.
     study = {"study": "methods-by-protocol"} if len(ask.layers) <= 1 else {}
     return tuple(cells), study | about, len(unknown)
 
@@ -188,29 +188,29 @@ def _known(
     from tracing.engine.averaging import knows
     from tracing.engine.question import ask
 
-    found: list[T] = []
+    known: list[T] = []
     unknown: list[str] = []
     for item in items:
-        step(len(found))
+        step(len(known))
         fact = fact_of(item)
         if knows(model, ask(model, fact)):
-            found.append(item)
+            known.append(item)
         else:
             unknown.append(fact.prompt)
-        if len(found) == count:
-            return found, unknown
-    looked = len(found) + len(unknown)
+        if len(known) == count:
+            return known, unknown
+    looked = len(known) + len(unknown)
     raise ValueError(
-        f"{count} facts were asked for, and {shown_name(model.name)} knows {len(found)} of the {looked} there are; ask "
-        f"for {len(found) or 'another file'}{' or fewer' if len(found) > 1 else ''}"
+        f"{count} facts were asked for, and {shown_name(model.name)} knows {len(known)} of the {looked} there are; ask "
+        f"for {len(known) or 'another file'}{' or fewer' if len(known) > 1 else ''}"
     )
 
 
 def _first(items: Iterable[T], count: int) -> list[T]:
-    found = [item for item, _ in zip(items, range(count), strict=False)]
-    if len(found) < count:
-        raise ValueError(f"{count} facts were asked for and there are {len(found)}; ask for fewer")
-    return found
+    first = [item for item, _ in zip(items, range(count), strict=False)]
+    if len(first) < count:
+        raise ValueError(f"{count} facts were asked for and there are {len(first)}; ask for fewer")
+    return first
 
 
 def _spread(cells: tuple[Cell, ...]) -> list[Cell]:
@@ -229,7 +229,7 @@ def _timed(model: LanguageModel, cell: Cell, watch: Watch) -> float:
 
 
 def _whole(seconds: list[float], n_cells: int, workers: int) -> float:
-    """The first cell of every worker also makes what later ones share, so the typical one is the median."""
+    """The first cell of every worker also computes what later cells share, so the median is the typical one."""
     if not seconds:
         return math.nan
     typical = statistics.median(seconds)
@@ -238,7 +238,7 @@ def _whole(seconds: list[float], n_cells: int, workers: int) -> float:
 
 
 def _most_bytes(model: LanguageModel, cells: tuple[Cell, ...]) -> int:
-    """Of the cells with the longest settings, which are those with the longest prompts."""
+    """The largest estimate among the cells with the longest settings, which have the longest prompts."""
     longest = sorted(cells, key=lambda cell: len(str(cell.spec)))[-MEASURED:]
     return max(_kind(cell).estimate_bytes(model, _kind(cell).complete(cell.spec)) for cell in longest)
 

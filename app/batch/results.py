@@ -1,4 +1,4 @@
-"""What an experiment found so far: averaged maps, leaderboards, tables and the files it wrote."""
+"""Results of an experiment so far: averaged maps, leaderboards, tables and the files it wrote."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PICTURES, TABLES = (".png",), (".csv", ".parquet", ".md", ".tex", ".pdf", ".png"
 
 @dataclass(frozen=True, eq=False)
 class Results:
-    """What finished cells add up to."""
+    """Results of the finished cells."""
 
     model: str
     maps: tuple[AveragedMap, ...]
@@ -35,7 +35,7 @@ class Results:
     """Average total effect with its interval; None where nothing was traced."""
     boards: tuple[Board, ...]
     files: tuple[Path, ...] = field(default=())
-    """What the experiment wrote when it ended."""
+    """Files the experiment wrote when it ended."""
 
     @property
     def pictures(self) -> tuple[Path, ...]:
@@ -43,19 +43,19 @@ class Results:
         return tuple(path for path in self.files if path.suffix in PICTURES)
 
 
-def read_results(one: Experiment) -> Results:
-    """Everything that is finished.
+def read_results(experiment: Experiment) -> Results:
+    """The results of all finished cells.
 
     Raises:
-        LedgerDamagedError: if a row is not as it was written.
+        LedgerDamagedError: if a row has changed since it was written.
     """
-    with Ledger(one.folder, create=False) as ledger:
-        info = ledger.info(one.run)
-        finished = [entry for entry in entries(ledger, one.run) if entry.payload is not None]
+    with Ledger(experiment.folder, create=False) as ledger:
+        info = ledger.info(experiment.run)
+        finished = [entry for entry in entries(ledger, experiment.run) if entry.payload is not None]
     traced = _traced(finished)
     effects = np.concatenate([part.total for part in traced]) if traced else np.zeros(0)
     unknown = len(info.about.get("unknown", ())) + sum(part.unknown for part in traced)
-    folder = one.folder / one.run
+    folder = experiment.folder / experiment.run
     files = sorted(path for path in folder.glob("*") if path.suffix in TABLES) if folder.is_dir() else []
     return Results(
         model=info.model,
@@ -68,7 +68,7 @@ def read_results(one: Experiment) -> Results:
     )
 
 
-def table(one: Experiment, what: str, kind: str) -> bytes:
+def table(experiment: Experiment, what: str, kind: str) -> bytes:
     """A table of all cells ("cells") or of all scores ("scores") as "csv" or "parquet"."""
     import tempfile
 
@@ -76,11 +76,11 @@ def table(one: Experiment, what: str, kind: str) -> bytes:
 
     from experiments.summary import cells_frame, write_table
 
-    with Ledger(one.folder, create=False) as ledger:
+    with Ledger(experiment.folder, create=False) as ledger:
         if what == "scores":
-            frame = pd.DataFrame(score_records(entry for entry in entries(ledger, one.run) if entry.payload))
+            frame = pd.DataFrame(score_records(entry for entry in entries(ledger, experiment.run) if entry.payload))
         else:
-            frame = cells_frame(ledger, one.run)
+            frame = cells_frame(ledger, experiment.run)
     with tempfile.TemporaryDirectory() as folder:
         return write_table(frame, Path(folder) / f"{what}.{kind}").read_bytes()
 
@@ -129,7 +129,7 @@ def _trace_part(entry: Entry, varied: Sequence[str]) -> _Part | None:
     severed = f", {spec['severed']} severed" if spec.get("severed") else ""
     name = f"{spec['site']}{severed}" + "".join(f", {key} {spec[key]}" for key in varied)
     by_category = np.asarray(result["by_category"])
-    if by_category.ndim != 2:  # heads have no place on a layer axis
+    if by_category.ndim != 2:  # a map by heads has another axis
         return None
     return _Part({name: by_category[None]}, np.array([result["total_effect"]], dtype=np.float64), 0)
 
@@ -140,7 +140,7 @@ def _varied(specs: Sequence[Mapping[str, Any]]) -> list[str]:
     by_site: dict[str, set[tuple[str, str]]] = {}
     for spec in specs:
         by_site.setdefault(str(spec["site"]), set()).update((name, str(spec.get(name))) for name in names)
-    return [name for name in names if any(sum(key == name for key, _ in found) > 1 for found in by_site.values())]
+    return [name for name in names if any(sum(key == name for key, _ in values) > 1 for values in by_site.values())]
 
 
 def _averaged(parts: Sequence[_Part]) -> tuple[AveragedMap, ...]:

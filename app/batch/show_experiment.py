@@ -16,26 +16,26 @@ from app.session import state
 from app.session.session import session
 from app.shared import averages
 from app.shared.waiting import Waiting
-from app.shared.wording import duration, plain
+from app.shared.wording import duration, plain, sentence
 from experiments.ledger.schema import LedgerError
 from metrics.definitions import PROMPTED
 
 LOOK_SECONDS = 2.0
-"""Between two looks at a ledger."""
+"""Between two reads of a ledger."""
 
 
-def draw(runner: Runner, one: Experiment) -> list[Waiting]:
-    """All of it; what the page waits for."""
+def draw(runner: Runner, experiment: Experiment) -> list[Waiting]:
+    """Draw the experiment; the jobs that the page waits for."""
     try:
-        now = sweeps.standing(one)
+        now = sweeps.standing(experiment)
     except (LedgerError, OSError) as error:
-        st.error(plain(f"{str(error)[:1].upper()}{str(error)[1:]}."), icon=":material/error:")
+        st.error(plain(sentence(error)), icon=":material/error:")
         return []
-    st.header(plain(one.name), anchor=False)
-    _progress(one, now)
-    _buttons(one, now)
-    _notices(one, now)
-    return _results(runner, one, now) if now.done else []
+    st.header(plain(experiment.name), anchor=False)
+    _progress(experiment, now)
+    _buttons(experiment, now)
+    _notices(experiment, now)
+    return _results(runner, experiment, now) if now.done else []
 
 
 def words(now: Standing) -> str:
@@ -50,15 +50,15 @@ def words(now: Standing) -> str:
     return ", ".join(parts)
 
 
-def _progress(one: Experiment, drawn: Standing) -> None:
-    """The bar.  While it moves only it is drawn anew: the experiment is another process, and the page is free."""
+def _progress(experiment: Experiment, drawn: Standing) -> None:
+    """The bar.  While it moves, only the bar is drawn again: the experiment is another process."""
 
     @st.fragment(run_every=LOOK_SECONDS if drawn.live else None)
     def bar() -> None:
         try:
-            now = sweeps.standing(one) if drawn.live else drawn
+            now = sweeps.standing(experiment) if drawn.live else drawn
         except (LedgerError, OSError):
-            st.rerun()  # the page says what is wrong
+            st.rerun()  # the next run of the page says what is wrong
         st.progress(min(1.0, (now.done + now.failed) / max(now.total, 1)), text=plain(words(now)))
         if now.state != drawn.state or (drawn.done == 0 and now.done > 0):
             st.rerun()
@@ -66,14 +66,14 @@ def _progress(one: Experiment, drawn: Standing) -> None:
     bar()
 
 
-def _buttons(one: Experiment, now: Standing) -> None:
+def _buttons(experiment: Experiment, now: Standing) -> None:
     """What can be done now."""
     if not (now.live or now.left or now.failed):
         return
     with st.container(horizontal=True, vertical_alignment="center" if now.live else "bottom"):
         if now.live:
-            st.button("Stop", key="experiment_stop", icon=":material/stop_circle:", on_click=_stop, args=(one,))
-            st.caption("It goes on when this page is closed.")
+            st.button("Stop", key="experiment_stop", icon=":material/stop_circle:", on_click=_stop, args=(experiment,))
+            st.caption("It continues when you close this page.")
             return
         cores = os.cpu_count() or 1
         workers = st.number_input(
@@ -84,25 +84,29 @@ def _buttons(one: Experiment, now: Standing) -> None:
                          ":material/refresh:"))  # fmt: skip
         for command, label, icon in ([resume] if now.left else []) + ([retry] if now.failed else []):
             st.button(
-                label, key=f"experiment_{command}", icon=icon, on_click=_launch, args=(one, command, int(workers))
+                label,
+                key=f"experiment_{command}",
+                icon=icon,
+                on_click=_launch,
+                args=(experiment, command, int(workers)),
             )
 
 
-def _stop(one: Experiment) -> None:
+def _stop(experiment: Experiment) -> None:
     """Callback."""
-    if not sweeps.stop(one):
-        st.toast("It is computed on another machine; stop it there.", icon=":material/info:")
+    if not sweeps.stop(experiment):
+        st.toast("It runs on another machine; stop it there.", icon=":material/info:")
 
 
-def _launch(one: Experiment, command: sweeps.Command, workers: int) -> None:
+def _launch(experiment: Experiment, command: sweeps.Command, workers: int) -> None:
     """Callback."""
     try:
-        sweeps.launch(one, command, workers)
+        sweeps.launch(experiment, command, workers)
     except (LedgerError, OSError) as error:
         st.toast(plain(str(error)), icon=":material/error:")
 
 
-def _notices(one: Experiment, now: Standing) -> None:
+def _notices(experiment: Experiment, now: Standing) -> None:
     if now.last_words:
         st.error(plain(f"It ended early: {now.last_words}"), icon=":material/error:")
     if now.failed:
@@ -110,7 +114,7 @@ def _notices(one: Experiment, now: Standing) -> None:
 
         with st.expander(f"{now.failed} failed cells"):
             st.dataframe(
-                pd.DataFrame(sweeps.failures(one), dtype=object),
+                pd.DataFrame(sweeps.failures(experiment), dtype=object),
                 hide_index=True,
                 key="experiment_failures",
                 alt="Cells that failed, with the reason",
@@ -118,54 +122,54 @@ def _notices(one: Experiment, now: Standing) -> None:
             )
 
 
-def _results(runner: Runner, one: Experiment, now: Standing) -> list[Waiting]:
+def _results(runner: Runner, experiment: Experiment, now: Standing) -> list[Waiting]:
     if now.live:
         asked = session().results_wanted
         st.button("Results so far", key="experiment_look", icon=":material/visibility:", on_click=_want,
-                  args=(one, now))  # fmt: skip
-        if asked is None or asked[0] != one.name:
+                  args=(experiment, now))  # fmt: skip
+        if asked is None or asked[0] != experiment.name:
             return []
         key = asked[1]
     else:
-        key = _key(one, now)
-    job = state.job_for(runner, key, "Reading the results", work.results(one), "quick")
+        key = _key(experiment, now)
+    job = state.job_for(runner, key, "Reading the results", work.results(experiment), "quick")
     if job.live:
         return [Waiting(job, st.empty())]
     if job.state == "failed":
         st.error(plain(job.error), icon=":material/error:")
     elif job.state == "done":
-        _found(job, one)
+        _found(job, experiment)
     return []
 
 
-def _key(one: Experiment, now: Standing) -> str:
-    files = sorted(path.name for path in (one.folder / one.run).glob("*"))
-    return job_key("results", [str(one.folder), one.run, now.done, now.failed, files])
+def _key(experiment: Experiment, now: Standing) -> str:
+    files = sorted(path.name for path in (experiment.folder / experiment.run).glob("*"))
+    return job_key("results", [str(experiment.folder), experiment.run, now.done, now.failed, files])
 
 
-def _want(one: Experiment, now: Standing) -> None:
+def _want(experiment: Experiment, now: Standing) -> None:
     """Callback: what is finished at this moment."""
-    session().results_wanted = (one.name, _key(one, now))
+    session().results_wanted = (experiment.name, _key(experiment, now))
 
 
-def _found(job: Job, one: Experiment) -> None:
-    found: Results = job.result
-    if found.maps:
-        _maps(job.key, found)
-    for board in found.boards:
+def _found(job: Job, experiment: Experiment) -> None:
+    results: Results = job.result
+    if results.maps:
+        _maps(job.key, results)
+    for board in results.boards:
         _board(job.key, board)
-    if found.pictures:
+    if results.pictures:
         with st.expander("Figures for print"):
-            for path in found.pictures:
+            for path in results.pictures:
                 st.image(str(path), caption=path.name)
-    _downloads(one, found)
+    _downloads(experiment, results)
 
 
-def _maps(key: str, found: Results) -> None:
+def _maps(key: str, results: Results) -> None:
     st.markdown("**Averaged maps**")
-    unknown = f", {found.n_unknown} passed over because the model does not know them" if found.n_unknown else ""
-    st.caption(plain(f"{averages.facts(found.n_facts, found.total)}{unknown}."))
-    averages.draw(key, found.maps)
+    unknown = f", {results.n_unknown} skipped because the model does not know them" if results.n_unknown else ""
+    st.caption(plain(f"{averages.facts(results.n_facts, results.total)}{unknown}."))
+    averages.draw(key, results.maps)
 
 
 def _board(key: str, board: Board) -> None:
@@ -181,10 +185,10 @@ def _board(key: str, board: Board) -> None:
         column_config={name: st.column_config.NumberColumn(name.capitalize(), format="%.1f %%") for name in columns},
     )
     named = " and ".join(board.missing)
-    missing = f" Of {named} it has no number here: it asks for none, or the facts have no prompts." if named else ""
+    missing = f" No {named}: this protocol does not measure it, or the facts have no prompts for it." if named else ""
     st.caption(
-        f"Means over the n = {board.n_facts} facts that every method has edited, ordered by reliability, then the "
-        f"others. A click on a heading orders by it.{missing}"
+        f"Means over the n = {board.n_facts} facts that every method has edited, sorted by reliability, then by the "
+        f"others. Click a heading to sort by it.{missing}"
     )
     with st.expander(f"Before, change, interval and n under {plain(board.protocol)}"):
         st.dataframe(
@@ -195,25 +199,25 @@ def _board(key: str, board: Board) -> None:
         )
 
 
-def _downloads(one: Experiment, found: Results) -> None:
+def _downloads(experiment: Experiment, results: Results) -> None:
     tables = [("Cells", "cells", "csv"), ("Cells", "cells", "parquet")]
-    if found.boards:
+    if results.boards:
         tables += [("Scores", "scores", "csv"), ("Scores", "scores", "parquet")]
     with st.container(horizontal=True):
         for label, what, kind in tables:
             st.download_button(
                 f"{label} ({'CSV' if kind == 'csv' else 'Parquet'})",
-                lambda what=what, kind=kind: table(one, what, kind),
-                f"{Path(one.run).name}-{what}.{kind}",
+                lambda what=what, kind=kind: table(experiment, what, kind),
+                f"{Path(experiment.run).name}-{what}.{kind}",
                 key=f"experiment_{what}_{kind}",
                 icon=":material/download:",
                 on_click="ignore",
             )
-        if found.files:
+        if results.files:
             st.download_button(
                 "All files (zip)",
-                lambda: packed(found.files),
-                f"{Path(one.run).name}.zip",
+                lambda: packed(results.files),
+                f"{Path(experiment.run).name}.zip",
                 "application/zip",
                 key="experiment_files",
                 icon=":material/folder_zip:",

@@ -25,8 +25,8 @@ COLUMNS = ("name", "what", "model", "done", "failed", "state", "planned")
 
 def draw(runner: Runner) -> list[Waiting]:
     """The whole part."""
-    found = sweeps.experiments()
-    if not found:
+    listed = sweeps.experiments()
+    if not listed:
         st.info(
             "No experiment yet. Start one on the page Batch, or with `python -m experiments run`.",
             icon=":material/lightbulb:",
@@ -36,12 +36,12 @@ def draw(runner: Runner) -> list[Waiting]:
         return []
     words = st.text_input("Filter experiments", key="experiments_words", placeholder="words of a name or a state",
                           persist_state="session")  # fmt: skip
-    rows = [(one, _row(one)) for one in found[:MOST]]
+    rows = [(experiment, _row(experiment)) for experiment in listed[:MOST]]
     wanted = (words or "").casefold().split()
     rows = [pair for pair in rows if all(word in " ".join(map(str, pair[1].values())).casefold() for word in wanted)]
     _table([row for _, row in rows])
     _where()
-    names = [one.name for one, _ in rows]
+    names = [experiment.name for experiment, _ in rows]
     if not names:
         return []
     linked = st.query_params.get("experiment") or session().experiment
@@ -49,7 +49,7 @@ def draw(runner: Runner) -> list[Waiting]:
         "Look at", names, names.index(linked) if linked in names else 0, key="experiment_chosen", on_change=_choose
     )
     with st.container(border=True, key="experiment_shown"):
-        return show_experiment.draw(runner, next(one for one, _ in rows if one.name == chosen))
+        return show_experiment.draw(runner, next(experiment for experiment, _ in rows if experiment.name == chosen))
 
 
 def _choose() -> None:
@@ -58,18 +58,18 @@ def _choose() -> None:
     session().experiment = st.query_params["experiment"] = chosen
 
 
-def _row(one: Experiment) -> dict[str, object]:
-    unknown: dict[str, object] = dict.fromkeys(COLUMNS, "") | {"name": one.name}
-    if one.problem:
-        return unknown | {"state": one.problem}
+def _row(experiment: Experiment) -> dict[str, object]:
+    unknown: dict[str, object] = dict.fromkeys(COLUMNS, "") | {"name": experiment.name}
+    if experiment.problem:
+        return unknown | {"state": experiment.problem}
     try:
-        now = sweeps.standing(one)
-        with Ledger(one.folder, create=False) as ledger:
-            (model, made), kinds = ledger.planned()[one.run], ledger.kinds(one.run)
+        now = sweeps.standing(experiment)
+        with Ledger(experiment.folder, create=False) as ledger:
+            (model, made), kinds = ledger.planned()[experiment.run], ledger.kinds(experiment.run)
     except (LedgerError, OSError) as error:
         return unknown | {"state": str(error)}
     return {
-        "name": one.name,
+        "name": experiment.name,
         "what": ", ".join(dict.fromkeys(WHAT.get(kind, kind) for kind in kinds)),
         "model": model.rpartition("/")[2],
         "done": f"{now.done} of {now.total}",
@@ -92,4 +92,4 @@ def _table(rows: list[dict[str, object]]) -> None:
 
 def _where() -> None:
     place = f"in {sweeps.root()}" if server_paths.allowed() else "on the server"
-    st.caption(plain(f"Kept {place}, a folder each; ENGRAM_RUNS names another place."))
+    st.caption(plain(f"Kept {place}, one folder each; set ENGRAM_RUNS to use another place."))

@@ -1,7 +1,7 @@
-"""Experiments on disk: which there are, how far each is, and starting, stopping and resuming them.
+"""Experiments on disk: list them, say how far each is, start, stop and resume them.
 
-An experiment is a folder with a ledger (`experiments/`), computed by a process of its own that this server starts and
-then only watches: closing the page or the server does not touch it, and whoever opens the folder finds it again.
+An experiment is a folder with a ledger (`experiments/`), computed by a separate process that this server starts and
+then only reads about: it continues when the page or the server is closed, and any server with this folder shows it.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[2]
 LOG = "log.txt"
 RATE_OVER = 60
-"""Finished cells that the rate is taken over."""
+"""The rate is taken over this many finished cells."""
 SHOWN_FAILURES = 100
 EXECUTOR = "processes"
-"""A cell that kills its worker then fails alone."""
+"""With it, a cell that kills its worker fails alone."""
 Command = Literal["resume", "retry"]
 
 _children: dict[tuple[str, str], subprocess.Popen[bytes]] = {}
@@ -62,11 +62,11 @@ class Standing:
     working: bool
     """Cells are being computed, here or on another machine."""
     starting: bool
-    """Its process is there but has not begun."""
+    """Its process has started but computes no cell yet."""
     ending: bool
     """Its process writes the tables and figures."""
     rate: float | None
-    """Cells a second, lately."""
+    """Cells per second over the latest `RATE_OVER` cells."""
     last_words: str
     """The end of the log of a process that ended badly."""
 
@@ -77,17 +77,17 @@ class Standing:
 
     @property
     def live(self) -> bool:
-        """Something is going on."""
+        """A process computes it or writes its tables."""
         return self.working or self.starting or self.ending
 
     @property
     def seconds_left(self) -> float | None:
-        """At that rate."""
+        """Time left at `rate`."""
         return self.left / self.rate if self.rate and self.working else None
 
     @property
     def state(self) -> str:
-        """In a word or two."""
+        """What it does, in a word or two."""
         if self.live:
             return "running" if self.working else "starting" if self.starting else "writing tables"
         if self.left:
@@ -102,7 +102,7 @@ def root() -> Path:
 
 def experiments() -> list[Experiment]:
     """Every run of every ledger in the folder, the newest first."""
-    found: list[tuple[float, Experiment]] = []
+    dated: list[tuple[float, Experiment]] = []
     for path in [root() / FILE, *root().glob(f"*/{FILE}")]:
         if not path.is_file():
             continue
@@ -110,30 +110,32 @@ def experiments() -> list[Experiment]:
             with Ledger(path.parent, create=False) as ledger:
                 planned = ledger.planned()
         except (LedgerError, OSError) as error:
-            found.append((path.stat().st_mtime, Experiment(path.parent, path.parent.name, str(error))))
+            dated.append((path.stat().st_mtime, Experiment(path.parent, path.parent.name, str(error))))
             continue
-        found += [(when, Experiment(path.parent, name)) for name, (_, when) in planned.items()]
-    return [one for _, one in sorted(found, key=lambda pair: -pair[0])]
+        dated += [(when, Experiment(path.parent, name)) for name, (_, when) in planned.items()]
+    return [experiment for _, experiment in sorted(dated, key=lambda pair: -pair[0])]
 
 
 def current(name: str) -> Experiment | None:
     """The experiment of that name, even if its ledger cannot be read, so that the page says why; without a name, the
     newest one that is being computed."""
     if name:
-        return next((one for one in experiments() if one.name == name), None)
-    return next((one for one in experiments() if not one.problem and standing(one).live), None)
+        return next((experiment for experiment in experiments() if experiment.name == name), None)
+    return next(
+        (experiment for experiment in experiments() if not experiment.problem and standing(experiment).live), None
+    )
 
 
-def standing(one: Experiment) -> Standing:
+def standing(experiment: Experiment) -> Standing:
     """How far it is now.
 
     Raises:
         LedgerError: if its ledger cannot be read.
     """
-    with Ledger(one.folder, create=False) as ledger:
-        counts, working = ledger.counts(one.run), bool(ledger.working(one.run))
-        times = ledger.finished(one.run, RATE_OVER)
-    child = _children.get((str(one.folder), one.run))
+    with Ledger(experiment.folder, create=False) as ledger:
+        counts, working = ledger.counts(experiment.run), bool(ledger.working(experiment.run))
+        times = ledger.finished(experiment.run, RATE_OVER)
+    child = _children.get((str(experiment.folder), experiment.run))
     code = None if child is None else child.poll()
     left, idle = counts["todo"] + counts["leased"], child is not None and code is None and not working
     return Standing(
@@ -144,19 +146,19 @@ def standing(one: Experiment) -> Standing:
         starting=idle and left > 0,
         ending=idle and left == 0,
         rate=_rate(times) if working else None,
-        last_words=_last_words(one, code) if left else "",
+        last_words=_last_words(experiment, code) if left else "",
     )
 
 
-def failures(one: Experiment) -> list[dict[str, Any]]:
+def failures(experiment: Experiment) -> list[dict[str, Any]]:
     """The first of the cells that failed, with the reason."""
-    with Ledger(one.folder, create=False) as ledger:
-        failed = ledger.failures(one.run, SHOWN_FAILURES)
+    with Ledger(experiment.folder, create=False) as ledger:
+        failed = ledger.failures(experiment.run, SHOWN_FAILURES)
     return [{"cell": failure.pop("key")[:12], **failure} for failure in failed]
 
 
 def start(plan: Plan, identity: Mapping[str, Any], workers: int) -> Experiment:
-    """Write a plan down in a folder of its own and have a process compute it.
+    """Write a plan into a new folder and start a process that computes it.
 
     Raises:
         ValueError: if there is an experiment of that name, or the folder cannot be written.
@@ -165,19 +167,28 @@ def start(plan: Plan, identity: Mapping[str, Any], workers: int) -> Experiment:
     if (folder / FILE).exists():
         raise ValueError(f"there is an experiment {plan.name!r} already; choose another name")
     with Ledger(folder) as ledger:
-        one = Experiment(folder, ledger.add(plan, identity))
-    launch(one, "resume", workers)
-    return one
+        experiment = Experiment(folder, ledger.add(plan, identity))
+    launch(experiment, "resume", workers)
+    return experiment
 
 
-def launch(one: Experiment, command: Command, workers: int) -> None:
-    """Start the process that computes what is left; nothing if one is at it already."""
+def launch(experiment: Experiment, command: Command, workers: int) -> None:
+    """Start the process that computes what is left, unless one is running already."""
     with _lock:
-        if standing(one).live:
+        if standing(experiment).live:
             return
-        arguments = ["--out", str(one.folder), "--run", one.run, "--executor", EXECUTOR, "--workers", str(workers)]
-        with (one.folder / LOG).open("ab") as log:
-            _children[str(one.folder), one.run] = subprocess.Popen(
+        arguments = [
+            "--out",
+            str(experiment.folder),
+            "--run",
+            experiment.run,
+            "--executor",
+            EXECUTOR,
+            "--workers",
+            str(workers),
+        ]
+        with (experiment.folder / LOG).open("ab") as log:
+            _children[str(experiment.folder), experiment.run] = subprocess.Popen(
                 [sys.executable, "-m", "experiments", command, *arguments],
                 cwd=ROOT,
                 stdin=subprocess.DEVNULL,
@@ -187,12 +198,12 @@ def launch(one: Experiment, command: Command, workers: int) -> None:
             )
 
 
-def stop(one: Experiment) -> int:
-    """Ask the processes of this machine that are at an experiment to stop after the cells they compute; how many."""
-    with Ledger(one.folder, create=False) as ledger:
-        owners = [owner for owner, _, _ in ledger.working(one.run)]
+def stop(experiment: Experiment) -> int:
+    """Ask the processes of this machine that compute an experiment to stop after their current cells; how many."""
+    with Ledger(experiment.folder, create=False) as ledger:
+        owners = [owner for owner, _, _ in ledger.working(experiment.run)]
     pids = {int(owner.split("|")[1]) for owner in owners if host_of(owner) == platform.node()}
-    child = _children.get((str(one.folder), one.run))
+    child = _children.get((str(experiment.folder), experiment.run))
     if child is not None and child.poll() is None:
         pids.add(child.pid)
     for pid in pids - {os.getpid()}:
@@ -207,10 +218,10 @@ def _rate(times: list[float]) -> float | None:
     return (len(times) - 1) / (times[0] - times[-1])
 
 
-def _last_words(one: Experiment, code: int | None) -> str:
-    """Why a process ended before its time; nothing where it was asked to, or is still at it."""
+def _last_words(experiment: Experiment, code: int | None) -> str:
+    """Why a process ended early; empty if it was asked to stop or is still running."""
     if code == 2:  # the command says why in its last line
-        return _last_line(one.folder / LOG).removeprefix("error: ")
+        return _last_line(experiment.folder / LOG).removeprefix("error: ")
     if code is not None and code < 0 and -code != signal.SIGTERM:
         memory = ", perhaps for want of memory" if -code == signal.SIGKILL else ""
         return f"its process was killed ({signal.Signals(-code).name}{memory})"

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def dataset(source: str) -> Work:
-    """What a file, or the atlas, holds; only a reader's own file is quoted where it is no dataset."""
+    """What a file, or the atlas, holds; errors quote only files that the reader uploaded."""
     uploaded = cache.uploads().holds(source)
 
     def work(watch: Watch) -> object:
@@ -33,7 +33,7 @@ def methods() -> Work:
         from editing import METHODS
         from metrics.protocols import PROTOCOLS
 
-        return tuple({name: one.title for name, one in listed.items()} for listed in (METHODS, PROTOCOLS))
+        return tuple({name: entry.title for name, entry in listed.items()} for listed in (METHODS, PROTOCOLS))
 
     return work
 
@@ -63,12 +63,12 @@ def start_batch(prepared: Prepared, name: str) -> Work:
     return work
 
 
-def results(one: Experiment) -> Work:
-    """What an experiment found so far."""
+def results(experiment: Experiment) -> Work:
+    """Results of an experiment so far."""
 
     def work(watch: Watch) -> object:
         from app.batch.results import read_results
 
-        return read_results(one)
+        return read_results(experiment)
 
     return work

@@ -23,7 +23,7 @@ MAY_DIFFER = ("seed", "counterfactual", "against")
 
 
 def why_not(runs: Sequence[Run]) -> str:
-    """Why these runs have no mean; empty where they have."""
+    """Why these runs cannot be averaged; empty if they can."""
     edits = sum(isinstance(run, EditRun) for run in runs)
     if edits:
         which = f"{edits} of these {len(runs)} runs {'is an edit' if edits == 1 else 'are edits'}"
@@ -33,7 +33,7 @@ def why_not(runs: Sequence[Run]) -> str:
         return "These traces are of different models; choose those of one model."
     if len({run.measure for run in traces}) > 1:
         measures = " and ".join(sorted({run.measure.replace("_", " ") for run in traces}))
-        return f"These traces show {measures}, which have no common mean; choose those of one measure."
+        return f"These traces show {measures}, which cannot be averaged; choose those of one measure."
     if len({len(run.effect[0]) for run in traces}) > 1:
         return "These traces have different numbers of layers; choose those of one model."
     for name, of_map in _by_map(traces).items():
@@ -48,7 +48,7 @@ def why_not(runs: Sequence[Run]) -> str:
 
 
 def average(runs: Sequence[Run]) -> AverageEffects:
-    """The mean over facts of runs that `why_not` has nothing against; a fact without some map counts in the others."""
+    """The mean over facts of runs that `why_not` allows; a fact without one of the maps counts in the others."""
     from tracing.average import AverageEffects
     from tracing.statistics import nan_mean
     from tracing.types import CATEGORIES
@@ -83,11 +83,11 @@ def _traces(runs: Sequence[Run]) -> list[TraceRun]:
 
 def _by_map(traces: Sequence[TraceRun]) -> dict[str, list[TraceRun]]:
     """By the names of `tracing.average.map_name`, in the order of `SITES`."""
-    found: dict[str, list[TraceRun]] = {}
+    by_map: dict[str, list[TraceRun]] = {}
     for run in sorted(traces, key=lambda run: list(SITES).index(run.site)):
         severed = run.settings.get("severed", "null")
-        found.setdefault(run.site if severed == "null" else f"{run.site}, {severed} severed", []).append(run)
-    return found
+        by_map.setdefault(run.site if severed == "null" else f"{run.site}, {severed} severed", []).append(run)
+    return by_map
 
 
 def _rows(run: TraceRun) -> NDArray[np.float64]:

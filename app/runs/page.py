@@ -14,7 +14,7 @@ runner = cache.runner()
 SESSION, EXPERIMENTS = "This session", "Experiments"
 
 st.title("Runs", anchor=False)
-# Asked once: tabs with another default are other tabs, and would fall back to it under the reader's hands.
+# Set once: tabs with another default are new tabs to Streamlit, which would then switch back while in use.
 if not session().runs_tab:
     session().runs_tab = EXPERIMENTS if "experiment" in st.query_params else SESSION
 ours, experiments = st.tabs([SESSION, EXPERIMENTS], default=session().runs_tab)

@@ -12,17 +12,16 @@ from app.server.jobs import Runner, job_key
 from app.session import runs as session_runs
 from app.session.run import SITES, EditRun, Run, TraceRun
 from app.session.session import session
-from app.shared import averages, export
-from app.shared.style import SUMMARY_STYLE
+from app.shared import averages, export, style
 from app.shared.waiting import Waiting
-from app.shared.wording import Cells, markup, plain, short, visible
+from app.shared.wording import Cells, plain, short, visible
 from metrics.definitions import METRICS
 
 KINDS = {"all": "All", "trace": "Traces", "edit": "Edits"}
 
 
 def draw(runner: Runner) -> list[Waiting]:
-    """The whole part; what of the Workbench's questions is still being answered."""
+    """Draw the list; the jobs of the Workbench that are still running."""
     runs = session_runs.all_runs()
     waiting = [Waiting(job, st.empty()) for job in session_runs.live(runner)]
     words, kind = _controls(runs)
@@ -96,7 +95,7 @@ def _open() -> None:
 
 
 def _take_in() -> None:
-    """Callback: the files in the field become runs."""
+    """Callback: open the files in the field as runs."""
     told = (open_file(file.name, file.getvalue()) for file in st.session_state.runs_files)
     session().runs_problems = [problem for problem in told if problem]
 
@@ -104,7 +103,7 @@ def _take_in() -> None:
 def _table(runs: Sequence[Run], words: str, kind: str) -> list[Run]:
     import pandas as pd
 
-    # Rows are chosen by their number, so another list is another table.
+    # Rows are selected by number, so another list needs another key.
     name = job_key("runs", [words, kind, [run.key for run in runs]])
     picked = st.dataframe(
         pd.DataFrame(two_runs.overview(runs), dtype=object),
@@ -137,7 +136,7 @@ def _files(chosen: list[Run]) -> None:
                 on_click="ignore",
             )
         st.button(
-            "Take off the list",
+            "Remove from the list",
             key="runs_forget",
             icon=":material/close:",
             on_click=session_runs.forget,
@@ -176,11 +175,11 @@ def _two(left: Run, right: Run) -> None:
             _rows(two_runs.pair_rows(left, right), "compared_edits", "Five numbers of both edits")
             st.caption("Values with 95 % intervals; before is the unedited model; the difference is right − left.")
         if differing:
-            st.markdown("**They were asked differently:**")
+            st.markdown("**Their settings differ:**")
             rows = [{"setting": name, "left": one, "right": other} for name, one, other in differing]
             _rows(rows, "compared_settings", "Settings that differ")
         else:
-            st.caption("Both were asked the same.")
+            st.caption("Both used the same settings.")
 
 
 def _many(chosen: Sequence[Run]) -> None:
@@ -191,17 +190,17 @@ def _many(chosen: Sequence[Run]) -> None:
         if refusal:
             st.warning(plain(refusal), icon=":material/block:")
             return
-        found = average_runs.average(chosen)
+        mean = average_runs.average(chosen)
         measure = next(run.measure for run in chosen if isinstance(run, TraceRun)).replace("_", " ")
         key = job_key("average", sorted(run.key for run in chosen))
-        words = averages.facts(found.n_facts, (found.ate, *found.ate_ci()))
+        words = averages.facts(mean.n_facts, (mean.ate, *mean.ate_ci()))
         st.caption(
-            plain(f"{words}, {found.noise_source}. Traces of one prompt count as one fact. ")
-            + "Facts that were picked by hand say little about others; the page Batch draws them."
+            plain(f"{words}, {mean.noise_source}. Traces of one prompt count as one fact. ")
+            + "Hand-picked facts say little about others; the page Batch draws facts at random."
         )
-        maps = [averages.averaged_map(name, effects) for name, effects in found.effects.items()]
+        maps = [averages.averaged_map(name, effects) for name, effects in mean.effects.items()]
         averages.draw(key, maps, f"Average indirect effect ({measure})")
-        export.average_buttons(found)
+        export.average_buttons(mean)
 
 
 def _numbers(run: TraceRun) -> None:
@@ -213,15 +212,11 @@ def _numbers(run: TraceRun) -> None:
         ("Largest effect", *_cell(run, *run.largest)),
         ("Last subject token", *_cell(run, *run.peak)),
     )
-    cells = "".join(
-        f'<div><dt>{markup(name)}</dt><dd>{markup(value)}</dd><dd class="note">{markup(note)}</dd></div>'
-        for name, value, note in items
-    )
-    st.html(f'{SUMMARY_STYLE}<dl class="numbers">{cells}</dl>')
+    style.numbers(items)
 
 
 def _cell(run: TraceRun, position: int, layer: int) -> tuple[str, str]:
-    """An effect, and where it is; a file has no samples to correct its interval with."""
+    """An effect, and where it is.  A file holds no samples, so its interval is that of one cell."""
     low, high = run.low[position][layer], run.high[position][layer]
     interval = "" if low != low else f", 95 % CI of this cell alone {short(low)} to {short(high)}"
     return short(run.effect[position][layer]), f"layer {layer}, {visible(run.tokens[position])}{interval}"

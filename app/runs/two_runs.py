@@ -1,4 +1,4 @@
-"""Runs as rows of a table, and two of them held against each other."""
+"""Runs as rows of a table, and two runs compared."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ def matching(runs: Sequence[Run], words: str, kind: str = "all") -> list[Run]:
     """The runs of a kind ("trace", "edit" or "all") whose row holds every one of the words."""
     wanted = words.casefold().split()
     rows = zip(runs, overview(runs), strict=True)
-    found = [run for run, row in rows if all(word in " ".join(row.values()).casefold() for word in wanted)]
+    with_words = [run for run, row in rows if all(word in " ".join(row.values()).casefold() for word in wanted)]
     kinds: dict[str, type] = {"trace": TraceRun, "edit": EditRun}
-    return [run for run in found if kind not in kinds or isinstance(run, kinds[kind])]
+    return [run for run in with_words if kind not in kinds or isinstance(run, kinds[kind])]
 
 
 def _trace_row(run: TraceRun) -> Cells:
@@ -49,7 +49,7 @@ def _after(score: RunScore | None) -> str:
 
 
 def why_not(left: Run, right: Run) -> str:
-    """Why two runs have no numbers to hold against each other; empty where they have."""
+    """Why two runs cannot be compared; empty if they can."""
     if isinstance(left, TraceRun) and isinstance(right, TraceRun):
         if left.measure != right.measure:
             return (
@@ -74,7 +74,7 @@ def _measure(run: TraceRun) -> str:
 
 
 def what_differs(left: Run, right: Run) -> list[tuple[str, str, str]]:
-    """(setting, left, right) of everything the two were asked differently."""
+    """(setting, left, right) of every setting in which the two differ."""
     sides = (_asked(left), _asked(right))
     names = list(dict.fromkeys([*sides[0], *sides[1]]))
     values = [(name, sides[0].get(name, NONE), sides[1].get(name, NONE)) for name in names]
@@ -176,8 +176,8 @@ def with_interval(score: RunScore | None) -> str:
     """A value with its interval."""
     if score is None or score.after is None:
         return NONE
-    found = amount(score.after, score.unit)
-    return found if score.ci is None else f"{found} ({interval(score.ci, score.unit)})"
+    value = amount(score.after, score.unit)
+    return value if score.ci is None else f"{value} ({interval(score.ci, score.unit)})"
 
 
 def interval(ci: tuple[float, float], unit: str) -> str:

@@ -27,7 +27,7 @@ KEPT_EDIT_BYTES = 2**30
 
 @dataclass
 class _Place:
-    """Where a model stands, or will: who comes while it is loaded waits for it alone."""
+    """One model, loaded or being loaded; its lock is held while it loads."""
 
     lock: threading.Lock = field(default_factory=threading.Lock)
     model: LanguageModel | None = None
@@ -73,7 +73,7 @@ class Shelf:
             return self._places[key].model if key in self._places else None
 
     def reader(self, key: str, watch: Watch = UNWATCHED) -> LanguageModel:
-        """The same model as a view with a lock of its own: what is read with it does not wait for a trace's passes."""
+        """The same model as a view with a separate lock, so that reading a prompt does not wait for a trace."""
         place = self._place(key)
         model = self.get(key.removesuffix(catalog.CHAT), watch)
         return place.asked(place.reader or model, key)
@@ -92,14 +92,14 @@ def _load(key: str) -> LanguageModel:
     choice = catalog.choice_of(key)
     try:
         model = load_as(choice.source, choice.settings)
-    except (ValueError, OSError) as error:  # a folder's path is nobody's business
+    except (ValueError, OSError) as error:  # do not show the server's path
         raise ValueError(str(error).replace(choice.place, choice.name)) from error
     model.name = choice.name
     return model
 
 
 class Drawer:
-    """Computed edits by the keys of their jobs.  Jobs are soon forgotten; an edit is kept while others build on it."""
+    """Computed edits by the keys of their jobs.  An edit is kept longer than its job, since others build on it."""
 
     def __init__(self, kept_bytes: int = KEPT_EDIT_BYTES) -> None:
         self._edits: OrderedDict[str, Edit] = OrderedDict()
@@ -127,10 +127,10 @@ class Drawer:
         Raises:
             ValueError: if one is not kept any more.
         """
-        found = [edit for key in keys if (edit := self.get(key)) is not None]
-        if len(found) < len(keys):
-            raise ValueError("an earlier edit is not kept any more; undo the edits and apply them again")
-        return found
+        edits = [edit for key in keys if (edit := self.get(key)) is not None]
+        if len(edits) < len(keys):
+            raise ValueError("an earlier edit was dropped to free memory; undo the edits and apply them again")
+        return edits
 
 
 @st.cache_resource(show_spinner=False)
@@ -147,7 +147,7 @@ def shelf() -> Shelf:
 
 @st.cache_resource(show_spinner=False)
 def paces() -> Paces:
-    """How fast this server traces."""
+    """How fast this server traces each model."""
     return Paces()
 
 
@@ -159,5 +159,5 @@ def drawer() -> Drawer:
 
 @st.cache_resource(show_spinner=False)
 def uploads() -> Uploads:
-    """The files readers have handed in."""
+    """The files readers have uploaded."""
     return Uploads()

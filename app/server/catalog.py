@@ -1,6 +1,6 @@
-"""Which models the page offers: the bundled one, those fetched or found on disk, and what whoever starts it adds.
+"""Which models the page offers: the bundled one, fetched ones, those on disk, and those `ENGRAM_MODELS` adds.
 
-A free text box would mean "download and load anything", so there is none.  `ENGRAM_MODELS` adds folders and .gguf
+There is no free text box, because it would mean "download and load anything".  `ENGRAM_MODELS` adds folders and .gguf
 files: `ENGRAM_MODELS="gpt2=/data/gpt2,mine=/data/mine.gguf" python -m app`.  Sizes come from config.json and the
 catalogue, so that the page can be drawn before torch is imported.
 """
@@ -30,7 +30,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 CHAT = "|chat"
 """End of a model's key where it is asked in its chat template."""
 AS_USUAL = LoadSettings(dtype="float32")
-"""The same on every computer, so that a link gives the same numbers there."""
+"""The same on every computer, so that a link gives the same numbers."""
 
 # Where model families keep their number of layers in config.json.
 _LAYER_KEYS = ("num_hidden_layers", "n_layer", "num_layers")
@@ -46,7 +46,7 @@ class Choice:
     n_layers: int
     title: str = ""
     origin: str = ""
-    """What its weights were made from, where they are not the published ones: "dequantised from Q4_1"."""
+    """What its weights were made from, if they are not the published ones: "dequantised from Q4_1"."""
     published: tuple[int, ...] = ()
     """Layers that published edits of it used."""
     settings: LoadSettings = AS_USUAL
@@ -60,7 +60,7 @@ class Choice:
 
     @property
     def place(self) -> str:
-        """Where it lies, for whom that matters."""
+        """Its folder, or its hub id."""
         return str(catalogue.folder_of(self.source)) if self.source in catalogue.ENTRIES else self.source
 
     @property
@@ -70,7 +70,7 @@ class Choice:
 
     @property
     def key(self) -> str:
-        """The name, with how it is loaded and asked where that is not as usual; every question holds it."""
+        """The name, with device, number format and chat where they are not the defaults; part of every question."""
         return self.weights_key + (CHAT if self.chat else "")
 
     @property
@@ -115,7 +115,7 @@ def choice_of(key: str) -> Choice:
 
 
 def offer() -> Offer:
-    """What can be loaded without a download, and what of `ENGRAM_MODELS` cannot be loaded at all."""
+    """The models that need no download, and the entries of `ENGRAM_MODELS` that cannot be used."""
     listed = {
         entry.name: Choice(
             entry.name, entry.name, entry.n_layers, entry.title, entry.origin, tuple(entry.published_layers)
@@ -214,7 +214,7 @@ def _counted(layers: Any, said_by: str) -> int:
 
 
 def _gguf(name: str, path: Path) -> Choice:
-    """A GGUF file, as its header describes it."""
+    """A GGUF file, by its header."""
     stat = path.stat()
     layers, origin = _gguf_header(path, stat.st_mtime_ns, stat.st_size)
     return Choice(name, str(path), layers, origin=origin)
@@ -222,7 +222,7 @@ def _gguf(name: str, path: Path) -> Choice:
 
 @lru_cache(maxsize=64)
 def _gguf_header(path: Path, changed: int, size: int) -> tuple[int, str]:
-    """(layers, what it is made from) of a file that was changed then and is so large: reading it takes a while."""
+    """(layers, what it is made from) of a file; kept by time and size, since reading the header takes a while."""
     from models.sources.gguf_header import read_table
 
     header = read_table(path)

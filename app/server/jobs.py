@@ -1,8 +1,8 @@
-"""Slow work off the page's thread: a few queues, progress, cancel, and one run for many askers.
+"""Slow work outside the page's thread: queues, progress, cancelling, and one run for equal questions.
 
-The page is re-run by every click, so nothing slow may live in it.  A `Job` is keyed by a hash of what was asked: thirty
-readers who ask the same question share one run, and a reloaded page finds its job again.  The workers import torch; the
-page never waits for that.  Long work (a trace, an edit) has one thread and waits its turn; quick work (reading a
+Every click runs the page again, so nothing slow may be in it.  A `Job` is keyed by a hash of its question: readers who
+ask the same question share one run, and a reloaded page finds its job again.  The workers import torch; the page never
+waits for that.  Long work (a trace, an edit) has one thread and waits its turn; quick work (reading a
 prompt) and downloads have threads of their own, so that they never wait for a trace.  Exceptions stay on the job as one
 sentence; the traceback goes to the log.
 """
@@ -34,9 +34,9 @@ KEPT_RESULTS = 64
 LONGEST_QUEUE = 40
 Lane = Literal["long", "quick", "fetch"]
 THREADS: dict[Lane, int] = {"long": 1, "quick": 2, "fetch": 1}
-"""Two quick ones, so that a model that takes long to load does not hold up who reads a prompt with another."""
+"""Two quick ones, so that a model that loads slowly does not delay reading a prompt with another model."""
 SEEN_SECONDS, SEEN_SHARE = 1.5, 0.04
-"""How long and how far a job must have gone before the time left is guessed from its pace."""
+"""Seconds and share of the work after which the time left is estimated from the pace."""
 
 
 def job_key(kind: str, question: object) -> str:
@@ -47,7 +47,7 @@ def job_key(kind: str, question: object) -> str:
 
 @dataclass(eq=False)
 class Job:
-    """One piece of work: where it stands, and what came of it."""
+    """One piece of work: its state, its progress and its result."""
 
     key: str
     label: str
@@ -57,7 +57,7 @@ class Job:
     done: int = 0
     total: int = 0
     stage: str = ""
-    """What it is doing, where it has told."""
+    """What it is doing, if it has said so."""
     result: Any = None
     error: str = ""
     started: float = 0.0
@@ -66,7 +66,7 @@ class Job:
     """How long it ran."""
     stop: threading.Event = field(default_factory=threading.Event)
     counted: tuple[float, float] | None = None
-    """When it first told how far it is, and how far it was: loading a model before that is no part of its pace."""
+    """Time and fraction of the first report of progress: the pace does not count loading a model before it."""
     promised: float = math.inf
     """The earliest end that was guessed so far, in seconds of the monotonic clock."""
     askers: set[str] = field(default_factory=set)
@@ -121,7 +121,7 @@ Work = Callable[[Watch], Any]
 
 
 class Runner:
-    """The worker threads (one for long work: it shares the model's lock) and the jobs they have, had, or will have."""
+    """The worker threads (one for long work: it shares the model's lock) and their jobs, finished ones too."""
 
     def __init__(self, kept: int = KEPT_RESULTS) -> None:
         self._pools = {
@@ -146,7 +146,7 @@ class Runner:
                 return job
             job = Job(key, label, lane, askers={asker})
             if sum(other.live for other in self._jobs.values()) >= LONGEST_QUEUE:
-                job.state, job.error = "failed", "Too many people are waiting just now; try again in a minute."
+                job.state, job.error = "failed", "Too many jobs are waiting; try again in a minute."
                 return job
             self._jobs[key] = job
             self._jobs.move_to_end(key)
@@ -169,7 +169,7 @@ class Runner:
         return sum(other.live and other.lane == job.lane for other in before)
 
     def cancel(self, job: Job, asker: str = "") -> None:
-        """One asker gives up; the work stops at its next step if nobody else waits for it."""
+        """One session cancels; the work stops at its next step if no other session waits for it."""
         with self._lock:
             job.askers.discard(asker)
             if job.askers or not job.live:
@@ -195,7 +195,7 @@ class Runner:
         try:
             job.result = work(job.watch)
             job.state = "done"
-        # The thread must outlive any failure, and the reader must be told: this is the one place that catches all.
+        # The thread must survive any failure, and the reader must be told: only this place catches every exception.
         except Exception as error:
             if job.stop.is_set():
                 job.state = "cancelled"
@@ -212,7 +212,7 @@ class Runner:
 
 
 def sentence(error: Exception) -> str:
-    """What the reader is told.  Our own errors are written for readers; all else is logged and named by a number."""
+    """What the reader is told.  Our own errors are written for readers; others are logged under a number."""
     if isinstance(error, ValueError | OSError | KeyError) and _is_ours(error):
         text = str(error.args[0]) if error.args else str(error)
         return text[:1].upper() + text[1:]
@@ -220,7 +220,7 @@ def sentence(error: Exception) -> str:
     logger.error("failure %s", number, exc_info=error)
     if isinstance(error, MemoryError):
         return f"The computer ran out of memory; choose fewer samples or a smaller model (log line {number})."
-    return f"This did not work, and the reason was not foreseen; the server's log has it under {number}."
+    return f"Something failed that was not foreseen; the server's log has the details under {number}."
 
 
 def _is_ours(error: Exception) -> bool:
@@ -238,13 +238,13 @@ _importing = threading.Lock()
 
 
 def _start_worker() -> None:
-    # One thread at a time: two that first import packages which import one another may see one half made.
+    # One thread at a time: two first imports of packages that import one another may meet a half-imported one.
     with _importing:
         import torch
 
         import app.workflow  # noqa: F401 - what nearly every job uses
 
-    # Half of the processors: the page and the other sessions need some, and more threads than free cores are many
-    # times slower than one (measured on a busy machine).
+    # Half of the processors: the page and other sessions need some, and more threads than free cores are many times
+    # slower than one (measured on a busy machine).
     wanted = os.environ.get("OMP_NUM_THREADS", "")
     torch.set_num_threads(int(wanted) if wanted.isdigit() else max(1, (os.cpu_count() or 1) // 2))

@@ -1,7 +1,7 @@
-"""How long a trace will take on this computer: from earlier traces of the same model, else from a timed forward pass.
+"""Estimate how long a trace takes on this computer, from earlier traces of the model or a timed forward pass.
 
-A restored run at (layer, token) computes what lies behind it: on average half of the layers and half of the tokens.  So
-a map is worth
+A restored run at (layer, token) computes the layers above and the tokens after it, on average half of each.  So a map
+is worth
 
     samples x sites x layers x P (P + 1) / 4    passes of one token through the whole model,
 
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from models import LanguageModel
 
 ROWS, PASSES = 8, 3
-"""Rows of a timed pass: a trace computes many at once, which is cheaper for each.  The fastest of the passes counts:
-the others waited for something else."""
+"""Rows and number of timed passes.  A trace computes many rows at once, which is cheaper per row.  The fastest pass
+counts, because the others waited for something else."""
 SLOW_SECONDS = 0.25
-"""A model that takes this long for one row is not asked for more."""
+"""A model that takes this long for one row is timed on one row alone."""
 
 
 def token_passes(n_tokens: int, first: int, n_layers: int, samples: int, n_sites: int) -> float:
@@ -49,7 +49,7 @@ def time_forward(model: LanguageModel, prompt: str) -> float:
 
 
 class Paces:
-    """Seconds of one token's pass, by model and by what was traced; what a trace took replaces what was guessed."""
+    """Seconds of one token's pass, by model and by sites; the time of a trace replaces the estimate."""
 
     def __init__(self) -> None:
         self._seconds: dict[tuple[str, tuple[str, ...]], float] = {}
@@ -61,7 +61,7 @@ class Paces:
             self._seconds[model, tuple(sites)] = seconds
 
     def get(self, model: str, sites: Sequence[str] = ()) -> float | None:
-        """The pace of these sites, else of another trace of the model, else of its forward pass; None: not measured."""
+        """The pace of these sites, else of another trace of the model, else of its forward pass; None if unknown."""
         with self._lock:
             if (model, tuple(sites)) in self._seconds:
                 return self._seconds[model, tuple(sites)]

@@ -1,4 +1,4 @@
-"""Whether readers may name files of the server, and that nothing of such a file is told but that it is a dataset.
+"""Whether readers may name files of the server; the page then tells nothing of a file but that it is a dataset.
 
 Anybody who reaches the page could otherwise read the server's files through it, also through a proxy or a foreign page
 (DNS rebinding).

@@ -1,4 +1,4 @@
-"""Files a reader hands in: kept under the hash of their bytes in a folder that goes with the server, few and small."""
+"""Files that readers upload: few and small, kept by the hash of their bytes in a folder deleted with the server."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ KEPT = 64
 
 
 class Uploads:
-    """The files of all sessions.  A name says nothing of where the file is or who sent it."""
+    """The files of all sessions.  A name does not tell where the file is or who sent it."""
 
     def __init__(self, kept: int = KEPT) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="engram-"))
@@ -51,7 +51,7 @@ class Uploads:
         return name
 
     def keep_text(self, data: bytes) -> str:
-        """`keep` for a text: UTF-8 with a document a line.
+        """`keep` for a text: UTF-8 with one document per line.
 
         Raises:
             ValueError: as `keep`; also if it is not UTF-8, or holds no words.
@@ -61,7 +61,7 @@ class Uploads:
         except UnicodeDecodeError as error:
             raise ValueError(f"the file is not UTF-8 text (byte {error.start}); save it as UTF-8") from None
         if "\0" in text or not text.strip():
-            raise ValueError("the file holds no text; write a document a line")
+            raise ValueError("the file holds no text; write one document per line")
         return self.keep("\n".join(text.splitlines()).encode(), ".txt")
 
     def holds(self, path: str) -> bool:
@@ -77,6 +77,6 @@ class Uploads:
         """
         with self._lock:
             if name not in self._paths:
-                raise ValueError("the file is not kept any more; choose it again")
+                raise ValueError("the file is no longer kept; choose it again")
             self._paths.move_to_end(name)
             return self._paths[name]

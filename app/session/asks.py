@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from typing import ClassVar
 
 from app.server.jobs import job_key
 from tracing.sites import LAYER_SITES, SITE_NAMES
@@ -12,22 +13,31 @@ SITES = {SITE_NAMES[site].code: site for site in LAYER_SITES}
 
 
 @dataclass(frozen=True)
-class FetchAsk:
-    """Download a model of the catalogue."""
+class Ask:
+    """A question; the job that answers it is named by its key."""
 
-    name: str
-    licence_accepted: bool
+    kind: ClassVar[str]
 
     @property
     def key(self) -> str:
         """Name of the job."""
-        return job_key("fetch", asdict(self))
+        return job_key(self.kind, asdict(self))
 
 
 @dataclass(frozen=True)
-class ReadAsk:
+class FetchAsk(Ask):
+    """Download a model of the catalogue."""
+
+    kind = "fetch"
+    name: str
+    licence_accepted: bool
+
+
+@dataclass(frozen=True)
+class ReadAsk(Ask):
     """How does the model read this prompt, and what does it answer?"""
 
+    kind = "read"
     model: str
     prompt: str
     subject: str
@@ -36,16 +46,12 @@ class ReadAsk:
     occurrence: int = 0
     """Which place of the subject in the prompt is meant, counted from 0."""
 
-    @property
-    def key(self) -> str:
-        """Name of the job."""
-        return job_key("read", asdict(self))
-
 
 @dataclass(frozen=True)
-class TraceAsk:
+class TraceAsk(Ask):
     """Corrupt the subject, restore one state at a time."""
 
+    kind = "trace"
     model: str
     prompt: str
     subject: str
@@ -62,16 +68,12 @@ class TraceAsk:
     """Another answer, for the logit difference; empty means that it is not measured."""
     occurrence: int = 0
 
-    @property
-    def key(self) -> str:
-        """Name of the job."""
-        return job_key("trace", asdict(self))
-
 
 @dataclass(frozen=True)
-class EditAsk:
+class EditAsk(Ask):
     """Make the model say `new` instead of `answer`."""
 
+    kind = "edit"
     model: str
     prompt: str
     subject: str
@@ -86,16 +88,12 @@ class EditAsk:
     """Give the edit up where ordinary text shows that it breaks the model."""
     occurrence: int = 0
 
-    @property
-    def key(self) -> str:
-        """Name of the job, and of the edit that comes of it."""
-        return job_key("edit", asdict(self))
-
 
 @dataclass(frozen=True)
-class FileAsk:
+class FileAsk(Ask):
     """Take an edit from a file."""
 
+    kind = "file"
     model: str
     file: str
     """Name among the uploads."""
@@ -107,13 +105,14 @@ class FileAsk:
     @property
     def key(self) -> str:
         """Name of the job, and of the edit that comes of it."""
-        return job_key("file", [self.model, self.file, self.forced])
+        return job_key(self.kind, [self.model, self.file, self.forced])
 
 
 @dataclass(frozen=True)
-class ScoreAsk:
+class ScoreAsk(Ask):
     """Five scores of an edit on these probes."""
 
+    kind = "score"
     model: str
     edit: str
     """Key of the edit whose fact is asked for."""
@@ -122,43 +121,31 @@ class ScoreAsk:
     probes: tuple[tuple[str, str, str], ...] | None
     """(kind, prompt, expected answer); None for those the edit came with."""
 
-    @property
-    def key(self) -> str:
-        """Name of the job."""
-        return job_key("score", asdict(self))
-
 
 @dataclass(frozen=True)
-class LayersAsk:
+class LayersAsk(Ask):
     """The same edit at every layer."""
 
+    kind = "layers"
     edit: EditAsk
     trace: TraceAsk
 
-    @property
-    def key(self) -> str:
-        """Name of the job."""
-        return job_key("layers", asdict(self))
-
 
 @dataclass(frozen=True)
-class CompareAsk:
+class CompareAsk(Ask):
     """Two sets of edits side by side."""
 
+    kind = "compare"
     model: str
     left: tuple[str, ...]
     right: tuple[str, ...]
 
-    @property
-    def key(self) -> str:
-        """Name of the job."""
-        return job_key("compare", asdict(self))
-
 
 @dataclass(frozen=True)
-class BatchAsk:
+class BatchAsk(Ask):
     """What a batch is asked for."""
 
+    kind = "batch"
     model: str
     """Its name in the catalogue."""
     source: str
@@ -179,8 +166,3 @@ class BatchAsk:
     protocols: tuple[str, ...] = ()
     only_known: bool = True
     """Leave out facts the model does not know."""
-
-    @property
-    def key(self) -> str:
-        """Name of the job that prepares it."""
-        return job_key("batch", asdict(self))

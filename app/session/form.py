@@ -1,4 +1,4 @@
-"""The fields of the Workbench as they stand: what is wrong with them, and the questions they ask."""
+"""The fields of the Workbench: what is wrong with them, and the questions they ask."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Form:
         if not self.prompt.strip():
             found["prompt"] = "Write a sentence that stops where the answer should come."
         elif not self.subject.strip():
-            found["subject"] = "Copy here the words of the prompt that name the thing it is about."
+            found["subject"] = "Copy the words of the prompt that name the thing it is about."
         elif self.subject not in self.prompt:
             found["subject"] = "These words are not in the prompt; copy them letter by letter."
         if "{}" in self.prompt:

@@ -46,6 +46,6 @@ def add(run: Run) -> None:
 
 
 def forget(keys: list[str]) -> None:
-    """Callback: take runs off the list."""
+    """Callback: remove runs from the list."""
     for key in keys:
         session().runs.pop(key, None)

@@ -126,5 +126,5 @@ def session() -> Session:
     """The session of whoever the page is drawn for."""
     if "session" not in st.session_state:
         st.session_state.session = Session()
-    found: Session = st.session_state.session
-    return found
+    mine: Session = st.session_state.session
+    return mine

@@ -1,11 +1,10 @@
-"""What one reader's session remembers, and what changes it.
+"""What changes one reader's session: the link, the fields of the form, buttons and jobs.
 
-Three kinds of memory: the fields of the form (widgets whose values also stand in the URL, so a link restores the
-question: once there is a map, all that decides its numbers stands there, defaults too), the questions last asked
-(`app/session/asks.py`; the answers live with the jobs), and the layer.  The edits are in `app/workbench/ledger.py`.
+The fields of the form are widgets whose values are also in the URL, so a link restores them; once there is a map, the
+URL holds everything that decides its numbers, defaults too.  All else is in `app/session/session.py`.
 
-A button's callback only remembers that it was pressed.  What is asked is read off the fields when the script has drawn
-them: a field left by the same click that presses the button has its new value only then.
+A button's callback only remembers that it was pressed.  The question is read off the fields once the script has drawn
+them: a field that loses focus to the click on the button has its new value only then.
 """
 
 from __future__ import annotations
@@ -24,8 +23,8 @@ from app.session.form import LONGEST, default_window
 from app.session.session import session
 
 ROOM = 6000
-"""Characters that a field takes: Streamlit drops a longer paste without a word, while the form says what is too long.
-They stand in the URL, of which a server takes 64 KiB, and a character may need nine bytes there."""
+"""Most characters of a field.  Streamlit drops a longer paste silently, while the form says what is too long.  Fields
+are in the URL, of which a server takes 64 KiB, and a character may need nine bytes there."""
 REVISION_DIGITS = 12
 """Of a model's revision, in a link."""
 SITE_CODES = (*SITES, "all")
@@ -56,7 +55,7 @@ BOUND: dict[str, Any] = {"bind": "query-params", **KEEP}
 
 
 def start_session(models: dict[str, Choice]) -> None:
-    """Once per session: names it, and says which values of the link could not be used."""
+    """Once per session: give it a name and take the values of the link."""
     mine = session()
     if mine.asker:
         return
@@ -86,8 +85,8 @@ def _fill(params: dict[str, str], models: dict[str, Choice]) -> None:
 def key_of(name: str) -> str:
     """The widget key of a field.
 
-    A browser sends the last value it drew of a field in a panel that is closed by now, whatever the script has given
-    the field since; so a field in a panel gets a new value under a new key.
+    For a field in a closed panel a browser sends the last value it drew, whatever the script has set since.  So a field
+    in a panel gets a new value under a new key.
     """
     drawn_anew = session().drawn_anew if name in IN_PANELS else 0
     return f"{name}_{drawn_anew}" if drawn_anew else name
@@ -119,8 +118,8 @@ def come_back() -> None:
 def remember() -> None:
     """Keep what the fields hold, once all are drawn.
 
-    The browser's Back button from another page brings the link of some earlier moment, and Streamlit fills the fields
-    from that whatever the script says; so they are filled again in the next run.
+    The browser's Back button from another page brings an earlier link, and Streamlit fills the fields from it whatever
+    the script says.  So they are filled again in the next run.
     """
     mine = session()
     now = {name: value_of(name) for name in FIELDS if key_of(name) in st.session_state}
@@ -132,12 +131,12 @@ def remember() -> None:
 
 
 def tell_refused() -> None:
-    """Say once which values of the link were not taken."""
+    """Say once which values of the link could not be used."""
     refused, session().refused = session().refused, []
     if refused:
         names = ", ".join(refused)
         st.toast(
-            f"The link’s value for {names} could not be used; the usual one stands instead.",
+            f"The link’s value for {names} could not be used; the default is used instead.",
             icon=":material/link_off:",
             duration="long",
         )
@@ -166,7 +165,7 @@ def refused_values(params: dict[str, str], models: dict[str, Choice]) -> list[st
 
 
 def write_link(model: Choice, revision: str) -> None:
-    """Put the fields that Streamlit does not bind into the URL: all once there is a map, else those that were changed.
+    """Put the fields that Streamlit does not bind into the URL: all of them once there is a map, else the changed ones.
 
     Args:
         revision: of the loaded model; empty while it is not loaded.
@@ -193,7 +192,7 @@ def model_changed(models: dict[str, Choice]) -> None:
 
 
 def use_defaults_of(model: Choice) -> None:
-    """Another model was chosen: it gets settings of its own, and the maps of the other go; the words stay."""
+    """Another model was chosen: set its default settings and drop the maps of the old one; the words stay."""
     mine, fields = session(), st.session_state
     _set_in_panels(window=default_window(model.n_layers), noise=DEFAULT_NOISE)
     fields.layer, fields.chat = model.usual_layer, 0
@@ -229,7 +228,7 @@ def choose_example() -> None:
 
 
 def choose_layer(layer: int) -> None:
-    """The reader picked a layer, on the map or in the table; the slider and the URL follow."""
+    """The reader picked a layer on the map or in the table; move the slider and the URL there."""
     st.session_state.layer = layer
 
 
@@ -258,14 +257,14 @@ def pick_from_table(key: str, subject: tuple[int, int]) -> None:
 
 
 def choose_token(position: int, subject: tuple[int, int]) -> None:
-    """The reader picked a token; the edit goes there if it is one of the subject's, else where it went before."""
+    """The reader picked a token; edit there if it belongs to the subject, else where it was."""
     start, stop = subject
     if start <= position < stop:
         st.session_state.fact_token = "subject_last" if position == stop - 1 else f"subject:{position - start}"
 
 
 def suggest_layer(trace_key: str, layer: int) -> None:
-    """A new trace moves the slider to its suggestion, once; a layer that came with the link stays."""
+    """Move the slider to the suggestion of a new trace, once; a layer that came with the link stays."""
     if session().seen_trace == trace_key:
         return
     session().seen_trace = trace_key
@@ -278,10 +277,10 @@ def suggest_layer(trace_key: str, layer: int) -> None:
 
 
 def follow_method(own: Mapping[str, int], last: int) -> None:
-    """Callback of the picker: the slider goes to the layer where the method is known to work, and back from there.
+    """Callback of the picker: move the slider to the layer where the method is known to work, and later back.
 
     Args:
-        own: method -> that layer, for those that do not take the layer of a trace.
+        own: method -> that layer, for methods that do not take the layer of a trace.
         last: the model's last layer.
     """
     layer = own.get(st.session_state.method)
@@ -315,15 +314,15 @@ def start_trace(ask: TraceAsk) -> None:
 
 
 def give_up(runner: Runner, job: Job) -> None:
-    """Callback of Cancel: this session sees no more of the job, whether or not others still wait for it."""
+    """Callback of Cancel: this session stops waiting for the job, whether or not others still do."""
     session().given_up.add(job.key)
     runner.cancel(job, session().asker)
 
 
 def job_for(runner: Runner, key: str, label: str, work: Work, lane: Lane = "long") -> Job:
-    """The job of a question: the one this session started or gave up, or one that somebody else asked for before.
+    """The job of a question: the one this session started or cancelled, or one that another session started.
 
-    A job that failed or was cancelled is tried again only after its button was pressed once more.
+    A job that failed or was cancelled runs again only after its button was pressed again.
     """
     if key in session().given_up:
         return Job(key, label, state="cancelled")
@@ -335,6 +334,6 @@ def job_for(runner: Runner, key: str, label: str, work: Work, lane: Lane = "long
 
 
 def ask_anew(key: str) -> None:
-    """A button was pressed for this job: it is tried again even if it failed or was given up before."""
+    """A button was pressed for this job: run it again even if it failed or was cancelled before."""
     session().given_up.discard(key)
     session().fresh.add(key)

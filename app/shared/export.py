@@ -1,4 +1,4 @@
-"""Files to take away: the figure for a paper, the numbers, the report.  Each is built when its button is pressed."""
+"""Downloads: the figure for a paper, the numbers, the report, edits.  Each is built when its button is pressed."""
 
 from __future__ import annotations
 
@@ -120,11 +120,11 @@ def edit_button(edit: Edit, key: str) -> None:
 
 
 def model_button(keys: tuple[str, ...], model: str) -> None:
-    """The edited model as a folder that transformers loads, zipped, where all active edits are changes of weights."""
+    """The edited model as a zipped folder for transformers, if all active edits are changes of weights."""
     edits = [edit for edit in map(cache.drawer().get, keys) if edit is not None]
     outside = sorted({edit.method for edit in edits if len(edit.weights) < len(edit.ops)})
     if not edits:
-        st.caption("Apply an edit to take the edited model away.")
+        st.caption("Apply an edit to download the edited model.")
     elif outside:
         st.caption(
             f"The active edits of {', '.join(outside)} are not changes of weights, so no model folder can hold them; "
@@ -144,7 +144,7 @@ def _edit_file(edit: Edit) -> bytes:
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "edit.safetensors"
-        if getattr(edit.config, "corpus", ""):  # where it lay on this server is nobody's business
+        if getattr(edit.config, "corpus", ""):  # do not show the server's path
             edit = dataclasses.replace(edit, config=dataclasses.replace(edit.config, corpus="uploaded text"))
         save_edit(edit, path)
         return path.read_bytes()

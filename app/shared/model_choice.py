@@ -14,7 +14,7 @@ from app.session import state
 from app.session.session import session
 from app.session.state import KEEP
 from app.shared.waiting import MEGABYTE, Waiting, cancel, show
-from app.shared.wording import markup, plain
+from app.shared.wording import markup, plain, sentence
 from facts.watch import Watch
 
 if TYPE_CHECKING:
@@ -40,21 +40,21 @@ def draw(runner: Runner, offer: Offer) -> tuple[Choice, list[Waiting]]:
             choice = choice.loaded_with(**_loaded_how())
             _get()
         choice = replace(choice, chat=_chat(choice))
-    below = st.empty()  # what was there is gone at once, not when the script ends
+    below = st.empty()  # so that the old content goes at once, not when the script ends
     with below.container():
         waiting = _download(runner)
     if not waiting:
         below.empty()
     line.html(f'{STYLE}<p class="model">{_about(choice)}</p>')
     with st.container():
-        for sentence in offer.unusable:
-            st.warning(plain(f"{sentence[:1].upper()}{sentence[1:]}."), icon=":material/folder_off:")
+        for problem in offer.unusable:
+            st.warning(plain(sentence(problem)), icon=":material/folder_off:")
         _compare_with_link(choice)
     return choice, waiting
 
 
 def _chat(choice: Choice) -> bool:
-    """The switch of an instruct model; before the model is loaded, what the link or the last click said."""
+    """Draw the switch of an instruct model; until the model is loaded, the link or the last click decides."""
     fields, loaded = st.session_state, cache.shelf().loaded(choice.key)
     if loaded is not None and loaded.has_chat_template:
         fields.ask_in_chat = bool(fields.chat)
@@ -85,7 +85,7 @@ def _loaded_how() -> dict[str, str]:
     """Draw number format and, where there is a choice, device."""
     dtype = st.selectbox(
         "Number format", list(DTYPES), key=state.key_of("dtype"), **KEEP,
-        help="Of the weights. float32 is exact; the others need half the memory.",
+        help="Number format of the weights. float32 is exact; the others need half the memory.",
     )  # fmt: skip
     devices, device = _devices(), state.value_of("device")
     if len(devices) > 1:
@@ -100,7 +100,7 @@ def _listed(choice: Choice) -> str:
 
 
 def _devices() -> list[str]:
-    """Where a model can compute, as far as that is known: only torch can say, and it is not imported for this."""
+    """Devices to offer.  Only torch knows them, and it is not imported just for this."""
     import sys
 
     torch = sys.modules.get("torch")
@@ -133,12 +133,12 @@ def _count(parameters: int) -> str:
 
 
 def _compare_with_link(choice: Choice) -> None:
-    """A link names the weights it was made with; another model of the same name gives other numbers."""
+    """Warn if the link was made with other weights: a model of the same name may give other numbers."""
     wanted, loaded = session().linked_revision, cache.shelf().loaded(choice.key)
     if wanted and loaded is not None and not loaded.revision.startswith(wanted):
         st.warning(
             f"The link was made with other weights under this name ({wanted}; here {loaded.revision[:12]}), so the "
-            "numbers will differ from those it was sent for.",
+            "numbers will differ.",
             icon=":material/link_off:",
         )
 
@@ -206,7 +206,7 @@ def _terms(entry: Entry) -> str:
     if entry.origin:
         words.append(f"The weights come {entry.origin}.")
     if entry.gated:
-        words.append("The hub gives it only to those who accepted its licence there and have logged in.")
+        words.append("The hub gives it only to users who have logged in and accepted its licence there.")
     return " ".join(words)
 
 

@@ -50,23 +50,23 @@ class EffectMap:
     """[row, layer], where the interval includes 0."""
 
 
-def every_layer_figure(found: EveryLayer, *, dark: bool = False) -> go.Figure:
-    """What the trace gives back at each layer (bars), and what the same edit reaches there (lines), from 0 to 1."""
+def every_layer_figure(result: EveryLayer, *, dark: bool = False) -> go.Figure:
+    """The indirect effect at each layer (bars) and the scores of the same edit there (lines), from 0 to 1."""
     ink = colours.ink(dark)
     bars = go.Bar(
-        x=found.layers,
-        y=found.effect,
+        x=result.layers,
+        y=result.effect,
         name="trace: indirect effect",
         marker_color="#5b6b7a" if dark else "#c3ccd4",
         hovertemplate="layer %{x}<br>indirect effect %{y:.3f}<extra></extra>",
     )
     figure = go.Figure(bars)
-    measured = {name: values for name, values in found.scores.items() if any(value is not None for value in values)}
-    styles = dict(zip(found.scores, itertools.cycle(LINES)))
+    measured = {name: values for name, values in result.scores.items() if any(value is not None for value in values)}
+    styles = dict(zip(result.scores, itertools.cycle(LINES)))
     for name, values in measured.items():
         colour, dash, symbol = styles[name]
         figure.add_scatter(
-            x=found.layers,
+            x=result.layers,
             y=values,
             name=f"edit: {name}",
             mode="lines+markers",
@@ -84,15 +84,15 @@ def every_layer_figure(found: EveryLayer, *, dark: bool = False) -> go.Figure:
     )
     for axis, title in ((figure.layout.xaxis, "Layer"), (figure.layout.yaxis, "Share, or probability")):
         axis.update(title={"text": title, "font": {"color": ink}}, tickfont_color=ink, fixedrange=True)
-    figure.update_xaxes(dtick=1 if len(found.layers) <= 24 else None)
+    figure.update_xaxes(dtick=1 if len(result.layers) <= 24 else None)
     figure.update_yaxes(rangemode="tozero")
     return figure
 
 
 def clickable_heatmap(result: TraceResult, *, zmax: float, dark: bool) -> go.Figure:
-    """The library's heatmap with margins of its own, so that it is known where a layer's column lies at any width.
+    """The library's heat map with fixed margins, so that the place of a layer's column is known at any width.
 
-    The colour bar lies above the map: beside it, it would leave a phone no room for the layers.
+    The colour bar is above the map: beside it, a phone would have no room for the layers.
 
     Args:
         zmax: top of the colour scale, which several maps share.
@@ -127,7 +127,7 @@ def _pixels(label: str) -> int:
 
 
 def effect_maps(maps: Sequence[EffectMap], *, dark: bool) -> list[go.Figure]:
-    """Several maps of effects [row, layer], all on one colour scale, each a figure of its own.
+    """Several maps of effects [row, layer], one figure each, all on one colour scale.
 
     They share the paper's purple, green or red where all are of one kind of state, and a scale of two sides where one
     of them has noticeable negative effects.

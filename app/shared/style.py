@@ -1,5 +1,13 @@
 """Styles that several pages share."""
 
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import streamlit as st
+
+from app.shared.wording import markup
+
 SUMMARY_STYLE = """
 <style>
 dl.numbers { display: grid; grid-template-columns: repeat(auto-fit, minmax(120px, 1fr)); gap: 10px 18px;
@@ -11,3 +19,13 @@ dl.numbers { display: grid; grid-template-columns: repeat(auto-fit, minmax(120px
   color: color-mix(in srgb, currentColor 78%, transparent) }
 </style>
 """
+
+
+def numbers(items: Iterable[tuple[str, str, str]]) -> None:
+    """Draw a row of (name, value, note); a note may be empty."""
+    cells = "".join(
+        f"<div><dt>{markup(name)}</dt><dd>{markup(value)}</dd>"
+        + (f'<dd class="note">{markup(note)}</dd></div>' if note else "</div>")
+        for name, value, note in items
+    )
+    st.html(f'{SUMMARY_STYLE}<dl class="numbers">{cells}</dl>')

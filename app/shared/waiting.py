@@ -1,7 +1,7 @@
-"""Progress of the jobs a page waits for, drawn where they belong, and the wait itself.
+"""Show the progress of the jobs a page waits for, and wait for them.
 
-The wait is a loop at the *end* of the script: everything is drawn already, so nothing is greyed out, and a click
-interrupts it without touching the job (measured: faster than a polling fragment, which slows the job itself).
+The wait is a loop at the *end* of the script: everything is drawn by then, so nothing is greyed out, and a click
+interrupts the loop but not the job (measured: faster than a polling fragment, which slows the job itself).
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ MEGABYTE = 1e6
 
 @dataclass(frozen=True)
 class Waiting:
-    """A live job and the place on the page that shows how it goes; None where nothing shows it."""
+    """A live job, and the place on the page that shows its progress; None if nothing shows it."""
 
     job: Job
     place: Any
 
 
 def cancel(runner: Runner, job: Job, key: str) -> None:
-    """The button that gives a job up."""
+    """The button that cancels a job."""
     st.button("Cancel", key=key, icon=":material/stop_circle:", on_click=state.give_up, args=(runner, job))
 
 
@@ -42,7 +42,7 @@ def show(runner: Runner, waiting: Waiting) -> None:
         waiting.place.progress(job.fraction, text="Stopping…")
         return
     ahead = runner.ahead(job)
-    # a job of one stage is named like it
+    # a stage named like its job is not shown twice
     what = job.label if job.stage.lower() in job.label.lower() else f"{job.label}: {job.stage}"
     if ahead:
         text = f"{job.label}: {ahead} ahead of you"

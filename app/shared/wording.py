@@ -1,4 +1,4 @@
-"""Text that came from the reader, made safe to show; numbers, made short to read."""
+"""Make text from readers safe to show, and numbers short to read."""
 
 from __future__ import annotations
 
@@ -16,6 +16,12 @@ Cells = dict[str, str]
 def plain(text: str) -> str:
     """For Streamlit's Markdown elements: every mark escaped, so nothing in `text` becomes a link, a picture or HTML."""
     return _MARKDOWN.sub(r"\\\1", text.replace("\n", " "))
+
+
+def sentence(text: object) -> str:
+    """An error's words as a sentence: a capital first, one full stop at the end."""
+    words = str(text)
+    return f"{words[:1].upper()}{words[1:]}" + ("" if words.endswith((".", ")")) else ".")
 
 
 def markup(text: str) -> str:

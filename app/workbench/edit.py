@@ -13,9 +13,9 @@ from app.session.asks import EditAsk
 from app.session.form import Form
 from app.session.session import session
 from app.session.state import BOUND
-from app.shared.style import SUMMARY_STYLE
+from app.shared import style
 from app.shared.waiting import Waiting, cancel
-from app.shared.wording import duration, markup, plain, probability, visible
+from app.shared.wording import duration, plain, probability, sentence, visible
 from app.workbench import ledger, settings
 
 if TYPE_CHECKING:
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 PROBABILITIES = ("p(new) before", "p(new) after")
 BEFORE = "A trace may suggest a layer; run one first."
 ONCE = 0.5
-"""Seconds from which reading the second moment is told apart from the edit; below, it was kept from an earlier one."""
+"""Seconds from which the second moment is shown apart from the edit; below, it was kept from an earlier edit."""
 GENTLER = "alphaedit"
-"""Offered when an edit disturbs much: it leaves what other keys are mapped to as it is."""
+"""Offered when an edit disturbs much: it leaves the values of other keys unchanged."""
 
 
 def controls(form: Form, trace: Job | None) -> EditAsk | None:
-    """The layer and, once there is a trace, the method with its settings; what Apply would ask."""
+    """Draw the layer and, once there is a trace, the method with its settings; the edit that Apply would compute."""
     with st.container(horizontal=True, vertical_alignment="center"):
         st.header("2 · Edit", anchor=False, width="content")
     if trace is not None and trace.state == "done":
@@ -40,7 +40,7 @@ def controls(form: Form, trace: Job | None) -> EditAsk | None:
         session().method_shown = True
     traced = _traced(form, trace)
     layer = _layer(form, trace)
-    # Once there, the picker stays, also while another trace runs: what moves up would stand there twice meanwhile.
+    # Once shown, the picker stays, also while another trace runs: what moves up would be drawn twice meanwhile.
     if not session().method_shown:
         return None
     with st.container(horizontal=True, vertical_alignment="bottom"):
@@ -51,7 +51,7 @@ def controls(form: Form, trace: Job | None) -> EditAsk | None:
                 "Roll back an edit that breaks the model",
                 key="roll_back_broken",
                 persist_state="session",
-                help="An edit is given up where it makes ordinary text more than twice as surprising.",
+                help="The edit is discarded if it more than doubles the perplexity of ordinary text.",
             )
     if traced is not None and settings.places(method):
         config |= _token(traced)
@@ -70,10 +70,10 @@ def controls(form: Form, trace: Job | None) -> EditAsk | None:
 
 
 def draw(form: Form, runner: Runner, trace: Job | None, ask: EditAsk | None, edit: Job | None) -> list[Waiting]:
-    """The buttons and what came of them."""
+    """Draw the buttons and the result of the last edit."""
     waiting = _actions(form, runner, ask, edit, ready=trace is not None and trace.state == "done")
     if edit is not None and edit.state == "cancelled":
-        st.info("Cancelled. The model is as it was.", icon=":material/block:")
+        st.info("Cancelled. The model is unchanged.", icon=":material/block:")
     elif edit is not None and edit.state == "failed":
         st.error(plain(edit.error), icon=":material/error:")
     elif edit is not None and edit.state == "done":
@@ -93,9 +93,8 @@ def _layer(form: Form, trace: Job | None) -> int:
         st.session_state.layer = last
     layer: int = st.slider(
         "Layer", 0, last, form.model.usual_layer, key="layer",
-        help="A click on the map, the arrow keys here, and the table all set this one number. Where a fact is traced "
-        "to says little about where an edit works best (Hase et al. 2023, arXiv:2301.04213): the trace may suggest "
-        "one, you choose.",
+        help="The layer to edit. You can also click the map or the table. Where a trace points says little about where "
+        "an edit works best (Hase et al. 2023, arXiv:2301.04213), so take its layer as a suggestion.",
         **BOUND,
     )  # fmt: skip
     done = trace is not None and trace.state == "done"
@@ -124,8 +123,8 @@ def _token(result: TraceResult) -> dict[str, str]:
     names |= {"last": f"{visible(result.tokens[-1])} (last of the prompt)"} if len(result.tokens) > stop else {}
     chosen = st.selectbox(
         "Edit at token", list(names), format_func=names.__getitem__, key="fact_token", persist_state="session",
-        help="The token at which the edit looks the fact up: the papers take the last of the subject. A click on "
-        "another one of the subject’s tokens in the map chooses it.",
+        help="The token whose MLP input is the key of the edit; the papers take the last token of the subject. You can "
+        "also click another token of the subject in the map.",
     )  # fmt: skip
     return {} if chosen == "subject_last" else {"fact_token": chosen}
 
@@ -149,25 +148,25 @@ def _own_layer(n_layers: int) -> str:
     return "" if own is None else f"{METHODS[name].title} usually edits layer {own}. "
 
 
-def _suggestion(found: Located, layer: int, position: int) -> str:
+def _suggestion(located: Located, layer: int, position: int) -> str:
     """What the trace suggests at a token, what the reader chose, and where no edit can act if that matters."""
-    suggestion, token = found.suggestion(position), plain(visible(found.main.tokens[position]))
-    start = found.usual if suggestion.layer is None else suggestion.layer
+    suggestion, token = located.suggestion(position), plain(visible(located.main.tokens[position]))
+    start = located.usual if suggestion.layer is None else suggestion.layer
     if suggestion.layer is None:
         other = suggestion.elsewhere
         instead = (
             "" if other is None else f" {plain(visible(other.token))} carries more: click it in the map to edit there."
         )
         words = (
-            f"No layer stands out at {token}.{instead} Layer {found.usual} is where published settings lie for models "
-            "of this size."
+            f"No layer stands out at {token}.{instead} Layer {located.usual} is what published edits of models of this "
+            "size use."
         )
     else:
-        peak = found.main.peak(position)[1]
+        peak = located.main.peak(position)[1]
         passed_over = f", the largest effect where an edit can act: layer {peak}’s MLP is silent here"
         words = f"The trace suggests layer {start} at {token}{passed_over if peak != start else ''}."
-    if layer in found.silent.get(position, ()):
-        return f"{words} You chose layer {layer}, whose MLP is silent here: an edit cannot act there."
+    if layer in located.silent.get(position, ()):
+        return f"{words} You chose layer {layer}, whose MLP is silent here, so an edit there has no effect."
     return words if layer == start else f"{words} You chose layer {layer}."
 
 
@@ -198,7 +197,8 @@ def _actions(form: Form, runner: Runner, ask: EditAsk | None, edit: Job | None, 
 def _applied(edit: Edit, ask: EditAsk | None) -> None:
     if ask is not None and session().edit_ask is not None and not _same(session().edit_ask, ask):
         st.warning(
-            "Inputs changed since this edit; the scores below belong to the earlier ones.", icon=":material/history:"
+            "The inputs have changed since this edit; the scores below are for the old ones.",
+            icon=":material/history:",
         )
     numbers = {diagnostic.name: diagnostic for diagnostic in edit.diagnostics}
     seconds = edit.seconds or {}
@@ -209,10 +209,9 @@ def _applied(edit: Edit, ask: EditAsk | None) -> None:
         ("Edit time", duration(sum(seconds.values()) - moments)),
         ("Second moment, once per model", duration(moments) if moments >= ONCE else ""),
     ]
-    cells = "".join(f"<div><dt>{markup(name)}</dt><dd>{markup(value)}</dd></div>" for name, value in shown if value)
-    st.html(f'{SUMMARY_STYLE}<dl class="numbers">{cells}</dl>')
+    style.numbers((name, value, "") for name, value in shown if value)
     for warning in edit.warnings:
-        st.warning(plain(f"{warning[:1].upper()}{warning[1:].rstrip('.')}."), icon=":material/report:")
+        st.warning(plain(sentence(warning)), icon=":material/report:")
     if edit.warnings:
         _ways_out(edit)
     with st.expander("Loss and diagnostics"):
@@ -220,7 +219,7 @@ def _applied(edit: Edit, ask: EditAsk | None) -> None:
 
 
 def _broken(edit: Edit) -> None:
-    """Why an edit is not active, with its numbers, and the button that makes it so all the same."""
+    """Why a broken edit is not active, and the button that activates it anyway."""
     from experiments.guard import why_broken
 
     made = session().edit_ask
@@ -232,7 +231,7 @@ def _broken(edit: Edit) -> None:
 
 
 def _same(made: object, ask: EditAsk) -> bool:
-    """Whether an edit answers the question as it stands; which others are active does not change the question."""
+    """Whether an edit was computed from the inputs as they are; which other edits are active does not count."""
     if not isinstance(made, EditAsk):
         return True
     return (made.prompt, made.subject, made.answer, made.new, made.method, made.config) == (
@@ -246,7 +245,7 @@ def _same(made: object, ask: EditAsk) -> bool:
 
 
 def _ways_out(edit: Edit) -> None:
-    """What can be done about a warning."""
+    """Draw the buttons that react to a warning."""
     from editing import METHODS
 
     offered = GENTLER in METHODS and METHODS[edit.method].family == "locate-then-edit" and edit.method != GENTLER

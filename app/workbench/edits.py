@@ -53,13 +53,13 @@ def _active() -> None:
     for number, key in enumerate(keys, 1):
         edit = cache.drawer().get(key)
         with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
-            words = title(edit) if edit is not None else "an edit that is not kept any more"
+            words = title(edit) if edit is not None else "an edit that is no longer kept"
             st.markdown(f"{number}\\. {plain(words)}", width="stretch")
             if edit is not None:
                 export.edit_button(edit, key)
             st.button("Undo", key=f"undo_{key}", icon=":material/undo:", on_click=ledger.undo, args=(key,))
         if edit is not None and _missing_parents(edit, keys):
-            st.caption("It was computed with an edit in the model that is not active now.")
+            st.caption("It was computed while another edit was active that is not active now.")
 
 
 def _missing_parents(edit: Edit, keys: tuple[str, ...]) -> bool:
@@ -68,7 +68,7 @@ def _missing_parents(edit: Edit, keys: tuple[str, ...]) -> bool:
 
 
 def _branches(runner: Runner) -> list[Waiting]:
-    st.caption("A branch is a set of edits under a name. Switching and comparing change nothing in the others.")
+    st.caption("A branch is a named set of edits. Switching or comparing does not change the other branches.")
     with st.container(horizontal=True, vertical_alignment="bottom"):
         st.text_input("Name", key="branch_name", max_chars=40, placeholder="Branch 1")
         st.button(
@@ -117,11 +117,11 @@ def _comparison(runner: Runner) -> list[Waiting]:
 def _side_by_side(job: Job, left: str, right: str) -> None:
     import pandas as pd
 
-    found: Comparison = job.result
+    comparison: Comparison = job.result
     right = right if right != left else f"{right} (2)"
     columns = list(dict.fromkeys(["score", ledger.UNEDITED, left, right, "facts"]))
     rows = []
-    for label, before, first, second, n in found.scores:
+    for label, before, first, second, n in comparison.scores:
         values = {"score": label, ledger.UNEDITED: before, left: first, right: second, "facts": n}
         shown = {key: _share(value) if key not in ("score", "facts") else str(value) for key, value in values.items()}
         rows.append(shown)
@@ -132,7 +132,7 @@ def _side_by_side(job: Job, left: str, right: str) -> None:
         alt=f"Scores of {left} and {right}",
     )
     st.caption("Means over the facts that either side rewrites; — where it was not measured.")
-    for said in found.said:
+    for said in comparison.said:
         st.html(f"<p><b>{markup(said.prompt)}</b> <small>(wanted: {markup(said.wanted)})</small></p>")
         texts = {ledger.UNEDITED: said.unedited, left: said.left, right: said.right}
         for column, (name, text) in zip(st.columns(len(texts)), texts.items(), strict=True):

@@ -41,7 +41,7 @@ def draw(form: Form, runner: Runner, edit: Job | None, scores: Job | None) -> li
     elif scores is not None and scores.state == "failed":
         st.error(plain(scores.error), icon=":material/error:")
     elif scores is not None and scores.state == "cancelled":
-        st.info("Cancelled. The edit stands; press Score again in Probes.", icon=":material/block:")
+        st.info("Cancelled. The edit is still active; press Score again under Probes.", icon=":material/block:")
     _tiles(report)
     prompts, text, probes = st.tabs(["Prompts", "Text before and after", "Probes"])
     with prompts:

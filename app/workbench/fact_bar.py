@@ -40,8 +40,8 @@ STYLE = """
 def fields() -> dict[str, Any]:
     """Draw the four fields and their examples; the words in them now."""
     example, prompt, subject, answer, new = st.columns([1.7, 4.4, 2.1, 1.7, 1.6], vertical_alignment="bottom")
-    # A menu, which holds nothing: a box that shows the chosen one would still hold the last when the words are the
-    # reader's own by now, and a page that has not heard so yet would choose it anew with its next message.
+    # A menu, not a select box: a box would keep showing the last example after the reader changed the words, and would
+    # choose it again.
     with example:
         st.menu_button(
             "Examples",
@@ -97,7 +97,7 @@ def _occurrence(prompt: str, subject: str) -> int:
     fields = st.session_state
     fields.occurrence = min(fields.occurrence, n - 1)
     st.selectbox(
-        f"The subject stands {n} times in the prompt; which one is meant?",
+        f"The subject occurs {n} times in the prompt; which one is meant?",
         range(n),
         key="occurrence",
         format_func=lambda index: f"{index + 1} of {n}",
@@ -116,10 +116,10 @@ def problems(form: Form) -> None:
 
 
 def reading(form: Form, job: Job | None) -> None:
-    """The token strip with the model's answer, or what stands in its way.
+    """The token strip with the model's answer, or why there is none.
 
-    While changed words are read, the earlier strip stands there, dimmed: a page that moves under the mouse would take
-    the click that left the field.
+    While changed words are being read, the earlier strip stays, dimmed: if the page moved, the click that left the
+    field would miss its target.
     """
     if form.problems:
         return
@@ -170,9 +170,9 @@ def _strip(look: FirstLook, earlier: bool = False) -> None:
 
 
 def _judged(look: FirstLook) -> str:
-    """Whether what the model says is true, where somebody has said what is."""
+    """Whether what the model says is true, if the true answer is given."""
     if look.own:
-        return ", its own answer: nobody has said what is true."
+        return ", its own answer; you gave no true answer."
     return ": ✓ it knows this." if look.knows else "."
 
 
@@ -183,9 +183,9 @@ def _doubt(look: FirstLook) -> str:
         return ""
     p, answer = plain(probability(look.p_answer)), plain(look.answer)
     if look.own:
-        found = f"The model is not sure: its own answer, **{answer}**, gets only {p}."
+        words = f"The model is not sure: its own answer, **{answer}**, gets only {p}."
     elif look.rank > 1:
-        found = f"The model does not know this: it gives the true answer, **{answer}**, {p} (rank {look.rank})."
+        words = f"The model does not know this: it gives the true answer, **{answer}**, {p} (rank {look.rank})."
     else:
-        found = f"The model hardly knows this: the true answer, **{answer}**, comes first but gets only {p}."
-    return f"{found} A trace can be run all the same, but it explains a guess."
+        words = f"The model hardly knows this: the true answer, **{answer}**, comes first but gets only {p}."
+    return f"{words} You can still run a trace, but it explains a guess."

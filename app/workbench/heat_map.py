@@ -1,9 +1,9 @@
 """The map of one trace: coloured cells to click, an outline around the chosen layer, one sentence for those who cannot
 see it, and the same numbers as a table.
 
-Streamlit takes a figure with any change in it for another chart and builds it anew, and a click that falls into that
-time is lost.  So the figure of a trace never changes: the outline that follows the layer is drawn over it by a style.
-For this the plot's margins are fixed, since only then is it known where a layer's column lies at any width.
+Streamlit rebuilds a figure that has changed in any way, and loses clicks meanwhile.  So the figure of a trace never
+changes: the outline that follows the layer is a style over it.  The plot's margins are fixed, so that the place of a
+layer's column is known at any width.
 """
 
 from __future__ import annotations
@@ -97,8 +97,8 @@ def table(key: str, result: TraceResult) -> None:
     )
     unit = UNITS[result.measure]
     st.caption(
-        f"Mean indirect effect, in units of {unit}. The arrow keys move the cell; its column becomes the layer, and a "
-        "row of the subject the token to edit at."
+        f"Mean indirect effect, in units of {unit}. Move with the arrow keys: the column sets the layer, a row of the "
+        "subject sets the token to edit at."
     )
 
 

@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from app.workflow import Located
 
 
-def draw(runner: Runner, ask: EditAsk | None, found: Located) -> list[Waiting]:
+def draw(runner: Runner, ask: EditAsk | None, located: Located) -> list[Waiting]:
     """Button, progress and figure."""
     st.caption(
         "The same edit is computed and scored at every layer, one after the other; nothing stays applied. Over many "
         "facts, where a fact is traced to says next to nothing about where an edit works (Hase et al. 2023)."
     )
     if ask is None or "layer" not in dict(ask.config):
-        st.caption("The chosen method does not take a layer; choose another.")
+        st.caption("The chosen method does not take a layer; choose another method.")
         return []
     trace = session().trace_ask
     config = tuple(pair for pair in ask.config if pair[0] != "layer")
@@ -41,7 +41,7 @@ def draw(runner: Runner, ask: EditAsk | None, found: Located) -> list[Waiting]:
     asked = session().layers_ask
     job = None
     if asked is not None:
-        job = state.job_for(runner, asked.key, "Editing every layer", work.every_layer(asked, found))
+        job = state.job_for(runner, asked.key, "Editing every layer", work.every_layer(asked, located))
     if job is not None and job.live:
         cancel(runner, job, "cancel_layers")
         return [Waiting(job, st.empty())]
@@ -66,34 +66,34 @@ def _result(job: Job, stale: bool) -> None:
         st.info("Cancelled. Nothing is shown of layers that were not all edited.", icon=":material/block:")
     elif job.state == "done":
         if stale:
-            st.warning("Inputs changed since these layers were edited.", icon=":material/history:")
+            st.warning("The inputs have changed since these layers were edited.", icon=":material/history:")
         _figure(job.key, job.result)
 
 
-def _figure(key: str, found: EveryLayer) -> None:
+def _figure(key: str, result: EveryLayer) -> None:
     import pandas as pd
 
     from app.shared.plots import every_layer_figure
 
-    figure = every_layer_figure(found, dark=st.context.theme.type == "dark")
+    figure = every_layer_figure(result, dark=st.context.theme.type == "dark")
     config = {"displayModeBar": False, "doubleClick": False}
-    st.plotly_chart(figure, key=f"layers_{key}", config=config, alt=summary(found))
-    st.caption(plain(summary(found)))
-    frame = pd.DataFrame({"layer": found.layers, "trace effect": found.effect, **found.scores})
+    st.plotly_chart(figure, key=f"layers_{key}", config=config, alt=summary(result))
+    st.caption(plain(summary(result)))
+    frame = pd.DataFrame({"layer": result.layers, "trace effect": result.effect, **result.scores})
     with st.expander("Numbers"):
         st.dataframe(frame.round(4), hide_index=True, key=f"layers_table_{key}", alt="Trace effect and scores by layer")
-    for layer, reason in found.failures.items():
+    for layer, reason in result.failures.items():
         st.caption(plain(f"Layer {layer} could not be edited: {reason}."))
 
 
-def summary(found: EveryLayer) -> str:
-    """The figure in words: the best layers of either, and how far they go together."""
+def summary(result: EveryLayer) -> str:
+    """The figure in words: the best layer of the trace, that of the edit, and their correlation."""
     from app.every_layer import NEW_ANSWER
 
-    r, n = found.correlation(NEW_ANSWER)
-    traced = found.layers[max(range(len(found.layers)), key=found.effect.__getitem__)]
-    reached = [value if value is not None else -1.0 for value in found.scores[NEW_ANSWER]]
-    edited = found.layers[max(range(len(found.layers)), key=reached.__getitem__)]
+    r, n = result.correlation(NEW_ANSWER)
+    traced = result.layers[max(range(len(result.layers)), key=result.effect.__getitem__)]
+    reached = [value if value is not None else -1.0 for value in result.scores[NEW_ANSWER]]
+    edited = result.layers[max(range(len(result.layers)), key=reached.__getitem__)]
     together = "no correlation can be given, since one of them does not vary" if math.isnan(r) else f"r = {short(r)}"
     return (
         f"The trace is strongest at layer {traced}, the edit reaches the highest p(new answer) at layer {edited}. "

@@ -1,8 +1,8 @@
 """The edits of one session: which are active, undoing any of them, and branches that remember a set of them.
 
-Which edits stand where is `facts.branches`, as in the ledger of a folder.  The active edits are its current branch; a
-saved branch stays as it was when it was saved.  An edit is remembered by the key of what was asked; the edit itself is
-data in the server's drawer.
+`facts.branches` says which edits a branch holds, as in the ledger of a folder.  The active edits are the current
+branch; a saved branch does not change.  An edit is remembered by the key of its question; the edit itself is data in
+the server's drawer.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ UNEDITED = "Unedited"
 
 
 def start(model: Choice) -> None:
-    """An empty ledger; also after another model was chosen, since an edit belongs to its weights."""
+    """Start an empty ledger, also after another model was chosen: an edit belongs to its weights."""
     mine = session()
     mine.asked_model = model.key
     if mine.ledger_model == model.weights_key:
@@ -41,20 +41,20 @@ def active() -> tuple[str, ...]:
 
 
 def beside(prompt: str) -> tuple[str, ...]:
-    """The active edits that stay when this prompt is edited: an edit of the same prompt takes the old one's place."""
+    """The active edits that stay when this prompt is edited; a new edit of a prompt replaces the old one."""
     kept = ((key, cache.drawer().get(key)) for key in active())
     return tuple(key for key, edit in kept if edit is None or all(r.fact.prompt != prompt for r in edit.requests))
 
 
 def start_edit(ask: EditAsk | FileAsk) -> None:
-    """Ask for an edit; its scores are asked for once it is there."""
+    """Ask for an edit, to be scored once it is active."""
     session().edit_ask, session().score_ask = ask, None
     session().score_wanted = True
     state.ask_anew(ask.key)
 
 
 def settle(job: Job | None) -> None:
-    """A finished edit becomes active, in place of an earlier one of the same prompt; a broken one only when asked."""
+    """Activate a finished edit in place of an earlier one of the same prompt; a broken one only on request."""
     ask = session().edit_ask
     if ask is None or job is None or job.state != "done" or ask.key in active():
         return
@@ -73,7 +73,7 @@ def keep_broken() -> None:
 
 
 def undo(key: str | None = None) -> None:
-    """Callback: take one edit back, by default the last; it was never in the model, so it is just left out."""
+    """Callback: undo one edit, by default the last.  It was never in the model, so it is just left out."""
     mine = session()
     gone = key if key is not None else mine.edit_ask.key if mine.edit_ask else active()[-1]
     mine.ledger = session().ledger.without(gone)
@@ -85,7 +85,7 @@ def undo(key: str | None = None) -> None:
 
 
 def _score_last() -> None:
-    """The last active edit is the one whose scores are shown; on the probes it came with."""
+    """Show the scores of the last active edit, on the probes it came with."""
     mine = session()
     edit_ask = mine.edit_ask
     last = edit_ask.key if edit_ask is not None and edit_ask.key in active() else active()[-1]

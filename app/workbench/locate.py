@@ -15,10 +15,9 @@ from app.session.asks import EditAsk
 from app.session.form import Form
 from app.session.session import session
 from app.session.state import BOUND, KEEP
-from app.shared import export
-from app.shared.style import SUMMARY_STYLE
+from app.shared import export, style
 from app.shared.waiting import Waiting, cancel
-from app.shared.wording import markup, plain, probability, roughly, short, visible
+from app.shared.wording import plain, probability, roughly, short, visible
 from app.workbench import heat_map, layers_tab
 from tracing.sites import LAYER_SITES, SITE_NAMES
 
@@ -105,8 +104,8 @@ def draw(form: Form, runner: Runner, trace: Job | None, ask: EditAsk | None) -> 
         st.warning(plain(problem), icon=":material/report:")
     if trace is None:
         st.info(
-            "Press **Run trace** (Ctrl + Enter): the subject is blurred with noise, then one state at a time is put "
-            "back. The map shows which of them bring the answer back.",
+            "Press **Run trace** (Ctrl + Enter): noise is added to the subject, then one state at a time is restored. "
+            "The map shows which states bring the answer back.",
             icon=":material/lightbulb:",
         )
     elif live:
@@ -174,15 +173,15 @@ def _by_measure(results: tuple[TraceResult, ...]) -> tuple[tuple[TraceResult, ..
 def _results(
     form: Form, runner: Runner, trace: Job, ask: EditAsk | None, shown: tuple[TraceResult, ...]
 ) -> list[Waiting]:
-    found: Located = trace.result
+    located: Located = trace.result
     if session().trace_ask != form.trace_ask():
         st.warning(
             "Inputs changed since this trace; the map below belongs to the earlier ones.", icon=":material/history:"
         )
-    main = next(result for result in shown if result.config.site == found.main.config.site)
+    main = next(result for result in shown if result.config.site == located.main.config.site)
     _summary(main)
-    _said(found)
-    if 0 < found.main.total_effect < WEAK_TOTAL_EFFECT:
+    _said(located)
+    if 0 < located.main.total_effect < WEAK_TOTAL_EFFECT:
         st.warning(
             "The noise hardly changes the answer, so there is little to restore: raise the noise in Settings.",
             icon=":material/volume_up:",
@@ -198,7 +197,7 @@ def _results(
             _site_heading(result, shown)
             heat_map.table(trace.key, result)
     with layers:
-        return layers_tab.draw(runner, ask, found)
+        return layers_tab.draw(runner, ask, located)
 
 
 def _summary(result: TraceResult) -> None:
@@ -215,11 +214,7 @@ def _summary(result: TraceResult) -> None:
     ]
     if last is not None:
         items.append(("Last subject token", *_cell(last)))
-    cells = "".join(
-        f'<div><dt>{markup(name)}</dt><dd>{markup(value)}</dd><dd class="note">{markup(note)}</dd></div>'
-        for name, value, note in items
-    )
-    st.html(f'{SUMMARY_STYLE}<dl class="numbers">{cells}</dl>')
+    style.numbers(items)
 
 
 def _cell(cell: Cell) -> tuple[str, str]:
@@ -228,16 +223,16 @@ def _cell(cell: Cell) -> tuple[str, str]:
     return short(cell.effect), f"layer {cell.layer}, {visible(cell.token)}{interval}"
 
 
-def _said(found: Located) -> None:
+def _said(located: Located) -> None:
     """What the map suggests and whether it shows the early site, by the probability of the answer."""
     from tracing.suggestion import early_site
 
     st.caption(
-        plain(found.suggestion().reason),
+        plain(located.suggestion().reason),
         help="The largest effect is taken over all positions before the last token, where a late state restores the "
         "answer trivially. Its interval is corrected for the number of cells it is the largest of.",
     )
-    if site := early_site(found.main):
+    if site := early_site(located.main):
         st.caption(plain(site))
 
 

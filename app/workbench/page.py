@@ -13,8 +13,8 @@ from app.shared.waiting import Waiting, wait
 from app.workbench import edit, edits, evaluate, fact_bar, ledger, locate, work
 
 live_at_first: list[Job] = []
-"""Jobs that were live when this run of the script came by them.  One that ends while the page is being drawn is drawn
-here as running and there as done, so the page is drawn again."""
+"""Jobs that were live when this run of the script met them.  If one ends while the page is being drawn, parts of the
+page show it as running and others as done, so the page is drawn again."""
 
 
 def job_for(key: str, label: str, task: Work, lane: Lane = "long") -> Job:
@@ -26,7 +26,7 @@ def job_for(key: str, label: str, task: Work, lane: Lane = "long") -> Job:
 
 
 def edit_job(ask: EditAsk | FileAsk) -> Job:
-    """The job of an edit; done at once where the edit is kept though its job is forgotten."""
+    """The job of an edit; done at once if the edit is kept though its job is forgotten."""
     kept = cache.drawer().get(ask.key)
     if kept is not None and runner.get(ask.key) is None:
         return Job(ask.key, "", state="done", result=kept)
@@ -50,8 +50,7 @@ with left, st.container(border=True, height="stretch"):
     below_controls = st.container()
 form = Form(model, **words, **settings)
 
-# The first run of a session only draws: the form is on the screen before the worker is given anything to do, since its
-# first job imports torch.
+# The first run of a session only draws: the form is on the screen before the first job starts, which imports torch.
 painted = mine.painted
 if painted:
     state.tell_refused()

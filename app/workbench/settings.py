@@ -9,7 +9,7 @@ import streamlit as st
 
 from app.server import cache
 from app.session import state
-from app.shared.wording import plain
+from app.shared.wording import plain, sentence
 
 DEFAULTS_FOR = 12
 """Layers of the bundled model, which the configs' default layers are for."""
@@ -36,7 +36,7 @@ def method(n_layers: int) -> str:
 
 
 def own_layers(n_layers: int) -> dict[str, int]:
-    """Method -> the layer its config names, at the same share of this model's depth; ROME's kind take the trace's."""
+    """Method -> the default layer of its config, scaled to this model's depth; ROME and its kin take the trace's."""
     from editing import METHODS
 
     knobs = {name: dataclasses.fields(method.config_type) for name, method in METHODS.items()}
@@ -72,13 +72,12 @@ def config(method: str, layer: int) -> dict[str, Any]:
         changed |= {"corpus": corpus} if corpus else {}
     n_changed = len(changed) - n_changed
     words = f"{n_changed} changed from the defaults." if n_changed else "All at their defaults."
-    st.caption(words if "layer" in changed else f"{words} This method finds its places itself; the layer is not used.")
+    st.caption(words if "layer" in changed else f"{words} This method finds its layers itself; the slider is not used.")
     return changed
 
 
 def _shown(knob: dataclasses.Field[Any]) -> bool:
-    """The layer has its slider and the fact token its own select.  Free text is left out: it names files, and the
-    server's files are not the reader's."""
+    """The layer has its slider, the fact token its own list.  Free text is left out: it names files of the server."""
     plain_value = isinstance(knob.default, int | float) or bool(knob.metadata.get("choices"))
     return knob.name not in ("layer", "fact_token") and "help" in knob.metadata and plain_value
 
@@ -100,19 +99,18 @@ def _knob(method: str, knob: dataclasses.Field[Any]) -> Any:
 
 
 def _corpus(method: str) -> str:
-    """The text the second moment is taken over, as a name among the uploads; empty for the bundled corpus."""
+    """Name of the uploaded text for the second moment; empty for the bundled corpus."""
     file = st.file_uploader(
         "Text for the second moment",
         ["txt"],
         key=f"{method}_corpus",
-        help="Ordinary text whose keys the edit should not disturb: UTF-8, a document a line, at most 2 MB. Without "
-        "one the bundled corpus is taken.",
+        help="Ordinary text whose keys the edit should not disturb: UTF-8, one document per line, at most 2 MB. "
+        "Without a file the bundled corpus is used.",
     )
     if file is None:
         return ""
     try:
         return cache.uploads().keep_text(file.getvalue())
     except ValueError as error:
-        message = str(error)
-        st.error(plain(message[:1].upper() + message[1:]), icon=":material/error:")
+        st.error(plain(sentence(error)), icon=":material/error:")
         return ""

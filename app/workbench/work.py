@@ -44,7 +44,7 @@ def trace(ask: TraceAsk) -> Work:
 
         model = shelf.get(ask.model, watch)
         began = time.perf_counter()
-        found = workflow.locate(
+        located = workflow.locate(
             model,
             Fact.from_prompt(ask.prompt, ask.subject, ask.answer, occurrence=ask.occurrence),
             [SITES[code] for code in ask.sites],
@@ -55,16 +55,16 @@ def trace(ask: TraceAsk) -> Work:
             against=ask.against,
             watch=watch,
         )
-        seconds, result = time.perf_counter() - began, found.results[0]
+        seconds, result = time.perf_counter() - began, located.results[0]
         worth = token_passes(len(result.tokens), result.subject_span[0], model.n_layers, ask.samples, len(ask.sites))
         paces.put(ask.model, seconds / worth, ask.sites)
-        return found
+        return located
 
     return work
 
 
 def edit(ask: EditAsk | FileAsk) -> Work:
-    """The edit, computed with an eye on ordinary text, or read; nothing is applied."""
+    """Compute an edit, with a check on ordinary text, or read it from a file; nothing is applied."""
     shelf, drawer = cache.shelf(), cache.drawer()
 
     def work(watch: Watch) -> object:
@@ -81,7 +81,7 @@ def _compute(model: LanguageModel, ask: EditAsk, active: list[Edit], watch: Watc
     from experiments.guard import guarded
 
     request = _request(model, ask)
-    found = guarded(
+    outcome = guarded(
         model,
         [request],
         ask.method,
@@ -90,12 +90,14 @@ def _compute(model: LanguageModel, ask: EditAsk, active: list[Edit], watch: Watc
         roll_back=ask.roll_back,
         watch=watch,
     )
-    if found.rolled_back:
-        raise ValueError(f"rolled back: {found.warnings[-1]}")
-    # The methods that divide by the denominator say themselves that it is small.
-    told = {"denominator cosine"} if any(d.name == "denominator" and d.warning for d in found.edit.diagnostics) else ()
-    checks = tuple(check for check in found.checks if check.name not in told)
-    return dataclasses.replace(found.edit, diagnostics=(*found.edit.diagnostics, *checks))
+    if outcome.rolled_back:
+        raise ValueError(f"rolled back: {outcome.warnings[-1]}")
+    # Methods that divide by the denominator warn of a small one themselves.
+    told = (
+        {"denominator cosine"} if any(d.name == "denominator" and d.warning for d in outcome.edit.diagnostics) else ()
+    )
+    checks = tuple(check for check in outcome.checks if check.name not in told)
+    return dataclasses.replace(outcome.edit, diagnostics=(*outcome.edit.diagnostics, *checks))
 
 
 def _request(model: LanguageModel, ask: EditAsk) -> EditRequest:

@@ -46,14 +46,14 @@ def test_only_a_stated_answer_is_known() -> None:
 def test_trace_gives_a_map_for_each_site(model: LanguageModel) -> None:
     steps: list[tuple[int, int]] = []
     fact = Fact.from_prompt(PROMPT, SUBJECT)
-    state, mlp = workflow.trace(
+    state, mlp = workflow.locate(
         model,
         fact,
         ["resid_post", "mlp_out"],
         window=2,
         samples=2,
         watch=Watch(lambda done, total, stage: steps.append((done, total))),
-    )
+    ).results
     assert (state.config.window, mlp.config.window) == (1, 2)
     assert state.indirect_effect.shape == mlp.indirect_effect.shape == (len(state.tokens), model.n_layers)
     assert "subjects" in mlp.noise_source

@@ -19,7 +19,7 @@ def test_first_page(new_page: NewPage) -> None:  # checks 1 and 3
     expect(button(page, "Run trace")).to_be_enabled()
     expect(button(page, "Export")).to_be_disabled()
     expect(button(page, "Apply edit")).to_be_disabled()
-    expect(page.get_by_text("then one state at a time is put back")).to_be_visible()
+    expect(page.get_by_text("then one state at a time is restored")).to_be_visible()
     expect(page.get_by_text("A trace may suggest a layer; run one first")).to_be_visible()
     expect(page.locator(".st-key-tiles").get_by_text("—")).to_have_count(5)
 

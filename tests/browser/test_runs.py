@@ -68,7 +68,7 @@ def test_two_traces_side_by_side_and_a_file_back_and_forth(new_page: NewPage, tm
     assert np.allclose(grid(page, 1), first, atol=1e-6)
     tops = page.evaluate(f"() => Array.from(document.querySelectorAll('{MAP}'), plot => plot._fullData[0].zmax)")
     assert tops[0] == tops[1]
-    expect(page.get_by_text("They were asked differently")).to_be_visible()
+    expect(page.get_by_text("Their settings differ")).to_be_visible()
     assert serious(page) == []
     tick(page, 2)
     tick(page, 0)
