@@ -51,9 +51,9 @@ def test_without_probes_a_metric_is_not_measured_and_never_zero(new_page: NewPag
 def test_changes_after_an_edit_are_marked(new_page: NewPage) -> None:
     page = edited(new_page)
     page.text_input(key="new").set_value("London").run()
-    assert "Inputs changed since this edit" in notices(page)
+    assert "The inputs have changed since this edit" in notices(page)
     page.button(key="apply_edit").click().run()
-    assert "Inputs changed since this edit" not in notices(page)
+    assert "The inputs have changed since this edit" not in notices(page)
     assert any("→ London" in caption.value for caption in page.caption)
 
 

@@ -97,7 +97,7 @@ def test_any_edit_can_be_undone_and_the_rest_scored_anew(two_edits: AppTest) -> 
     first, second = edits(two_edits)
     two_edits.button(key=f"undo_{first}").click().run()
     assert edits(two_edits) == (second,)
-    assert any("It was computed with an edit" in caption.value for caption in two_edits.caption)
+    assert any("It was computed while another edit" in caption.value for caption in two_edits.caption)
     assert two_edits.session_state["session"].score_ask.active == (second,)
     assert not any(metric.label == "Reliability" and metric.value == "—" for metric in two_edits.metric)
     two_edits.button(key="undo").click().run()

@@ -67,7 +67,7 @@ def captions(page: AppTest) -> str:
 def test_silent_layers_are_mentioned_only_where_they_matter(new_page: NewPage) -> None:
     page = new_page(run="1", samples="2", layer="2")
     assert "No layer stands out at " in captions(page)
-    silent = "layer 0, whose MLP is silent here: an edit cannot act there"
+    silent = "layer 0, whose MLP is silent here, so an edit there has no effect"
     assert silent not in captions(page)
     page.slider(key="layer").set_value(0).run()
     assert silent in captions(page)

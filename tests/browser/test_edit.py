@@ -40,7 +40,7 @@ def unedited(folder: Path, seed: int) -> np.ndarray:
     torch.set_num_threads(1)  # as the server; sums depend on how they are split
     model = load_model(folder)
     fact = Fact.from_prompt(DEFAULT.prompt, DEFAULT.subject)
-    (result,) = workflow.trace(model, fact, ["mlp_out"], window=default_window(model.n_layers), seed=seed)
+    (result,) = workflow.locate(model, fact, ["mlp_out"], window=default_window(model.n_layers), seed=seed).results
     effect: np.ndarray = result.indirect_effect
     return effect
 
