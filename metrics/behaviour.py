@@ -49,7 +49,7 @@ def _share(label: str, scorer: Scorer, sentence: str) -> Definition:
 
 
 def _new_answer(prompts: str) -> dict[str, Definition]:
-    """The numbers of prompts that should give the new answer."""
+    """Definitions for prompts that should give the new answer."""
     return {
         "greedy": _share(
             "Says the new answer",

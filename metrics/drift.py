@@ -1,4 +1,4 @@
-"""How far an edit moves what it should not touch: divergence of next-token distributions, perplexity of neutral texts.
+"""Unwanted changes by an edit: divergence of next-token distributions, perplexity of neutral texts.
 
 Perplexity as a guard against a model that an edit broke while its edit scores look fine: Yang et al. 2024
 (arXiv:2402.09656).  Divergence at neighbours: Hoelscher-Obermaier et al. 2023 (CounterFact+, arXiv:2305.17553).
@@ -31,8 +31,8 @@ def text_nll(
 ) -> list[tuple[float, int]]:
     """Per text (summed negative log probability in nats, number of predicted tokens).
 
-    The first token is not predicted.  A text longer than `max_positions`, by default the context, counts up to there,
-    one of fewer than two tokens as (0, 0).
+    The first token is not predicted.  A text is cut at `max_positions`, by default the context's length; one of fewer
+    than two tokens gives (0, 0).
     """
     rows = [tuple(row) for row in token_ids(model, texts, max_positions)]
     long_enough = [row for row in rows if len(row) >= 2]
@@ -54,5 +54,5 @@ def _nll(
 
 
 def count_scorable(model: LanguageModel, texts: Sequence[str]) -> int:
-    """How many texts have a token to predict."""
+    """Number of texts with at least two tokens."""
     return sum(len(row) >= 2 for row in token_ids(model, texts))

@@ -1,11 +1,11 @@
-"""Results in the shape of EasyEdit's `results.json`, for scripts that read those.
+"""Results in the format of EasyEdit's `results.json`, for scripts that read those.
 
     {case_id, requested_rewrite, time,
      pre: {rewrite_acc: [..], rephrase_acc: [..], portability: {k_acc: [..]}, fluency: {ngram_entropy}},
      post: {the same, and locality: {k_acc: [..]}, metric_meta}}
 
-as `editors/editor.py` and `evaluate/evaluate.py` of zjunlp/EasyEdit write it.  What was not measured is not there.
-`metric_meta` says under which protocol the numbers were measured; numbers of different ones cannot be compared.
+as `editors/editor.py` and `evaluate/evaluate.py` of zjunlp/EasyEdit write it.  Values that were not measured are
+left out.  `metric_meta` names the protocol; numbers of different protocols cannot be compared.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ AXES: Mapping[str, str] = {
     "logical": "Logical_Generalization",
     "compositional_2": "Compositionality_II",
 }
-"""EasyEdit's words for kinds of probes, where it has its own."""
+"""EasyEdit's names for kinds of probes, where they differ."""
 
 
 def easyedit_result(case: Case, scores: CaseScores, seconds: float | None = None) -> dict[str, Any]:
@@ -62,7 +62,7 @@ def easyedit_result(case: Case, scores: CaseScores, seconds: float | None = None
 
 
 def _rewrite(request: EditRequest, probes: Sequence[Probe]) -> dict[str, Any]:
-    """The request as EasyEdit holds it; an unknown true answer is None."""
+    """The request in EasyEdit's format; an unknown true answer is None."""
     paraphrases = request.of_kind("paraphrase")
     return {
         "prompt": request.fact.prompt,

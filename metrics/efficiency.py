@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Stopwatch:
-    """Seconds of a `with stopwatch() as watch:` block."""
+    """Seconds of a `with stopwatch() as timer:` block."""
 
     seconds: float = 0.0
 
@@ -37,7 +37,7 @@ def stopwatch() -> Iterator[Stopwatch]:
 
 
 def peak_memory_bytes(device: torch.device | str = "cpu") -> int | None:
-    """Most memory held so far: by torch on a GPU, else by the whole process; None where the system does not tell."""
+    """Peak memory so far: torch's on a GPU, else the process's; None where the system does not report it."""
     import torch  # here, so that the definitions can be read without it
 
     if torch.device(device).type == "cuda":
@@ -53,7 +53,7 @@ def peak_memory_bytes(device: torch.device | str = "cpu") -> int | None:
 def weight_change(base: LanguageModel, edited: LanguageModel) -> tuple[int, int, float | None]:
     """(entries that differ, entries in all, Frobenius norm of the difference); tensors shared by both are not read.
 
-    A parameter only the edited model has counts as changed in full.  The norm is None when it is not finite.
+    A parameter that only the edited model has counts as changed in full.  The norm is None if it is not finite.
     """
     own = {name: tensor.detach() for name, tensor in base.module.named_parameters()}
     changed, total, squares = 0, 0, 0.0
@@ -122,7 +122,7 @@ _EFFICIENCY: dict[str, Definition] = {
 
 
 def _efficiency(evidence: Evidence) -> dict[str, Measured]:
-    """The numbers as they were measured; no value before and no interval."""
+    """The measured costs, without a value before and without intervals."""
     costs = evidence.efficiency
     changed, total = costs.parameters_changed, costs.parameters_total
     numbers: dict[str, float | None] = {

@@ -46,11 +46,11 @@ def evaluate(
     """Score an edit: reliability, generalization, locality, portability and efficiency, before and after.
 
     Args:
-        base: the unedited model; gates what counts and gives every "before".
-        edited: the same model after the edit, however that was made.
+        base: the unedited model; it gives every "before" and decides which prompts count.
+        edited: the same model after the edit, made by any method.
         request: the fact, the new answer, and the probes.
         guard_texts: neutral texts for the perplexity guard.
-        efficiency: what the caller measured; changed weights, peak memory and evaluation time are added where missing.
+        efficiency: the caller's measurements; missing changed weights, peak memory and evaluation time are added.
         max_new_tokens: token budget of a continuation; raised where an answer needs more.
         distractors: unrelated sentences put before the paraphrases; none: that variant is not measured.
         aliases: other names accepted for an answer, by answer, besides those the probes name themselves.
@@ -91,15 +91,15 @@ def _run(
     settings: Settings,
     watch: Watch,
 ) -> tuple[tuple[PromptRow, ...], Evidence]:
-    """Every forward of the evaluation: a row for each prompt, and what the metrics are computed from."""
-    # An edit that puts words before every prompt leaves less room; both models are asked what fits both.
+    """Run every forward of the evaluation: a row for each prompt, and the evidence for the metrics."""
+    # An edit that puts words before every prompt leaves less room; both models get only prompts that fit both.
     narrow = min(base, edited, key=lambda model: model.max_positions)
     to_run = plan(narrow, items_of(request, settings), settings)
     for item, problem in to_run.problems.items():
         if item.kind == "edit":
             raise ValueError(f"the edit prompt cannot be evaluated: {problem}")
     for prompt in request.generation_prompts:
-        narrow.encode(prompt)  # raises now rather than after all the work
+        narrow.encode(prompt)  # raises before the work rather than after it
     per_model = len(set(request.generation_prompts)) + count_scorable(base, guard_texts)
     tick = _Ticker(to_run.steps() + 2 * per_model, watch)
     tick(0)
@@ -122,7 +122,7 @@ def _texts(
 
 
 def _complete(efficiency: Efficiency, base: LanguageModel, edited: LanguageModel, seconds: float) -> Efficiency:
-    """The caller's numbers, with what can be measured here filled in where they left it open."""
+    """The caller's measurements, with missing ones filled in."""
     changed, total, norm = weight_change(base, edited)
     peak, known = peak_memory_bytes(base.device), efficiency
     return replace(
@@ -141,12 +141,12 @@ def _versions() -> dict[str, str]:
         try:
             versions[package] = version(package)
         except PackageNotFoundError:
-            continue  # a version is a note, and nnsight is not needed to score
+            continue  # versions are notes, and scoring does not need nnsight
     return versions
 
 
 class _Ticker:
-    """Counts the steps of an evaluation and tells its watch."""
+    """Counts the steps of an evaluation and reports them to its watch."""
 
     def __init__(self, total: int, watch: Watch) -> None:
         self.done, self.total, self.watch = 0, total, watch

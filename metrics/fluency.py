@@ -1,4 +1,4 @@
-"""How varied a text is, and how much it resembles reference texts: the generation scores of Meng et al. 2022.
+"""The generation scores of Meng et al. 2022: how varied a text is, and how similar to reference texts.
 
 Generation entropy GE (arXiv:2202.05262, section 3.3, after Zhang et al. 2018), over the n-grams of words:
 
@@ -13,8 +13,8 @@ have the new answer (same sections).  Term frequencies are counts, and
     idf(t) = ln((1 + N) / (1 + N_t)) + 1
 
 over all N reference texts of which N_t hold t, as scikit-learn's TfidfVectorizer has it, which their code uses.  A term
-is a run of two or more letters, digits or underscores, in lower case; terms that no reference text holds count for
-nothing.
+is a run of two or more letters, digits or underscores, in lower case; terms that no reference text holds are
+ignored.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from functools import cache, cached_property
 from statistics import fmean
 
 WEIGHTS = {2: 2 / 3, 3: 4 / 3}
-"""Of the entropies of bigrams and trigrams; see the module's equation."""
+"""Weights of the entropies of bigrams and trigrams; see the module's equation."""
 
 _ABBREVIATIONS = (
     "a.d a.m adm ala ariz aug ave b.v bros calif co col colo conn corp cos ct d.c dec dr feb fla fri ft ga gen ill inc "
@@ -91,7 +91,7 @@ class Snippet:
     """A reference text."""
 
     name: str
-    """What it is about."""
+    """Its subject."""
     text: str
 
 
@@ -108,7 +108,7 @@ class References:
         return cls({key: tuple(Snippet(name, text) for name, text in group) for key, group in snippets.items()})
 
     def of(self, relation: str, answer: str) -> tuple[Snippet, ...]:
-        """Those of one relation and answer; empty where there are none."""
+        """The texts of one relation and answer; empty if there are none."""
         return self.snippets.get((relation, answer), ())
 
     @cached_property
@@ -119,7 +119,7 @@ class References:
         return {term: math.log((1 + len(texts)) / (1 + count)) + 1 for term, count in holding.items()}
 
     def similarity(self, first: Iterable[str], second: Iterable[str]) -> float:
-        """Cosine of the tf-idf vectors of two groups of texts, each read as one; 0 where one holds no known term."""
+        """Cosine of the tf-idf vectors of two groups of texts, each group joined; 0 if one holds no known term."""
         left, right = self._vector(" ".join(first)), self._vector(" ".join(second))
         dot = math.fsum(weight * right.get(term, 0.0) for term, weight in left.items())
         norms = math.hypot(*left.values()) * math.hypot(*right.values())

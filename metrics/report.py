@@ -1,4 +1,4 @@
-"""The result of an evaluation: every score, every prompt's row, and what is needed to reproduce them."""
+"""The result of an evaluation: every score, every prompt's row, and the settings that reproduce them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from metrics.types import PROTOCOL, Efficiency, PromptRow, Reading, Score, Setti
 
 @dataclass(frozen=True)
 class EditReport:
-    """Five metrics of one edit."""
+    """The metrics of one edit."""
 
     request: EditRequest
     scores: tuple[Score, ...]
@@ -31,7 +31,7 @@ class EditReport:
     texts: tuple[TextPair, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
     about: Mapping[str, str | int | float] = field(default_factory=dict)
-    """What the caller wants kept with the numbers, such as method and layer."""
+    """Notes of the caller, such as method and layer."""
     protocol: str = PROTOCOL
 
     @property
@@ -86,7 +86,7 @@ class EditReport:
         return str(frame.to_csv(index=False, lineterminator="\n"))
 
     def to_json(self) -> str:
-        """Everything as one JSON object; numbers that are not finite or not measured are null."""
+        """The whole report as one JSON object; numbers that are not finite or not measured are null."""
         record = {
             **self._identity(),
             "versions": dict(self.versions),

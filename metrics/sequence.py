@@ -1,8 +1,8 @@
-"""Many edits one after the other: does each work when it is made, does it still at the end, and is the model whole?
+"""Many edits one after the other: does each work when made and at the end, and is the model intact?
 
 Immediate, final and retained success as in lifelong editing (Hartvigsen et al. 2023, section 4, arXiv:2211.11031; Wang
 et al. 2024, section 4, arXiv:2405.14768), perplexity of ordinary text as the sign of collapse (Yang et al. 2024,
-arXiv:2402.09656).  Answers are generated freely and matched as everywhere (`metrics.asking.generation`).
+arXiv:2402.09656).  Answers are free-running and matched as in `metrics.asking.generation`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from models import LanguageModel
 
 TOKENS = 8
-"""Token budget of an answer here; longer answers get what they need."""
+"""Token budget of an answer; longer answers get more."""
 
 
 @dataclass(frozen=True)
@@ -46,19 +46,19 @@ class Count:
 
 @dataclass(frozen=True)
 class Held:
-    """How one edit stands in a model."""
+    """How far one edit holds in a model."""
 
     reliability: Count
     """The edit prompt."""
     generalization: Count
     """Its paraphrases."""
     locality: Count
-    """Neighbours and other facts of the subject that the unedited model answers rightly."""
+    """Neighbours and other facts of the subject that the unedited model answers correctly."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """The model after some edits, over all edits made so far."""
+    """Measurements after some edits, over all edits made so far."""
 
     n_edits: int
     retained: Held
@@ -83,7 +83,7 @@ class SequenceReport:
     failed: tuple[tuple[int, str], ...] = ()
     """(index of the request, why no edit was made)."""
     rolled_back: tuple[tuple[int, str], ...] = ()
-    """(index of the first request of a batch, why its edit was taken out again)."""
+    """(index of the first request of a batch, why its edit was rolled back)."""
     seconds: float = 0.0
     model: str = ""
     model_revision: str = ""
@@ -102,12 +102,12 @@ class SequenceReport:
 
     @property
     def retention(self) -> float | None:
-        """Of the edits that worked when they were made, the share that still does at the end."""
+        """Of the edits that worked when they were made, the share that still works at the end."""
         pairs = [(a, b) for a, b in zip(self.immediate, self.final, strict=True) if a and b and a.reliability.right]
         return sum(b.reliability.right for _, b in pairs) / len(pairs) if pairs else None
 
     def summary(self) -> dict[str, Any]:
-        """The run in a dozen numbers, ready for JSON."""
+        """The main numbers of the run, ready for JSON."""
         numbers: dict[str, Any] = {
             "method": self.method,
             "n_requests": len(self.requests),
@@ -125,7 +125,7 @@ class SequenceReport:
         return numbers
 
     def to_json(self) -> str:
-        """Everything, as one JSON object."""
+        """The whole report as one JSON object."""
         whole = dataclasses.asdict(self) | {"summary": self.summary()}
         return json.dumps(whole, ensure_ascii=False, default=str)
 
@@ -145,17 +145,17 @@ class SequenceReport:
 
 
 def kept_answers(base: LanguageModel, requests: Sequence[EditRequest]) -> dict[Probe, bool]:
-    """Which of the locality probes the unedited model answers rightly; the others cannot be lost."""
+    """Which of the locality probes the unedited model answers correctly; only those can be lost."""
     probes = list(dict.fromkeys(probe for request in requests for probe in _locality(request)))
     said = _said(base, probes)
     return {probe: matches(said[probe.prompt], (probe.answer,)) for probe in probes}
 
 
 def held(model: LanguageModel, requests: Sequence[EditRequest], known: Mapping[Probe, bool]) -> list[Held]:
-    """How each request stands in a model, by free-running answers.
+    """How far each request holds in a model, by free-running answers.
 
     Args:
-        known: of `kept_answers`, for these requests at least.
+        known: from `kept_answers`, for at least these requests.
 
     Raises:
         ValueError: if a prompt does not fit the model.
@@ -176,7 +176,7 @@ def held(model: LanguageModel, requests: Sequence[EditRequest], known: Mapping[P
 
 
 def summed(each: Sequence[Held]) -> Held:
-    """All edits together."""
+    """The sum over all edits."""
     return Held(
         sum((held.reliability for held in each), Count(0, 0)),
         sum((held.generalization for held in each), Count(0, 0)),

@@ -1,5 +1,7 @@
 """Intervals for shares, for paired changes and for means.  Deterministic: resampling takes a seed.
 
+Wilson's interval and the bootstrap equal SciPy's (a test compares them); importing `scipy.stats` takes over a second.
+
 * One share: Wilson score interval (Wilson 1927, JASA 22:209; Newcombe 1998, Stat Med 17:857, method 3).
 * Change of a share measured twice on the same prompts: Newcombe 1998, Stat Med 17:2635, method 10.
 * Mean, median or perplexity, and its change: percentile bootstrap over prompts (Efron and Tibshirani 1993, chapter 13).
@@ -97,7 +99,7 @@ def perplexity(sums: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def bootstrap(values: ArrayLike, statistic: Statistic = mean, *, seed: int = 0) -> Interval | None:
-    """Percentile bootstrap interval of a statistic; None for fewer than two values, where resampling says nothing.
+    """Percentile bootstrap interval of a statistic; None for fewer than two values.
 
     Raises:
         ValueError: if there are no values or one is not finite.
@@ -111,7 +113,7 @@ def bootstrap(values: ArrayLike, statistic: Statistic = mean, *, seed: int = 0) 
 def paired_bootstrap(
     before: ArrayLike, after: ArrayLike, statistic: Statistic = mean, *, seed: int = 0
 ) -> Interval | None:
-    """Interval of statistic(after) - statistic(before), resampling prompts, so each keeps its pair.
+    """Interval of statistic(after) - statistic(before); pairs are resampled together.
 
     Raises:
         ValueError: if the sequences differ in length, are empty or hold a value that is not finite.
@@ -136,7 +138,7 @@ def harmonic_of_means(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def bootstrap_cases(values: NDArray[np.float64], statistic: Statistic, *, seed: int = 0) -> Interval | None:
-    """Percentile interval of a statistic of [case, number], cases resampled whole; resamples in which it is not defined
+    """Percentile interval of a statistic of [case, number] over resampled cases; resamples in which it is not defined
     are left out.  None for fewer than two cases."""
     if len(values) < 2:
         return None

@@ -1,4 +1,4 @@
-"""Many edits' numbers as one summary: the mean over edits, each edit weighing the same, with an interval over edits.
+"""Summarise many edits: means over edits, each edit weighing the same, with intervals over edits.
 
 As in Meng et al. 2022 (arXiv:2202.05262, table 4): a record's score is the mean over its prompts, the table's the mean
 over records, S the harmonic mean of ES, PS and NS.
@@ -28,7 +28,7 @@ SHORT_NAMES = {
     "ps_greedy": "generalization.greedy",
     "ns_greedy": "locality.greedy",
 }
-"""The field's names for the scores a paper's table has, and for their free-running forms."""
+"""Short names of the scores in papers' tables, and of their free-running forms."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Summary:
 
     @property
     def protocol(self) -> str:
-        """Id of the way of measuring."""
+        """Id of the protocol."""
         return self.way.protocol
 
     def __getitem__(self, name: str) -> SummaryScore:
@@ -99,7 +99,7 @@ class Summary:
 
 
 def aggregate(reports: Sequence[EditReport], *, seed: int = 0) -> Summary:
-    """Macro average over edits.
+    """The mean over edits of every score.
 
     Raises:
         ValueError: if there are no reports, or they were measured by different protocols, settings or models.
@@ -116,10 +116,10 @@ def aggregate(reports: Sequence[EditReport], *, seed: int = 0) -> Summary:
 
 
 def require_one_way(**ways: Iterable[str]) -> None:
-    """Refuse to average what was measured in different ways.
+    """Check that numbers were measured in one way before averaging them.
 
     Args:
-        ways: what is compared, such as protocols -> that of each number.
+        ways: name of a setting -> its value for each number.
 
     Raises:
         ValueError: if one of them has more than one value.
@@ -141,11 +141,11 @@ def _over_edits(name: str, reports: Sequence[EditReport], way: Way) -> SummarySc
 def mean_over(
     name: str, definition: Definition, values: Sequence[tuple[float | None, float | None, int]], way: Way
 ) -> SummaryScore:
-    """The mean over edits, of which each is given as (before, after, prompts); None: not measured."""
+    """The mean over edits, each given as (before, after, number of prompts); None if not measured."""
     after = [value for _, value, _ in values if value is not None]
     pairs = [(before, value) for before, value, _ in values if before is not None and value is not None]
     befores, afters = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
-    complete = len(pairs) == len(after)  # a change between means over different edits would be no change
+    complete = len(pairs) == len(after)  # both means must be over the same edits
     return SummaryScore(
         name=name,
         label=definition.label,

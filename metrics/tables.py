@@ -1,4 +1,4 @@
-"""Scores as text: one way of writing a number, LaTeX and Markdown tables."""
+"""Scores as text: formatted numbers, LaTeX and Markdown tables."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SUMMARY_HEADERS = ("Name", "Score", "Before", "After", "Change", "95 % interval"
 
 
 def number(value: float | None, unit: Unit, *, signed: bool = False) -> str:
-    """A number as people read it: shares as 97.5 %, bytes as MiB; "–" for None."""
+    """A formatted number: shares as 97.5 %, bytes as MiB; "–" for None."""
     if value is None:
         return "–"
     sign = "+" if signed else ""

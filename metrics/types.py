@@ -11,7 +11,7 @@ from typing import Literal
 from metrics.statistics import Interval
 
 PROTOCOL = "engram"
-"""Id of the way of measuring; numbers of different protocols are never averaged."""
+"""Id of the protocol; numbers of different protocols are never averaged."""
 
 Scorer = Literal["greedy", "teacher-forced", "comparison", "distribution", "sampled", "measured"]
 Unit = Literal["share", "probability", "rank", "nats", "bits", "cosine", "perplexity", "s", "bytes", "entries", "norm"]
@@ -30,7 +30,7 @@ class Definition:
 
 @dataclass(frozen=True)
 class Reading:
-    """What one model does with one prompt.  None: not measured, or not a finite number."""
+    """One model's answers to one prompt.  None: not measured, or not a finite number."""
 
     continuation: str
     """Greedy text after the prompt, uncut."""
@@ -62,7 +62,7 @@ class PromptRow:
     metric: str
     """Name of the metric it belongs to."""
     kind: str
-    """That of its probe (`facts.types.ProbeKind`), or "edit", "paraphrase_prefixed" (after an unrelated sentence) or
+    """Kind of its probe (`facts.types.ProbeKind`), or "edit", "paraphrase_prefixed" (after an unrelated sentence) or
     "neighborhood_prefixed" (after the rewritten fact: CounterFact+, Hoelscher-Obermaier et al. 2023)."""
     prompt: str
     answer: str
@@ -84,7 +84,7 @@ class PromptRow:
 
 @dataclass(frozen=True)
 class Score:
-    """One number with all that is needed to read it.  Not measured: `value` is None, and `reason` says why."""
+    """One number with everything needed to read it.  If not measured, `value` is None and `reason` says why."""
 
     name: str
     """ "metric.key", such as "locality.greedy"."""

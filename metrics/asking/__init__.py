@@ -1,1 +1,1 @@
-"""Asking a model: answers, probabilities, prompts."""
+"""Ask a model: prompts, greedy continuations, probabilities of answers."""

@@ -1,9 +1,9 @@
-"""Free-running answers: what a model says when nothing tells it the answer or its length.
+"""Free-running answers: greedy continuations of a prompt, generated without giving the model the answer.
 
 A continuation *matches* an answer if, after both are normalised, it starts with the answer and the answer ends at a
 word boundary there.  The stop rule (end of sequence, end of sentence, or token budget) only decides how much text is
-shown: a full stop inside an answer, as in "Washington, D.C." or "St. Louis", cannot cut it, because the match is made
-on the text before it is cut.  Why free-running: teacher forcing leaks the answer's content and its length (Yang et al.
+shown: matching uses the uncut text, so that a full stop inside an answer, as in "Washington, D.C." or "St. Louis", does
+not cut it.  Why free-running: teacher forcing leaks the answer's content and its length (Yang et al.
 2025, WILD, arXiv:2502.11177).
 """
 
@@ -24,13 +24,13 @@ MAX_NEW_TOKENS = 16
 """Default token budget of a continuation."""
 
 BATCH = 32
-"""Prompts generated for at once: between two batches an evaluation can be cancelled."""
+"""Prompts decoded in one batch; an evaluation can be cancelled between two batches."""
 
 _QUOTES = str.maketrans({"\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"', "\u00a0": " "})
 _OPENING = " \t\"'([{*_:"
 _CLOSING = " \t\"')]}*_.,;:!?"
 _ARTICLE = re.compile(r"(the|a|an) (?=\S)")
-# Scripts written without spaces between words, where a following letter does not mean that the word goes on.
+# Scripts without spaces between words, where a following letter does not mean that the word goes on.
 _UNSPACED = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
 _SENTENCE_END = re.compile(r"[.!?]+[\"')\]]*(?=\s|$)|\n|[\u3002\uff01\uff1f]")
 # A full stop after one of these, or after a single capital letter, does not end a sentence.
@@ -50,8 +50,8 @@ def matches(continuation: str, answers: Sequence[str], rivals: Sequence[str] = (
     Args:
         continuation: text after the prompt, uncut.
         answers: the answer and its accepted other names; empty ones are ignored.
-        rivals: answers that would be wrong.  One that is longer than the matching answer and matches too wins: where
-            the true answer is "Mexico City", "Mexico City" is no match for the new answer "Mexico".
+        rivals: wrong answers.  If a rival matches too and is longer than the matching answer, there is no match: with
+            the true answer "Mexico City" as a rival, the text "Mexico City" does not match the new answer "Mexico".
     """
     matching = [len(normalise(answer)) for answer in answers if _starts_with(continuation, answer)]
     beaten = [len(normalise(rival)) for rival in rivals if _starts_with(continuation, rival)]
@@ -93,7 +93,7 @@ class Said:
     text: str
     """What follows the prompt, uncut."""
     ended: bool
-    """It stopped by itself, or the context was full; a larger budget would not make it longer."""
+    """The model ended the text or the context was full, so a larger budget would not make it longer."""
 
 
 Question = tuple[tuple[int, ...], int]
@@ -160,17 +160,17 @@ def to_natural_stop(
 ) -> dict[str, str]:
     """Each prompt's greedy continuation up to its first end of a sentence or line, the end of the text, or the budget.
 
-    Most answers stop early, so that a few tokens are made first and the rest only where there is no stop in them.
+    Most answers stop early, so a few tokens are generated first and the rest only where they hold no stop.
 
     Args:
-        known: beginnings that are there already.
+        known: beginnings that were generated before.
 
     Raises:
         ValueError: if a prompt is empty or longer than the context.
     """
     said = {prompt: known[prompt] for prompt in dict.fromkeys(prompts) if known and prompt in known}
     said |= continued(model, {p: min(MAX_NEW_TOKENS, max_new_tokens) for p in dict.fromkeys(prompts) if p not in said})
-    # A stop at the very end of an unfinished text may be none: "3." may go on as "3.5".
+    # A full stop at the end of an unfinished text may be no stop: "3." may go on as "3.5".
     waiting = [p for p in said if not said[p].ended and first_sentence(said[p].text) == said[p].text.rstrip()]
     said |= continued(model, dict.fromkeys(waiting, max_new_tokens))
     return {prompt: first_sentence(text.text) for prompt, text in said.items()}

@@ -13,10 +13,10 @@ from metrics.types import PromptRow, Reading
 
 
 def tests(rows: Sequence[PromptRow], items: Sequence[Item]) -> list[PromptRow]:
-    """The rows with those of one group made one: the first of those that count, with the group's match.
+    """Merge the rows of each group into one: the first that counts, with the group's match.
 
     Args:
-        items: what the rows were made of, in the same order.
+        items: the items of the rows, in the same order.
     """
     groups: dict[str, list[PromptRow]] = {}
     for index, (row, item) in enumerate(zip(rows, items, strict=True)):

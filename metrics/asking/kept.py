@@ -1,4 +1,4 @@
-"""What an unedited model said: kept while the model lives, because every edit, method and layer asks it the same."""
+"""Cache of an unedited model's answers, since every edit, method and layer asks it the same questions."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
 MOST_BYTES = 2**26
-"""Of the tensors in what is kept of one model (64 MiB)."""
+"""Most bytes of tensors kept for one model (64 MiB)."""
 MOST_ENTRIES = 10_000
 
 
 class Kept:
-    """Answers by question, the ones used longest ago forgotten first; may be used by several threads."""
+    """Answers by question; the least recently used are dropped first.  May be used by several threads."""
 
     def __init__(self) -> None:
         self._entries: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
@@ -30,7 +30,7 @@ class Kept:
         self._lock = threading.Lock()
 
     def known(self, questions: Iterable[K]) -> dict[K, Any]:
-        """The answers to those questions that were asked before."""
+        """The kept answers to these questions."""
         with self._lock:
             answers_of = {question: self._entries[question][0] for question in questions if question in self._entries}
             for question in answers_of:
@@ -56,15 +56,15 @@ _LOCK = threading.Lock()
 def answers(
     model: LanguageModel, questions: Iterable[K], ask: Callable[[list[K]], dict[K, V]], tick: Callable[[int], None]
 ) -> dict[K, V]:
-    """The answer to every question; an unedited model is asked only what it was not asked before.
+    """The answer to every question; an unedited model is asked each question once.
 
     Args:
-        questions: of a form that holds all that the answer depends on besides the model.
-        ask: answers those that are not known; it ticks for itself.
-        tick: called with the number of those that are.
+        questions: each holds everything the answer depends on besides the model.
+        ask: answers the questions without a kept answer, and calls its own tick.
+        tick: called with the number of questions that have a kept answer.
     """
     listed = list(dict.fromkeys(questions))
-    if getattr(model, "base", model) is not model:  # a view with edits, which is asked once
+    if getattr(model, "base", model) is not model:  # a view with edits is asked once only
         return ask(listed)
     with _LOCK:
         kept = _KEPT.setdefault(model, Kept())

@@ -1,8 +1,7 @@
 """Teacher-forced readings: how probable a model finds a given answer after a given prompt.
 
-Rows are padded on the right only and attention is causal, so that no real token sees padding and a prompt's numbers do
-not depend on the others in its batch.  Log probabilities are computed from float32 logits in float64, at the answer's
-positions only.
+Rows are padded on the right and attention is causal, so no real token sees padding, and a prompt's numbers do not
+depend on its batch.  Log probabilities are computed from float32 logits in float64, at the answer's positions only.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 T = TypeVar("T", bound=Hashable)
 
 SPREAD = 1.5
-"""Padding is cheaper than one more forward as long as the rows of a batch are of about one length."""
+"""Largest ratio of lengths within a batch; up to about this, padding is cheaper than another forward."""
 
 MAX_LOGITS = 2**25
 """Largest [batch, pos, d_vocab] block of logits held at once, entries (128 MiB in float32)."""
@@ -42,15 +41,15 @@ class Forced:
     rank: int | None
     """Of the first token; 1 is the most probable."""
     next_log_probs: torch.Tensor | None = None
-    """[d_vocab] float64 on the CPU, at the prompt's last token; only where asked for."""
+    """[d_vocab] float64 on the CPU, at the prompt's last token; None unless requested."""
     tokens: tuple[int, ...] = ()
     """The answer's token ids."""
     predicted: tuple[int, ...] = ()
-    """The most probable token at each of their places, whether or not the logits are finite."""
+    """The most probable token at each position of the answer, even where logits are not finite."""
 
     @property
     def beginning(self) -> tuple[int, ...]:
-        """How the greedy continuation begins: the predicted tokens up to the first that is not the answer's."""
+        """Beginning of the greedy continuation: the predicted tokens up to the first that differs from the answer."""
         pairs = enumerate(zip(self.tokens, self.predicted, strict=True), start=1)
         return self.predicted[: next((n for n, (token, predicted) in pairs if token != predicted), None)]
 
@@ -65,7 +64,7 @@ def score_answers(
     """The reading of each distinct (prompt, answer), in few batched forwards.
 
     Args:
-        keep_next: pairs whose next-token distribution at the prompt's end is wanted too.
+        keep_next: pairs whose next-token distribution at the prompt's end is kept.
         tick: called with the number of pairs after each forward; may raise to stop.
 
     Raises:
@@ -83,14 +82,14 @@ def score_joined(
     keep_next: Collection[T] = (),
     tick: Callable[[int], None] = lambda _: None,
 ) -> dict[T, Forced]:
-    """As `score_answers`, for rows of token ids of which the first so many are the prompt's."""
+    """As `score_answers`, for token ids; the integer is the prompt's length."""
     questions = {key: (tuple(ids), n_prompt, key in keep_next) for key, (ids, n_prompt) in joined.items()}
     scores = answers(model, questions.values(), lambda new: _score(model, new, tick), tick)
     return {key: scores[question] for key, question in questions.items()}
 
 
 Question = tuple[tuple[int, ...], int, bool]
-"""Token ids of a prompt and an answer, how many are the prompt's, and whether to keep what may follow the prompt."""
+"""Token ids of a prompt and an answer, the prompt's length, and whether to keep the next-token distribution."""
 
 
 def _score(model: LanguageModel, questions: Sequence[Question], tick: Callable[[int], None]) -> dict[Question, Forced]:
@@ -104,8 +103,8 @@ def _score(model: LanguageModel, questions: Sequence[Question], tick: Callable[[
 
 
 def batches(items: Iterable[T], length: Callable[[T], int], d_vocab: int) -> Iterator[list[T]]:
-    """Items by rising length, in batches that hold no row of more than SPREAD times the shortest one's length and whose
-    logits fit MAX_LOGITS."""
+    """Items by rising length, in batches whose rows are at most SPREAD times as long as the shortest and whose logits
+    fit MAX_LOGITS."""
     batch: list[T] = []
     for item in sorted(items, key=length):
         n_tokens = length(item)
@@ -123,8 +122,8 @@ def row_logits(
     """[pos, d_vocab] of each row, its padding cut off.
 
     Args:
-        prompt_lengths: tokens of each row's prompt, where an answer follows it: an edited model may decide by the
-            prompt what to do, and must not see the answer when it does.
+        prompt_lengths: tokens of each row's prompt, if an answer follows it: an edited model may decide by the prompt
+            whether its edit applies, and must not see the answer then.
     """
     ids, lengths = pad(rows, model.pad_id)
     logits = model.logits(ids, lengths, lengths if prompt_lengths is None else prompt_lengths)
@@ -152,7 +151,6 @@ def _read(logits: torch.Tensor, ids: Sequence[int], n_prompt: int, keep_next: bo
 
 
 def token_ids(model: LanguageModel, texts: Sequence[str], max_positions: int | None = None) -> list[list[int]]:
-    """Token ids of running texts, cut at `max_positions` or the context's end: for perplexity, where the beginning is
-    enough."""
+    """Token ids of texts for perplexity, cut at `max_positions` or the context's length."""
     longest = model.max_positions if max_positions is None else max_positions
     return [model.tokenize(text[:MAX_PROMPT_CHARACTERS])[:longest] for text in texts]

@@ -1,4 +1,4 @@
-"""Which prompts an edit is judged by: the request's probes, and the forms derived from them."""
+"""The prompts by which an edit is judged: the request's probes, and prompts derived from them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from facts.types import ProbeKind
 from metrics.types import Settings
 
 LOCALITY_KINDS: tuple[ProbeKind, ...] = ("neighborhood", "same_subject", "forgetfulness", "unchanged")
-"""Kinds of probes that an edit should leave as they are."""
+"""Kinds of probes whose answers an edit should not change."""
 PORTABILITY_KINDS: tuple[ProbeKind, ...] = (
     "alias",
     "one_hop",
@@ -59,7 +59,7 @@ def items_of_case(case: Case, settings: Settings) -> tuple[Item, ...]:
 
 
 def _kept(probes: tuple[Probe, ...]) -> Iterator[Item]:
-    """Locality prompts other than neighbours, which need the request."""
+    """Locality prompts other than neighbours; those need the request."""
     for kind in LOCALITY_KINDS[1:]:
         for probe in probes:
             if probe.kind == kind:
@@ -89,7 +89,7 @@ def _neighbors(request: EditRequest) -> Iterator[Item]:
     for probe in probes:
         yield Item("locality", "neighborhood", probe.prompt, probe.answer, request.target_new, _itself(probe))
     for probe in probes:
-        # Counted where the model knew the plain neighbour, so that the value before shows what the prefix alone does.
+        # Counted where the model knew the plain neighbour: the value before then shows the effect of the prefix alone.
         prompt = f"{request.fact.prompt} {request.target_new}. {probe.prompt}"
         yield Item("locality", "neighborhood_prefixed", prompt, probe.answer, request.target_new, _itself(probe))
 

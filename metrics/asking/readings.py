@@ -1,4 +1,4 @@
-"""Runs both models over the prompts of a request, in few batched forwards, and pairs what they say."""
+"""Run both models over the prompts of a request, in few batched forwards, and pair their readings."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ROOM_BEYOND_ANSWER = 4
 
 @dataclass(frozen=True, eq=False)
 class Observation:
-    """What one model does: continuations by prompt, answers' log probabilities by (prompt, answer)."""
+    """One model's continuations by prompt, and its answers' log probabilities by (prompt, answer)."""
 
     said: dict[str, str]
     forced: dict[tuple[str, str], Forced]
@@ -34,11 +34,11 @@ class Observation:
 
 @dataclass(frozen=True)
 class Plan:
-    """What will be run, known before the first forward."""
+    """Everything that will be run, planned before the first forward."""
 
     items: tuple[Item, ...]
     problems: dict[Item, str]
-    """Why an item cannot be run at all."""
+    """Why an item cannot be run."""
     bridges: tuple[tuple[str, str], ...]
     """(prompt, answer) pairs to ask the unedited model."""
     budgets: dict[str, int]
@@ -51,12 +51,12 @@ class Plan:
 
     @property
     def answers(self) -> tuple[tuple[str, str], ...]:
-        """Each (prompt, answer) to force, right and wrong ones."""
+        """Every (prompt, answer) to score, right and wrong answers."""
         return tuple(dict.fromkeys(_pairs(self.usable)))
 
     @property
     def distributions(self) -> tuple[tuple[str, str], ...]:
-        """Those at whose prompt's end the whole next-token distribution is read."""
+        """The (prompt, answer) pairs of locality, for which the whole next-token distribution is read."""
         locality = (item for item in self.usable if item.metric == "locality")
         return tuple(dict.fromkeys((item.prompt, item.answer) for item in locality))
 
@@ -72,9 +72,9 @@ class Plan:
 
 
 def plan(model: LanguageModel, items: Sequence[Item], settings: Settings) -> Plan:
-    """Sort out the prompts that cannot be run and give each of the others its token budget.
+    """Set aside the prompts that cannot be run and give each of the others its token budget.
 
-    The budget depends on the prompt and its own answers alone, so that what else is asked cannot change a continuation.
+    The budget depends only on the prompt and its answers, so that other prompts cannot change a continuation.
     """
     problems: dict[Item, str] = {}
     bridges: list[tuple[str, str]] = []
@@ -94,7 +94,7 @@ def plan(model: LanguageModel, items: Sequence[Item], settings: Settings) -> Pla
         try:
             admit(*bridge)
         except ValueError:
-            continue  # a bridge that cannot be asked is one the model does not know
+            continue  # a bridge that cannot be run counts as not known
         bridges.append(bridge)
     return Plan(tuple(items), problems, tuple(bridges), budgets)
 
@@ -107,8 +107,8 @@ def observe(model: LanguageModel, to_run: Plan, tick: Callable[[int], None], *, 
 
 
 def _beginnings(model: LanguageModel, forced: Mapping[tuple[str, str], Forced]) -> dict[str, tuple[int, ...]]:
-    """How continuations begin, by prompt, as far as forced answers tell: one token at least, and the answer if it is
-    what the model says."""
+    """Beginnings of the continuations, by prompt, as known from the scored answers: at least one token, and the answer
+    if the model gives it."""
     longest: dict[str, tuple[int, ...]] = {}
     for (prompt, answer), read in forced.items():
         ids, n_prompt = join(model, prompt, answer)
@@ -121,7 +121,7 @@ def _beginnings(model: LanguageModel, forced: Mapping[tuple[str, str], Forced]) 
 def rows_of(
     to_run: Plan, before: Observation, after: Observation, settings: Settings, targets_new: Sequence[str]
 ) -> tuple[PromptRow, ...]:
-    """One row per item, in their order, gated by what the unedited model knew."""
+    """One row per item, in order; a row counts only if the unedited model knew what it needs."""
     new = [name for target in targets_new for name in settings.names_of(target)]
     known = {
         (prompt, answer): matches(before.said[prompt], settings.names_of(answer), () if answer in targets_new else new)
@@ -171,7 +171,7 @@ def _reading(item: Item, seen: Observation, settings: Settings) -> Reading:
 
 
 def _moved(before: Forced, after: Forced) -> tuple[float | None, bool]:
-    """(KL, whether the most probable next token stays); a model without finite numbers has no KL and keeps nothing."""
+    """(KL, whether the most probable next token stays the same); (None, False) without finite numbers."""
     if before.next_log_probs is None or after.next_log_probs is None:
         return None, False
     same = torch.equal(before.next_log_probs.argmax(), after.next_log_probs.argmax())

@@ -58,7 +58,7 @@ def average(
 
 
 def not_measured(reason: str, left_out: Sequence[tuple[str, int]] = ()) -> Measured:
-    """No value, and why."""
+    """A missing value with its reason."""
     return Measured(None, n=0, left_out=tuple(left_out), reason=reason)
 
 
@@ -68,7 +68,7 @@ def left_out(rows: Iterable[PromptRow]) -> tuple[tuple[str, int], ...]:
 
 
 def why_none(rows: Sequence[PromptRow], noun: str) -> str:
-    """Why a score over these rows has nothing to count."""
+    """Why no row counts; empty if one does."""
     if not rows:
         return f"no {noun} were given"
     if any(row.counted for row in rows):
@@ -132,5 +132,5 @@ def teacher_forced(
 
 
 def readable(rows: Iterable[PromptRow]) -> list[PromptRow]:
-    """The rows with readings all counted: for numbers that do not ask what the unedited model knew."""
+    """The rows, with all that have readings counted, for scores that do not depend on what the unedited model knew."""
     return [replace(row, counted=row.before is not None and row.after is not None) for row in rows]

@@ -1,4 +1,4 @@
-"""Named ways of measuring an edit.  Numbers of different protocols have no common mean."""
+"""Named protocols for measuring an edit.  Numbers of different protocols have no common mean."""
 
 from metrics.fluency import References, Snippet
 from metrics.protocols.base import Material, Protocol, Value

@@ -1,4 +1,4 @@
-"""What a protocol is: an id, the numbers it reports, and a task that turns two models' readings into those numbers."""
+"""A protocol: an id, the numbers it reports, and a task that computes them from two models' readings."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from models import LanguageModel
 
 Entry = tuple[float, float] | str
-"""One prompt's number (before, after), or why there is none."""
+"""One prompt's number (before, after), or the reason why it has none."""
 
 NO_ANSWER = "no answer is given"
 """Why a probe has no number."""
@@ -45,11 +45,11 @@ class Task(Interface):
 
     @property
     def needs(self) -> Needs:
-        """What both models have to be asked."""
+        """What both models are asked."""
 
     @property
     def base_needs(self) -> Needs:
-        """What the unedited model has to be asked: `needs`, and what it must know for a prompt to count."""
+        """What the unedited model is asked: `needs`, and the facts it must know for a prompt to count."""
 
     def values(self, before: Readings, after: Readings) -> dict[str, Value]:
         """Every number of the protocol's definitions that is not derived from others."""
@@ -57,7 +57,7 @@ class Task(Interface):
 
 @dataclass(frozen=True)
 class Material:
-    """How to measure, and the texts to measure against."""
+    """Settings of the measurement, and reference texts."""
 
     settings: Settings = field(default_factory=Settings)
     references: References | None = None
@@ -65,7 +65,7 @@ class Material:
 
 @dataclass(frozen=True)
 class Protocol:
-    """A named way of measuring."""
+    """A named protocol."""
 
     id: str
     title: str
@@ -76,9 +76,9 @@ class Protocol:
     headlines: Mapping[str, str]
     """The number nearest to each of the five metrics."""
     prepare: Callable[[LanguageModel, Case, Material], Task]
-    """The task of one case; of the two models, the one with less room is asked what fits."""
+    """Makes the task of one case, with the model of the two that has less room for prompts."""
     derived: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Numbers that are the harmonic mean of others: within a case, and of the means over cases."""
+    """Numbers that are the harmonic mean of others, within a case and of the means over cases."""
 
 
 def gathered(entries: Iterable[Entry], noun: str) -> Value:
@@ -93,7 +93,7 @@ def gathered(entries: Iterable[Entry], noun: str) -> Value:
 
 
 def overall(values: Sequence[Value], noun: str) -> Value:
-    """The mean over groups of prompts: each measured group weighs the same, whatever its number of prompts."""
+    """The mean over groups of prompts; each measured group weighs the same."""
     measured = [(value.before, value.after) for value in values if value.before is not None and value.after is not None]
     if not measured:
         return Value(None, None, 0, reason=f"no {noun} were measured")
@@ -102,7 +102,7 @@ def overall(values: Sequence[Value], noun: str) -> Value:
 
 
 def joined(probes: Sequence[Probe], entries: Sequence[Entry]) -> list[Entry]:
-    """The entries with those of one group made one: its best (any) or worst (all) numbers, of those there are."""
+    """Merge the entries of each group into one: its best (any) or worst (all) numbers."""
     groups: dict[str, list[Entry]] = {}
     for index, (probe, entry) in enumerate(zip(probes, entries, strict=True)):
         groups.setdefault(probe.group or f"#{index}", []).append(entry)

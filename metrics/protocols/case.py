@@ -1,4 +1,4 @@
-"""One case under some protocols: what has to be read is read once, and every protocol makes its numbers of it."""
+"""Measure one case under several protocols, which share the readings of the models."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CaseScores:
-    """One case's numbers under one protocol.  Intervals are over cases, so that they come with `summarise`."""
+    """One case's numbers under one protocol.  Intervals are over cases; `summarise` gives them."""
 
     protocol: str
     case: str
@@ -29,19 +29,19 @@ class CaseScores:
     revision: str
     """Hash of the unedited weights."""
     edited_revision: str
-    """Hash that stands for the edited model: of its weights and edits."""
+    """Hash of the edited model: its weights and edits."""
     seed: int
-    """Of the drawn texts."""
+    """Of the sampled texts."""
     way: str
     """The settings that have to be the same before numbers are averaged."""
 
     def to_record(self) -> dict[str, Any]:
-        """Everything, ready for JSON."""
+        """All fields, ready for JSON."""
         return asdict(self)
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> CaseScores:
-        """What `to_record` gave."""
+        """The inverse of `to_record`."""
         values = {
             name: Value(**{**value, "left_out": tuple(tuple(entry) for entry in value["left_out"])})
             for name, value in record["values"].items()
@@ -59,11 +59,11 @@ def evaluate_under(
     before: Readings | None = None,
     watch: Watch = UNWATCHED,
 ) -> dict[str, CaseScores]:
-    """One case under several protocols, which share what they read.
+    """Measure one case under several protocols, which share their readings.
 
     Args:
-        before: of `base_readings` for this case and these protocols, among others; by default it is read here.
-        watch: asked after each batch whether to go on.
+        before: from `base_readings`, for at least this case and these protocols; by default the base is read here.
+        watch: checked after each batch.
 
     Raises:
         facts.watch.Cancelled: when the watch says so.
@@ -74,7 +74,7 @@ def evaluate_under(
         watch.check()
 
     whole, given = as_case(case), material or Material()
-    # An edit that puts words before every prompt leaves less room; both models are asked what fits both.
+    # An edit that puts words before every prompt leaves less room; both models get only prompts that fit both.
     tasks = _tasks(min(base, edited, key=lambda model: model.max_positions), whole, protocols, given)
     seed = given.settings.seed
     if before is None:
@@ -102,14 +102,14 @@ def base_readings(
     *,
     material: Material | None = None,
 ) -> Readings:
-    """What the unedited model answers to everything many cases ask, in batches that are worth it."""
+    """The unedited model's readings for many cases, in full batches."""
     given = material or Material()
     tasks = [task for case in cases for task in _tasks(base, as_case(case), protocols, given).values()]
     return read(base, _union(task.base_needs for task in tasks), seed=given.settings.seed)
 
 
 def as_case(case: Case | EditRequest) -> Case:
-    """A request as a case of its own, called by its prompt.
+    """A request as a case named after its prompt.
 
     Raises:
         ValueError: if there is nothing to edit.

@@ -1,4 +1,4 @@
-"""Two answers after one prompt, compared: the success and the magnitude of Meng et al. 2022 (arXiv:2202.05262).
+"""Compare two answers after one prompt: success and magnitude of Meng et al. 2022 (arXiv:2202.05262).
 
 With nll(y | x) the mean negative log probability per token of answer y after prompt x,
 
@@ -15,17 +15,16 @@ from metrics.protocols.base import Entry, Value, gathered
 from metrics.protocols.readings import Pair, Readings
 
 Question = tuple[str, str, str | None]
-"""(prompt, right answer, wrong answer); None: no wrong answer is known."""
+"""(prompt, right answer, wrong answer); None if no wrong answer is known."""
 
 
 def pairs_of(questions: Sequence[Question]) -> tuple[Pair, ...]:
-    """Every answer to force."""
+    """Every (prompt, answer) to score."""
     return tuple((prompt, answer) for prompt, *answers in questions for answer in answers if answer is not None)
 
 
 def successes(questions: Sequence[Question], before: Readings, after: Readings, noun: str) -> Value:
-    """Share of the questions whose right answer is the more probable one; not for a tie, nor where a broken model has
-    no finite number."""
+    """Share of the questions whose right answer is more probable; a tie or a number that is not finite counts as no."""
     return gathered((_both(question, before, after, _success) for question in questions), noun)
 
 
@@ -35,7 +34,7 @@ def magnitudes(questions: Sequence[Question], before: Readings, after: Readings,
 
 
 def _both(question: Question, before: Readings, after: Readings, read: Callable[[Nlls], float | str]) -> Entry:
-    """(before, after) of one question, or the first reason why there is none."""
+    """(before, after) of one question, or the first reason why it has none."""
     numbers = []
     for readings in (before, after):
         nlls = _nlls(question, readings)
@@ -47,7 +46,7 @@ def _both(question: Question, before: Readings, after: Readings, read: Callable[
 
 
 Nlls = tuple[float | None, float | None]
-"""Of the right and the wrong answer, nats per token; None: not finite."""
+"""Negative log probability of the right and the wrong answer, nats per token; None if not finite."""
 
 
 def _nlls(question: Question, readings: Readings) -> Nlls | str:

@@ -1,4 +1,4 @@
-"""CounterFact+: neighbours asked right after the new fact was said, and how far whole distributions move.
+"""CounterFact+: neighbours asked right after the new fact is stated, and the divergence of distributions.
 
 Hoelscher-Obermaier et al. 2023 (arXiv:2305.17553).  The edit sentence, "*prompt new answer.*", is put before every
 neighbour prompt; success and magnitude are those of `metrics.protocols.comparison`, the divergence is
@@ -6,7 +6,7 @@ neighbour prompt; success and magnitude are those of `metrics.protocols.comparis
     NKL = sum_v P_before(v) ln(P_before(v) / P_after(v)),  nats, at the prompt's end
 
 both models reading the same prompt.  Their published code has the divergence the other way round, from P_after, and
-divides by the size of the vocabulary (`reduction="batchmean"` on a vector), so its numbers are of another size.
+divides by the size of the vocabulary (`reduction="batchmean"` on a vector), so its numbers have another scale.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class CounterFactPlusTask:
 
     @property
     def needs(self) -> Needs:
-        """Forced answers and next-token distributions."""
+        """Scored answers and next-token distributions."""
         questions = [*self._plain, *self._prefixed]
         return Needs(
             answers=pairs_of(questions), distributions=tuple((prompt, right) for prompt, right, _ in questions)

@@ -1,4 +1,4 @@
-"""The protocol of EasyEdit: which tokens of a given answer are the most probable ones, given those before them.
+"""The protocol of EasyEdit: the share of an answer's tokens that are most probable, given the tokens before them.
 
 Wang et al. 2023 (arXiv:2308.07269), `evaluate/evaluate_utils.py` and `editors/editor.py` of zjunlp/EasyEdit.  With x
 the token ids of "*prompt answer*", tokenised together, p the number of tokens of the prompt alone, g = argmax(logits):
@@ -6,15 +6,15 @@ the token ids of "*prompt answer*", tokenised together, p the number of tokens o
     accuracy(prompt, answer) = mean(g[p-1:-1] == x[p:])              rewrite, rephrase, portability
     agreement(prompt, answer) = mean(g_before[p-1:-1] == g_after[p-1:-1])                  locality
 
-The answer's tokens are read by the model whatever it would have said, and part of them right counts in part.  Locality
-never looks at what the answer says, only at its length and at its tokens as a prefix; without an answer it has no
-places to look at.  One paraphrase an edit is asked, the first.  Prompts of locality and portability are averaged by
-kind, and the overall number is the mean over kinds, as KnowEdit has it.  Fluency is the entropy of one text drawn after
-the edit prompt (`metrics.fluency`).
+The model reads the answer's tokens whatever it would have said, and an answer partly right counts in part.  Locality
+does not use the answer's meaning, only its length and its tokens as a prefix; without an answer it is not measured.
+Only the first paraphrase of an edit is asked.  Prompts of locality and portability are averaged by kind, and the
+overall number is the mean over kinds, as in KnowEdit.  Fluency is the entropy of one text sampled after the edit prompt
+(`metrics.fluency`).
 
 Rows here are padded on the right, so that a score does not depend on its batch; EasyEdit pads on the left without
-position ids, which shifts the learned positions of models like GPT-2.  It drops an answer without tokens silently; here
-it is left out and counted.
+position ids, which shifts the learned positions of models like GPT-2.  EasyEdit drops an answer without tokens
+silently; here it is counted as left out.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class EasyEditTask:
 
     @property
     def needs(self) -> Needs:
-        """Forced answers, tokenised together, and a drawn text for each edit prompt."""
+        """Scored answers, tokenised together with their prompt, and a sampled text for each edit prompt."""
         probes = self._probes((*LOCALITY_KINDS, *PORTABILITY_KINDS))
         pairs = [(probe.prompt, probe.answer) for group in probes.values() for probe in group if probe.answer.strip()]
         prompts = tuple(request.fact.prompt for request in self.case.requests)

@@ -1,7 +1,7 @@
-"""Our own protocol: what the model says when nothing tells it the answer.  Definitions: `metrics.definitions`.
+"""Engram's own protocol: free-running answers.  Definitions: `metrics.definitions`.
 
-The numbers are those of `metrics.evaluate`, made by the same functions from the same prompts; perplexity and efficiency
-are not about prompts and are left to it.
+The numbers are those of `metrics.evaluate`, computed by the same functions from the same prompts.  Perplexity and
+efficiency are not about prompts and only part of `metrics.evaluate`.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ class EngramTask:
     case: Case
     settings: Settings
     to_run: Plan
-    """Every prompt of the case, and which of them fit."""
+    """Every prompt of the case, and which of them fit the model."""
 
     @property
     def needs(self) -> Needs:
-        """Continuations and forced answers."""
+        """Continuations and scored answers."""
         run = self.to_run
         return Needs(answers=run.answers, distributions=run.distributions, said=run.prompts(with_bridges=False))
 
     @property
     def base_needs(self) -> Needs:
-        """And the bridge facts."""
+        """The same, and the bridge facts."""
         return self.needs | Needs(said=self.to_run.prompts(with_bridges=True))
 
     def values(self, before: Readings, after: Readings) -> dict[str, Value]:

@@ -1,7 +1,6 @@
-"""What protocols ask of a model, and its answers: every protocol says what it needs, and one pass reads it all.
+"""What protocols ask a model, and its answers: every protocol states its needs, and one pass reads them all.
 
-Two protocols that need the same reading share it, and so do many edits of one base model, whose prompts then fill the
-batches.
+Protocols share equal readings, and many edits share those of one base model, whose prompts then fill the batches.
 """
 
 from __future__ import annotations
@@ -23,37 +22,37 @@ K = TypeVar("K", bound=Hashable)
 Pair = tuple[str, str]
 """(prompt, answer)"""
 Row = tuple[tuple[int, ...], int]
-"""Token ids of a prompt and its answer, and how many of them are the prompt's."""
+"""Token ids of a prompt and its answer, and the prompt's length."""
 
 TEXT_TOKENS = 100
-"""Length of a drawn text with its prompt, tokens: `max_out_len` of ROME's code."""
+"""Length of a sampled text with its prompt, tokens: `max_out_len` of ROME's code."""
 STOP_TOKENS = 50
 """Most new tokens before a natural stop: `max_new_tokens` of WILD's code."""
 TOP_K = 5
-"""Tokens a text is drawn among, as in ROME's code."""
+"""Most probable tokens among which a text is sampled, as in ROME's code."""
 
 
 @dataclass(frozen=True)
 class Needs:
-    """Prompts to run.  Every field keeps its order, so that batches, and with them the last bits, are repeatable."""
+    """Prompts to run.  Fields keep their order, so that batches, and with them the last bits, are repeatable."""
 
     answers: tuple[Pair, ...] = ()
-    """Answers to force: prompt and answer tokenised together where that leaves the prompt's tokens as they are."""
+    """Answers to score; prompt and answer are tokenised together where that does not change the prompt's tokens."""
     distributions: tuple[Pair, ...] = ()
-    """Those of `answers` whose next-token distribution at the prompt's end is wanted too."""
+    """Those of `answers` whose next-token distribution at the prompt's end is kept."""
     joint: tuple[Pair, ...] = ()
-    """Answers to force as EasyEdit does: tokenised together whatever becomes of the prompt's tokens."""
+    """Answers to score as EasyEdit does: always tokenised together with the prompt."""
     said: Mapping[str, int] = field(default_factory=dict)
     """Prompt -> most new tokens of its greedy continuation."""
     stopped: tuple[str, ...] = ()
     """Prompts to continue to a natural stop."""
     texts: tuple[str, ...] = ()
-    """Prompts to draw a text after."""
+    """Prompts after which a text is sampled."""
     passages: tuple[str, ...] = ()
-    """Running texts whose perplexity is wanted."""
+    """Texts whose perplexity is measured."""
 
     def __or__(self, other: Needs) -> Needs:
-        """What either needs."""
+        """The union of both."""
         both = [(self.said, other.said), (other.said, self.said)]
         return Needs(
             answers=_union(self.answers, other.answers),
@@ -68,7 +67,7 @@ class Needs:
 
 @dataclass(frozen=True, eq=False)
 class Readings:
-    """What one model answered.  Each lookup gives a sentence where the model could not be asked."""
+    """One model's answers.  A lookup gives the reason where the model could not be asked."""
 
     model: str
     revision: str
@@ -80,11 +79,11 @@ class Readings:
     _passages: Mapping[str, tuple[float, int]]
 
     def answer(self, pair: Pair) -> Forced | str:
-        """A forced answer of `Needs.answers`."""
+        """A scored answer of `Needs.answers`."""
         return self._answers[pair]
 
     def joint(self, pair: Pair) -> Forced | str:
-        """A forced answer of `Needs.joint`."""
+        """A scored answer of `Needs.joint`."""
         return self._joint[pair]
 
     @property
@@ -94,7 +93,7 @@ class Readings:
 
     @property
     def answers(self) -> dict[Pair, Forced]:
-        """Every forced answer of `Needs.answers` that could be read."""
+        """Every scored answer of `Needs.answers` that could be read."""
         return {pair: forced for pair, forced in self._answers.items() if isinstance(forced, Forced)}
 
     def stopped(self, prompt: str) -> str | None:
@@ -102,21 +101,21 @@ class Readings:
         return self._stopped.get(prompt)
 
     def text(self, prompt: str) -> str | None:
-        """A drawn text with its prompt; None where the prompt cannot be run."""
+        """A sampled text with its prompt; None where the prompt cannot be run."""
         return self._texts.get(prompt)
 
     def passage(self, text: str) -> tuple[float, int]:
-        """(summed negative log probability in nats, predicted tokens) of a running text."""
+        """(summed negative log probability in nats, predicted tokens) of a text."""
         return self._passages[text]
 
 
 def read(
     model: LanguageModel, needs: Needs, *, seed: int = 0, tick: Callable[[int], None] = lambda _: None
 ) -> Readings:
-    """Ask a model everything, in few batches.
+    """Read everything in few batches.
 
     Args:
-        seed: of the drawn texts.
+        seed: of the sampled texts.
         tick: called with a number of prompts after each batch; may raise to stop.
     """
     answers = {pair: _row(join, model, pair) for pair in needs.answers}
@@ -148,7 +147,7 @@ Join = Callable[["LanguageModel", str, str], tuple[list[int], int]]
 
 
 def _row(make: Join, model: LanguageModel, pair: Pair) -> Row | str:
-    """The row, or why there is none."""
+    """The row, or the reason why there is none."""
     try:
         ids, n_prompt = make(model, *pair)
     except ValueError as error:

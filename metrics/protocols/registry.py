@@ -1,4 +1,4 @@
-"""Every protocol, by its id.  A new one is a file and a line here."""
+"""Every protocol by its id.  A new protocol is a file and a line here."""
 
 from __future__ import annotations
 

@@ -6,13 +6,13 @@ Meng et al. 2022, section 3.3 and table 4 (arXiv:2202.05262); Meng et al. 2023, 
     ES, EM    success and magnitude of the new answer over the true one after the edit prompt
     PS, PM    the same after the paraphrases
     NS, NM    success and magnitude of a neighbour's own true answer over the new one, after neighbour prompts
-    GE        entropy of texts drawn after the generation prompts, 100 tokens with the prompt, from the 5 most probable
+    GE        entropy of texts sampled after the generation prompts, 100 tokens with the prompt, top-5 sampling
     RS        similarity of those texts to reference texts about things that have the new answer
     essence   perplexity of the reference texts about the edited subject itself, their first 100 tokens: exp(nll / T),
               where nll is summed over the T - 1 tokens that follow another, as in the authors' `perplexity`
     S         harmonic mean of ES, PS and NS
 
-A case's number is the mean over its prompts, a table's the mean over cases; S is made of the table's numbers.
+A case's number is the mean over its prompts, a table's number the mean over cases; S is computed from the table's.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from models import LanguageModel
 
 CUT = "a generation prompt does not fit the model"
-"""Why a case has no drawn text."""
+"""Why a case has no sampled text."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class RomeTask:
 
     @property
     def _questions(self) -> dict[str, tuple[str, list[Question]]]:
-        """First letter of the score -> (what the prompts are called, questions)."""
+        """First letter of the score -> (name of the prompts, questions)."""
         edits: list[Question] = []
         paraphrases: list[Question] = []
         neighbors: list[Question] = []
@@ -62,7 +62,7 @@ class RomeTask:
 
     @property
     def needs(self) -> Needs:
-        """Forced answers, drawn texts, and the reference texts about the subjects."""
+        """Scored answers, sampled texts, and the reference texts about the subjects."""
         return Needs(
             answers=tuple(pair for _, questions in self._questions.values() for pair in pairs_of(questions)),
             texts=tuple(prompt for request in self.case.requests for prompt in request.generation_prompts),
@@ -114,7 +114,7 @@ class RomeTask:
         return " ".join(snippet.text for snippet in snippets if snippet.name == request.fact.subject)
 
     def _snippets(self, request: EditRequest) -> tuple[Snippet, ...]:
-        """The reference texts of the new answer: CounterFact's are filed under its id, which the case keeps."""
+        """The reference texts of the new answer; CounterFact's are stored under its id, which the case keeps."""
         references = self.material.references
         if references is None:
             return ()
@@ -125,7 +125,7 @@ class RomeTask:
 
 
 def entropies(prompts: tuple[str, ...], before: Readings, after: Readings) -> list[Entry]:
-    """(before, after) of the entropy of each prompt's drawn text, bits."""
+    """(before, after) of the entropy of each prompt's sampled text, bits."""
     pairs = [(before.text(prompt), after.text(prompt)) for prompt in prompts]
     return [
         CUT if first is None or second is None else (generation_entropy([first]), generation_entropy([second]))

@@ -1,4 +1,4 @@
-"""Many cases' numbers under one protocol as one table: the mean over cases, with a bootstrap interval over cases."""
+"""Summarise many cases under one protocol: means over cases with bootstrap intervals over cases."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from metrics.types import Definition, SummaryScore, Way
 
 
 def summarise(cases: Sequence[CaseScores], *, seed: int = 0) -> Summary:
-    """The mean over cases of every number of their protocol, each case weighing the same.
+    """The mean over cases of every number of their protocol; each case weighs the same.
 
     A derived number, such as ROME's S, is the harmonic mean of the means, as in the papers' tables; its interval comes
     from the same resampled cases.

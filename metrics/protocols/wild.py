@@ -1,4 +1,4 @@
-"""WILD: the model speaks until it stops by itself, and what it said is the answer or it is not.
+"""WILD: the greedy continuation up to its natural stop either is the answer or is not.
 
 Yang et al. 2025 (arXiv:2502.11177), `test_prediction_acc_real` of their code: greedy decoding of at most 50 tokens, cut
 at the first end of a sentence or line, and an exact match after SQuAD's normalisation (Rajpurkar et al. 2016,
@@ -9,8 +9,8 @@ arXiv:1606.05250): lower case, no punctuation, no articles, single spaces.
 Answers are the expected one and its other names.  Reliability, generalization and portability are shares of matches;
 locality is the share of prompts that both models continue in the same words up to the stop, right or wrong.
 
-Two things are ours.  Their stop is every full stop, which cuts "Washington, D.C."; here a full stop ends a sentence as
-in `metrics.asking.generation.first_sentence`.  Where they may have a chat template or a judge, here the prompt is bare
+Two things differ here.  They stop at every full stop, which cuts "Washington, D.C."; here a full stop ends a sentence
+as in `metrics.asking.generation.first_sentence`.  They may use a chat template or a judge; here the prompt is plain
 text.
 """
 
@@ -42,7 +42,7 @@ def squad_normalise(text: str) -> str:
 
 
 def exact_match(text: str, answers: Sequence[str]) -> bool:
-    """Whether the text is one of the answers and nothing else, both normalised; an empty text is none."""
+    """Whether the text equals one of the answers, both normalised; an empty text never does."""
     said = squad_normalise(text)
     return bool(said) and said in {squad_normalise(answer) for answer in answers}
 
