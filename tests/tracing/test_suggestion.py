@@ -210,7 +210,7 @@ def test_averages_say_whether_they_show_an_early_site() -> None:
 def test_the_table_says_the_same() -> None:
     result = traced({(1, 0): BIG}, own_answer=True)
     shown = trace_table(result)
-    assert "answer     'Seattle', the model's own; nobody has said what is true" in shown
+    assert "answer     'Seattle', the model's own; the true answer was not given" in shown
     assert f"Largest effect before the last token: {result.largest()}" in shown
     assert f"Largest at the last subject token: {result.last_subject()}" in shown
     assert f"Suggested layer: none. {result.suggestion().reason}" in shown
