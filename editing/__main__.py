@@ -46,8 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     if options.json:
-        found = {"edit": description(edit), "report": json.loads(report.to_json()), "broken": list(why)}
-        print(json.dumps(found, ensure_ascii=False))
+        printed = {"edit": description(edit), "report": json.loads(report.to_json()), "broken": list(why)}
+        print(json.dumps(printed, ensure_ascii=False))
     else:
         print(summary(edit, report))
         if options.full:
@@ -147,8 +147,8 @@ def _run(options: argparse.Namespace) -> tuple[Edit, EditedModel, EditReport, tu
     if suggests:
         config = replace(config, layer=suggest_layer(model))
         print(f"note: no --layer given; {config.layer} is taken, {SUGGESTED}", file=sys.stderr)
-    found = guarded(model, [request], options.method, config, watch=_watch())
-    edit = replace(found.edit, diagnostics=(*found.edit.diagnostics, *found.checks))
+    made = guarded(model, [request], options.method, config, watch=_watch())
+    edit = replace(made.edit, diagnostics=(*made.edit.diagnostics, *made.checks))
     report = workflow.evaluate(model, edit, request, watch=_watch())
     return edit, apply_edits(model, [edit]), report, why_broken(edit.diagnostics)
 

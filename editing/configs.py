@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 def make_config(config_type: type[Any], values: Mapping[str, Any]) -> Any:
-    """The config with these values and its defaults for the rest.
+    """The config with these values and defaults for the rest.
 
     Raises:
         ValueError: if a field is unknown or missing, or a value is out of its range.
@@ -56,9 +56,9 @@ def with_constants(constants: Mapping[str, Mapping[str, Any]]) -> Callable[[type
 
 
 def check_config(config: Any) -> None:
-    """Hold every field of a config dataclass to the `choices`, `min` and `max` of its metadata.
+    """Check every field of a config dataclass against the `choices`, `min` and `max` of its metadata.
 
-    Besides its `choices` a field takes texts of the form of its `pattern`: (regular expression, how to write it).
+    Besides its `choices` a field accepts texts that match its `pattern`: (regular expression, how to write it).
 
     Raises:
         ValueError: naming the field, the value and what was expected.

@@ -1,7 +1,7 @@
-"""An edit as data: what changes and by how much.  Nothing is written until it is applied, and then to a view.
+"""An edit as data: what changes and by how much.
 
-What it does stands in its operations (`editing.ops`); `editing.applied.view.apply_edits` makes the view of a model that
-has it.
+Its operations (`editing.ops`) say what it does to a model.  `editing.applied.view.apply_edits` makes a view of the model
+with the edit; the model itself is never written to.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from facts import EditRequest
 
 @dataclass(frozen=True)
 class Diagnostic:
-    """One number that tells whether an edit went well."""
+    """One number that helps to judge an edit."""
 
     name: str
     value: float
     unit: str = ""
     help: str = ""
     warning: str = ""
-    """A sentence for the reader when the number is out of the ordinary; else empty."""
+    """A sentence that warns of an unusual value; else empty."""
 
 
 @dataclass(frozen=True)
@@ -41,34 +41,34 @@ class LossStep:
 
     @property
     def total(self) -> float:
-        """What the optimiser sees."""
+        """The objective: the sum of the three."""
         return self.target_nll + self.kl + self.decay
 
 
 @dataclass(frozen=True, eq=False)
 class Edit:
-    """What a method computed: the changes, the numbers behind them, and what they may be applied to."""
+    """The result of a method: operations, diagnostics, and the revision of the model they are for."""
 
     method: str
     requests: tuple[EditRequest, ...]
     config: Any
     """The method's frozen config dataclass."""
     ops: tuple[Op, ...]
-    """What it does to a model, in the order it was made."""
+    """What the edit does to a model, in the order the method made them."""
     model_revision: str
-    """Revision of the model it is for: the base, or the view it was computed on."""
+    """Revision of the model the edit is for: the base, or the view it was computed on."""
     diagnostics: tuple[Diagnostic, ...] = ()
     losses: tuple[LossStep, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
     """Wall time of each stage."""
     keys: Mapping[str, torch.Tensor] = field(default_factory=dict)
-    """Weight name -> [n, d_in]: keys of the requests there, for methods that must not disturb earlier edits."""
+    """Weight name -> [n, d_in]: the requests' keys at that weight, for methods that protect earlier edits."""
     parents: tuple[str, ...] = ()
-    """Digests of the edits that were in the model when this one was computed, in their order."""
+    """Digests of the edits that were in the model when this one was computed, oldest first."""
 
     @property
     def weights(self) -> tuple[Delta, ...]:
-        """Every operation that changes a weight, and so can be merged into it."""
+        """The operations that change a weight, which can be merged into it."""
         return tuple(op for op in self.ops if isinstance(op, WeightDelta | DenseDelta))
 
     @property
@@ -78,12 +78,12 @@ class Edit:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What the reader should be told, a sentence each."""
+        """The warnings of the diagnostics."""
         return tuple(diagnostic.warning for diagnostic in self.diagnostics if diagnostic.warning)
 
     @property
     def parameters_changed(self) -> int:
-        """Entries of all weights the edit touches; what a codebook or a side weight adds counts as well."""
+        """Number of entries of all weights the edit changes, plus those a codebook or a side weight adds."""
         sizes = {op.name: op.n_changed for op in self.weights}
         added = sum(op.keys.numel() + op.values.numel() for op in self.ops if isinstance(op, CodebookOp))
         return sum(sizes.values()) + added + sum(len(op.index) for op in self.ops if isinstance(op, SideOp))
@@ -111,5 +111,5 @@ class Edit:
 
     @cached_property
     def digest(self) -> str:
-        """sha256 over what the edit does and the revision it is for."""
+        """sha256 over the operations and the revision the edit is for."""
         return hashlib.sha256(f"{self.model_revision} {self.content}".encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""A saved edit: one safetensors file, its tensors as they are and everything else as JSON in its header."""
+"""A saved edit: one safetensors file with the tensors, and everything else as JSON in its header."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def save_edit(edit: Edit, path: Path) -> None:
 
 
 def load_edit(path: Path) -> Edit:
-    """Read an edit and check that it is what was written.
+    """Read an edit and check its digest.
 
     Raises:
         FileNotFoundError: if there is no such file.

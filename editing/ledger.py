@@ -1,13 +1,11 @@
-"""The ledger: which edits a model has, in which order, on which branch; kept in a folder, or in memory alone.
+"""The ledger: which edits a model has, in which order, on which branch; in a folder or in memory.
 
     ledger.json                 format, revision of the base, branches: name -> digests, the current branch
     edits/<digest>.safetensors  every edit once, whichever branches it is on
 
-Every change is one atomic replacement of `ledger.json`, made after the edit's file is whole: a crash or a bad file
-leaves the ledger as it was.  The model of a branch is a view built from the base and the branch's edits, so taking out
-any one edit gives, bit for bit, the model that never had it.
-
-Which edits stand where is `facts.branches`, which the page's list of edits uses as well.
+Every change replaces `ledger.json` atomically, after the edit's file is complete, so a crash or a bad file leaves the
+ledger as it was.  The model of a branch is a view built from the base and the branch's edits, so removing any edit gives,
+bit for bit, the model that never had it.  `facts.branches` holds which edits are on which branch.
 """
 
 from __future__ import annotations
@@ -32,7 +30,7 @@ MAIN = "main"
 
 @dataclass(frozen=True)
 class Answer:
-    """What two branches say to one prompt."""
+    """How two branches continue one prompt."""
 
     prompt: str
     first: str
@@ -40,7 +38,7 @@ class Answer:
 
     @property
     def differs(self) -> bool:
-        """Whether the two say different things."""
+        """Whether the two continuations differ."""
         return self.first != self.second
 
 
@@ -55,11 +53,11 @@ class Comparison:
 
 
 class Ledger:
-    """The edits of one model; safe for threads of one process.
+    """The edits of one model.  Safe for threads of one process.
 
     Args:
         model: the unedited base.
-        folder: where to keep it; made if missing, read if it holds a ledger.  None: in memory alone.
+        folder: created if missing, read if it holds a ledger.  None: keep the ledger in memory.
 
     Raises:
         ValueError: if the folder holds a ledger of other weights, or one that cannot be read.
@@ -95,7 +93,7 @@ class Ledger:
         return tuple(self._edits[digest] for digest in self._state.edits(branch))
 
     def view(self, branch: str | None = None) -> EditedModel:
-        """The model as it is on a branch.
+        """The model with the edits of a branch.
 
         Raises:
             ValueError: if there is no such branch, or an edit does not fit the model (one that was forced).
@@ -103,11 +101,11 @@ class Ledger:
         return apply_edits(self.model, self.edits(branch), force=True)
 
     def add(self, edit: Edit, position: int | None = None) -> Edit:
-        """Put an edit on the current branch, by default as its newest.
+        """Add an edit to the current branch, by default as its newest.
 
         Args:
             edit: computed on the base, or on this branch's view.
-            position: how many edits it comes after.
+            position: number of edits before it.
 
         Raises:
             ValueError: if it belongs to other weights, is there already, or does not fit the model.
@@ -122,7 +120,7 @@ class Ledger:
             return self._put(on_base(edit, self.model, active), position)
 
     def undo(self, digest: str | None = None) -> Edit:
-        """Take one edit off the current branch, by default the newest; `add` puts it back.
+        """Remove one edit from the current branch, by default the newest; `add` puts it back.
 
         Raises:
             ValueError: if the branch has no such edit, or none at all.
@@ -136,7 +134,7 @@ class Ledger:
             return self._edits[wanted]
 
     def branch(self, name: str, keep: int | None = None) -> None:
-        """Begin a branch with the current one's edits, or the oldest `keep` of them, and go there.
+        """Start a branch with the current one's edits, or the oldest `keep` of them, and switch to it.
 
         Raises:
             ValueError: if the name is empty or taken, or the branch has fewer edits.
@@ -150,7 +148,7 @@ class Ledger:
             self._change(self._state.put(name, there[:keep]).switched(name))
 
     def switch(self, name: str) -> None:
-        """Go to another branch.
+        """Switch to another branch.
 
         Raises:
             ValueError: if there is none of that name.
@@ -159,7 +157,7 @@ class Ledger:
             self._change(self._state.switched(name))
 
     def compare(self, first: str, second: str, prompts: Sequence[str], max_new_tokens: int = 16) -> Comparison:
-        """Two branches side by side: which edits each has, and what they say.
+        """Compare two branches: their edits and their continuations of some prompts.
 
         Raises:
             ValueError: if a branch does not exist, or a prompt does not fit.
@@ -174,10 +172,10 @@ class Ledger:
         )
 
     def import_edit(self, path: Path, *, force: bool = False) -> Edit:
-        """Put an edit from a file on the current branch.
+        """Add an edit from a file to the current branch.
 
         Args:
-            force: also take an edit of other weights; it is then one of this ledger's model.
+            force: accept an edit of other weights and treat it as one of this ledger's model.
 
         Raises:
             FileNotFoundError: if there is no such file.
@@ -199,7 +197,7 @@ class Ledger:
         known = self._edits | {edit.digest: edit}
         apply_edits(
             self.model, [known[digest] for digest in state.edits()], force=True
-        )  # fails now rather than in the ledger
+        )  # raises now if the edit does not fit
         if self.folder is not None and not self._file(edit.digest).is_file():
             scratch = self._file(edit.digest).with_suffix(".part")
             save_edit(edit, scratch)
@@ -209,15 +207,15 @@ class Ledger:
         return edit
 
     def _full(self, digest: str, there: Sequence[str]) -> str:
-        """The digest that begins like this."""
-        found = [each for each in there if digest and each.startswith(digest)]
-        if len(found) != 1:
+        """The full digest of the edit whose digest begins with `digest`."""
+        matches = [each for each in there if digest and each.startswith(digest)]
+        if len(matches) != 1:
             shown = ", ".join(each[:12] for each in there) or "none"
-            raise ValueError(f"{len(found)} edits of {self.current!r} are called {digest!r}; it has {shown}")
-        return found[0]
+            raise ValueError(f"{len(matches)} edits of {self.current!r} are called {digest!r}; it has {shown}")
+        return matches[0]
 
     def _change(self, state: Branches) -> None:
-        """Write first, then remember, so that a full disk leaves both as they were."""
+        """Write first, then update the state, so that a full disk changes neither."""
         self._write(state)
         self._state = state
 
@@ -247,7 +245,7 @@ class Ledger:
             if state["format"] != FORMAT:
                 raise ValueError(f"its format is {state['format']!r}, expected {FORMAT!r}")
             branches = {str(name): tuple(map(str, digests)) for name, digests in state["branches"].items()}
-            revision, found = state["base_revision"], Branches(branches, state["current"])
+            revision, stored = state["base_revision"], Branches(branches, state["current"])
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(f"{str(folder)!r} does not hold a ledger that can be read: {error}") from error
         if revision != self.model.revision:
@@ -261,4 +259,4 @@ class Ledger:
         for digest, edit in edits.items():
             if edit.digest != digest:
                 raise ValueError(f"the ledger's file for edit {digest[:12]} holds another edit, {edit.digest[:12]}")
-        self._edits, self._state = edits, found
+        self._edits, self._state = edits, stored

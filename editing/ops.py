@@ -1,4 +1,4 @@
-"""Operations: what an edit does to a model, as plain data.  Six kinds, whatever method computed them.
+"""Operations: what an edit does to a model, as plain data.  There are six kinds.
 
     WeightDelta   W + rows cols, a low-rank change of one weight    ROME, MEMIT, EMMET, AlphaEdit, KN, LoRA, KE, MEND
     DenseDelta    W + change                                        FT, FT-L, FT-M
@@ -7,8 +7,8 @@
     RouteOp       prompts that another model answers                SERAC
     PromptOp      words put before every prompt                     IKE, ICE
 
-An operation does nothing by itself: `editing.applied.view.apply_edits` builds the view of a model that has it.  They
-nest in one order, Prompt(Route(Weights)), where codebooks and side weights sit on top of the changed weights.
+`editing.applied.view.apply_edits` builds a view of a model with the operations.  They nest in one order,
+Prompt(Route(Weights)); codebooks and side weights act on top of the changed weights.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Where = Literal["last", "prompt", "all"]
 
 @dataclass(frozen=True, eq=False)
 class WeightDelta:
-    """A low-rank change of one weight, in the orientation y = W x whatever the module stores.
+    """A low-rank change of one weight, in the orientation y = W x (also where the module stores W transposed).
 
     Raises:
         ValueError: if the two factors do not belong together, or hold a number that is not finite.
@@ -51,11 +51,11 @@ class WeightDelta:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(d_out, d_in) of the dense change, which is not computed for this."""
+        """(d_out, d_in) of the dense change, without computing it."""
         return len(self.rows), self.cols.shape[1]
 
     def matrix(self) -> torch.Tensor:
-        """The dense change, [d_out, d_in].  The factors of a small file may make a huge one: compare `shape` first."""
+        """The dense change, [d_out, d_in].  Small factors can make a huge matrix: check `shape` first."""
         return self.rows @ self.cols
 
     @property
@@ -66,7 +66,7 @@ class WeightDelta:
 
     @property
     def n_changed(self) -> int:
-        """Entries of the weight it touches."""
+        """Number of entries of the weight that it changes."""
         return self.rows.shape[0] * self.cols.shape[1]
 
 
@@ -105,7 +105,7 @@ class DenseDelta:
 
     @property
     def n_changed(self) -> int:
-        """Entries of the weight it touches."""
+        """Number of entries of the weight that it changes."""
         return self.change.numel()
 
 
@@ -114,9 +114,8 @@ class CodebookOp:
     """Entries of a codebook at one layer, one per request; `editing.applied.codebook.fold` makes one book of all active
     ones.
 
-    Where the layer's input at the last prompt token is within the radius of an entry's key, the layer writes the
-    entry's value.  Radii are not stored: they follow from the entries in their order, so that leaving an entry out
-    gives what would have been without it.
+    If the layer's input at the last prompt token is within the radius of an entry's key, the layer writes that entry's
+    value.  Radii are not stored but computed from the entries in their order, so that removing an entry leaves no trace.
 
     Raises:
         ValueError: if keys, values and labels do not belong together, or a number is not usable.
@@ -127,11 +126,11 @@ class CodebookOp:
     keys: torch.Tensor
     """[n, d_in], the layer's input at the last prompt token."""
     values: torch.Tensor
-    """[n, d_out], what the layer writes instead."""
+    """[n, d_out], what the layer writes there."""
     labels: tuple[tuple[int, ...], ...]
     """Token ids of each entry's answer; entries with one answer may share a ball."""
     radius: float
-    """Of a new entry, before neighbours stretch or cut it; Euclidean, in units of the layer's input."""
+    """Of a new entry, before its neighbours change it; Euclidean, in units of the layer's input."""
     where: Where = "last"
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Words before the prompt: how several prompt edits share one prefix, and how a prompt reads behind them."""
+"""The prefix of prompt edits: how several share one, and how a prompt is tokenised behind it."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from models import LanguageModel
 def fold(model: LanguageModel, ops: Sequence[PromptOp]) -> tuple[int, ...]:
     """Token ids of the prefix of all active edits: demonstrations, facts, one opening.
 
-    Demonstrations are dropped from the front, where the least similar stand, until `reserve` tokens are free.
+    Drops demonstrations from the front, where the least similar ones are, until `reserve` tokens are free.
 
     Raises:
-        ValueError: if the facts alone leave fewer free.
+        ValueError: if the facts alone leave fewer than `reserve` free.
     """
     if not ops:
         return ()
@@ -24,22 +24,22 @@ def fold(model: LanguageModel, ops: Sequence[PromptOp]) -> tuple[int, ...]:
     stated = [token for op in ops for token in op.fact] + list(ops[-1].opening)
     if len(stated) > room:
         raise ValueError(
-            f"the facts put before the prompt take {len(stated)} tokens, and of the model's {model.max_positions} only "
-            f"{room} are to be filled; remove an edit or lower `reserve`"
+            f"the facts put before the prompt take {len(stated)} tokens, but only {room} of the model's "
+            f"{model.max_positions} are available; remove an edit or lower `reserve`"
         )
     demonstrations = list(dict.fromkeys(demonstration for op in ops for demonstration in op.demonstrations))
     while demonstrations and sum(map(len, demonstrations)) + len(stated) > room:
         demonstrations.pop(0)
-    found = [*(token for demonstration in demonstrations for token in demonstration), *stated]
-    return (_one_token(model, model.decode(found[:1]).lstrip(" "), found[0]), *found[1:])
+    tokens = [*(token for demonstration in demonstrations for token in demonstration), *stated]
+    return (_one_token(model, model.decode(tokens[:1]).lstrip(" "), tokens[0]), *tokens[1:])
 
 
 def behind(model: LanguageModel, before: Sequence[int], row: Sequence[int]) -> tuple[list[int], int]:
-    """A row of token ids read behind others, and how many of its own stay in front of them.
+    """A row of token ids with `before` inserted, and how many of the row's tokens stay in front of it.
 
-    A start token, or what a chat template has before the user's words, stays in front.  A first word that was tokenised
-    as the beginning of a text becomes the one token it is inside a text, where the tokenizer has it ("The" and " The"),
-    so that the row keeps its length.
+    A start token, or what a chat template puts before the user's words, stays in front.  The row's first word, tokenised
+    as the beginning of a text ("The"), becomes the token it is inside a text (" The") if the tokenizer has one, so that
+    the row keeps its length.
     """
     n = len(model.lead_ids)
     lead = n if tuple(row[:n]) == model.lead_ids and len(row) > n else 0
@@ -50,11 +50,11 @@ def behind(model: LanguageModel, before: Sequence[int], row: Sequence[int]) -> t
 
 
 def _one_token(model: LanguageModel, text: str, otherwise: int) -> int:
-    """The token that is this text; another where there is none."""
+    """The token of this text, or `otherwise` if it is not a single token."""
     ids = model.tokenize(text, special_tokens=False)
     return ids[0] if len(ids) == 1 else otherwise
 
 
-def own_positions(found: torch.Tensor, lead: int, n_before: int) -> torch.Tensor:
-    """The positions of the row itself: [pos + n_before, ...] -> [pos, ...]."""
-    return torch.cat([found[:lead], found[lead + n_before :]])
+def own_positions(states: torch.Tensor, lead: int, n_before: int) -> torch.Tensor:
+    """The row's own positions: [pos + n_before, ...] -> [pos, ...]."""
+    return torch.cat([states[:lead], states[lead + n_before :]])

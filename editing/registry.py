@@ -28,7 +28,7 @@ from facts.watch import UNWATCHED, Watch
 from models import LanguageModel
 
 DEFAULT_METHOD = "r-rome"
-"""The corrected rank-one edit: what the field starts with, without the mismatch of keys that breaks models."""
+"""The corrected rank-one edit."""
 
 METHODS: dict[str, Method] = {
     "r-rome": RRomeMethod(),
@@ -51,12 +51,12 @@ METHODS: dict[str, Method] = {
 }
 
 REVISIONS = {"grace": 2, "r-rome": 2}
-"""Raised whenever a method comes to compute something else from the same settings, so that results kept from before are
-not taken for its own; 1 for a method that does not stand here."""
+"""Raise a method's number when it computes something else from the same settings, so that a ledger does not reuse its old
+results; 1 for a method that is not listed."""
 
 
 def revision_of(name: str) -> int:
-    """Which computation a method's name stands for."""
+    """The number of a method's current computation; part of what keys a cell."""
     return REVISIONS.get(name, 1)
 
 

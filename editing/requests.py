@@ -1,4 +1,4 @@
-"""What is asked of a method, checked before any work."""
+"""Checks of what a method is given, before any work."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from models import LanguageModel
 
 
 def check_layer(model: LanguageModel, layer: int) -> None:
-    """Hold a layer to those the model has.
+    """Check that the model has this layer.
 
     Raises:
         ValueError: if there is no such layer.
@@ -19,7 +19,7 @@ def check_layer(model: LanguageModel, layer: int) -> None:
 
 
 def check_editable(model: LanguageModel) -> None:
-    """Hold a model to weights that an edit can be computed from and written into.
+    """Check that edits can be computed from a model's weights.
 
     Raises:
         ValueError: if some weights are quantised, not in memory, or on a device without float64.
@@ -27,23 +27,22 @@ def check_editable(model: LanguageModel) -> None:
     weights = list(model.module.parameters())
     if any(not weight.is_floating_point() for weight in weights):
         raise ValueError(
-            f"{model.name} holds its weights in 8 or 4 bits, which serves traces only; load it whole, without --load, "
-            "to edit it"
+            f"{model.name} holds its weights in 8 or 4 bits, which allows traces only; load it without --load to edit it"
         )
     if any(weight.is_meta for weight in weights):
         raise ValueError(
-            f"{model.name} does not fit in memory and keeps weights elsewhere, which serves traces only; load it "
-            "without --device-map on a machine with more memory, or in bfloat16, to edit it"
+            f"{model.name} does not fit in memory and keeps weights elsewhere, which allows traces only; to edit it, load it "
+            "without --device-map on a machine with more memory, or in bfloat16"
         )
     if model.device.type == "mps":
-        raise ValueError("edits are solved in float64, which the device mps lacks; say --device cpu to edit the model")
+        raise ValueError("edits are computed in float64, which the device mps does not have; give --device cpu")
 
 
 def check_batch(model: LanguageModel, requests: Sequence[EditRequest]) -> None:
-    """Hold a batch to a model that can be edited, and to one answer for each question.
+    """Check a batch: the model can be edited, and every prompt is given one new answer.
 
     Raises:
-        ValueError: as `check_editable`, and if there is no request, or two ask the same question.
+        ValueError: as `check_editable`, and if there is no request, or two have the same prompt.
     """
     check_editable(model)
     if not requests:
@@ -53,12 +52,14 @@ def check_batch(model: LanguageModel, requests: Sequence[EditRequest]) -> None:
         prompt = request.fact.prompt
         if prompt in seen:
             answers = f"{seen[prompt].target_new!r} and {request.target_new!r}"
-            raise ValueError(f"two requests ask {prompt!r}, for {answers}; keep one of them")
+            raise ValueError(
+                f"two requests have the prompt {prompt!r}, with the new answers {answers}; keep one of them"
+            )
         seen[prompt] = request
 
 
 def check_single(model: LanguageModel, requests: Sequence[EditRequest], title: str) -> None:
-    """Hold what a method without batches is given to one request, and to a model that can be edited.
+    """Check that the model can be edited and that there is exactly one request.
 
     Raises:
         ValueError: as `check_editable`, and if there is none or more than one.

@@ -61,8 +61,8 @@ def fold(ops: Sequence[CodebookOp]) -> Codebook:
         for key, value, label in zip(op.keys, op.values, op.labels, strict=True):
             distance, nearest = float("inf"), -1
             if keys:
-                found = distances(key[None], torch.stack(keys))[0].min(dim=0)
-                distance, nearest = float(found.values), int(found.indices)
+                smallest = distances(key[None], torch.stack(keys))[0].min(dim=0)
+                distance, nearest = float(smallest.values), int(smallest.indices)
             if distance > (radii[nearest] if keys else 0.0) + op.radius or labels[nearest] != label:
                 radius = op.radius
                 if keys and distance <= radii[nearest] + op.radius:  # a conflict: part the way

@@ -82,8 +82,8 @@ class SeracRouter:
     def keys(self, model: LanguageModel, prompts: Sequence[Sequence[int]]) -> torch.Tensor:
         """[prompt, d_key], of prompts given as token ids; `model` is the unedited base."""
         state, reader = self._parts(model)
-        found: torch.Tensor = state.scope(reader.read(prompts))
-        return found
+        keys: torch.Tensor = state.scope(reader.read(prompts))
+        return keys
 
     def scores(self, model: LanguageModel, prompt: Sequence[int], ops: Sequence[RouteOp]) -> torch.Tensor:
         """As `Router.scores`; of entries that score alike the latest wins, and an entry with a

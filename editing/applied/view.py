@@ -99,26 +99,26 @@ class EditedModel(LanguageModel):
         ends = self.prompt_ends(ids, lengths, prompt_lengths)
         stops = [ids.shape[1]] * len(ids) if lengths is None else torch.as_tensor(lengths).tolist()
         if self.prefix:
-            found = self._behind_prefix(ids, torch.tensor(stops), ends)
+            logits = self._behind_prefix(ids, torch.tensor(stops), ends)
         else:
-            found = self._inner.logits(ids, lengths, ends)
+            logits = self._inner.logits(ids, lengths, ends)
         if not self._memories:
-            return found
+            return logits
         for row, (stop, end) in enumerate(zip(stops, ends.tolist(), strict=True)):
             routed = self.route(ids[row, :end].tolist())
             if routed is not None:
                 memory, context = routed
                 read, lead = prefix.behind(self.base, context, ids[row, :stop].tolist())
                 answer = memory.answers.logits(torch.tensor([read]), prompt_lengths=[len(context) + end])[0]
-                found[row, :stop] = prefix.own_positions(answer, lead, len(context))
-        return found
+                logits[row, :stop] = prefix.own_positions(answer, lead, len(context))
+        return logits
 
     def _behind_prefix(self, ids: torch.Tensor, stops: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
         """[batch, pos, d_vocab] of the rows' own positions."""
         shift = len(self.prefix)
         rows, leads = zip(*(prefix.behind(self.base, self.prefix, row) for row in ids.tolist()), strict=True)
-        found = self._inner.logits(torch.tensor(rows), stops + shift, ends + shift)
-        return torch.stack([prefix.own_positions(row, lead, shift) for row, lead in zip(found, leads, strict=True)])
+        logits = self._inner.logits(torch.tensor(rows), stops + shift, ends + shift)
+        return torch.stack([prefix.own_positions(row, lead, shift) for row, lead in zip(logits, leads, strict=True)])
 
     def continuations(
         self, rows: Sequence[Sequence[int]], max_new_tokens: int, begun: Sequence[Sequence[int]] | None = None
@@ -126,31 +126,31 @@ class EditedModel(LanguageModel):
         """As `LanguageModel.continuations`."""
         first = [()] * len(rows) if begun is None else begun
         behind = [prefix.behind(self.base, self.prefix, row)[0] for row in rows]
-        found = self._inner.continuations(behind, max_new_tokens, first)
+        continued = self._inner.continuations(behind, max_new_tokens, first)
         for index, row in enumerate(rows):
             routed = self.route(list(row))
             if routed is not None:
                 memory, context = routed
                 read, _ = prefix.behind(self.base, context, row)
-                found[index] = memory.answers.continuations([read], max_new_tokens, [first[index]])[0]
-        return found
+                continued[index] = memory.answers.continuations([read], max_new_tokens, [first[index]])[0]
+        return continued
 
     def drawn(self, rows: Sequence[Sequence[int]], length: int, sampling: Sampling) -> list[list[int]]:
         """As `LanguageModel.drawn`; what stands before a prompt does not count."""
         behind = [prefix.behind(self.base, self.prefix, row)[0] for row in rows]
-        found = self._inner.drawn(behind, length + len(self.prefix), sampling)
+        drawn = self._inner.drawn(behind, length + len(self.prefix), sampling)
         for index, row in enumerate(rows):
             routed = self.route(list(row))
             if routed is not None:
                 memory, context = routed
                 read, _ = prefix.behind(self.base, context, row)
-                found[index] = memory.answers.drawn([read], length + len(context), sampling)[0]
-        return found
+                drawn[index] = memory.answers.drawn([read], length + len(context), sampling)[0]
+        return drawn
 
     def route(self, prompt: Sequence[int]) -> tuple[Memory, tuple[int, ...]] | None:
         """The memory and context that answer a prompt; None where the prompt is in no stored edit's scope."""
-        found = [(memory, memory.find(self.base, prompt)) for memory in self._memories]
-        in_scope = [(hit[0], memory, hit[1]) for memory, hit in found if hit is not None]
+        hits = [(memory, memory.find(self.base, prompt)) for memory in self._memories]
+        in_scope = [(hit[0], memory, hit[1]) for memory, hit in hits if hit is not None]
         if not in_scope:
             return None
         _, memory, context = max(in_scope, key=lambda scored: scored[0])
@@ -266,7 +266,7 @@ def _size(base: LanguageModel, name: str) -> tuple[int, ...]:
 
 
 def _grouped(ops: Sequence[T], name: Callable[[T], str]) -> dict[str, list[T]]:
-    found: dict[str, list[T]] = {}
+    groups: dict[str, list[T]] = {}
     for op in ops:
-        found.setdefault(name(op), []).append(op)
-    return found
+        groups.setdefault(name(op), []).append(op)
+    return groups

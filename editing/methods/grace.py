@@ -152,8 +152,8 @@ class GraceMethod(Method):
 
 def _place(model: LanguageModel, layer: int, row: Asked) -> Place:
     prompt = torch.tensor([row.ids[: row.n_prompt]], device=model.device)
-    found = run(model, prompt, captures=[("mlp_key", layer), ("mlp_out", layer)]).captured
-    return Place(row, found["mlp_key", layer][0, -1].float(), found["mlp_out", layer][0, -1].float())
+    captured = run(model, prompt, captures=[("mlp_key", layer), ("mlp_out", layer)]).captured
+    return Place(row, captured["mlp_key", layer][0, -1].float(), captured["mlp_out", layer][0, -1].float())
 
 
 def _start(

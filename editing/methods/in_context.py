@@ -154,9 +154,9 @@ class IkeMethod(IceMethod):
                 + question(one.prompt, one.answer, config.wording)
                 for one in reversed(shown)
             )
-            found = tuple(_ids(model, text) for text in texts)
-            if sum(map(len, found)) <= room:
-                return found
+            demonstrations = tuple(_ids(model, text) for text in texts)
+            if sum(map(len, demonstrations)) <= room:
+                return demonstrations
         return ()
 
     def diagnostics(self, config: IkeConfig, op: PromptOp) -> list[Diagnostic]:

@@ -149,8 +149,8 @@ def attributions(
             logits = run_traced(model, inputs, {("mlp_key", layer): lambda keys: scaled[:, None].to(keys.dtype)})
         likely = logits[:, -1].float().softmax(-1)[:, token]
         (gradient,) = torch.autograd.grad(likely[: len(fractions)].sum(), scaled)
-    found = neurons * gradient[: len(fractions)].mean(0)
-    return found.detach(), float(likely[-2].detach()), float(likely[-1].detach())
+    attributed = neurons * gradient[: len(fractions)].mean(0)
+    return attributed.detach(), float(likely[-2].detach()), float(likely[-1].detach())
 
 
 def choose(attributed: torch.Tensor, coarse: float, share: float, most: int) -> list[Neuron]:
@@ -213,11 +213,11 @@ class KnowledgeNeuronsMethod(Method):
         """
         model, config, (row,) = task.model, task.config, task.rows
         old = _old_token(model, task.request, row)
-        found = _everywhere(model, task.request, old, config, task.watch)
-        neurons = choose(found.attributed, config.coarse, config.share, config.most)
+        result = _everywhere(model, task.request, old, config, task.watch)
+        neurons = choose(result.attributed, config.coarse, config.share, config.most)
         deltas = rewrite(model, neurons, old, row.ids[row.n_prompt], config.old_factor, config.new_factor)
         own = size_diagnostic(model, deltas)
-        return Change(ops=deltas, diagnostics=(own,), more=tuple(_located(neurons, found)))
+        return Change(ops=deltas, diagnostics=(own,), more=tuple(_located(neurons, result)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -250,18 +250,18 @@ def _everywhere(
     moved = expected = 0.0
     for index, prompt in enumerate(read_prompt(model, ids) for ids in prompts):
         for layer in range(model.n_layers):
-            found, whole, nothing = attributions(model, prompt, layer, old, config.fractions)
-            attributed[index, layer] = found.cpu()
+            of_layer, whole, nothing = attributions(model, prompt, layer, old, config.fractions)
+            attributed[index, layer] = of_layer.cpu()
             if index == 0:
-                moved, expected = moved + abs(float(found.sum())), expected + abs(whole - nothing)
+                moved, expected = moved + abs(float(of_layer.sum())), expected + abs(whole - nothing)
             watch.step(98 * (index * model.n_layers + layer + 1) // (len(prompts) * model.n_layers), 100)
     return _Everywhere(attributed, moved / expected if expected else 1.0)
 
 
-def _located(neurons: Sequence[Neuron], found: _Everywhere) -> list[Diagnostic]:
+def _located(neurons: Sequence[Neuron], result: _Everywhere) -> list[Diagnostic]:
     places = ", ".join(f"{neuron.layer}.{neuron.index}" for neuron in neurons)
     help_text = "Sum of the attributions over what they should add up to; 1 is exact."
     return [
         Diagnostic("neurons", float(len(neurons)), "", f"Rewritten, as layer.index: {places}."),
-        Diagnostic("completeness", found.completeness, "", help_text),
+        Diagnostic("completeness", result.completeness, "", help_text),
     ]

@@ -97,24 +97,24 @@ class SpreadMethod(Method):
             moments[layer] = moment_for(task.base, layer, config, watch=stage)
         estimated = perf_counter()
         watch.step(40, 100, "search")
-        found = search(model, task.requests, config, watch=watch.part(40, 90))
+        searches = search(model, task.requests, config, watch=watch.part(40, 90))
         searched = perf_counter()
         update = self.update(task, moments)
-        changes, keys, gaps = spread(task, found, update, watch=watch.part(90, 98))
+        changes, keys, gaps = spread(task, searches, update, watch=watch.part(90, 98))
         seconds = {"moments": estimated - began, "value": searched - estimated, "solve": perf_counter() - searched}
         named = {model.architecture.key_weight_name(layer): moment for layer, moment in moments.items()}
         changed = {op.name: named[op.name] for op in changes}
-        outcome = Outcome(found.batches, found.starts, found.values, changed, gaps)
+        outcome = Outcome(searches.batches, searches.starts, searches.values, changed, gaps)
         moment = next(iter(changed.values()))
         return Change(
             ops=changes,
-            losses=mean_losses([value.losses for value in found.values]),
+            losses=mean_losses([value.losses for value in searches.values]),
             seconds=seconds,
             keys=keys,
             diagnostics=diagnose_many(model, changes, outcome),
             more=(*limit_diagnostics(config, outcome), *update.diagnostics(), *moment_diagnostics(config, moment)),
-            p_before=[value.p_before for value in found.values],
-            p_found=[value.p_found for value in found.values],
+            p_before=[value.p_before for value in searches.values],
+            p_found=[value.p_found for value in searches.values],
         )
 
 
@@ -142,7 +142,7 @@ def search(
 
 
 def spread(
-    task: Task, found: Found, update: Update, *, watch: Watch = UNWATCHED
+    task: Task, searches: Found, update: Update, *, watch: Watch = UNWATCHED
 ) -> tuple[tuple[WeightDelta, ...], dict[str, torch.Tensor], tuple[float, ...]]:
     """The changes, the keys of each changed weight [n, d_mlp], and how much of each z was missing before every layer
     and in the end.
@@ -155,13 +155,13 @@ def spread(
     edit = Edit("spread", task.requests, task.config, (), model.revision)
     changes: list[WeightDelta] = []
     used: dict[str, torch.Tensor] = {}
-    targets, gaps = found.targets, []
+    targets, gaps = searches.targets, []
 
     def changed() -> LanguageModel:
         return apply_edits(model, [replace(edit, ops=tuple(changes))])
 
     for index, layer in enumerate(layers):
-        keys, outputs, stream = _read(changed(), layer, layers[-1], found.batches)
+        keys, outputs, stream = _read(changed(), layer, layers[-1], searches.batches)
         missing = targets - stream
         gaps.append(_mean_norm(missing))
         if not keys.any():  # a silent MLP: nothing can be written there, and the layers behind take its share
@@ -177,7 +177,7 @@ def spread(
             f"the MLPs of layers {layers[0]} to {layers[-1]} are silent at the edited tokens (their keys are zero), so "
             "no change of their weights can act there; choose another layer"
         )
-    *_, stream = _read(changed(), layers[-1], layers[-1], found.batches)
+    *_, stream = _read(changed(), layers[-1], layers[-1], searches.batches)
     return tuple(changes), used, (*gaps, _mean_norm(targets - stream))
 
 

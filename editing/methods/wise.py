@@ -202,13 +202,13 @@ def _irrelevant(model: LanguageModel, request: EditRequest, config: WiseConfig) 
     ]
     drawn = random.Random(f"{config.seed}|{request.fact.prompt}").sample(others, len(others))
     facts = (atlas.as_fact(row) for row in drawn)
-    found = []
+    chosen = []
     for fact in facts:
         if fits(model, fact.prompt, fact.target_true):
-            found.append(fact)
-        if len(found) == config.irrelevant:
+            chosen.append(fact)
+        if len(chosen) == config.irrelevant:
             break
-    return found
+    return chosen
 
 
 def _inputs(model: LanguageModel, layer: int, rows: Sequence[Asked], *, keep_below: bool = False) -> Inputs:
@@ -216,8 +216,8 @@ def _inputs(model: LanguageModel, layer: int, rows: Sequence[Asked], *, keep_bel
     if keep_below and layer > 0:
         sites.append(("resid_post", layer - 1))
     with calling(_ends(model, rows)):
-        found = run(model, padded(model, rows), captures=sites).captured
-    return Inputs(tuple(rows), found["mlp_key", layer].float(), found.get(("resid_post", layer - 1)))
+        captured = run(model, padded(model, rows), captures=sites).captured
+    return Inputs(tuple(rows), captured["mlp_key", layer].float(), captured.get(("resid_post", layer - 1)))
 
 
 def _only_here(active: Sequence[Edit], model: LanguageModel, layer: int) -> bool:

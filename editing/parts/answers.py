@@ -1,7 +1,7 @@
-"""How likely a model finds the answers that follow some prompts: the loss that every trained part of an edit lowers.
+"""The probability of answers after their prompts: the loss that every trained part of an edit lowers.
 
-Only the answer's tokens are scored, each read at the position before it.  Rows are padded on the right, which a causal
-model cannot see, and neither the padding nor a start token is ever a target.
+Only the answer's tokens are scored, each at the position before it.  Rows are padded on the right, which a causal model
+cannot see.  Padding and start tokens are never targets.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from facts import EditRequest
 from models import LanguageModel, join, pad
 
 FORWARD_TOKENS = 4096
-"""Tokens in one forward pass, padding included: what fits a small machine's memory with gradients kept."""
+"""Most tokens in one forward pass, padding included, so that gradients fit the memory of a small machine."""
 
 
 class Answered(Protocol):
@@ -56,7 +56,7 @@ def new_answers(model: LanguageModel, requests: Sequence[EditRequest]) -> list[A
 
 
 class Targets:
-    """Where the answers' tokens stand in a padded batch of rows, found once and read from any logits."""
+    """Positions of the answers' tokens in a padded batch of rows, to read any logits of that batch."""
 
     def __init__(self, rows: Sequence[Answered], device: torch.device) -> None:
         places = [
@@ -71,7 +71,7 @@ class Targets:
 
     @staticmethod
     def place(row: Answered, position: int) -> int:
-        """Where the token at `position` is read: just before it."""
+        """The position whose logits predict the token at `position`: the one before it."""
         return position - 1
 
     def nll(self, logits: torch.Tensor) -> torch.Tensor:
@@ -88,16 +88,16 @@ class Targets:
 
 
 def padded(model: LanguageModel, rows: Sequence[Answered]) -> torch.Tensor:
-    """[batch, pos] ids on the model's device, filled up on the right."""
+    """[batch, pos] ids on the model's device, padded on the right."""
     return pad([row.ids for row in rows], model.pad_id)[0].to(model.device)
 
 
 def portions(sizes: Sequence[tuple[int, int]], most: int = FORWARD_TOKENS) -> Iterator[range]:
-    """Runs of consecutive groups of rows that fit one forward together.
+    """Split groups of rows into consecutive portions that each fit one forward pass.
 
     Args:
         sizes: (rows, longest row in tokens) of each group.
-        most: tokens a forward may hold, padding included; a larger group is a run of its own.
+        most: tokens in one forward pass, padding included; a larger group is a portion of its own.
     """
     start = rows = longest = 0
     for index, (n, length) in enumerate(sizes):
@@ -111,10 +111,12 @@ def portions(sizes: Sequence[tuple[int, int]], most: int = FORWARD_TOKENS) -> It
 
 def probabilities(model: LanguageModel, rows: Sequence[Answered]) -> list[float]:
     """Probability of each row's whole answer, without gradients."""
-    found: list[float] = []
+    values: list[float] = []
     for portion in portions([(1, len(row.ids)) for row in rows]):
         some = [rows[index] for index in portion]
         lengths, prompts = [len(row.ids) for row in some], [row.n_prompt for row in some]
         nll = Targets(some, model.device).nll(model.logits(padded(model, some), lengths, prompts))
-        found += [math.exp(-float(value) * (len(row.ids) - row.n_prompt)) for value, row in zip(nll, some, strict=True)]
-    return found
+        values += [
+            math.exp(-float(value) * (len(row.ids) - row.n_prompt)) for value, row in zip(nll, some, strict=True)
+        ]
+    return values

@@ -1,9 +1,9 @@
-"""Contexts: short texts put before the prompt, so that an edit holds wherever the sentence stands.
+"""Contexts: short texts put before the prompt, so that an edit also holds behind other text.
 
 Meng et al. 2022, section 3.1 and appendix E.5 (arXiv:2202.05262): the key and the value are averaged over prompts of
-the form "x_j. p", where x_j is a text the model generated itself.  Here the texts are drawn with a generator of their
-own, so the same model, seed and number give the same contexts on every call; the public code draws them unseeded, once
-per process, and keeps them when the model changes.
+the form "x_j. p", where x_j is a text the model generated itself.  Here a seeded generator draws the texts, so the same
+model, seed and number give the same contexts on every call.  (The public code draws them without a seed, once per
+process, and keeps them when the model changes.)
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from models import LanguageModel
 
 BARE = "{}"
 FIXED = ("The", "Therefore", "Because", "I", "You", "In", "However", "Then", "It", "We")
-"""Openings for what the model cannot supply: where it has no start token, and where its own text is unusable (EasyEdit
-starts its prefixes from the first five of these)."""
+"""Used where the model has no start token or its own text is unusable (EasyEdit starts its prefixes from the first five
+of these)."""
 
 LENGTHS = (5, 10)
 """Tokens in the first and the second half of the prefixes; ROME's public code has ten of each length."""
 TOP_K = 5
 """As in the public code."""
 _MADE: WeakKeyDictionary[LanguageModel, dict[tuple[int, int], tuple[str, ...]]] = WeakKeyDictionary()
-"""Model -> (count, seed) -> templates: many edits of one model share theirs."""
+"""Model -> (count, seed) -> templates; edits of one model share them."""
 
 
 def make_contexts(model: LanguageModel, count: int, seed: int) -> tuple[str, ...]:
     """`count` + 1 templates with one `{}` each: the bare one, then "text. {}" with seeded top-5 texts.
 
-    Texts that are empty or repeat another give way to fixed openings.
+    A text that is empty or repeats another is replaced by a fixed opening.
     """
     made = _MADE.setdefault(model, {})
     if (count, seed) not in made:
@@ -50,7 +50,7 @@ def _templates(model: LanguageModel, count: int, seed: int) -> tuple[str, ...]:
 
 
 def _fixed(taken: list[str]) -> str:
-    """An opening not taken yet; two of them once all are."""
+    """An opening that is not used yet, or two of them when all are used."""
     pairs = (f"{first} {second}" for first in FIXED for second in FIXED)
     return next((text for text in (*FIXED, *pairs) if text not in taken), FIXED[0])
 
@@ -79,7 +79,7 @@ def _sample(model: LanguageModel, n: int, length: int, generator: torch.Generato
 
 
 def _clean(text: str) -> str:
-    """One line without braces (they would be taken for the placeholder), broken characters and a final full stop."""
+    """The text on one line, without braces (they would be read as the placeholder), broken characters and final stop."""
     for character in "{}\ufffd":
         text = text.replace(character, "")
     return " ".join(text.split()).rstrip(" .,;:!?")

@@ -1,4 +1,4 @@
-"""Demonstrations for in-context editing: facts of the atlas that show how a stated fact is used, and how it is not.
+"""Demonstrations for in-context editing: facts of the atlas that show where a stated fact applies and where not.
 
 Zheng et al. 2023, section 3.2 (IKE, arXiv:2305.12740).  Three kinds, in the ratio 1 : 3 : 4:
 
@@ -6,8 +6,8 @@ Zheng et al. 2023, section 3.2 (IKE, arXiv:2305.12740).  Three kinds, in the rat
     update   a made-up fact, then a paraphrase with the made-up answer
     retain   a made-up fact, then another subject's prompt with its true answer
 
-The facts are those nearest to the edit, the nearest one last.  The paper embeds them with a sentence encoder; here the
-edited model's own input embeddings serve, averaged over the tokens, or the share of words in common.
+The facts are those most similar to the edit, the most similar last.  The paper compares them by a sentence encoder; here
+similarity is the cosine of the edited model's own mean input embeddings, or the share of words in common.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ class Demonstration:
 
 
 def counts(n: int) -> dict[Kind, int]:
-    """How many of `n` demonstrations are of each kind: 4, 12, 16 of 32, and as near as can be of fewer."""
+    """How many of `n` demonstrations are of each kind: 4, 12 and 16 of 32, and the nearest to that ratio otherwise."""
     whole = sum(SHARES.values())
-    found = {kind: n * share // whole for kind, share in SHARES.items()}
+    by_kind = {kind: n * share // whole for kind, share in SHARES.items()}
     by_rest = sorted(SHARES, key=lambda kind: (-(n * SHARES[kind] % whole), -SHARES[kind]))
-    for kind in by_rest[: n - sum(found.values())]:
-        found[kind] += 1
-    return found
+    for kind in by_rest[: n - sum(by_kind.values())]:
+        by_kind[kind] += 1
+    return by_kind
 
 
 def kinds(n: int, seed: int) -> list[Kind]:
@@ -60,7 +60,7 @@ def kinds(n: int, seed: int) -> list[Kind]:
 def nearest(
     model: LanguageModel, atlas: Atlas, fact: Fact, n: int, similarity: Similarity = "embedding"
 ) -> list[AtlasFact]:
-    """The `n` facts of other subjects that are most like this one, the nearest first; ties keep the atlas's order."""
+    """The `n` facts of other subjects most similar to this one, most similar first; ties keep the atlas's order."""
     others = [row for row in atlas.facts if row.subject != fact.subject]
     prompts = [atlas.as_fact(row).prompt for row in others]
     likeness = _cosine(model, fact.prompt, prompts) if similarity == "embedding" else _shared(fact.prompt, prompts)
@@ -75,8 +75,8 @@ def _cosine(model: LanguageModel, prompt: str, others: Sequence[str]) -> list[fl
     owner = torch.repeat_interleave(torch.arange(len(rows)), torch.tensor([len(row) for row in rows])).to(flat.device)
     sums = torch.zeros(len(rows), flat.shape[1], device=flat.device).index_add_(0, owner, flat)
     unit = torch.nn.functional.normalize(sums, dim=-1)
-    found: list[float] = (unit[1:] @ unit[0]).tolist()
-    return found
+    cosines: list[float] = (unit[1:] @ unit[0]).tolist()
+    return cosines
 
 
 def _shared(prompt: str, others: Sequence[str]) -> list[float]:
@@ -87,7 +87,7 @@ def _shared(prompt: str, others: Sequence[str]) -> list[float]:
 
 
 def demonstrate(atlas: Atlas, row: AtlasFact, kind: Kind, seed: int) -> Demonstration:
-    """One fact of the atlas as a demonstration; paraphrases are of the templates the fact may be met in."""
+    """One fact of the atlas as a demonstration; paraphrases use other templates of its relation."""
     relation = atlas.relations[row.relation]
     stated = Fact(row.subject, relation.templates[0], atlas.counterfactual(row, seed), row.relation)
     if kind == "copy":

@@ -1,7 +1,7 @@
-"""Gradient descent on a few tensors until a model gives the new answers; what the fine-tuning methods share.
+"""Train a few tensors until a model gives the new answers: what the fine-tuning methods share.
 
-The model trained on is always a private view: its module tree is nobody else's, so a weight in it may ask for gradients
-and its modules may carry hooks.
+Training always uses a private view of the model.  No other thread uses its module tree, so its weights may require
+gradients and its modules may carry hooks.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from models.forwards.partial import logits_at
 
 
 class PromptEndTargets(Targets):
-    """All of an answer's tokens are wanted at the prompt's last position, a bag of words: the loss of the public codes
-    of fine-tuning (kmeng01/rome, EasyEdit's "prompt_last").  For answers of one token it is the usual loss."""
+    """Every token of the answer is a target at the prompt's last position (a bag of words), as in the public code of
+    fine-tuning (kmeng01/rome, EasyEdit's "prompt_last").  For answers of one token this is the usual loss."""
 
     @staticmethod
     def place(row: Answered, position: int) -> int:
-        """Where the token at `position` is read."""
+        """The position whose logits predict the token at `position`."""
         return row.n_prompt - 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class DescentSettings:
-    """Adam's, as in the public code of ROME's fine-tuning baselines, but for the steps.
+    """Settings of Adam, as in the public code of ROME's fine-tuning baselines except for the number of steps.
 
-    There 25 suffice; on models whose new answers start at a probability of 1e-4 they do not, and where they do training
-    stops early anyway.
+    The public code takes 25 steps.  They are too few where a new answer starts at a probability of 1e-4; where fewer are
+    enough, `stop_loss` ends the training.
     """
 
     steps: int = field(default=100, metadata={"help": "Most steps of Adam.", "min": 1, "max": 1000})
@@ -57,8 +57,8 @@ def descend(
     The last step is measured but not taken, and training stops below `stop_loss`.
 
     Args:
-        targets: which positions are to give the answers' tokens.
-        after_step: called after every step with what was trained, to put it back where it is allowed.
+        targets: which positions predict the answers' tokens.
+        after_step: called after every step with the trained tensors, to project them back into what is allowed.
 
     Returns:
         The loss before every step.
@@ -67,7 +67,7 @@ def descend(
         ValueError: if no gradient reaches the parameters, or the loss stops being a number.
         Cancelled: if `watch` says to stop.
     """
-    # steps are smaller than bfloat16 resolves, and in float16 Adam's epsilon is 0: they are summed in float32
+    # in float32, because bfloat16 cannot resolve the steps and Adam's epsilon is 0 in float16
     trained = [parameter.detach().float() for parameter in parameters]
     optimiser = torch.optim.Adam(trained, lr=settings.learning_rate)
     losses: list[LossStep] = []
@@ -76,13 +76,13 @@ def descend(
             parameter.grad = None
         losses.append(LossStep(_accumulate(model, rows, targets), 0.0, 0.0))
         if not math.isfinite(losses[-1].total):
-            raise ValueError(f"training left the numbers at step {step}; lower learning_rate")
+            raise ValueError(f"the training loss became NaN or infinite at step {step}; lower learning_rate")
         watch.step(step + 1, settings.steps)
         if losses[-1].total < settings.stop_loss or step == settings.steps - 1:
             break
         if not any(p.grad is not None and bool(p.grad.any()) for p in parameters):
             raise ValueError(
-                "no gradient reaches the trained weights: the layer writes nothing there; choose another layer"
+                "the loss has no gradient in the trained weights, because the layer writes nothing there; choose another layer"
             )
         _step(optimiser, parameters, trained, after_step)
     return tuple(losses)
@@ -94,7 +94,7 @@ def _step(
     trained: Sequence[torch.Tensor],
     after_step: Callable[[Sequence[torch.Tensor]], None] | None,
 ) -> None:
-    """A step of what is trained, written into the parameters in their own number format."""
+    """Take a step in float32 and copy the result into the parameters in their own dtype."""
     for own, parameter in zip(trained, parameters, strict=True):
         own.grad = None if parameter.grad is None else parameter.grad.float()
     optimiser.step()
@@ -106,7 +106,7 @@ def _step(
 
 
 def _accumulate(model: LanguageModel, rows: Sequence[Asked], targets: type[Targets]) -> float:
-    """The mean loss over all rows, its gradients left in the parameters; as many forwards as it takes."""
+    """The mean loss over all rows; adds its gradients to the parameters.  Uses as many forward passes as needed."""
     total = 0.0
     for portion in portions([(1, len(row.ids)) for row in rows]):
         some = [rows[index] for index in portion]

@@ -1,4 +1,4 @@
-"""What an edit looks like in numbers, and when the reader should be warned."""
+"""The numbers that describe an edit, and when to warn about them."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from facts import EditRequest
 from models import LanguageModel
 
 LIKELY = 0.5
-"""Below this probability of the new answer the edit is said not to have taken."""
+"""Warn below this probability of the new answer."""
 DISTURBING = 0.25
-"""Above this share of the residual norm an edit is said to disturb ordinary text."""
+"""Warn of disturbed ordinary text above this share of the residual norm."""
 SLANTED = 0.01
-"""Below this cosine of key and direction the change is inflated a hundred times."""
+"""Warn below this cosine of key and direction, at which the change is 100 times larger than the residual needs."""
 CLOSED = 0.5
-"""Above this share of z still missing, the layers are said not to have reached it."""
+"""Warn if more than this share of the change wanted behind the last layer is missing."""
 
 
 def size_diagnostic(model: LanguageModel, changes: Sequence[Delta]) -> Diagnostic:
-    """|delta| over |W|, of the weight that changes most for its size."""
+    """|delta| / |W| of the weight with the largest such ratio."""
     sizes = [op.norm / norm if (norm := float(model.weight(op.name).double().norm())) else torch.inf for op in changes]
     help_text = "Frobenius norm of the change over that of the weight; large where the layer's MLP writes little."
     if len(sizes) > 1:
@@ -37,13 +37,13 @@ def size_diagnostic(model: LanguageModel, changes: Sequence[Delta]) -> Diagnosti
 
 
 def answer_diagnostics(
-    requests: Sequence[EditRequest], before: Sequence[float], after: Sequence[float], found: Sequence[float] = ()
+    requests: Sequence[EditRequest], before: Sequence[float], after: Sequence[float], by_hand: Sequence[float] = ()
 ) -> list[Diagnostic]:
     """Probabilities of the requests' new answers, means where there are several.
 
     Args:
-        before, after: of each request, in the unedited and the edited model.
-        found: with the value put in place by hand, where the method searched one.
+        before, after: probability of each request's answer in the unedited and the edited model.
+        by_hand: the same with the searched value set by hand, for methods that search one.
     """
     several = len(before) > 1
     missed = [request.target_new for request, p in zip(requests, after, strict=True) if p < LIKELY]
@@ -55,8 +55,10 @@ def answer_diagnostics(
     warning += "; try another layer or more steps" if warning else ""
     whole = "Of the whole new answer" + (", mean over the requests" if several else "")
     numbers = [Diagnostic("p(new) before", _mean(before), "probability", f"{whole}, unedited model.")]
-    if found:
-        numbers.append(Diagnostic("p(new) at v*", _mean(found), "probability", "With the value put in place by hand."))
+    if by_hand:
+        numbers.append(
+            Diagnostic("p(new) at v*", _mean(by_hand), "probability", "With the value put in place by hand.")
+        )
     numbers.append(Diagnostic("p(new) after", _mean(after), "probability", f"{whole}, in the edited model.", warning))
     if several:
         numbers.append(Diagnostic("requests", float(len(before)), "", "Facts rewritten together."))
@@ -69,7 +71,7 @@ def _mean(values: Sequence[float]) -> float:
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What a change spread over layers came from and came to (`editing.parts.spread`)."""
+    """Inputs and results of a change spread over layers (`editing.methods.spread`)."""
 
     batches: tuple[Batch, ...]
     starts: tuple[Start, ...]
@@ -77,11 +79,11 @@ class Outcome:
     moments: Mapping[str, Moment]
     """Of each changed weight, by its name."""
     gaps: tuple[float, ...]
-    """Mean norm of what is missing of z, before each layer and in the end."""
+    """Mean norm of z minus what the last block writes, before each layer and at the end."""
 
 
 def diagnose_many(model: LanguageModel, changes: Sequence[Delta], outcome: Outcome) -> tuple[Diagnostic, ...]:
-    """What a change spread over layers looks like, but for the values: how large it is and what it misses."""
+    """Size of a change spread over layers, its disturbance of ordinary text and the gap that is left."""
     unit = _mean_unit(outcome)
     shares = [disturbance(op, outcome.moments[op.name], unit.length) for op in changes]
     return (
@@ -100,27 +102,27 @@ def _gap(outcome: Outcome) -> list[Diagnostic]:
     warning = ""
     if left > CLOSED:
         warning = (
-            f"{left:.0%} of the change wanted behind the last layer is missing; lower the weight of what is protected, "
-            "change more layers, or choose others"
+            f"{left:.0%} of the change wanted behind the last layer is missing; protect the old keys less, change more "
+            "layers, or choose others"
         )
-    help_text = "Distance of what the last block writes from what it should, after the edit over before it."
+    help_text = "Distance of what the last block writes from its target, after the edit divided by before."
     return [Diagnostic("gap left", left, "of the change", help_text, warning)]
 
 
 def _reference(config: Any, unit: Unit) -> str:
-    """What the norm limit is relative to."""
+    """Name of the norm that the norm limit is relative to."""
     return unit.name if getattr(config, "limit_reference", "residual") == "residual" else OWN_OUTPUT
 
 
 def limit_diagnostics(config: Any, outcome: Outcome) -> list[Diagnostic]:
-    """How the searches for the values of many requests went."""
+    """How far the value searches of many requests went."""
     values, reference = outcome.values, _reference(config, _mean_unit(outcome))
     reached = sum(value.limit_reached for value in values)
     used = _mean([float(value.delta.norm()) / value.limit for value in values])
     warning = ""
     if reached:
         warning = (
-            f"norm limit reached in {reached} of {len(values)} searches ({config.norm_limit:g} x the "
+            f"the norm limit was reached in {reached} of {len(values)} searches ({config.norm_limit:g} x the "
             f"{reference}); raise norm_limit if their answers are unlikely"
         )
     help_text = "Norm of the change of the value over the longest allowed, mean over the requests."
@@ -132,7 +134,7 @@ def limit_diagnostics(config: Any, outcome: Outcome) -> list[Diagnostic]:
 
 
 def disturbance(op: Delta, moment: Moment, unit: float) -> float:
-    """sqrt(E |delta k|^2) over the corpus's keys k, in units of what counts there: what other texts notice."""
+    """sqrt(E |delta k|^2) over the corpus's keys k, divided by `unit`: the effect on other texts."""
     change = op.matrix().double().cpu()
     along = ((change @ moment.matrix.double()) * change).sum().clamp_min(0)
     return float(along.sqrt()) / unit
@@ -159,7 +161,7 @@ def diagnose(
     moment: Moment,
     solution: Solution,
 ) -> tuple[Diagnostic, ...]:
-    """What the change of one layer for one request looks like."""
+    """Diagnostics of one request's change of one layer."""
     return (
         size_diagnostic(model, [op]),
         # unknown with C = I
@@ -180,9 +182,11 @@ def _key_and_value(batch: Batch, start: Start, value: Value, solution: Solution)
         )
     return [
         Diagnostic("denominator", solution.denominator, "u · k*", "The update is divided by this.", warning),
-        Diagnostic("key norm", key_norm, "|k*|", "Input of the down projection at the fact token, mean over contexts."),
-        Diagnostic("value norm", float(solution.value.norm()), "|v*|", "What the MLP is to write there."),
-        Diagnostic("value norm before", start.value_norm, "|v|", "What it wrote there after the bare prompt."),
+        Diagnostic("key norm", key_norm, "|k*|", "Norm of the key: input of the down projection at the fact token."),
+        Diagnostic("value norm", float(solution.value.norm()), "|v*|", "What the MLP should write there."),
+        Diagnostic(
+            "value norm before", start.value_norm, "|v|", "What it writes there in the unedited model, bare prompt."
+        ),
         Diagnostic("residual norm", start.residual_norm, "|h|", "The residual stream at that layer and token."),
         Diagnostic("contexts", float(len(batch.rows) - 1), "", "Texts over which key and value are averaged."),
         Diagnostic("value steps", float(len(value.losses)), "", "Steps the search for the value took."),
@@ -194,7 +198,7 @@ def _limit(config: Any, value: Value, reference: str) -> list[Diagnostic]:
     warning = ""
     if value.limit_reached:
         warning = (
-            f"norm limit reached: the change of the value is held at {value.limit:.3g} ({config.norm_limit:g} x the "
+            f"the norm limit was reached: the change of the value is cut to {value.limit:.3g} ({config.norm_limit:g} x the "
             f"{reference}), where the new answer has probability {value.p_found:.2g}; raise norm_limit"
         )
         if config.limit_reference == "mlp_out":
@@ -212,7 +216,7 @@ def _limit(config: Any, value: Value, reference: str) -> list[Diagnostic]:
 
 
 def moment_diagnostics(config: Any, moment: Moment) -> tuple[Diagnostic, ...]:
-    """What the second moment was estimated from, and how well it can be inverted."""
+    """Source and condition of the second moment."""
     width, warning = len(moment.matrix), ""
     if 0 < moment.n_tokens < width:
         warning = (

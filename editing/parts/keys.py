@@ -1,4 +1,4 @@
-"""Keys: where in a prompt the fact is looked up, and the vector that looks it up.
+"""Keys: the token at which a prompt's fact is looked up, and the key vector there.
 
 The down-projection of an MLP maps a key k (its input, [d_mlp]) to a value (its output, [d_model]).  ROME reads the key
 at one token, by default the last of the subject, in the prompt and in the prompt behind several contexts:
@@ -34,7 +34,7 @@ class Row:
     lookup: int
     """Position of the fact token."""
     n_prompt: int
-    """Tokens at this position and after are the target's; the row's length where there is no target."""
+    """Tokens from this position on are the target's; the row's length if there is no target."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,10 +78,10 @@ def fact_position(model: LanguageModel, fact: Fact, fact_token: FactToken = "sub
 
 
 def _picker(model: LanguageModel, fact: Fact, fact_token: FactToken) -> Pick | None:
-    """How to find the fact token in any text that holds the subject; None for the prompt's last token.
+    """A function that locates the fact token in any text with the subject; None for the prompt's last token.
 
-    A numbered token is counted in the bare prompt.  Where another text splits the subject differently, the token that
-    ends behind the same letters of the subject is meant, or the first that ends later where none does.
+    A numbered token is counted in the bare prompt.  If another text splits the subject into other tokens, the function
+    takes the token that ends at the same letter of the subject, or else the first that ends later.
     """
     if fact_token == "last":
         return None
@@ -113,7 +113,7 @@ def _picker(model: LanguageModel, fact: Fact, fact_token: FactToken) -> Pick | N
 def _target_row(model: LanguageModel, fact: Fact, target: str, prefix: str, pick: Pick | None) -> Row:
     prompt = prefix + fact.prompt
     ids, n_prompt = join(model, prompt, target)
-    # A context may name the subject itself; the one meant is where the template has its placeholder.
+    # A context may contain the subject too; take the occurrence at the template's placeholder.
     lookup = _position(model, prompt, ids[:n_prompt], fact.subject, len(prefix) + fact.start, pick)
     return Row(tuple(ids), lookup, n_prompt)
 
@@ -125,7 +125,7 @@ def _essence_row(model: LanguageModel, subject: str, pick: Pick | None) -> Row:
 
 
 def _position(model: LanguageModel, prompt: str, ids: Sequence[int], subject: str, at: int, pick: Pick | None) -> int:
-    """Of the fact token, in the ids of a prompt."""
+    """Position of the fact token in the ids of a prompt."""
     return len(ids) - 1 if pick is None else pick(ids, subject_span(model, prompt, subject, at))
 
 
@@ -135,7 +135,7 @@ def mean_key(keys: torch.Tensor) -> torch.Tensor:
 
 
 def mean_by_kind(keys: torch.Tensor) -> torch.Tensor:
-    """MEMIT's key: the bare prompt weighs as much as all contexts together, [context, d_mlp] -> [d_mlp] in float64.
+    """MEMIT's key, in which the bare prompt weighs as much as all contexts together: [context, d_mlp] -> [d_mlp], float64.
 
     The public code averages within each kind of context, then over kinds (`compute_ks`).
     """
@@ -147,7 +147,7 @@ def mean_by_kind(keys: torch.Tensor) -> torch.Tensor:
 def read_lookups(
     model: LanguageModel, rows: Sequence[Row], sites: Sequence[tuple[Site, int]]
 ) -> dict[tuple[Site, int], torch.Tensor]:
-    """What stands at each row's fact token, at every (site, layer): [row, d] float32, in as few forwards as fit."""
+    """States at each row's fact token, at every (site, layer): [row, d] float32, in as few forward passes as fit."""
     parts: dict[tuple[Site, int], list[torch.Tensor]] = {site: [] for site in sites}
     for portion in portions([(1, len(row.ids)) for row in rows]):
         some = [rows[index] for index in portion]
@@ -155,4 +155,4 @@ def read_lookups(
         at = (torch.arange(len(some)), torch.tensor([row.lookup for row in some]))
         for site in sites:
             parts[site].append(captured[site][at].float())
-    return {site: torch.cat(found) for site, found in parts.items()}
+    return {site: torch.cat(states) for site, states in parts.items()}

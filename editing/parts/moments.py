@@ -1,9 +1,9 @@
-"""The second moment of the keys, C = E[k k^T]: what the down-projection is used to being asked.
+"""The second moment of the keys, C = E[k k^T]: which keys the down-projection usually receives.
 
 Meng et al. 2022, section 3.1 and appendix E.5 (arXiv:2202.05262).  C is uncentred and a *mean* over tokens, as in the
-public code (tracing.md: `layer_stats.py`).  ROME divides by it, so that a new key disturbs the usual ones least.
-The estimate is streamed over batches, summed in float64, and kept on disk under the weights' revision, the layer, the
-corpus's digest and the number of tokens; a file that does not read back as what was written is computed again.
+public code (`layer_stats.py`).  ROME divides by it, so that a new key disturbs the usual ones least.  The estimate is
+streamed over batches and summed in float64.  It is cached on disk under the weights' revision, the layer, the corpus's
+digest and the number of tokens; a damaged file is computed again.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ BLOCK = 512
 
 @dataclass(frozen=True, eq=False)
 class Moment:
-    """An estimate of C, and how good it can be."""
+    """An estimate of C, with the number of tokens behind it."""
 
     matrix: torch.Tensor
     """[d_mlp, d_mlp], float32."""
@@ -52,7 +52,7 @@ class Moment:
 
 
 def identity(d_mlp: int) -> Moment:
-    """C = I: the update then points along the key itself and disturbs other keys more."""
+    """C = I: the update then points along the key itself, which disturbs other keys more."""
     return Moment(torch.eye(d_mlp), 0, 1.0, "C = I (no second moment)")
 
 
@@ -69,7 +69,7 @@ def condition_number(matrix: torch.Tensor) -> float:
     """Largest over smallest eigenvalue of a symmetric positive semidefinite matrix [d, d]."""
     values = torch.linalg.eigvalsh(matrix.double())
     smallest, largest = float(values[0]), float(values[-1])
-    # Below float64 rounding of the largest, the smallest is noise of either sign.
+    # A smallest eigenvalue below the float64 rounding of the largest is noise.
     return largest / smallest if smallest > largest * 1e-15 else float("inf")
 
 
@@ -84,7 +84,7 @@ def estimate(
 ) -> dict[int, Moment]:
     """C of several layers from the first `max_tokens` tokens of the texts, in one set of forward passes.
 
-    The condition numbers are left as NaN: they cost more than the estimate on wide models (see `condition_number`).
+    Leaves the condition numbers as NaN, because on wide models they cost more than the estimate (`condition_number`).
 
     Raises:
         ValueError: if the texts hold no token.
@@ -100,7 +100,7 @@ def estimate(
         seen += int(mask.sum())
         watch.step(seen, max_tokens)
     if not seen:
-        raise ValueError("the corpus for the second moment holds no text; give a file with sentences in it")
+        raise ValueError("the corpus for the second moment holds no text; give a file with sentences")
     label = f"{seen:,} tokens of {source}"
     return {layer: Moment(_mirrored(total / seen).float(), seen, math.nan, label) for layer, total in sums.items()}
 
@@ -166,7 +166,7 @@ def factor(matrix: torch.Tensor) -> torch.Tensor:
     """
     lower, failed = torch.linalg.cholesky_ex(matrix)
     if int(failed):
-        raise ValueError("the second moment of the keys is singular; use more tokens, or a ridge that is larger")
+        raise ValueError("the second moment of the keys is singular; raise moment_tokens or ridge")
     return lower
 
 
@@ -180,7 +180,7 @@ def load_or_estimate(
     folder: Path | None = None,
     watch: Watch = UNWATCHED,
 ) -> Moment:
-    """C of one layer with its condition number, from the cache if it is there.
+    """C of one layer with its condition number, from the cache if possible.
 
     As many layers as fit in memory are estimated in the same passes, all of most models, and kept too.
 
@@ -198,7 +198,7 @@ def load_or_estimate(
         for other, estimated in found.items():
             if other != layer:
                 _write(place / f"{stem}-{other}.safetensors", estimated)
-        moment = found[layer]
+        moment = estimates[layer]
     elif moment.condition_number == moment.condition_number:  # not NaN: written by an earlier request for this layer
         return moment
     moment = replace(moment, condition_number=condition_number(moment.matrix))
@@ -213,10 +213,10 @@ def moment_for(
     *,
     watch: Watch = UNWATCHED,
 ) -> Moment:
-    """The second moment a method's settings ask for.
+    """The second moment for a method's settings.
 
     Args:
-        base: the unedited model, whose keys are the old ones; so a thousand edits in a row estimate once.
+        base: the unedited model; its keys are the old keys, so a thousand edits in a row need one estimate.
 
     Raises:
         FileNotFoundError: if the corpus file does not exist.
@@ -231,14 +231,14 @@ def moment_for(
             raise FileNotFoundError(f"there is no text file {settings.corpus!r}; give one with a document a line")
         texts, source = path.read_text(encoding="utf-8").splitlines(), path.name
     else:
-        # Every document has several tokens, so this many always suffice.
+        # every document has several tokens, so this many suffice
         texts, source = _bundled(max(1, settings.moment_tokens // 8)), "the bundled corpus"
     return load_or_estimate(base, layer, texts, settings.moment_tokens, source=source, watch=watch)
 
 
 @lru_cache(maxsize=1)
 def _bundled(n: int) -> list[str]:
-    """The first `n` documents of the bundled corpus, which every edit asks for."""
+    """The first `n` documents of the bundled corpus; cached because every edit needs them."""
     return sample_texts(n)
 
 
@@ -258,7 +258,7 @@ def _write(path: Path, moment: Moment) -> None:
 
 
 def write_file(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
-    """Atomic: written beside its place and renamed.  A cache that cannot be written is no reason to fail."""
+    """Write atomically: beside the final path, then rename.  Ignores errors, because the file is only a cache."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
@@ -273,7 +273,7 @@ def write_file(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str,
 
 
 def _read(path: Path, d_mlp: int) -> Moment | None:
-    """The cached estimate, or None where there is none or it is damaged."""
+    """The cached estimate; None if there is none or the file is damaged."""
     try:
         with safe_open(str(path), framework="pt") as file:
             metadata, matrix = file.metadata() or {}, file.get_tensor("matrix")

@@ -1,13 +1,13 @@
-"""What an MLP can write, and what it has to return to write something else.
+"""What an MLP can write to the residual stream, and which output makes it write something else.
 
-Where nothing stands behind an MLP, what it returns is what is added to the residual stream.  Behind a post-norm (Gemma
-2 and 3, OLMo 2) the stream gets g(y) = D y / |y| of what the MLP returns, y, with D = sqrt(d) diag(gamma): a point of
-an ellipsoid, whatever the length of y.  A wanted write w is then met as nearly as it can be by
+Without a norm behind the MLP, its output y is added to the stream as it is.  With a post-norm (Gemma 2 and 3, OLMo 2)
+the stream receives g(y) = D y / |y| with D = sqrt(d) diag(gamma), a point of an ellipsoid whatever the length of y.  The
+output that comes nearest to writing w is then
 
     y' = |y| e,    e = argmin |D e - w| over |e| = 1,
 
-which is e_i = D_i w_i / (D_i^2 + mu) with the one mu > -min D_i^2 that gives |e| = 1 (a least-squares problem on a
-sphere; Golub & Van Loan, Matrix Computations, section 6.2.1).  |y' - y| <= 2 |y| whatever is wanted.
+that is e_i = D_i w_i / (D_i^2 + mu) with the one mu > -min D_i^2 for which |e| = 1 (least squares on a sphere; Golub &
+Van Loan, Matrix Computations, section 6.2.1).  Always |y' - y| <= 2 |y|.
 
 Symbols: y mlp_out [d_model], gamma the norm's weight, w the wanted write.
 """
@@ -19,25 +19,25 @@ import torch
 from models import LanguageModel
 
 STEPS = 200
-"""Of the bisection for mu: each halves the interval, in float64."""
+"""Steps of the bisection for mu, each of which halves the interval."""
 
 
 def written(model: LanguageModel, layer: int, outputs: torch.Tensor) -> torch.Tensor:
-    """What reaches the residual stream of what a layer's MLP returns, [..., d_model] both."""
+    """What a layer's MLP writes to the residual stream when it returns `outputs`, [..., d_model] both."""
     norm = model.architecture.mlp_norm
     if norm is None:
         return outputs
     with torch.no_grad():
-        found: torch.Tensor = model.submodules[f"{model.architecture.block(layer)}.{norm}"](outputs.to(model.dtype))
-    return found.to(outputs)
+        normed: torch.Tensor = model.submodules[f"{model.architecture.block(layer)}.{norm}"](outputs.to(model.dtype))
+    return normed.to(outputs)
 
 
 def changed_outputs(model: LanguageModel, layer: int, outputs: torch.Tensor, change: torch.Tensor) -> torch.Tensor:
-    """By how much the MLP's outputs have to change so that what it writes changes by `change`, as nearly as can be.
+    """The change of the MLP's outputs for which what it writes changes by `change`, as nearly as possible.
 
     Args:
-        outputs: [d_model, n], float64; what it returns now.
-        change: [d_model, n], float64; of what is added to the residual stream.
+        outputs: [d_model, n], float64; what the MLP returns now.
+        change: [d_model, n], float64; wanted change of what the residual stream receives.
 
     Returns:
         [d_model, n], float64.
@@ -60,8 +60,8 @@ def nearest_direction(scale: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor
         middle = (low + high) / 2
         longer = (scale * wanted / (squares + middle)).square().sum() > 1
         low, high = (middle, high) if longer else (low, middle)
-    found = scale * wanted / (squares + high)
+    direction = scale * wanted / (squares + high)
     # where `wanted` lies inside and nothing is wanted of the weakest coordinate, it takes what is left of the length
-    rest = (1 - found.square().sum() + found[least].square()).clamp_min(0).sqrt()
-    found[least] = torch.where(found[least] < 0, -rest, rest)
-    return found / found.norm()
+    rest = (1 - direction.square().sum() + direction[least].square()).clamp_min(0).sqrt()
+    direction[least] = torch.where(direction[least] < 0, -rest, rest)
+    return direction / direction.norm()

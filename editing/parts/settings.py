@@ -1,7 +1,7 @@
-"""Settings that several methods share, each written once.
+"""Groups of settings that several methods share.
 
-The defaults of the value search are those `RomeConfig` explains.  A method's config inherits the groups it needs and
-overrides what its own paper does otherwise; fields given here are passed by keyword.
+`RankOneConfig` explains the defaults of the value search.  A method's config inherits the groups it needs and overrides
+the defaults that differ in its own paper.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from editing.parts.values import ValueSettings
 
 @dataclass(frozen=True, kw_only=True)
 class SearchSettings:
-    """How the value is searched (`editing.parts.values`)."""
+    """Settings of the value search (`editing.parts.values`)."""
 
     fact_token: FactToken = field(
         default="subject_last",
@@ -62,7 +62,7 @@ class SearchSettings:
 
     @property
     def value_settings(self) -> ValueSettings:
-        """The part of the settings that concerns the search for the value."""
+        """The settings of the value search alone."""
         mine = {knob.name for knob in fields(self)}
         shared = [knob.name for knob in fields(ValueSettings) if knob.name in mine]
         return ValueSettings(**{name: getattr(self, name) for name in shared})
@@ -70,12 +70,12 @@ class SearchSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class MomentSettings:
-    """Where the second moment of the keys comes from (`editing.parts.moments`)."""
+    """Source of the second moment of the keys (`editing.parts.moments`)."""
 
     second_moment: Literal["estimate", "identity"] = field(
         default="estimate",
         metadata={
-            "help": "Keys the edit should not disturb: estimated from a corpus, or none (C = I).",
+            "help": "Keys the edit should not disturb: estimated from a corpus, or all alike (C = I).",
             "choices": ("estimate", "identity"),
         },
     )
@@ -94,7 +94,7 @@ class MomentSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class RangeSettings:
-    """Which layers share a change, as in MEMIT: a run of them that ends at `layer`."""
+    """The layers that share a change, as in MEMIT: `depth` of them, ending at `layer`."""
 
     layer: int = field(default=3, metadata={"help": "Last layer whose MLP is changed, counted from 0.", "min": 0})
     depth: int = field(

@@ -1,7 +1,7 @@
-"""Eigenvalues and eigenvectors of a second moment, kept on disk: for wide layers they cost more than all else.
+"""Eigenvalues and eigenvectors of a second moment, cached on disk: for wide layers they are the costliest step.
 
-The file is named by the digest of the matrix itself, so that it can never belong to another one, and holds a digest of
-what was written; a file that does not read back as that is computed again.
+The digest of the matrix names the file, and the file holds a digest of its own content; a damaged file is computed
+again.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from editing.parts.moments import Moment, checksum, write_file
 from models.sources.cache import cache_folder
 
 LARGEST = 4096
-"""Widest matrix whose spectrum is kept: 8 bytes x 4096^2 are 134 MB."""
+"""Widest matrix whose spectrum is cached: 8 bytes x 4096^2 = 134 MB."""
 
 
 def spectrum(moment: Moment, folder: Path | None = None) -> tuple[torch.Tensor, torch.Tensor]:
     """Ascending eigenvalues [d_mlp] and orthonormal eigenvectors [d_mlp, d_mlp] in columns; float64."""
     place = (cache_folder() if folder is None else folder) / "spectra"
     path = place / f"{checksum(moment.matrix)}.safetensors"
-    found = _read(path, len(moment.matrix))
-    if found is None:
+    result = _read(path, len(moment.matrix))
+    if result is None:
         values, vectors = torch.linalg.eigh(moment.matrix.double())
-        found = values, vectors.contiguous()
+        result = values, vectors.contiguous()
         if len(values) <= LARGEST:
-            write_file(path, {"values": values, "vectors": found[1]}, {"sha256": checksum(found[1])})
-    return found
+            write_file(path, {"values": values, "vectors": result[1]}, {"sha256": checksum(result[1])})
+    return result
 
 
 def _read(path: Path, width: int) -> tuple[torch.Tensor, torch.Tensor] | None:

@@ -1,7 +1,7 @@
-"""Which layers to edit when nobody has said: the published ones for models that have some, else a share of the depth.
+"""Which layers to edit by default: the published ones for models that have some, else a share of the depth.
 
-Nobody documents how these were chosen, and the layer a trace points at is not known to be the best one to edit (Hase et
-al. 2023, arXiv:2301.04213); a sweep over layers is the honest way.  Until then these are where to begin.
+The papers do not document how they chose their layers, and the layer that a trace suggests is not known to be the best
+one to edit (Hase et al. 2023, arXiv:2301.04213).  Only a sweep over layers tells; these are layers to begin with.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from models.published import PUBLISHED, PUBLISHED_ONE, usual_layers
 
 
 def suggest_layers(model: LanguageModel) -> tuple[int, ...]:
-    """A run of layers for MEMIT and its kin.
+    """The layers for MEMIT, EMMET and AlphaEdit.
 
-    Layers whose down projection is zero are passed over: an MLP that writes nothing was not made to hold facts.
+    Skips layers whose down projection is zero, because such an MLP writes nothing.
 
     Raises:
         ValueError: for a mixture of experts, or if every MLP is silent.

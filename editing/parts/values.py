@@ -9,12 +9,16 @@ with p' = "{subject} is a".  ROME adds it to the MLP's output; MEMIT to the outp
 al. 2023, section 4.2, arXiv:2210.07229).  Where the published code and the paper differ, `compat` chooses (see
 `Compat`).  The searches of several requests share their forward passes and nothing else.
 
-Steps and bound are lengths, and their unit must be what the searched site can effect, which the architecture decides
-(`Start.unit`).  What an MLP writes is added to the residual stream, so the unit is the residual's norm at that layer
-and token; the paper's bound, 4 x the norm of the MLP's output, binds long before the target is likely on models whose
-MLPs write little.  Behind a post-norm (Gemma 2 and 3, OLMo 2) only the direction of the MLP's output counts, whose norm
-may be a thousandth of the residual's: there the unit is that norm, and behind the block the norm of what the MLP
-writes, since a layer can change no more than that.  A bound that was reached is reported.
+Step size and norm limit are lengths.  Their unit depends on the architecture (`Start.unit`):
+
+* Usually an MLP's output is added to the residual stream, so the unit is the residual's norm at that layer and token.
+  (The paper's limit, 4 x the norm of the MLP's output, is reached long before the target is likely on models whose MLPs
+  write little.)
+* Behind a post-norm (Gemma 2 and 3, OLMo 2) only the direction of the MLP's output counts, and its norm may be a
+  thousandth of the residual's.  There the unit is the norm of the MLP's output, or, for a search behind the block, the
+  norm of what the MLP writes to the stream: a layer cannot change the stream by more.
+
+An edit reports when its search reached the limit.
 """
 
 from __future__ import annotations
@@ -71,7 +75,7 @@ class Unit:
 
 @dataclass(frozen=True, eq=False)
 class Start:
-    """The unedited model on one request's batch: everything the search and the update read from it."""
+    """What the search and the update read from the unedited model on one request's batch."""
 
     keys: torch.Tensor
     """[batch, d_mlp], float32, input of the down projection at each row's fact token."""
@@ -96,7 +100,7 @@ class Start:
 
 @dataclass(frozen=True, eq=False)
 class Value:
-    """What the search found."""
+    """The result of one search."""
 
     delta: torch.Tensor
     """[d_model], float32; v* is the unedited value plus this."""
@@ -118,7 +122,7 @@ def read_starts(
     site: ValueSite = "mlp_out",
     compat: Compat = "r-rome",
 ) -> list[Start]:
-    """The unedited model on every batch, in as few forwards as fit."""
+    """Read the unedited model on every batch, in as few forward passes as fit."""
     sites: list[Key] = [("mlp_key", layer), (site, layer), ("mlp_out", layer), ("resid_post", layer)]
     starts: list[Start] = []
     for portion in portions([(len(batch.rows), batch.ids.shape[1]) for batch in batches]):
@@ -131,8 +135,8 @@ def read_starts(
         nll, essences = places.of(forward.unchanged(places.all, visits))
         kept = forward if len(some) == len(batches) else None
         at = (torch.arange(len(rows)), lookups)
-        found = [captured[key][at].float().split(places.sizes) for key in sites]
-        for index, (batch, keys, values, outputs, residuals) in enumerate(zip(some, *found, strict=True)):
+        states = [captured[key][at].float().split(places.sizes) for key in sites]
+        for index, (batch, keys, values, outputs, residuals) in enumerate(zip(some, *states, strict=True)):
             p_target = math.exp(-_answer_tokens(batch) * float(nll[index][0]))
             residual = float(residuals[0].norm())
             unit = _unit(model, layer, site, outputs[0], residual)
@@ -142,7 +146,7 @@ def read_starts(
 
 
 def _unit(model: LanguageModel, layer: int, site: ValueSite, output: torch.Tensor, residual: float) -> Unit:
-    """What the site can effect, from what the layer's MLP returned, [d_model]."""
+    """The unit of the search at this site, from what the layer's MLP returned, [d_model]."""
     if not model.architecture.post_norm:
         return Unit(residual, "residual norm")
     if site == "mlp_out":
@@ -175,7 +179,7 @@ class _Places:
 
 
 def read_start(model: LanguageModel, layer: int, batch: Batch, compat: Compat = "r-rome") -> Start:
-    """The unedited model on one batch, at the MLP's output."""
+    """Read the unedited model on one batch, at the MLP's output."""
     return read_starts(model, layer, [batch], compat=compat)[0]
 
 
@@ -208,7 +212,7 @@ class _Search:
         mean = nll[:-1].mean()
         terms = LossStep(float(mean.detach()), float(kl.detach()), float(decay.detach()))
         if not math.isfinite(terms.total):
-            raise ValueError(f"the search for the new value left the numbers at step {step}; lower learning_rate")
+            raise ValueError(f"the loss became NaN or infinite at step {step} of the value search; lower learning_rate")
         self.losses.append(terms)
         self.bare_nll = float(nll[0].detach())
         self.done = terms.total < self.settings.stop_loss or step == self.settings.steps - 1
@@ -220,19 +224,19 @@ class _Search:
         return self.delta.square().sum() / self.reference**2
 
     def shorten(self) -> None:
-        """Back onto the ball of radius `limit`."""
+        """Project delta back onto the ball of radius `limit`."""
         with torch.no_grad():
             norm = float(self.delta.norm())
             if norm > self.limit:
                 self.delta.mul_(self.limit / norm)
 
     def result(self) -> Value:
-        found = self.delta.detach()
+        delta = self.delta.detach()
         return Value(
-            delta=found,
+            delta=delta,
             losses=tuple(self.losses),
             limit=self.limit,
-            limit_reached=bool(found.norm() >= self.limit * (1 - 1e-4)),
+            limit_reached=bool(delta.norm() >= self.limit * (1 - 1e-4)),
             p_before=self.start.p_target,
             p_found=math.exp(-_answer_tokens(self.batch) * self.bare_nll),
         )
@@ -304,7 +308,7 @@ class _Portion:
         self._read(searches)
 
     def _read(self, active: Sequence[_Search]) -> None:
-        """From now on these are measured."""
+        """Measure these searches from now on."""
         self.active = active
         self.places = _Places([each.batch for each in active], active[0].settings.compat, self.model.device)
         wanted = torch.tensor([not search.done for search in self.searches])

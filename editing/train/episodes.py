@@ -152,9 +152,9 @@ class Episodes:
 
     def of_any_subject(self) -> Episodes:
         """The same, with same-relation prompts about any subject of the relation, half of them in the edit's words."""
-        found = copy.copy(self)
-        found.own_words, found.sharing = 0.5, 0.0
-        return found
+        other = copy.copy(self)
+        other.own_words, other.sharing = 0.5, 0.0
+        return other
 
     def draw(self, source: random.Random, n: int) -> list[Episode]:
         """`n` episodes about different facts; no edited fact is among the facts that must stay.

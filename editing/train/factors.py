@@ -61,7 +61,7 @@ def gradient_factors(forward: Forward, rows: Rows, names: Sequence[str]) -> dict
     try:
         with torch.enable_grad():
             loss = rows.nll(forward.log_probs(rows)).sum()
-            found = torch.autograd.grad(loss, [outputs[name] for name in names])
+            gradients = torch.autograd.grad(loss, [outputs[name] for name in names])
     finally:
         for handle in handles:
             handle.remove()
@@ -69,7 +69,7 @@ def gradient_factors(forward: Forward, rows: Rows, names: Sequence[str]) -> dict
     def by_row(states: Tensor) -> Tensor:
         return states.detach().float().reshape(rows.n_rows, -1, states.shape[-1])  # OPT runs its MLP on [row x pos]
 
-    return {name: Factors(by_row(inputs[name]), by_row(grad)) for name, grad in zip(names, found, strict=True)}
+    return {name: Factors(by_row(inputs[name]), by_row(grad)) for name, grad in zip(names, gradients, strict=True)}
 
 
 def weight_shapes(model: LanguageModel, names: Sequence[str]) -> dict[str, tuple[int, int]]:

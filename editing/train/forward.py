@@ -65,13 +65,13 @@ class Forward:
             parts: passes.
         """
         order = torch.tensor(sorted(range(rows.n_rows), key=lambda index: rows.lengths[index]), device=rows.ids.device)
-        found, places = [], []
+        log_probs, places = [], []
         for members in order.chunk(parts):
             part, tokens = rows.only(members)
-            found.append(self._run(part, (members, rows.n_rows)).float().log_softmax(-1))
+            log_probs.append(self._run(part, (members, rows.n_rows)).float().log_softmax(-1))
             places.append(tokens)
         back = torch.cat(places).argsort()
-        return torch.cat(found)[back]
+        return torch.cat(log_probs)[back]
 
     def read_by_head(self, rows: Rows) -> Tensor:
         """What the head reads there, [token, d_model]: the final norm's output."""
@@ -201,10 +201,10 @@ def greedy_right(model: LanguageModel, pairs: Sequence[tuple[str, str]]) -> list
     """For each (prompt, answer): whether the answer is the model's own greedy continuation."""
     encoder, forward = Encoder(model), Forward(model)
     order = sorted(range(len(pairs)), key=lambda index: len(encoder.joined(*pairs[index])[0]))
-    found = [False] * len(pairs)
+    results = [False] * len(pairs)
     for start in range(0, len(order), BATCH):
         chunk = order[start : start + BATCH]
         rows = encoder.rows([pairs[index] for index in chunk])
         for index, right in zip(chunk, rows.right(forward.log_probs(rows)).tolist(), strict=True):
-            found[index] = right
-    return found
+            results[index] = right
+    return results

@@ -56,7 +56,7 @@ def parsed(changes: Sequence[str]) -> dict[str, Any]:
     Raises:
         ValueError: if one is not of that form.
     """
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for change in changes:
         name, equals, text = change.partition("=")
         try:
@@ -67,5 +67,5 @@ def parsed(changes: Sequence[str]) -> dict[str, Any]:
             raise ValueError(
                 f"{change!r} is no setting; write NAME=VALUE, such as layers=[3,4,5] or learning_rate=0.001"
             )
-        found[name] = as_tuples(value)
-    return found
+        values[name] = as_tuples(value)
+    return values

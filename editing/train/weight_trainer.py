@@ -166,10 +166,10 @@ class WeightTrainer(ABC):
         figures: dict[str, float] = {}
         scores = []
         for n in dict.fromkeys((1, max(self.plan.batch_sizes))):
-            found = self._figures(n)
-            missing = max(0.0, LOCALITY_WANTED - found["locality_same_relation"])
-            scores.append((found["reliability"] + found["generalization"]) / 2 - 4 * missing)
-            figures |= {name if n == 1 else f"{name}_{n}": value for name, value in found.items()}
+            shown = self._figures(n)
+            missing = max(0.0, LOCALITY_WANTED - shown["locality_same_relation"])
+            scores.append((shown["reliability"] + shown["generalization"]) / 2 - 4 * missing)
+            figures |= {name if n == 1 else f"{name}_{n}": value for name, value in shown.items()}
         weights = (SINGLE_WEIGHT, 1.0)[: len(scores)]
         figures["score"] = sum(w * s for w, s in zip(weights, scores, strict=True)) / sum(weights)
         return figures
@@ -183,8 +183,8 @@ class WeightTrainer(ABC):
                 good[name] += successes
                 cases[name] += count
         # where the unedited model answers no bystander, there is nothing to lose
-        found = {name: good[name] / cases[name] if cases[name] else 1.0 for name in cases}
-        return found | {"kl": sum(kls) / len(kls)}
+        figures = {name: good[name] / cases[name] if cases[name] else 1.0 for name in cases}
+        return figures | {"kl": sum(kls) / len(kls)}
 
     @torch.no_grad()
     def calibrate(self) -> dict[str, float]:

@@ -194,7 +194,7 @@ def test_bad_input_is_told() -> None:
         GraceMethod().compute(model, [ASKED], GraceConfig())
     with pytest.raises(ValueError, match="did you mean 'last'"):
         GraceConfig(where="lst")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="two requests ask"):
+    with pytest.raises(ValueError, match="two requests have the prompt"):
         GraceMethod().compute(model, [ASKED, ASKED], FAST)
     with pytest.raises(Cancelled):
         GraceMethod().compute(model, REQUESTS, FAST, watch=Watch(cancelled=lambda: True))

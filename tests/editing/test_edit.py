@@ -130,14 +130,14 @@ def test_files_that_are_no_edits_are_refused(edit: Edit, tmp_path: Path) -> None
 def test_a_field_of_another_type_is_refused_by_its_name(
     edit: Edit, tmp_path: Path, field: str, value: object, named: str
 ) -> None:
-    edit.save(tmp_path / "edit")
+    save_edit(edit, tmp_path / "edit")
     with safe_open(str(tmp_path / "edit"), framework="pt") as file:
         metadata = file.metadata()
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     description = json.loads(metadata["edit"]) | {field: value}
     save_file(tensors, tmp_path / "edit", metadata | {"edit": json.dumps(description)})
     with pytest.raises(ValueError, match=f"not a saved edit: .*{named}"):
-        Edit.load(tmp_path / "edit")
+        load_edit(tmp_path / "edit")
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])

@@ -231,7 +231,7 @@ def test_a_bound_search_says_so() -> None:
     bound = compute(model, dataclasses.replace(FAST, norm_limit=0.01))
     used = bound.diagnostic("norm limit used")
     assert used.value == pytest.approx(1.0, rel=1e-4)
-    assert "norm limit reached" in used.warning
+    assert "norm limit was reached" in used.warning
     assert used.warning in bound.warnings
     free = compute(model, dataclasses.replace(FAST, norm_limit=100.0))
     assert free.diagnostic("norm limit used").value < 1

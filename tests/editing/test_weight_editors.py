@@ -84,7 +84,7 @@ def test_what_cannot_be_done_is_said(kind: str, tmp_path: Path) -> None:
         made(kind, MODEL, REQUEST, artefact=str(tmp_path))
     with pytest.raises(ValueError, match=r"was trained for weights .* but the model has"):
         made(kind, tiny_model("gpt2", seed=1), REQUEST, artefact=editor(kind))
-    with pytest.raises(ValueError, match="two requests ask"):
+    with pytest.raises(ValueError, match="two requests have the prompt"):
         made(kind, MODEL, REQUEST, TWO_TOKENS)
     with pytest.raises(ValueError, match="nothing to edit"):
         made(kind, MODEL)

@@ -127,7 +127,7 @@ def test_methods_for_one_fact_say_so(name: str, small_corpus: str) -> None:
 
 @pytest.mark.parametrize("name", BATCHED)
 def test_a_question_asked_twice_is_refused(name: str, small_corpus: str) -> None:
-    with pytest.raises(ValueError, match="two requests ask 'The Space Needle is located in the city of'"):
+    with pytest.raises(ValueError, match="two requests have the prompt 'The Space Needle is located in the city of'"):
         get_method(name).compute(tiny_model("gpt2"), (NEEDLE, NEEDLE), quick(name, small_corpus))
     with pytest.raises(ValueError, match="there is nothing to edit"):
         get_method(name).compute(tiny_model("gpt2"), (), quick(name, small_corpus))

@@ -169,7 +169,7 @@ def test_bitsandbytes_itself_gives_a_model_that_is_traced_and_not_edited(tmp_pat
     trace = causal_trace(held, fact, TraceConfig(samples=2))
     assert trace.engine == "replay"
     assert np.isfinite(trace.restored).all()
-    with pytest.raises(ValueError, match="holds its weights in 8 or 4 bits, which serves traces only"):
+    with pytest.raises(ValueError, match="holds its weights in 8 or 4 bits, which allows traces only"):
         check_editable(held)
 
 
