@@ -1,7 +1,7 @@
 """An edit as data: what changes and by how much.
 
-Its operations (`editing.ops`) say what it does to a model.  `editing.applied.view.apply_edits` makes a view of the model
-with the edit; the model itself is never written to.
+Its operations (`editing.ops`) say what it does to a model.  `editing.applied.view.apply_edits` makes a view of the
+model with the edit; the model itself is never written to.
 """
 
 from __future__ import annotations

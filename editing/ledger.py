@@ -4,8 +4,8 @@
     edits/<digest>.safetensors  every edit once, whichever branches it is on
 
 Every change replaces `ledger.json` atomically, after the edit's file is complete, so a crash or a bad file leaves the
-ledger as it was.  The model of a branch is a view built from the base and the branch's edits, so removing any edit gives,
-bit for bit, the model that never had it.  `facts.branches` holds which edits are on which branch.
+ledger as it was.  The model of a branch is a view built from the base and the branch's edits, so removing any edit
+gives, bit for bit, the model that never had it.  `facts.branches` holds which edits are on which branch.
 """
 
 from __future__ import annotations

@@ -115,7 +115,8 @@ class CodebookOp:
     ones.
 
     If the layer's input at the last prompt token is within the radius of an entry's key, the layer writes that entry's
-    value.  Radii are not stored but computed from the entries in their order, so that removing an entry leaves no trace.
+    value.  Radii are not stored but computed from the entries in their order, so that removing an entry leaves no
+    trace.
 
     Raises:
         ValueError: if keys, values and labels do not belong together, or a number is not usable.

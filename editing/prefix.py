@@ -37,9 +37,9 @@ def fold(model: LanguageModel, ops: Sequence[PromptOp]) -> tuple[int, ...]:
 def behind(model: LanguageModel, before: Sequence[int], row: Sequence[int]) -> tuple[list[int], int]:
     """A row of token ids with `before` inserted, and how many of the row's tokens stay in front of it.
 
-    A start token, or what a chat template puts before the user's words, stays in front.  The row's first word, tokenised
-    as the beginning of a text ("The"), becomes the token it is inside a text (" The") if the tokenizer has one, so that
-    the row keeps its length.
+    A start token, or what a chat template puts before the user's words, stays in front.  The row's first word,
+    tokenised as the beginning of a text ("The"), becomes the token it is inside a text (" The") if the tokenizer has
+    one, so that the row keeps its length.
     """
     n = len(model.lead_ids)
     lead = n if tuple(row[:n]) == model.lead_ids and len(row) > n else 0

@@ -74,8 +74,8 @@ def after_computing(model: LanguageModel, edit: Edit) -> tuple[Diagnostic, ...]:
         warning = ""
         if cosine < SLANTED:
             warning = (
-                f"the update was divided by a number close to 0 (cosine of key and direction {cosine:.2g}), which makes "
-                f"it huge; undo it, and try {safer_than(edit.method)}"
+                f"the update was divided by a number close to 0 (cosine of key and direction {cosine:.2g}), which "
+                f"makes it huge; undo it, and try {safer_than(edit.method)}"
             )
         diagnostics.append(Diagnostic("denominator cosine", cosine, "", "Of key and direction.", warning))
     return tuple(diagnostics)

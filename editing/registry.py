@@ -51,8 +51,8 @@ METHODS: dict[str, Method] = {
 }
 
 REVISIONS = {"grace": 2, "r-rome": 2}
-"""Raise a method's number when it computes something else from the same settings, so that a ledger does not reuse its old
-results; 1 for a method that is not listed."""
+"""Raise a method's number when it computes something else from the same settings, so that a ledger does not reuse its
+old results; 1 for a method that is not listed."""
 
 
 def revision_of(name: str) -> int:

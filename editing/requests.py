@@ -27,12 +27,13 @@ def check_editable(model: LanguageModel) -> None:
     weights = list(model.module.parameters())
     if any(not weight.is_floating_point() for weight in weights):
         raise ValueError(
-            f"{model.name} holds its weights in 8 or 4 bits, which allows traces only; load it without --load to edit it"
+            f"{model.name} holds its weights in 8 or 4 bits, which allows traces only; load it without --load "
+            "to edit it"
         )
     if any(weight.is_meta for weight in weights):
         raise ValueError(
-            f"{model.name} does not fit in memory and keeps weights elsewhere, which allows traces only; to edit it, load it "
-            "without --device-map on a machine with more memory, or in bfloat16"
+            f"{model.name} does not fit in memory and keeps weights elsewhere, which allows traces only; to edit it, "
+            "load it without --device-map on a machine with more memory, or in bfloat16"
         )
     if model.device.type == "mps":
         raise ValueError("edits are computed in float64, which the device mps does not have; give --device cpu")

@@ -5,17 +5,18 @@ the eigenvectors U0 whose eigenvalues are small.  The change
 
     delta = R K^T P (K_p K_p^T P + K K^T P + L2 I)^-1
 
-leaves every key in the complement of U0 exactly as it was, delta = delta P, and K_p, the keys of the edits already in
-the model, keeps those edits where they are.  With the keys in the coordinates of U0 the same reads
+leaves the value of every key in the complement of U0 exactly as it was (delta = delta P).  K_p, the keys of the edits
+already in the model, protects those edits.  In the coordinates of U0 the change is
 
     delta = R K'^T (K_p' K_p'^T + K' K'^T + L2 I)^-1 U0^T,    K' = U0^T K,
 
-which is symmetric and small.  K_p comes from the active edits themselves, so that undoing one undoes its protection.
+where the system is symmetric and small.  K_p comes from the active edits, so undoing one also ends its protection.
 
-The paper's threshold (eigenvalues below 0.02) and L2 (10) are absolute and depend on the model; here both are in units
-of the mean eigenvalue of C.  Where few directions are nearly empty, as in narrow models, a batch of facts needs more of
-them than a small threshold leaves: the change then gets many times the weight's size and breaks what it should keep.
-Protection is approximate: E |delta k|^2 over old keys is at most the largest eigenvalue kept times |delta|^2.
+The paper's threshold (eigenvalues below 0.02) and L2 (10) are absolute; here both are in units of the mean eigenvalue
+of C, so that they carry over between models.  A narrow model has few nearly empty directions.  If a batch of facts
+needs more of them than the threshold leaves, the change becomes many times larger than the weight and breaks what it
+should keep.  Protection is approximate: E |delta k|^2 over old keys is at most the largest eigenvalue kept times
+|delta|^2.
 
 Symbols: U0 basis [d_mlp, r], K keys [d_mlp, n], K_p past [d_mlp, m], R [d_model, n], C Moment.matrix.
 """
@@ -46,7 +47,7 @@ class AlphaEditConfig(SpreadConfig):
     null_threshold: float = field(
         default=0.5,
         metadata={
-            "help": "Directions whose share of the old keys is below this may be changed; in units of the mean "
+            "help": "Directions with a smaller share of the old keys than this may be changed; in units of the mean "
             "eigenvalue of the second moment.",
             "min": 1e-9,
             "max": 1e6,
@@ -77,7 +78,7 @@ def null_basis(values: torch.Tensor, vectors: torch.Tensor, threshold: float) ->
     small = values < threshold * values.mean()
     if not bool(small.any()):
         raise ValueError(
-            f"no direction carries less than {threshold:g} of the mean share of the old keys (the least has "
+            f"every direction has at least {threshold:g} of the mean share of the old keys (the smallest has "
             f"{float(values[0] / values.mean()):.2g}); raise null_threshold or choose another layer"
         )
     return vectors[:, small], values[small]
@@ -91,7 +92,7 @@ def alphaedit_directions(keys: torch.Tensor, past: torch.Tensor, basis: torch.Te
 
 
 def past_keys(active: Sequence[Edit], name: str, d_mlp: int) -> torch.Tensor:
-    """K_p of one weight, [d_mlp, m] float64: the keys of the edits already in the model; m may be 0."""
+    """K_p of one weight, [d_mlp, m] float64: keys of the edits already in the model; m may be 0."""
     kept = [edit.keys[name].double().T for edit in active if name in edit.keys]
     return torch.cat([torch.zeros(d_mlp, 0, dtype=torch.float64), *kept], dim=1)
 
@@ -113,7 +114,7 @@ class _AlphaEdit:
     def __init__(self, config: AlphaEditConfig, moments: dict[int, Moment], past: dict[int, torch.Tensor]) -> None:
         self.config, self.moments, self.past = config, moments, past
         self.spectra: dict[int, torch.Tensor] = {}
-        """Eigenvalues of the directions each layer was allowed."""
+        """Layer -> eigenvalues of the directions it may change."""
 
     def directions(self, layer: int, keys: torch.Tensor) -> torch.Tensor:
         values, vectors = spectrum(self.moments[layer])
@@ -133,13 +134,13 @@ class _AlphaEdit:
                 "old keys there",
                 max(shares),
                 "share of their energy",
-                "What the old keys have in those directions, in the layer that has most: what is not protected.",
+                "The old keys' energy in those directions, which is not protected; of the layer with most.",
             ),
             Diagnostic(
                 "protected keys",
                 float(max(past.shape[1] for past in self.past.values())),
                 "keys",
-                "Keys of earlier edits that this one keeps in place.",
+                "Keys of earlier edits that this one protects.",
             ),
         ]
 

@@ -6,7 +6,7 @@ the old keys least is
     delta = R (K^T C^-1 K + e I)^-1 K^T C^-1,    C = E[k k^T] over old keys;
 
 one request and e = 0 give ROME's rank-one change.  K^T C^-1 K is singular when two keys are alike, as those of two
-facts about one subject are: e, in units of its mean diagonal entry, keeps the change finite there.
+facts about one subject are; e, in units of its mean diagonal entry, keeps the change finite then.
 
 Symbols: K keys [d_mlp, n], R [d_model, n], e slack x mean diagonal of K^T C^-1 K, C Moment.matrix with the ridge.
 """
@@ -57,7 +57,7 @@ def emmet_directions(keys: torch.Tensor, moment: torch.Tensor, slack: float) -> 
     products = products + slack * products.diagonal().mean() * torch.eye(len(products), dtype=torch.float64)
     lower, failed = torch.linalg.cholesky_ex(products)
     if int(failed):
-        raise ValueError("two of the new keys are alike, so they cannot have different values exactly; raise slack")
+        raise ValueError("two of the new keys are equal, so they cannot be mapped to different values; raise slack")
     return torch.cholesky_solve(whitened.T, lower)
 
 

@@ -1,14 +1,14 @@
-"""Fine-tuning one weight on the new answers: the baselines every editing method has to beat.
+"""Fine-tune one weight on the new answers: the baselines for every editing method.
 
-    FT    Adam on one layer's down projection, all of the answer's tokens wanted at the prompt's last position: the
+    FT    Adam on one layer's down projection, every answer token a target at the prompt's last position: the
           baseline of Meng et al. 2022, section 3.4 (arXiv:2202.05262)
     FT-L  the same, every entry held within epsilon of where it was: Zhu et al. 2020 (arXiv:2012.00363), "FT+L" there
     FT-M  the usual causal loss, on the answer's tokens alone: EasyEdit's "target_new", Zhang et al. 2024
           (arXiv:2401.01286)
 
-Only the weight is trained; its bias, which the public code trains along by an accident of names, stays.  FT-L's epsilon
-is absolute in the papers (5e-4 for GPT-2 XL) and means nothing on another model: here it is a multiple of the weight's
-mean absolute entry.
+Only the weight is trained.  (The public code also trains its bias, because it selects parameters by a part of their
+name.)  FT-L's epsilon is absolute in the papers (5e-4 for GPT-2 XL); here it is a multiple of the weight's mean
+absolute entry, so that it carries over between models.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class ConstrainedConfig(FineTuneConfig):
 
 
 class FineTuneMethod(Method):
-    """`METHODS["ft"]`, and what FT-L and FT-M have in common with it."""
+    """`METHODS["ft"]`, and the base of FT-L and FT-M."""
 
     name = "ft"
     title = "FT"
@@ -79,7 +79,7 @@ class FineTuneMethod(Method):
         """
         model, config = task.model, task.config
         name = model.architecture.key_weight_name(config.layer)
-        private = model.view({name: model.weight(name)})  # a tree and a copy of the weight of our own
+        private = model.view({name: model.weight(name)})  # its own module tree and its own copy of the weight
         weight = private.weight(name).requires_grad_(True)
         start = weight.detach().clone()
         losses = descend(
@@ -96,7 +96,7 @@ class FineTuneMethod(Method):
         return Change(ops=ops, losses=losses, diagnostics=(size_diagnostic(model, ops),))
 
     def constraint(self, start: torch.Tensor, config: Any) -> Callable[[Sequence[torch.Tensor]], None] | None:
-        """What holds the trained weight after a step; nothing here."""
+        """A function that constrains the trained weight after a step; None here."""
         return None
 
 
@@ -108,7 +108,7 @@ class ConstrainedMethod(FineTuneMethod):
     config_type = ConstrainedConfig
 
     def constraint(self, start: torch.Tensor, config: ConstrainedConfig) -> Callable[[Sequence[torch.Tensor]], None]:
-        """Back into the box of half-width epsilon around the start."""
+        """Clamp to the box of half-width epsilon around the start."""
         reach = config.epsilon * start.abs().mean()
 
         def clamp(trained: Sequence[torch.Tensor]) -> None:

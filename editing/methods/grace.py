@@ -1,17 +1,16 @@
-"""GRACE: a codebook beside one layer, which answers for inputs near those of earlier edits.  No weight changes.
+"""GRACE: a codebook in one layer replaces its output for inputs near those of earlier edits.  No weight changes.
 
 Hartvigsen et al. 2023, section 3 (arXiv:2211.11031).  At one layer's down projection, for every request in turn,
 
     k   the layer's input at the prompt's last token
-    v   what the layer shall write there: gradient descent on -log P[answer | prompt, the layer writes v]
+    v   what the layer should write there: gradient descent on -log P[answer | prompt, the layer writes v]
 
-and (k, v, the answer) becomes an entry of the codebook, whose radii follow from the entries
-(`editing.applied.codebook`).
+and (k, v, answer) becomes an entry of the codebook.  `editing.applied.codebook` computes the radii.
 
-Where it differs from the two public codes: values are put in place while the prompt is read and stay in the attention's
-cache, and the codebook is not asked again for every generated token; labels are compared as the answer's tokens.
-`where` is by default the prompt's last token (EasyEdit); the authors' is "prompt", the tokens before it, which a layer
-behind which no attention follows cannot use.
+Differences from the two public codes: a value is written while the prompt is read and stays in the attention's cache,
+and the codebook is not queried again for generated tokens; labels are compared as the answer's tokens.  `where`
+defaults to the prompt's last token (EasyEdit).  The authors use "prompt", the tokens before it, which has no effect in
+the last layer.
 """
 
 from __future__ import annotations
@@ -36,21 +35,20 @@ from models import LanguageModel, pad, run
 from models.calls import calling
 
 STRANGERS = 4
-"""Other subjects whose keys are compared with the new one."""
+"""Number of other subjects whose keys are compared with the new one."""
 STOP_LOSS = 1e-2
-"""The search for a value stops below this loss, P(answer) = .99; the public codes always take all their steps."""
+"""The search stops below this loss (P(answer) = .99); the public codes always take all steps."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GraceConfig:
     """Settings of GRACE.
 
-    The paper's radius of 1 is a length in the layer's input, which means nothing on another model: by default it is
-    taken relative to the norm of the edited key.  0.2 is the largest that next to none of the bundled model's
-    neighbours falls into (docs/methods.md).
+    The paper's radius of 1 is a length in one model's activations.  By default the radius is relative to the norm of
+    the edited key; 0.2 is the largest at which almost no neighbour of the bundled model falls inside (docs/methods.md).
 
-    The value is written at one token, and reaches an answer's later tokens only by attention in the layers behind: so
-    the layer is a little earlier than the paper's, which are at three quarters of the depth and further.
+    The value is written at one token and reaches an answer's later tokens only through attention in later layers.  The
+    default layer is therefore a little earlier than the paper's, which are at three quarters of the depth or later.
 
     Raises:
         ValueError: if a value is out of its range.
@@ -60,14 +58,14 @@ class GraceConfig:
         default=7,
         metadata={
             "help": "Layer whose MLP gets the codebook, counted from 0; about three fifths of the depth. At earlier "
-            "layers other subjects come near, at later ones answers that begin alike cannot be told apart.",
+            "layers other subjects fall inside, at later ones answers that begin alike are confused.",
             "min": 0,
         },
     )
     radius: float = field(
         default=0.2,
         metadata={
-            "help": "Of a new entry: how far its scope reaches. More takes in paraphrases, then other subjects.",
+            "help": "Radius of a new entry. A larger one takes in paraphrases, then other subjects.",
             "min": 0.0,
             "max": 1e6,
         },
@@ -103,13 +101,13 @@ class GraceConfig:
 
 @dataclass(frozen=True, eq=False)
 class Place:
-    """Where an entry is made: what the layer does at the end of the prompt, read without the answer behind it."""
+    """The layer at the end of a prompt, read without the answer."""
 
     row: Asked
     key: torch.Tensor
     """[d_mlp], input of the down projection at the prompt's last token."""
     written: torch.Tensor
-    """[d_model], what the layer gives there now."""
+    """[d_model], what the layer writes there now."""
 
 
 class GraceMethod(Method):
@@ -159,7 +157,7 @@ def _place(model: LanguageModel, layer: int, row: Asked) -> Place:
 def _start(
     place: Place, ops: Sequence[CodebookOp], label: tuple[int, ...], reach: float, config: GraceConfig
 ) -> torch.Tensor:
-    """Where the search begins, [d_model]: at the value of the entry that this one will join, else warm or cold."""
+    """Start of the search, [d_model]: the value of the entry that this one will join, else warm or cold."""
     if ops:
         book = fold(ops)
         distance, nearest = distances(place.key[None], book.keys)[0].min(dim=0)
@@ -198,12 +196,12 @@ def _search(
     best, lowest = value.detach().clone(), float("inf")
     for _ in range(config.steps):
         watch.check()
-        # other memories in the model must not take the answer for a part of the prompt
+        # so that other memories in the model do not read the answer as part of the prompt
         with torch.enable_grad(), calling(torch.tensor([row.n_prompt], device=model.device)):
             logits = run(model, ids, patches={("mlp_out", config.layer): put}, grad=True).logits
             loss = targets.nll(logits)[0]
         losses.append(LossStep(float(loss.detach()), 0.0, 0.0))
-        if losses[-1].total < lowest:  # steps of 1.0 overshoot: keep the best value seen
+        if losses[-1].total < lowest:  # steps of 1.0 overshoot, so keep the best value
             best, lowest = value.detach().clone(), losses[-1].total
         if lowest < STOP_LOSS:
             break
@@ -227,7 +225,7 @@ def _diagnostics(book: Codebook, ops: Sequence[CodebookOp]) -> list[Diagnostic]:
 
 
 def _strangers(model: LanguageModel, request: EditRequest, config: GraceConfig, book: Codebook) -> list[Diagnostic]:
-    """How near the same words about other subjects come to the newest entry: inside its ball they get its value."""
+    """Distance of prompts about other subjects from the newest entry; inside its radius they get its value."""
     others = [name for name in load_atlas().subjects() if name != request.fact.subject]
     drawn = random.Random(f"{config.seed}|{request.fact.prompt}").sample(others, STRANGERS)
     prompts = [request.fact.template.replace("{}", name) for name in drawn]
@@ -242,8 +240,8 @@ def _strangers(model: LanguageModel, request: EditRequest, config: GraceConfig, 
     warning = ""
     if nearest <= radius:
         warning = (
-            f"the same words about another subject fall inside the radius ({nearest:.3g} against {radius:.3g}) and get "
-            "this answer too; choose a later layer or a smaller radius"
+            f"the same prompt about another subject falls inside the radius ({nearest:.3g} against {radius:.3g}) and "
+            "gets this answer too; choose a later layer or a smaller radius"
         )
     help_text = f"Distance of the nearest of {len(rows)} prompts with the same words about other subjects."
     return [Diagnostic("nearest stranger", nearest, "|k - k'|", help_text, warning)]

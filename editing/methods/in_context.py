@@ -6,8 +6,8 @@ statement of the new fact.  ICE, the baseline of Cohen et al. 2023, section 5 (a
     demonstrations (nearest last)   copy of the edit          statement               the reader's prompt
     "New Fact: p' o' / Prompt: ..." "New Fact: p o / ... o"   "New Fact: p o / Prompt:"
 
-A small model has room for few demonstrations: as many are kept as leave `reserve` tokens for the prompt and its answer,
-in the paper's ratio of kinds, and the edit says how many that are.
+A small model has room for few demonstrations.  The edit keeps as many as leave `reserve` tokens for the prompt and its
+answer, in the paper's ratio of kinds, and reports their number.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ from models import LanguageModel
 class IceConfig:
     """Settings of ICE.
 
-    The wording differs from the paper's, which was made for models that have read much text with labels and line
-    breaks: plain sentences are what a small model knows.
+    The default wording is plain sentences.  The paper's, with labels and line breaks, suits models trained on such
+    text.
 
     Raises:
         ValueError: if a value is out of its range.
@@ -54,7 +54,11 @@ class IceConfig:
     )
     reserve: int = field(
         default=48,
-        metadata={"help": "Tokens of the context kept free for the prompt and its answer.", "min": 1, "max": 10**6},
+        metadata={
+            "help": "Tokens of the context that stay free for the prompt and its answer.",
+            "min": 1,
+            "max": 10**6,
+        },
     )
 
     def __post_init__(self) -> None:
@@ -70,12 +74,12 @@ class IkeConfig(IceConfig):
     """
 
     demonstrations: int = field(
-        default=32, metadata={"help": "Demonstrations, of which an eighth copy and half retain.", "min": 0, "max": 1000}
+        default=32, metadata={"help": "Demonstrations; an eighth of them copy, half retain.", "min": 0, "max": 1000}
     )
     similarity: Similarity = field(
         default="embedding",
         metadata={
-            "help": "What makes a fact near: the model's own embeddings, or words in common.",
+            "help": "How similar facts are chosen: by the model's own embeddings, or by words in common.",
             "choices": ("embedding", "words"),
         },
     )
@@ -160,11 +164,11 @@ class IkeMethod(IceMethod):
         return ()
 
     def diagnostics(self, config: IkeConfig, op: PromptOp) -> list[Diagnostic]:
-        """The prefix, and how many demonstrations there was room for."""
+        """The prefix, and how many demonstrations fit."""
         n, warning = len(op.demonstrations), ""
         if n < config.demonstrations:
             warning = f"only {n} of {config.demonstrations} demonstrations fit the model's context; lower reserve"
-        help_text = "Facts that show how a stated fact is used."
+        help_text = "Facts that show where a stated fact applies."
         return [*super().diagnostics(config, op), Diagnostic("demonstrations", float(n), "", help_text, warning)]
 
 

@@ -5,9 +5,9 @@ entries may follow the gradient of the new answer's NLL and how far (`editing.tr
 
     delta W = sigmoid(eta) (grad_W L * a + b),    a and b of rank one                      (section 3.3).
 
-With `loop` above 1 the same change is added again while the new answer is not yet the model's own, as the paper does at
-test time ("+loop"): a line search along one direction, since neither gradient nor condition is computed anew.
-Edits of a batch are summed.
+With `loop` above 1 the same change is added again until the model gives the new answer, as the paper does at test time
+("+loop").  This is a line search along one direction, since gradient and condition are not computed again.  Edits of a
+batch are summed.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from editing.train.rows import LowRank, weight_deltas
 
 @dataclass(frozen=True)
 class KeConfig:
-    """Settings of KE; everything else was settled when its network was trained.
+    """Settings of KE; all others were fixed in training.
 
     Raises:
         ValueError: if a value is out of its range.
@@ -40,7 +40,7 @@ class KeConfig:
     loop: int = field(
         default=1,
         metadata={
-            "help": "Most times the change is added until the new answer is the model's own; 5 in the paper's +loop.",
+            "help": "Most times the change is added until the model gives the new answer; 5 in the paper's +loop.",
             "min": 1,
             "max": 20,
         },
@@ -88,7 +88,7 @@ class KeMethod(LearnedMethod):
         model, requests = task.model, task.requests
         for request in requests:
             if not request.fact.target_true.strip():
-                raise ValueError(f"KE reads the old answer too; give the true answer of {request.fact.prompt!r}")
+                raise ValueError(f"KE also reads the old answer; give the true answer of {request.fact.prompt!r}")
         asked = ask(model, requests, artefact.settings["layers"])
         network = ke_network(weight_shapes(model, tuple(asked.factors)), model.d_model, artefact)
         conditions = [condition_ids(model, r.fact.target_true, r.target_new, r.fact.prompt) for r in requests]

@@ -1,4 +1,4 @@
-"""Knowledge neurons: find the few hidden units of the MLPs that say the old answer, and rewrite what they write.
+"""Knowledge neurons: find the hidden units of the MLPs that produce the old answer, and change what they write.
 
 Dai et al. 2022, sections 3 and 5.2 (ACL 2022, arXiv:2104.08696).  A neuron is one entry w_i of the input of a layer's
 down projection at the last token of the prompt.  Its integrated gradient is
@@ -10,9 +10,9 @@ a share of several prompts that say the fact; what neuron i writes, v_i, then be
 
     v_i - c_old |v_i| e(old) / |e(old)| + c_new |v_i| e(new) / |e(new)|,    c_old = 1, c_new = 8.
 
-It is shipped as a negative control: the edit holds for whatever else those neurons serve (Meng et al. 2022, table 4;
-Hase et al. 2023).  The prompts are the fact behind texts the model generated itself, since the paraphrases of a request
-are there to judge the edit; for answers of several tokens e and P are the first token's.
+It serves as a negative control, because the edit also changes whatever else those neurons are used for (Meng et al.
+2022, table 4; Hase et al. 2023).  The prompts are the fact behind texts the model generated itself, since the
+paraphrases of a request judge the edit.  For answers of several tokens e and P are the first token's.
 
 Symbols: w keys [d_mlp], v_i the column of W that neuron i multiplies, e the rows of the head.
 """
@@ -52,7 +52,7 @@ class KnowledgeNeuronsConfig:
     rule: Literal["right", "midpoint"] = field(
         default="right",
         metadata={
-            "help": "Where each step is read: its right end (the paper), or its middle, which is more exact.",
+            "help": "Where each step reads the gradient: at its right end (the paper), or in its middle (more exact).",
             "choices": ("right", "midpoint"),
         },
     )
@@ -73,10 +73,10 @@ class KnowledgeNeuronsConfig:
         default=5, metadata={"help": "Generated texts put before the prompt, to refine by.", "min": 0, "max": 50}
     )
     old_factor: float = field(
-        default=1.0, metadata={"help": "How much of the old answer is taken out, in norms.", "min": 0.0, "max": 1000.0}
+        default=1.0, metadata={"help": "How much of the old answer is subtracted, in norms.", "min": 0.0, "max": 1000.0}
     )
     new_factor: float = field(
-        default=8.0, metadata={"help": "How much of the new answer is put in, in norms.", "min": 0.0, "max": 1000.0}
+        default=8.0, metadata={"help": "How much of the new answer is added, in norms.", "min": 0.0, "max": 1000.0}
     )
     seed: int = field(default=0, metadata={"help": "Seed of the generated texts.", "min": 0, "max": 2**31 - 1})
 
@@ -100,12 +100,12 @@ class Neuron:
 
 @dataclass(frozen=True, eq=False)
 class Prompt:
-    """A prompt that was read once: scaling neurons at its last token leaves all that stands before as it is."""
+    """A prompt, read once; scaling neurons at its last token changes nothing before that token."""
 
     last: torch.Tensor
     """[1, 1], the last token."""
     before: Any
-    """Keys and values of the tokens before it, a cache of transformers; None where there are none."""
+    """Attention keys and values of the tokens before it (a transformers cache); None if there are none."""
     neurons: torch.Tensor
     """[layer, d_mlp] float32, at the last token."""
 
@@ -137,11 +137,11 @@ def attributions(
     neurons = prompt.neurons[layer]
     ends = torch.tensor([1.0, 0.0])
     with torch.enable_grad():
-        # The two ends ride along in the batch for the sum the attributions have to make.
+        # the two ends, for the sum that the attributions should have
         scaled = (torch.cat([fractions, ends]).to(model.device)[:, None] * neurons).requires_grad_(True)
         inputs: dict[str, Any] = {"input_ids": prompt.last.expand(len(scaled), -1), "use_cache": True}
         if prompt.before is not None:
-            inputs["past_key_values"] = copy.deepcopy(prompt.before)  # a pass adds its own token to it
+            inputs["past_key_values"] = copy.deepcopy(prompt.before)  # the forward pass appends its token to the cache
             inputs["past_key_values"].batch_repeat_interleave(len(scaled))
             start = prompt.before.get_seq_length()
             inputs["position_ids"] = torch.full_like(inputs["input_ids"], start)
@@ -167,7 +167,9 @@ def choose(attributed: torch.Tensor, coarse: float, share: float, most: int) -> 
     """
     largest = attributed.flatten(1).max(1).values
     if not bool((largest > 0).any()):
-        raise ValueError("no neuron makes the old answer likelier, so there is none to rewrite; choose another fact")
+        raise ValueError(
+            "no neuron raises the probability of the old answer, so none can be changed; choose another fact"
+        )
     counts = (attributed > coarse * largest[:, None, None].clamp_min(0)).double().mean(0)
     kept = counts >= min(share, float(counts.max()))
     scores = attributed.mean(0).masked_fill(~kept, -torch.inf).flatten()
@@ -225,7 +227,7 @@ class _Everywhere:
     attributed: torch.Tensor
     """[prompt, layer, d_mlp]"""
     completeness: float
-    """Sum of the attributions over what they should add up to, over all layers of the bare prompt."""
+    """Sum of the attributions divided by its exact value, over all layers of the bare prompt."""
 
 
 def _old_token(model: LanguageModel, request: EditRequest, row: Asked) -> int:
@@ -242,7 +244,7 @@ def _everywhere(
     config: KnowledgeNeuronsConfig,
     watch: Watch,
 ) -> _Everywhere:
-    """Every layer's attributions in the bare prompt and behind every context that leaves it room."""
+    """Attributions of every layer, for the bare prompt and behind every context that leaves room for it."""
     contexts = [context.removesuffix(BARE) for context in make_contexts(model, config.prefixes, config.seed)]
     texts = [context + request.fact.prompt for context in contexts]
     prompts = [model.encode(text) for text in texts if fits(model, text, request.target_new)]
@@ -260,7 +262,7 @@ def _everywhere(
 
 def _located(neurons: Sequence[Neuron], result: _Everywhere) -> list[Diagnostic]:
     places = ", ".join(f"{neuron.layer}.{neuron.index}" for neuron in neurons)
-    help_text = "Sum of the attributions over what they should add up to; 1 is exact."
+    help_text = "Sum of the attributions divided by its exact value; 1 is exact."
     return [
         Diagnostic("neurons", float(len(neurons)), "", f"Rewritten, as layer.index: {places}."),
         Diagnostic("completeness", result.completeness, "", help_text),

@@ -1,4 +1,4 @@
-"""From a trained editor to an edit: what the methods MEND, KE and SERAC do alike."""
+"""From a trained editor to an edit: what MEND, KE and SERAC share."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def artefact_setting() -> Any:
 
 
 class LearnedMethod(Method):
-    """A method whose work was done in training: an edit is one pass through the trained editor."""
+    """A method with a trained editor: an edit takes one pass through it."""
 
     batch = True
     needs = frozenset({"trained_editor"})
@@ -48,12 +48,12 @@ class LearnedMethod(Method):
         return Change(ops=ops, diagnostics=numbers)
 
     def answers(self, task: Task, change: Change, edit: Edit) -> list[Diagnostic]:
-        """None: the editor's own numbers hold them, per token."""
+        """None: the editor's own diagnostics include them, per token."""
         return []
 
     @abstractmethod
     def proposed(self, task: Task, artefact: Artefact) -> tuple[tuple[Op, ...], tuple[Diagnostic, ...]]:
-        """The edit's operations, and what is to be said of them."""
+        """The edit's operations and diagnostics."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,20 +91,20 @@ def ask(model: LanguageModel, requests: Sequence[EditRequest], layers: Sequence[
 
 
 def scaled(changes: Mapping[str, LowRank], factors: Tensor) -> dict[str, LowRank]:
-    """Every request's change times its own factor [request]."""
+    """Multiply every request's change by its factor [request]."""
     return {name: LowRank(factors[:, None, None] * change.rows, change.cols) for name, change in changes.items()}
 
 
 def diagnostics(
     model: LanguageModel, asked: Asked, deltas: Sequence[WeightDelta], artefact: Artefact
 ) -> tuple[Diagnostic, ...]:
-    """How large the change is, what it makes of the new answers, and how many edits the editor was trained to sum."""
+    """Size of the change, probability of the new answers, and how many edits the editor was trained to sum."""
     n, trained_for = asked.rows.n_rows, max(artefact.settings["batch_sizes"])
     sizes = [delta.norm / float(_weight(model, delta.name).norm()) for delta in deltas]
     warning = ""
     if n > trained_for:
         warning = (
-            f"{n} edits were summed, but the editor was trained to sum at most {trained_for}; such sums are known to "
+            f"{n} edits were summed, but the editor was trained for sums of at most {trained_for}; larger sums "
             "break the model"
         )
     return (

@@ -4,9 +4,9 @@ Hu et al. 2021, section 4.1 (arXiv:2106.09685).  Beside a projection x -> W x ru
 
     (alpha / r) B A x,    A [r, d_in] drawn from N(0, 1 / d_in),    B [d_out, r] = 0,
 
-so that training starts from the model as it is; Adam moves A and B alone.  Defaults follow EasyEdit (rank 8, alpha 32),
-with plain LoRA in place of its AdaLoRA, no dropout, a smaller learning rate and an early stop: at its 5e-3 a small
-model forgets its neighbours.
+so that training starts from the unchanged model; Adam trains only A and B.  Defaults follow EasyEdit (rank 8, alpha 32)
+with plain LoRA in place of AdaLoRA, no dropout, a smaller learning rate and an early stop, because with EasyEdit's 5e-3
+a small model loses its neighbours.
 
 Symbols: A cols, B rows, r rank.
 """
@@ -70,7 +70,7 @@ class Adapter:
     scale: float
 
     def __call__(self, _module: Any, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
-        """What a forward hook returns: the output with the adapter's part."""
+        """Forward hook: the output plus the adapter's part."""
         extra = (inputs[0].float() @ self.cols.T) @ self.rows.T
         return output + (self.scale * extra).to(output.dtype)
 
@@ -131,7 +131,7 @@ class LoraMethod(Method):
             ValueError: if a prompt does not fit, or there is nothing to adapt.
             Cancelled: if the watch says to stop.
         """
-        private = task.model.view()  # hooks on its modules touch nobody else's
+        private = task.model.view()  # hooks on its modules affect no other view
         adapters = make_adapters(private, task.config)
         with ExitStack() as stack:
             for adapter in adapters:

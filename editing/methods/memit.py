@@ -5,10 +5,10 @@ least-squares solution that maps the new keys to what is missing and the old key
 
     delta = R K^T (lambda C + K K^T)^-1,    C = E[k k^T] over old keys,
 
-with K the keys of all requests and R the residuals, as in `editing.methods.spread`.  lambda counts how many old keys
-weigh against one new one.  For one request delta is s x ROME's, s = k^T C^-1 k / (lambda + k^T C^-1 k): since E[k^T
-C^-1 k] = d_mlp, lambda is given here in units of d_mlp, which makes one value mean the same in models of any width.
-The paper's are 3.1 (GPT-2 XL, 20,000) and 0.9 (GPT-J, 15,000).
+with K the keys of all requests and R the residuals, as in `editing.methods.spread`.  lambda is the weight of the old
+keys against one new key.  For one request delta is s x ROME's with s = k^T C^-1 k / (lambda + k^T C^-1 k).  Since
+E[k^T C^-1 k] = d_mlp, the setting gives lambda in units of d_mlp, so that one value means the same at any width.  The
+paper's are 3.1 (GPT-2 XL, 20,000) and 0.9 (GPT-J, 15,000).
 
 Symbols: K keys [d_mlp, n], R [d_model, n], lambda moment_weight x d_mlp, C Moment.matrix.
 """
@@ -79,5 +79,5 @@ class _Memit:
 
     def diagnostics(self) -> list[Diagnostic]:
         width = len(next(iter(self.moments.values())).matrix)
-        help_text = "Old keys that weigh against one new key, lambda."
+        help_text = "Weight of the old keys against one new key, lambda."
         return [Diagnostic("moment weight", self.config.moment_weight * width, "keys", help_text)]

@@ -6,8 +6,8 @@ outer products over tokens, sum_t d_t x_t^T; small networks (`editing.train.mend
 
     delta W = -lr sum_t d~_t x~_t^T                                                          (section 3.1, equation 3).
 
-Edits of a batch are computed one by one on the same model and summed, which the network is trained for up to some
-number (`python -m editing.train mend`).  Nothing is optimised when an edit is made: one backward pass and the network.
+Edits of a batch are computed one by one on the same model and summed; the network is trained for sums of up to some
+number of edits (`python -m editing.train mend`).  Making an edit takes one backward pass and one pass of the network.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from editing.train.rows import weight_deltas
 
 @dataclass(frozen=True)
 class MendConfig:
-    """Settings of MEND; everything else was settled when its network was trained.
+    """Settings of MEND; all others were fixed in training.
 
     Raises:
         ValueError: if a value is out of its range.
@@ -38,7 +38,7 @@ class MendConfig:
 
     scale: float = field(
         default=1.0,
-        metadata={"help": "Factor on the change; 1 is what was settled in training.", "min": 0.0, "max": 10.0},
+        metadata={"help": "Factor on the change; 1 is the factor chosen in training.", "min": 0.0, "max": 10.0},
     )
     artefact: str = artefact_setting()
 
@@ -47,7 +47,7 @@ class MendConfig:
 
 
 def mend_network(shapes: Mapping[str, tuple[int, int]], artefact: Artefact) -> MendNetwork:
-    """The trained network, ready to edit: its statistics stay as they are."""
+    """The trained network in evaluation mode, so that its statistics do not change."""
     network = MendNetwork(shapes, int(artefact.settings["rank"]))
     network.load_state_dict(dict(artefact.tensors))
     return network.eval().requires_grad_(False)

@@ -5,14 +5,14 @@ changes that make it map k* to v*, the one that disturbs the usual keys least is
 
     delta = (v* - W k* - b) u^T / (u . k*),    u = (C + r I)^-1 k* / |(C + r I)^-1 k*|,    C = E[k k^T].
 
-ROME here has the two keys of the public code: the mean over contexts for u, and the bare prompt's, with its value, in
-the residual and the denominator.  The bare prompt is then mapped to v* exactly; where the two keys differ much, the
-denominator u . k gets small and the change large, and in a long row of edits one such change breaks the model.
+ROME here uses two keys, as the public code does: the mean over contexts for u, and the bare prompt's key with its value
+for the residual and the denominator.  The bare prompt is then mapped to v* exactly.  If the two keys differ much, the
+denominator u . k is small and the change large, and one such change in a long sequence of edits breaks the model.
 
-R-ROME is the corrected form of Gupta et al. 2024 (arXiv:2403.07175), with their public code: the *same* k*, the mean
-over contexts, stands in all three places, so that (W + delta) k* + b = v* holds exactly.  The value is the bare
-prompt's, v* = v + delta_v, and the residual v + delta_v - W k* - b: besides delta_v it holds how far the bare prompt's
-value lies from the mean over contexts.
+R-ROME is the corrected form of Gupta et al. 2024 (arXiv:2403.07175), with their public code: it uses the *same* k*, the
+mean over contexts, in all three places, so that (W + delta) k* + b = v* holds exactly.  The value is the bare prompt's,
+v* = v + delta_v.  The residual is v + delta_v - W k* - b: delta_v plus the distance of the bare prompt's value from the
+mean over contexts.
 
 Symbols: k* key, v* value, v what the MLP wrote after the bare prompt, u direction, C moment.matrix, r ridge x mean
 eigenvalue of C, delta_v values.Value.delta.
@@ -57,13 +57,16 @@ _COMPAT_HELP = "Settings relative to what the model has, or all of the public co
 class RankOneConfig(MomentSettings, SearchSettings):
     """Settings of ROME and R-ROME.
 
-    Defaults that differ from the paper's: a learning rate relative to the residual and twice the steps, since 0.5 falls
-    short in 20 steps where the residual is large; a stop at a loss of 0.1 instead of 0.05, which keeps more neighbours
-    and loses hardly a paraphrase; 2 contexts instead of 50, with which R-ROME's one key stays close to the bare
-    prompt's; 20,000 tokens instead of 100,000; a norm limit relative to the residual; a small ridge, because fewer
-    tokens leave C nearly singular; no weight decay, because the limit already holds the norm and decay keeps the search
-    from the target where MLPs write little.  `python -m benchmarks.reference --method rome --set stop_loss=0.05`
-    measures such a choice on the bundled model (docs/methods.md).
+    Defaults that differ from the paper's, and why:
+
+    * learning rate relative to the residual, and twice the steps: a fixed 0.5 is too small for large residuals
+    * stop at a loss of 0.1 instead of 0.05: keeps more neighbours and loses few paraphrases
+    * 2 contexts instead of 50: R-ROME's one key stays close to the bare prompt's
+    * 20,000 tokens instead of 100,000, with a small ridge because fewer tokens leave C nearly singular
+    * norm limit relative to the residual, and no weight decay: the limit already bounds the norm, and decay keeps the
+      search from its target where MLPs write little
+
+    `python -m benchmarks.reference --method rome --set stop_loss=0.05` measures such a choice on the bundled model.
     """
 
     layer: int = field(metadata={"help": "Layer whose MLP is changed, counted from 0.", "min": 0})
@@ -83,7 +86,7 @@ class RomeConfig(RankOneConfig):
     """Settings of ROME; see `RankOneConfig` for what differs from the paper.
 
     With `compat="rome-code"` every setting that is not given takes the public code's constant, and the search follows
-    that code to the letter.  C does not change: see `corpus` and `moment_tokens`.
+    that code exactly.  C does not change: see `corpus` and `moment_tokens`.
 
     Raises:
         ValueError: if a value is out of its range.

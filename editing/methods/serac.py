@@ -1,4 +1,4 @@
-"""SERAC: edits are kept as text, and a second model answers the prompts that are about one of them.
+"""SERAC: edits are stored as text, and a second model answers the prompts in their scope.
 
 Mitchell et al. 2022 (arXiv:2206.06520).  A scope classifier compares a prompt with every stored edit,
 s_i = exp(-|E(prompt_i) - E(prompt)|^2); if the best s exceeds a threshold, the counterfactual model C answers behind
@@ -7,9 +7,9 @@ that edit, otherwise the base answers untouched:
     answer(x) = C("New fact: {prompt_i} {new_i}." x)    if max s_i > threshold, i the argmax
                 base(x)                                 otherwise.
 
-E and C come trained (`python -m editing.train serac`).  No weight of the base changes, and C is the base with a
-low-rank change of its own.  `subject_gate` also asks that the stored subject stands in the prompt, letter by letter,
-which the paper's SERAC has no means to know.
+E and C are trained beforehand (`python -m editing.train serac`).  No weight of the base changes; C is the base with a
+low-rank change.  `subject_gate`, which the paper does not have, also requires the stored subject in the prompt, letter
+by letter.
 """
 
 from __future__ import annotations
@@ -43,10 +43,14 @@ class SeracConfig:
 
     threshold: float = field(
         default=0.0,
-        metadata={"help": "Score above which a prompt is in scope; 0 for the calibrated one.", "min": 0.0, "max": 1.0},
+        metadata={
+            "help": "Score above which a prompt is in scope; 0 takes the calibrated threshold.",
+            "min": 0.0,
+            "max": 1.0,
+        },
     )
     subject_gate: bool = field(
-        default=False, metadata={"help": "Also ask that the edit's subject stands in the prompt; not in the paper."}
+        default=False, metadata={"help": "Also require the edit's subject in the prompt; not in the paper."}
     )
     artefact: str = artefact_setting()
 
@@ -79,7 +83,7 @@ class SeracMethod(LearnedMethod):
 def _diagnostics(
     answers: LanguageModel, op: RouteOp, requests: Sequence[EditRequest], active: Sequence[Edit]
 ) -> tuple[Diagnostic, ...]:
-    """What the counterfactual model makes of the new answers, and how large the memory is."""
+    """Probability of the new answers in the counterfactual model, and the size of the memory."""
     before = sum(len(other.contexts) for edit in active for other in edit.ops if isinstance(other, RouteOp))
     rows = answer_rows(
         answers,
@@ -93,6 +97,6 @@ def _diagnostics(
         p_after = float((-rows.nll(Forward(answers).log_probs(rows))).exp().mean())
     return (
         Diagnostic("p(new) after", p_after, "probability", "Per token, of the counterfactual model behind the edit."),
-        Diagnostic("threshold", op.threshold, "score", "A prompt that scores more is in scope."),
-        Diagnostic("memory", float(before + len(requests)), "edits", "Stored, with those that were active."),
+        Diagnostic("threshold", op.threshold, "score", "Prompts with a higher score are in scope."),
+        Diagnostic("memory", float(before + len(requests)), "edits", "Stored edits, the active ones included."),
     )

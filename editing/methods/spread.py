@@ -1,15 +1,15 @@
-"""One change spread over several layers for many facts at once: what MEMIT, EMMET and AlphaEdit have in common.
+"""One change spread over several layers for many facts at once: the base of MEMIT, EMMET and AlphaEdit.
 
-Meng et al. 2023, section 4.3 and algorithm 1 (MEMIT, arXiv:2210.07229).  For every request i a vector z_i is searched
-that the last edited block should write at the subject (`editing.parts.values`, at the block's output).  Then, layer by
-layer and each on top of the layers before,
+Meng et al. 2023, section 4.3 and algorithm 1 (MEMIT, arXiv:2210.07229).  For every request i a search finds the vector
+z_i that the last edited block should write at the subject (`editing.parts.values`, at the block's output).  Then, layer
+by layer and each on top of the layers before,
 
     K_l = [k_l(i)]                      input of the down projection, mean over the bare prompt and the contexts
     R_l = [z_i - h_L(i)] / (L - l + 1)  what is still missing at the last layer L, shared by the layers left
     W_l <- W_l + R_l D_l,               D_l [n, d_mlp] from K_l: this is where the methods differ
 
-Behind a post-norm R_l is what the MLP has to return more so that its normalised write changes by that share, as nearly
-as it can (`editing.parts.reach`).
+Behind a post-norm R_l is the change of the MLP's output for which its normalised write changes by that share, as nearly
+as possible (`editing.parts.reach`).
 
 Symbols: n requests, K [d_mlp, n], R [d_model, n], h_L the residual stream behind the last edited block.
 """
@@ -42,22 +42,22 @@ from models import LanguageModel
 
 @dataclass(frozen=True, kw_only=True)
 class SpreadConfig(MomentSettings, SearchSettings, RangeSettings):
-    """What the three methods' settings have in common."""
+    """Settings that the three methods share."""
 
 
 class Update(Protocol):
-    """The part that differs: what a layer's keys are mapped through."""
+    """The part that differs between the methods."""
 
     def directions(self, layer: int, keys: torch.Tensor) -> torch.Tensor:
         """D, so that the change of the layer is R D: [d_mlp, n] -> [n, d_mlp], float64 on the CPU."""
 
     def diagnostics(self) -> list[Diagnostic]:
-        """The method's own numbers, once every layer has been asked for."""
+        """The method's own diagnostics, after all layers."""
 
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """The z of every request, and what they were searched from."""
+    """The z of every request, and the inputs of their searches."""
 
     batches: tuple[Batch, ...]
     starts: tuple[Start, ...]
@@ -164,7 +164,7 @@ def spread(
         keys, outputs, stream = _read(changed(), layer, layers[-1], searches.batches)
         missing = targets - stream
         gaps.append(_mean_norm(missing))
-        if not keys.any():  # a silent MLP: nothing can be written there, and the layers behind take its share
+        if not keys.any():  # a silent MLP cannot write anything; later layers take its share
             continue
         directions = update.directions(layer, keys)
         name = model.architecture.key_weight_name(layer)
@@ -182,7 +182,7 @@ def spread(
 
 
 def mean_losses(curves: Sequence[Sequence[LossStep]]) -> tuple[LossStep, ...]:
-    """The mean over requests of the loss at every step; a search that has stopped counts with its last."""
+    """Mean loss over requests at every step; a search that has stopped counts with its last loss."""
     steps = []
     for step in range(max(len(curve) for curve in curves)):
         now = [curve[min(step, len(curve) - 1)] for curve in curves]

@@ -1,4 +1,4 @@
-"""WISE: edits live in a side copy of one MLP weight, which only the rows that need it take.
+"""WISE: edits are stored in a side copy of one MLP weight, which only prompts in their scope use.
 
 Wang et al. 2024, section 3 (arXiv:2405.14768).  W' starts as the layer's weight W; for every request, on the prompt and
 answer behind several contexts, all tokens through the side weight,
@@ -9,11 +9,11 @@ answer behind several contexts, all tokens through the side weight,
 by SGD on the entries of a random mask of W' (`mask_ratio` of them), none of which may leave W by more than
 `norm_bound`.  The answer is later taken from W' where D exceeds `act_ratio` x the smallest D_in of the shard's edits
 (`editing.applied.side`).  After `save_every` edits a new shard begins, with a mask of its own; shards are merged, or
-asked for the most active.
+queried for the most active.
 
-Where it differs from the public code: D is the paper's, not the distance of activated outputs; the switch is thrown for
-each row and by its prompt alone; there is no weight decay, which in the public code also shrinks what is masked.  An
-edit is stored as what it added to W', so that it can be taken out again; edits made after it keep what they learnt.
+Differences from the public code: D is the paper's, not the distance of activated outputs; each row is switched by its
+prompt alone; there is no weight decay, which in the public code also shrinks masked entries.  An edit is stored as what
+it added to W', so that it can be removed; edits made after it stay as they are.
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ from models.calls import calling
 from models.forwards.interventions import Patch
 
 SETTLED = 1e-4
-"""The search ends when the loss is low and changes by less than this, as in the public code."""
+"""The search ends when the loss is low and changes less than this, as in the public code."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class WiseConfig:
     """Settings of WISE.
 
-    The paper's margins of 5, 20 and 10 are lengths in the layer's output, which mean nothing on another model: by
-    default they are taken in units of the layer's own output there, in the same proportion.
+    The paper's margins of 5, 20 and 10 are lengths in one model's activations.  By default they are in units of the
+    layer's own output, in the same proportion.
 
     Raises:
         ValueError: if a value is out of its range.
@@ -68,7 +68,9 @@ class WiseConfig:
     beta: float = field(
         default=1.0, metadata={"help": "The edited prompt should be more active than this.", "min": 0.0, "max": 1e6}
     )
-    gamma: float = field(default=0.5, metadata={"help": "How far the two should lie apart.", "min": 0.0, "max": 1e6})
+    gamma: float = field(
+        default=0.5, metadata={"help": "Least difference of the two activations.", "min": 0.0, "max": 1e6}
+    )
     margin_unit: Literal["output", "absolute"] = field(
         default="output",
         metadata={
@@ -78,11 +80,11 @@ class WiseConfig:
     )
     act_ratio: float = field(
         default=0.88,
-        metadata={"help": "Share of the edits' smallest activation above which a row is sent aside.", "min": 0.0},
+        metadata={"help": "Threshold of the side weight, as a share of its edits' smallest activation.", "min": 0.0},
     )
     stop_loss: float = field(default=0.02, metadata={"help": "The search stops below this loss.", "min": 0.0})
     irrelevant: int = field(
-        default=4, metadata={"help": "Prompts of the atlas that should not be sent aside.", "min": 1, "max": 100}
+        default=4, metadata={"help": "Prompts of the atlas that should not use the side weight.", "min": 1, "max": 100}
     )
     prefixes: int = field(default=10, metadata={"help": "Generated texts put before the prompt.", "min": 0, "max": 50})
     save_every: int = field(
@@ -90,7 +92,7 @@ class WiseConfig:
     )
     shards: Literal["merge", "retrieve"] = field(
         default="merge",
-        metadata={"help": "Merge the shards into one, or ask the most active.", "choices": ("merge", "retrieve")},
+        metadata={"help": "Merge the shards into one, or use the most active.", "choices": ("merge", "retrieve")},
     )
     density: float = field(
         default=0.53,
@@ -106,13 +108,13 @@ class WiseConfig:
 
 @dataclass(frozen=True, eq=False)
 class Inputs:
-    """A layer's input on some rows; later layers do not reach it, so it is read once."""
+    """A layer's input on some rows, read once, because changes of this layer do not affect it."""
 
     rows: tuple[Asked, ...]
     states: torch.Tensor
     """[batch, pos, d_mlp]"""
     below: torch.Tensor | None = None
-    """[batch, pos, d_model], what the block below passes on; None where every search step has to compute it anew."""
+    """[batch, pos, d_model], output of the block below; None if every search step has to compute it."""
 
     def prompt_mask(self) -> torch.Tensor:
         """[batch, pos], true at the prompts' tokens."""
@@ -123,12 +125,12 @@ class Inputs:
         """D of each row: [d_model, d_mlp] -> [batch]."""
         mask = self.prompt_mask()
         length = (self.states @ change.T).square().sum(-1)
-        # the root has no slope at 0, which is where a fresh side weight is
+        # the root has no gradient at 0, where a new side weight starts
         return ((length + 1e-12).sqrt() * mask).sum(1) / mask.sum(1)
 
 
 def margins(d_in: torch.Tensor, d_out: torch.Tensor, alpha: float, beta: float, gamma: float) -> torch.Tensor:
-    """The three hinges of the loss: [in], [out] -> scalar; every edited row is held apart from every irrelevant one."""
+    """The three hinge terms of the loss, over all pairs of edited and irrelevant rows: [in], [out] -> scalar."""
     apart = (gamma - (d_in[:, None] - d_out[None])).clamp_min(0).mean()
     return (d_out - alpha).clamp_min(0).mean() + (beta - d_in).clamp_min(0).mean() + apart
 
@@ -221,7 +223,7 @@ def _inputs(model: LanguageModel, layer: int, rows: Sequence[Asked], *, keep_bel
 
 
 def _only_here(active: Sequence[Edit], model: LanguageModel, layer: int) -> bool:
-    """Whether no other layer has a memory: one below would not know the rows of a pass that begins above it."""
+    """Whether no other layer has a memory; one below would be skipped by a pass that starts above it."""
     here = model.architecture.key_path(layer)
     paths = {op.module for edit in active for op in edit.ops if isinstance(op, CodebookOp)}
     paths |= {op.name.rpartition(".")[0] for edit in active for op in edit.ops if isinstance(op, SideOp)}
@@ -229,7 +231,7 @@ def _only_here(active: Sequence[Edit], model: LanguageModel, layer: int) -> bool
 
 
 def _ends(model: LanguageModel, rows: Sequence[Asked]) -> torch.Tensor:
-    """[batch], tokens of each prompt: other memories in the model must not take an answer for a part of it."""
+    """[batch], tokens of each prompt, so that other memories in the model do not read the answer as part of it."""
     return torch.tensor([row.n_prompt for row in rows], device=model.device)
 
 
@@ -249,7 +251,7 @@ def _search(
     unit = float(own[inside.prompt_mask()].norm(dim=-1).mean()) if config.margin_unit == "output" else 1.0
     alpha, beta, gamma = (unit * margin for margin in (config.alpha, config.beta, config.gamma))
     first = start[index]
-    side = first.clone().requires_grad_(True)  # only what the mask lets through exists: the rest cannot drift
+    side = first.clone().requires_grad_(True)  # only the masked entries are parameters
     optimiser = torch.optim.SGD([side], lr=config.learning_rate)
     targets, ids = Targets(inside.rows, model.device), padded(model, inside.rows)
     losses: list[LossStep] = []
@@ -278,7 +280,7 @@ def _through(
 ) -> torch.Tensor:
     """Logits [batch, pos, d_vocab] where the layer writes `written` [batch, pos, d_model].
 
-    Where it is known what the block below passes on, a single row is sent through the blocks up to there.
+    If the output of the block below is known, only one row is run through the blocks up to there.
     """
     patches: dict[tuple[Site, int], Patch] = {("mlp_out", layer): lambda _: written}
     if below is not None:
@@ -297,13 +299,13 @@ def _diagnostics(op: SideOp, highest_out: float) -> list[Diagnostic]:
     warning = ""
     if highest_out > threshold:
         warning = (
-            f"an irrelevant prompt is as active as the edited one ({highest_out:.3g} against a threshold of "
-            f"{threshold:.3g}) and would be sent to the side weight; take more steps or more irrelevant prompts"
+            f"an irrelevant prompt exceeds the threshold ({highest_out:.3g} against {threshold:.3g}) and would use the "
+            "side weight; take more steps or more irrelevant prompts"
         )
     share = len(op.index) / (op.shape[0] * op.shape[1])
     return [
         Diagnostic("activation", op.activation, "|(W' - W) x|", "Of the edited prompt, mean over its tokens."),
         Diagnostic("activation elsewhere", highest_out, "|(W' - W) x|", "Highest of the irrelevant prompts.", warning),
-        Diagnostic("side entries", share, "of the weight", "Entries of the side weight this edit changed."),
-        Diagnostic("shard", float(op.shard), "", "Which side weight it lives in."),
+        Diagnostic("side entries", share, "of the weight", "Entries of the side weight that this edit changed."),
+        Diagnostic("shard", float(op.shard), "", "Number of the side weight that holds the edit."),
     ]

@@ -79,7 +79,8 @@ def _sample(model: LanguageModel, n: int, length: int, generator: torch.Generato
 
 
 def _clean(text: str) -> str:
-    """The text on one line, without braces (they would be read as the placeholder), broken characters and final stop."""
+    """The text on one line, without braces (they would be read as the placeholder), broken characters and final
+    stop."""
     for character in "{}\ufffd":
         text = text.replace(character, "")
     return " ".join(text.split()).rstrip(" .,;:!?")

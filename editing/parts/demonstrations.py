@@ -6,8 +6,8 @@ Zheng et al. 2023, section 3.2 (IKE, arXiv:2305.12740).  Three kinds, in the rat
     update   a made-up fact, then a paraphrase with the made-up answer
     retain   a made-up fact, then another subject's prompt with its true answer
 
-The facts are those most similar to the edit, the most similar last.  The paper compares them by a sentence encoder; here
-similarity is the cosine of the edited model's own mean input embeddings, or the share of words in common.
+The facts are those most similar to the edit, the most similar last.  The paper compares them by a sentence encoder;
+here similarity is the cosine of the edited model's own mean input embeddings, or the share of words in common.
 """
 
 from __future__ import annotations

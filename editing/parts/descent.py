@@ -33,8 +33,8 @@ class PromptEndTargets(Targets):
 class DescentSettings:
     """Settings of Adam, as in the public code of ROME's fine-tuning baselines except for the number of steps.
 
-    The public code takes 25 steps.  They are too few where a new answer starts at a probability of 1e-4; where fewer are
-    enough, `stop_loss` ends the training.
+    The public code takes 25 steps.  They are too few where a new answer starts at a probability of 1e-4; where fewer
+    are enough, `stop_loss` ends the training.
     """
 
     steps: int = field(default=100, metadata={"help": "Most steps of Adam.", "min": 1, "max": 1000})
@@ -82,7 +82,8 @@ def descend(
             break
         if not any(p.grad is not None and bool(p.grad.any()) for p in parameters):
             raise ValueError(
-                "the loss has no gradient in the trained weights, because the layer writes nothing there; choose another layer"
+                "the loss has no gradient in the trained weights, because the layer writes nothing there; choose "
+                "another layer"
             )
         _step(optimiser, parameters, trained, after_step)
     return tuple(losses)

@@ -184,9 +184,7 @@ def _key_and_value(batch: Batch, start: Start, value: Value, solution: Solution)
         Diagnostic("denominator", solution.denominator, "u · k*", "The update is divided by this.", warning),
         Diagnostic("key norm", key_norm, "|k*|", "Norm of the key: input of the down projection at the fact token."),
         Diagnostic("value norm", float(solution.value.norm()), "|v*|", "What the MLP should write there."),
-        Diagnostic(
-            "value norm before", start.value_norm, "|v|", "What it writes there in the unedited model, bare prompt."
-        ),
+        Diagnostic("value norm before", start.value_norm, "|v|", "What it writes there in the unedited model."),
         Diagnostic("residual norm", start.residual_norm, "|h|", "The residual stream at that layer and token."),
         Diagnostic("contexts", float(len(batch.rows) - 1), "", "Texts over which key and value are averaged."),
         Diagnostic("value steps", float(len(value.losses)), "", "Steps the search for the value took."),
@@ -198,8 +196,8 @@ def _limit(config: Any, value: Value, reference: str) -> list[Diagnostic]:
     warning = ""
     if value.limit_reached:
         warning = (
-            f"the norm limit was reached: the change of the value is cut to {value.limit:.3g} ({config.norm_limit:g} x the "
-            f"{reference}), where the new answer has probability {value.p_found:.2g}; raise norm_limit"
+            f"the norm limit was reached: the change of the value is cut to {value.limit:.3g} ({config.norm_limit:g} x "
+            f"the {reference}), where the new answer has probability {value.p_found:.2g}; raise norm_limit"
         )
         if config.limit_reference == "mlp_out":
             warning += " or set limit_reference to residual"

@@ -135,7 +135,8 @@ def mean_key(keys: torch.Tensor) -> torch.Tensor:
 
 
 def mean_by_kind(keys: torch.Tensor) -> torch.Tensor:
-    """MEMIT's key, in which the bare prompt weighs as much as all contexts together: [context, d_mlp] -> [d_mlp], float64.
+    """MEMIT's key, in which the bare prompt weighs as much as all contexts together: [context, d_mlp] -> [d_mlp],
+    float64.
 
     The public code averages within each kind of context, then over kinds (`compute_ks`).
     """

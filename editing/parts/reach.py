@@ -1,8 +1,8 @@
 """What an MLP can write to the residual stream, and which output makes it write something else.
 
 Without a norm behind the MLP, its output y is added to the stream as it is.  With a post-norm (Gemma 2 and 3, OLMo 2)
-the stream receives g(y) = D y / |y| with D = sqrt(d) diag(gamma), a point of an ellipsoid whatever the length of y.  The
-output that comes nearest to writing w is then
+the stream receives g(y) = D y / |y| with D = sqrt(d) diag(gamma), a point of an ellipsoid whatever the length of y.
+The output that comes nearest to writing w is then
 
     y' = |y| e,    e = argmin |D e - w| over |e| = 1,
 

@@ -56,7 +56,7 @@ def test_choice_by_hand() -> None:
     assert choose(attributed, 0.2, 0.5, 2) == [first, third]
     apart = torch.tensor([[[4.0, 0.0]], [[0.0, 3.0]]])
     assert choose(apart, 0.2, 0.9, 5) == [first, second]  # none in both, so the share is lowered
-    with pytest.raises(ValueError, match="no neuron makes the old answer likelier"):
+    with pytest.raises(ValueError, match="no neuron raises the probability of the old answer"):
         choose(-attributed.abs(), 0.2, 0.5, 5)
 
 

@@ -107,7 +107,7 @@ def test_null_basis_is_a_projection_off_the_old_keys() -> None:
 
 
 def test_without_a_free_direction_the_reader_is_told(moment: torch.Tensor) -> None:
-    with pytest.raises(ValueError, match="no direction carries less than 1e-09 of the mean share"):
+    with pytest.raises(ValueError, match="every direction has at least 1e-09 of the mean share"):
         null_basis(*torch.linalg.eigh(moment), 1e-9)
 
 

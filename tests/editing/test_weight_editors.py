@@ -102,7 +102,7 @@ def test_more_edits_than_trained_for_are_warned_of(kind: str) -> None:
     third = type(REQUEST)(type(REQUEST.fact)("Colosseum", "The {} is in", "Rome"), "Paris")
     assert not made(kind, MODEL, REQUEST, OTHER).warnings
     (warning,) = made(kind, MODEL, REQUEST, OTHER, third).warnings
-    assert "3 edits were summed, but the editor was trained to sum at most 2" in warning
+    assert "3 edits were summed, but the editor was trained for sums of at most 2" in warning
 
 
 # ---- MEND
@@ -198,5 +198,5 @@ def test_ke_s_rank_and_words() -> None:
     fact = type(REQUEST.fact)(REQUEST.fact.subject, REQUEST.fact.template, "Rome", "place")
     other = made("ke", MODEL, type(REQUEST)(fact, "Paris"))
     assert edit.content != other.content
-    with pytest.raises(ValueError, match="KE reads the old answer too"):
+    with pytest.raises(ValueError, match="KE also reads the old answer"):
         made("ke", MODEL, type(REQUEST)(type(fact)(fact.subject, fact.template, ""), "Paris"))
