@@ -27,16 +27,16 @@ if TYPE_CHECKING:
     from metrics import EditReport
 
 SUGGESTED = "the usual one for this model; a trace may suggest another (python -m tracing)"
-"""Where the layer comes from that nobody gave."""
+"""How the layer was chosen without --layer."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Edit, measure, print; 0, or 2 with one sentence on stderr when the request cannot be met."""
+    """Edit, measure, print.  Returns 0, or 2 with one sentence on stderr for an error."""
     try:
         options = _options(arguments)
         places = [place for place in (options.save_to, options.save_adapter, options.save_gguf) if place]
         for place in places:
-            if not place.parent.is_dir():  # said now, not after the work
+            if not place.parent.is_dir():  # before the work
                 raise FileNotFoundError(f"there is no folder {str(place.parent)!r}; make it first")
         edit, view, report, why = _run(options)
         kept = not why or options.keep_broken
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if why:
         print(f"note: this edit is broken: {'; '.join(why)}", file=sys.stderr)
     if places and not kept:
-        print("note: a broken edit is not saved; give --keep-broken to save it all the same", file=sys.stderr)
+        print("note: a broken edit is not saved; give --keep-broken to save it anyway", file=sys.stderr)
     elif places and not options.json:
         print(f"\nEdit written to {', '.join(map(str, places))}")
     return 0
@@ -122,19 +122,19 @@ def _where(edit: Edit) -> str:
 
 def _run(options: argparse.Namespace) -> tuple[Edit, EditedModel, EditReport, tuple[str, ...]]:
     """The edit, the view that has it, its report, and why it should not be used."""
-    # The workflow stands above this package; only a command line may reach up to it.
+    # The workflow is above this package; only a command line may import it.
     from app import workflow
     from app.probes import find_fact
     from experiments.guard import guarded, why_broken
     from models import notes_on
 
-    # a misspelt subject is told before the wait
+    # reports a misspelt subject before the wait
     fact = find_fact(options.prompt, options.subject, options.answer, options.occurrence)
     config_type = get_method(options.method).config_type
     given = {knob.name: getattr(options, knob.name) for knob in fields(config_type)}
     given = {name: value for name, value in given.items() if value is not None}
     suggests = "layer" in config_type.__dataclass_fields__ and "layer" not in given and _asks_for_layer(config_type)
-    config = config_type(**given | ({"layer": 0} if suggests else {}))  # a wrong setting is told before the wait
+    config = config_type(**given | ({"layer": 0} if suggests else {}))  # reports a wrong setting before the wait
     model = load_from(options)
     for note in (*model.origin_notes(), *notes_on(model, options.prompt, fact.subject, fact.start)):
         print(f"note: {note}", file=sys.stderr)
@@ -143,7 +143,7 @@ def _run(options: argparse.Namespace) -> tuple[Edit, EditedModel, EditReport, tu
     )
     if not fact.target_true:
         own = request.fact.target_true
-        print(f"note: nobody has said what is true, so the model's own answer, {own!r}, is replaced", file=sys.stderr)
+        print(f"note: no true answer was given, so the model's own answer, {own!r}, is replaced", file=sys.stderr)
     if suggests:
         config = replace(config, layer=suggest_layer(model))
         print(f"note: no --layer given; {config.layer} is taken, {SUGGESTED}", file=sys.stderr)
@@ -154,7 +154,7 @@ def _run(options: argparse.Namespace) -> tuple[Edit, EditedModel, EditReport, tu
 
 
 def _asks_for_layer(config_type: type[Any]) -> bool:
-    """Whether a method's settings name no layer of their own."""
+    """Whether a method's layer has no default."""
     return any(knob.name == "layer" and knob.default is MISSING for knob in fields(config_type))
 
 
@@ -179,10 +179,13 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         description="Rewrite one fact of a language model and measure the rewrite with five metrics.",
     )
     parser.add_argument("prompt", help="a sentence that stops where the answer should come")
-    parser.add_argument("--subject", required=True, help="the words of the prompt that name what it is about")
+    parser.add_argument("--subject", required=True, help="the words of the prompt that name its subject")
     parser.add_argument("--target-new", required=True, help="what the edited model should answer")
     parser.add_argument(
-        "--occurrence", type=int, default=0, help="where the subject stands more than once: which, counted from 0"
+        "--occurrence",
+        type=int,
+        default=0,
+        help="which subject is meant, counted from 0, if it occurs several times",
     )
     parser.add_argument("--answer", default="", help="the true answer (default: the atlas's, else the model's own)")
     add_model_options(parser)
@@ -198,7 +201,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--save-gguf", type=Path, metavar="FILE", help="write the edit as an adapter for llama.cpp (--lora FILE)"
     )
-    parser.add_argument("--keep-broken", action="store_true", help="save an edit also where it breaks the model")
+    parser.add_argument("--keep-broken", action="store_true", help="save the edit even if it breaks the model")
     knobs = parser.add_argument_group(f"settings of {chosen.method}")
     for knob in fields(get_method(chosen.method).config_type):
         _add_knob(knobs, knob)

@@ -1,4 +1,4 @@
-"""A codebook in a layer: inputs that fall near a key make the layer write that key's value (GRACE).
+"""A codebook in a layer: for an input near a key the layer writes that key's value (GRACE).
 
 Hartvigsen et al. 2023, section 3 and algorithm 1 (arXiv:2211.11031).  With d the distance of a new key to the nearest
 one j, and radius r of a new entry:
@@ -8,9 +8,9 @@ one j, and radius r of a new entry:
     else (same answer), d > radius_j           radius_j = d, and the entry's value replaces j's
     else                                       the entry's value replaces j's
 
-The book is folded from the entries of all active edits, in their order, whenever a view is made: radii are nowhere
-stored, so an edit that is left out leaves no trace.  Two ports of GRACE compare labels in ways that never match and
-restore no radius on removal; here a label is the tuple of the answer's tokens.
+`fold` builds the book from the entries of all active edits, in their order, whenever a view is made.  Radii are not
+stored, so removing an edit leaves no trace.  A label is the tuple of the answer's tokens.  (Two ports of GRACE compare
+labels in ways that never match, and do not restore radii on removal.)
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from editing.ops import CodebookOp, Where
 from models.calls import current_call
 
 GAP = 1e-5
-"""How much less than half the way the older of two conflicting entries keeps, as in the authors' code."""
+"""The older of two conflicting entries gets half the distance minus this, as in the authors' code."""
 
 
 @dataclass(frozen=True, eq=False)
 class Codebook:
-    """The entries that are left after folding; index i belongs to one entry throughout."""
+    """The folded entries; index i is one entry in every field."""
 
     keys: torch.Tensor
     """[n, d_in]"""
@@ -41,7 +41,7 @@ class Codebook:
     where: Where
 
     def hits(self, queries: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Which queries [batch, d_in] fall into the ball of their nearest key: (nearest [batch], inside [batch])."""
+        """The nearest key of each query [batch, d_in], and whether the query is in its radius: two tensors [batch]."""
         distance, nearest = distances(queries, self.keys).min(dim=1)
         return nearest, distance <= self.radii[nearest]
 
@@ -65,7 +65,7 @@ def fold(ops: Sequence[CodebookOp]) -> Codebook:
                 distance, nearest = float(smallest.values), int(smallest.indices)
             if distance > (radii[nearest] if keys else 0.0) + op.radius or labels[nearest] != label:
                 radius = op.radius
-                if keys and distance <= radii[nearest] + op.radius:  # a conflict: part the way
+                if keys and distance <= radii[nearest] + op.radius:  # a conflict: both get half the distance
                     radius, radii[nearest] = distance / 2, max(0.0, distance / 2 - GAP)
                 keys.append(key)
                 values.append(value)
@@ -84,13 +84,13 @@ def fold(ops: Sequence[CodebookOp]) -> Codebook:
 
 
 class CodebookRewrite:
-    """The layer's last word; `models.views.Rewrite`.  Decides when the prompt is read and never again."""
+    """Replaces the layer's output near a key; a `models.views.Rewrite`.  Decides once, when the prompt is read."""
 
     def __init__(self, book: Codebook) -> None:
         self.book = book
 
     def __call__(self, inputs: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
-        """What the layer writes, with values put where the prompt's last token falls into a ball."""
+        """The layer's output, with values in rows whose last prompt token is within a radius."""
         call = current_call()
         if call is not None and not call.reads_prompt:
             return output  # the values written at the prompt stay in the attention's cache
@@ -109,7 +109,7 @@ class CodebookRewrite:
 def rows_and_ends(inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """A layer's input as [batch, pos, d_in], and [batch] tokens of each prompt.
 
-    Outside a call of the model, as when a module is traced, every row is a prompt from end to end.
+    Outside a call of the model, as when a module is traced, the whole row is the prompt.
 
     Raises:
         ValueError: if rows and positions share an axis (OPT) and no call tells how many rows there are.
@@ -118,8 +118,8 @@ def rows_and_ends(inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     if inputs.ndim == 2:
         if call is None:
             raise ValueError(
-                "this family folds rows and positions into one axis, so a module with a memory cannot be run by "
-                "itself; use `logits` or `generate`"
+                "this family folds rows and positions into one axis, so a module with a memory cannot be run alone; "
+                "use `logits` or `generate`"
             )
         inputs = inputs.reshape(len(call.prompt_lengths), -1, inputs.shape[-1])
     if call is None:

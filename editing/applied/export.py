@@ -1,4 +1,4 @@
-"""An edited model as a folder that plain transformers loads: the changes merged into the weights."""
+"""Export an edited model as a folder for plain transformers, with the changes merged into the weights."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from editing.applied.view import EditedModel
 from editing.edit import Edit
 
 RECORD = "edits.json"
-"""What was merged, beside the weights: method, digest, prompt and new answer of every edit."""
+"""The file beside the weights that lists the edits: method, digest, prompt and new answer."""
 
 
 def unmergeable(edit: Edit) -> tuple[str, ...]:
-    """The kinds of operation in an edit that no weight can hold."""
+    """The kinds of operation in an edit that cannot be merged into weights."""
     return tuple(dict.fromkeys(type(op).__name__ for op in edit.ops if op not in edit.weights))
 
 
 def export_model(view: EditedModel, folder: Path) -> None:
-    """Write weights, config and tokenizer of a view; the folder appears whole or not at all.
+    """Write weights, config and tokenizer of a view; the folder appears complete or not at all.
 
-    The weights are those the view computes with, so that the folder's model answers the same to the last bit.
+    Writes the weights that the view computes with, so the exported model gives the same logits, bit for bit.
 
     Raises:
-        ValueError: if an edit is no change of weights.
+        ValueError: if an edit does not change weights.
         FileExistsError: if there is something in the folder already.
         FileNotFoundError: if its parent does not exist.
     """
@@ -52,6 +52,6 @@ def export_model(view: EditedModel, folder: Path) -> None:
 
 
 def described(edit: Edit) -> dict[str, object]:
-    """What the record says of an edit."""
+    """An edit as the record lists it."""
     requests = [{"prompt": request.fact.prompt, "target_new": request.target_new} for request in edit.requests]
     return {"method": edit.method, "digest": edit.digest, "requests": requests}

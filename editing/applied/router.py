@@ -1,4 +1,4 @@
-"""Which prompts are in the scope of a stored edit, and what answers them: the trained parts of SERAC at work.
+"""SERAC's router: which prompts are in the scope of a stored edit, and which model answers them.
 
 Mitchell et al. 2022 (arXiv:2206.06520); `editing.methods.serac` makes the edits.
 """
@@ -23,13 +23,13 @@ from models import LanguageModel
 
 
 class Router(Protocol):
-    """What decides the scope of stored edits, and what answers in it: the trained part of SERAC."""
+    """Decides the scope of stored edits and gives the model that answers in it."""
 
     digest: str
     """sha256, equal to `RouteOp.editor` of the edits it serves."""
 
     def scores(self, model: LanguageModel, prompt: Sequence[int], ops: Sequence[RouteOp]) -> torch.Tensor:
-        """How far the prompt lies in the scope of each entry of all `ops`, one after the other: [entries], in [0, 1].
+        """Score of the prompt for each entry of all `ops` in order: [entries], in [0, 1].
 
         Args:
             model: the unedited base.
@@ -37,7 +37,7 @@ class Router(Protocol):
         """
 
     def counterfactual(self, model: LanguageModel) -> LanguageModel:
-        """The model that answers prompts in scope, behind the entry's context; `model` is the unedited base."""
+        """The model that answers prompts in scope behind the entry's context; `model` is the unedited base."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +50,7 @@ class Memory:
     ops: tuple[RouteOp, ...]
 
     def find(self, base: LanguageModel, prompt: Sequence[int]) -> tuple[float, tuple[int, ...]] | None:
-        """(score, context) of the entry whose scope the prompt is in; None: in no entry's."""
+        """(score, context) of the entry whose scope the prompt is in; None if there is none."""
         scores = self.router.scores(base, prompt, self.ops).cpu()
         owners = [(op, index) for op in self.ops for index in range(len(op.contexts))]
         best = int(scores.argmax())
@@ -59,7 +59,7 @@ class Memory:
 
 
 class SeracRouter:
-    """The trained parts, as `Router`; built for the first model it is asked about."""
+    """The trained networks as a `Router`; built at the first use with a model."""
 
     def __init__(self, artefact: Artefact) -> None:
         self.digest = artefact.digest
@@ -68,14 +68,14 @@ class SeracRouter:
 
     @property
     def threshold(self) -> float:
-        """The calibrated one."""
+        """The calibrated threshold."""
         return float(self._artefact.tensors["threshold"])
 
     def _parts(self, model: LanguageModel) -> tuple[SeracState, PromptReader]:
         built = self._built
         if built is None or built[0] is not model:
             built = (model, serac_state(model, self._artefact), PromptReader(model))
-            self._built = built  # whole, so that another thread sees all of it or none
+            self._built = built  # one assignment, so that another thread sees all of it or nothing
         return built[1:]
 
     @torch.no_grad()
@@ -86,8 +86,8 @@ class SeracRouter:
         return keys
 
     def scores(self, model: LanguageModel, prompt: Sequence[int], ops: Sequence[RouteOp]) -> torch.Tensor:
-        """As `Router.scores`; of entries that score alike the latest wins, and an entry with a
-        subject scores 0 where the prompt does not hold it."""
+        """As `Router.scores`.  Of equal scores the latest entry wins; an entry with a subject scores 0 for prompts
+        without that subject."""
         stored = torch.cat([op.keys for op in ops]).to(model.device)
         scores = torch.exp(-squared_distance(stored, self.keys(model, [prompt])).double())
         text = model.decode(list(prompt))
@@ -120,7 +120,7 @@ def serac_state(model: LanguageModel, artefact: Artefact) -> SeracState:
 
 
 def router_of(edit: Edit) -> Router:
-    """The trained parts an edit was made for.
+    """The router that an edit was made for.
 
     Raises:
         FileNotFoundError: if they are not there.

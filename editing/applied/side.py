@@ -1,13 +1,13 @@
-"""A side weight beside a layer's own, and the switch between the two (WISE).
+"""A side weight beside a layer's own weight, and the switch between the two (WISE).
 
 Wang et al. 2024, sections 3.1 and 3.2 (arXiv:2405.14768).  A row takes the side weight W' where the mean over its
 prompt's tokens of
 
     activation(x) = |(W' - W) x|
 
-exceeds `ratio` x the smallest activation among the edits that live in W'.  It is decided once, for each row, when the
-prompt is read.  Edits of one shard share one W'; several shards are merged into one (TIES, Yadav et al. 2023,
-arXiv:2306.01708), or the most active of those above their threshold answers.
+exceeds `ratio` x the smallest activation of the edits in W'.  This is decided once for each row, when the prompt is
+read.  Edits of one shard share one W'; several shards are merged into one (TIES, Yadav et al. 2023,
+arXiv:2306.01708), or the most active one above its threshold is used.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Shard:
     change: torch.Tensor
     """[d_out, d_in], W' - W."""
     threshold: float
-    """Rows whose activation exceeds this take the side weight."""
+    """Rows with a higher activation use the side weight."""
 
     def activation(self, inputs: torch.Tensor) -> torch.Tensor:
         """|(W' - W) x|: [..., d_in] -> [...]."""
@@ -37,7 +37,7 @@ class Shard:
 
 
 def fold(ops: Sequence[SideOp]) -> tuple[Shard, ...]:
-    """The side weights of the active edits at one layer: one a shard, or one in all where they are to be merged."""
+    """The side weights of the active edits at one layer: one for each shard, or a single merged one."""
     by_shard: dict[int, list[SideOp]] = {}
     for op in ops:
         by_shard.setdefault(op.shard, []).append(op)
@@ -80,13 +80,13 @@ def _trimmed(change: torch.Tensor, density: float) -> torch.Tensor:
 
 
 class SideRewrite:
-    """The layer's last word; `models.views.Rewrite`."""
+    """Replaces the layer's output in rows that use a side weight; a `models.views.Rewrite`."""
 
     def __init__(self, shards: Sequence[Shard]) -> None:
         self.shards = tuple(shards)
 
     def __call__(self, inputs: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
-        """What the layer gives, W' x + b instead of W x + b in the rows that were sent there; others bit for bit."""
+        """The layer's output: W' x + b in rows that use the side weight, and the unchanged bits in all others."""
         rows, ends = rows_and_ends(inputs)
         call = current_call()
         if call is None or call.reads_prompt:
@@ -105,7 +105,7 @@ class SideRewrite:
         return shaped.reshape(output.shape)
 
     def choose(self, rows: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
-        """[batch], the shard each row is sent to, or -1 for the layer's own weight.
+        """[batch], the shard that each row uses, or -1 for the layer's own weight.
 
         Args:
             rows: [batch, pos, d_in].

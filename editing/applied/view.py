@@ -1,15 +1,14 @@
-"""The view of a model that has some edits: a model like any other, which shares every tensor the edits leave alone.
+"""The view of a model with some edits: a model like any other, which shares every tensor that the edits do not change.
 
-Edits of whatever kind nest in one order, Prompt(Route(Weights)):
+Edits nest in one order, Prompt(Route(Weights)):
 
-    weights     changes of one weight add up, in an order of their own, so that the sum depends on the set alone;
-                codebooks and side weights sit on top, folded from the edits in their order
-    route       a prompt in the scope of a stored edit is answered by a counterfactual model instead, which sees that
-                edit's context and the prompt; it is decided on the prompt alone, as the user wrote it
+    weights     changes of one weight are summed in sorted order, so that the sum does not depend on the order of edits;
+                codebooks and side weights act on top, built from the edits in their order
+    route       a counterfactual model answers prompts in the scope of a stored edit, behind that edit's context;
+                the prompt alone decides, as the user wrote it
     prompt      every other prompt is read behind the prefix of the prompt edits
 
-An edit is removed by building the view without it, from the same base: (W + delta) - delta is never computed, because
-in floating point it is not W.
+To remove an edit, build the view without it from the same base: (W + delta) - delta would not be W in floating point.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ T = TypeVar("T")
 
 
 class EditedModel(LanguageModel):
-    """A model with edits in it.  Made by `apply_edits`; the base is not changed by anything done here.
+    """A model with edits, made by `apply_edits`.  Never changes the base.
 
     Attributes:
         base: the unedited model.
@@ -57,27 +56,27 @@ class EditedModel(LanguageModel):
 
     @property
     def max_positions(self) -> int:
-        """Longest sequence that fits behind whatever may stand before it, in tokens."""
+        """Longest sequence that fits behind the longest prefix or context, in tokens."""
         contexts = (context for memory in self._memories for op in memory.ops for context in op.contexts)
         return self.base.max_positions - max(len(self.prefix), *map(len, contexts), 0)
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the reader should know of this set of edits, a sentence each."""
+        """Notes on this set of edits, a sentence each."""
         active = {edit.digest for edit in self.edits}
         return tuple(
-            f"{edit.method}: {edit.requests[0].fact.prompt!r} was computed on top of edits that are no longer there; "
+            f"{edit.method}: {edit.requests[0].fact.prompt!r} was computed on top of edits that have been removed; "
             "its effect may differ"
             for edit in self.edits
             if not active.issuperset(edit.parents)
         )
 
     def with_edit(self, edit: Edit, *, force: bool = False) -> EditedModel:
-        """The view that has one more."""
+        """The view with one more edit."""
         return apply_edits(self, [edit], force=force)
 
     def without(self, digest: str) -> EditedModel:
-        """The view that has one less.
+        """The view with one edit fewer.
 
         Raises:
             ValueError: if there is no such edit in it.
@@ -94,7 +93,7 @@ class EditedModel(LanguageModel):
         lengths: Sequence[int] | torch.Tensor | None = None,
         prompt_lengths: Sequence[int] | torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """As `LanguageModel.logits`; rows that stay with the weights are computed in one batch, routed or not."""
+        """As `LanguageModel.logits`; one batch computes all rows, then routed rows are replaced."""
         ids = self.checked_ids(input_ids)
         ends = self.prompt_ends(ids, lengths, prompt_lengths)
         stops = [ids.shape[1]] * len(ids) if lengths is None else torch.as_tensor(lengths).tolist()
@@ -136,7 +135,7 @@ class EditedModel(LanguageModel):
         return continued
 
     def drawn(self, rows: Sequence[Sequence[int]], length: int, sampling: Sampling) -> list[list[int]]:
-        """As `LanguageModel.drawn`; what stands before a prompt does not count."""
+        """As `LanguageModel.drawn`; a prefix or context does not count towards `length`."""
         behind = [prefix.behind(self.base, self.prefix, row)[0] for row in rows]
         drawn = self._inner.drawn(behind, length + len(self.prefix), sampling)
         for index, row in enumerate(rows):
@@ -148,7 +147,7 @@ class EditedModel(LanguageModel):
         return drawn
 
     def route(self, prompt: Sequence[int]) -> tuple[Memory, tuple[int, ...]] | None:
-        """The memory and context that answer a prompt; None where the prompt is in no stored edit's scope."""
+        """The memory and context that answer a prompt; None if it is in no stored edit's scope."""
         hits = [(memory, memory.find(self.base, prompt)) for memory in self._memories]
         in_scope = [(hit[0], memory, hit[1]) for memory, hit in hits if hit is not None]
         if not in_scope:
@@ -158,12 +157,12 @@ class EditedModel(LanguageModel):
 
 
 def apply_edits(model: LanguageModel, edits: Sequence[Edit], *, force: bool = False) -> EditedModel:
-    """A view of `model` with all edits in it; `model` itself is not touched.
+    """A view of `model` with all edits; `model` itself does not change.
 
-    Removing an edit is leaving it out of `edits`: the view is always built from the base, so that is exact.
+    Leave an edit out of `edits` to remove it: the view is always built from the base, so this is exact.
 
     Args:
-        model: the base, or a view: then the edits come on top of those it has.
+        model: the base, or a view, to whose edits these are added.
         edits: oldest first.
         force: also apply an edit that was computed from other weights.
 
@@ -186,7 +185,7 @@ def apply_edits(model: LanguageModel, edits: Sequence[Edit], *, force: bool = Fa
 
 
 def on_base(edit: Edit, base: LanguageModel, active: Sequence[Edit]) -> Edit:
-    """The same edit as one of the base: one computed on a view remembers the edits that were there as its parents."""
+    """The edit as one of the base; one that was computed on a view records that view's edits as its parents."""
     if edit.model_revision == base.revision:
         return edit
     parents = tuple(parent.digest for parent in active)
@@ -195,7 +194,7 @@ def on_base(edit: Edit, base: LanguageModel, active: Sequence[Edit]) -> Edit:
 
 def _weights_view(base: LanguageModel, edits: Sequence[Edit]) -> LanguageModel:
     """The innermost level: changed weights, codebooks and side weights."""
-    # Floating-point sums depend on their order; sorting makes the view a function of the set of edits.
+    # floating-point sums depend on their order; sorting makes the view independent of the order of edits
     ops = [op for edit in sorted(edits, key=lambda edit: edit.content) for op in edit.weights]
     names: dict[int, str] = {}  # a tied weight has two names and one sum
     grouped = _grouped(ops, lambda op: names.setdefault(id(base.weight(op.name)), op.name))
@@ -210,7 +209,7 @@ def _weights_view(base: LanguageModel, edits: Sequence[Edit]) -> LanguageModel:
 
 
 def _rewrites(base: LanguageModel, edits: Sequence[Edit]) -> dict[str, Rewrite]:
-    """Layers with a codebook or side weights; the codebook has the last word where a layer has both."""
+    """Layers with a codebook or side weights; in a layer with both, the codebook acts last."""
     rewrites: dict[str, Rewrite] = {}
     ops = [op for edit in edits for op in edit.ops]
     for name, sides in _grouped([op for op in ops if isinstance(op, SideOp)], lambda op: op.name).items():
@@ -226,8 +225,8 @@ def _both(first: Rewrite, second: Rewrite) -> Rewrite:
 
 
 def _check_sizes(base: LanguageModel, edit: Edit) -> None:
-    """Compare the edit's shapes with the model's before anything is multiplied or filled in: two vectors in a file of
-    100 kB can be the factors of a matrix of gigabytes."""
+    """Compare the edit's shapes with the model's before anything is multiplied: two vectors in a file of 100 kB can be
+    the factors of a matrix of gigabytes."""
     shards: dict[str, set[int]] = {}
     for op in edit.ops:
         if isinstance(op, CodebookOp):
