@@ -33,9 +33,9 @@ STAGE = "second moments of the keys, once per model"
 BATCH_TOKENS = 2048
 """Tokens in one forward pass, padding included."""
 MOST_ENTRIES = 2**27
-"""Of the matrices that are estimated in the same forward passes: 1 GiB in float64."""
+"""Most entries of the matrices that one set of passes estimates: 1 GiB in float64."""
 BLOCK = 512
-"""Rows of a matrix that are computed at once; only what stands on and above the diagonal is."""
+"""Rows of a matrix that are computed at once, each from the diagonal on."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,10 +107,10 @@ def estimate(
 
 @dataclass(frozen=True, eq=False)
 class _Adding:
-    """Adds the keys of one forward to a layer's sum as they come, so that no more than one layer's are in memory."""
+    """Adds the keys of one forward pass to a layer's sum at once, so that memory holds one layer's keys only."""
 
     total: torch.Tensor
-    """[d_mlp, d_mlp], float64; complete on and above its diagonal blocks."""
+    """[d_mlp, d_mlp], float64; complete on and above the diagonal blocks."""
     mask: torch.Tensor
     """[row, pos], which positions are tokens."""
 
@@ -122,7 +122,7 @@ class _Adding:
 
 
 def _mirrored(total: torch.Tensor) -> torch.Tensor:
-    """The symmetric matrix of which the upper triangle is given."""
+    """The symmetric matrix with this upper triangle."""
     return total.triu() + total.triu(1).T
 
 
@@ -182,7 +182,7 @@ def load_or_estimate(
 ) -> Moment:
     """C of one layer with its condition number, from the cache if possible.
 
-    As many layers as fit in memory are estimated in the same passes, all of most models, and kept too.
+    One set of passes estimates as many layers as fit in memory (in most models all of them) and caches them too.
 
     Raises:
         ValueError, Cancelled: see `estimate`.
@@ -194,8 +194,8 @@ def load_or_estimate(
         together = max(1, MOST_ENTRIES // model.d_mlp**2)
         first = layer // together * together
         layers = range(first, min(first + together, model.n_layers))
-        found = estimate(model, layers, texts, max_tokens, source=source, watch=watch)
-        for other, estimated in found.items():
+        estimates = estimate(model, layers, texts, max_tokens, source=source, watch=watch)
+        for other, estimated in estimates.items():
             if other != layer:
                 _write(place / f"{stem}-{other}.safetensors", estimated)
         moment = estimates[layer]
