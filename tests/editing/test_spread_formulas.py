@@ -89,7 +89,7 @@ def test_emmet_maps_every_key_and_disturbs_old_ones_least(moment: torch.Tensor) 
 
 def test_emmet_needs_slack_where_keys_are_alike(moment: torch.Tensor) -> None:
     alike = torch.cat([KEYS[:, :1], KEYS[:, :1]], 1)
-    with pytest.raises(ValueError, match="two of the new keys are alike"):
+    with pytest.raises(ValueError, match="two of the new keys are equal"):
         emmet_directions(alike, moment, 0.0)
     change = RESIDUALS[:, :2] @ emmet_directions(alike, moment, 1e-3)
     torch.testing.assert_close(change @ KEYS[:, 0], RESIDUALS[:, :2].mean(1), rtol=1e-2, atol=1e-2)
