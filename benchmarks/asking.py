@@ -2,7 +2,7 @@
 
 python -m benchmarks.asking --models reference smollm2-135m gemma-3-270m
 
-"before" reads the prompt without any rule: always a blank before the answer, a final blank and a typed start token kept,
+"before" reads the prompt without rules: always a blank before the answer, a final blank and a typed start token kept,
 the first occurrence of the subject's letters, no chat template, every token shown alone.
 """
 
