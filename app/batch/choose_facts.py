@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -94,7 +95,7 @@ def draw(runner: Runner, chosen: str) -> tuple[Dataset | None, list[Waiting]]:
     if not chosen:
         st.caption("Choose a file to see what is in it.")
         return None, []
-    job = state.job_for(runner, job_key("dataset", chosen), "Reading the file", work.dataset(chosen), "quick")
+    job = state.job_for(runner, job_key("dataset", chosen), "Reading the file", partial(work.dataset, chosen), "quick")
     if job.live:
         return None, [Waiting(job, st.empty())]
     if job.state == "failed":

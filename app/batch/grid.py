@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import uuid
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import streamlit as st
@@ -55,7 +56,7 @@ def grid(runner: Runner, model: Choice, source: str, dataset: Dataset | None) ->
     shared = _shared(most, what)
     if what == "trace":
         return BatchAsk(model.key, source, "trace", **shared, **_trace_fields(model)), []
-    job = state.job_for(runner, job_key("methods", 0), "Loading the methods", work.methods(), "quick")
+    job = state.job_for(runner, job_key("methods", 0), "Loading the methods", work.methods, "quick")
     if job.live or job.state != "done":
         return None, [Waiting(job, st.empty())] if job.live else []
     return BatchAsk(model.key, source, "edit", **shared, **_edit_fields(model, job.result)), []
@@ -139,7 +140,7 @@ def start(runner: Runner, model: Choice, ask: BatchAsk | None) -> list[Waiting]:
     asked = session().batch_ask
     job = None
     if asked is not None:
-        job = state.job_for(runner, asked.key, "Drawing facts and timing a few cells", work.prepare(asked))
+        job = state.job_for(runner, asked.key, "Drawing facts and timing a few cells", partial(work.prepare, asked))
     stale = asked != ask
     live = job is not None and job.live
     with st.container(horizontal=True, vertical_alignment="center"):
@@ -237,7 +238,7 @@ def _starting(runner: Runner, model: Choice, prepared: Job) -> list[Waiting]:
         return []
     name, once = asked
     job = state.job_for(
-        runner, job_key("start", once), "Writing the plan", work.start_batch(prepared.result, name), "quick"
+        runner, job_key("start", once), "Writing the plan", partial(work.start_batch, prepared.result, name), "quick"
     )
     if job.live:
         return [Waiting(job, st.empty())]

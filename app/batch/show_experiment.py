@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 
 import streamlit as st
@@ -132,7 +133,7 @@ def _results(runner: Runner, experiment: Experiment, now: Standing) -> list[Wait
         key = asked[1]
     else:
         key = _key(experiment, now)
-    job = state.job_for(runner, key, "Reading the results", work.results(experiment), "quick")
+    job = state.job_for(runner, key, "Reading the results", partial(work.results, experiment), "quick")
     if job.live:
         return [Waiting(job, st.empty())]
     if job.state == "failed":

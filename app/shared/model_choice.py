@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import streamlit as st
 
 from app.server import cache
 from app.server.catalog import DTYPES, Choice, Offer
-from app.server.jobs import Runner, Work
+from app.server.jobs import Runner
 from app.session import state
 from app.session.session import session
 from app.session.state import KEEP
@@ -151,7 +152,11 @@ def _download(runner: Runner) -> list[Waiting]:
     if ask is None:
         return []
     job = state.job_for(
-        runner, ask.key, f"Getting {entry_named(ask.name).title}", _fetch(ask.name, ask.licence_accepted), "fetch"
+        runner,
+        ask.key,
+        f"Getting {entry_named(ask.name).title}",
+        partial(_fetch, ask.name, ask.licence_accepted),
+        "fetch",
     )
     if job.live:
         with st.container(horizontal=True, vertical_alignment="center"):
@@ -210,13 +215,9 @@ def _terms(entry: Entry) -> str:
     return " ".join(words)
 
 
-def _fetch(name: str, licence_accepted: bool) -> Work:
+def _fetch(name: str, licence_accepted: bool, watch: Watch) -> None:
     """Download a model of the catalogue."""
+    from models.sources.catalogue import fetch
 
-    def work(watch: Watch) -> object:
-        from models.sources.catalogue import fetch as fetched
-
-        watch.step(0, 0, "downloading")
-        return fetched(name, licence_accepted=licence_accepted, watch=watch)
-
-    return work
+    watch.step(0, 0, "downloading")
+    fetch(name, licence_accepted=licence_accepted, watch=watch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import streamlit as st
@@ -101,7 +102,7 @@ def _comparison(runner: Runner) -> list[Waiting]:
     ask = session().compare_ask
     if ask is None:
         return []
-    job = state.job_for(runner, ask.key, "Comparing", work.compare(ask))
+    job = state.job_for(runner, ask.key, "Comparing", partial(work.compare, ask))
     if job.live:
         cancel(runner, job, "cancel_compare")
         return [Waiting(job, st.empty())]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import TYPE_CHECKING
 
 import streamlit as st
@@ -41,7 +42,7 @@ def draw(runner: Runner, ask: EditAsk | None, located: Located) -> list[Waiting]
     asked = session().layers_ask
     job = None
     if asked is not None:
-        job = state.job_for(runner, asked.key, "Editing every layer", work.every_layer(asked, located))
+        job = state.job_for(runner, asked.key, "Editing every layer", partial(work.every_layer, asked, located))
     if job is not None and job.live:
         cancel(runner, job, "cancel_layers")
         return [Waiting(job, st.empty())]

@@ -17,7 +17,7 @@ from app.session.session import session
 from app.session.state import BOUND, KEEP
 from app.shared import export, style
 from app.shared.waiting import Waiting, cancel
-from app.shared.wording import plain, probability, roughly, short, visible
+from app.shared.wording import plain, probability, roughly, sentence, short, visible
 from app.workbench import heat_map, layers_tab
 from tracing.sites import LAYER_SITES, SITE_NAMES
 
@@ -166,8 +166,7 @@ def _by_measure(results: tuple[TraceResult, ...]) -> tuple[tuple[TraceResult, ..
     try:
         return tuple(result.by(measure) for result in results), ""
     except ValueError as error:
-        message = str(error)
-        return results, f"{message[:1].upper()}{message[1:]}."
+        return results, sentence(error)
 
 
 def _results(

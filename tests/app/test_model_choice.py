@@ -149,7 +149,7 @@ def test_reading_does_not_wait_for_a_trace_that_holds_the_model(new_page: NewPag
     thread.start()
     assert held.wait(10)
     ask = ReadAsk("reference", "Mount Fuji is in", "Mount Fuji", "")
-    look = work.read(ask)(Job("read", "").watch)
+    look = work.read(ask, Job("read", "").watch)
     assert look.tokens  # type: ignore[attr-defined]
     assert thread.is_alive()
     free.set()
