@@ -125,8 +125,8 @@ def picture(source: Source) -> str:
     for number, floor in enumerate(FLOORS):
         lines += ["      |"] if number else []
         for package in floor:
-            count = sum(path.parts[0] == package for path in source.trees)
-            lines.append(f"{package:<12}{' > '.join(_ordered(package, source)) or '.':<78}{count:>4} files")
+            folders = " > ".join(_ordered(package, source))
+            lines.append(f"{package:<12}{folders}")
     return "\n".join(line.rstrip() for line in lines)
 
 

@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.floor_plan import Source, cycles, picture, upward
+
 ROOT = Path(__file__).parents[1]
+SOURCE = Source(ROOT)
 MAY_IMPORT = {
     "facts": set(),
     "models": {"facts"},
@@ -68,6 +71,25 @@ def test_no_global_seed_and_no_markup_from_users(path: Path) -> None:
     if path.parts[:2] != ("models", "reference"):
         assert "torch.manual_seed(" not in text, "draw from a torch.Generator"
     assert "unsafe_allow_html=True" not in text
+
+
+def test_no_module_imports_itself_by_any_way() -> None:
+    assert cycles(SOURCE.imports) == [], "imports inside functions and under TYPE_CHECKING count"
+
+
+def test_sub_folders_import_one_way() -> None:
+    """Files that lie in no sub-folder may stand above and below: `tracing.types` and `tracing.tracer`."""
+    between = {own: {other for other in others if "." in other} for own, others in SOURCE.folder_imports().items()}
+    assert cycles({own: others for own, others in between.items() if "." in own}) == []
+
+
+def test_one_door_leads_up() -> None:
+    assert upward(SOURCE) == ["editing.__main__ -> app.edit_command"]
+
+
+def test_the_picture_of_the_floors_is_drawn_from_the_imports() -> None:
+    docs = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    assert picture(SOURCE) in docs, "run `python -m benchmarks.floor_plan` and put its picture into the docs"
 
 
 def test_the_catalogue_is_readable_without_torch() -> None:

@@ -1,1 +1,1 @@
-"""Kill processes, fill disks and damage ledgers during runs: `python -m benchmarks.kills`."""
+"""Killing, filling and damaging what computes and keeps results: `python -m benchmarks.kills`."""

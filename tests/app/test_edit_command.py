@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from editing.__main__ import main
+from app.edit_command import main
 from editing.files import load_edit
 from tests.tiny import build_tiny
 
