@@ -15,7 +15,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from models import FAMILIES, LanguageModel, load_model
 
-__all__ = ["FAMILIES", "build_tiny", "tiny_chat", "tiny_model", "tiny_tokenizer"]
+__all__ = ["FAMILIES", "REPLAYED", "build_tiny", "tiny_chat", "tiny_model", "tiny_tokenizer"]
 
 disable_progress_bar()
 
@@ -68,6 +68,8 @@ _OWN: dict[str, dict[str, Any]] = {
     "bloom": {},
     "mpt": {"max_seq_len": 64, "expansion_ratio": 2},
 }
+REPLAYED = {"bloom", "mpt", "gpt_bigcode"}
+"""Families whose forward does not pack; `docs/architectures.md` says why."""
 
 
 @cache

@@ -14,7 +14,7 @@ from facts import Fact
 from models import FAMILIES, LanguageModel
 from models.forwards.interventions import run_traced
 from tests.oracle.causal_trace import Cell
-from tests.tiny import build_tiny, tiny_model
+from tests.tiny import REPLAYED, build_tiny, tiny_model
 from tests.tracing.agreement import LEVEL, assert_agrees, cells_of, oracle_of
 from tracing import TraceConfig, causal_trace
 from tracing.config import Direction
@@ -22,7 +22,6 @@ from tracing.engine.tracer import trace_all
 from tracing.sites import SITES, SeveredSite, TraceSite
 
 FACT = Fact.from_prompt("the Space Needle is in", "Space Needle")
-REPLAYED = {"bloom", "mpt", "gpt_bigcode"}
 """ALiBi made for the batch that came in (Bloom, MPT), or an output shaped like it (GPT-BigCode)."""
 SEVERED: tuple[SeveredSite | None, ...] = (None, *get_args(SeveredSite))
 DIRECTIONS: tuple[Direction, ...] = get_args(Direction)

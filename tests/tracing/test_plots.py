@@ -19,6 +19,7 @@ import pytest
 from tests.tracing.made import heads_result, made_result
 from tracing.average import AverageEffects
 from tracing.config import TraceConfig
+from tracing.plots.colours import BELOW_ZERO
 from tracing.plots.labels import colour_range, layer_ticks, token_label
 from tracing.plots.maps import (
     average_chart,
@@ -96,7 +97,7 @@ def test_the_scale_is_anchored_at_zero_and_two_sided_only_when_needed() -> None:
     assert (heat.zmin, heat.zmax) == (0, pytest.approx(0.7))
     two_sided = trace_heatmap(negative())
     assert two_sided.data[0].zmin == -two_sided.data[0].zmax
-    assert "orange: answer less likely" in two_sided.data[0].colorbar.title.text.replace("<br>", " ")
+    assert f"{BELOW_ZERO}: answer less likely" in two_sided.data[0].colorbar.title.text.replace("<br>", " ")
     assert trace_heatmap(made_result(), zmax=0.9).data[0].zmax == 0.9
     assert colour_range(np.array([[-0.001, 0.5]], dtype=np.float32))[0] == 0
     assert colour_range(np.zeros((2, 2), dtype=np.float32))[1] > 0

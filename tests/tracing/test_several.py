@@ -10,14 +10,13 @@ import pytest
 from facts import Fact
 from facts.watch import Watch
 from models import FAMILIES
-from tests.tiny import tiny_model
+from tests.tiny import REPLAYED, tiny_model
 from tests.tracing.agreement import LEVEL, assert_agrees, cells_of
 from tracing import TraceConfig, trace_facts
 from tracing.engine import plan, several
 from tracing.engine.tracer import trace_all
 from tracing.types import TraceResult
 
-REPLAYED = {"bloom", "mpt", "gpt_bigcode"}
 FACTS = [
     Fact.from_prompt("the Space Needle is in", "Space Needle"),
     Fact.from_prompt("Paris is in", "Paris", "Rome and Oslo"),  # another length, and an answer of several tokens
