@@ -21,7 +21,7 @@ from models.options import add_model_options, load_from
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Train, printing a line at every validation; 0, or 2 with one sentence on stderr when it cannot be done."""
+    """Train, printing a line at every validation.  Returns 0, or 2 with one sentence on stderr for an error."""
     options = _options(arguments)
     try:
         if options.threads < 1:

@@ -25,7 +25,7 @@ from facts.regular import check_regular
 
 FORMAT = "engram-editor-1"
 BUNDLED = Path(__file__).parents[1] / "artefacts"
-"""Holds one folder a method for the bundled model."""
+"""One folder for each method's editor of the bundled model."""
 MANIFEST, TENSORS, LOG = "manifest.json", "editor.safetensors", "log.jsonl"
 
 
@@ -42,9 +42,9 @@ class Artefact:
     base_revision: str
     """Revision of the model it was trained for."""
     settings: Mapping[str, Any]
-    """What its networks are built from."""
+    """The settings that its networks are built from."""
     validation: Mapping[str, float]
-    """The figures it was kept for."""
+    """The validation figures of the kept checkpoint."""
     tensors: Mapping[str, Tensor]
     digest: str = ""
     """sha256 of the manifest; empty until saved."""
@@ -56,12 +56,12 @@ class Artefact:
 
 
 def folder_of(folder: str, kind: str) -> Path:
-    """Where a trained editor lies: the folder given, or the bundled one's."""
+    """Folder of a trained editor: the one given, or the bundled one."""
     return Path(folder).expanduser() if folder else BUNDLED / kind
 
 
 def save_artefact(artefact: Artefact, folder: Path) -> Artefact:
-    """Write an artefact, the manifest last, so that a folder with one is whole; the result knows its digest.
+    """Write an artefact, the manifest last, so that a folder with a manifest is complete.  Returns it with its digest.
 
     Raises:
         OSError: if the folder cannot be written.
@@ -85,7 +85,7 @@ def save_artefact(artefact: Artefact, folder: Path) -> Artefact:
 
 
 def load_artefact(folder: Path, kind: str, revision: str) -> Artefact:
-    """Read an artefact and check that it is whole, of this kind, and trained for the model of this revision.
+    """Read an artefact; check that it is complete, of this kind, and trained for the model of this revision.
 
     Raises:
         FileNotFoundError: if there is none; the sentence says how to train one.
@@ -110,8 +110,7 @@ def load_artefact(folder: Path, kind: str, revision: str) -> Artefact:
         tensors = load(content)
     except (OSError, ValueError, SafetensorError) as error:
         raise EditorError(
-            f"{str(folder / TENSORS)!r} does not hold what was trained: {error}; fetch it again, or train anew with "
-            f"{command}"
+            f"{str(folder / TENSORS)!r} is damaged: {error}; fetch it again, or train it again with {command}"
         ) from error
     return Artefact(kind, revision, manifest["settings"], manifest["validation"], tensors, digest)
 
@@ -131,7 +130,7 @@ def _manifest(folder: Path) -> tuple[dict[str, Any], str]:
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Write a file so that whoever reads it meanwhile sees the old content or the new, never a part."""
+    """Replace a file atomically: readers see the old content or the new, never a part."""
     fresh = path.with_name(f".{path.name}.new")
     fresh.write_bytes(content)
     os.replace(fresh, path)

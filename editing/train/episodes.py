@@ -36,13 +36,13 @@ BYSTANDERS: dict[Split, tuple[Split, ...]] = {
     "validation": ("train", "validation"),
     "test": ("train", "validation", "test"),
 }
-"""Split -> the splits whose facts must stay when one of its own is edited.  A tenth of the subjects alone has hardly
-two that share an object, so that validation among them would be easier than any use."""
+"""Split -> the splits whose facts an edit of this split must not change.  Among a tenth of the subjects hardly two
+share an object, so validation among them alone would be too easy."""
 HARD = 0.85
 """Share of the same-relation prompts that stand in the edit's own template, and of those whose subject shares its true
 object: edits spill over to these most easily."""
 FEWEST_OBJECTS = 2
-"""Targets a relation must keep for training, whatever is held out."""
+"""Fewest targets of a relation that stay in training."""
 
 FactKey = tuple[str, str]
 """(subject, relation)"""
@@ -66,7 +66,7 @@ def training_objects(atlas: Atlas, relation: str, seed: int = SPLIT_SEED) -> tup
 
 
 def _hash_share(text: str) -> float:
-    """A number in [0, 1) that depends on the text alone."""
+    """A number in [0, 1) that depends only on the text."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
 
 
@@ -81,7 +81,7 @@ class Kept:
 
 @dataclass(frozen=True)
 class Episode:
-    """One edit with what it must and must not change."""
+    """One edit with the prompts it must change and those it must not."""
 
     request: EditRequest
     paraphrases: tuple[str, ...]
@@ -90,7 +90,7 @@ class Episode:
 
 
 def known_facts(model: LanguageModel, facts: Iterable[AtlasFact], atlas: Atlas) -> frozenset[FactKey]:
-    """The facts the model answers greedily in at least half of every other training template of their relation."""
+    """The facts that the model answers greedily in at least half of every other training template of their relation."""
     asked = [
         (fact, template.replace("{}", fact.subject))
         for fact in facts
@@ -151,7 +151,8 @@ class Episodes:
             self._of_subject[fact.subject].append(fact)
 
     def of_any_subject(self) -> Episodes:
-        """The same, with same-relation prompts about any subject of the relation, half of them in the edit's words."""
+        """A copy whose same-relation prompts are about any subject of the relation, half of them in the edit's
+        words."""
         other = copy.copy(self)
         other.own_words, other.sharing = 0.5, 0.0
         return other
@@ -169,7 +170,7 @@ class Episodes:
         return [self._episode(source, fact, taken) for fact in edited]
 
     def _alike(self, source: random.Random) -> list[AtlasFact]:
-        """The facts to edit in random order, one of each relation after the other."""
+        """The facts to edit, in random order, cycling through the relations."""
         turns: dict[str, int] = defaultdict(int)
         order: list[tuple[int, float, AtlasFact]] = []
         for fact in source.sample(self.editable, len(self.editable)):
@@ -199,7 +200,7 @@ class Episodes:
         return [target for target in pool if target not in true]
 
     def _prefix(self, source: random.Random, fact: AtlasFact) -> str:
-        """Nothing, or by chance a true sentence about another subject."""
+        """At random either nothing or a true sentence about another subject."""
         if source.random() >= self.prefixed:
             return ""
         other = source.choice(self._bystanders)
@@ -211,7 +212,7 @@ class Episodes:
     def kept(
         self, source: random.Random, fact: AtlasFact, template: str, kind: LocalityKind, taken: Collection[FactKey]
     ) -> Kept:
-        """A known fact that an edit of `fact`, asked in `template`, must leave alone.
+        """A known fact that an edit of `fact`, made in `template`, must not change.
 
         Of the same-relation prompts, `own_words` stand in the edit's own template, and of their subjects `sharing`
         share its true object, where there are such; a subject with one fact gives a same-relation prompt for a
@@ -240,6 +241,6 @@ class Episodes:
 
 
 def _kinds(n: int) -> list[LocalityKind]:
-    """Half of the same relation, then the same subject and anything at all in turn."""
+    """Half of the same relation; the rest alternates between the same subject and any fact."""
     pattern: tuple[LocalityKind, ...] = ("same_relation", "same_subject", "same_relation", "random")
     return [pattern[index % len(pattern)] for index in range(n)]

@@ -20,12 +20,12 @@ from models import LanguageModel, as_out_in
 
 @dataclass(frozen=True, eq=False)
 class Factors:
-    """One weight's gradient for each edit, float32, without a graph of its own."""
+    """One weight's gradient for each edit, float32, detached."""
 
     inputs: Tensor
     """[edit, pos, d_in], x_t"""
     grads: Tensor
-    """[edit, pos, d_out], dL/dy_t; zero at padding and wherever the loss does not reach."""
+    """[edit, pos, d_out], dL/dy_t; zero at padding and where the loss has no gradient."""
 
     @property
     def reached(self) -> Tensor:
@@ -33,7 +33,7 @@ class Factors:
         return (self.grads != 0).any(-1) & (self.inputs != 0).any(-1)
 
     def matrices(self) -> Tensor:
-        """The gradients themselves, [edit, d_out, d_in]."""
+        """The dense gradients, [edit, d_out, d_in]."""
         return self.grads.transpose(1, 2) @ self.inputs
 
 
@@ -73,7 +73,7 @@ def gradient_factors(forward: Forward, rows: Rows, names: Sequence[str]) -> dict
 
 
 def weight_shapes(model: LanguageModel, names: Sequence[str]) -> dict[str, tuple[int, int]]:
-    """Parameter name -> (d_in, d_out), whatever the module stores.
+    """Parameter name -> (d_in, d_out), also where the module stores the weight transposed.
 
     Raises:
         ValueError: if a name is no weight of a Linear or Conv1D.
@@ -108,6 +108,6 @@ def mlp_weights(model: LanguageModel, layers: Sequence[int]) -> tuple[str, ...]:
 
 
 def _is_matrix(module: nn.Module) -> bool:
-    """Linear or Conv1D, told by what they hold, since Conv1D's class is known to the models package alone."""
+    """Whether a module is Linear or Conv1D, by its attributes, since only the models package imports Conv1D."""
     weight = getattr(module, "weight", None)
     return isinstance(weight, Tensor) and weight.ndim == 2 and not isinstance(module, nn.Embedding)

@@ -1,4 +1,4 @@
-"""Forwards that read the answers' tokens only, from the first edited block on, each group of rows with its own change.
+"""Forward passes from the first edited block on that read only the answers' tokens, each group of rows with its change.
 
 Three savings make meta-training on a CPU a matter of minutes.  One pass serves many edits, because a low-rank change
 costs little to apply to its own rows alone.  The head runs where an answer token is predicted and nowhere else.  And
@@ -23,9 +23,9 @@ from models import LanguageModel, pad
 from models.calls import calling
 
 BATCH = 128
-"""Rows of one forward that needs no gradient."""
+"""Rows of one forward pass without gradients."""
 MAX_KEPT = 2**27
-"""Numbers kept of the lower blocks' outputs (512 MiB)."""
+"""Most cached entries of the lower blocks' outputs (512 MiB)."""
 
 
 class Forward:
@@ -59,10 +59,11 @@ class Forward:
         return self._run(rows).float().log_softmax(-1)
 
     def log_probs_by_length(self, rows: Rows, parts: int = 3) -> Tensor:
-        """The same, rows of like length in a pass of their own, since short rows padded to the longest cost as much.
+        """`log_probs` in several passes of rows of similar length, because padding short rows to the longest costs as
+        much.
 
         Args:
-            parts: passes.
+            parts: number of passes.
         """
         order = torch.tensor(sorted(range(rows.n_rows), key=lambda index: rows.lengths[index]), device=rows.ids.device)
         log_probs, places = [], []
@@ -95,7 +96,8 @@ class Forward:
 
     @contextmanager
     def changed(self, changes: Mapping[str, LowRank]) -> Iterator[None]:
-        """While it lasts, row block e of every forward sees edit e's change; rows divide evenly among the edits."""
+        """Context in which row block e of every forward pass uses edit e's change; rows divide evenly among the
+        edits."""
         handles = [self.module_of(name).register_forward_hook(self._adding(change)) for name, change in changes.items()]
         try:
             yield
@@ -120,7 +122,7 @@ class Forward:
         return hook
 
     def _pass_through(self) -> None:
-        """Make the lower blocks of our own view return what they get, and the first edited one take the kept states."""
+        """Make the lower blocks of this view return their input, and the first edited one read the cached states."""
         blocks = self.view.module.get_submodule(self.view.architecture.layers)
         returned: list[object] = []
         handle = blocks[0].register_forward_hook(lambda module, args, output: returned.append(output))
@@ -138,7 +140,7 @@ class Forward:
         blocks[self._first].register_forward_pre_hook(self._put_in, with_kwargs=True)
 
     def _select(self, module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Let the head run where an answer token is predicted; whatever the model does to logits goes on as ever."""
+        """Run the head only where an answer token is predicted; the model still post-processes the logits."""
         if self._places is None:
             return args
         self._read = args[0][self._places]
@@ -151,7 +153,7 @@ class Forward:
 
     @torch.no_grad()
     def _lower_states(self, rows: Rows) -> Tensor:
-        """What enters the first edited block, [row, pos, d_model]; padding is zero and never read."""
+        """Input of the first edited block, [row, pos, d_model]; padding is zero and never read."""
         keys = [tuple(ids[:n]) for ids, n in zip(rows.ids.tolist(), rows.lengths, strict=True)]
         fresh = self._run_below([key for key in dict.fromkeys(keys) if key not in self._kept])
         states = torch.zeros(*rows.ids.shape, self.view.d_model, device=rows.ids.device, dtype=self.view.dtype)
@@ -186,7 +188,7 @@ class Forward:
 
 
 class _Stopped(Exception):  # noqa: N818 - no error: the rest of the forward is not wanted
-    """Raised where the states that were wanted are known."""
+    """Raised when the wanted states have been read, to end the forward pass."""
 
 
 def _logits(model: LanguageModel, ids: Tensor) -> Tensor:

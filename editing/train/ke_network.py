@@ -30,11 +30,11 @@ from editing.train.rows import LowRank
 from models import LanguageModel
 
 MAX_CONDITION = 32
-"""Tokens of the condition that are read."""
+"""Most tokens of the condition."""
 
 
 class WeightHead(nn.Module):
-    """From the condition to one weight's gates; both layers weight-normalised."""
+    """Maps the condition to one weight's gates; both layers are weight-normalised."""
 
     def __init__(self, d_in: int, d_out: int, condition: int, hidden: int) -> None:
         super().__init__()
@@ -78,7 +78,7 @@ class KeNetwork(nn.Module):
 
     @torch.no_grad()
     def _draw(self, generator: torch.Generator) -> None:
-        """Uniform in +-1/sqrt(fan in), PyTorch's own rule, from a generator instead of the global state."""
+        """Uniform in +-1/sqrt(fan in), PyTorch's default, but from a generator instead of the global state."""
         for name, parameter in self.named_parameters():
             if name.endswith("original0"):  # weight norm's gains follow from its directions, drawn with them
                 continue

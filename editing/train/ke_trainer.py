@@ -22,7 +22,7 @@ from editing.train.weight_trainer import WeightSettings, WeightTrainer
 from models import LanguageModel
 
 MEASURED = 32
-"""Edits whose gradients say how large a gradient is."""
+"""Number of edits whose gradients give the usual norm."""
 GOOD_ENOUGH = 0.9
 """Validation reliability above which the margin shrinks."""
 SHRINK = 0.8
@@ -90,7 +90,7 @@ class KeTrainer(WeightTrainer):
         return changes
 
     def update(self, nll: Tensor, kl: Tensor) -> dict[str, float]:
-        """One step down NLL + alpha KL for the network, one up for alpha."""
+        """A descent step on NLL + alpha KL for the network, an ascent step for alpha."""
         [optimizer] = self.optimizers
         optimizer.zero_grad()
         (nll + self.learned.multiplier * (kl - self.learned.margin)).backward()
@@ -102,14 +102,14 @@ class KeTrainer(WeightTrainer):
         return {"nll": float(nll.detach()), "kl": float(kl.detach()), "multiplier": float(self.learned.multiplier)}
 
     def validate(self) -> dict[str, float]:
-        """As every editor of weights; then the margin shrinks if the edits succeed."""
+        """`WeightTrainer.validate`; then shrink the margin if the edits succeed."""
         figures = super().validate()
         if figures["reliability"] > GOOD_ENOUGH:
             self.learned.margin.mul_(SHRINK).clamp_(min=self.own.margin_floor)
         return figures | {"margin": float(self.learned.margin)}
 
     def start_from(self, tensors: Mapping[str, Tensor]) -> None:
-        """The network; the multiplier and the margin begin anew."""
+        """Load the network; the multiplier and the margin start again."""
         self.learned.network.load_state_dict(dict(tensors))
 
     def editor(self) -> Mapping[str, Tensor]:

@@ -1,7 +1,7 @@
 """The training loop: steps, a validation curve, the best editor kept, checkpoints that resume.
 
-Every step draws its episodes from the seed and its own number, so that a run which was stopped goes on as if it had
-not been.
+Every step draws its episodes from the seed and its own number, so a resumed run gives the same result as one that was
+never stopped.
 """
 
 from __future__ import annotations
@@ -51,13 +51,13 @@ class Trainer(Protocol):
         """Figures on the validation subjects; `score` says which editor is best."""
 
     def start_from(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take an artefact's tensors for a beginning."""
+        """Start from an artefact's tensors."""
 
     def editor(self) -> Mapping[str, Tensor]:
-        """What an artefact holds of the present state."""
+        """The tensors of the present state for an artefact."""
 
     def calibrate(self) -> dict[str, float]:
-        """What is settled of the best editor once the training is over; goes to the artefact's figures."""
+        """Figures of the best editor, computed after training; stored with the artefact's figures."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Budget:
                 raise ValueError(f"{name} is {value}; expected a number above 0")
 
     def share(self, step: int, seconds: float) -> float:
-        """The part of the budget that is spent, 0 to 1."""
+        """The share of the budget that is spent, 0 to 1."""
         parts = [0.0]
         if self.steps is not None:
             parts.append(step / self.steps)
@@ -92,7 +92,7 @@ class Budget:
 
 @dataclass
 class Progress:
-    """Where a training stands."""
+    """Progress of a training."""
 
     step: int = 0
     seconds: float = 0.0
@@ -100,7 +100,7 @@ class Progress:
 
 
 def begin_from(trainer: Trainer, folder: Path) -> None:
-    """Let a trainer go on from a finished editor; its digest is kept with the settings.
+    """Start a trainer from a finished editor; its digest is stored with the settings.
 
     Raises:
         FileNotFoundError: if there is none.
@@ -117,9 +117,9 @@ def begin_from(trainer: Trainer, folder: Path) -> None:
 
 
 def train(trainer: Trainer, out: Path, budget: Budget, report: Callable[[dict[str, Any]], None]) -> None:
-    """Train until the budget is spent; the best editor lies in `out`.
+    """Train until the budget is spent; `out` then holds the best editor.
 
-    A checkpoint found in `out` is taken up.
+    Resumes from a checkpoint in `out`.
 
     Args:
         report: called with every line of the log.
@@ -162,7 +162,7 @@ def _calibrate(trainer: Trainer, out: Path) -> None:
 def _validated(
     trainer: Trainer, out: Path, progress: Progress, losses: Sequence[Mapping[str, float]]
 ) -> dict[str, Any]:
-    """Validate, keep the editor if it is the best so far, and give the line of the log."""
+    """Validate, save the editor if it is the best so far, and return the line of the log."""
     figures = trainer.validate()
     kept = figures["score"] > progress.best
     if kept:
@@ -216,13 +216,13 @@ def _save_checkpoint(trainer: Trainer, path: Path, progress: Progress) -> None:
 
 
 def _resume(trainer: Trainer, path: Path) -> Progress:
-    """Put a checkpoint's state into the trainer."""
+    """Load a checkpoint into the trainer."""
     try:
         with safe_open(str(path), framework="pt") as file:
             about = json.loads(file.metadata()["about"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{str(path)!r} is not a checkpoint: {error}; remove it to start anew") from error
+        raise ValueError(f"{str(path)!r} is not a checkpoint: {error}; remove it to start again") from error
     mine = json.loads(json.dumps([trainer.kind, trainer.base_revision, dict(trainer.settings)]))
     if [about["kind"], about["base_revision"], about["settings"]] != mine:
         raise ValueError(

@@ -72,7 +72,7 @@ class MendTrainer(WeightTrainer):
         return changes
 
     def update(self, nll: Tensor, kl: Tensor) -> dict[str, float]:
-        """One step down c_e NLL + KL."""
+        """A descent step on c_e NLL + KL."""
         for optimizer in self.optimizers:
             optimizer.zero_grad()
         (self.own.edit_weight * nll + kl).backward()

@@ -19,7 +19,7 @@ from editing.train.rows import Encoder, LowRank, Rows
 
 @dataclass(frozen=True, eq=False)
 class EpisodeBatch:
-    """Episodes as rows, all with equally many."""
+    """Episodes as rows; every episode has the same number."""
 
     episodes: tuple[Episode, ...]
     inner: Rows
@@ -45,7 +45,7 @@ class EpisodeBatch:
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What the edited model does with the outer rows."""
+    """The edited model's results on the outer rows."""
 
     nll: Tensor
     """[edit or paraphrase row], nats: of the new answer."""
@@ -56,7 +56,7 @@ class Outcome:
 
 
 class BatchBuilder:
-    """Makes batches; the unedited model is asked about each locality prompt once."""
+    """Makes batches; reads each locality prompt once with the unedited model."""
 
     def __init__(self, forward: Forward) -> None:
         self.forward = forward
@@ -98,7 +98,7 @@ class BatchBuilder:
 
 
 def outcome(forward: Forward, batch: EpisodeBatch, changes: Mapping[str, LowRank]) -> Outcome:
-    """Run the outer rows with the changes; they may be of single edits or of sums over groups of edits."""
+    """Run the outer rows with the changes of single edits, or of sums over groups of edits."""
     with forward.changed(changes):
         log_probs = forward.log_probs_by_length(batch.outer)
     held = batch.held.to(log_probs.device)

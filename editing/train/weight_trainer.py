@@ -1,4 +1,4 @@
-"""Meta-training of the editors that change weights: MEND and KE share everything but network and objective."""
+"""Meta-training of MEND and KE, which share everything but network and objective."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from editing.train.rows import LowRank
 from models import LanguageModel
 
 LOCALITY_WANTED = 0.9
-"""Same-relation locality below which an editor's score is cut, four times what it lacks.  Most of what is asked there
-shares the edit's words and its true object; of any subjects of the relation more are kept."""
+"""Below this same-relation locality an editor's score is reduced by four times the difference.  Most of these prompts
+share the edit's words and its true object; of other subjects of the relation more are kept."""
 SCALES = (0.8, 1.0, 1.1, 1.2, 1.3, 1.5)
-"""What a finished editor's changes may be multiplied by."""
+"""Factors tried on a finished editor's changes."""
 SINGLE_WEIGHT = 4.0
 """Of single edits in the score, the usual case, where the largest sum weighs 1."""
 
@@ -39,24 +39,24 @@ class WeightSettings:
     layers: tuple[int, ...]
     """Blocks whose MLP weights are edited."""
     edits_per_step: int = 16
-    """Or as many as are summed, where that is more."""
+    """Or the number of summed edits, if larger."""
     batch_sizes: tuple[int, ...] = (1, 4, 16)
-    """Numbers of edits that are summed into one change; the largest is what the editor is trained for."""
+    """Numbers of edits that are summed into one change, up to the largest that the editor is trained for."""
     single_share: float = 0.5
-    """Part of the training, from its beginning, in which edits are not summed."""
+    """Share of the training, at its start, in which edits are not summed."""
     summed_share: float = 0.25
-    """Part of the steps after that in which several edits are summed."""
+    """Share of the later steps in which several edits are summed."""
     paraphrases: int = 2
     locality: int = 4
     prefixed: float = 0.0
-    """Part of the paraphrases that stand behind another sentence; they make a step half as long again."""
+    """Share of the paraphrases that follow another sentence; they make a step half as long again."""
     by_relation: bool = True
-    """Edit every relation alike, however few facts it has."""
+    """Draw all relations equally often, however few facts they have."""
     mixed_precision: bool = True
     """The outer pass of a training step in bfloat16; gradients, networks and validation stay in float32."""
     validation_edits: int = 128
     kept: float = 0.95
-    """Share that the finished editor's scale should keep, of other facts of the relation and of all bystanders."""
+    """Share of other facts of the relation, and of all bystanders, that the chosen scale should keep."""
     seed: int = 0
     split_seed: int = SPLIT_SEED
     network: Mapping[str, int] = field(default_factory=dict)
@@ -76,13 +76,13 @@ class WeightSettings:
 
 
 def early_layers(model: LanguageModel) -> tuple[int, ...]:
-    """Blocks that see the subject before its fact is read: there a change can be for one subject alone.  At the last
-    token subjects with one answer look alike; the papers edit the last three blocks all the same."""
+    """Blocks before the fact is read, where a change can affect one subject alone.  At the last token, which late
+    blocks edit, subjects with the same answer look alike.  (The papers edit the last three blocks.)"""
     return tuple(sorted({round(model.n_layers * share) for share in (1 / 12, 1 / 6, 1 / 4)}))
 
 
 class WeightTrainer(ABC):
-    """Draws episodes, lets the network propose changes, and judges them by what the changed model says.
+    """Draws episodes, lets the network propose changes, and measures the changed model.
 
     Args:
         training, validation: where episodes come from.
@@ -121,11 +121,11 @@ class WeightTrainer(ABC):
 
     @abstractmethod
     def start_from(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take an artefact's tensors for a beginning."""
+        """Start from an artefact's tensors."""
 
     @abstractmethod
     def editor(self) -> Mapping[str, Tensor]:
-        """What an artefact holds."""
+        """The tensors of an artefact."""
 
     def step(self, number: int, share: float) -> dict[str, float]:
         """One update; see `loop.Trainer`."""
@@ -143,7 +143,7 @@ class WeightTrainer(ABC):
         return {**losses, "summed": float(n)}
 
     def summed_edits(self, source: random.Random, share: float) -> int:
-        """How many edits a step sums: one at first, then by chance more."""
+        """How many edits a step sums: one at first, later sometimes several."""
         several = [n for n in self.plan.batch_sizes if n > 1]
         if share < self.plan.single_share or not several or source.random() < 1 - self.plan.summed_share:
             return 1
@@ -182,7 +182,7 @@ class WeightTrainer(ABC):
             for name, (successes, count) in shares(batch, result).items():
                 good[name] += successes
                 cases[name] += count
-        # where the unedited model answers no bystander, there is nothing to lose
+        # 1 if the unedited model answers no bystander
         figures = {name: good[name] / cases[name] if cases[name] else 1.0 for name in cases}
         return figures | {"kl": sum(kls) / len(kls)}
 
