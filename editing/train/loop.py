@@ -91,8 +91,8 @@ class Budget:
 
 
 @dataclass
-class Progress:
-    """Progress of a training."""
+class TrainingState:
+    """TrainingState of a training."""
 
     step: int = 0
     seconds: float = 0.0
@@ -128,26 +128,26 @@ def train(trainer: Trainer, out: Path, budget: Budget, report: Callable[[dict[st
         ValueError: if `out` holds a finished editor or a checkpoint of other settings.
     """
     out.mkdir(parents=True, exist_ok=True)
-    progress = Progress()
+    state = TrainingState()
     if (out / CHECKPOINT).is_file():
-        progress = _resume(trainer, out / CHECKPOINT)
+        state = _resume(trainer, out / CHECKPOINT)
     elif (out / MANIFEST).exists():
         raise ValueError(f"{str(out)!r} holds a trained editor already; choose another folder, or remove that one")
-    lines = _log_until(out / LOG, progress.step)
+    lines = _log_until(out / LOG, state.step)
     losses: list[dict[str, float]] = []
-    began = perf_counter() - progress.seconds
-    while (share := budget.share(progress.step, perf_counter() - began)) < 1:
-        _set_rates(trainer.optimizers, progress.step, share)
-        losses.append(trainer.step(progress.step, share))
-        progress.step += 1
-        progress.seconds = perf_counter() - began
-        finished = budget.share(progress.step, progress.seconds) >= 1
-        if finished or progress.step % budget.validate_every == 0:
-            line = _validated(trainer, out, progress, losses)
+    began = perf_counter() - state.seconds
+    while (share := budget.share(state.step, perf_counter() - began)) < 1:
+        _set_rates(trainer.optimizers, state.step, share)
+        losses.append(trainer.step(state.step, share))
+        state.step += 1
+        state.seconds = perf_counter() - began
+        finished = budget.share(state.step, state.seconds) >= 1
+        if finished or state.step % budget.validate_every == 0:
+            line = _validated(trainer, out, state, losses)
             losses = []
             lines.append(line)
             replace_file(out / LOG, "".join(json.dumps(entry) + "\n" for entry in lines).encode())
-            _save_checkpoint(trainer, out / CHECKPOINT, progress)
+            _save_checkpoint(trainer, out / CHECKPOINT, state)
             report(line)
     _calibrate(trainer, out)
     (out / CHECKPOINT).unlink(missing_ok=True)
@@ -160,19 +160,19 @@ def _calibrate(trainer: Trainer, out: Path) -> None:
 
 
 def _validated(
-    trainer: Trainer, out: Path, progress: Progress, losses: Sequence[Mapping[str, float]]
+    trainer: Trainer, out: Path, state: TrainingState, losses: Sequence[Mapping[str, float]]
 ) -> dict[str, Any]:
     """Validate, save the editor if it is the best so far, and return the line of the log."""
     figures = trainer.validate()
-    kept = figures["score"] > progress.best
+    kept = figures["score"] > state.best
     if kept:
-        progress.best = figures["score"]
-        about = {**figures, "step": progress.step, "minutes": round(progress.seconds / 60, 2)}
+        state.best = figures["score"]
+        about = {**figures, "step": state.step, "minutes": round(state.seconds / 60, 2)}
         save_artefact(Artefact(trainer.kind, trainer.base_revision, trainer.settings, about, trainer.editor()), out)
     mean = {name: sum(line[name] for line in losses) / len(losses) for name in losses[0]}
     return {
-        "step": progress.step,
-        "minutes": round(progress.seconds / 60, 3),
+        "step": state.step,
+        "minutes": round(state.seconds / 60, 3),
         "kept": kept,
         "losses": _rounded(mean),
         "validation": _rounded(figures),
@@ -199,23 +199,23 @@ def _log_until(path: Path, step: int) -> list[dict[str, Any]]:
     return [line for line in lines if line["step"] <= step]
 
 
-def _save_checkpoint(trainer: Trainer, path: Path, progress: Progress) -> None:
+def _save_checkpoint(trainer: Trainer, path: Path, state: TrainingState) -> None:
     tensors = {f"learned.{name}": tensor for name, tensor in trainer.learned.state_dict().items()}
     for index, optimizer in enumerate(trainer.optimizers):
-        for parameter, state in optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{index}.{parameter}.{name}": value for name, value in state.items()}
+        for parameter, values in optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{index}.{parameter}.{name}": value for name, value in values.items()}
     about = {
         "kind": trainer.kind,
         "base_revision": trainer.base_revision,
         "settings": dict(trainer.settings),
-        "progress": vars(progress),
+        "progress": vars(state),
     }
     # clone: a tensor that shares its storage with another cannot be saved
     content = save({name: tensor.detach().clone() for name, tensor in tensors.items()}, {"about": json.dumps(about)})
     replace_file(path, content)
 
 
-def _resume(trainer: Trainer, path: Path) -> Progress:
+def _resume(trainer: Trainer, path: Path) -> TrainingState:
     """Load a checkpoint into the trainer."""
     try:
         with safe_open(str(path), framework="pt") as file:
@@ -234,7 +234,7 @@ def _resume(trainer: Trainer, path: Path) -> Progress:
     )
     for index, optimizer in enumerate(trainer.optimizers):
         _load_optimizer(optimizer, {n: v for n, v in tensors.items() if n.startswith(f"optimizer.{index}.")})
-    return Progress(**about["progress"])
+    return TrainingState(**about["progress"])
 
 
 def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
