@@ -3,10 +3,13 @@
 Hartvigsen et al. 2023, section 3 and algorithm 1 (arXiv:2211.11031).  With d the distance of a new key to the nearest
 one j, and radius r of a new entry:
 
+    d = 0: the same prompt again               a new entry; j is left out, as if it had never been made
     no key yet, or d > radius_j + r            a new entry of radius r
     else, another answer                       a new entry; both get d / 2, j a hair less
     else (same answer), d > radius_j           radius_j = d, and the entry's value replaces j's
     else                                       the entry's value replaces j's
+
+The first rule is ours: in the paper both radii become 0 there, and the older entry goes on answering.
 
 `fold` builds the book from the entries of all active edits, in their order, whenever a view is made.  Radii are not
 stored, so removing an edit leaves no trace.  A label is the tuple of the answer's tokens.  (Two ports of GRACE compare
@@ -23,6 +26,8 @@ import torch
 from editing.ops import CodebookOp, Where
 from models.calls import current_call
 
+SAME = 1e-5
+"""Two keys closer than this share of their norm belong to one prompt; the rest is rounding."""
 GAP = 1e-5
 """The older of two conflicting entries gets half the distance minus this, as in the authors' code."""
 
@@ -57,23 +62,21 @@ def fold(ops: Sequence[CodebookOp]) -> Codebook:
     values: list[torch.Tensor] = []
     radii: list[float] = []
     labels: list[tuple[int, ...]] = []
-    for op in ops:
-        for key, value, label in zip(op.keys, op.values, op.labels, strict=True):
-            distance, nearest = float("inf"), -1
-            if keys:
-                smallest = distances(key[None], torch.stack(keys))[0].min(dim=0)
-                distance, nearest = float(smallest.values), int(smallest.indices)
-            if distance > (radii[nearest] if keys else 0.0) + op.radius or labels[nearest] != label:
-                radius = op.radius
-                if keys and distance <= radii[nearest] + op.radius:  # a conflict: both get half the distance
-                    radius, radii[nearest] = distance / 2, max(0.0, distance / 2 - GAP)
-                keys.append(key)
-                values.append(value)
-                radii.append(radius)
-                labels.append(label)
-            else:
-                radii[nearest] = max(radii[nearest], distance)
-                values[nearest] = value
+    for key, value, label, radius in _newest(ops):
+        distance, nearest = float("inf"), -1
+        if keys:
+            smallest = distances(key[None], torch.stack(keys))[0].min(dim=0)
+            distance, nearest = float(smallest.values), int(smallest.indices)
+        if distance > (radii[nearest] if keys else 0.0) + radius or labels[nearest] != label:
+            if keys and distance <= radii[nearest] + radius:  # a conflict: both get half the distance
+                radius, radii[nearest] = distance / 2, max(0.0, distance / 2 - GAP)
+            keys.append(key)
+            values.append(value)
+            radii.append(radius)
+            labels.append(label)
+        else:
+            radii[nearest] = max(radii[nearest], distance)
+            values[nearest] = value
     return Codebook(
         torch.stack(keys),
         torch.stack(values),
@@ -81,6 +84,22 @@ def fold(ops: Sequence[CodebookOp]) -> Codebook:
         tuple(labels),
         ops[-1].where,
     )
+
+
+def _newest(ops: Sequence[CodebookOp]) -> list[tuple[torch.Tensor, torch.Tensor, tuple[int, ...], float]]:
+    """(key, value, label, radius) of every entry in order, without those whose prompt was edited again later."""
+    entries = [
+        (key, value, label, op.radius)
+        for op in ops
+        for key, value, label in zip(op.keys, op.values, op.labels, strict=True)
+    ]
+    keys = torch.stack([key for key, *_ in entries])
+    newest = []
+    for index, entry in enumerate(entries):
+        later = distances(entry[0][None], keys[index + 1 :])[0]
+        if not bool((later <= SAME * entry[0].double().norm()).any()):
+            newest.append(entry)
+    return newest
 
 
 class CodebookRewrite:

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 import torch
 
-from editing import Edit, apply_edits
+from editing import Edit, apply_edits, make_edit
 from editing.applied.codebook import GAP, Codebook, fold
 from editing.methods.grace import GraceConfig, GraceMethod
 from editing.ops import CodebookOp
@@ -45,7 +45,14 @@ def test_a_conflict_parts_the_way_and_leaves_the_balls_disjoint() -> None:
     book = fold([one((0, 0), 1), one((1.5, 0), 2)])
     assert balls(book) == [([0, 0], 0.75 - GAP, 1), ([1.5, 0], 0.75, 2)]
     assert float(book.radii.sum()) < 1.5
-    assert float(fold([one((0, 0), 1), one((0, 0), 2)]).radii.max()) == 0.0  # the same key twice
+
+
+def test_the_same_key_again_replaces_the_older_entry() -> None:
+    """As if it had never been made: what it had taken from its neighbours comes back."""
+    assert balls(fold([one((0, 0), 1), one((0, 0), 2)])) == [([0, 0], 1.0, 2)]
+    assert balls(fold([one((0, 1), 1), one((1, 0), 3), one((0, 1), 3)])) == [([1, 0], 2**0.5, 3)]
+    assert fold([one((1e3, 0), 1), one((1e3, 1e-3), 2)]).labels == ((2,),)
+    assert fold([one((1e3, 0), 1), one((1e3, 0.1), 2)]).labels == ((1,), (2,))  # another prompt
 
 
 def test_the_same_answer_stretches_the_ball_to_exactly_the_new_key() -> None:
@@ -165,6 +172,16 @@ def test_conflicting_neighbours_both_hold() -> None:
     edit = GraceMethod().compute(model, [ASKED, RIVAL], dataclasses.replace(FAST, radius=100.0))
     said = apply_edits(model, [edit]).generate([ASKED.fact.prompt, RIVAL.fact.prompt], 1)
     assert said == [" the", " of"]
+
+
+def test_a_prompt_edited_again_gives_the_newer_answer() -> None:
+    model = tiny_model("gpt2")
+    edits: list[Edit] = []
+    for answer in ("the", "of", "a"):
+        request = dataclasses.replace(ASKED, target_new=answer)
+        edits.append(make_edit(model, [request], "grace", FAST, active=edits))
+        assert apply_edits(model, edits).generate([ASKED.fact.prompt], 1) == [f" {answer}"]
+    assert apply_edits(model, edits[:2]).generate([ASKED.fact.prompt], 1) == [" of"]  # the newest taken out again
 
 
 def test_a_cold_start_and_the_papers_units_work() -> None:
