@@ -163,22 +163,24 @@ def apply_edits(model: LanguageModel, edits: Sequence[Edit], *, force: bool = Fa
 
     Args:
         model: the base, or a view, to whose edits these are added.
-        edits: oldest first.
+        edits: oldest first.  Each was computed from the base, from `model`, or from the view with those before it.
         force: also apply an edit that was computed from other weights.
 
     Raises:
         ValueError: if an edit belongs to other weights, names an unknown weight, or has another shape; if the prefix
             leaves no room; if a router is not there.
     """
-    base, present = (model.base, model.edits) if isinstance(model, EditedModel) else (model, ())
+    base, active = (model.base, model.edits) if isinstance(model, EditedModel) else (model, ())
     for edit in edits:
-        if edit.model_revision not in (base.revision, model.revision) and not force:
+        revision = _revision(base, active)
+        if edit.model_revision not in (base.revision, model.revision, revision) and not force:
             raise ValueError(
                 f"the edit was computed from weights {edit.model_revision[:12]}, but model {model.name!r} has "
-                f"{model.revision[:12]}; load the model it was made for, or force it"
+                f"{revision[:12]}; load the model it was made for, give the edits that were in that model before it, "
+                "or force it"
             )
         _check_sizes(base, edit)
-    active = (*present, *(on_base(edit, base, present) for edit in edits))
+        active = (*active, on_base(edit, base, active))
     inner = _weights_view(base, active)
     prompts = [op for edit in active for op in edit.ops if isinstance(op, PromptOp)]
     return EditedModel(base, active, inner, prefix.fold(base, prompts), router.memories(base, active))
@@ -202,10 +204,16 @@ def _weights_view(base: LanguageModel, edits: Sequence[Edit]) -> LanguageModel:
     rewrites = _rewrites(base, edits)
     if not edits:
         return base.view()
+    return base.view(replaced, rewrites, _revision(base, edits))
+
+
+def _revision(base: LanguageModel, edits: Sequence[Edit]) -> str:
+    """Of the view with these edits; weight changes add up in any order, the others do not."""
+    if not edits:
+        return base.revision
     unordered = sorted(edit.content for edit in edits if len(edit.weights) == len(edit.ops))
     ordered = [*unordered, *(edit.content for edit in edits if len(edit.weights) < len(edit.ops))]
-    revision = hashlib.sha256(" ".join([base.revision, *ordered]).encode()).hexdigest()
-    return base.view(replaced, rewrites, revision)
+    return hashlib.sha256(" ".join([base.revision, *ordered]).encode()).hexdigest()
 
 
 def _rewrites(base: LanguageModel, edits: Sequence[Edit]) -> dict[str, Rewrite]:

@@ -294,6 +294,13 @@ def test_an_edit_computed_on_a_view_remembers_what_was_there() -> None:
     both = view.with_edit(second)
     assert both.edits[1].parents == (first.digest,)
     assert both.notes == ()
+    together = apply_edits(model, [first, second])  # also without a view in between
+    assert together.edits[1].parents == (first.digest,)
+    assert together.revision == both.revision
+    assert torch.equal(together.logits(IDS), both.logits(IDS))
+    for others in ([], [made(model, by_hand.low_rank(model, 0, 7))]):
+        with pytest.raises(ValueError, match="give the edits that were in that model before it"):
+            apply_edits(model, [*others, second])
     alone = both.without(first.digest)
-    assert "no longer there" in alone.notes[0]
+    assert "have been removed" in alone.notes[0]
     assert torch.equal(alone.logits(IDS), apply_edits(model, [both.edits[1]]).logits(IDS))
