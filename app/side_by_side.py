@@ -29,7 +29,7 @@ class Said:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two branches on the facts that either of them rewrites."""
+    """Two branches compared on the facts that either of them rewrites."""
 
     said: tuple[Said, ...]
     scores: tuple[tuple[str, float | None, float | None, float | None, int], ...]
@@ -74,6 +74,6 @@ def compare(
 
 
 def _requests(edits: Sequence[Edit]) -> list[EditRequest]:
-    """What the edits rewrite, each prompt once, the last request for it counting."""
+    """The requests of the edits, one for each prompt, the last one if there are several."""
     by_prompt = {request.fact.prompt: request for edit in edits for request in edit.requests}
     return list(by_prompt.values())

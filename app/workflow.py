@@ -1,6 +1,6 @@
 """From a fact to five numbers, without a web page.  Read this file first.
 
-    look      what the model makes of a prompt: tokens, subject, its own answer
+    look      how the model reads a prompt: tokens, subject, its own answer
     locate    which states carry the fact, and a layer to start editing at       (package `tracing`)
     request   what is to be rewritten, with the probes that judge the rewrite    (package `facts`)
     edit      the change of weights that rewrites it; computed, not applied      (package `editing`)

@@ -27,7 +27,7 @@ SOURCES = {ATLAS: "Bundled atlas", "file": "A file"}
 
 
 def source() -> str:
-    """Draw the choice; "atlas", a path, or nothing yet."""
+    """Draw the choice; "atlas", a path, or an empty text while nothing is chosen."""
     st.header("1 · Facts", anchor=False)
     chosen = st.segmented_control(
         "Facts from",
@@ -76,7 +76,7 @@ def source() -> str:
 
 
 def local() -> bool:
-    """Whether the page is served to this computer alone."""
+    """Whether only this computer can open the page."""
     return st.get_option("server.address") in LOCAL
 
 
@@ -91,7 +91,7 @@ def _keep(name: str, data: bytes) -> tuple[str, str] | None:
 
 
 def draw(runner: Runner, chosen: str) -> tuple[Dataset | None, list[Waiting]]:
-    """What the file holds, once it is read."""
+    """Draw what the file holds, once it is read."""
     if not chosen:
         st.caption("Choose a file to see what is in it.")
         return None, []

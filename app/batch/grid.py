@@ -228,7 +228,7 @@ def _press_start(field: str) -> None:
 
 
 def _taken() -> set[str]:
-    """Names of experiments there are."""
+    """Names of the existing experiments."""
     return {experiment.folder.name for experiment in sweeps.experiments()}
 
 

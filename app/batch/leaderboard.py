@@ -59,7 +59,7 @@ def boards(finished: Iterable[Entry]) -> tuple[Board, ...]:
 
 
 def score_records(finished: Iterable[Entry]) -> list[dict[str, Any]]:
-    """Every score of every finished edit, with what was edited how."""
+    """Every score of every finished edit, with its method, layer, subject and new answer."""
     rows = []
     for entry in finished:
         spec, scores = entry.spec, (entry.result or {}).get("scores", {})

@@ -63,7 +63,7 @@ class Prepared:
 
     @property
     def refusal(self) -> str:
-        """Why it cannot run here; empty if it can."""
+        """Why the batch cannot run here; empty if it can."""
         if self.needed <= self.free:
             return ""
         return (
@@ -123,7 +123,7 @@ def prepare(model: LanguageModel, ask: BatchAsk, watch: Watch = UNWATCHED) -> Pr
 
 
 def size(count: float) -> str:
-    """Bytes for people."""
+    """A number of bytes as text, in MB or GB."""
     return f"{count / 2**30:.1f} GB" if count >= 2**30 else f"{count / 2**20:.0f} MB"
 
 
@@ -184,7 +184,7 @@ def _config(values: dict[str, Any], window: int) -> dict[str, Any]:
 def _known(
     model: LanguageModel, items: Iterable[T], fact_of: Callable[[T], Fact], count: int, step: Callable[[int], None]
 ) -> tuple[list[T], list[str]]:
-    """The first `count` whose true answer is the model's own, and the prompts passed over."""
+    """The first `count` items whose true answer is the model's own, and the prompts that were skipped."""
     from tracing.engine.averaging import knows
     from tracing.engine.question import ask
 
@@ -214,7 +214,7 @@ def _first(items: Iterable[T], count: int) -> list[T]:
 
 
 def _spread(cells: tuple[Cell, ...]) -> list[Cell]:
-    """A few cells from all over the plan."""
+    """A few cells spread over the plan."""
     few = min(MEASURED, len(cells))
     return [cells[(2 * number + 1) * len(cells) // (2 * few)] for number in range(few)]
 

@@ -135,7 +135,7 @@ def _trace_part(entry: Entry, varied: Sequence[str]) -> _Part | None:
 
 
 def _varied(specs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Settings of single traces that differ within a run, so that their maps are not one."""
+    """Settings in which the traces of a run differ; traces that differ are averaged in separate maps."""
     names = ("window", "noise", "corruption", "samples", "seed", "direction")
     by_site: dict[str, set[tuple[str, str]]] = {}
     for spec in specs:
@@ -150,7 +150,7 @@ def _averaged(parts: Sequence[_Part]) -> tuple[AveragedMap, ...]:
 
 
 def _place(name: str) -> tuple[bool, int, str]:
-    """States, MLPs, attentions; then those with something severed."""
+    """Sort key: states, MLPs, attentions; then maps with a severed module."""
     site = site_of(name)
     return "severed" in name, LAYER_SITES.index(site) if site in LAYER_SITES else len(LAYER_SITES), name
 

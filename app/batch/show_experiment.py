@@ -40,7 +40,7 @@ def draw(runner: Runner, experiment: Experiment) -> list[Waiting]:
 
 
 def words(now: Standing) -> str:
-    """How far it is, in a line."""
+    """How far an experiment is, in one line."""
     parts = [f"{now.state.capitalize()}: {now.done} of {now.total} cells done"]
     if now.failed:
         parts.append(f"{now.failed} failed")
@@ -68,7 +68,7 @@ def _progress(experiment: Experiment, drawn: Standing) -> None:
 
 
 def _buttons(experiment: Experiment, now: Standing) -> None:
-    """What can be done now."""
+    """Draw the buttons that apply now."""
     if not (now.live or now.left or now.failed):
         return
     with st.container(horizontal=True, vertical_alignment="center" if now.live else "bottom"):
@@ -79,7 +79,7 @@ def _buttons(experiment: Experiment, now: Standing) -> None:
         cores = os.cpu_count() or 1
         workers = st.number_input(
             "Workers", 1, cores, max(1, cores // 2), key="experiment_workers", width=140, persist_state="session",
-            help="Processes that compute cells at the same time, with a model each.",
+            help="Processes that compute cells at the same time; each loads the model.",
         )  # fmt: skip
         resume, retry = (("resume", "Resume", ":material/play_arrow:"), ("retry", "Try the failed ones again",
                          ":material/refresh:"))  # fmt: skip
@@ -149,7 +149,7 @@ def _key(experiment: Experiment, now: Standing) -> str:
 
 
 def _want(experiment: Experiment, now: Standing) -> None:
-    """Callback: what is finished at this moment."""
+    """Callback: read the results of the cells finished by now."""
     session().results_wanted = (experiment.name, _key(experiment, now))
 
 

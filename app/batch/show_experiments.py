@@ -24,7 +24,7 @@ COLUMNS = ("name", "what", "model", "done", "failed", "state", "planned")
 
 
 def draw(runner: Runner) -> list[Waiting]:
-    """The whole part."""
+    """Draw all of it."""
     listed = sweeps.experiments()
     if not listed:
         st.info(
@@ -53,7 +53,7 @@ def draw(runner: Runner) -> list[Waiting]:
 
 
 def _choose() -> None:
-    """Callback: the link, and the page Batch, follow."""
+    """Callback: show the chosen experiment, also in the link and on the page Batch."""
     chosen = st.session_state.experiment_chosen
     session().experiment = st.query_params["experiment"] = chosen
 

@@ -48,7 +48,7 @@ class Experiment:
 
     @property
     def name(self) -> str:
-        """What links and tables call it."""
+        """Its name in links and tables."""
         return self.run if self.run == self.folder.name else f"{self.folder.name}/{self.run}"
 
 

@@ -79,7 +79,7 @@ PAPERS = (
 
 
 def draw() -> None:
-    """The whole page."""
+    """Draw the whole page."""
     _, middle, _ = st.columns([1, 6, 1])
     with middle:
         st.title("Methods", anchor=False)
@@ -129,7 +129,7 @@ def _metrics() -> None:
 
 
 def _cell(text: str) -> str:
-    """Bars would end the cell."""
+    """Escape bars, which would end the cell of the table."""
     return text.replace("|", "\\|")
 
 

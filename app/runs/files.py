@@ -51,7 +51,7 @@ def read_run(text: str | bytes) -> Run:
 
 
 def _sentence(error: ValidationError) -> str:
-    """The first thing that is wrong, in words."""
+    """The first error, in words."""
     first = error.errors()[0]
     if first["type"] == "value_error":  # our own words
         return str(first["ctx"]["error"])

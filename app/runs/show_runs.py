@@ -183,7 +183,7 @@ def _two(left: Run, right: Run) -> None:
 
 
 def _many(chosen: Sequence[Run]) -> None:
-    """Three traces and more: their mean."""
+    """Draw the mean of three or more traces."""
     with st.container(border=True, key="runs_averaged"):
         st.header("On average", anchor=False)
         refusal = average_runs.why_not(chosen)

@@ -181,7 +181,7 @@ def with_interval(score: RunScore | None) -> str:
 
 
 def interval(ci: tuple[float, float], unit: str) -> str:
-    """Both ends, the unit once."""
+    """Both ends of an interval, with the unit once."""
     low, high = (amount(end, unit) for end in ci)
     return f"{low.removesuffix(' %')} to {high}"
 

@@ -36,7 +36,7 @@ class _Place:
     """id of a model -> the same one asked in its chat template."""
 
     def asked(self, model: LanguageModel, key: str) -> LanguageModel:
-        """The model, asked in its chat template where the key says so."""
+        """The model, asked in its chat template if the key says so."""
         if not key.endswith(catalog.CHAT):
             return model
         if id(model) not in self.chats:
@@ -107,7 +107,7 @@ class Drawer:
         self._kept = kept_bytes
 
     def put(self, key: str, edit: Edit) -> None:
-        """Keep an edit; the ones used longest ago go when there are too many."""
+        """Keep an edit; drop the least recently used ones when they take too much memory."""
         with self._lock:
             self._edits[key] = edit
             self._edits.move_to_end(key)

@@ -65,7 +65,7 @@ class Choice:
 
     @property
     def shown(self) -> str:
-        """What a reader calls it."""
+        """Its name on the page."""
         return self.title or self.name
 
     @property
@@ -75,12 +75,12 @@ class Choice:
 
     @property
     def weights_key(self) -> str:
-        """The same whether it is asked in a chat or not: edits belong to the weights."""
+        """The key without the chat template: edits belong to the weights."""
         settings = self.settings
         return self.name if settings == AS_USUAL else f"{self.name}|{settings.device}|{settings.dtype}"
 
     def loaded_with(self, device: str, dtype: str) -> Choice:
-        """The same model, loaded so."""
+        """The same model with this device and number format."""
         return replace(self, settings=LoadSettings(device, dtype))
 
 
@@ -203,7 +203,7 @@ def _config(folder: Path) -> dict[str, Any]:
 
 
 def _layers(config: dict[str, Any]) -> int:
-    """How many layers it says the model has."""
+    """Number of layers in config.json."""
     return _counted(next((config[key] for key in _LAYER_KEYS if key in config), None), "config.json")
 
 

@@ -84,7 +84,7 @@ class Job:
 
     @property
     def watch(self) -> Watch:
-        """What the job's work is given: it tells the job how far it is, and stops once nobody wants the result."""
+        """The watch of the job's work: it tells the job how far it is, and stops when no session wants the result."""
         return Watch(self.tell, self.stop.is_set)
 
     def tell(self, done: int, total: int, stage: str = "") -> None:
@@ -106,7 +106,7 @@ class Job:
         return (self.done - at * self.total) / gone if gone >= SEEN_SECONDS else None
 
     def seconds_left(self) -> float | None:
-        """A guess from the pace so far that never rises, or None while too little was seen to guess from."""
+        """Seconds left, estimated from the pace so far; never rises; None while too little was seen."""
         if self.state != "running" or self.counted is None:
             return None
         (since, at), now = self.counted, time.monotonic()
@@ -224,7 +224,7 @@ def sentence(error: Exception) -> str:
 
 
 def _is_ours(error: Exception) -> bool:
-    """Raised by a file of this project, so its words are meant for readers."""
+    """Whether a file of this project raised it, so that its words are meant for readers."""
     root = str(Path(__file__).resolve().parents[2])
     traceback = error.__traceback__
     file = ""

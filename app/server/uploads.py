@@ -27,7 +27,7 @@ class Uploads:
         self._kept = kept
 
     def keep(self, data: bytes, suffix: str, largest: int = LARGEST) -> str:
-        """Store the bytes; the name they can be had by.
+        """Store the bytes; the name they are kept under.
 
         Args:
             largest: bytes that are taken at most.
@@ -65,7 +65,7 @@ class Uploads:
         return self.keep("\n".join(text.splitlines()).encode(), ".txt")
 
     def holds(self, path: str) -> bool:
-        """Whether a path is that of a file a reader handed in."""
+        """Whether a path is that of an uploaded file."""
         with self._lock:
             return path in map(str, self._paths.values())
 

@@ -104,7 +104,7 @@ class FileAsk(Ask):
 
     @property
     def key(self) -> str:
-        """Name of the job, and of the edit that comes of it."""
+        """Name of the job and of its edit."""
         return job_key(self.kind, [self.model, self.file, self.forced])
 
 
@@ -143,7 +143,7 @@ class CompareAsk(Ask):
 
 @dataclass(frozen=True)
 class BatchAsk(Ask):
-    """What a batch is asked for."""
+    """Trace or edit many facts."""
 
     kind = "batch"
     model: str

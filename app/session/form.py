@@ -13,7 +13,7 @@ LONGEST = {"prompt": 300, "subject": 80, "answer": 60, "new": 60, "against": 60}
 
 @dataclass(frozen=True)
 class Form:
-    """The fields as they stand now."""
+    """The current values of the fields."""
 
     model: Choice
     prompt: str
@@ -31,7 +31,7 @@ class Form:
 
     @property
     def problems(self) -> dict[str, str]:
-        """Field name to one plain sentence on what is wrong with it; empty when a trace can run."""
+        """Field name -> one sentence on what is wrong with it; empty when a trace can run."""
         found: dict[str, str] = {}
         if not self.prompt.strip():
             found["prompt"] = "Write a sentence that stops where the answer should come."

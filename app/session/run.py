@@ -74,7 +74,7 @@ class _Run(_Checked):
     """The result, or the text of the file."""
 
     def of(self, source: TraceResult | EditReport | str) -> Any:
-        """The same run, with what it was made of."""
+        """The same run, with its source."""
         self._source = source
         return self
 

@@ -123,7 +123,7 @@ class Session:
 
 
 def session() -> Session:
-    """The session of whoever the page is drawn for."""
+    """The session of the reader for whom the page is drawn."""
     if "session" not in st.session_state:
         st.session_state.session = Session()
     mine: Session = st.session_state.session

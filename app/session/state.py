@@ -93,7 +93,7 @@ def key_of(name: str) -> str:
 
 
 def value_of(name: str) -> Any:
-    """What a field holds."""
+    """The value of a field."""
     return st.session_state[key_of(name)]
 
 
@@ -106,7 +106,7 @@ def _set_in_panels(**values: Any) -> None:
 
 
 def come_back() -> None:
-    """Fill the fields with what they held when another page was opened, if `remember` found them changed."""
+    """Restore the fields to what they held before another page was opened, if `remember` saw that they changed."""
     mine = session()
     if mine.restore:
         mine.restore, fields = False, mine.fields or {}
@@ -116,7 +116,7 @@ def come_back() -> None:
 
 
 def remember() -> None:
-    """Keep what the fields hold, once all are drawn.
+    """Remember the values of the fields, once all are drawn.
 
     The browser's Back button from another page brings an earlier link, and Streamlit fills the fields from it whatever
     the script says.  So they are filled again in the next run.
@@ -143,7 +143,7 @@ def tell_refused() -> None:
 
 
 def refused_values(params: dict[str, str], models: dict[str, Choice]) -> list[str]:
-    """Names of our parameters whose values lie outside what the form takes."""
+    """Names of link parameters whose values are outside the range of the form."""
     model = models.get(params.get("model", "")) or next(iter(models.values()))
     numbers: dict[str, tuple[float, float]] = {
         "noise": NOISE_RANGE,

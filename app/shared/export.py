@@ -115,7 +115,7 @@ def _slug(text: str) -> str:
 
 
 def edit_button(edit: Edit, key: str) -> None:
-    """One edit as a file that can be brought back."""
+    """Draw the download of one edit; *Files* reads it back."""
     _button("Save", lambda: _edit_file(edit), f"{_edit_name(edit)}.safetensors", "application/octet-stream", f"{key}_")
 
 

@@ -29,7 +29,7 @@ STYLE = """
 
 
 def draw(runner: Runner, offer: Offer) -> tuple[Choice, list[Waiting]]:
-    """The model with its size, and the panel that gets others; the model, and a download to wait for."""
+    """Draw the list of models and the panel that gets others; the chosen model, and a download to wait for."""
     wanted, session().model_wanted = session().model_wanted, ""
     if wanted in offer.models:
         st.session_state.model = wanted
@@ -63,7 +63,7 @@ def _chat(choice: Choice) -> bool:
             "Chat template",
             key="ask_in_chat",
             on_change=state.switch_chat,
-            help="This is an instruct model. Switched on, the prompt stands in the user’s turn and the answer begins "
+            help="This is an instruct model. Switched on, the prompt is the user’s turn and the answer begins "
             "the model’s; switched off, the prompt is plain text for it to continue.",
         )
     elif loaded is not None:
@@ -145,7 +145,7 @@ def _compare_with_link(choice: Choice) -> None:
 
 
 def _download(runner: Runner) -> list[Waiting]:
-    """How far the download is; when it is done, the page turns to its model."""
+    """Draw the progress of a download; when it is done, select its model."""
     from models.sources.catalogue import entry_named
 
     ask = session().fetching

@@ -104,7 +104,7 @@ def _layer(form: Form, trace: Job | None) -> int:
 
 
 def _traced(form: Form, trace: Job | None) -> TraceResult | None:
-    """The trace of the words in the form; a new prompt or subject is edited at the last subject token again."""
+    """The trace of the current prompt and subject, if any; new ones set the token back to the subject's last."""
     words = (form.model.key, form.prompt, form.subject)
     if session().token_of != words:
         session().token_of, st.session_state.fact_token = words, "subject_last"
@@ -116,7 +116,7 @@ def _traced(form: Form, trace: Job | None) -> TraceResult | None:
 
 
 def _token(result: TraceResult) -> dict[str, str]:
-    """Draw the choice of the token to edit at; the setting where it is not the last one of the subject."""
+    """Draw the choice of the token to edit at; the setting for it, if it is not the last one of the subject."""
     start, stop = result.subject_span
     names = {"subject_last": f"{visible(result.tokens[stop - 1])} (last of the subject)"}
     names |= {f"subject:{pos - start}": visible(result.tokens[pos]) for pos in range(start, stop - 1)}
@@ -149,7 +149,7 @@ def _own_layer(n_layers: int) -> str:
 
 
 def _suggestion(located: Located, layer: int, position: int) -> str:
-    """What the trace suggests at a token, what the reader chose, and where no edit can act if that matters."""
+    """What the trace suggests at a token, what the reader chose, and whether an edit has an effect there."""
     suggestion, token = located.suggestion(position), plain(visible(located.main.tokens[position]))
     start = located.usual if suggestion.layer is None else suggestion.layer
     if suggestion.layer is None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def draw(runner: Runner) -> list[Waiting]:
-    """The whole card."""
+    """Draw the whole card."""
     with st.container(horizontal=True, vertical_alignment="center"):
         st.header("4 · Edits", anchor=False, width="content")
     active, compare, files = st.tabs(["Active", "Branches", "Files"])
@@ -132,7 +132,7 @@ def _side_by_side(job: Job, left: str, right: str) -> None:
         key=f"compared_{job.key}",
         alt=f"Scores of {left} and {right}",
     )
-    st.caption("Means over the facts that either side rewrites; — where it was not measured.")
+    st.caption("Means over the facts that either side rewrites; — means not measured.")
     for said in comparison.said:
         st.html(f"<p><b>{markup(said.prompt)}</b> <small>(wanted: {markup(said.wanted)})</small></p>")
         texts = {ledger.UNEDITED: said.unedited, left: said.left, right: said.right}
@@ -150,16 +150,18 @@ def _files() -> None:
 
 
 def import_edit() -> None:
-    """A field for an edit file; it becomes active once it is read."""
+    """Draw the field for an edit file; the edit becomes active once it is read."""
     file = st.file_uploader(
         "Edit from a file",
         ["safetensors"],
         key="edit_file",
-        help="An edit that was downloaded here: a .safetensors file of at most 2 MB. It is checked, and refused if it "
+        help="An edit downloaded from this page: a .safetensors file of at most 2 MB. It is checked, and refused if it "
         "was made for other weights.",
     )
     st.checkbox(
-        "Apply it even if it was made for other weights", key="force_file", help="Its numbers may mean nothing there."
+        "Apply it even if it was made for other weights",
+        key="force_file",
+        help="Its effect on these weights may be meaningless.",
     )
     if file is not None:
         st.button("Apply the file", key="apply_file", icon=":material/upload_file:", on_click=_apply)

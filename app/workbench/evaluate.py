@@ -25,7 +25,7 @@ LOW_RELIABILITY = 0.5
 
 
 def draw(form: Form, runner: Runner, edit: Job | None, scores: Job | None) -> list[Waiting]:
-    """The whole card."""
+    """Draw the whole card."""
     report: EditReport | None = scores.result if scores is not None and scores.state == "done" else None
     waiting: list[Waiting] = []
     with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
@@ -176,7 +176,7 @@ def _prompt_table(report: EditReport | None) -> None:
 
 def _texts(report: EditReport | None) -> None:
     if report is None:
-        st.caption("What the model writes on its own, before and after the edit, will stand here.")
+        st.caption("What the model writes on its own, before and after the edit, will be shown here.")
         return
     for pair in report.texts:
         before, after = st.columns(2)
@@ -191,18 +191,18 @@ def _probe_editor(form: Form, edit: Job | None, scores: Job | None) -> None:
     asked = session().score_ask
     failed = scores is not None and scores.state in ("failed", "cancelled")
     if failed or (asked is not None and asked.probes != rows):
-        st.warning("Probes changed since these scores.", icon=":material/history:")
+        st.warning("The probes have changed since these scores.", icon=":material/history:")
         st.button("Score again", key="score_again", icon=":material/refresh:", on_click=ledger.score, args=(rows,))
 
 
 def _about(form: Form, ask: EditAsk | FileAsk | None) -> bool:
-    """Whether the edit is one of the fact in the fields, so that the probes in the editor are its own."""
+    """Whether the edit rewrites the fact in the fields, so that the probes in the editor belong to it."""
     fields = (form.prompt, form.subject, form.new.strip())
     return isinstance(ask, EditAsk) and (ask.prompt, ask.subject, ask.new) == fields
 
 
 def rows_for(form: Form, ask: EditAsk | FileAsk | None) -> tuple[Row, ...] | None:
-    """The probes an edit is scored on: those of the editor, or None for those it came with."""
+    """The probes an edit is scored on: those in the editor, or None for those of its request."""
     return session().probe_rows if _about(form, ask) else None
 
 
@@ -240,7 +240,7 @@ def current_probes(form: Form) -> tuple[Row, ...]:
 
 
 def derived_probes(form: Form) -> tuple[Row, ...]:
-    """What the atlas derives for the fact of the form; nothing where it does not hold it."""
+    """The probes the atlas derives for the fact in the fields; none if it lacks the fact."""
     fact = find_fact(form.prompt, form.subject, form.answer.strip(), form.occurrence)
     try:
         return rows_of(make_request(fact, form.new.strip()))

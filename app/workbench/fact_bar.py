@@ -38,7 +38,7 @@ STYLE = """
 
 
 def fields() -> dict[str, Any]:
-    """Draw the four fields and their examples; the words in them now."""
+    """Draw the four fields and the examples; the words in the fields."""
     example, prompt, subject, answer, new = st.columns([1.7, 4.4, 2.1, 1.7, 1.6], vertical_alignment="bottom")
     # A menu, not a select box: a box would keep showing the last example after the reader changed the words, and would
     # choose it again.
@@ -90,7 +90,7 @@ def fields() -> dict[str, Any]:
 
 
 def _occurrence(prompt: str, subject: str) -> int:
-    """Which place of the subject is meant; asked for where there are several."""
+    """Which occurrence of the subject is meant; draws a choice if there are several."""
     n = len(occurrences(prompt, subject))
     if n < 2:
         return 0

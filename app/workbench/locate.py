@@ -40,7 +40,7 @@ WEAK_TOTAL_EFFECT = 0.05
 
 
 def controls(form_model_layers: int) -> dict[str, object]:
-    """The heading row: what is restored, and the settings."""
+    """Draw the heading row: the site and the settings."""
     with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
         st.header("1 · Locate", anchor=False, width="content")
         st.segmented_control(
@@ -76,7 +76,7 @@ def _settings(n_layers: int) -> dict[str, object]:
     )
     against = st.text_input(
         "Other answer", "", state.ROOM, key="against", placeholder="none",
-        help="With one the trace also measures how far the logit of the answer is ahead of this one’s.", **BOUND,
+        help="With another answer the trace also measures the difference of the two answers’ logits.", **BOUND,
     )  # fmt: skip
     return {"noise": noise, "samples": samples, "window": window, "seed": seed, "against": against or ""}
 
@@ -146,7 +146,7 @@ def _run_button(form: Form, again: bool) -> None:
 
 
 def _by_measure(results: tuple[TraceResult, ...]) -> tuple[tuple[TraceResult, ...], str]:
-    """Draw the choice of what is shown; the same traces by that measure, or why they stay as they are.
+    """Draw the choice of the measure; the traces by that measure, or why they cannot be shown by it.
 
     The suggestion stays with probability.
     """
@@ -175,7 +175,7 @@ def _results(
     located: Located = trace.result
     if session().trace_ask != form.trace_ask():
         st.warning(
-            "Inputs changed since this trace; the map below belongs to the earlier ones.", icon=":material/history:"
+            "The inputs have changed since this trace; the map below is for the old ones.", icon=":material/history:"
         )
     main = next(result for result in shown if result.config.site == located.main.config.site)
     _summary(main)
@@ -217,13 +217,13 @@ def _summary(result: TraceResult) -> None:
 
 
 def _cell(cell: Cell) -> tuple[str, str]:
-    """The largest of some effects, and where it is."""
+    """An effect with its place and interval, as text."""
     interval = "" if math.isnan(cell.low) else f", 95 % CI {short(cell.low)} to {short(cell.high)}"
     return short(cell.effect), f"layer {cell.layer}, {visible(cell.token)}{interval}"
 
 
 def _said(located: Located) -> None:
-    """What the map suggests and whether it shows the early site, by the probability of the answer."""
+    """Draw the suggested layer and whether the map shows the early site, by the probability of the answer."""
     from tracing.suggestion import early_site
 
     st.caption(

@@ -49,14 +49,14 @@ def own_layers(n_layers: int) -> dict[str, int]:
 
 
 def places(method: str) -> bool:
-    """Whether the method's edit can be placed at a token of the reader's choice."""
+    """Whether the reader can choose the token the method edits at."""
     from editing import METHODS
 
     return any(knob.name == "fact_token" for knob in dataclasses.fields(METHODS[method].config_type))
 
 
 def config(method: str, layer: int) -> dict[str, Any]:
-    """Draw the form; the layer, where the method has one, and the values that differ from the defaults."""
+    """Draw the settings; the layer, if the method has one, and the values that differ from the defaults."""
     from editing import METHODS
 
     knobs = dataclasses.fields(METHODS[method].config_type)

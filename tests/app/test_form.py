@@ -63,8 +63,8 @@ def test_changed_inputs_are_marked(new_page: NewPage) -> None:
     page = new_page(run="1", samples="2")
     assert page.button(key="run_trace").label == "Run trace"
     page.text_input(key="prompt").set_value("The Space Needle is in the city of").run()
-    assert "Inputs changed since this trace" in said(page)
+    assert "The inputs have changed since this trace" in said(page)
     assert page.button(key="run_trace").label == "Run again"
     assert len(page.get("plotly_chart")) == 1
     page.button(key="run_trace").click().run()
-    assert "Inputs changed" not in said(page)
+    assert "The inputs have changed" not in said(page)

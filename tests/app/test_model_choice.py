@@ -113,7 +113,7 @@ def test_the_number_format_is_part_of_the_question(new_page: NewPage) -> None:
     page = new_page(samples="2", run="1")
     exact = numbers(page)
     page.selectbox(key="dtype").set_value("bfloat16").run()
-    assert "Inputs changed" in said(page)
+    assert "The inputs have changed" in said(page)
     page.button(key="run_trace").click().run()
     assert numbers(page) != exact
     assert params(page)["dtype"] == "bfloat16"

@@ -69,7 +69,7 @@ def test_apply_shows_five_metrics_and_undo_takes_them_back(
     # Traced anew after the edit, the numbers are those of a model never edited.
     fill_number(page, "Seed", 17)
     button(page, "Run again").click()
-    expect(page.get_by_text("Inputs changed")).to_have_count(0, timeout=PATIENCE)
+    expect(page.get_by_text("The inputs have changed")).to_have_count(0, timeout=PATIENCE)
     traced(page)
     assert np.array_equal(np.array(grid(page), dtype=np.float32), unedited(tiny_folder, 17))
     choose_layer(page, 4)  # the new trace has its own suggestion

@@ -82,7 +82,7 @@ def test_two_traces_side_by_side_and_a_file_back_and_forth(new_page: NewPage, tm
     page.go_back()  # the link of an earlier moment, but the fields are as they were left
     traced(page)
     page.wait_for_function("() => new URLSearchParams(location.search).get('seed') === '52'")
-    expect(page.get_by_text("Inputs changed")).to_have_count(0)
+    expect(page.get_by_text("The inputs have changed")).to_have_count(0)
     # Another reader opens the file.
     (tmp_path / "saved.json").write_bytes(saved)
     (tmp_path / "other.json").write_text("{}")
