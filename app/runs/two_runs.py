@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from app.session.run import SITES, EditRun, Run, RunScore, TraceRun
 from app.shared.wording import NONE, Cells, amount, short, visible
@@ -90,43 +89,24 @@ def _asked(run: Run) -> Cells:
     return about | {name.replace("_", " "): value for name, value in run.settings.items()}
 
 
-@dataclass(frozen=True)
-class Pair:
-    """One number of two edits."""
-
-    label: str
-    left: RunScore | None
-    right: RunScore | None
-
-    @property
-    def difference(self) -> float | None:
-        """Right less left; None where either was not measured."""
-        if self.left is None or self.right is None or self.left.after is None or self.right.after is None:
-            return None
-        return self.right.after - self.left.after
-
-
-def pairs(left: EditRun, right: EditRun) -> list[Pair]:
-    """The five headline numbers of both."""
-    return [Pair(metric.label, left.headline(name), right.headline(name)) for name, metric in METRICS.items()]
-
-
 def pair_rows(left: EditRun, right: EditRun) -> list[Cells]:
     """The five numbers as a table: value, interval and n of both, the unedited model's, and the difference."""
     rows = []
-    for pair in pairs(left, right):
-        known = pair.left or pair.right
-        unit = known.unit if known is not None else "share"
+    for name, metric in METRICS.items():
+        sides = a, b = left.headline(name), right.headline(name)
+        score = a or b
+        measured = a is not None and b is not None and a.after is not None and b.after is not None
+        before = [NONE if side is None or side.before is None else _before(side) for side in sides]
         rows.append(
             {
-                "metric": pair.label,
-                "left": with_interval(pair.left),
-                "right": with_interval(pair.right),
-                "difference": NONE if pair.difference is None else amount(pair.difference, unit, signed=True),
-                "before, left": NONE if pair.left is None or pair.left.before is None else _before(pair.left),
-                "before, right": NONE if pair.right is None or pair.right.before is None else _before(pair.right),
-                "n": f"{pair.left.n if pair.left else 0} / {pair.right.n if pair.right else 0}",
-                "protocol": known.protocol if known is not None else NONE,
+                "metric": metric.label,
+                "left": with_interval(a),
+                "right": with_interval(b),
+                "difference": amount(b.after - a.after, b.unit, signed=True) if measured else NONE,
+                "before, left": before[0],
+                "before, right": before[1],
+                "n": " / ".join(str(side.n if side else 0) for side in sides),
+                "protocol": score.protocol if score is not None else NONE,
             }
         )
     return rows
