@@ -1,1 +1,1 @@
-"""Measurements that take minutes to hours: `python -m benchmarks.NAME`.  Their figures stand in docs/."""
+"""Measurements that take minutes to hours: `python -m benchmarks.NAME`.  Their figures are in docs/."""

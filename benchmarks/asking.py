@@ -2,8 +2,8 @@
 
 python -m benchmarks.asking --models reference smollm2-135m gemma-3-270m
 
-"before" is how the prompt would be read without any rule: always a blank before the answer, a blank at the end and a
-start token by hand kept, the subject's letters wherever they first stand, no chat template, every token shown alone.
+"before" reads the prompt without rules: always a blank before the answer, a final blank and a typed start token kept,
+the first occurrence of the subject's letters, no chat template, every token shown alone.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def _always_a_blank(model: LanguageModel, prompt: str, answer: str) -> tuple[lis
 
 
 def _kept(model: LanguageModel, prompt: str, answer: str) -> tuple[list[int], int]:
-    """The prompt as it was typed, with the answer's usual tokens behind it."""
+    """The prompt as typed, followed by the answer's usual tokens."""
     alone, (ids, n_prompt) = model.tokenize(prompt), join(model, prompt, answer)
     return alone + ids[n_prompt:], len(alone)
 
@@ -124,7 +124,7 @@ def _p(model: LanguageModel, joined: tuple[Sequence[int], int]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the table; 0, or 2 with one sentence where a model cannot be loaded."""
+    """Print the table; returns 0, or 2 after an error message if a model cannot be loaded."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.asking", description=__doc__.split("\n")[0])
     parser.add_argument("--models", nargs="+", default=["reference"], help="names, folders or hub ids")
     parser.add_argument("--json", action="store_true", help="print one JSON object")

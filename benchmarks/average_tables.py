@@ -23,7 +23,7 @@ BEFORE_LAST = CATEGORIES[:-1]
 
 
 def tables(average: AverageEffects) -> str:
-    """Markdown: what was traced, the largest effects, and how the facts differ."""
+    """The average as Markdown: what was traced, the largest effects, and how facts differ."""
     low, high = average.ate_ci()
     facts = average.n_facts + average.n_unknown
     lines = [
@@ -50,7 +50,7 @@ def _largest(average: AverageEffects, name: str, category: Category) -> str:
     """Layer, effect and interval; only a dash for fewer than three facts.
 
     The last layer's state at the last token is the answer itself, so the first layer with half of the total effect is
-    told there.
+    given there.
     """
     values = average.values(name, category)
     if average.n(name, category) < 3:
@@ -64,12 +64,12 @@ def _largest(average: AverageEffects, name: str, category: Category) -> str:
 
 
 def _spread(average: AverageEffects, name: str) -> list[str]:
-    """Where single facts have their largest effect, and what is left without subjects of one token."""
+    """Where single facts have their largest effect, and the effects without one-token subjects."""
     values = average.values(name, "last_subject").astype(np.float64)
     quartiles = np.quantile(values.argmax(1), (0.25, 0.5, 0.75)).round().astype(int)
     one_token = np.isclose(average.values(name, "first_subject"), values, atol=1e-6).all(1)
     effects = np.nan_to_num(average.effects[name][:, : len(BEFORE_LAST)].max(2), nan=-np.inf)
-    effects[one_token, 0] = -np.inf  # their only token counts as the last
+    effects[one_token, 0] = -np.inf  # their only token counts as the last one
     where = [CATEGORIES[index] for index in effects.argmax(1)]
     counts = ", ".join(f"{CATEGORY_NAMES[each].lower()} {where.count(each)}" for each in BEFORE_LAST)
     best = best_of(values[~one_token], average.ate)

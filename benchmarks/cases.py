@@ -1,4 +1,4 @@
-"""The edits a benchmark makes, with what the unedited model says to every prompt that judges them: asked once, for all
+"""The edits of a benchmark, with the unedited model's answers to every prompt that judges them, read once for all
 methods.  Prompts, gates and scores are those of `metrics.evaluate`, without the variants that no table shows."""
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ KINDS: dict[str, tuple[str, ...]] = {
     "portability_inverse": ("inverse",),
     "portability": ("alias", "one_hop", "inverse"),
 }
-"""Figure -> kinds of prompt it is the share of."""
+"""Figure -> the kinds of prompts it is a share of."""
 
 DIVERGENCE: tuple[str, ...] = ("neighborhood", "same_subject")
 """Kinds of prompt at which `metrics` reads the divergence."""
@@ -36,27 +36,27 @@ DIVERGENCE: tuple[str, ...] = ("neighborhood", "same_subject")
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """One edit and what it is judged by."""
+    """One edit and the prompts that judge it."""
 
     request: EditRequest
     items: tuple[Item, ...]
     counted: frozenset[Item]
-    """Those whose gate the unedited model passes."""
+    """Items that count, since the unedited model knows what they need."""
     before: Mapping[Question, Said]
     """The unedited model's readings, of all cases."""
 
     @cached_property
     def questions(self) -> dict[Item, Question]:
-        """What is asked for each item."""
+        """The question of each item."""
         return {item: Question(item.prompt, item.answer, item.other or "") for item in self.items}
 
     @property
     def local(self) -> list[Question]:
-        """Where the divergence from the unedited model is read: at neighbours and other facts of the subject."""
+        """Neighbours and other facts of the subject, where the divergence from the unedited model is read."""
         return [question for item, question in self.questions.items() if item.kind in DIVERGENCE]
 
     def figures(self, model: LanguageModel) -> dict[str, float | None]:
-        """The shares of `KINDS` and the mean divergence (`kl`, nats) of a model; None for what has no prompt."""
+        """A model's shares of `KINDS` and mean divergence (`kl`, nats); None where there is no prompt."""
         said = ask_all(model, list(self.questions.values()), frozenset(self.local))
         right = {item: said[question].right for item, question in self.questions.items() if question in said}
         figures: dict[str, float | None] = {}
@@ -80,7 +80,7 @@ def make_cases(
     """A case for each request.
 
     Args:
-        kept: which of a request's items are asked; the edit itself should be.
+        kept: selects the items of a request; the edit itself should be among them.
     """
     settings = Settings(distractors=())
     items = {

@@ -1,8 +1,8 @@
-"""`python -m benchmarks.estimates`: the memory guard's estimates beside what cells take at most.
+"""`python -m benchmarks.estimates`: the memory guard's estimates beside the peak memory of cells.
 
-Each cell is run once on the model, on one thread, after another has made sure that everything is imported.  Its peak is
-the most resident memory since just before, less what was held then (`benchmarks.memory`), so that what stays, such as a
-second moment that is kept, counts as well.  The guard refuses cells by the estimate (`experiments.memory`).
+Each cell is run once on the model, on one thread, after a first cell has imported everything.  Its peak is the largest
+resident memory during the cell minus that before it (`benchmarks.memory`), so that memory which stays, such as a cached
+second moment, counts as well.  The guard refuses cells by the estimate (`experiments.memory`).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from models.options import add_model_options, load_from
 from tracing import measure_noise
 
 LOOKED = 100
-"""Facts among which those with the longest prompts are taken: they need most."""
+"""Facts among which the longest prompts are chosen, since those need most memory."""
 MAPS = [
     {"batch_size": 64, **more}
     for more in ({"site": "resid_post"}, {"site": "mlp_out", "window": 3}, {"site": "resid_post", "severed": "mlp_out"})
@@ -36,7 +36,7 @@ MAPS = [
 
 
 def cases(model: LanguageModel, layer: int) -> list[tuple[str, str, Spec]]:
-    """(words, kind, settings) of cells of every kind."""
+    """(description, kind, settings) of cells of every kind."""
     atlas = load_atlas()
     rows = sorted(sample_facts(LOOKED, 0), key=lambda row: len(atlas.as_fact(row).prompt))[-8:]
     facts = [atlas.as_fact(row) for row in rows]
@@ -64,7 +64,7 @@ def cases(model: LanguageModel, layer: int) -> list[tuple[str, str, Spec]]:
 
 
 def measure(model: LanguageModel, kind_name: str, spec: Spec) -> dict[str, Any]:
-    """Bytes estimated and taken."""
+    """Estimated and measured bytes."""
     kind = get_kind(kind_name)
     whole = kind.complete(spec)
     context = Context()
@@ -96,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     one_thread()
     model = load_from(options)
     listed = cases(model, options.layer)
-    measure(model, *listed[0][1:])  # what is imported on the way is not the next cell's
+    measure(model, *listed[0][1:])  # imports are not counted for the first measured cell
     lines = []
     if not options.json:
         print(*HEADS, sep="\n", flush=True)

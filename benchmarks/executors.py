@@ -1,11 +1,11 @@
 """`python -m benchmarks.executors`: the same traces inline, in two processes and on two Ray actors: cells a second.
 
-The traces are cut into rounds, and in each round every executor computes the same ones, in an order that rotates, so
-that a machine whose load changes is the same to all.  The rate counts from the moment at which all of an executor's
-workers are at work to its last result; what comes before that (loading models, starting a cluster) is printed beside
-it.  Results that are not equal bit for bit end the benchmark with 1.
+The traces are cut into rounds.  In each round every executor computes the same traces, in rotating order, so that a
+changing load affects all alike.  The rate counts from the moment when all of an executor's workers are busy to its last
+result; the start-up before that (loading models, starting a cluster) is printed separately.  The exit code is 1 if
+results are not bit-equal.
 
-A machine that does other work as well spoils the rates, not the processor seconds of a cell.  By default an executor
+Other work on the machine affects the rates, not the processor seconds of a cell.  By default an executor
 has 600 traces of the bundled model in three rounds, over 60 processor seconds of work; on two free cores all of it
 takes about four minutes.
 """
@@ -44,9 +44,9 @@ class Round:
     """One executor's share of a round."""
 
     startup: float
-    """Seconds until all workers are at work."""
+    """Seconds until all workers are busy."""
     rate: float
-    """Cells a second from then on."""
+    """Cells a second after that."""
     processor: tuple[float, ...]
     """Processor seconds of each cell."""
     payloads: tuple[bytes | None, ...]
@@ -72,13 +72,13 @@ def measured(folder: Path, plan: Plan, executor: Executor) -> Round:
 
 
 def all_at_work(spans: Sequence[tuple[float, float]], workers: int) -> float:
-    """The first moment at which so many cells are computed at once.
+    """The first moment at which that many cells are computed at once.
 
     Args:
         spans: (begin, end) of each cell, in seconds.
 
     Raises:
-        ValueError: if there is none: then there are too few cells to tell.
+        ValueError: if there is none, because there are too few cells.
     """
     for moment, _ in sorted(spans):
         if sum(begin <= moment < end for begin, end in spans) >= workers:
@@ -87,7 +87,7 @@ def all_at_work(spans: Sequence[tuple[float, float]], workers: int) -> float:
 
 
 def summary(name: str, rounds: Sequence[Round], first: Sequence[Round]) -> dict[str, float | str]:
-    """An executor's rounds as numbers; `first` are those of the executor it is held against."""
+    """An executor's rounds as numbers; `first` are the rounds of the executor it is compared with."""
     ratios = [own.rate / theirs.rate for own, theirs in zip(rounds, first, strict=True)]
     spent = [seconds for own in rounds for seconds in own.processor]
     return {
@@ -109,7 +109,7 @@ def summary(name: str, rounds: Sequence[Round], first: Sequence[Round]) -> dict[
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure each, and print; 1 if results differ."""
+    """Measure each executor and print; returns 1 if results differ."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--facts", type=int, default=600, help="traces for each executor, in all rounds together")
     parser.add_argument("--rounds", type=int, default=3)

@@ -1,8 +1,8 @@
-"""What a model says freely, read off one forward of prompt and answer where that settles it.
+"""Free-running answers, read from one forward of prompt and answer where that is enough.
 
 A greedy continuation begins with an answer's tokens exactly if each of them is the most probable after those before it,
-so one teacher-forced pass over many prompts tells most continuations.  What it leaves open, such as an answer spelt in
-other tokens or a word that may go on, is generated; `metrics.asking.generation.matches` then decides as everywhere.
+so one teacher-forced pass over many prompts decides most of them.  The rest, such as an answer spelt in other tokens or
+a word that may go on, is generated and decided by `metrics.asking.generation.matches`.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ class Question:
 
 @dataclass(frozen=True, eq=False)
 class Said:
-    """What a model does with a question."""
+    """A model's answer to a question."""
 
     right: bool
     next_log_probs: torch.Tensor | None = None
-    """[d_vocab] float64 at the prompt's last token; only where asked for."""
+    """[d_vocab] float64 at the prompt's last token; None unless requested."""
 
 
 def ask_all(
@@ -47,7 +47,7 @@ def ask_all(
     """Every question's reading; those too long for the model are left out.
 
     Args:
-        keep_next: whose next-token distribution is wanted too.
+        keep_next: questions whose next-token distribution is kept.
     """
     joined = {}
     for question in dict.fromkeys(questions):
@@ -84,10 +84,10 @@ def ask_all(
 def _settled(
     model: LanguageModel, question: Question, ids: Sequence[int], n_prompt: int, best: Sequence[int]
 ) -> bool | None:
-    """Whether the free continuation is the answer, as far as one pass tells; None where it does not.
+    """Whether the free continuation is the answer; None where one pass cannot tell.
 
     Args:
-        best: the most probable token at the prompt's end and behind each of the answer's tokens.
+        best: the most probable token at the prompt's end and after each of the answer's tokens.
     """
     answer = ids[n_prompt:]
     agreed = next((i for i, token in enumerate(answer) if best[i] != token), len(answer))

@@ -18,9 +18,9 @@ from facts.probes import edit_request
 from models import LanguageModel
 
 SAME_RELATION = 5
-"""Subjects of the edited relation, whatever their object, that are asked about beside the neighbours."""
+"""Other subjects of the edited relation, with any object, that are asked about besides the neighbours."""
 TRACED, SAMPLES = 8, 10
-"""Facts whose traces are asked for a layer, and noise samples of each."""
+"""Facts traced to suggest a layer, and noise samples of each."""
 
 
 def held_out_requests(
@@ -29,7 +29,7 @@ def held_out_requests(
     """`n` requests about facts the model knows and answers at the edit prompt, all relations alike, with every probe
     the atlas can derive.
 
-    Subjects are those of the test split; a subject whose words give the answer away is left out.
+    Subjects are those of the test split; a subject that contains the answer is left out.
 
     Raises:
         ValueError: if the model knows fewer.

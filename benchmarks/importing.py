@@ -1,7 +1,7 @@
 """Importing a file of CounterFact's size: seconds of one core and memory, beside `json.load` of the same file.
 
-`python -m benchmarks.importing` writes 21,919 rows (49 MB) into a temporary folder and reads them three ways, each in a
-process of its own, because a process never gives its peak back.
+`python -m benchmarks.importing` writes 21,919 rows (49 MB) into a temporary folder and reads them in three ways, each
+in its own process, since a process's peak never falls.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from facts.importers import import_file
 
 ROWS = 21_919
-"""CounterFact's."""
+"""Rows of CounterFact."""
 
 
 def write_file(path: Path, rows: int) -> int:
@@ -50,17 +50,17 @@ def _row(index: int) -> dict[str, object]:
 
 
 def load(path: Path) -> None:
-    """The whole file at once, with no check of any row."""
+    """Read the whole file at once, without checking rows."""
     assert len(json.loads(path.read_text(encoding="utf-8"))) > 0
 
 
 def check(path: Path) -> None:
-    """Every row read as a case and let go."""
+    """Read every row as a case and discard it."""
     assert import_file(path).rejected == 0
 
 
 def convert(path: Path) -> None:
-    """Every row read as a case and written in our own form."""
+    """Read every row as a case and write it in Engram's format."""
     assert import_file(path, out=path.with_suffix(".jsonl")).rejected == 0
 
 

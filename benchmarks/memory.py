@@ -1,4 +1,4 @@
-"""The most memory the process held since a moment, where the system tells; else since it began."""
+"""Peak memory of the process since a chosen moment, or since its start where the system reports only that."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ _RESET, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 
 
 def reset_peak() -> int | None:
-    """Forget the peak so far, on Linux, and tell what the process holds now, in bytes.
+    """Reset the peak (on Linux) and return the resident memory now, in bytes.
 
-    What was freed is first given back to the system: else it would hide what is taken next.
+    Freed memory is first returned to the system, since it would otherwise hide later allocations.
     """
-    with suppress(OSError, AttributeError):  # another C library than glibc keeps it
+    with suppress(OSError, AttributeError):  # only glibc can return it
         ctypes.CDLL(None).malloc_trim(0)
-    with suppress(OSError):  # elsewhere the peak since the start is all there is
+    with suppress(OSError):  # other systems report only the peak since the start
         _RESET.write_text("5")
     return _status_bytes("VmRSS:")
 
 
 def since_reset() -> int | None:
-    """Peak resident memory in bytes since `reset_peak`; None where the system does not tell."""
+    """Peak resident memory in bytes since `reset_peak`; None where the system does not report it."""
     peak = _status_bytes("VmHWM:")
     return peak_memory_bytes() if peak is None else peak
 

@@ -1,8 +1,7 @@
 """`python -m benchmarks.methods --n 200`
 
 Measures every editing method on the same edits of held-out subjects, one edit at a time on the unedited model, and
-prints one table.  Each method's results go to a file of its own as they are made, so that a run that was stopped goes
-on where it was.
+prints one table.  Each method's results are written to its own file as they are made, so that a stopped run resumes.
 """
 
 from __future__ import annotations
@@ -93,7 +92,7 @@ def measured(model: LanguageModel, name: str, settings: Mapping[str, Any], case:
         method = get_method(name)
         try:
             edit = method.compute(model, (request,), make_config(method.config_type, settings))
-        except EditorError:  # says nothing about the method
+        except EditorError:  # the message says nothing about the method
             raise
         except ValueError as error:
             return {"prompt": request.fact.prompt, "failed": str(error)}
@@ -107,12 +106,12 @@ def measured(model: LanguageModel, name: str, settings: Mapping[str, Any], case:
 
 
 def _relative_change(edit: Edit) -> float | None:
-    """|delta| over |W| of the weight that changes most, where the method says so."""
+    """|delta| / |W| of the weight that changes most, if the method reports it."""
     return next((number.value for number in edit.diagnostics if number.name == "relative change"), None)
 
 
 def _perplexity_ratio(model: LanguageModel, edited: LanguageModel) -> float | None:
-    """Of the guard's ordinary texts, with the edit over without it."""
+    """Ratio of the perplexities of the guard's texts with and without the edit."""
     room = min(model.max_positions, edited.max_positions)
     before, after = _perplexity(model, room), text_perplexity(edited, ordinary_texts(), room)
     return None if before is None or after is None else after / before

@@ -2,7 +2,7 @@
 
 What it knows (recall), where it keeps it (average causal effects, Meng et al. 2022, section 2), and whether a rank-one
 edit rewrites it (ES, PS, NS of section 3.3, with the stricter greedy forms beside them).  Each figure is printed with
-the line it has to reach; docs/reference-model.md tells what the lines are for.
+its target; docs/reference-model.md explains the targets.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from models.reference.corpus import lowered
 from tracing import AverageEffects, TraceConfig, average_effects, measure_noise
 
 BEST_LAYER = 1
-"""Where an edit works best on the bundled weights; found by `--sweep`, on facts that the final figures do not use."""
+"""The layer where an edit works best on the bundled weights, found by `--sweep` on facts not used below."""
 IN_CONTEXT = 200
-"""Facts asked for behind a sentence that says otherwise."""
+"""Facts asked after a sentence that states another answer."""
 BATCH = 128
 SWEEP_EDITS = 8
 

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.search --models NAME ...`: how long ROME's search for a value takes, beside its products alone.
+"""`python -m benchmarks.search --models NAME ...`: time of ROME's search for a value, beside its matrix products alone.
 
 The search of one edit with R-ROME's contexts, always the same number of steps: reading the unedited model, then the
 steps.  The floor of a step is the time of its matrix products and nothing else, one after the other on this machine:

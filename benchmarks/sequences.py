@@ -37,7 +37,7 @@ GUARD_SEED = 12_345
 """Of the neutral texts; the moments are estimated on another stream."""
 GUARD_TEXTS = 100
 PARAPHRASES, NEIGHBORS = 2, 2
-"""Prompts asked for each edit, besides its own."""
+"""Prompts for each edit, besides the edit prompt."""
 
 
 def few_probes(request: EditRequest) -> EditRequest:
@@ -65,7 +65,7 @@ def shares(model: LanguageModel, cases: Sequence[Case]) -> dict[str, float | Non
 def batches(
     model: LanguageModel, name: str, settings: Mapping[str, Any], cases: Sequence[Case], counts: Sequence[int]
 ) -> Iterator[dict[str, Any]]:
-    """One line for each count: the first so many requests edited at once on the unedited model."""
+    """One line for each count n: the first n requests edited at once on the unedited model."""
     method = get_method(name)
     if not method.batch:
         raise ValueError(f"{method.title} takes one request at a time; measure it with --kind sequential")
@@ -82,7 +82,7 @@ def sequence(
 ) -> Iterator[dict[str, Any]]:
     """One line for each count: requests edited one after the other, each on the model with those before it.
 
-    An edit that the method refuses, as it may on a model that earlier ones broke, is one that does not hold.
+    An edit that the method refuses, as may happen on a model that earlier edits broke, counts as not holding.
     """
     chosen = cases[: max(counts)]
     steps = edits_in_turn(model, [case.request for case in chosen], name, settings)
@@ -135,7 +135,7 @@ COLUMNS = {
 
 
 def table(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
-    """The lines of several methods as Markdown, shares in %; columns nobody measured are left out."""
+    """The lines of several methods as Markdown, shares in %; empty columns are left out."""
     keys = [key for key in COLUMNS if any(key in line for lines in curves.values() for line in lines)]
     rows = [f"| Method | {' | '.join(COLUMNS[key] for key in keys)} |", "|---|" + "---:|" * len(keys)]
     for label, lines in curves.items():
@@ -158,7 +158,7 @@ KINDS = {"batch": batches, "sequential": sequence}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print a line for each method and count; 0, or 2 with one sentence on stderr when it cannot be done."""
+    """Print a line for each method and count; returns 0, or 2 after an error message."""
     options = _options(arguments)
     torch.set_num_threads(options.threads)
     try:
@@ -196,7 +196,7 @@ def _method(
     counts: Sequence[int],
     options: argparse.Namespace,
 ) -> list[dict[str, Any]]:
-    """The method's lines, read from its file if it was measured already."""
+    """The method's lines, from its file if it was measured before."""
     about = {"model": weights_of(model), "settings": dict(settings), "counts": list(counts), "seed": options.seed}
     path = options.out / options.kind / f"{label}.json"
     if path.is_file():

@@ -1,10 +1,10 @@
-"""`python -m benchmarks.studies [--facts 16] [--samples 3] [--json]`: averages over facts, against a forward a state.
+"""`python -m benchmarks.studies [--facts 16] [--samples 3] [--json]`: averages over facts against one forward a state.
 
-The study `average-effects` traces real facts in five ways (states, MLPs, attention, states with either severed).  The
-loop it is held against runs one forward of 1 + samples rows for each restored state, as ROME's code does
-(`benchmarks.tracing_contenders`; for severed maps that code runs two, which are counted as one here).  Both take turns
-within a round, on one thread, and are timed by its processor time, so that a busy machine slows both alike.  The loop
-is timed on a few random states of every prompt and scaled to all.
+The study `average-effects` traces real facts in five ways (states, MLPs, attention, states with either severed).  It is
+compared with a loop of one forward of 1 + samples rows for each restored state, as in ROME's code
+(`benchmarks.tracing_contenders`; for severed maps that code runs two, counted as one here).  Both take turns within a
+round, on one thread, and are timed by its processor time, so that a busy machine slows both alike.  The loop is timed
+on a few random states of every prompt and scaled to all.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def measure(
     source = random.Random("states")
     spent: dict[str, list[float]] = {"study": [], "loop": []}
     device = model.device.type
-    average_effects(model, facts[:1], configs, level=level)  # once a model it is probed which path is exact
+    average_effects(model, facts[:1], configs, level=level)  # the engine's probe runs once for each model
     for _ in range(rounds):
         spent["study"].append(seconds(lambda: average_effects(model, facts, configs, level=level), device))
         whole = 0.0

@@ -3,11 +3,11 @@
     python -m benchmarks.tracing --models smollm2-135m gemma-3-270m   # the same for pretrained models
 
 Protocol: one process and one thread; contenders take turns within a round; the time is this thread's processor time, so
-that a busy machine slows all alike (on an accelerator, the clock's).  The ROME loop is timed on random cells and scaled
-to its T x L + 2 forwards; medians over rounds.  Before anything is timed, the engine's map is held against the loop at
-other random cells.  The matrix rate is measured in the same rounds; from it comes the floor, the time that the
+that a busy machine slows all alike (on an accelerator: wall time).  The ROME loop is timed on random cells and scaled
+to its T x L + 2 forwards; medians over rounds.  Before timing, the engine's map is compared with the loop at other
+random cells.  The matrix rate is measured in the same rounds; from it comes the floor, the time that the
 arithmetic alone would take, and rounds whose rate differs by more than 15 % from the median do not count.  With
-`--clock` a pretrained model's map is timed on all cores too, in seconds that only an idle machine gives well.
+`--clock` a pretrained model's map is also timed on all cores, in wall seconds, which need an idle machine.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ from models import LanguageModel, load_model
 CELLS = 12
 EXACT = 1e-5
 DRIFT = 0.15
-"""Of the matrix rate, beyond which a round says more of the machine than of the code."""
+"""Largest relative deviation of a round's matrix rate from the median; other rounds do not count."""
 NNSIGHT_KINDS = ("states", "mlp window 10")
 ENGINE, SAMPLE, HALF = "engram", "engram, first sample", "engram, bfloat16"
 NNSIGHT, LENS = "nnsight per cell", "TransformerLens per cell"
@@ -65,7 +65,7 @@ class Line:
     case: str
     contender: str
     speedup: float | None
-    """Times the ROME loop of the same rounds; None where the times cannot be compared."""
+    """Speed relative to the ROME loop in the same rounds; None where times cannot be compared."""
     floor_distance: float | None
     """Time in units of the floor."""
     max_abs_error: float | None
@@ -123,7 +123,7 @@ def measure(task: Task, case: Case, rounds: int, *, half: bool) -> list[Line]:
 
 
 def on_all_cores(task: Task, case: Case) -> list[Line]:
-    """A whole map and its first sample in seconds of the clock, with as many threads as there are cores."""
+    """Wall seconds of a whole map and of its first sample, with one thread for each core."""
     lines = []
     for name, samples in ((ENGINE, SAMPLES), (SAMPLE, 1)):
         threads, times = seconds_on_all_cores(lambda samples=samples: whole_map(task, samples))  # type: ignore[misc]
@@ -210,7 +210,7 @@ def _cell(generator: torch.Generator, task: Task) -> tuple[int, int]:
 
 
 def _per_map(spent: float, task: Task) -> float:
-    """From the time of `CELLS` cells to that of a map: a cell each, the clean and the corrupted run."""
+    """Factor from the time of `CELLS` cells to that of a map: every cell, the clean and the corrupted run."""
     return spent / CELLS * (len(task.ids) * task.model.n_layers + 2)
 
 
@@ -219,7 +219,7 @@ def _error(found: torch.Tensor, loop: RomeLoop, cells: list[tuple[int, int]]) ->
 
 
 def table(lines: list[Line]) -> str:
-    """The lines in Markdown, with what the engine has to reach."""
+    """The lines in Markdown, with the engine's targets."""
     rows = [
         f"| case | contender | a map, s | x ROME loop | must | x floor (must be {MUST_FLOOR}) | largest error |",
         "|---|---|---|---|---|---|---|",

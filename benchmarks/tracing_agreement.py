@@ -2,7 +2,7 @@
 
 Each prompt is traced twice with the same noise: by packed sweeps and by replay (`tracing.engine.replay`), one whole
 forward for every restored run.  The answer is the model's own next token, so that its probability is not lost in
-rounding. Counted are the probabilities in the two maps that differ by more than 1e-5; there have to be none.
+rounding.  Probabilities of the two maps that differ by more than 1e-5 are counted; there must be none.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tracing import causal_trace, measure_noise
 from tracing.engine.probe import engine_for
 
 ALLOWED = 1e-5
-"""Largest difference of probabilities that counts as none."""
+"""Largest difference of probabilities that counts as equal."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def table(agreements: list[Agreement]) -> str:
 
 
 def main() -> int:
-    """Compare and print; 1 where anything differs."""
+    """Compare and print; returns 1 if anything differs."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.tracing_agreement", description=__doc__)
     parser.add_argument("--models", nargs="+", required=True, help="a name, a folder or a .gguf file each")
     parser.add_argument("--prompts", type=int, default=20)

@@ -1,4 +1,4 @@
-"""Random and pretrained models, the cases of the tracing benchmark, and the arithmetic they are judged by."""
+"""Random and pretrained models, the cases of the tracing benchmark, and the arithmetic of its floor."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class Case:
 
     @property
     def name(self) -> str:
-        """How the table calls it."""
+        """Name in the table."""
         return f"{self.size}, {self.subject}, {self.kind}"
 
 
@@ -89,7 +89,7 @@ def random_model(size: str, device: str = "cpu", dtype: torch.dtype = torch.floa
     family = "gptj" if size == "gpt-j" else "gpt2"
     ids = {"bos_token_id": 0, "eos_token_id": 0}
     config = AutoConfig.for_model(family, **SIZES[size], **ids, resid_pdrop=0, embd_pdrop=0, attn_pdrop=0)
-    # transformers draws initial weights from the global generator and takes no other; it is put back behind
+    # transformers draws initial weights from the global generator; its state is restored afterwards
     with torch.random.fork_rng():
         torch.manual_seed(0)
         attention = "eager" if family == "gptj" else "sdpa"

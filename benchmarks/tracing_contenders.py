@@ -1,4 +1,4 @@
-"""What the tracing engine is measured against: one forward for each cell of the map, as everybody else does it.
+"""The loops the tracing engine is compared with: one forward for each cell of the map.
 
 `RomeLoop` is the loop of the ROME repository (experiments/causal_trace.py, `trace_with_patch` and
 `trace_with_repatch`) in behaviour: a batch of one clean row and S corrupted ones, hooks on the embedding and on the
@@ -140,7 +140,8 @@ class NnsightLoop:
 class LensLoop:
     """The same cell with TransformerLens, on a copy of the weights; block outputs, in GPT-2's family.
 
-    Its bridge takes the module over (and sets it to eager attention), so the copy keeps the other contenders' as it is.
+    Its bridge takes over the module and sets it to eager attention; the copy keeps the other contenders' model
+    unchanged.
     """
 
     task: Task

@@ -1,6 +1,6 @@
 """`python -m benchmarks.tracing_threads [--runs 500]`: two threads trace one model while a third generates with it.
 
-Counts runs that raise and runs whose numbers differ from those that each fact gets alone: both have to be 0.
+Counts runs that raise and runs whose numbers differ from those of the fact alone; both must be 0.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def works(model: LanguageModel) -> list[tuple[Callable[[], object], Callable[[ob
 
 
 def crowd(model: LanguageModel, runs: int) -> tuple[list[str], int]:
-    """(errors, wrong results) of so many runs, a third of them generations."""
+    """(errors, wrong results) of the runs, a third of them generations."""
     *traces, generation = works(model)
     alone = [work() for work, _ in traces]
     said = generation[0]()
@@ -61,7 +61,7 @@ def crowd(model: LanguageModel, runs: int) -> tuple[list[str], int]:
             try:
                 if not same(work(), known[number % len(jobs)]):
                     wrong.append(number)
-            except Exception as error:  # whatever it is, it counts
+            except Exception as error:  # any error counts
                 errors.append(f"{type(error).__name__}: {error}")
 
     threads = [threading.Thread(target=worker, args=(traces, alone)) for _ in range(TRACERS)]

@@ -1,4 +1,4 @@
-"""What a benchmark runs: every method in its usual form, and the forms that are told apart in papers."""
+"""The methods a benchmark runs: each in its usual form, and variants that papers distinguish."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Variants = dict[str, tuple[str, dict[str, Any]]]
 
 
 def weights_of(model: LanguageModel) -> str:
-    """What figures of one model are kept under: its revision, and whether it was asked in its chat template."""
+    """Key of a model's figures: its revision, and whether its chat template was used."""
     return f"{model.revision} (chat)" if model.chat else model.revision
 
 
@@ -48,7 +48,7 @@ def variants(model: LanguageModel, names: Sequence[str] | None = None, changes: 
         if label not in every:
             raise ValueError(unknown("method", label, every))
     chosen = {label: every[label] for label in names or every}
-    suggested: int | None = None  # traced only where some method needs it
+    suggested: int | None = None  # traced only if a method needs it
     for label, (name, settings) in chosen.items():
         if name == NO_OP:
             continue
@@ -58,7 +58,7 @@ def variants(model: LanguageModel, names: Sequence[str] | None = None, changes: 
         if needs_layer and "layer" not in settings:
             suggested = suggested_layer(model, load_atlas()) if suggested is None else suggested
             settings["layer"] = suggested
-        make_config(config_type, settings)  # a wrong setting is said now, not after the work
+        make_config(config_type, settings)  # reports a wrong setting before the work
     return chosen
 
 

@@ -14,13 +14,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from experiments.cells.protocols import scores_of
+from experiments.cells.protocols import case_in, scores_of
 from experiments.ledger.ledger import Ledger
 from experiments.ledger.records import Entry, entries
 from experiments.places import shown_name
 from experiments.plan import canonical
-from facts import Case
-from facts.records import read_request
 
 PROTOCOL = "easyedit"
 
@@ -36,7 +34,7 @@ def write_results(ledger: Ledger, run: str) -> Iterator[Path]:
     stems: dict[str, str] = {}
     for entry in entries(ledger, run):
         if entry.kind == "protocols" and entry.payload is not None and PROTOCOL in entry.spec["protocols"]:
-            way = canonical({name: value for name, value in entry.spec.items() if name != "request"})
+            way = canonical({name: value for name, value in entry.spec.items() if name not in ("request", "case")})
             by_way.setdefault(way, []).append(_result(entry))
             layer = entry.spec["layer"]
             stems[way] = entry.spec["method"] if layer is None else f"{entry.spec['method']}-layer{layer}"
@@ -61,5 +59,6 @@ def _result(entry: Entry) -> dict[str, Any]:
     from metrics.easyedit_export import easyedit_result
 
     scores = scores_of(entry.result or {})[PROTOCOL]
-    case = Case(scores.case, (read_request(entry.spec["request"]),))
-    return easyedit_result(case, replace(scores, model=shown_name(scores.model)), entry.notes.get("edit_seconds"))
+    return easyedit_result(
+        case_in(entry.spec), replace(scores, model=shown_name(scores.model)), entry.notes.get("edit_seconds")
+    )

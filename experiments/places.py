@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
 
-PLACES = frozenset({"model", "model_name", "source", "corpus", "artefact"})
+PLACES = frozenset({"model", "model_name", "source", "corpus", "artefact", "snippets"})
 """Settings and fields that may hold a path; other texts, such as prompts, are never shortened."""
 
 

@@ -17,6 +17,13 @@
     method = ["r-rome", "ft-m"]
     layer = [0, 1, 2]
 
+    [[grid]]
+    kind = "protocols"
+    facts = { file = "MQuAKE-CF.json", first = 20 }   # a cell for each case: all its edits, and its questions
+    method = "memit"
+    protocols = ["engram", "rome"]         # measured together, no axis; all if left out
+    snippets = "attribute_snippets.json"   # ROME's reference texts, for RS and essence
+
 Every other kind takes its settings as they are, without facts.
 """
 
@@ -32,12 +39,13 @@ from typing import TYPE_CHECKING, Any
 from experiments.cells.trace import level_of
 from experiments.kinds import get_kind
 from experiments.plan import LOADING, Cell, Plan, grid
-from facts import Fact
+from facts import Case, Fact
 from facts.atlas import AtlasFact, load_atlas
-from facts.importers import list_cases, read_facts
+from facts.importers import list_cases, read_facts, record_of
 from facts.probes import edit_request
 from facts.records import request_record
 from facts.regular import check_regular
+from facts.words import counted
 
 if TYPE_CHECKING:
     from models import LanguageModel
@@ -133,8 +141,12 @@ def _cells(table: Mapping[str, Any], model: LanguageModel | None, aside: list[st
 
             axes["level"] = level_of(measure_noise(model, [fact.subject for fact in facts]))
         return list(grid(name, [{"fact": asdict(fact)} for fact in facts], axes))
-    if name == "edit":
+    if name in ("edit", "rewrite"):
         return list(grid(name, [{"request": request} for request in _requests(table.get("facts"), aside)], axes))
+    if name == "protocols":
+        if isinstance(axes.get("protocols"), list):
+            axes["protocols"] = [axes["protocols"]]  # measured together, so no axis
+        return list(grid(name, _judged(table.get("facts"), aside), axes))
     if "facts" in table:
         raise ValueError(f"cells of kind {name!r} take no facts; leave them out")
     return list(grid(name, [{}], axes))
@@ -150,12 +162,35 @@ def _facts(source: Any, aside: list[str]) -> Sequence[Fact]:
 
 def _requests(source: Any, aside: list[str]) -> list[dict[str, Any]]:
     if _is_file(source):
-        listed = list_cases(source["file"], _first(source), keep_same_answers=_keeps_same(source))
-        aside += listed.notes
-        return [request_record(request) for case in listed.cases for request in case.requests]
+        cases = _cases(source, aside)
+        for case in cases:
+            if len(case.requests) > 1 or case.probes:
+                raise ValueError(
+                    f"case {case.id!r} has {counted(len(case.requests), 'edit')} and "
+                    f"{counted(len(case.probes), 'question')} about what follows from all of them, which such a cell "
+                    'does not ask; write kind = "protocols", which has a cell for each case'
+                )
+        return [request_record(case.requests[0]) for case in cases]
     rows = _sampled(source)
     atlas, seed = load_atlas(), int(source.get("seed", 0))
     return [request_record(edit_request(atlas, atlas.as_fact(row), atlas.counterfactual(row, seed))) for row in rows]
+
+
+def _judged(source: Any, aside: list[str]) -> list[dict[str, Any]]:
+    """What cells of the kind `protocols` are about: a request of the atlas, or a dataset's whole case."""
+    if _is_file(source):
+        return [{"case": record_of(case)} for case in _cases(source, aside)]
+    return [{"request": request} for request in _requests(source, aside)]
+
+
+def _cases(source: Mapping[str, Any], aside: list[str]) -> list[Case]:
+    """The cases of a file that have something to edit."""
+    listed = list_cases(source["file"], _first(source), keep_same_answers=_keeps_same(source))
+    aside += listed.notes
+    cases = [case for case in listed.cases if case.requests]
+    if not cases:
+        raise ValueError(f"{Path(source['file']).name} holds no edit; give a file whose rows have a new answer")
+    return cases
 
 
 def _is_file(source: Any) -> bool:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from app.shared.wording import NONE, Cells, amount
+from experiments.cells.protocols import subject_of
 from experiments.ledger.records import Entry
 from metrics.definitions import METRICS, PROMPTED
 
@@ -54,7 +55,7 @@ def boards(finished: Iterable[Entry]) -> tuple[Board, ...]:
     means = _protocol_means([entry for entry in judged if entry.kind == "protocols"])
     for protocol, of_protocol in _edit_means([entry for entry in judged if entry.kind == "edit"]).items():
         means.setdefault(protocol, {}).update(of_protocol)
-    n = len({str(entry.spec["request"]) for entry in judged})
+    n = len({subject_of(entry.spec) for entry in judged})
     return tuple(_board(protocol, n, means[protocol]) for protocol in sorted(means))
 
 
@@ -65,9 +66,8 @@ def score_records(finished: Iterable[Entry]) -> list[dict[str, Any]]:
         spec, scores = entry.spec, (entry.result or {}).get("scores", {})
         if entry.kind not in ("edit", "protocols"):
             continue
-        fact = spec["request"]["fact"]
         about = {name: spec.get(name) for name in ("method", "layer", "seed")}
-        about |= {"subject": fact["subject"], "target_new": spec["request"]["target_new"], "cell": entry.key[:12]}
+        about |= _rewritten(spec) | {"cell": entry.key[:12]}
         if entry.kind == "edit":
             rows += [about | score for score in scores]
             continue
@@ -78,6 +78,14 @@ def score_records(finished: Iterable[Entry]) -> list[dict[str, Any]]:
     return rows
 
 
+def _rewritten(spec: Mapping[str, Any]) -> dict[str, str]:
+    """Subject and new answer of the first edit."""
+    if "case" in spec:
+        request = spec["case"]["requests"][0]
+        return {"subject": request["subject"], "target_new": request["target_new"]}
+    return {"subject": spec["request"]["fact"]["subject"], "target_new": spec["request"]["target_new"]}
+
+
 def _contestant(entry: Entry) -> Contestant:
     return entry.spec["method"], entry.spec.get("layer")
 
@@ -86,9 +94,9 @@ def _judged(edited: Sequence[Entry]) -> list[Entry]:
     """The cells whose fact every contestant has edited."""
     facts: dict[Contestant, set[str]] = {}
     for entry in edited:
-        facts.setdefault(_contestant(entry), set()).add(str(entry.spec["request"]))
+        facts.setdefault(_contestant(entry), set()).add(subject_of(entry.spec))
     shared = set.intersection(*facts.values()) if facts else set()
-    return [entry for entry in edited if str(entry.spec["request"]) in shared]
+    return [entry for entry in edited if subject_of(entry.spec) in shared]
 
 
 Means = dict[str, dict[Contestant, dict[str, Mean]]]

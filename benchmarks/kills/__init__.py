@@ -1,1 +1,1 @@
-"""Killing, filling and damaging what computes and keeps results: `python -m benchmarks.kills`."""
+"""Kill processes, fill disks and damage ledgers during runs: `python -m benchmarks.kills`."""

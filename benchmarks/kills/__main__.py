@@ -1,7 +1,7 @@
 """`python -m benchmarks.kills`: are results lost, written twice or changed when something is killed, full or damaged?
 
-Prints one line per trial, JSON with --json.  Every trial ends with the results compared, bit for bit, with those of a
-run that nobody disturbed.  docs/experiments.md holds the figures.
+Prints one line per trial, JSON with --json.  Every trial compares its results, bit for bit, with those of an
+undisturbed run.  docs/experiments.md has the figures.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from experiments.workers.ray_cluster import RayCluster
 
 
 def trials(quick: bool) -> dict[str, Callable[[Path], Found]]:
-    """What is tried, by name."""
+    """The trials by name."""
     kills, writers = (4, 10) if quick else (20, 300)
     named: dict[str, Callable[[Path], Found]] = {
         "writer": lambda folder: killed_processes(folder, draws(40 * writers), "writer", writers, longest=0.1),
@@ -51,7 +51,7 @@ def trials(quick: bool) -> dict[str, Callable[[Path], Found]]:
 
 
 def main() -> None:
-    """Try each, and print what was found."""
+    """Run the trials and print their numbers."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.kills", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="few kills, no Ray and no model: about a minute")
     parser.add_argument("--only", nargs="+", default=[], help="names of trials, or their beginnings")

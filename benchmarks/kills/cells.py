@@ -1,4 +1,4 @@
-"""Cells without a model that are cheap, deterministic, and on demand fatal; for kill tests."""
+"""Cheap, deterministic cells without a model, and cells that fail on purpose; for kill tests."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from experiments.plan import Spec
 
 @kind("draw")
 def draw(model: Any, spec: Spec, context: Context) -> dict[str, Any]:
-    """Numbers of a seed, after so many seconds."""
+    """Random numbers from a seed, after a pause."""
     context.notes["pid"] = os.getpid()
     time.sleep(spec.get("seconds", 0.0))
     values = np.random.default_rng(spec["seed"]).normal(size=spec.get("n", 64)).astype(np.float32)
@@ -25,9 +25,9 @@ def draw(model: Any, spec: Spec, context: Context) -> dict[str, Any]:
 
 @kind("poison")
 def poison(model: Any, spec: Spec, context: Context) -> dict[str, Any]:
-    """A cell that does not end well: it raises, kills its process, hangs, asks for too much memory.
+    """A cell that fails: it raises, kills its process, hangs, or asks for too much memory.
 
-    With `until`, the name of a file that it makes, only while that is not there.
+    With `until`, the name of a file that the cell creates, it fails only while the file does not exist.
     """
     until = spec.get("until")
     if until and Path(until).exists():

@@ -23,7 +23,7 @@ from experiments.workers.ray_cluster import RayCluster
 
 
 class Telling(Ledger):
-    """A ledger that prints what is acknowledged."""
+    """A ledger that prints every stored result's key."""
 
     def put(self, key: str, payload: bytes, notes: Mapping[str, Any]) -> bool:
         """As `Ledger.put`; then print."""
@@ -33,7 +33,7 @@ class Telling(Ledger):
 
 
 def write(ledger: Ledger, run: str) -> None:
-    """Cells straight into the ledger, as fast as they go."""
+    """Compute cells and store them directly, as fast as possible."""
     context = Context()
     with owner() as me:
         while cells := ledger.lease(run, me, 0, 60):
@@ -42,7 +42,7 @@ def write(ledger: Ledger, run: str) -> None:
 
 
 def main() -> None:
-    """Work until nothing is left, or killed."""
+    """Work until no cell is left, or this process is killed."""
     how, folder, run = sys.argv[1:]
     with Telling(Path(folder), create=False) as ledger:
         if how == "writer":

@@ -24,7 +24,7 @@ def plan_of_draws(count: int, n: int) -> Plan:
 
 
 def disk_trial(folder: Path, disks: int) -> dict[str, Any]:
-    """Runs on disks (tmpfs) of several sizes that fill up, are read while full, grow, and go on.
+    """Run on disks (tmpfs) of several sizes that fill up; read while full, enlarge the disk, and resume.
 
     Raises:
         subprocess.CalledProcessError: if this user may not mount.
@@ -66,7 +66,7 @@ def disk_trial(folder: Path, disks: int) -> dict[str, Any]:
 
 
 def flip_trial(folder: Path, flips: int) -> dict[str, Any]:
-    """One flipped bit at a time: in the bytes of a result, and anywhere in the file."""
+    """Flip one bit at a time, in the bytes of a result and anywhere in the file."""
     whole = folder / "whole"
     with Ledger(whole) as ledger:
         ledger.add(plan_of_draws(50, 100), identity_of(None))

@@ -1,4 +1,4 @@
-"""A second Ray node in a network namespace of its own, killed in the middle of a run; for `benchmarks.kills`."""
+"""Kill a second Ray node, in its own network namespace, in the middle of a run; for `benchmarks.kills`."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from experiments.workers.ray_cluster import RayCluster
 
 SPACE, HERE, THERE, PORT = "engram-node", "10.77.0.1", "10.77.0.2", 6399
 _JOINING = 15.0
-"""Seconds given to the second node to join before actors are placed."""
+"""Seconds the second node has to join before actors are placed."""
 RAY = str(Path(sys.executable).parent / "ray")
 
 
 def node_trial(folder: Path) -> dict[str, Any]:
-    """Two nodes of two actors; the second node is killed outright when a third of the cells is done.
+    """Two nodes with two actors each; the second node is killed when a third of the cells is done.
 
     Raises:
         subprocess.CalledProcessError: if this user may not make network namespaces.
@@ -109,7 +109,7 @@ def _wire() -> None:
 
 
 def _node(arguments: list[str], *, inside: bool = False) -> subprocess.Popen[bytes]:
-    """A node that ends, with all it started, when its process is told to."""
+    """A node that ends with all its child processes when its process is stopped."""
     prefix = ["ip", "netns", "exec", SPACE] if inside else []
     command = [*prefix, RAY, "start", "--block", *arguments]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

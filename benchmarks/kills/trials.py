@@ -1,4 +1,4 @@
-"""What is killed, and what must hold afterwards: the results are compared, bit for bit, with an undisturbed run's."""
+"""The trials: what is killed, and how the results compare, bit for bit, with those of an undisturbed run."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def prepare(folder: Path, plan: Plan) -> None:
 
 
 def payloads(folder: Path) -> list[bytes | None]:
-    """Every result."""
+    """Every result of a run."""
     with Ledger(folder) as ledger:
         return [entry.payload for entry in entries(ledger, RUN)]
 
@@ -77,11 +77,11 @@ def computed(plan: Plan) -> list[bytes | None]:
 
 
 def killed_processes(folder: Path, plan: Plan, how: str, kills: int, seed: int = 0, longest: float = 0.3) -> Found:
-    """Start a process that works on the plan, kill it at a random moment after its first result, and again.
+    """Repeatedly start a process that works on the plan and kill it at a random moment after its first result.
 
     Args:
         how: of `benchmarks.kills.children`.
-        longest: seconds from its first result to its end.
+        longest: most seconds between its first result and the kill.
     """
     prepare(folder, plan)
     source, told, unreadable, done_before = random.Random(seed), Counter[str](), 0, 0
@@ -125,7 +125,7 @@ def killed_processes(folder: Path, plan: Plan, how: str, kills: int, seed: int =
 
 
 def killed_workers(folder: Path, plan: Plan, executor: Executor, kills: int, every: int) -> Found:
-    """Kill the worker that answered last, each time so many more cells are done."""
+    """Kill the worker that answered last, whenever `every` more cells are done."""
     prepare(folder, plan)
     victims: list[int] = []
     latest = [0]
@@ -158,7 +158,7 @@ def killed_workers(folder: Path, plan: Plan, executor: Executor, kills: int, eve
 
 
 def poisoned(folder: Path, executor: Executor, cells: int = 396) -> Found:
-    """One cell in a hundred raises, kills its worker, hangs or has no memory: all others are to be as they were."""
+    """One cell in a hundred raises, kills its worker, hangs or runs out of memory; all others must be unaffected."""
     bad = [Cell("poison", {"how": how}) for how in ("raise", "kill", "hang", "memory")]
     good = list(draws(cells).cells)
     step = len(good) // len(bad)
@@ -199,12 +199,12 @@ def _start(how: str, folder: Path) -> subprocess.Popen[str]:
 def _note(lines: list[str], told: Counter[str], workers: set[int]) -> None:
     for line in lines:
         key, _, pid = line.strip().partition(" ")
-        if len(key) == 64 and pid.isdigit():  # a line that was cut short acknowledged nothing
+        if len(key) == 64 and pid.isdigit():  # a truncated line acknowledges nothing
             told[key] += 1
             workers.add(int(pid))
 
 
 def _alive(pids: set[int]) -> int:
-    """Processes of these that are there, after the second they have to notice."""
+    """How many of these processes still exist, after a second to notice that their parent ended."""
     time.sleep(1.5)
     return sum(Path(f"/proc/{pid}").exists() for pid in pids if pid)

@@ -17,7 +17,7 @@ Seconds and peak memory differ from run to run, so they are notes and no part of
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from time import perf_counter
@@ -60,7 +60,7 @@ def complete(spec: Spec) -> Spec:
     config = asdict(config_of(whole))
     layer = config.pop("layer", None)
     whole |= {"layer": layer, "settings": config}
-    return whole | {"rests_on": _rests_on(whole)}
+    return whole | {"rests_on": rests_on(whole)}
 
 
 def by_request(spec: Spec) -> str:
@@ -148,9 +148,24 @@ def compute(model: LanguageModel, request: EditRequest, spec: Spec, context: Con
     Raises:
         ValueError: if the request does not fit the model.
     """
-    from editing import get_method
+    (edit,) = compute_all(model, [request], spec, context)
+    return edit
 
-    return get_method(spec["method"]).compute(model, [request], config_of(spec), watch=context.watch)
+
+def compute_all(model: LanguageModel, requests: Sequence[EditRequest], spec: Spec, context: Context) -> list[Edit]:
+    """Rewrite several facts: in one edit where the method takes batches, else in one edit on top of the other.
+
+    Raises:
+        ValueError: if a request does not fit the model.
+    """
+    from editing import apply_edits, get_method
+
+    method, config = get_method(spec["method"]), config_of(spec)
+    edits: list[Edit] = []
+    for part in [requests] if method.batch else [[request] for request in requests]:
+        view = apply_edits(model, edits) if edits else model
+        edits.append(method.compute(view, part, config, active=edits, watch=context.watch))
+    return edits
 
 
 def check_ground(spec: Spec) -> None:
@@ -159,14 +174,14 @@ def check_ground(spec: Spec) -> None:
     Raises:
         ValueError: if one of them changed.
     """
-    now, then = _rests_on(spec), spec.get("rests_on") or {}  # cells planned before this setting existed have none
+    now, then = rests_on(spec), spec.get("rests_on") or {}  # cells planned before this setting existed have none
     changed = sorted(name for name in {*now, *then} if now.get(name) != then.get(name))
     if changed:
         raise ValueError(f"the {changed[0]} of {spec['method']} has changed since the run was planned; plan it anew")
 
 
-def _rests_on(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """The method's revision, and the hashes of the files that its settings name.
+def rests_on(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """The method's revision, and the hashes of the files that the cell's settings name.
 
     Raises:
         OSError: if there is no such file.
@@ -177,6 +192,8 @@ def _rests_on(spec: Mapping[str, Any]) -> dict[str, Any]:
     settings = spec["settings"]
     if settings.get("corpus"):
         grounds["corpus"] = _sha256(Path(settings["corpus"]))
+    if spec.get("snippets"):
+        grounds["snippets"] = _sha256(Path(spec["snippets"]))
     if "artefact" in settings:
         from editing.train.artefact import folder_of
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from experiments.cells.protocols import scores_of
+from experiments.cells.protocols import scores_of, subject_of
 from experiments.cells.rewrite import fewer, layer_for
 from experiments.ledger.ledger import Ledger
 from experiments.ledger.records import Entry, entries
@@ -86,7 +86,7 @@ def compared(finished: Iterable[Entry], *, seed: int = 0) -> pd.DataFrame:
     for entry in finished:
         of_method = results.setdefault(entry.spec["method"], {})
         if entry.result is not None:
-            of_method[str(entry.spec["request"])] = scores_of(entry.result)
+            of_method[subject_of(entry.spec)] = scores_of(entry.result)
     shared = set.intersection(*(set(of_method) for of_method in results.values())) if results else set()
     if not shared:
         raise ValueError("there is no fact that every method has edited yet; resume the run")

@@ -6,6 +6,7 @@ for case in read_cases("counterfact.json", on_rejected=print):
 
 from facts.importers.errors import BadRowError, OnRejected, Rejected, RowError
 from facts.importers.fact_list import CaseList, FactList, answered, list_cases, read_facts
+from facts.importers.formats.engram import case_of, record_of
 from facts.importers.read import Preview, detect, preview, read_cases
 from facts.importers.registry import FORMATS, Format
 from facts.importers.snippets import Snippets, read_snippets
@@ -27,6 +28,7 @@ __all__ = [
     "Source",
     "Summary",
     "answered",
+    "case_of",
     "detect",
     "import_file",
     "list_cases",
@@ -34,5 +36,6 @@ __all__ = [
     "read_cases",
     "read_facts",
     "read_snippets",
+    "record_of",
     "write_cases",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import deepcopy
 from typing import Any, cast, get_args
 
 from facts.importers.fields import Fields
@@ -33,6 +34,15 @@ def record_of(case: Case) -> dict[str, Any]:
             extra=dict(case.extra),
         ),
     }
+
+
+def case_of(record: Mapping[str, Any]) -> Case:
+    """The case that `record_of` was given.
+
+    Raises:
+        ValueError: naming the field that is missing or wrong.
+    """
+    return read(Fields(deepcopy(dict(record)), exact=True))
 
 
 def read(row: Fields) -> Case:

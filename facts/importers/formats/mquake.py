@@ -39,7 +39,7 @@ def read(row: Fields) -> Case:
     )
     if not probes:
         raise row.error("questions", "is missing")
-    names = names_of(*((answer, *aliases) for _, answer, aliases in (*hops, *old_hops)))
+    names = names_of(*dict.fromkeys((answer, *aliases) for _, answer, aliases in (*hops, *old_hops)))
     notes = tuple(note for _, found in read_rewrites for note in found)
     return Case(row.label("case_id"), requests, probes=probes, names=names, notes=notes)
 
