@@ -1,8 +1,8 @@
-"""The bundled atlas: true, generally known facts in readable CSV, with the words that ask for them.
+"""The bundled atlas: true, generally known facts in CSV files, with the prompts that ask for them.
 
 `facts/atlas/` holds `places.csv`, `people.csv` and `works.csv` (relation, subject, object, held_out, contains_answer),
-`relations.csv`, `templates.csv`, `aliases.csv` and `pronouns.csv`.  A fact marked `held_out` is never put into its
-relation's held-out templates when the reference model is trained, so those prompts measure generalization.
+`relations.csv`, `templates.csv`, `aliases.csv` and `pronouns.csv`.  The reference model is never trained on a fact
+marked `held_out` in its relation's held-out templates, so those prompts measure generalization.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ FACT_FILES = ("places.csv", "people.csv", "works.csv")
 
 @dataclass(frozen=True)
 class Relation:
-    """One relation and the words that ask for it; every template holds one `{}` for the subject."""
+    """One relation and the templates that ask for it; every template holds one `{}` for the subject."""
 
     name: str
     subject_type: str
@@ -53,12 +53,12 @@ class AtlasFact:
     held_out: bool
     """Never seen with the relation's held-out templates in training."""
     contains_answer: bool
-    """The subject's own words give the answer away, as in "Mexico City"."""
+    """The subject contains the answer, as in "Mexico City"."""
 
 
 @dataclass(frozen=True)
 class Chain:
-    """Two facts of which the first one's object is the second one's subject."""
+    """Two facts; the first one's object is the second one's subject."""
 
     first: AtlasFact
     second: AtlasFact
@@ -128,7 +128,7 @@ class Atlas:
         return Fact(fact.subject, words, fact.object, fact.relation)
 
     def counterfactual(self, fact: AtlasFact, seed: int = 0) -> str:
-        """A false object of the same relation, drawn with a generator of its own (CounterFact's rule)."""
+        """A false object of the same relation, drawn with a seeded generator (CounterFact's rule)."""
         others = [target for target in self.range_of(fact.relation) if target != fact.object]
         return random.Random(f"{seed}|{fact.relation}|{fact.subject}").choice(others)
 

@@ -1,4 +1,4 @@
-"""Names as people type them: an unknown name is told with the nearest one that exists."""
+"""Errors for unknown names, with the nearest known name."""
 
 from __future__ import annotations
 

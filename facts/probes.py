@@ -1,4 +1,4 @@
-"""Probes derived from the atlas: what an edit should change, what it must leave alone, what should follow.
+"""Probes derived from the atlas: what an edit should change, what it must not change, and what should follow from it.
 
 Paraphrase and neighborhood prompts as in CounterFact (Meng et al. 2022, appendix D); same-subject, alias, composition
 and inverse prompts as in RippleEdits (Cohen et al. 2023, section 3) and zsRE portability (Yao et al. 2023, section 5).

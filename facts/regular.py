@@ -1,4 +1,4 @@
-"""Only ordinary files are read: opening a pipe waits for ever, and a device has no end."""
+"""Check that a path is an ordinary file: opening a pipe waits forever, and a device has no end."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ _KINDS = {
 
 
 def check_regular(path: str | os.PathLike[str], instead: str) -> None:
-    """Refuse what is there and is no ordinary file (links are followed).  A path where nothing is passes: the caller
-    names it in words of its own.
+    """Raise if the path exists and is not an ordinary file (links are followed).  A missing path passes: the caller has
+    its own error for it.
 
     Args:
         instead: what to do, as the end of the sentence: "give the path of a saved edit".

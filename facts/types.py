@@ -1,4 +1,4 @@
-"""What is known (`Fact`), what is asked (`Probe`), what is to be changed (`EditRequest`), a dataset's row (`Case`)."""
+"""Facts, probes, edit requests and the rows of datasets: `Fact`, `Probe`, `EditRequest`, `Case`."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Fact:
     template: str
     """Holds exactly one `{}`, where the subject goes; ends where the answer would begin, without a space."""
     target_true: str
-    """The answer without a leading space.  May be empty only where the model's own prediction is wanted."""
+    """The answer without a leading space.  Empty only if the model's own prediction is wanted."""
     relation: str = ""
 
     def __post_init__(self) -> None:
@@ -71,7 +71,7 @@ class Fact:
 
     @property
     def names_subject(self) -> bool:
-        """Whether the subject is a part of the prompt; if not, the whole prompt stands for it (`Fact.from_words`)."""
+        """Whether the prompt contains the subject; else the whole prompt is used as the subject (`Fact.from_words`)."""
         return self.template != "{}"
 
     @classmethod
@@ -108,7 +108,7 @@ class Fact:
 
     @classmethod
     def from_words(cls, prompt: str, target_true: str = "", relation: str = "") -> Fact:
-        """A fact whose prompt does not name its subject: the whole prompt stands for it.
+        """A fact whose prompt does not name its subject: the whole prompt is used as the subject.
 
         Methods that edit at the subject's last token then edit at the prompt's last token.
         """
@@ -117,7 +117,7 @@ class Fact:
 
 @dataclass(frozen=True)
 class Probe:
-    """A prompt with the answer it should have, and what the unedited model must know for it to count."""
+    """A prompt with its expected answer, and what the unedited model must know for it to count."""
 
     kind: ProbeKind
     prompt: str
@@ -127,9 +127,9 @@ class Probe:
     aliases: tuple[str, ...] = ()
     """Other answers that count."""
     source: str = ""
-    """Where a dataset had the probe, such as "portability.Reasoning"; empty for derived and typed ones."""
+    """Its place in a dataset, such as "portability.Reasoning"; empty for derived and typed probes."""
     group: str = ""
-    """Probes of one group are one test; empty: the probe is a test of its own."""
+    """Probes of one group form one test; empty if the probe is a test by itself."""
     group_rule: Literal["any", "all"] = "any"
     """How many probes of the group must be right for the test to pass."""
 
@@ -163,7 +163,7 @@ class EditRequest:
 
 @dataclass(frozen=True)
 class Case:
-    """One row of a dataset: facts to rewrite together or only to trace, and what judges the outcome.
+    """One row of a dataset: facts to rewrite together, or only to trace, and the probes.
 
     Raises:
         ValueError: if there is neither a request nor a known fact.
@@ -181,7 +181,7 @@ class Case:
     source: str = ""
     """Name of the format it was read from."""
     notes: tuple[str, ...] = ()
-    """What had to be assumed to read the row, one sentence each."""
+    """Assumptions made to read the row, one sentence each."""
     extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
     """Fields of the row that no other attribute holds, as JSON values in their original places."""
 
@@ -210,7 +210,7 @@ class Case:
 
 
 def check_text(name: str, text: str) -> None:
-    """Refuse text no tokenizer can take: a broken character, or far too much of it."""
+    """Raise for text that no tokenizer can take: a broken character, or far too many characters."""
     if any("\ud800" <= character <= "\udfff" for character in text):
         raise ValueError(f"{name} contains a broken character (a lone surrogate); type it again without it")
     if len(text) > MAX_PROMPT_CHARACTERS:

@@ -1,4 +1,4 @@
-"""Long work as its caller sees it: how far it is, what it is doing, and whether it is still wanted."""
+"""Progress of long work, and its cancellation by the caller."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from dataclasses import dataclass
 
 
 class Cancelled(Exception):  # noqa: N818 - a wish of the caller, not an error
-    """The caller asked the work to stop; nothing it changed remains."""
+    """The caller cancelled the work; none of its changes remain."""
 
 
 @dataclass(frozen=True)
 class Watch:
-    """Passed down through long work.  The default watches nothing.
+    """Progress callback and cancel question, passed down through long work.  The default has neither.
 
     Args:
         tell: called with (steps done, steps in all, name of the stage); an empty name leaves the stage as it was, and
             0 steps in all leave the count as it was.
-        cancelled: says whether the work is to stop.
+        cancelled: whether the work should stop.
     """
 
     tell: Callable[[int, int, str], None] | None = None
     cancelled: Callable[[], bool] | None = None
 
     def check(self) -> None:
-        """Stop here if the caller asked for it.
+        """Stop here if the caller cancelled.
 
         Raises:
             Cancelled: if so.
@@ -33,7 +33,7 @@ class Watch:
             raise Cancelled
 
     def step(self, done: int, of: int, stage: str = "") -> None:
-        """Tell how many steps of how many are done, and `check`."""
+        """Report that `done` of `of` steps are done, then `check`."""
         if self.tell is not None:
             self.tell(done, of, stage)
         self.check()

@@ -1,4 +1,4 @@
-"""Where words stand in a sentence: a subject in a prompt, an answer behind it.  Rules about text alone."""
+"""Rules about words in text: the subject in a prompt, and the answer after it."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import re
 import unicodedata
 
 _OPENING = "([{<（「『《【〈«“‘„‚¿¡$€£¥#@"
-"""Characters an answer follows without a blank."""
+"""Characters after which an answer follows without a space."""
 _EITHER = "\"'`*_"
-"""Marks that open or close: they open where nothing but blanks, opening marks or their own kind stands before."""
+"""Marks that open or close: they open if only spaces, opening marks or their own kind come before."""
 _UNSPACED = (
     (0x0E00, 0x0EFF),  # Thai, Lao
     (0x0F00, 0x109F),  # Tibetan, Burmese
@@ -21,7 +21,7 @@ _UNSPACED = (
     (0xFF00, 0xFF9F),  # full-width forms, half-width Katakana
     (0x20000, 0x3FFFF),
 )
-"""Code points of scripts that are written without blanks between words."""
+"""Code points of scripts that are written without spaces between words."""
 _BLANKS = " \t\u00a0"
 
 
@@ -31,10 +31,10 @@ def counted(n: int, noun: str, verb: tuple[str, str] = ("", "")) -> str:
 
 
 def occurrences(prompt: str, subject: str) -> tuple[int, ...]:
-    """Character offsets at which the subject stands in the prompt as a word of its own, without overlaps.
+    """Character offsets at which the subject occurs in the prompt as a word, without overlaps.
 
-    A place inside a longer word does not count ("Iran" in "Iranian", "Apollo 1" in "Apollo 11"), unless the subject
-    stands nowhere else.  Scripts without blanks have no such places.
+    An occurrence inside a longer word does not count ("Iran" in "Iranian", "Apollo 1" in "Apollo 11") if the
+    subject also occurs as a word.  Scripts without spaces have no such occurrences.
     """
     if not subject:
         return ()
@@ -43,17 +43,17 @@ def occurrences(prompt: str, subject: str) -> tuple[int, ...]:
 
 
 def find_subject(prompt: str, subject: str) -> str:
-    """The subject as it is written in the prompt, in whatever capitals; empty where it is not there."""
+    """The subject with the prompt's upper and lower case; empty if it does not occur."""
     folded = re.finditer(re.escape(subject), prompt, re.IGNORECASE)
     matches = [match[0] for match in folded]
     return next((words for words in matches if _is_word(prompt, *_range(prompt, words))), matches[0] if matches else "")
 
 
 def blank_before(text: str) -> str:
-    """What goes between a text and the answer that continues it: a blank, or nothing.
+    """The separator between a text and its answer: a space or nothing.
 
-    Nothing behind white space, an opening quote or bracket, a currency sign, and inside scripts without blanks: there a
-    model continues with the bare word, and a blank asks for another token.
+    Nothing after white space, an opening quote or bracket, a currency sign, and in scripts without spaces: a model
+    continues there with the bare word, and a space would ask for another token.
     """
     if not text or text[-1].isspace() or text[-1] in _OPENING or _unspaced(text[-1]):
         return ""
@@ -65,9 +65,9 @@ def blank_before(text: str) -> str:
 
 
 def without_trailing_blank(prompt: str) -> str:
-    """The prompt without blanks at its end; line ends stay, since models are asked behind them.
+    """The prompt without spaces at its end; line ends stay, since prompts may end with one.
 
-    An answer's first token holds the blank, so that a blank in the prompt leaves the model in a place it never saw.
+    An answer's first token includes the space, so after a space in the prompt the model is in a state it never saw.
     """
     return prompt.rstrip(_BLANKS)
 

@@ -1,4 +1,4 @@
-"""Datasets of knowledge editing, as they are published, read as `Case`s.  docs/datasets.md lists the formats.
+"""Read published datasets of knowledge editing as `Case`s; docs/datasets.md lists the formats.
 
 for case in read_cases("counterfact.json", on_rejected=print):
     ...

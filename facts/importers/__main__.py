@@ -1,4 +1,4 @@
-"""`python -m facts.importers FILE`: which format it is, how many cases it holds, and which rows cannot be read."""
+"""`python -m facts.importers FILE`: its format, its number of cases, and the rows that cannot be read."""
 
 from __future__ import annotations
 

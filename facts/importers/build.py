@@ -1,4 +1,4 @@
-"""From fields to facts, requests and probes: what all formats share."""
+"""Build facts, requests and probes from fields, for all formats."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ AXES: Mapping[str, ProbeKind] = {
 def fact_of(
     row: Fields, prompt_field: str, subject_field: str, target_true: str = "", relation: str = ""
 ) -> tuple[Fact, tuple[str, ...]]:
-    """The fact a prompt asks for, and what had to be assumed.
+    """The fact a prompt asks for, and the assumptions made.
 
-    The prompt may hold `{}` or the subject.  Where it holds neither, the subject's words are looked for in other
-    capitals, and in the end the whole prompt stands for the subject.  A subject that the fact does not hold letter by
-    letter stays in the row.
+    The prompt may contain `{}` or the subject.  If it contains neither, the subject is searched with other upper and
+    lower case; if that fails, the whole prompt is used as the subject.  A subject that the fact does not contain letter
+    by letter stays in the row.
     """
     prompt = row.text(prompt_field)
     subject = row.peek(subject_field) or ""

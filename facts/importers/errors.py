@@ -1,4 +1,4 @@
-"""Rows that cannot be read: what is raised while a row is read, and what is kept of it."""
+"""Rows that cannot be read: the errors while reading, and the record of such a row."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ MAX_FIELD = 200
 
 
 def shown(name: str) -> str:
-    """A field's name as a message may show it: on one line, and not for ever."""
+    """A field's name for a message: on one line and shortened."""
     return "".join(character if character.isprintable() else " " for character in name[:MAX_FIELD])
 
 
@@ -63,7 +63,7 @@ OnRejected = Callable[[Rejected], None]
 
 
 class BadRowError(ValueError):
-    """Raised at the first row that cannot be read when nobody asked to be told of such rows."""
+    """Raised at the first row that cannot be read if no `on_rejected` was given."""
 
     def __init__(self, rejected: Rejected) -> None:
         super().__init__(f"{rejected}; mend the row, or give on_rejected to set such rows aside")

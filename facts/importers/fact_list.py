@@ -1,4 +1,4 @@
-"""The facts of a dataset's file, for commands that trace or edit them: what can be used, and what was set aside."""
+"""The usable facts of a dataset's file, for commands that trace or edit them, and the rows that were left out."""
 
 from __future__ import annotations
 

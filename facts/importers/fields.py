@@ -1,4 +1,4 @@
-"""A row being read: what is taken is removed from it, and what nobody took is kept as the case's `extra`."""
+"""A row being read: fields are removed as they are taken, and the rest becomes the case's `extra`."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ class Fields:
         return names
 
     def some(self, name: str) -> tuple[str, ...]:
-        """`answers`, of which there must be at least one."""
+        """`answers`, at least one."""
         value = self._values.get(name)
         if isinstance(value, dict):
             return self.part(name).some("str")
@@ -161,7 +161,7 @@ class Fields:
         return self.parts(name)
 
     def left(self) -> dict[str, Any]:
-        """What nobody took, without what is empty."""
+        """The fields that were not taken, without empty ones."""
         return {name: entry for name, value in self._values.items() if (entry := _pruned(value)) not in ({}, [])}
 
     def _inner(self, values: dict[str, Any], path: str) -> Fields:

@@ -1,4 +1,4 @@
-"""Text cut into rows while it is read: the members of a JSON list, JSON objects one after the other, or lines.
+"""Cut text into rows while it is read: members of a JSON list, consecutive JSON objects, or lines.
 
 The cutter only follows strings and brackets, so that a row that is no valid JSON is set aside and the next one still
 found; `facts.importers.values` then reads each row.  At most one row is held in memory.

@@ -1,4 +1,4 @@
-"""A file or stream as pieces of text: read once, never inflated, and refused where it is no text at all."""
+"""Read a file or stream as pieces of text, once, without decompressing; refuse what is not text."""
 
 from __future__ import annotations
 

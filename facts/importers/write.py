@@ -1,4 +1,4 @@
-"""Writing: cases as our own JSON Lines, rows set aside as a file to mend, and a whole import with its summary."""
+"""Write cases as JSON Lines and rejected rows as a file to correct; import a whole file with a summary."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LISTED = 100
 
 @dataclass
 class Summary:
-    """What came of importing a file."""
+    """Summary of an import."""
 
     format: str
     title: str
@@ -145,7 +145,7 @@ class RejectedFile:
 
 @contextmanager
 def _replacing(path: Path) -> Iterator[IO[str]]:
-    """A file that takes its name once it is whole; a failure leaves the old one."""
+    """A file that replaces the old one once it is complete; after a failure the old one remains."""
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with open(unfinished, "w", encoding="utf-8", newline="\n") as file:
