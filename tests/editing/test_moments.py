@@ -59,7 +59,7 @@ def test_a_singular_moment_needs_a_ridge() -> None:
     # C = diag(2, 0) with ridge 0.5 x mean eigenvalue 1 becomes diag(2.5, 0.5): C^-1 (1, 1) = (0.4, 2)
     singular = moments.Moment(torch.diag(torch.tensor([2.0, 0.0])), 1, float("inf"), "one token")
     key = torch.ones(2)
-    with pytest.raises(ValueError, match="singular; use more tokens, or a ridge"):
+    with pytest.raises(ValueError, match="singular; raise moment_tokens or ridge"):
         key_direction(key, singular, 0.0)
     expected = torch.tensor([0.4, 2.0], dtype=torch.float64)
     torch.testing.assert_close(key_direction(key, singular, 0.5), expected / expected.norm())
