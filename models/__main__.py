@@ -20,7 +20,7 @@ from models.sources.catalogue import (
     memory_needed,
     remove,
 )
-from models.sources.gguf import converted_folders, folder_bytes
+from models.sources.gguf.files import converted_folders, folder_bytes
 
 _BAR_WIDTH = 30
 _DRAW_SECONDS = 0.2

@@ -19,7 +19,7 @@ from typing import Any
 from models.published import usual_layer
 from models.settings import LoadSettings
 from models.sources import catalogue
-from models.sources.gguf import converted_folders, is_gguf
+from models.sources.gguf.files import converted_folders, is_gguf
 from models.sources.hub import cached, cached_names
 from models.sources.manifest import MANIFEST, read_json
 
@@ -223,7 +223,7 @@ def _gguf(name: str, path: Path) -> Choice:
 @lru_cache(maxsize=64)
 def _gguf_header(path: Path, changed: int, size: int) -> tuple[int, str]:
     """(layers, what it is made from) of a file; kept by time and size, since reading the header takes a while."""
-    from models.sources.gguf_header import read_table
+    from models.sources.gguf.header import read_table
 
     header = read_table(path)
     return _counted(header.value("block_count"), path.name), header.origin

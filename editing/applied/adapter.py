@@ -108,11 +108,11 @@ def export_gguf_adapter(view: EditedModel, path: Path) -> None:
     """Write a view's edits as an adapter for `llama-cli --lora`, beside the unedited model's own GGUF file.
 
     Raises:
-        ValueError: see `factors_of` and `models.sources.gguf_adapter.write_adapter`.
+        ValueError: see `factors_of` and `models.sources.gguf.adapter.write_adapter`.
         FileExistsError: if the file is there already.
         FileNotFoundError: if its folder does not exist.
     """
-    from models.sources.gguf_adapter import write_adapter
+    from models.sources.gguf.adapter import write_adapter
 
     if not path.parent.is_dir():
         raise FileNotFoundError(f"there is no folder {str(path.parent)!r}; make it first")

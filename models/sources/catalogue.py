@@ -15,7 +15,7 @@ from facts.watch import UNWATCHED, Watch
 from models.published import PUBLISHED
 from models.sources import hub
 from models.sources.cache import cache_folder
-from models.sources.gguf import folder_bytes, remove_converted
+from models.sources.gguf.files import folder_bytes, remove_converted
 from models.sources.index import IndexSource, Wheel, download, join_members
 from models.sources.manifest import check_manifest
 from models.sources.store import check_room, convert_into, is_kept, only_writer

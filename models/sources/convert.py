@@ -18,9 +18,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from models.sources.config_check import check_config
 from models.sources.folder import check_finite
-from models.sources.gguf_config import complete, complete_tokenizer
-from models.sources.gguf_header import Header
-from models.sources.gguf_model import read_header
+from models.sources.gguf.config import complete, complete_tokenizer
+from models.sources.gguf.header import Header
+from models.sources.gguf.model import read_header
 from models.sources.manifest import file_digest, write_manifest
 from models.sources.store import CONVERSION
 

@@ -16,7 +16,7 @@ from models.language_model import LanguageModel
 from models.settings import LoadSettings
 from models.sources.catalogue import ENTRIES, REFERENCE_FOLDER, folder_of
 from models.sources.folder import check_finite, check_folder, folder_digest, n_parameters
-from models.sources.gguf import folder_of_gguf, is_gguf
+from models.sources.gguf.files import folder_of_gguf, is_gguf
 from models.sources.hub import cached_or_downloaded
 from models.sources.manifest import check_manifest, read_manifest
 from models.sources.placement import Placement, place

@@ -15,7 +15,7 @@ import torch
 from models import LanguageModel, load_model
 from models.sources.catalogue import remove
 from models.sources.convert import convert
-from models.sources.gguf_model import SUPPORTED, read_header
+from models.sources.gguf.model import SUPPORTED, read_header
 from models.sources.manifest import read_manifest
 from models.sources.store import CONVERSION
 from tests.tiny import build_tiny, tiny_tokenizer

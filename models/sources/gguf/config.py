@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from tokenizers import Regex, pre_tokenizers
 from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
 
-from models.sources.gguf_header import Header
+from models.sources.gguf.header import Header
 
 _CONSTANTS = {
     "context_length": ("max_position_embeddings",),

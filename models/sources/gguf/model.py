@@ -8,7 +8,7 @@ from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURE
 
 from models.architectures import FAMILIES
 from models.sources.config_check import LIMITS
-from models.sources.gguf_header import Header, read_table
+from models.sources.gguf.header import Header, read_table
 
 _SIZES = {
     "block_count": "layers",
