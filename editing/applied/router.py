@@ -15,10 +15,10 @@ from editing.applied.weights import changed
 from editing.edit import Edit
 from editing.ops import RouteOp
 from editing.train.artefact import Artefact, folder_of, load_artefact
+from editing.train.editors.scope import PromptReader, ScopeNetwork, squared_distance
+from editing.train.editors.serac_trainer import CounterfactualChange, SeracState
 from editing.train.factors import mlp_weights, weight_shapes
 from editing.train.rows import weight_deltas
-from editing.train.scope import PromptReader, ScopeNetwork, squared_distance
-from editing.train.serac_trainer import CounterfactualChange, SeracState
 from models import LanguageModel
 
 

@@ -1,7 +1,7 @@
 """KE, KnowledgeEditor: a trained hypernetwork reads the edit's words and gates its gradient.
 
 De Cao et al. 2021 (arXiv:2104.08164).  The words "{old} >> {new} || {prompt}" decide, for each weight, which of its
-entries may follow the gradient of the new answer's NLL and how far (`editing.train.ke_network`):
+entries may follow the gradient of the new answer's NLL and how far (`editing.train.editors.ke_network`):
 
     delta W = sigmoid(eta) (grad_W L * a + b),    a and b of rank one                      (section 3.3).
 
@@ -24,8 +24,8 @@ from editing.method import Task
 from editing.methods.learned import Asked, LearnedMethod, artefact_setting, ask, diagnostics, scaled
 from editing.ops import Op
 from editing.train.artefact import Artefact
+from editing.train.editors.ke_network import KeNetwork, condition_ids, embed_conditions
 from editing.train.factors import weight_shapes
-from editing.train.ke_network import KeNetwork, condition_ids, embed_conditions
 from editing.train.rows import LowRank, weight_deltas
 
 

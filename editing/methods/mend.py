@@ -1,8 +1,8 @@
 """MEND: a trained network turns the gradient of an edit into a better edit.
 
 Mitchell et al. 2022 (arXiv:2110.11309).  The gradient of the new answer's NLL with respect to a weight is a sum of
-outer products over tokens, sum_t d_t x_t^T; small networks (`editing.train.mend_network`) map each (x_t, d_t) to
-(x~_t, d~_t), and the weight changes by
+outer products over tokens, sum_t d_t x_t^T; small networks (`editing.train.editors.mend_network`) map each (x_t, d_t)
+to (x~_t, d~_t), and the weight changes by
 
     delta W = -lr sum_t d~_t x~_t^T                                                          (section 3.1, equation 3).
 
@@ -23,8 +23,8 @@ from editing.method import Task
 from editing.methods.learned import LearnedMethod, artefact_setting, ask, diagnostics, scaled
 from editing.ops import Op
 from editing.train.artefact import Artefact
+from editing.train.editors.mend_network import MendNetwork
 from editing.train.factors import weight_shapes
-from editing.train.mend_network import MendNetwork
 from editing.train.rows import weight_deltas
 
 

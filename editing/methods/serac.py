@@ -26,9 +26,9 @@ from editing.method import Task
 from editing.methods.learned import LearnedMethod, artefact_setting
 from editing.ops import Op, RouteOp
 from editing.train.artefact import Artefact
+from editing.train.editors.serac_trainer import answer_rows, context_ids
 from editing.train.forward import Forward
 from editing.train.rows import Encoder
-from editing.train.serac_trainer import answer_rows, context_ids
 from facts import EditRequest
 from models import LanguageModel
 

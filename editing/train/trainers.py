@@ -8,12 +8,12 @@ from typing import Any
 
 from editing.configs import make_config
 from editing.requests import check_editable
+from editing.train.editors.ke_trainer import KeSettings, KeTrainer
+from editing.train.editors.mend_trainer import MendSettings, MendTrainer
+from editing.train.editors.serac_trainer import SeracSettings, SeracTrainer
+from editing.train.editors.weight_trainer import early_layers
 from editing.train.episodes import Episodes, known_facts
-from editing.train.ke_trainer import KeSettings, KeTrainer
 from editing.train.loop import Trainer
-from editing.train.mend_trainer import MendSettings, MendTrainer
-from editing.train.serac_trainer import SeracSettings, SeracTrainer
-from editing.train.weight_trainer import early_layers
 from facts.atlas import load_atlas
 from facts.records import as_tuples
 from models import LanguageModel

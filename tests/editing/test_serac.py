@@ -13,8 +13,8 @@ from editing.methods.serac import SeracMethod
 from editing.ops import RouteOp
 from editing.prefix import behind, own_positions
 from editing.train.artefact import Artefact, load_artefact, save_artefact
-from editing.train.scope import PromptReader, ScopeNetwork, balanced_bce, squared_distance
-from editing.train.serac_trainer import calibrated, context_ids
+from editing.train.editors.scope import PromptReader, ScopeNetwork, balanced_bce, squared_distance
+from editing.train.editors.serac_trainer import calibrated, context_ids
 from tests.editing.train.toys import OTHER, REQUEST, serac_trainer
 from tests.editing.trained import editor, ids_of, made
 from tests.tiny import tiny_model

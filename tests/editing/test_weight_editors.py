@@ -13,8 +13,8 @@ from editing.methods.learned import ask
 from editing.methods.mend import mend_network
 from editing.ops import WeightDelta
 from editing.train.artefact import load_artefact, save_artefact
+from editing.train.editors.ke_network import condition_ids, embed_conditions
 from editing.train.factors import mlp_weights, weight_shapes
-from editing.train.ke_network import condition_ids, embed_conditions
 from facts.watch import Cancelled, Watch
 from models import as_out_in
 from tests.editing.train.toys import OTHER, REQUEST, TWO_TOKENS, linear_twin, square_gpt2

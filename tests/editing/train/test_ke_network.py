@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import nn
 
+from editing.train.editors.ke_network import MAX_CONDITION, KeNetwork, condition_ids, embed_conditions, gated
+from editing.train.editors.weight_trainer import WeightTrainer
 from editing.train.factors import Factors, gradient_factors, mlp_weights, weight_shapes
 from editing.train.forward import Forward
-from editing.train.ke_network import MAX_CONDITION, KeNetwork, condition_ids, embed_conditions, gated
 from editing.train.rows import Encoder
-from editing.train.weight_trainer import WeightTrainer
 from tests.editing.train.toys import ke_trainer
 from tests.tiny import tiny_model
 

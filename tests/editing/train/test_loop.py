@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from editing.train import __main__ as command
-from editing.train import weight_trainer
 from editing.train.artefact import LOG, MANIFEST, load_artefact
+from editing.train.editors import weight_trainer
+from editing.train.editors.weight_trainer import SCALES
 from editing.train.loop import CHECKPOINT, Budget, begin_from, train
 from editing.train.rows import LowRank
-from editing.train.weight_trainer import SCALES
 from tests.editing.train.toys import ke_trainer, mend_trainer
 from tests.tiny import tiny_model
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from editing.methods.learned import scaled
+from editing.train.editors.mend_network import INITIAL_RATE, MendNetwork, Normaliser
 from editing.train.factors import Factors, gradient_factors, mlp_weights, weight_shapes
 from editing.train.forward import Forward
-from editing.train.mend_network import INITIAL_RATE, MendNetwork, Normaliser
 from editing.train.rows import Encoder
 from tests.editing.train.toys import mend_trainer
 from tests.tiny import tiny_model

@@ -9,10 +9,10 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from editing.train.editors.ke_trainer import KeSettings, KeTrainer
+from editing.train.editors.mend_trainer import MendSettings, MendTrainer
+from editing.train.editors.serac_trainer import SeracSettings, SeracTrainer
 from editing.train.episodes import Episodes, Split
-from editing.train.ke_trainer import KeSettings, KeTrainer
-from editing.train.mend_trainer import MendSettings, MendTrainer
-from editing.train.serac_trainer import SeracSettings, SeracTrainer
 from facts import EditRequest, Fact
 from facts.atlas import Atlas, AtlasFact, Relation
 from models import LanguageModel

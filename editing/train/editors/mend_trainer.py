@@ -13,11 +13,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from editing.train.editors.mend_network import MendNetwork
+from editing.train.editors.weight_trainer import WeightSettings, WeightTrainer
 from editing.train.episodes import Episode, Episodes
 from editing.train.factors import Factors
-from editing.train.mend_network import MendNetwork
 from editing.train.rows import LowRank
-from editing.train.weight_trainer import WeightSettings, WeightTrainer
 from models import LanguageModel
 
 

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from editing.train.editors.ke_network import KeNetwork, condition_ids, embed_conditions
+from editing.train.editors.weight_trainer import WeightSettings, WeightTrainer
 from editing.train.episodes import Episode, Episodes
 from editing.train.factors import Factors, gradient_factors
-from editing.train.ke_network import KeNetwork, condition_ids, embed_conditions
 from editing.train.rows import LowRank
-from editing.train.weight_trainer import WeightSettings, WeightTrainer
 from models import LanguageModel
 
 MEASURED = 32

@@ -21,11 +21,11 @@ import torch
 from torch import Tensor, nn
 
 from editing.prefix import behind
+from editing.train.editors.scope import PromptReader, ScopeNetwork, balanced_bce, squared_distance
 from editing.train.episodes import SPLIT_SEED, Episode, Episodes
 from editing.train.factors import mlp_weights, weight_shapes
 from editing.train.forward import Forward
 from editing.train.rows import Encoder, LowRank, Rows
-from editing.train.scope import PromptReader, ScopeNetwork, balanced_bce, squared_distance
 from facts import Fact
 from models import LanguageModel, pad
 from models.reference.corpus import lowered

@@ -1,0 +1,1 @@
+"""The networks and trainers of KE, MEND and SERAC."""
