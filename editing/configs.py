@@ -71,7 +71,8 @@ def check_config(config: Any) -> None:
             raise ValueError(unknown(knob.name, value, listed))
         if "min" not in limits:
             continue
-        number = isinstance(value, int | float) and not isinstance(value, bool)
+        kinds, expected = ((int,), "a whole number") if knob.type in (int, "int") else ((int, float), "a number")
+        number = isinstance(value, kinds) and not isinstance(value, bool)
         if not (number and limits["min"] <= value <= limits.get("max", 1e30)):
             upper = f" and at most {limits['max']}" if "max" in limits else ""
-            raise ValueError(f"{knob.name} is {value!r}; expected a number of at least {limits['min']}{upper}")
+            raise ValueError(f"{knob.name} is {value!r}; expected {expected} of at least {limits['min']}{upper}")

@@ -182,8 +182,7 @@ def apply_edits(model: LanguageModel, edits: Sequence[Edit], *, force: bool = Fa
         _check_sizes(base, edit)
         active = (*active, on_base(edit, base, active))
     inner = _weights_view(base, active)
-    prompts = [op for edit in active for op in edit.ops if isinstance(op, PromptOp)]
-    return EditedModel(base, active, inner, prefix.fold(base, prompts), router.memories(base, active))
+    return EditedModel(base, active, inner, prefix.fold(base, _told(active)), router.memories(base, active))
 
 
 def on_base(edit: Edit, base: LanguageModel, active: Sequence[Edit]) -> Edit:
@@ -192,6 +191,14 @@ def on_base(edit: Edit, base: LanguageModel, active: Sequence[Edit]) -> Edit:
         return edit
     parents = tuple(parent.digest for parent in active)
     return replace(edit, model_revision=base.revision, parents=edit.parents or parents)
+
+
+def _told(edits: Sequence[Edit]) -> list[PromptOp]:
+    """What stands before a prompt, in order.  Of a prompt edited twice only the newer, since many models follow the
+    older of two statements."""
+    told = [(edit.requests[0].fact.prompt, op) for edit in edits for op in edit.ops if isinstance(op, PromptOp)]
+    newest = {prompt: op for prompt, op in told}
+    return [op for prompt, op in told if op is newest[prompt]]
 
 
 def _weights_view(base: LanguageModel, edits: Sequence[Edit]) -> LanguageModel:

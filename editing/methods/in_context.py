@@ -13,6 +13,7 @@ answer, in the paper's ratio of kinds, and reports their number.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 from editing.configs import check_config
@@ -21,6 +22,7 @@ from editing.method import Change, Method, Task
 from editing.ops import PromptOp
 from editing.parts.demonstrations import (
     OPENINGS,
+    Kind,
     Similarity,
     Wording,
     demonstrate,
@@ -74,7 +76,7 @@ class IkeConfig(IceConfig):
     """
 
     demonstrations: int = field(
-        default=32, metadata={"help": "Demonstrations; an eighth of them copy, half retain.", "min": 0, "max": 1000}
+        default=32, metadata={"help": "Demonstrations; an eighth of them copy, half retain.", "min": 0, "max": 256}
     )
     similarity: Similarity = field(
         default="embedding",
@@ -148,19 +150,17 @@ class IkeMethod(IceMethod):
         """Token ids of the most demonstrations that fit `room` tokens, the nearest one last."""
         atlas = load_atlas()
         facts = nearest(model, atlas, request.fact, config.demonstrations, config.similarity)
+
+        @cache  # a fact is of the same kind for many numbers of demonstrations
+        def shown(index: int, kind: Kind) -> tuple[int, ...]:
+            one = demonstrate(atlas, facts[index], kind, config.seed)
+            stated = statement(one.stated, one.stated.target_true, config.wording)
+            return _ids(model, stated + question(one.prompt, one.answer, config.wording))
+
         for n in range(len(facts), 0, -1):
-            shown = [
-                demonstrate(atlas, fact, kind, config.seed)
-                for fact, kind in zip(facts[:n], kinds(n, config.seed), strict=True)
-            ]
-            texts = (
-                statement(one.stated, one.stated.target_true, config.wording)
-                + question(one.prompt, one.answer, config.wording)
-                for one in reversed(shown)
-            )
-            demonstrations = tuple(_ids(model, text) for text in texts)
+            demonstrations = [shown(index, kind) for index, kind in enumerate(kinds(n, config.seed))]
             if sum(map(len, demonstrations)) <= room:
-                return demonstrations
+                return tuple(reversed(demonstrations))
         return ()
 
     def diagnostics(self, config: IkeConfig, op: PromptOp) -> list[Diagnostic]:

@@ -200,9 +200,9 @@ def test_settings_nobody_knows_are_told_with_the_nearest_that_exists() -> None:
         make_config(RomeConfig, {"layer": 1, "zzz": 0.1})
     with pytest.raises(ValueError, match="'layer' is missing"):
         make_config(RomeConfig, {})
-    with pytest.raises(ValueError, match="steps is True; expected a number"):
+    with pytest.raises(ValueError, match="steps is True; expected a whole number"):
         GraceConfig(steps=True)
-    with pytest.raises(ValueError, match="steps is 0; expected a number of at least 1 and at most 1000"):
+    with pytest.raises(ValueError, match="steps is 0; expected a whole number of at least 1 and at most 1000"):
         GraceConfig(steps=0)
     assert unknown("method", "ROME", ["rome", "mend"]).startswith("unknown method 'ROME'; did you mean 'rome'?")
 

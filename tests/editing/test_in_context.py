@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
-from editing import apply_edits
+from editing import Edit, apply_edits, make_edit
 from editing.methods.in_context import IceConfig, IceMethod, IkeConfig, IkeMethod
 from editing.ops import PromptOp
 from editing.parts.demonstrations import counts, demonstrate, kinds, nearest, question, statement
@@ -124,6 +126,20 @@ def test_ice_is_the_statement_alone() -> None:
     assert model.decode(view.prefix).strip() == "New fact: the Space Needle is located in the city of Paris."
 
 
+@pytest.mark.parametrize("method", ["ice", "ike"])
+def test_of_one_prompt_told_twice_only_the_newer_is_said(method: str) -> None:
+    """SmolLM2 said the older of two statements in 3 of 12 cases, the newer in 1, and in 4 with the newer alone."""
+    model = roomy(256)
+    again = dataclasses.replace(NEEDLE, target_new="Rome")
+    edits: list[Edit] = []
+    for request in (NEEDLE, TOWER, again):
+        edits.append(make_edit(model, [request], method, active=edits))
+    assert apply_edits(model, edits).prefix == apply_edits(model, edits[1:]).prefix
+    assert " Paris" not in model.decode(apply_edits(model, [edits[0], edits[2]]).prefix).split("New fact")[-1]
+    without = apply_edits(model, edits[:2])
+    assert without.prefix != apply_edits(model, edits[1:2]).prefix  # the older is back where the newer is taken out
+
+
 def test_the_prefix_of_another_fact_is_another_prefix() -> None:
     """Negative control: whatever the words do, they must be those of this edit."""
     model = roomy(256)
@@ -132,6 +148,25 @@ def test_the_prefix_of_another_fact_is_another_prefix() -> None:
         apply_edits(model, [IceMethod().compute(model, [request], IceConfig())]) for request in (NEEDLE, TOWER)
     )
     assert not torch.equal(right.logits(ids), wrong.logits(ids))
+
+
+def test_more_demonstrations_than_a_prompt_can_hold_are_refused_in_a_sentence() -> None:
+    with pytest.raises(
+        ValueError, match="demonstrations is 1000; expected a whole number of at least 0 and at most 256"
+    ):
+        IkeConfig(demonstrations=1000)
+    model = roomy(4096)
+    edit = IkeMethod().compute(model, [NEEDLE], IkeConfig(demonstrations=256))
+    op = op_of(edit)
+    shown = [model.decode(ids) for ids in op.demonstrations]
+    assert sum(map(len, op.demonstrations)) <= 4096 - 48 - len(op.fact)
+    n, listed = len(shown), kinds(len(shown), 0)
+    assert 32 < n == edit.diagnostic("demonstrations").value
+    for text, fact, kind in zip(reversed(shown), nearest(model, ATLAS, NEEDLE.fact, n), listed, strict=True):
+        one = demonstrate(ATLAS, fact, kind, 0)
+        assert text == statement(one.stated, one.stated.target_true, "sentence") + question(
+            one.prompt, one.answer, "sentence"
+        )
 
 
 def test_bad_input_is_told() -> None:

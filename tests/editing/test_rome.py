@@ -371,7 +371,9 @@ def test_layer_out_of_range(config: dict[str, int]) -> None:
     ("changes", "words"),
     [
         ({"layer": -1}, "layer is -1"),
-        ({"steps": 0}, "steps is 0"),
+        ({"steps": 0}, "steps is 0; expected a whole number of at least 1 and at most 500"),
+        ({"prefixes": 1e-30}, "prefixes is 1e-30; expected a whole number of at least 0 and at most 50"),
+        ({"prefixes": 2.0}, "prefixes is 2.0; expected a whole number"),
         ({"norm_limit": float("nan")}, "norm_limit is nan"),
         ({"compat": "paper"}, "choose from rome, rome-code"),
         ({"second_moment": "none"}, "choose from estimate, identity"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import threading
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ import torch
 
 from editing import Edit, apply_edits
 from editing.ops import RouteOp
+from facts import EditRequest, Fact
 from models import LanguageModel, run
 from tests.editing import made as by_hand
 from tests.editing.made import IDS, OTHER, PROMPT, made
@@ -180,7 +182,10 @@ def test_several_facts_share_one_prefix_and_demonstrations_make_room() -> None:
     second = by_hand.stated(model, "b", ["near"], reserve=30)
     n_near = len(model.tokenize("near"))
     assert n_near <= 6 < n_near + len(model.tokenize("far away"))
-    view = apply_edits(model, [made(model, first), made(model, second)])
+    other = dataclasses.replace(
+        made(model, second), requests=(EditRequest(Fact("Big Ben", "{} is in", "London"), "Rome"),)
+    )
+    view = apply_edits(model, [made(model, first), other])
     assert model.decode(view.prefix) == "nearab"
     full = by_hand.stated(model, "much too long for what is left", reserve=model.max_positions - 3)
     with pytest.raises(ValueError, match="remove an edit or lower `reserve`"):
