@@ -8,7 +8,7 @@ import streamlit as st
 
 TRACING = """
 **Causal trace.** The prompt is run three times: *clean*; *corrupted*, with Gaussian noise on the embeddings of the
-subject's tokens; and *restored*, corrupted but with one state (token, layer) put back to its clean value.
+subject's tokens; and *restored*, corrupted but with one state (token, layer) restored to its clean value.
 
 | number | is |
 |---|---|
@@ -23,7 +23,7 @@ subject's tokens; and *restored*, corrupted but with one state (token, layer) pu
 | KL divergence | KL(clean run, this run) of the answer's tokens, in nats; a state that helps lowers it |
 | rank | of the answer among all tokens, 1 for the likeliest; a state that helps lowers it |
 | fraction restored | indirect effect / total effect, of the probability |
-| averaged map | mean over facts, by kind of token; 95 %, Student's t over facts, a dot where the interval holds 0 |
+| averaged map | mean over facts, by kind of token; 95 %, Student's t over facts, a dot where the interval includes 0 |
 
 A large effect says that a state *carries* what the answer needs. It does not say that the fact is stored there, nor
 that an edit works best there: Hase et al. found next to no correlation between the two. So the layer is a suggestion.
@@ -32,7 +32,7 @@ Where another token of the subject carries the fact, click it in the map: the ed
 
 EDITING = """
 **Rank-one edit (ROME).** The MLP of the chosen layer is read as a memory from keys to values. The key is its input at
-the last subject token, or at another one that was chosen. The new value is found by gradient steps, so that the model
+the last subject token, or at the token you choose. The new value is found by gradient steps, so that the model
 says the new answer. Then the smallest change of the down-projection that maps the key to that value, with respect to
 the keys of ordinary text, is solved for. An edit is applied as a *view* that shares every weight but the changed
 matrix. Undo drops the view; nothing is subtracted.

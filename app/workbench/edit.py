@@ -158,8 +158,8 @@ def _suggestion(located: Located, layer: int, position: int) -> str:
             "" if other is None else f" {plain(visible(other.token))} carries more: click it in the map to edit there."
         )
         words = (
-            f"No layer stands out at {token}.{instead} Layer {located.usual} is what published edits of models of this "
-            "size use."
+            f"No layer stands out at {token}.{instead} Published edits of models of this size use layer "
+            f"{located.usual}."
         )
     else:
         peak = located.main.peak(position)[1]
