@@ -5,10 +5,11 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from experiments.plan_files import sample_facts
-from facts import EditRequest, Fact
+from facts import Case, EditRequest, Fact
 from facts.atlas import load_atlas
 from facts.importers import answered, list_cases
 from facts.probes import edit_request
@@ -33,12 +34,15 @@ class Drawn(Generic[T]):
     """Rows of the file that could not be read."""
     untold: int = 0
     """Facts of the file without a true answer."""
+    several: int = 0
+    """Cases of the file with several edits, where only single ones count."""
 
     @property
     def about(self) -> dict[str, Any]:
         """What the run's record says of the skipped ones."""
-        without = {"no_true_answer": self.untold} if self.untold else {}
-        return {"unknown": list(self.unknown), "rejected_rows": self.rejected, **without}
+        counts = {"no_true_answer": self.untold, "cases_of_several_edits": self.several}
+        skipped = {name: count for name, count in counts.items() if count}
+        return {"unknown": list(self.unknown), "rejected_rows": self.rejected, **skipped}
 
 
 def add_source(parser: ArgumentParser, facts: int, what: str = "facts that the model knows") -> None:
@@ -67,28 +71,68 @@ def draw_facts(model: LanguageModel, source: str, count: int, seed: int) -> Draw
     return replace(first_known(told, count, lambda fact: _knows(model, fact), rejected), untold=untold)
 
 
-def draw_requests(model: LanguageModel, source: str, count: int, seed: int) -> Drawn[EditRequest]:
+def draw_requests(
+    model: LanguageModel, source: str, count: int, seed: int, all_facts: bool = False, keep_same: bool = False
+) -> Drawn[EditRequest]:
     """The first `count` requests, in a shuffled order, to rewrite a fact that the model knows.
 
     Facts of the atlas get another answer of their relation, and the probes that the atlas derives; of a dataset, cases
-    with one request count.
+    with one request count, and the others are counted.
+
+    Args:
+        all_facts: whether facts that the model does not know count too.
+        keep_same: as `keep_same_answers` of `facts.importers.read_cases`.
 
     Raises:
         ValueError, FileNotFoundError: as `draw_facts`.
     """
     if source == ATLAS:
         atlas = load_atlas()
-        drawn = draw_facts(model, ATLAS, count, seed)
+        drawn = first_known(_atlas_facts(seed), count, lambda fact: all_facts or _knows(model, fact))
         requests = []
         for fact in drawn.items:
             row = atlas.find(fact.subject, fact.relation)
             assert row is not None, "the fact is of the atlas"
             requests.append(edit_request(atlas, fact, atlas.counterfactual(row, seed)))
         return Drawn(tuple(requests), drawn.unknown)
-    cases, rejected = _from_file(source, seed)
-    single = [case.requests[0] for case in cases if len(case.requests) == 1]
-    told, untold = answered(single, lambda request: request.fact, source)
-    return replace(first_known(told, count, lambda request: _knows(model, request.fact), rejected), untold=untold)
+    cases = draw_cases(model, source, count, seed, all_facts, keep_same, single=True)
+    single = tuple(case.requests[0] for case in cases.items)
+    return Drawn(single, cases.unknown, cases.rejected, cases.untold, cases.several)
+
+
+def draw_cases(
+    model: LanguageModel,
+    source: str,
+    count: int,
+    seed: int,
+    all_facts: bool = False,
+    keep_same: bool = False,
+    *,
+    single: bool = False,
+) -> Drawn[Case]:
+    """The first `count` cases of a file, in a shuffled order, whose facts the model knows.
+
+    Args:
+        all_facts, keep_same: as in `draw_requests`.
+        single: leave out cases of several edits.
+
+    Raises:
+        ValueError, FileNotFoundError: as `draw_facts`.
+    """
+    cases, rejected = _from_file(source, seed, keep_same)
+    edits = [case for case in cases if case.requests]
+    usable = [case for case in edits if len(case.requests) == 1] if single else edits
+    if not usable:
+        what = (
+            f"only cases of several edits ({len(edits)}), which this study makes one at a time" if edits else "no edit"
+        )
+        raise ValueError(f"{Path(source).name} holds {what}; give another file")
+    told, untold = (usable, 0) if all_facts else answered(usable, lambda case: case.requests[0].fact, source)
+
+    def known(case: Case) -> bool:
+        return all_facts or all(_knows(model, request.fact) for request in case.requests)
+
+    return replace(first_known(told, count, known, rejected), untold=untold, several=len(edits) - len(usable))
 
 
 def first_known(items: Iterable[T], count: int, known: Callable[[T], bool], rejected: int = 0) -> Drawn[T]:
@@ -109,15 +153,13 @@ def first_known(items: Iterable[T], count: int, known: Callable[[T], bool], reje
         else:
             unknown.append(_prompt(item))
     if len(drawn) < count:
-        raise ValueError(
-            f"{count} facts were asked for and the model knows {len(drawn)} of {len(drawn) + len(unknown)}; "
-            "ask for fewer, or give a file with more"
-        )
+        there = f"the model knows {len(drawn)} of {len(drawn) + len(unknown)}" if unknown else f"there are {len(drawn)}"
+        raise ValueError(f"{count} facts were asked for and {there}; ask for fewer, or give a file with more")
     return Drawn(tuple(drawn), tuple(unknown), rejected)
 
 
 def _prompt(item: Any) -> str:
-    return str(item.fact.prompt if isinstance(item, EditRequest) else item.prompt)
+    return str(item.prompt if isinstance(item, Fact) else item.facts[0].prompt)
 
 
 def _knows(model: LanguageModel, fact: Fact) -> bool:
@@ -133,8 +175,8 @@ def _atlas_facts(seed: int) -> list[Fact]:
     return [atlas.as_fact(row) for row in sample_facts(usable, seed)]
 
 
-def _from_file(path: str, seed: int) -> tuple[list[Any], int]:
-    listed = list_cases(path)
+def _from_file(path: str, seed: int, keep_same: bool = False) -> tuple[list[Case], int]:
+    listed = list_cases(path, keep_same_answers=keep_same)
     cases = list(listed.cases)
     random.Random(f"cases|{seed}").shuffle(cases)
     return cases, listed.n_rejected

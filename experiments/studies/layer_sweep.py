@@ -24,7 +24,8 @@ from experiments.places import shown_name
 from experiments.plan import Cell, Plan, canonical
 from experiments.studies import output
 from experiments.studies.average_effects import PAPER_WINDOW
-from experiments.studies.known import add_source, draw_requests
+from experiments.studies.edit_options import add_edit_options, asked_of, settings_of
+from experiments.studies.known import draw_requests
 from experiments.studies.regression import Array, Regression, regress
 from facts.records import request_record
 
@@ -37,7 +38,7 @@ HELP = "edit success against tracing effect, layer by layer"
 
 def add_options(parser: ArgumentParser) -> None:
     """The study's own options."""
-    add_source(parser, 20)
+    add_edit_options(parser, 20)
     parser.add_argument("--method", default="r-rome", help="an editing method with a layer")
     parser.add_argument("--layers", type=int, nargs="+", default=None, help="to edit at (default: all)")
     parser.add_argument("--samples", type=int, default=5, help="noise draws of a trace")
@@ -49,12 +50,15 @@ def plan(options: Namespace, model: LanguageModel) -> Plan:
     """A trace for every fact, and an edit at every layer."""
     from tracing import measure_noise
 
-    drawn = draw_requests(model, options.source, options.facts, options.seed)
+    drawn = draw_requests(
+        model, options.source, options.facts, options.seed, options.all_facts, options.keep_same_answers
+    )
     window = options.window or max(1, int(PAPER_WINDOW * model.n_layers + 0.5))
     layers = sorted(set(options.layers or range(model.n_layers)))
     if not 0 <= layers[0] <= layers[-1] < model.n_layers:
         raise ValueError(f"the layers are {layers}; {shown_name(model.name)} has layers 0 to {model.n_layers - 1}")
     level = level_of(measure_noise(model, [request.fact.subject for request in drawn.items]))
+    method_settings = settings_of(options, [options.method])[options.method]
     cells = []
     for number, request in enumerate(drawn.items):
         shared = {"site": "mlp_out", "window": window, "samples": options.samples}
@@ -64,9 +68,10 @@ def plan(options: Namespace, model: LanguageModel) -> Plan:
             Cell("trace", {"fact": fact, "level": level, "positions": ["last_subject"], "seed": seed, **shared})
         )
         short = request_record(trimmed(request, options.probes))
-        cells += [Cell("rewrite", {"request": short, "method": options.method, "layer": layer}) for layer in layers]
+        edit = {"request": short, "method": options.method, "settings": method_settings}
+        cells += [Cell("rewrite", {**edit, "layer": layer}) for layer in layers]
     settings = {name: getattr(options, name) for name in ("facts", "seed", "source", "method", "samples", "probes")}
-    about = {"options": {**settings, "window": window, "layers": layers}, **drawn.about}
+    about = {"options": {**settings, **asked_of(options), "window": window, "layers": layers}, **drawn.about}
     return Plan(options.name or NAME, options.model, tuple(cells), about=about)
 
 

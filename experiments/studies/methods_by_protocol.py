@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,10 @@ from experiments.ledger.ledger import Ledger
 from experiments.ledger.records import Entry, entries
 from experiments.plan import Cell, Plan
 from experiments.studies import output
-from experiments.studies.known import add_source, draw_requests
+from experiments.studies.edit_options import add_edit_options, asked_of, settings_of
+from experiments.studies.known import ATLAS, draw_cases, draw_requests
+from facts import Case, EditRequest
+from facts.importers import record_of
 from facts.records import request_record
 from metrics.definitions import PROMPTED
 
@@ -33,30 +37,43 @@ METHODS = ("r-rome", "memit", "ft-m", "grace")
 
 def add_options(parser: ArgumentParser) -> None:
     """The study's own options."""
-    add_source(parser, 20, "facts to edit")
+    add_edit_options(parser, 20, "facts to edit")
     parser.add_argument("--methods", nargs="+", default=METHODS, help="editing methods")
     parser.add_argument("--layer", type=int, default=1, help="for methods without a layer of their own")
     parser.add_argument("--protocols", nargs="+", default=None, help="ways of measuring (default: all)")
     parser.add_argument("--probes", type=int, default=2, help="paraphrases and neighbours of an edit")
+    parser.add_argument("--snippets", default="", help="ROME's attribute_snippets.json, for RS and essence")
 
 
 def plan(options: Namespace, model: LanguageModel) -> Plan:
     """A cell for every fact and method."""
     from metrics.protocols import PROTOCOLS
 
-    drawn = draw_requests(model, options.source, options.facts, options.seed)
+    draw = draw_requests if options.source == ATLAS else draw_cases
+    drawn = draw(model, options.source, options.facts, options.seed, options.all_facts, options.keep_same_answers)
     names = list(options.protocols or PROTOCOLS)
     methods = list(options.methods)
     cells = []
-    for request in drawn.items:
-        shared = {"request": request_record(fewer(request, options.probes)), "protocols": names, "seed": options.seed}
-        cells += [
-            Cell("protocols", {**shared, "method": method, "layer": layer_for(method, options.layer)})
-            for method in methods
-        ]
+    method_settings = settings_of(options, methods)
+    snippets = {"snippets": options.snippets} if options.snippets else {}
+    for item in drawn.items:
+        shared = {**_edited(item, options.probes), "protocols": names, "seed": options.seed, **snippets}
+        for method in methods:
+            edit = {"method": method, "layer": layer_for(method, options.layer), "settings": method_settings[method]}
+            cells.append(Cell("protocols", shared | edit))
     settings = {name: getattr(options, name) for name in ("facts", "seed", "source", "layer", "probes")}
-    about = {"options": {**settings, "methods": methods, "protocols": names}, **drawn.about}
+    about = {
+        "options": {**settings, **asked_of(options), **snippets, "methods": methods, "protocols": names},
+        **drawn.about,
+    }
     return Plan(options.name or NAME, options.model, tuple(cells), about=about)
+
+
+def _edited(item: EditRequest | Case, probes: int) -> dict[str, Any]:
+    """What a cell is about, with so many paraphrases and neighbours of each edit."""
+    if isinstance(item, EditRequest):
+        return {"request": request_record(fewer(item, probes))}
+    return {"case": record_of(replace(item, requests=tuple(fewer(request, probes) for request in item.requests)))}
 
 
 def summarise(ledger: Ledger, run: str, folder: Path) -> list[Path]:

@@ -21,7 +21,8 @@ from experiments.ledger.ledger import Ledger
 from experiments.ledger.records import Entry, entries
 from experiments.plan import Cell, Plan
 from experiments.studies import output
-from experiments.studies.known import add_source, draw_requests
+from experiments.studies.edit_options import add_edit_options, asked_of, settings_of
+from experiments.studies.known import draw_requests
 from facts.records import request_record
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ BROKEN = 2.0
 
 def add_options(parser: ArgumentParser) -> None:
     """The study's own options."""
-    add_source(parser, 40, "edits in a row")
+    add_edit_options(parser, 40, "edits in a row")
     parser.add_argument(
         "--methods", nargs="+", default=["rome", "r-rome", "memit", "alphaedit"], help="editing methods"
     )
@@ -50,7 +51,10 @@ def plan(options: Namespace, model: LanguageModel) -> Plan:
     """A cell for every method and order."""
     if options.orders < 1:
         raise ValueError(f"{options.orders} orders were asked for; expected at least 1")
-    drawn = draw_requests(model, options.source, options.facts, options.seed)
+    drawn = draw_requests(
+        model, options.source, options.facts, options.seed, options.all_facts, options.keep_same_answers
+    )
+    method_settings = settings_of(options, options.methods)
     cells = []
     for order in range(options.orders):
         requests = [request_record(trimmed(request, options.probes)) for request in drawn.items]
@@ -59,9 +63,9 @@ def plan(options: Namespace, model: LanguageModel) -> Plan:
         for method in options.methods:
             layer = layer_for(method, options.layer)
             spec = {"requests": requests, "method": method, "layer": layer, "every": options.every}
-            cells.append(Cell("sequence", spec))
+            cells.append(Cell("sequence", spec | {"settings": method_settings[method]}))
     settings = {name: getattr(options, name) for name in ("facts", "seed", "source", "layer", "orders")}
-    about = {"options": {**settings, "methods": list(options.methods)}, **drawn.about}
+    about = {"options": {**settings, **asked_of(options), "methods": list(options.methods)}, **drawn.about}
     return Plan(options.name or NAME, options.model, tuple(cells), about=about)
 
 
