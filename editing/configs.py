@@ -20,11 +20,11 @@ def make_config(config_type: type[Any], values: Mapping[str, Any]) -> Any:
     Raises:
         ValueError: if a field is unknown or missing, or a value is out of its range.
     """
-    known = {knob.name: knob for knob in fields(config_type)}
+    knobs = {knob.name: knob for knob in fields(config_type)}
     for name in values:
-        if name not in known:
-            raise ValueError(unknown("setting", name, known))
-    for name, knob in known.items():
+        if name not in knobs:
+            raise ValueError(unknown("setting", name, knobs))
+    for name, knob in knobs.items():
         if name not in values and knob.default is MISSING and knob.default_factory is MISSING:
             help_text = knob.metadata.get("help", "")
             raise ValueError(f"the setting {name!r} is missing; give a value for it. {help_text}".strip())

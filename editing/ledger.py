@@ -194,15 +194,15 @@ class Ledger:
 
     def _put(self, edit: Edit, position: int | None) -> Edit:
         state = self._state.added(edit.digest, position)
-        known = self._edits | {edit.digest: edit}
+        edits = self._edits | {edit.digest: edit}
         apply_edits(
-            self.model, [known[digest] for digest in state.edits()], force=True
+            self.model, [edits[digest] for digest in state.edits()], force=True
         )  # raises now if the edit does not fit
         if self.folder is not None and not self._file(edit.digest).is_file():
             scratch = self._file(edit.digest).with_suffix(".part")
             save_edit(edit, scratch)
             os.replace(scratch, self._file(edit.digest))
-        self._edits = known
+        self._edits = edits
         self._change(state)
         return edit
 

@@ -19,7 +19,7 @@ import torch
 from editing.applied.view import EditedModel, apply_edits
 from editing.edit import Diagnostic, Edit, LossStep
 from editing.ops import Op
-from editing.parts.answers import Asked, new_answers, probabilities
+from editing.parts.answers import AnswerRow, new_answers, probabilities
 from editing.parts.diagnosis import answer_diagnostics
 from editing.requests import check_batch, check_layer, check_single
 from facts import EditRequest
@@ -54,7 +54,7 @@ class Task:
         return self.model.base if isinstance(self.model, EditedModel) else self.model
 
     @cached_property
-    def rows(self) -> list[Asked]:
+    def rows(self) -> list[AnswerRow]:
         """Each request's prompt with its new answer, tokenised.
 
         Raises:

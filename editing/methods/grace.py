@@ -27,7 +27,7 @@ from editing.configs import check_config
 from editing.edit import Diagnostic, LossStep
 from editing.method import Change, Method, Task
 from editing.ops import CodebookOp, Where
-from editing.parts.answers import Asked, Targets, padded
+from editing.parts.answers import AnswerRow, Targets, padded
 from facts import EditRequest
 from facts.atlas import load_atlas
 from facts.watch import Watch
@@ -103,7 +103,7 @@ class GraceConfig:
 class Place:
     """The layer at the end of a prompt, read without the answer."""
 
-    row: Asked
+    row: AnswerRow
     key: torch.Tensor
     """[d_mlp], input of the down projection at the prompt's last token."""
     written: torch.Tensor
@@ -148,7 +148,7 @@ class GraceMethod(Method):
         )
 
 
-def _place(model: LanguageModel, layer: int, row: Asked) -> Place:
+def _place(model: LanguageModel, layer: int, row: AnswerRow) -> Place:
     prompt = torch.tensor([row.ids[: row.n_prompt]], device=model.device)
     captured = run(model, prompt, captures=[("mlp_key", layer), ("mlp_out", layer)]).captured
     return Place(row, captured["mlp_key", layer][0, -1].float(), captured["mlp_out", layer][0, -1].float())

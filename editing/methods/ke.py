@@ -21,7 +21,14 @@ from torch import Tensor
 from editing.configs import check_config
 from editing.edit import Diagnostic
 from editing.method import Task
-from editing.methods.learned import Asked, LearnedMethod, artefact_setting, ask, diagnostics, scaled
+from editing.methods.learned import (
+    AnswerGradients,
+    LearnedMethod,
+    artefact_setting,
+    diagnostics,
+    read_gradients,
+    scaled,
+)
 from editing.ops import Op
 from editing.train.artefact import Artefact
 from editing.train.editors.ke_network import KeNetwork, condition_ids, embed_conditions
@@ -59,11 +66,11 @@ def ke_network(shapes: Mapping[str, tuple[int, int]], d_model: int, artefact: Ar
     return network.eval().requires_grad_(False)
 
 
-def repeats(asked: Asked, changes: Mapping[str, LowRank], most: int) -> Tensor:
+def repeats(answers: AnswerGradients, changes: Mapping[str, LowRank], most: int) -> Tensor:
     """How often each request's change is added until its answer is the greedy one, at most `most` times: [request]."""
-    counts = torch.ones(asked.rows.n_rows)
+    counts = torch.ones(answers.rows.n_rows)
     for _ in range(most - 1):
-        wrong = ~asked.right(scaled(changes, counts))
+        wrong = ~answers.right(scaled(changes, counts))
         if not wrong.any():
             break
         counts = counts + wrong
@@ -89,12 +96,12 @@ class KeMethod(LearnedMethod):
         for request in requests:
             if not request.fact.target_true.strip():
                 raise ValueError(f"KE also reads the old answer; give the true answer of {request.fact.prompt!r}")
-        asked = ask(model, requests, artefact.settings["layers"])
-        network = ke_network(weight_shapes(model, tuple(asked.factors)), model.d_model, artefact)
+        answers = read_gradients(model, requests, artefact.settings["layers"])
+        network = ke_network(weight_shapes(model, tuple(answers.factors)), model.d_model, artefact)
         conditions = [condition_ids(model, r.fact.target_true, r.target_new, r.fact.prompt) for r in requests]
-        changes = network(asked.factors, *embed_conditions(model, conditions))
+        changes = network(answers.factors, *embed_conditions(model, conditions))
         changes = scaled(changes, torch.full((len(requests),), artefact.scale))
-        counts = repeats(asked, changes, task.config.loop)
+        counts = repeats(answers, changes, task.config.loop)
         deltas = weight_deltas(scaled(changes, counts))
         repeated = Diagnostic("repeats", float(counts.mean()), "", "How often a change was added, mean over requests.")
-        return deltas, (*diagnostics(model, asked, deltas, artefact), repeated)
+        return deltas, (*diagnostics(model, answers, deltas, artefact), repeated)

@@ -30,7 +30,7 @@ from editing.configs import check_config
 from editing.edit import Diagnostic
 from editing.method import Change, Method, Task
 from editing.ops import WeightDelta
-from editing.parts.answers import Asked
+from editing.parts.answers import AnswerRow
 from editing.parts.contexts import BARE, make_contexts
 from editing.parts.diagnosis import size_diagnostic
 from facts import EditRequest
@@ -230,7 +230,7 @@ class _Everywhere:
     """Sum of the attributions divided by its exact value, over all layers of the bare prompt."""
 
 
-def _old_token(model: LanguageModel, request: EditRequest, row: Asked) -> int:
+def _old_token(model: LanguageModel, request: EditRequest, row: AnswerRow) -> int:
     if request.fact.target_true.strip():
         return target_ids(model, request.fact.target_true, request.fact.prompt)[0]
     prompt = torch.tensor([row.ids[: row.n_prompt]], device=model.device)

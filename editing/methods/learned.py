@@ -57,7 +57,7 @@ class LearnedMethod(Method):
 
 
 @dataclass(frozen=True, eq=False)
-class Asked:
+class AnswerGradients:
     """Requests as rows, with the gradients of their answers."""
 
     forward: Forward
@@ -79,7 +79,7 @@ class Asked:
             return self.forward.log_probs(self.rows)
 
 
-def ask(model: LanguageModel, requests: Sequence[EditRequest], layers: Sequence[int]) -> Asked:
+def read_gradients(model: LanguageModel, requests: Sequence[EditRequest], layers: Sequence[int]) -> AnswerGradients:
     """Read the gradients of the new answers in the MLP weights of the given layers.
 
     Raises:
@@ -87,7 +87,7 @@ def ask(model: LanguageModel, requests: Sequence[EditRequest], layers: Sequence[
     """
     forward = Forward(model)
     rows = Encoder(model).rows([(request.fact.prompt, request.target_new) for request in requests])
-    return Asked(forward, rows, gradient_factors(forward, rows, mlp_weights(model, layers)))
+    return AnswerGradients(forward, rows, gradient_factors(forward, rows, mlp_weights(model, layers)))
 
 
 def scaled(changes: Mapping[str, LowRank], factors: Tensor) -> dict[str, LowRank]:
@@ -96,10 +96,10 @@ def scaled(changes: Mapping[str, LowRank], factors: Tensor) -> dict[str, LowRank
 
 
 def diagnostics(
-    model: LanguageModel, asked: Asked, deltas: Sequence[WeightDelta], artefact: Artefact
+    model: LanguageModel, answers: AnswerGradients, deltas: Sequence[WeightDelta], artefact: Artefact
 ) -> tuple[Diagnostic, ...]:
     """Size of the change, probability of the new answers, and how many edits the editor was trained to sum."""
-    n, trained_for = asked.rows.n_rows, max(artefact.settings["batch_sizes"])
+    n, trained_for = answers.rows.n_rows, max(artefact.settings["batch_sizes"])
     sizes = [delta.norm / float(_weight(model, delta.name).norm()) for delta in deltas]
     warning = ""
     if n > trained_for:
@@ -110,9 +110,9 @@ def diagnostics(
     return (
         Diagnostic("relative change", max(sizes), "|Δ| / |W|", "Of the weight that changes most."),
         Diagnostic("rank", float(max(delta.cols.shape[0] for delta in deltas)), "", "Of the widest change."),
-        Diagnostic("p(new) before", _probability(asked.nll({})), "probability", "Per token, geometric mean."),
+        Diagnostic("p(new) before", _probability(answers.nll({})), "probability", "Per token, geometric mean."),
         Diagnostic(
-            "p(new) after", _probability(asked.nll(_together(deltas))), "probability", "With all requests' changes."
+            "p(new) after", _probability(answers.nll(_together(deltas))), "probability", "With all requests' changes."
         ),
         Diagnostic("edits summed", float(n), "", f"Trained for up to {trained_for}.", warning),
         Diagnostic(

@@ -20,7 +20,7 @@ import torch
 from editing.configs import check_config
 from editing.edit import Diagnostic
 from editing.method import Task
-from editing.methods.learned import LearnedMethod, artefact_setting, ask, diagnostics, scaled
+from editing.methods.learned import LearnedMethod, artefact_setting, diagnostics, read_gradients, scaled
 from editing.ops import Op
 from editing.train.artefact import Artefact
 from editing.train.editors.mend_network import MendNetwork
@@ -63,8 +63,8 @@ class MendMethod(LearnedMethod):
 
     def proposed(self, task: Task, artefact: Artefact) -> tuple[tuple[Op, ...], tuple[Diagnostic, ...]]:
         """As `LearnedMethod.proposed`."""
-        asked = ask(task.model, task.requests, artefact.settings["layers"])
-        network = mend_network(weight_shapes(task.model, tuple(asked.factors)), artefact)
+        answers = read_gradients(task.model, task.requests, artefact.settings["layers"])
+        network = mend_network(weight_shapes(task.model, tuple(answers.factors)), artefact)
         scale = torch.full((len(task.requests),), task.config.scale * artefact.scale)
-        deltas = weight_deltas(scaled(network(asked.factors), scale))
-        return deltas, diagnostics(task.model, asked, deltas, artefact)
+        deltas = weight_deltas(scaled(network(answers.factors), scale))
+        return deltas, diagnostics(task.model, answers, deltas, artefact)

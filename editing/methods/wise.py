@@ -29,7 +29,7 @@ from editing.configs import check_config
 from editing.edit import Diagnostic, Edit, LossStep
 from editing.method import Change, Method, Task
 from editing.ops import CodebookOp, SideOp
-from editing.parts.answers import Asked, Targets, ask, new_answers, padded
+from editing.parts.answers import AnswerRow, Targets, answer_row, new_answers, padded
 from editing.parts.contexts import BARE, make_contexts
 from facts import EditRequest, Fact
 from facts.atlas import load_atlas
@@ -110,7 +110,7 @@ class WiseConfig:
 class Inputs:
     """A layer's input on some rows, read once, because changes of this layer do not affect it."""
 
-    rows: tuple[Asked, ...]
+    rows: tuple[AnswerRow, ...]
     states: torch.Tensor
     """[batch, pos, d_mlp]"""
     below: torch.Tensor | None = None
@@ -157,8 +157,8 @@ class WiseMethod(Method):
         earlier = [op for edit in task.active for op in edit.ops if isinstance(op, SideOp) and op.name == name]
         shard = len(earlier) // config.save_every
         index = mask_of(weight, config, shard)
-        asked, others = _rows(model, task.request, config)
-        inside = _inputs(model, config.layer, asked, keep_below=_only_here(task.active, model, config.layer))
+        edited, others = _rows(model, task.request, config)
+        inside = _inputs(model, config.layer, edited, keep_below=_only_here(task.active, model, config.layer))
         outside = _inputs(model, config.layer, others)
         start = torch.zeros(weight.numel(), device=weight.device)
         for op in (op for op in earlier if op.shard == shard):
@@ -187,14 +187,14 @@ def mask_of(weight: torch.Tensor, config: WiseConfig, shard: int) -> torch.Tenso
     return chosen.nonzero()[:, 0].to(weight.device)
 
 
-def _rows(model: LanguageModel, request: EditRequest, config: WiseConfig) -> tuple[list[Asked], list[Asked]]:
+def _rows(model: LanguageModel, request: EditRequest, config: WiseConfig) -> tuple[list[AnswerRow], list[AnswerRow]]:
     """The edited prompt in its contexts, the bare one first; and irrelevant prompts of other subjects and relations."""
-    asked = new_answers(model, [request])
+    edited = new_answers(model, [request])
     for context in make_contexts(model, config.prefixes, config.seed):
         prompt = context.replace(BARE, request.fact.prompt)
         if context != BARE and fits(model, prompt, request.target_new):
-            asked.append(ask(model, prompt, request.target_new))
-    return asked, [ask(model, fact.prompt, fact.target_true) for fact in _irrelevant(model, request, config)]
+            edited.append(answer_row(model, prompt, request.target_new))
+    return edited, [answer_row(model, fact.prompt, fact.target_true) for fact in _irrelevant(model, request, config)]
 
 
 def _irrelevant(model: LanguageModel, request: EditRequest, config: WiseConfig) -> list[Fact]:
@@ -213,7 +213,7 @@ def _irrelevant(model: LanguageModel, request: EditRequest, config: WiseConfig) 
     return chosen
 
 
-def _inputs(model: LanguageModel, layer: int, rows: Sequence[Asked], *, keep_below: bool = False) -> Inputs:
+def _inputs(model: LanguageModel, layer: int, rows: Sequence[AnswerRow], *, keep_below: bool = False) -> Inputs:
     sites: list[tuple[Site, int]] = [("mlp_key", layer)]
     if keep_below and layer > 0:
         sites.append(("resid_post", layer - 1))
@@ -230,7 +230,7 @@ def _only_here(active: Sequence[Edit], model: LanguageModel, layer: int) -> bool
     return paths <= {here}
 
 
-def _ends(model: LanguageModel, rows: Sequence[Asked]) -> torch.Tensor:
+def _ends(model: LanguageModel, rows: Sequence[AnswerRow]) -> torch.Tensor:
     """[batch], tokens of each prompt, so that other memories in the model do not read the answer as part of it."""
     return torch.tensor([row.n_prompt for row in rows], device=model.device)
 

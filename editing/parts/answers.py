@@ -33,26 +33,26 @@ class Answered(Protocol):
 
 
 @dataclass(frozen=True)
-class Asked:
+class AnswerRow:
     """A prompt with an answer, tokenised."""
 
     ids: tuple[int, ...]
     n_prompt: int
 
 
-def ask(model: LanguageModel, prompt: str, answer: str) -> Asked:
+def answer_row(model: LanguageModel, prompt: str, answer: str) -> AnswerRow:
     """Prompt and answer joined by a space.
 
     Raises:
         ValueError: if either is empty or both are too long for the model.
     """
     ids, n_prompt = join(model, prompt, answer)
-    return Asked(tuple(ids), n_prompt)
+    return AnswerRow(tuple(ids), n_prompt)
 
 
-def new_answers(model: LanguageModel, requests: Sequence[EditRequest]) -> list[Asked]:
+def new_answers(model: LanguageModel, requests: Sequence[EditRequest]) -> list[AnswerRow]:
     """Each request's bare prompt with its new answer."""
-    return [ask(model, request.fact.prompt, request.target_new) for request in requests]
+    return [answer_row(model, request.fact.prompt, request.target_new) for request in requests]
 
 
 class Targets:

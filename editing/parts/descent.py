@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import torch
 
 from editing.edit import LossStep
-from editing.parts.answers import Answered, Asked, Targets, padded, portions
+from editing.parts.answers import Answered, AnswerRow, Targets, padded, portions
 from facts.watch import UNWATCHED, Watch
 from models import LanguageModel
 from models.forwards.partial import logits_at
@@ -44,7 +44,7 @@ class DescentSettings:
 
 def descend(
     model: LanguageModel,
-    rows: Sequence[Asked],
+    rows: Sequence[AnswerRow],
     parameters: Sequence[torch.Tensor],
     settings: DescentSettings,
     *,
@@ -106,7 +106,7 @@ def _step(
             parameter.copy_(own)
 
 
-def _accumulate(model: LanguageModel, rows: Sequence[Asked], targets: type[Targets]) -> float:
+def _accumulate(model: LanguageModel, rows: Sequence[AnswerRow], targets: type[Targets]) -> float:
     """The mean loss over all rows; adds its gradients to the parameters.  Uses as many forward passes as needed."""
     total = 0.0
     for portion in portions([(1, len(row.ids)) for row in rows]):

@@ -10,7 +10,7 @@ from editing import apply_edits
 from editing.edit import Edit
 from editing.methods.lora import Adapter, make_adapters, target_paths
 from editing.ops import DenseDelta
-from editing.parts.answers import Targets, ask, new_answers, padded, probabilities
+from editing.parts.answers import Targets, answer_row, new_answers, padded, probabilities
 from editing.parts.descent import PromptEndTargets
 from editing.registry import get_method
 from facts import EditRequest
@@ -50,7 +50,7 @@ def test_masked_loss_is_the_usual_one_with_the_prompt_masked() -> None:
 
 def test_no_start_token_and_no_padding_is_a_target() -> None:
     model = tiny_model("gpt2")
-    rows = [ask(model, "The Space Needle is located in the city of", "Paris"), ask(model, "In", "Rome")]
+    rows = [answer_row(model, "The Space Needle is located in the city of", "Paris"), answer_row(model, "In", "Rome")]
     targets = Targets(rows, model.device)
     answers = [token for row in rows for token in row.ids[row.n_prompt :]]
     assert targets.token.tolist() == answers

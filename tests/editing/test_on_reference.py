@@ -14,7 +14,7 @@ import torch
 
 from editing import apply_edits
 from editing.edit import Edit
-from editing.parts.answers import ask, probabilities
+from editing.parts.answers import answer_row, probabilities
 from editing.parts.suggest import suggest_layers
 from editing.registry import get_method
 from facts import EditRequest
@@ -39,7 +39,7 @@ def says(model: LanguageModel, asked: Sequence[tuple[str, str]]) -> float:
     """Share of (prompt, answer) pairs the model continues with the answer."""
     right = 0
     for prompt, answer in asked:
-        row = ask(model, prompt, answer)
+        row = answer_row(model, prompt, answer)
         best = model.logits(torch.tensor([row.ids]))[0].argmax(-1)
         right += all(int(best[i - 1]) == row.ids[i] for i in range(row.n_prompt, len(row.ids)))
     return right / len(asked)
@@ -136,5 +136,5 @@ def test_one_edit_after_the_other_is_kept() -> None:
         active.append(method.compute(view, (request,), config, active=active))
         view = apply_edits(view, active[-1:])
     first = requests()[0]
-    after = probabilities(view, [ask(view, first.fact.prompt, first.target_new)])
+    after = probabilities(view, [answer_row(view, first.fact.prompt, first.target_new)])
     assert after[0] > 0.2

@@ -9,7 +9,7 @@ import torch
 from editing import Edit, apply_edits, get_method
 from editing.files import load_edit, save_edit
 from editing.methods.ke import ke_network, repeats
-from editing.methods.learned import ask
+from editing.methods.learned import read_gradients
 from editing.methods.mend import mend_network
 from editing.ops import WeightDelta
 from editing.train.artefact import load_artefact, save_artefact
@@ -131,7 +131,7 @@ def test_mend_is_its_network_times_scale() -> None:
     artefact = load_artefact(Path(editor("mend")), "mend", MODEL.revision)
     names = mlp_weights(MODEL, (2, 3))
     network = mend_network(weight_shapes(MODEL, names), artefact)
-    changes = network(ask(MODEL, [REQUEST], (2, 3)).factors)
+    changes = network(read_gradients(MODEL, [REQUEST], (2, 3)).factors)
     for name, change in deltas(made("mend", MODEL, REQUEST, scale=2.0)).items():
         torch.testing.assert_close(change, 2 * (changes[name].rows[0].T @ changes[name].cols[0]), rtol=1e-4, atol=1e-6)
     assert not any(change.any() for change in deltas(made("mend", MODEL, REQUEST, scale=0.0)).values())
@@ -176,7 +176,7 @@ def test_loop_adds_the_same_change_again() -> None:
     artefact = load_artefact(Path(editor("ke")), "ke", MODEL.revision)
     names = mlp_weights(MODEL, (2, 3))
     network = ke_network(weight_shapes(MODEL, names), MODEL.d_model, artefact)
-    asked = ask(MODEL, [REQUEST, OTHER], (2, 3))
+    asked = read_gradients(MODEL, [REQUEST, OTHER], (2, 3))
     words = [condition_ids(MODEL, r.fact.target_true, r.target_new, r.fact.prompt) for r in (REQUEST, OTHER)]
     changes = network(asked.factors, *embed_conditions(MODEL, words))
     for most in (1, 3, 12):
