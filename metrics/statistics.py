@@ -27,6 +27,8 @@ Z = 1.959963984540054
 """97.5 % quantile of the normal distribution."""
 
 RESAMPLES = 2000
+FEWEST = 3
+"""Values that are resampled: of two there are but three different means."""
 
 
 def wilson(successes: int, n: int) -> Interval:
@@ -105,7 +107,7 @@ def bootstrap(values: ArrayLike, statistic: Statistic = mean, *, seed: int = 0) 
         ValueError: if there are no values or one is not finite.
     """
     array = _finite(values)
-    if len(array) < 2:
+    if len(array) < FEWEST:
         return None
     return _percentiles(statistic(array[_resamples(len(array), seed)]))
 
@@ -120,7 +122,7 @@ def paired_bootstrap(
     """
     first, second = _finite(before), _finite(after)
     _check_paired(len(first), len(second))
-    if len(first) < 2:
+    if len(first) < FEWEST:
         return None
     index = _resamples(len(first), seed)
     return _percentiles(statistic(second[index]) - statistic(first[index]))
@@ -139,8 +141,8 @@ def harmonic_of_means(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def bootstrap_cases(values: NDArray[np.float64], statistic: Statistic, *, seed: int = 0) -> Interval | None:
     """Percentile interval of a statistic of [case, number] over resampled cases; resamples in which it is not defined
-    are left out.  None for fewer than two cases."""
-    if len(values) < 2:
+    are left out.  None for fewer than `FEWEST` cases."""
+    if len(values) < FEWEST:
         return None
     drawn = statistic(values[_resamples(len(values), seed)])
     return _percentiles(drawn[np.isfinite(drawn)])

@@ -19,7 +19,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from tracing.config import TraceConfig
-from tracing.statistics import Correction, interval, nan_mean, significant
+from tracing.statistics import FEWEST, Correction, interval, nan_mean, significant
 from tracing.storage import Stored
 from tracing.types import CATEGORIES, Category, TraceResult
 
@@ -172,7 +172,7 @@ class AverageEffects(Stored):
             "noise_std": self.noise_std,
             "noise_source": self.noise_source,
             "ate": self.ate,
-            "ate_ci": [low, high] if self.n_facts > 1 else None,
+            "ate_ci": [low, high] if self.n_facts >= FEWEST else None,
             "effects": {
                 site: {
                     category: self.mean(site, category).tolist() if self.n(site, category) else None

@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 CONFIDENCE = 0.95
+FEWEST = 3
+"""Values an interval needs: of two it is 12.7 standard errors to each side, wider than anything that is measured."""
 Correction = Literal["holm", "benjamini-hochberg", "none"]
 
 
@@ -31,15 +33,15 @@ def t_quantile(degrees: ArrayLike, confidence: float = CONFIDENCE) -> NDArray[np
 def interval(
     values: ArrayLike, axis: int = 0, confidence: float = CONFIDENCE
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The t-interval of the mean along `axis`, NaNs left out; NaN where fewer than two values remain."""
+    """The t-interval of the mean along `axis`, NaNs left out; NaN where fewer than `FEWEST` remain."""
     array = np.asarray(values, dtype=np.float64)
     count = np.sum(~np.isnan(array), axis=axis)
     filled = np.where(np.isnan(array), 0.0, array)
-    usable = np.where(count > 1, count, 2)
+    usable = np.where(count >= FEWEST, count, FEWEST)
     mean = filled.sum(axis) / usable
     deviation = np.where(np.isnan(array), 0.0, array - np.expand_dims(mean, axis))
     sd = np.sqrt((deviation**2).sum(axis) / (usable - 1))
-    half = np.where(count > 1, t_quantile(usable - 1, confidence) * sd / np.sqrt(usable), np.nan)
+    half = np.where(count >= FEWEST, t_quantile(usable - 1, confidence) * sd / np.sqrt(usable), np.nan)
     return mean - half, mean + half
 
 

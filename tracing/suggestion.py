@@ -27,7 +27,7 @@ from tracing.config import TraceConfig
 from tracing.effects import TraceEffects
 from tracing.measures import LOWER_IS_BETTER
 from tracing.sites import SITE_NAMES
-from tracing.statistics import CONFIDENCE, interval
+from tracing.statistics import CONFIDENCE, FEWEST, interval
 from tracing.tokens import token_label
 
 SMALLEST_EFFECT = 1e-6
@@ -217,7 +217,7 @@ def site_words(layer: int | None, n_layers: int, what: str) -> str:
 
 
 def total_interval(result: TraceEffects) -> tuple[float, float]:
-    """95 % t-interval of the total effect over noise samples; NaN for one."""
+    """95 % t-interval of the total effect over noise samples; NaN for fewer than `FEWEST`."""
     low, high = interval(result.clean - result.corrupted.astype(np.float64))
     return float(low), float(high)
 
@@ -225,9 +225,10 @@ def total_interval(result: TraceEffects) -> tuple[float, float]:
 def _refusal(result: TraceEffects, position: int) -> str:
     """The reason why no layer of this trace can be suggested; empty if one can."""
     low, high = total_interval(result)
-    if len(result.corrupted) < 2:
+    if len(result.corrupted) < FEWEST:
         noise = "" if result.config.n_samples == result.config.samples else "the corruption gaussian and "
-        return f"One run has no interval, so no layer is suggested; trace with {noise}{ENOUGH_SAMPLES} samples."
+        runs = "One run has no" if len(result.corrupted) == 1 else "Two runs are too few for an"
+        return f"{runs} interval, so no layer is suggested; trace with {noise}{ENOUGH_SAMPLES} samples."
     if not (low > 0 and result.total_effect > SMALLEST_EFFECT):
         certain = "" if result.total_effect <= SMALLEST_EFFECT else " that differs from 0"
         return (

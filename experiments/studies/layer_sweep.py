@@ -26,7 +26,7 @@ from experiments.studies import output
 from experiments.studies.average_effects import PAPER_WINDOW
 from experiments.studies.edit_options import add_edit_options, asked_of, settings_of
 from experiments.studies.known import draw_requests
-from experiments.studies.regression import Array, Regression, regress
+from experiments.studies.regression import FEWEST, Array, Regression, regress
 from facts.records import request_record
 
 if TYPE_CHECKING:
@@ -176,6 +176,9 @@ def choices(layers: list[int], effect: Array, success: Array) -> dict[str, Any]:
 
 
 def _fits_table(fits: dict[str, Regression]) -> str:
+    shown = {name: fit for name, fit in fits.items() if fit.n_facts >= FEWEST}
+    if not shown:
+        return f"Fewer than {FEWEST} facts: too few for a regression.\n"
     headers = ("Score", "n facts x layers", "R² layer", "R² tracing", "R² both", "added by tracing", "slope")
     return output.markdown(
         headers,
@@ -189,7 +192,7 @@ def _fits_table(fits: dict[str, Regression]) -> str:
                 output.between(fit.added, *(fit.added_ci or (None, None))),
                 output.between(fit.slope, *(fit.slope_ci or (None, None))),
             )
-            for name, fit in fits.items()
+            for name, fit in shown.items()
         ],
     )
 

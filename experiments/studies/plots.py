@@ -95,6 +95,7 @@ def sweep_figure(table: pd.DataFrame, effect: Array, success: Array, fit: Regres
     """
     from matplotlib.figure import Figure
 
+    from experiments.studies.regression import FEWEST
     from tracing.plots.maps import font_families
 
     fonts = font_families([method])
@@ -103,9 +104,8 @@ def sweep_figure(table: pd.DataFrame, effect: Array, success: Array, fit: Regres
     curves = {"effect": "tracing effect", "rewrite": "rewrite score", "neighborhood": "neighbours kept"}
     for (name, words), colour in zip(curves.items(), LINES, strict=False):
         left.plot(table["layer"], table[name], color=colour, marker="o", markersize=3, label=words)
-        left.fill_between(
-            table["layer"], table[f"{name}_low"], table[f"{name}_high"], color=colour, alpha=0.15, linewidth=0
-        )
+        low, high = (table[f"{name}_{end}"].astype(float) for end in ("low", "high"))
+        left.fill_between(table["layer"], low, high, color=colour, alpha=0.15, linewidth=0)
     left.axhline(0.0, **ZERO)
     _dress(left, fonts, f"{method}, {len(effect)} facts", "layer", "mean over facts")
     left.legend(fontsize=FONT - 1)
@@ -116,7 +116,9 @@ def sweep_figure(table: pd.DataFrame, effect: Array, success: Array, fit: Regres
     _dress(
         right,
         fonts,
-        f"R² {fit.r2_layers:.3f} by layer, {fit.r2_both:.3f} with tracing",
+        f"R² {fit.r2_layers:.3f} by layer, {fit.r2_both:.3f} with tracing"
+        if fit.n_facts >= FEWEST
+        else f"{fit.n_facts} facts: too few for R²",
         "tracing effect, around its layer's mean",
         "rewrite score, around its layer's mean",
     )

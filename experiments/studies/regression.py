@@ -22,6 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
+FEWEST = 5
+"""Facts that are needed for an interval, and for showing R²: a line through two or three facts says nothing."""
 Interval = tuple[float, float] | None
 
 
@@ -61,7 +63,8 @@ def regress(effect: Array, success: Array, *, seed: int = 0) -> Regression:
 
     def number(of: Callable[[Array], Array]) -> tuple[float, Interval]:
         value = float(of(both))
-        return value, None if np.isnan(value) else bootstrap_cases(both, of, seed=seed)
+        few = len(effect) < FEWEST or np.isnan(value)
+        return value, None if few else bootstrap_cases(both, of, seed=seed)
 
     slope, slope_ci = number(_slope)
     added, added_ci = number(lambda values: r2_both(values) - r2_layers(values))

@@ -74,19 +74,20 @@ def test_protocols_settings_and_models_are_not_mixed(good: EditReport) -> None:
 
 
 def test_every_line_says_how_it_was_measured(good: EditReport, useless: EditReport) -> None:
-    summary = aggregate([good, useless], seed=5)
+    assert aggregate([good, useless])["es_greedy"].ci is None, "two edits are too few"
+    summary = aggregate([good, useless, useless, good], seed=5)
     frame = summary.to_frame()
     assert {tuple(line) for line in frame[["protocol", "model", "revision", "seed"]].to_numpy()} == {
         ("engram", "known", good.model_revision, 5)
     }
     line = frame.set_index("name").loc["reliability.greedy"]
-    assert (line["value"], line["n"], line["n_prompts"]) == (0.5, 2, 2)
+    assert (line["value"], line["n"], line["n_prompts"]) == (0.5, 4, 4)
     assert (line["ci_low"], line["ci_high"]) == summary["es_greedy"].ci
     markdown = summary.to_markdown()
-    caption = f"2 edits; model known ({good.model_revision[:12]}); protocol engram, seed 5; intervals over edits"
+    caption = f"4 edits; model known ({good.model_revision[:12]}); protocol engram, seed 5; intervals over edits"
     assert markdown.startswith(f"{caption}\n\n| Name | Score | Before | After |")
     assert (
-        "| reliability.greedy | Says the new answer | 0.0 % | 50.0 % | +50.0 % | 0.0 to 100.0 % | 2 | 2 |" in markdown
+        "| reliability.greedy | Says the new answer | 0.0 % | 50.0 % | +50.0 % | 0.0 to 100.0 % | 4 | 4 |" in markdown
     )
     assert "| locality.perplexity | Perplexity guard | – | not measured | – | – | 0 | 0 |" in markdown
     latex = summary.to_latex()

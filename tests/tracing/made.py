@@ -45,3 +45,10 @@ def heads_result() -> TraceResult:
     restored[:] = np.array([0.1, 0.3]).reshape(2, 1, 1, 1)
     restored[:, 3, 1, 2] += 0.5
     return made_result(config=TraceConfig(site="attn_heads", samples=2), restored=restored)
+
+
+def three_samples() -> TraceResult:
+    """`made_result` with a third noise sample, the mean of its two."""
+    two = made_result()
+    whole = [np.concatenate([each, each.mean(axis=0, keepdims=True)]) for each in (two.corrupted, two.restored)]
+    return made_result(config=TraceConfig(samples=3), corrupted=whole[0], restored=whole[1])

@@ -16,7 +16,7 @@ import numpy as np
 import pypdf
 import pytest
 
-from tests.tracing.made import heads_result, made_result
+from tests.tracing.made import heads_result, made_result, three_samples
 from tracing.average import AverageEffects
 from tracing.config import TraceConfig
 from tracing.plots.colours import BELOW_ZERO
@@ -65,7 +65,7 @@ def test_a_clicks_index_gives_the_layer() -> None:
 
 
 def test_cells_that_may_be_zero_are_dotted_on_screen_and_in_print() -> None:
-    result = made_result()
+    result = three_samples()
     marked = result.uncertain()
     assert marked.any()
     assert not marked.all()
@@ -86,7 +86,7 @@ def test_cells_that_may_be_zero_are_dotted_on_screen_and_in_print() -> None:
 
 
 def test_hover_text_has_what_the_table_has() -> None:
-    result = made_result()
+    result = three_samples()
     cell = trace_heatmap(result).data[1].customdata[2 * 3 + 1]
     low, high = result.ci()
     assert list(cell) == [1, "␣Needle*", "0.5000", "0.7000", f"{low[2, 1]:.4f}", f"{high[2, 1]:.4f}"]

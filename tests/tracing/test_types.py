@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 from dataclasses import Field, fields
 from pathlib import Path
-from unittest.mock import ANY
 
 import numpy as np
 import pytest
 
-from tests.tracing.made import made_result
+from tests.tracing.made import made_result, three_samples
 from tracing.config import TraceConfig
 from tracing.measures import Readings
 from tracing.statistics import interval, nan_mean, t_quantile
@@ -108,11 +107,19 @@ def test_the_peak_is_taken_at_the_last_subject_token() -> None:
 
 
 def test_the_interval_is_paired() -> None:
-    low, high = made_result().ci()
-    # layer 0: both samples' effects are 0.2, so nothing is uncertain, though the probabilities differ
+    low, high = three_samples().ci()
+    # layer 0: all samples' effects are 0.2, so nothing is uncertain, though the probabilities differ
     np.testing.assert_allclose([low[2, 0], high[2, 0]], [0.2, 0.2], atol=1e-6)
-    # layer 1: effects 0.6 and 0.4; half width t(1) * sd / sqrt(2) = 12.7062 * 0.141421 / 1.414214
-    np.testing.assert_allclose([low[2, 1], high[2, 1]], [0.5 - 1.27062, 0.5 + 1.27062], atol=1e-4)
+    # layer 1: effects 0.6, 0.4 and 0.5; half width t(2) * sd / sqrt(3) = 4.30265 * 0.1 / 1.732051
+    np.testing.assert_allclose([low[2, 1], high[2, 1]], [0.5 - 0.248414, 0.5 + 0.248414], atol=1e-4)
+
+
+def test_two_samples_have_no_interval() -> None:
+    """It would be 12.7 standard errors to each side."""
+    low, high = made_result().ci()
+    assert np.isnan(low).all()
+    assert np.isnan(high).all()
+    assert not made_result().uncertain().any()
 
 
 def test_one_sample_has_no_interval() -> None:
@@ -150,9 +157,13 @@ def test_the_fraction_restored_by_hand() -> None:
 
 
 def test_cells_whose_interval_holds_zero() -> None:
-    # effects of the two samples: layer 0 both 0.2; layer 1 0.6 and 0.4, too few to tell from 0 (12.7 standard errors)
-    np.testing.assert_array_equal(made_result().uncertain()[2], [False, True, False])
-    assert made_result().uncertain()[0].all()  # exactly 0
+    result = three_samples()
+    np.testing.assert_array_equal(result.uncertain()[2], [False, False, False])
+    assert result.uncertain()[0].all()  # exactly 0
+    wide = result.restored.copy()
+    wide[:, 2, 1] = result.corrupted + np.array([1.0, -0.5, 0.1])  # mean 0.2, half width 1.87
+    uncertain = made_result(config=TraceConfig(samples=3), corrupted=result.corrupted, restored=wide).uncertain()
+    np.testing.assert_array_equal(uncertain[2], [False, True, False])
     config, low = TraceConfig(samples=1), np.array([0.1], dtype=np.float32)
     one = made_result(config=config, corrupted=low, restored=np.full((1, 4, 3), 0.1, dtype=np.float32))
     assert not one.uncertain().any()
@@ -203,14 +214,14 @@ def test_files_that_are_no_traces_are_refused(tmp_path: Path) -> None:
 
 def test_the_run_record_is_json() -> None:
     record = json.loads(made_result().to_json())
-    assert record["suggested"] is None  # two samples: no interval excludes 0
-    assert "took nothing away that differs from 0" in record["suggested_reason"]
+    assert record["suggested"] is None
+    assert record["suggested_reason"].startswith("Two runs are too few for an interval, so no layer is suggested;")
     assert (record["p_clean"], record["p_corrupted"]) == (pytest.approx(0.9), pytest.approx(0.2))
     largest = record["largest"]
     assert (largest["token"], largest["position"], largest["layer"]) == (" Needle", 2, 1)
     assert record["last_subject"] == largest | {
-        "low": pytest.approx(0.5 - 38.188 * 0.1, abs=1e-3),
-        "high": ANY,
+        "low": None,
+        "high": None,
         "compared": 3,
     }
     assert largest["compared"] == 6  # two tokens of the subject by three layers
@@ -228,9 +239,10 @@ def test_students_t(degrees: int, quantile: float) -> None:
 
 
 def test_an_interval_leaves_out_what_is_missing() -> None:
-    low, high = interval(np.array([[1.0, 1.0], [3.0, np.nan], [np.nan, np.nan]]))
-    assert (low[0], high[0]) == pytest.approx((2 - 12.7062, 2 + 12.7062), abs=1e-3)
-    assert np.isnan(low[1])
+    low, high = interval(np.array([[1.0, 1.0], [2.0, 2.0], [3.0, np.nan], [np.nan, np.nan]]))
+    half = 4.30265 / 3**0.5  # t(2) times a standard error of 1 / sqrt(3)
+    assert (low[0], high[0]) == pytest.approx((2 - half, 2 + half), abs=1e-3)
+    assert np.isnan(low[1]), "of two values there is none"
     np.testing.assert_array_equal(nan_mean(np.array([[1.0, np.nan], [3.0, np.nan]])), [2.0, np.nan])
     with pytest.raises(ValueError, match="degrees of freedom is 0"):
         t_quantile(0)

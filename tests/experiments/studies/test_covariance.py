@@ -37,15 +37,15 @@ def test_sizes_are_put_side_by_side() -> None:
     cells = [
         entry("moment", {"tokens": 2000}, {**at, "distance": 0.0, "condition_number": 1e4}),
         entry("moment", {"tokens": 1000}, at),
-        *(edited(1000, after) for after in (0.4, 0.6)),
+        *(edited(1000, after) for after in (0.4, 0.5, 0.6)),
         edited(2000, 0.9),
     ]
     table = by_size(cells)
     assert table["tokens"].tolist() == [1000, 2000]
-    assert table["rewrite_n"].tolist() == [2, 1]
+    assert table["rewrite_n"].tolist() == [3, 1]
     assert table["rewrite"].tolist() == pytest.approx([0.5, 0.9])
     assert table["paraphrase"].tolist() == pytest.approx([0.25, 0.45])
-    # of resamples of two edits, a quarter hold the lower one twice
+    # of resamples of three edits, one in 27 holds the lowest three times
     assert table["rewrite_low"].iloc[0] == pytest.approx(0.4)
     assert table["rewrite_high"].iloc[0] == pytest.approx(0.6)
     assert table["rewrite_low"].isna().tolist() == [False, True]
