@@ -20,6 +20,7 @@ from pathlib import Path
 from experiments import commands
 from experiments.runner import DEADLINE, RunBrokenError
 from experiments.studies import Study, get_study, survey
+from facts.pipes import outlive_reader
 from models.options import NAMES, add_model_options
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
@@ -101,4 +102,5 @@ def _add_executor(parser: argparse.ArgumentParser) -> None:
 
 
 if __name__ == "__main__":
+    outlive_reader()
     sys.exit(main())

@@ -18,7 +18,7 @@ from experiments.ledger.owners import host_of
 from experiments.ledger.records import damaged, mend
 from experiments.ledger.schema import LedgerError
 from experiments.runner import Progress, execute, progress_of
-from experiments.studies import Study, get_study
+from experiments.studies import Study, get_study, unfinished
 from experiments.workers.inline import Inline
 from experiments.workers.messages import Executor, Setup
 
@@ -85,8 +85,11 @@ def export(options: argparse.Namespace) -> int:
 
     write = {"tables": _export, "easyedit": write_results}[options.format]
     with _opened(options) as ledger:
-        for path in write(ledger, ledger.only_run(options.run)):
+        run = ledger.only_run(options.run)
+        for path in write(ledger, run):
             print(path)
+        if note := unfinished(ledger, run):
+            _say(f"note: {note}")
     return 0
 
 
@@ -248,10 +251,13 @@ def line(now: Progress) -> str:
     if now.failed:
         words.append(f"{now.failed} failed")
     if now.rate:
-        words.append(f"{now.rate:.2f} cells/s")
+        words.append(f"{now.rate:.2f} cells/s" if now.rate >= 1 else f"{1 / now.rate:.3g} s a cell")
     if now.seconds_left is not None:
         hours, rest = divmod(round(now.seconds_left), 3600)
         words.append(f"{hours}:{rest // 60:02d}:{rest % 60:02d} left")
+    if now.stage or (now.running and not now.rate):
+        stage = f" ({now.stage})" if now.stage else ""
+        words.append(f"current cell {now.cell_seconds:.0f} s{stage}")
     return ", ".join(words)
 
 

@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import monotonic
 from typing import Any
 
@@ -17,7 +17,19 @@ from experiments.ledger.ledger import Ledger
 from experiments.ledger.owners import owner as named_owner
 from experiments.ledger.schema import LedgerError
 from experiments.plan import LOADING
-from experiments.workers.messages import Broken, Died, Executor, Failed, Finished, KillingExecutor, Ready, Setup, Task
+from experiments.workers.inline import Inline
+from experiments.workers.messages import (
+    Broken,
+    Died,
+    Executor,
+    Failed,
+    Finished,
+    KillingExecutor,
+    Ready,
+    Setup,
+    Task,
+    Working,
+)
 
 LEASE = 60.0
 """Seconds a lease lasts without a sign of life; renewed after a third of it."""
@@ -43,9 +55,14 @@ class Progress:
     running: int
     """Cells being computed now in this process's workers."""
     rate: float | None
-    """Recent cells a second; None before two are finished."""
+    """Recent cells a second; None before one is finished."""
     seconds_left: float | None
     """Until all cells are finished, at that rate."""
+
+    cell_seconds: float = 0.0
+    """How long the oldest of the running cells has been computed."""
+    stage: str = ""
+    """What that cell is doing, such as "searching 3/20"; empty until it says so."""
 
     @property
     def left(self) -> int:
@@ -138,6 +155,10 @@ class _Work:
         self.busy: dict[int, tuple[Leased, float]] = {}
         self._count()
         self.finished: deque[float] = deque(maxlen=_RATE_OVER)
+        self.first_seconds = 0.0
+        self.stages: dict[int, str] = {}
+        if isinstance(executor, Inline):
+            executor.hear = self._hear
 
     def all(self) -> Progress:
         """Run until no cell is left, or `stop`."""
@@ -168,6 +189,7 @@ class _Work:
                 continue
             self.free.discard(slot)
             self.busy[slot] = (cell, monotonic())
+            self.stages.pop(slot, None)
             self.executor.submit(
                 slot, Task(cell.key, cell.kind, dict(cell.spec), cell.group, cell.halvings, self.deadline)
             )
@@ -182,6 +204,7 @@ class _Work:
                     self.counts["done"] += 1
                     self.counts["leased"] -= 1
                     self.finished.append(monotonic())
+                    self.first_seconds = self.first_seconds or float(notes.get("seconds", 0.0))
             case Failed(slot, key, reason, final):
                 self._over(slot)
                 self._fail(key, reason, final)
@@ -190,8 +213,15 @@ class _Work:
                 if slot in self.busy:
                     cell, _ = self.busy.pop(slot)
                     self._fail(cell.key, reason, False)
+            case Working(slot, stage):
+                self.stages[slot] = stage
             case Broken(reason):
                 raise RunBrokenError(reason)
+
+    def _hear(self, event: Any) -> None:
+        """An event of a cell that runs in this process."""
+        self._take(event)
+        self._tell()
 
     def _over(self, slot: int) -> None:
         self.busy.pop(slot, None)
@@ -219,7 +249,13 @@ class _Work:
 
     def _tell(self) -> Progress:
         times = self.finished
-        now = _progress(self.counts, len(self.busy), _rate(len(times), times[0], times[-1]) if times else None)
+        rate = _rate(len(times), times[0], times[-1]) if times else None
+        if rate is None and self.first_seconds:
+            rate = self.executor.slots / self.first_seconds
+        now = _progress(self.counts, len(self.busy), rate)
+        if self.busy:
+            slot, (_, since) = min(self.busy.items(), key=lambda item: item[1][1])
+            now = replace(now, cell_seconds=max(0.0, monotonic() - since), stage=self.stages.get(slot, ""))
         if self.progress:
             self.progress(now)
         return now

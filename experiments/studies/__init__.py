@@ -35,6 +35,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 from experiments.ledger.ledger import Ledger
 from experiments.places import portable
 from experiments.plan import Plan
+from facts.words import counted
 
 if TYPE_CHECKING:
     from models import LanguageModel
@@ -127,6 +128,17 @@ def record(ledger: Ledger, run: str) -> dict[str, Any]:
     }
     whole: dict[str, Any] = portable(values)
     return whole
+
+
+def unfinished(ledger: Ledger, run: str) -> str:
+    """What a summary of a run that is not finished has to say: n of m cells; empty where all are done."""
+    counts = ledger.counts(run)
+    total = sum(counts.values())
+    return (
+        ""
+        if counts["done"] == total
+        else f"{counts['done']} of {counted(total, 'cell')} done; the rest is missing here"
+    )
 
 
 def write_record(path: Path, values: dict[str, Any]) -> Path:

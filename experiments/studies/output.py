@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from experiments.ledger.ledger import Ledger
 from experiments.places import shown_name
-from experiments.studies import record, write_record
+from experiments.studies import record, unfinished, write_record
 from experiments.summary import write_table
 
 if TYPE_CHECKING:
@@ -52,7 +52,8 @@ def write(ledger: Ledger, run: str, folder: Path, output: Output) -> list[Path]:
         files[-1].write_bytes(export(output.figure, fmt, title=title, record=about))
     files.append(write_table(output.table, folder / f"{study}.csv"))
     files.append(folder / f"{study}.md")
-    files[-1].write_text(f"{title}\n\n{output.shown}", encoding="utf-8")
+    note = unfinished(ledger, run)
+    files[-1].write_text("\n\n".join(filter(None, (title, note, output.shown))), encoding="utf-8")
     return [*files, write_record(folder / "record.json", whole)]
 
 

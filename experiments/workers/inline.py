@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from time import sleep
 from typing import TYPE_CHECKING
 
-from experiments.workers.messages import Broken, Event, Ready, Setup, Task
+from experiments.workers.messages import Broken, Event, Hear, Ready, Setup, Task
 from experiments.workers.worker import Worker
 
 if TYPE_CHECKING:
@@ -41,6 +41,8 @@ class Inline:
     """A loaded model; by default the plan's model is loaded."""
     name: str = "inline"
     slots: int = 1
+    hear: Hear | None = None
+    """Told what the cell is doing, since `wait` returns only after it."""
     _worker: Worker | None = None
     _events: list[Event] = field(default_factory=list)
     _task: Task | None = None
@@ -64,7 +66,7 @@ class Inline:
         if self._task is not None and self._worker is not None:
             task, self._task = self._task, None
             with in_one_thread():
-                events.append(self._worker.run(0, task))
+                events.append(self._worker.run(0, task, self.hear))
         elif not events:
             sleep(seconds)
         return events

@@ -6,7 +6,7 @@ writes to the ledger.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -89,7 +89,17 @@ class Broken:
     reason: str
 
 
-Event = Ready | Finished | Failed | Died | Broken
+@dataclass(frozen=True)
+class Working:
+    """What a slot's cell is doing, such as "searching 3/20"; told about once a second."""
+
+    slot: int
+    stage: str
+
+
+Event = Ready | Finished | Failed | Died | Broken | Working
+Hear = Callable[[Event], None]
+"""Told of events while a cell runs."""
 
 
 class Executor(Protocol):

@@ -158,11 +158,15 @@ def serve(connection: Connection, slot: int, setup: dict[str, object], share: fl
     except (ValueError, OSError, ImportError) as error:
         connection.send_bytes(b"!" + str(error).encode())
         return
+
+    def send(event: Event) -> None:
+        connection.send_bytes(pack_event(event))
+
     try:
         connection.send_bytes(pack_event(Ready(slot)))
         while True:
             task = Task(**json.loads(connection.recv_bytes()))
-            connection.send_bytes(pack_event(worker.run(slot, task)))
+            connection.send_bytes(pack_event(worker.run(slot, task, send)))
     except (EOFError, OSError):
         return  # the parent has ended
 

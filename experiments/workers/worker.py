@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import traceback
+from collections.abc import Callable
 from dataclasses import asdict
 from time import monotonic, process_time
 from typing import TYPE_CHECKING, Any
@@ -15,13 +16,17 @@ from experiments.ledger.leases import OUT_OF_MEMORY
 from experiments.ledger.payload import ResultTooLargeError, encode
 from experiments.memory import MemoryRefusedError, check_fits
 from experiments.plan import canonical
-from experiments.workers.messages import Event, Failed, Finished, Ready, Setup, Task
+from experiments.workers.messages import Event, Failed, Finished, Hear, Ready, Setup, Task, Working
 from facts.watch import Watch
 from models.options import load_as
 from models.settings import LoadSettings
 
 if TYPE_CHECKING:
     from models import LanguageModel
+
+
+TELL_EVERY = 1.0
+"""Seconds between two words of what a cell is doing."""
 
 
 class Worker:
@@ -51,14 +56,18 @@ class Worker:
         self.model = model
         self.context = Context(share=share)
 
-    def run(self, slot: int, task: Task) -> Event:
-        """The cell's result, or why it failed; an error of a kind fails the cell, not the worker."""
+    def run(self, slot: int, task: Task, hear: Hear | None = None) -> Event:
+        """The cell's result, or why it failed; an error of a kind fails the cell, not the worker.
+
+        Args:
+            hear: told what the cell is doing.
+        """
         began, cpu = monotonic(), process_time()
 
         def over() -> bool:
             return task.deadline is not None and monotonic() - began > task.deadline
 
-        self.context.enter(task.group, task.halvings, Watch(cancelled=over))
+        self.context.enter(task.group, task.halvings, Watch(_teller(slot, hear) if hear else None, over))
         try:
             kind = get_kind(task.kind)
             if self.model is not None:
@@ -74,6 +83,21 @@ class Worker:
             return Failed(slot, task.key, _sentence(error))
         notes = self.context.notes | {"seconds": monotonic() - began, "cpu_seconds": process_time() - cpu}
         return Finished(slot, task.key, payload, notes)
+
+
+def _teller(slot: int, hear: Hear) -> Callable[[int, int, str], None]:
+    """A `Watch.tell` that passes the stage and its count on, about once a second."""
+    told, now = monotonic(), {"stage": "", "count": ""}
+
+    def tell(done: int, of: int, stage: str) -> None:
+        nonlocal told
+        now["stage"] = stage or now["stage"]
+        now["count"] = f"{done}/{of}" if of else now["count"]
+        if monotonic() - told >= TELL_EVERY:
+            told = monotonic()
+            hear(Working(slot, f"{now['stage']} {now['count']}".strip()))
+
+    return tell
 
 
 def _sentence(error: Exception) -> str:
@@ -114,4 +138,4 @@ def unpack_event(message: bytes) -> Event:
     name = values.pop("event")
     if name == "Finished":
         return Finished(payload=payload, **values)
-    return {"Ready": Ready, "Failed": Failed}[name](**values)
+    return {"Ready": Ready, "Failed": Failed, "Working": Working}[name](**values)

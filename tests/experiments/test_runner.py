@@ -14,11 +14,15 @@ from typing import Any
 import pytest
 import torch
 
+from experiments.__main__ import main
+from experiments.commands import line
 from experiments.identity import identity_of
+from experiments.kinds import Context, kind
 from experiments.ledger.ledger import Ledger
 from experiments.ledger.records import entries
-from experiments.plan import Cell, Plan
+from experiments.plan import Cell, Plan, Spec
 from experiments.runner import Progress, RunBrokenError, execute, progress_of
+from experiments.workers import worker
 from experiments.workers.inline import Inline
 from experiments.workers.messages import Executor, KillingExecutor, Setup, Task
 from experiments.workers.processes import Processes
@@ -278,3 +282,54 @@ def test_a_cell_that_asks_whether_it_is_over_stops_at_its_deadline(tmp_path: Pat
     spec = dict(get_kind("trace").complete(cell.spec))
     found = worker.run(0, Task("k", "trace", spec, "g", 0, deadline=-1.0))
     assert asdict(found)["reason"] == "it took longer than its deadline of -1 s"
+
+
+@kind("slow")
+def slow(model: object, spec: Spec, context: Context) -> dict[str, int]:
+    """Says what it does, as an edit with a long search would."""
+    context.watch.step(0, 20, "searching")
+    context.watch.step(spec["step"], 20)
+    return {"step": spec["step"]}
+
+
+def test_a_long_first_cell_tells_its_seconds_and_its_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "TELL_EVERY", 0.0)
+    seen: list[Progress] = []
+    cells = tuple(Cell("slow", {"step": step}) for step in (3, 4, 5))
+    _, ledger = run(tmp_path, Plan("draws", "", cells), Inline(), progress=seen.append)
+    ledger.close()
+    first = next(now for now in seen if now.stage)
+    assert (first.done, first.running, first.rate, first.stage) == (0, 1, None, "searching 0/20")
+    assert [now.stage for now in seen if now.stage][1] == "searching 3/20"
+    one = next(now for now in seen if now.done == 1)
+    assert one.rate is not None
+    assert one.seconds_left == pytest.approx(2 / one.rate)
+
+
+@pytest.mark.parametrize(
+    ("now", "words"),
+    [
+        (Progress(0, 0, 600, 1, None, None, 84.2, "searching 3/20"), "0/600 done, current cell 84 s (searching 3/20)"),
+        (Progress(0, 0, 600, 1, None, None, 3.0), "0/600 done, current cell 3 s"),
+        (Progress(2, 1, 600, 1, 0.004, 149250.0, 9, "tracing"), "2/600 done, 1 failed, 250 s a cell, 41:27:30 left, "
+         "current cell 9 s (tracing)"),
+        (Progress(600, 0, 600, 0, 2.5, 0.0), "600/600 done, 2.50 cells/s, 0:00:00 left"),
+    ],
+)  # fmt: skip
+def test_progress_in_words(now: Progress, words: str) -> None:
+    assert line(now) == words
+
+
+def test_a_partial_export_says_how_much_is_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    seen: list[Progress] = []
+    stop = lambda: any(now.done >= 2 for now in seen)  # noqa: E731
+    _, ledger = run(tmp_path, draws(5), Inline(), progress=seen.append, stop=stop)
+    done = ledger.counts("draws")["done"]
+    ledger.close()
+    assert 2 <= done < 5
+    assert main(["export", "--out", str(tmp_path)]) == 0
+    assert f"note: {done} of 5 cells done; the rest is missing here" in capsys.readouterr().err
+    with Ledger(tmp_path, create=False) as again:
+        execute(again, "draws", Inline())
+    assert main(["export", "--out", str(tmp_path)]) == 0
+    assert "note:" not in capsys.readouterr().err

@@ -101,14 +101,15 @@ def test_one_row_a_cell(tmp_path: Path) -> None:
 def test_means_by_hand_and_no_mean_across_protocols() -> None:
     frame = pd.DataFrame(
         {
-            "method": ["a", "a", "b", "b", "b"],
-            "protocol": ["engram", "engram", "rome", "rome", "rome"],
-            "value": [0.0, 1.0, 2.0, 2.0, None],
+            "method": ["a", "a", "b", "b", "b", "b"],
+            "protocol": ["engram", "engram", "rome", "rome", "rome", "rome"],
+            "value": [0.0, 1.0, 2.0, 2.0, 2.0, None],
         }
     )
     found = averaged(frame, "value", ["method"])
     assert list(found["value"]) == [0.5, 2.0]
-    assert list(found["n"]) == [2, 2]
+    assert list(found["n"]) == [2, 3]
+    assert found["ci_low"].isna()[0], "two values are too few for an interval"
     assert (found["ci_low"][1], found["ci_high"][1]) == (2.0, 2.0)
     with pytest.raises(ValueError, match=r"several protocols \(engram, rome\); numbers measured in different ways"):
         averaged(frame.assign(all=1), "value", ["all"])
@@ -231,5 +232,5 @@ def test_status_needs_no_torch(tmp_path: Path) -> None:
 
 
 def test_how_far_it_is_in_words() -> None:
-    assert line(Progress(3, 0, 10, 2, None, None)) == "3/10 done"
-    assert line(Progress(3, 1, 10, 2, 0.5, 3725.4)) == "3/10 done, 1 failed, 0.50 cells/s, 1:02:05 left"
+    assert line(Progress(3, 0, 10, 0, None, None)) == "3/10 done"
+    assert line(Progress(3, 1, 10, 2, 0.5, 3725.4)) == "3/10 done, 1 failed, 2 s a cell, 1:02:05 left"
