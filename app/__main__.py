@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from app.server.server_paths import FLAG, VARIABLE
+from facts.pipes import outlive_reader
 
 ROOT = Path(__file__).resolve().parent.parent
 SETTINGS = ROOT / "streamlit_config.toml"
@@ -87,4 +88,5 @@ def _text(value: object) -> str:
 
 
 if __name__ == "__main__":
+    outlive_reader()
     main()

@@ -3,6 +3,8 @@
 import sys
 
 from app.edit_command import main
+from facts.pipes import outlive_reader
 
 if __name__ == "__main__":
+    outlive_reader()
     sys.exit(main())

@@ -210,7 +210,9 @@ class Case:
 
 
 def check_text(name: str, text: str) -> None:
-    """Raise for text that no tokenizer can take: a broken character, or far too many characters."""
+    """Raise for text that no tokenizer can take: a broken or zero character, or far too many characters."""
+    if "\0" in text:
+        raise ValueError(f"{name} contains a zero character (U+0000); type it again without it")
     if any("\ud800" <= character <= "\udfff" for character in text):
         raise ValueError(f"{name} contains a broken character (a lone surrogate); type it again without it")
     if len(text) > MAX_PROMPT_CHARACTERS:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from facts.pipes import outlive_reader
 from facts.watch import Cancelled, Watch
 from models.sources.catalogue import (
     ENTRIES,
@@ -194,4 +195,5 @@ def _run(options: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
+    outlive_reader()
     sys.exit(main())

@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import cast, get_args
 
+from facts.pipes import outlive_reader
 from facts.watch import UNWATCHED, Watch
 from models.options import add_model_options
 from tracing.cli import commands
@@ -206,4 +207,5 @@ def _add_measure(parser: argparse.ArgumentParser) -> None:
 
 
 if __name__ == "__main__":
+    outlive_reader()
     sys.exit(main())

@@ -121,7 +121,8 @@ def _holds(job: Job) -> None:
     dataset: Dataset = job.result
     if dataset.title == "The bundled atlas":
         st.markdown(
-            f"**Atlas: {dataset.traceable:,} facts**, each with paraphrases, neighbours and what follows from it."
+            f"**Atlas: {dataset.cases:,} facts**, each with paraphrases, neighbours and what follows from it. "
+            f"{dataset.traceable:,} are used: in the others the subject's name gives the answer away."
         )
     else:
         noted = f", {dataset.noted} with something assumed (see notes)" if dataset.noted else ""
@@ -145,9 +146,9 @@ def _holds(job: Job) -> None:
 def _set_aside(dataset: Dataset) -> None:
     import pandas as pd
 
-    rows = "row" if dataset.n_rejected == 1 else "rows"
+    rows, are = ("row", "is") if dataset.n_rejected == 1 else ("rows", "are")
     st.warning(
-        f"{dataset.n_rejected:,} {rows} could not be read and {'is' if dataset.n_rejected == 1 else 'are'} set aside.",
+        f"{dataset.n_rejected:,} {rows} could not be read or used and {are} set aside.",
         icon=":material/playlist_remove:",
     )
     listed = [

@@ -131,7 +131,7 @@ def _atlas() -> Dataset:
         dict(zip(columns, (fact.subject, fact.prompt, fact.target_true, "drawn", "derived", ""), strict=True))
         for fact in facts[:PREVIEWED]
     )
-    return Dataset("The bundled atlas", len(facts), len(facts), len(facts), 0, (), 0, rows)
+    return Dataset("The bundled atlas", len(load_atlas().facts), len(facts), len(facts), 0, (), 0, rows)
 
 
 def _shuffled_atlas(seed: int) -> list[object]:

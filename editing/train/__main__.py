@@ -17,6 +17,7 @@ import torch
 from editing.train.artefact import LOG
 from editing.train.loop import Budget, begin_from, train
 from editing.train.trainers import SETTINGS, USUAL, make_trainer, parsed
+from facts.pipes import outlive_reader
 from models.options import add_model_options, load_from
 
 
@@ -66,4 +67,5 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
+    outlive_reader()
     sys.exit(main())

@@ -11,6 +11,7 @@ from typing import Any
 
 from facts.importers import FORMATS, Preview, Summary, import_file, preview
 from facts.importers.formats.engram import record_of
+from facts.pipes import outlive_reader
 from facts.words import counted
 
 
@@ -99,4 +100,5 @@ def _words(file: str, summary: Summary, rejected: Path, out: str | None, shown: 
 
 
 if __name__ == "__main__":
+    outlive_reader()
     sys.exit(main())

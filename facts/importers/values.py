@@ -81,6 +81,8 @@ def check_cells(cells: dict[str, str]) -> dict[str, Any]:
 
 def _check(value: Any, path: str, levels: int, surrogates: bool) -> None:
     if isinstance(value, str):
+        if "\0" in value:
+            raise RowError(path, "has a zero character (U+0000); type it again without it")
         if surrogates and _SURROGATE.search(value):
             raise RowError(path, "has a broken character (not UTF-8, or a lone surrogate); type it again")
     elif isinstance(value, _Unusable):

@@ -192,7 +192,7 @@ def test_the_form_says_what_it_waits_for(new_page: NewPage) -> None:
     page = new_page()
     page.switch_page("batch/page.py").run()
     assert not page.exception
-    assert any("Atlas: " in element.value for element in page.markdown)
+    assert any("Atlas: 1,945 facts" in e.value and "1,929 are used" in e.value for e in page.markdown)
     page.pills(key="batch_maps").set_value([]).run()
     assert page.button(key="batch_estimate").disabled
     page.segmented_control(key="batch_source").set_value("file").run()

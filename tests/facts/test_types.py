@@ -55,3 +55,8 @@ def test_probes_are_found_by_kind() -> None:
     request = EditRequest(Fact("x", "{} is", "b"), "a", probes)
     assert [probe.prompt for probe in request.of_kind("paraphrase")] == ["p", "r"]
     assert request.of_kind("inverse") == ()
+
+
+def test_a_zero_character_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"subject contains a zero character \(U\+0000\); type it again without it"):
+        Fact("Space\0Needle", "{} is in", "Seattle")

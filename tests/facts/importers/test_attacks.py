@@ -65,6 +65,7 @@ def nested(levels: int) -> str:
         (row(subject=["Space Needle"]), "subject", "is not a text"),
         (row(target_true="Rome"), "target_new", "is 'Rome', which is the true answer too"),
         (row(target_new=""), "target_new", "is empty, and no true answer is given"),
+        (row(prompt="The Space Needle\0 is in"), "prompt", "has a zero character (U+0000)"),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("form", ["[\n{good},\n{bad},\n{good}\n]", "{good}\n{bad}\n{good}\n", "[{good},{bad},{good}]"])
