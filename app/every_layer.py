@@ -101,6 +101,6 @@ def _one(
     report = workflow.evaluate(
         model, edit, request, active=edits, guard_texts=(), watch=Watch(cancelled=watch.cancelled)
     )
-    asked = next(row for row in report.rows if row.kind == "edit")
+    edit_row = next(row for row in report.rows if row.kind == "edit")
     scores = {name: report.headline(name).value for name in PROMPTED}
-    return {NEW_ANSWER: asked.after.p_answer if asked.after else None} | scores
+    return {NEW_ANSWER: edit_row.after.p_answer if edit_row.after else None} | scores

@@ -25,9 +25,9 @@ def find_fact(prompt: str, subject: str, answer: str = "", occurrence: int = 0) 
     Raises:
         ValueError: if the prompt is empty or does not hold the subject.
     """
-    known = load_atlas().match(prompt, subject) if prompt and subject and not occurrence else None
-    if known is not None and answer in ("", known.target_true):
-        return known
+    fact = load_atlas().match(prompt, subject) if prompt and subject and not occurrence else None
+    if fact is not None and answer in ("", fact.target_true):
+        return fact
     return Fact.from_prompt(prompt, subject, answer, occurrence=occurrence)
 
 
@@ -50,9 +50,9 @@ def rows_of(request: EditRequest) -> tuple[Row, ...]:
 
 def probes_of(rows: Sequence[Row], derived: Sequence[Probe]) -> tuple[Probe, ...]:
     """The rows as probes; one that the atlas derived keeps the bridge facts it depends on."""
-    known = {(probe.kind, probe.prompt, probe.answer): probe for probe in derived}
+    by_row = {(probe.kind, probe.prompt, probe.answer): probe for probe in derived}
     return tuple(
-        known.get((kind, prompt, answer)) or Probe(kind, prompt, answer)  # type: ignore[arg-type]
+        by_row.get((kind, prompt, answer)) or Probe(kind, prompt, answer)  # type: ignore[arg-type]
         for kind, prompt, answer in rows
     )
 

@@ -109,7 +109,7 @@ def _edit_fields(model: Choice, offered: tuple[dict[str, str], dict[str, str]]) 
         "Layers", list(range(model.n_layers)), default=[_layer(model)], key="batch_layers", **several,
         help="Every method is tried at each of these layers; methods that find their layers themselves run once.",
     )  # fmt: skip
-    known = st.checkbox(
+    only_known = st.checkbox(
         "Only facts the model knows", True, key="batch_known", **KEPT,
         help="An edit of a fact that the model never knew says little about editing.",
     )  # fmt: skip
@@ -121,7 +121,7 @@ def _edit_fields(model: Choice, offered: tuple[dict[str, str], dict[str, str]]) 
     return {
         "methods": tuple(name for name in titles if name in chosen),
         "layers": tuple(sorted(layers)),
-        "only_known": bool(known),
+        "only_known": bool(only_known),
         "protocols": tuple(name for name in protocols if name in measured),
     }
 
@@ -137,11 +137,13 @@ def start(runner: Runner, model: Choice, ask: BatchAsk | None) -> list[Waiting]:
     if state.pressed("estimate") and ask is not None and not problem:
         session().batch_ask = ask
         state.ask_anew(ask.key)
-    asked = session().batch_ask
+    last_ask = session().batch_ask
     job = None
-    if asked is not None:
-        job = state.job_for(runner, asked.key, "Drawing facts and timing a few cells", partial(work.prepare, asked))
-    stale = asked != ask
+    if last_ask is not None:
+        job = state.job_for(
+            runner, last_ask.key, "Drawing facts and timing a few cells", partial(work.prepare, last_ask)
+        )
+    stale = last_ask != ask
     live = job is not None and job.live
     with st.container(horizontal=True, vertical_alignment="center"):
         if job is not None and live:
@@ -233,10 +235,10 @@ def _taken() -> set[str]:
 
 
 def _starting(runner: Runner, model: Choice, prepared: Job) -> list[Waiting]:
-    asked = session().batch_pressed
-    if asked is None:
+    pressed = session().batch_pressed
+    if pressed is None:
         return []
-    name, once = asked
+    name, once = pressed
     job = state.job_for(
         runner, job_key("start", once), "Writing the plan", partial(work.start_batch, prepared.result, name), "quick"
     )

@@ -109,9 +109,9 @@ class _Part:
 
 
 def _traced(finished: Sequence[Entry]) -> list[_Part]:
-    known = {"average": _average_part, "trace": _trace_part}
+    readers = {"average": _average_part, "trace": _trace_part}
     varied = _varied([entry.spec for entry in finished if entry.kind == "trace"])
-    parts = [known[entry.kind](entry, varied) for entry in finished if entry.kind in known]
+    parts = [readers[entry.kind](entry, varied) for entry in finished if entry.kind in readers]
     return [part for part in parts if part is not None]
 
 

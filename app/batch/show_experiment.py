@@ -125,12 +125,12 @@ def _notices(experiment: Experiment, now: Standing) -> None:
 
 def _results(runner: Runner, experiment: Experiment, now: Standing) -> list[Waiting]:
     if now.live:
-        asked = session().results_wanted
+        wanted = session().results_wanted
         st.button("Results so far", key="experiment_look", icon=":material/visibility:", on_click=_want,
                   args=(experiment, now))  # fmt: skip
-        if asked is None or asked[0] != experiment.name:
+        if wanted is None or wanted[0] != experiment.name:
             return []
-        key = asked[1]
+        key = wanted[1]
     else:
         key = _key(experiment, now)
     job = state.job_for(runner, key, "Reading the results", partial(work.results, experiment), "quick")

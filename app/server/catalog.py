@@ -105,13 +105,13 @@ def choice_of(key: str) -> Choice:
     Raises:
         ValueError: if it is not on offer.
     """
-    asked = key.endswith(CHAT)
+    in_chat = key.endswith(CHAT)
     key = key.removesuffix(CHAT)
     name, device, dtype = key.rsplit("|", 2) if key.count("|") >= 2 else (key, AS_USUAL.device, AS_USUAL.dtype)
     offered = choices()
     if name not in offered:
         raise ValueError(f"the model {name!r} is not offered here; choose from {', '.join(offered)}")
-    return replace(offered[name].loaded_with(device, dtype), chat=asked)
+    return replace(offered[name].loaded_with(device, dtype), chat=in_chat)
 
 
 def offer() -> Offer:

@@ -65,5 +65,5 @@ class Paces:
         with self._lock:
             if (model, tuple(sites)) in self._seconds:
                 return self._seconds[model, tuple(sites)]
-            known = [seconds for (name, traced), seconds in self._seconds.items() if name == model and traced]
-            return known[-1] if known else self._seconds.get((model, ()))
+            traces = [seconds for (name, traced), seconds in self._seconds.items() if name == model and traced]
+            return traces[-1] if traces else self._seconds.get((model, ()))

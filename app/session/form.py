@@ -32,19 +32,19 @@ class Form:
     @property
     def problems(self) -> dict[str, str]:
         """Field name -> one sentence on what is wrong with it; empty when a trace can run."""
-        found: dict[str, str] = {}
+        problems: dict[str, str] = {}
         if not self.prompt.strip():
-            found["prompt"] = "Write a sentence that stops where the answer should come."
+            problems["prompt"] = "Write a sentence that stops where the answer should come."
         elif not self.subject.strip():
-            found["subject"] = "Copy the words of the prompt that name the thing it is about."
+            problems["subject"] = "Copy the words of the prompt that name the thing it is about."
         elif self.subject not in self.prompt:
-            found["subject"] = "These words are not in the prompt; copy them letter by letter."
+            problems["subject"] = "These words are not in the prompt; copy them letter by letter."
         if "{}" in self.prompt:
-            found["prompt"] = "Write the subject itself in place of {}."
+            problems["prompt"] = "Write the subject itself in place of {}."
         for name, longest in LONGEST.items():
             if len(getattr(self, name)) > longest:
-                found[name] = f"It has {len(getattr(self, name)):,} characters; write at most {longest}."
-        return found
+                problems[name] = f"It has {len(getattr(self, name)):,} characters; write at most {longest}."
+        return problems
 
     @property
     def edit_problem(self) -> str:

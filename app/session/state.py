@@ -170,13 +170,13 @@ def write_link(model: Choice, revision: str) -> None:
     Args:
         revision: of the loaded model; empty while it is not loaded.
     """
-    asked = session().trace_ask is not None
+    traced = session().trace_ask is not None
     defaults = DEFAULTS | {"model": session().first_model, "window": default_window(model.n_layers)}
     for name in STATED:
-        _write(name, str(value_of(name)) if asked or value_of(name) != defaults[name] else "")
+        _write(name, str(value_of(name)) if traced or value_of(name) != defaults[name] else "")
     if revision:
-        _write("revision", revision[:REVISION_DIGITS] if asked else "")
-    _write("run", "1" if asked else "")
+        _write("revision", revision[:REVISION_DIGITS] if traced else "")
+    _write("run", "1" if traced else "")
 
 
 def _write(name: str, value: str) -> None:

@@ -94,10 +94,10 @@ def _hover(one: AveragedMap, rows: Sequence[str]) -> list[list[str]]:
 def _sentence(one: AveragedMap) -> str:
     """The map in words: where the last subject token's mean is largest."""
     row = one.mean[2]
-    known = [layer for layer, value in enumerate(row) if value == value]
-    if not known:
+    measured = [layer for layer, value in enumerate(row) if value == value]
+    if not measured:
         return f"Averaged map of {one.name}."
-    best = max(known, key=lambda layer: row[layer])
+    best = max(measured, key=lambda layer: row[layer])
     return (
         f"Averaged map of {one.name} over {one.n[2]} facts. At the last subject token the mean effect is largest, "
         f"{short(float(row[best]))}, at layer {best}."

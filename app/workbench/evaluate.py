@@ -188,9 +188,9 @@ def _probe_editor(form: Form, edit: Job | None, scores: Job | None) -> None:
     rows = current_probes(form)
     if edit is None or edit.state != "done" or not _about(form, session().edit_ask):
         return
-    asked = session().score_ask
+    last_ask = session().score_ask
     failed = scores is not None and scores.state in ("failed", "cancelled")
-    if failed or (asked is not None and asked.probes != rows):
+    if failed or (last_ask is not None and last_ask.probes != rows):
         st.warning("The probes have changed since these scores.", icon=":material/history:")
         st.button("Score again", key="score_again", icon=":material/refresh:", on_click=ledger.score, args=(rows,))
 

@@ -39,10 +39,10 @@ def draw(runner: Runner, ask: EditAsk | None, located: Located) -> list[Waiting]
     if state.pressed("layers") and ours:
         session().layers_ask = layers_ask
         state.ask_anew(layers_ask.key)
-    asked = session().layers_ask
+    last_ask = session().layers_ask
     job = None
-    if asked is not None:
-        job = state.job_for(runner, asked.key, "Editing every layer", partial(work.every_layer, asked, located))
+    if last_ask is not None:
+        job = state.job_for(runner, last_ask.key, "Editing every layer", partial(work.every_layer, last_ask, located))
     if job is not None and job.live:
         cancel(runner, job, "cancel_layers")
         return [Waiting(job, st.empty())]
@@ -56,7 +56,7 @@ def draw(runner: Runner, ask: EditAsk | None, located: Located) -> list[Waiting]
         args=("layers",),
     )
     if job is not None:
-        _result(job, stale=asked != layers_ask)
+        _result(job, stale=last_ask != layers_ask)
     return []
 
 
