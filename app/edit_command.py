@@ -205,7 +205,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def _add_knob(group: Any, knob: Field[Any]) -> None:
     """One option for a field of the method's config; ranges are checked by the config itself."""
-    free = knob.default is MISSING  # the layer, which is then suggested
+    free = knob.default is MISSING or knob.default is None  # the layer, which then depends on the model
     default = " (default: the usual one for the model)" if free else f" (default: {knob.default!r})"
     name = f"--{knob.name.replace('_', '-')}"
     help_text = (str(knob.metadata.get("help", "")) + default).replace("%", "%%")

@@ -69,7 +69,7 @@ def check_config(config: Any) -> None:
         if "choices" in limits and value not in limits["choices"] and not (form and re.fullmatch(pattern, str(value))):
             listed = [*map(str, limits["choices"]), *filter(None, [form])]
             raise ValueError(unknown(knob.name, value, listed))
-        if "min" not in limits:
+        if "min" not in limits or (value is None and knob.default is None):
             continue
         kinds, expected = ((int,), "a whole number") if knob.type in (int, "int") else ((int, float), "a number")
         number = isinstance(value, kinds) and not isinstance(value, bool)

@@ -88,6 +88,14 @@ class Change:
     """The same with the value put in place by hand, where the method searches one."""
 
 
+def settled(model: LanguageModel, config: Any) -> Any:
+    """The config with a layer: where none is given and it has a default, that share of the model's depth."""
+    if getattr(config, "layer", 0) is not None:
+        return config
+    share = config.__dataclass_fields__["layer"].metadata["share"]
+    return replace(config, layer=int(share * model.n_layers))
+
+
 class Method(ABC):
     """An editing method.  Subclasses name themselves and implement `change`."""
 
@@ -137,6 +145,7 @@ class Method(ABC):
             ValueError, FileNotFoundError, Cancelled: as `change`; also if the layer is out of range, the model cannot
                 be edited, or the requests contradict each other.
         """
+        config = settled(model, config)
         if hasattr(config, "layer"):
             check_layer(model, config.layer)
         if self.batch:

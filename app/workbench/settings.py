@@ -41,10 +41,10 @@ def own_layers(n_layers: int) -> dict[str, int]:
 
     knobs = {name: dataclasses.fields(method.config_type) for name, method in METHODS.items()}
     return {
-        name: knob.default * n_layers // DEFAULTS_FOR
+        name: int(knob.metadata.get("share", (knob.default or 0) / DEFAULTS_FOR) * n_layers)
         for name, fields in knobs.items()
         for knob in fields
-        if knob.name == "layer" and isinstance(knob.default, int)
+        if knob.name == "layer" and knob.default is not dataclasses.MISSING
     }
 
 

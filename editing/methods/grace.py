@@ -34,7 +34,7 @@ from facts.watch import Watch
 from models import LanguageModel, pad, run
 from models.calls import calling
 
-STRANGERS = 4
+STRANGERS = 10
 """Number of other subjects whose keys are compared with the new one."""
 STOP_LOSS = 1e-2
 """The search stops below this loss (P(answer) = .99); the public codes always take all steps."""
@@ -54,12 +54,13 @@ class GraceConfig:
         ValueError: if a value is out of its range.
     """
 
-    layer: int = field(
-        default=7,
+    layer: int = field(  # type: ignore[assignment]  # None until the model is known: `editing.method.settled`
+        default=None,
         metadata={
-            "help": "Layer whose MLP gets the codebook, counted from 0; about three fifths of the depth. At earlier "
-            "layers other subjects fall inside, at later ones answers that begin alike are confused.",
+            "help": "Layer whose MLP gets the codebook, counted from 0; three fifths of the depth if not given. At "
+            "earlier layers other subjects come near, at later ones answers that begin alike cannot be told apart.",
             "min": 0,
+            "share": 0.6,
         },
     )
     radius: float = field(
@@ -224,10 +225,25 @@ def _diagnostics(book: Codebook, ops: Sequence[CodebookOp]) -> list[Diagnostic]:
     ]
 
 
+def alike(request: EditRequest) -> list[str]:
+    """Other subjects of the atlas with the same relation and another object than the new answer.
+
+    The relation is the request's, or one the atlas asks about in the same words, or one that its subject has; any
+    subject where there is none.
+    """
+    atlas, fact = load_atlas(), request.fact
+    words = {relation.name for relation in atlas.relations.values() if fact.template in relation.all_templates}
+    own = {row.relation for row in atlas.facts if row.subject == fact.subject and row.object == fact.target_true}
+    relations = {fact.relation} & set(atlas.relations) or words or own
+    rows = [row for row in atlas.facts if row.relation in relations and row.object != request.target_new]
+    names = {row.subject for row in rows} or set(atlas.subjects())
+    return sorted(names - {fact.subject})
+
+
 def _strangers(model: LanguageModel, request: EditRequest, config: GraceConfig, book: Codebook) -> list[Diagnostic]:
     """Distance of prompts about other subjects from the newest entry; inside its radius they get its value."""
-    others = [name for name in load_atlas().subjects() if name != request.fact.subject]
-    drawn = random.Random(f"{config.seed}|{request.fact.prompt}").sample(others, STRANGERS)
+    others = alike(request)
+    drawn = random.Random(f"{config.seed}|{request.fact.prompt}").sample(others, min(STRANGERS, len(others)))
     prompts = [request.fact.template.replace("{}", name) for name in drawn]
     rows = [ids for ids in map(model.tokenize, prompts) if len(ids) <= model.max_positions]
     if not rows:  # names too long for the context
@@ -236,12 +252,13 @@ def _strangers(model: LanguageModel, request: EditRequest, config: GraceConfig, 
     with calling(lengths.to(model.device)):
         read = run(model, ids, captures=[("mlp_key", config.layer)]).captured["mlp_key", config.layer].float()
     keys = read[torch.arange(len(lengths)), lengths - 1]
-    nearest, radius = float(distances(keys.cpu(), book.keys[-1:].cpu()).min()), float(book.radii[-1])
+    away, radius = distances(keys.cpu(), book.keys[-1:].cpu()), float(book.radii[-1])
+    nearest, inside = float(away.min()), int((away <= radius).sum())
     warning = ""
-    if nearest <= radius:
+    if inside:
         warning = (
-            f"the same prompt about another subject falls inside the radius ({nearest:.3g} against {radius:.3g}) and "
-            "gets this answer too; choose a later layer or a smaller radius"
+            f"the same prompt about {inside} of {len(rows)} other subjects falls inside the radius ({nearest:.3g} "
+            f"against {radius:.3g}) and gets this answer too; choose a later layer or a smaller radius"
         )
     help_text = f"Distance of the nearest of {len(rows)} prompts with the same words about other subjects."
     return [Diagnostic("nearest stranger", nearest, "|k - k'|", help_text, warning)]

@@ -90,8 +90,9 @@ class KeMethod(LearnedMethod):
         """As `LearnedMethod.proposed`.
 
         Raises:
-            ValueError: if a request has no old answer.
+            ValueError: if a request has no old answer, or KE has rewritten its fact before.
         """
+        self.refuse_again(task)
         model, requests = task.model, task.requests
         for request in requests:
             if not request.fact.target_true.strip():

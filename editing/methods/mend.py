@@ -62,7 +62,12 @@ class MendMethod(LearnedMethod):
     config_type = MendConfig
 
     def proposed(self, task: Task, artefact: Artefact) -> tuple[tuple[Op, ...], tuple[Diagnostic, ...]]:
-        """As `LearnedMethod.proposed`."""
+        """As `LearnedMethod.proposed`.
+
+        Raises:
+            ValueError: if MEND has rewritten a request's fact before.
+        """
+        self.refuse_again(task)
         answers = read_gradients(task.model, task.requests, artefact.settings["layers"])
         network = mend_network(weight_shapes(task.model, tuple(answers.factors)), artefact)
         scale = torch.full((len(task.requests),), task.config.scale * artefact.scale)

@@ -9,9 +9,11 @@ import torch
 
 from editing import Edit, apply_edits, make_edit
 from editing.applied.codebook import GAP, Codebook, fold
-from editing.methods.grace import GraceConfig, GraceMethod
+from editing.method import settled
+from editing.methods.grace import GraceConfig, GraceMethod, alike
 from editing.ops import CodebookOp
 from facts import EditRequest, Fact
+from facts.atlas import load_atlas
 from facts.watch import Cancelled, Watch
 from models import LanguageModel, run
 from tests.editing import made as by_hand
@@ -23,6 +25,13 @@ FAST = GraceConfig(layer=3, steps=60, learning_rate=0.5)
 # Answers of one token: a random model of four layers has no way to go from one value to several tokens.
 ASKED = EditRequest(Fact("Space Needle", "The {} is located in the city of", "Seattle"), "the")
 RIVAL = EditRequest(Fact("Eiffel Tower", "The {} is located in the city of", "Paris"), "of")
+
+
+@dataclasses.dataclass(frozen=True)
+class Deep:
+    """As much of a model as tells its depth."""
+
+    n_layers: int
 
 
 def one(key: tuple[float, float], label: int, radius: float = 1.0, value: float = 0.0) -> CodebookOp:
@@ -202,13 +211,38 @@ def test_strangers_inside_the_radius_are_told() -> None:
     )
     assert narrow.diagnostic("nearest stranger").value == wide.diagnostic("nearest stranger").value > 0
     assert not narrow.diagnostic("nearest stranger").warning
-    assert "choose a later layer or a smaller radius" in wide.diagnostic("nearest stranger").warning
+    told = wide.diagnostic("nearest stranger").warning
+    assert "about 10 of 10 other subjects falls inside the radius" in told
+    assert "choose a later layer or a smaller radius" in told
+
+
+def test_the_default_layer_is_three_fifths_of_the_depth() -> None:
+    """Of 4 layers, 12 and 30; a layer that is given stays."""
+    model = tiny_model("gpt2")
+    edit = GraceMethod().compute(model, [ASKED], dataclasses.replace(FAST, layer=None, steps=1))
+    assert edit.config.layer == 2
+    assert [settled(Deep(n), GraceConfig()).layer for n in (12, 30)] == [7, 18]
+    assert settled(Deep(30), GraceConfig(layer=7)).layer == 7
+
+
+def test_strangers_are_subjects_of_the_same_relation() -> None:
+    atlas = load_atlas()
+    capital = {row.subject: row.object for row in atlas.facts if row.relation == "country_capital"}
+    expected = sorted(name for name, city in capital.items() if name != "France" and city != "Rome")
+    template = atlas.relations["country_capital"].templates[0]
+    for fact in (
+        Fact("France", "{} has as its seat", "Paris", "country_capital"),  # by its relation
+        Fact("France", template, ""),  # by its words
+        Fact("France", "The seat of {} is", "Paris"),  # by what the atlas knows of its subject
+    ):
+        assert alike(EditRequest(fact, "Rome")) == expected
+    assert set(alike(EditRequest(Fact("Nobody", "{} is", ""), "Rome"))) == set(atlas.subjects())
 
 
 def test_bad_input_is_told() -> None:
     model = tiny_model("gpt2")
     with pytest.raises(ValueError, match="layer 7 is out of range"):
-        GraceMethod().compute(model, [ASKED], GraceConfig())
+        GraceMethod().compute(model, [ASKED], GraceConfig(layer=7))
     with pytest.raises(ValueError, match="did you mean 'last'"):
         GraceConfig(where="lst")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="two requests have the prompt"):

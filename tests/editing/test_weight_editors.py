@@ -200,3 +200,17 @@ def test_ke_s_rank_and_words() -> None:
     assert edit.content != other.content
     with pytest.raises(ValueError, match="KE also reads the old answer"):
         made("ke", MODEL, type(REQUEST)(type(fact)(fact.subject, fact.template, ""), "Paris"))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_fact_it_has_rewritten_is_refused_until_that_edit_is_out(kind: str) -> None:
+    first = made(kind, MODEL, REQUEST)
+    view = apply_edits(MODEL, [first])
+    again = replace(REQUEST, target_new="France")
+    compute = get_method(kind).compute
+    with pytest.raises(
+        ValueError, match=r"already rewrites .* breaks down; remove the first, or choose another method"
+    ):
+        compute(view, [OTHER, again], first.config, active=view.edits)
+    compute(view, [OTHER], first.config, active=view.edits)  # another fact
+    compute(MODEL, [again], first.config)
