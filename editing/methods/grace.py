@@ -7,10 +7,11 @@ Hartvigsen et al. 2023, section 3 (arXiv:2211.11031).  At one layer's down proje
 
 and (k, v, answer) becomes an entry of the codebook.  `editing.applied.codebook` computes the radii.
 
-Differences from the two public codes: a value is written while the prompt is read and stays in the attention's cache,
-and the codebook is not queried again for generated tokens; labels are compared as the answer's tokens.  `where`
-defaults to the prompt's last token (EasyEdit).  The authors use "prompt", the tokens before it, which has no effect in
-the last layer.
+Differences from the two public codes: the module is the down projection in every family, as in EasyEdit's Llama, where
+the authors take `c_fc`, the up-projection, in GPT-2 XL; a value is written while the prompt is read and stays in the
+attention's cache, and the codebook is not queried again for generated tokens; labels are compared as the answer's
+tokens.  `where` defaults to the prompt's last token (EasyEdit).  The authors use "prompt", the tokens before it, which
+has no effect in the last layer.
 """
 
 from __future__ import annotations

@@ -12,8 +12,9 @@ by SGD on the entries of a random mask of W' (`mask_ratio` of them), none of whi
 queried for the most active.
 
 Differences from the public code: D is the paper's, not the distance of activated outputs; each row is switched by its
-prompt alone; there is no weight decay, which in the public code also shrinks masked entries.  An edit is stored as what
-it added to W', so that it can be removed; edits made after it stay as they are.
+prompt alone; there is no weight decay, which in the public code also shrinks masked entries; a hinge is a mean over all
+pairs, not over those that violate it; a merge keeps `density` of a shard's moved entries, not of all.  An edit is
+stored as what it added to W', so that it can be removed; edits made after it stay as they are.
 """
 
 from __future__ import annotations

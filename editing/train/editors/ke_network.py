@@ -8,7 +8,8 @@ each weight (d_out x d_in, y = W x) turns its last states into
 with gamma [d_out], alpha [d_in] and one eta.  The gradient is detached: there is no second derivative, and its sign is
 learned.  a and b have rank one, so the change is low-rank too: with p = softmax(alpha_a) and the gradient
 sum_t d_t x_t^T, grad * a = sum_t (gamma_a * d_t) (p * x_t)^T.  The softmax runs over the inputs whatever the module
-stores, so that Conv1D and Linear mean the same.
+stores, so that Conv1D and Linear mean the same; in the authors' code it runs over the rows of the stored matrix, which
+are inputs for Conv1D and outputs for Linear.
 
 Two choices of our own make it learn in minutes.  The gradient is divided by its usual norm and multiplied by d_in
 (`scales`, measured before training), since its size differs from weight to weight and p has entries of 1 / d_in.  And
