@@ -14,6 +14,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from editing.registry import revision_of
 from experiments.ledger.ledger import Ledger
 from experiments.ledger.records import damaged
 from experiments.plan import Cell, Plan
@@ -59,17 +60,17 @@ def test_an_old_ledger_shows_the_same_results(ledger: Ledger) -> None:
 
 
 def test_its_plan_gives_the_same_keys_and_resuming_runs_nothing(ledger: Ledger) -> None:
-    """A method whose number in `REVISIONS` was raised since has other keys, and its cell is to be made anew here.
-
-    The cell of the kind `protocols`, which splits words in another way since version 2, is left out for that reason.
+    """Left out are cells that rightly have another key now: of GRACE, whose revision was 2 and has been raised, and of
+    the kind `protocols`, which splits words in another way since version 2.
     """
     before = ledger.info("old")
     cells = [Cell(cell["kind"], cell["spec"]) for cell in json.loads((DATA / "plan.json").read_text())]
-    same = tuple(cell for cell in cells if cell.kind != "protocols")
+    same = tuple(cell for cell in cells if cell.kind != "protocols" and cell.spec.get("method") != "grace")
     ledger.add(Plan("again", "tiny", same, about=before.about), before.identity)
     assert ledger.info("old") == before
     end = execute(ledger, "again", Idle())
-    assert (end.done, end.failed, end.total) == (6, 1, 7)
+    assert (end.done, end.failed, end.total) == (5, 1, 6)
+    assert revision_of("grace") > 2
 
 
 def test_a_cell_of_an_older_version_of_its_kind_is_not_computed_by_the_newer(ledger: Ledger) -> None:
