@@ -105,4 +105,14 @@ class KeMethod(LearnedMethod):
         counts = repeats(answers, changes, task.config.loop)
         deltas = weight_deltas(scaled(changes, counts))
         repeated = Diagnostic("repeats", float(counts.mean()), "", "How often a change was added, mean over requests.")
-        return deltas, (*diagnostics(model, answers, deltas, artefact), repeated)
+        return deltas, (*diagnostics(model, answers, deltas, artefact), repeated, *_earlier(task))
+
+
+def _earlier(task: Task) -> list[Diagnostic]:
+    """KE edits already in the model, where there are some: on the bundled one a second left no other fact of 24."""
+    n = sum(edit.method == KeMethod.name for edit in task.active)
+    warning = (
+        "KE's editor was trained on the unedited model, and a second KE edit on top of another is known to break the "
+        "model; choose another method for more than one fact, such as memit"
+    )
+    return [Diagnostic("edits below", float(n), "", "KE edits already in the model.", warning)] if n else []

@@ -76,6 +76,8 @@ def test_an_edit_on_top_of_another_is_computed_there(kind: str) -> None:
     assert deltas(second)[second.weights[0].name].shape == deltas(first)[first.weights[0].name].shape
     assert second.content != made(kind, MODEL, OTHER).content
     assert apply_edits(view, [second]).edits[1].parents == (first.digest,)
+    assert any("KE edit on top of another" in warning for warning in second.warnings) == (kind == "ke")
+    assert not any("on top of another" in warning for warning in first.warnings)
 
 
 @pytest.mark.parametrize("kind", [*KINDS, "serac"])
