@@ -123,11 +123,12 @@ def test_heads_of_traces_and_of_estimates() -> None:
 
 
 def test_paths_are_bars_with_intervals() -> None:
-    result = made_paths()
+    base = np.array([0.1, 0.3, 0.2], dtype=np.float32)
+    result = replace(made_paths(), base=base, patched=base + np.float32([[0.3, 0.2, 0.25]]), direct=base)
     (bars,) = plots.paths_chart(result).data
     assert list(bars.x) == ["attn_out 1 @ 3", "logits"]
     np.testing.assert_allclose(bars.y, [0.25, 0.0], atol=1e-7)
-    assert bars.error_y.array[0] == pytest.approx(12.706 * 0.05, rel=1e-3)  # t of one degree times sd / sqrt(2)
+    assert bars.error_y.array[0] == pytest.approx(4.30265 * 0.05 / 3**0.5, rel=1e-3)  # t of two degrees, sd / sqrt(3)
     assert [bar.get_height() for bar in plots.paths_figure(result).axes[0].patches] == pytest.approx([0.25, 0.0])
     turned = replace(result, config=TraceConfig(direction="noising"))
     np.testing.assert_allclose(plots.paths_chart(turned).data[0].y, [-0.25, 0.0], atol=1e-7)

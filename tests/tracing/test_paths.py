@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import get_args
@@ -95,7 +96,7 @@ def test_the_usual_receivers_are_those_behind_the_sender() -> None:
 
 def test_a_path_is_a_table_and_a_file(tmp_path: Path) -> None:
     model = tiny_model("gpt2")
-    result = path_patching(model, FACT, Node("mlp_out", 1, 5), config=CONFIG, level=LEVEL)
+    result = path_patching(model, FACT, Node("mlp_out", 1, 5), config=replace(CONFIG, samples=3), level=LEVEL)
     frame = result.to_frame()
     assert list(frame["receiver"])[-1] == "logits"
     assert frame["effect"].iloc[-1] == pytest.approx(float(result.effects[-1].mean()), abs=1e-7)
