@@ -27,15 +27,18 @@ def trace(prompt: str, first: list[float], config: dict[str, Any] | None = None,
 def test_a_fact_counts_once_however_often_it_was_traced() -> None:
     runs = [trace("Rome is", [0.1, 0.2, 0.3]), trace("Rome is", [0.3, 0.4, 0.5], {"seed": 1}, clean=0.7)]
     runs.append(trace("Oslo is", [0.6, 0.3, 0.0]))
+    assert np.isnan(average(runs).ci("mlp_out", "last_subject")[0]).all(), "two facts have no interval"
+    runs.append(trace("Bern is", [0.4, 0.3, 0.2]))
     assert why_not(runs) == ""
     found = average(runs)
-    assert found.n_facts == 2
+    assert found.n_facts == 3
     assert found.mean("mlp_out", "last_subject") == pytest.approx([0.4, 0.3, 0.2])
     low, high = found.ci("mlp_out", "last_subject")
-    # Facts 0.2 and 0.6: standard error 0.2, and t of one degree of freedom is 12.706.
-    assert (low[0], high[0]) == pytest.approx((0.4 - 12.706 * 0.2, 0.4 + 12.706 * 0.2), abs=1e-3)
+    # Facts 0.2, 0.6 and 0.4: standard error 0.2 / sqrt(3), and t of two degrees of freedom is 4.303.
+    half = 4.303 * 0.2 / 3**0.5
+    assert (low[0], high[0]) == pytest.approx((0.4 - half, 0.4 + half), abs=1e-3)
     assert (low[1], high[1]) == pytest.approx((0.3, 0.3), abs=1e-6)
-    assert found.ate == pytest.approx((0.6 + 0.7) / 2)
+    assert found.ate == pytest.approx((0.6 + 0.7 + 0.7) / 3)
     assert np.isnan(found.mean("mlp_out", "middle_subject")).all()
 
 
