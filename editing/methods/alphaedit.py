@@ -105,6 +105,7 @@ class AlphaEditMethod(SpreadMethod):
     config_type = AlphaEditConfig
 
     def update(self, task: Task, moments: dict[int, Moment]) -> Update:
+        """AlphaEdit's update, beside the keys of the edits already in the model."""
         names = {layer: task.model.architecture.key_weight_name(layer) for layer in moments}
         past = {layer: past_keys(task.active, name, task.model.d_mlp) for layer, name in names.items()}
         return _AlphaEdit(task.config, moments, past)

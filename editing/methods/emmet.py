@@ -69,6 +69,7 @@ class EmmetMethod(SpreadMethod):
     config_type = EmmetConfig
 
     def update(self, task: Task, moments: dict[int, Moment]) -> Update:
+        """EMMET's update."""
         return _Emmet(task.config, moments)
 
 

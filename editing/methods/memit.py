@@ -66,6 +66,7 @@ class MemitMethod(SpreadMethod):
     config_type = MemitConfig
 
     def update(self, task: Task, moments: dict[int, Moment]) -> Update:
+        """MEMIT's update."""
         return _Memit(task.config, moments)
 
 
