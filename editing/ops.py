@@ -111,12 +111,11 @@ class DenseDelta:
 
 @dataclass(frozen=True, eq=False)
 class CodebookOp:
-    """Entries of a codebook at one layer, one per request; `editing.applied.codebook.fold` makes one book of all active
-    ones.
+    """GRACE's codebook entries at one layer, one per request; `editing.applied.codebook.fold` joins all active ones.
 
     If the layer's input at the last prompt token is within the radius of an entry's key, the layer writes that entry's
-    value.  Radii are not stored but computed from the entries in their order, so that removing an entry leaves no
-    trace.
+    value.  Radii are not stored but computed from the entries in their order, so that removing an entry restores
+    the others exactly.
 
     Raises:
         ValueError: if keys, values and labels do not belong together, or a number is not usable.

@@ -56,5 +56,5 @@ def _one_token(model: LanguageModel, text: str, otherwise: int) -> int:
 
 
 def own_positions(states: torch.Tensor, lead: int, n_before: int) -> torch.Tensor:
-    """The row's own positions: [pos + n_before, ...] -> [pos, ...]."""
+    """Drop the states of the `n_before` inserted tokens: [pos + n_before, ...] -> [pos, ...]."""
     return torch.cat([states[:lead], states[lead + n_before :]])

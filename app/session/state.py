@@ -83,10 +83,10 @@ def _fill(params: dict[str, str], models: dict[str, Choice]) -> None:
 
 
 def key_of(name: str) -> str:
-    """The widget key of a field.
+    """Streamlit's key of a field.
 
-    For a field in a closed panel a browser sends the last value it drew, whatever the script has set since.  So a field
-    in a panel gets a new value under a new key.
+    The browser would put its last value back into a field of a closed panel, so the key of such a field gets a new
+    number whenever the script sets it.
     """
     drawn_anew = session().drawn_anew if name in IN_PANELS else 0
     return f"{name}_{drawn_anew}" if drawn_anew else name
@@ -294,7 +294,7 @@ def follow_method(own: Mapping[str, int], last: int) -> None:
 
 
 def press(button: str) -> None:
-    """Callback of a button whose question is read off the fields."""
+    """Remember that a button was clicked; the script acts later, once the form's fields are drawn and read."""
     session().pressed = button
 
 

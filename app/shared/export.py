@@ -120,7 +120,7 @@ def edit_button(edit: Edit, key: str) -> None:
 
 
 def model_button(keys: tuple[str, ...], model: str) -> None:
-    """The edited model as a zipped folder for transformers, if all active edits are changes of weights."""
+    """Button that downloads the edited model as a zipped transformers folder, if all active edits change weights."""
     edits = [edit for edit in map(cache.drawer().get, keys) if edit is not None]
     outside = sorted({edit.method for edit in edits if len(edit.weights) < len(edit.ops)})
     if not edits:

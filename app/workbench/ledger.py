@@ -128,7 +128,7 @@ def branches() -> dict[str, tuple[str, ...]]:
 
 
 def start_comparison(left: str, right: str) -> None:
-    """Callback of Compare."""
+    """Start comparing the edits of two branches: the button Compare."""
     named = branches()
     ask = CompareAsk(session().asked_model, named[left], named[right])
     session().compare_ask, session().compared = ask, (left, right)

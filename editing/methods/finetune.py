@@ -44,7 +44,7 @@ class FineTuneConfig(DescentSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class ConstrainedConfig(FineTuneConfig):
-    """Settings of FT-L.
+    """Settings of FT-L: fine-tuning in which every entry of the weight stays within `epsilon` of its start.
 
     Raises:
         ValueError: if a value is out of its range.

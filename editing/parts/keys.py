@@ -28,7 +28,7 @@ Pick = Callable[[Sequence[int], Span], int]
 
 @dataclass(frozen=True)
 class Row:
-    """One tokenised text of the batch over which the value is optimised."""
+    """One tokenised text (prefix, prompt, new answer) of the batch over which v* is optimised."""
 
     ids: tuple[int, ...]
     lookup: int

@@ -19,7 +19,7 @@ LARGEST = 4096
 
 
 def spectrum(moment: Moment, folder: Path | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-    """Ascending eigenvalues [d_mlp] and orthonormal eigenvectors [d_mlp, d_mlp] in columns; float64."""
+    """Eigenvalues [d_mlp], rising, and eigenvectors [d_mlp, d_mlp], in columns, of a second moment; float64."""
     place = (cache_folder() if folder is None else folder) / "spectra"
     path = place / f"{checksum(moment.matrix)}.safetensors"
     result = _read(path, len(moment.matrix))

@@ -66,7 +66,7 @@ class ValueSettings:
 
 @dataclass(frozen=True)
 class Unit:
-    """A length at the fact token of the bare prompt, against which a change of the searched site is large or small."""
+    """The norm in which step size, bound and decay of the search are measured, at the fact token of the bare prompt."""
 
     length: float
     name: str

@@ -29,11 +29,11 @@ MAX_KEPT = 2**27
 
 
 class Forward:
-    """Runs rows through the blocks from `first` on.
+    """Runs tokenised rows through the blocks from `first` on; the blocks below run once for each distinct row.
 
     Args:
-        model: is left alone.
-        first: index of the first block that may be changed; the ones below run once for each distinct row.
+        model: not modified; a view is used.
+        first: index of the first block that may be changed.
     """
 
     def __init__(self, model: LanguageModel, first: int = 0) -> None:

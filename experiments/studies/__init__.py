@@ -131,7 +131,7 @@ def record(ledger: Ledger, run: str) -> dict[str, Any]:
 
 
 def unfinished(ledger: Ledger, run: str) -> str:
-    """What a summary of a run that is not finished has to say: n of m cells; empty where all are done."""
+    """Note for the summary of an incomplete run, "n of m cells done"; empty if every cell is done."""
     counts = ledger.counts(run)
     total = sum(counts.values())
     return (

@@ -47,7 +47,7 @@ def add_options(parser: ArgumentParser) -> None:
 
 
 def plan(options: Namespace, model: LanguageModel) -> Plan:
-    """A trace for every fact, and an edit at every layer."""
+    """Cells of the study: a trace of every fact, and an edit of every fact at every layer."""
     from tracing import measure_noise
 
     drawn = draw_requests(

@@ -108,10 +108,10 @@ def following(row: Fields, **also: ProbeKind) -> tuple[list[Probe], list[str]]:
 
 
 def staying(row: Fields, true: Sequence[str]) -> list[Probe]:
-    """The probes under `locality`, an object from axis to tests.
+    """Locality probes of a row, whose `locality` object maps each of EasyEdit's categories to tests.
 
-    EasyEdit also calls questions "neighborhood" that have nothing to do with the edit; a neighbour's answer is one of
-    the `true` ones of the edited fact.
+    A test that EasyEdit calls "neighborhood" counts as a neighbour only if its answer is one of the edited fact's
+    `true` ones; else it is a probe that stays unchanged.
     """
     probes: list[Probe] = []
     for axis, test in _tests(row, "locality"):

@@ -81,7 +81,7 @@ def detect(source: Source) -> Format:
 
 
 def preview(source: Source, n: int = 5, format: str | None = None, *, keep_same_answers: bool = False) -> Preview:
-    """The first `n` rows, read or set aside.  A stream is put back to where it stood.
+    """The first `n` rows, parsed or rejected with the reason.  A stream's position is restored.
 
     Raises:
         ValueError: as `detect`.

@@ -86,7 +86,7 @@ def trace_sites(
     positions: Sequence[int | PositionName] | None = None,
     watch: Watch = UNWATCHED,
 ) -> dict[TraceSite, TraceResult]:
-    """`trace_all` for configs of different sites, by site.
+    """Trace one fact at several sites in one go: site -> result, as `trace_all`.
 
     Raises:
         ValueError: as in `trace_all`, and if a site repeats.

@@ -105,7 +105,7 @@ class Pair:
 
 @dataclass(frozen=True, eq=False)
 class PairResult(Stored):
-    """The fields that say what was asked, shared by all results of a pair."""
+    """What results of a clean and a corrupted run share: settings, model, prompt, subject, answer and corruption."""
 
     NESTED: ClassVar[dict[str, type]] = {"config": TraceConfig}
 

@@ -109,7 +109,7 @@ def fit_tuned_lens(
 
 
 def tuned_lens(model: LanguageModel, fact: Fact, lens: TunedLens, *, target: str = "", top_k: int = 5) -> LensResult:
-    """Read every state of the clean prompt through its layer's translator; arguments as in `logit_lens`.
+    """Read every state of the clean prompt by its layer's translator, the fitted affine map; else as `logit_lens`.
 
     Raises:
         ValueError: as `logit_lens`, and if the lens was fitted on another model or on other weights.
