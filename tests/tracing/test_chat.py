@@ -24,7 +24,7 @@ def model() -> LanguageModel:
 
 @pytest.fixture(scope="module")
 def result(model: LanguageModel) -> TraceResult:
-    return causal_trace(model, FACT, TraceConfig(samples=2))
+    return causal_trace(model, FACT, TraceConfig(samples=3))
 
 
 def test_the_template_before_the_prompt_has_no_effect(model: LanguageModel, result: TraceResult) -> None:

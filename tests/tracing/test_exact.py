@@ -80,7 +80,9 @@ def test_windows_of_ten_layers(family: str, site: TraceSite, centre: str) -> Non
 def test_longer_answers_are_products_under_teacher_forcing(family: str, site: TraceSite, direction: Direction) -> None:
     model = tiny_model(family)
     # likely tokens, so that the probability is not lost in rounding
-    fact = Fact.from_prompt(FACT.prompt, FACT.subject, model.generate([FACT.prompt], 2)[0].strip() or "Rome and Oslo")
+    fact = Fact.from_prompt(
+        FACT.prompt, FACT.subject, model.generate([FACT.prompt], 2)[0].strip("\0 ") or "Rome and Oslo"
+    )
     config = TraceConfig(site=site, window=2, direction=direction, samples=2)
     result = causal_trace(model, fact, config, level=LEVEL)
     assert len(result.answer_ids) > 1

@@ -167,5 +167,5 @@ def refine_trace(
         (result,) = case.results(runs)
         yield result
         low, high = result.ci()
-        if result.config.n_samples > 1 and float(np.nanmax(high - low)) <= width:
+        if np.isfinite(high - low).any() and float(np.nanmax(high - low)) <= width:
             return

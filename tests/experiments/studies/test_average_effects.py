@@ -56,12 +56,12 @@ def test_cells_are_averaged_fact_by_fact() -> None:
 
 
 def test_the_best_layer_of_each_kind_of_token() -> None:
-    grid = np.full((2, 6, 2), np.nan, dtype=np.float32)
-    grid[:, 2] = [[0.1, 0.3], [0.3, 0.2]]
-    average: AverageEffects = average_cells.merged([result(0.0, 2, **{"effects/resid_post": grid})], [TraceConfig()])
-    # means 0.2 and 0.25; t(1) = 12.706, standard deviation of (0.3, 0.2) is 0.0707: 0.25 +- 12.706 x 0.05
+    grid = np.full((3, 6, 2), np.nan, dtype=np.float32)
+    grid[:, 2] = [[0.1, 0.3], [0.3, 0.2], [0.2, 0.25]]
+    average: AverageEffects = average_cells.merged([result(0.0, 3, **{"effects/resid_post": grid})], [TraceConfig()])
+    # means 0.2 and 0.25; t(2) = 4.303, standard deviation of (0.3, 0.2, 0.25) is 0.05: 0.25 +- 4.303 x 0.02887
     assert peaks_table(average).splitlines()[2:] == [
-        "| residual stream | Last subject token | 2 | 1 | 0.250 (-0.385 to 0.885) | 50 % |"
+        "| residual stream | Last subject token | 3 | 1 | 0.250 (0.126 to 0.374) | 67 % |"
     ]
 
 
