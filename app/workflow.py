@@ -40,6 +40,8 @@ SURE = 0.1
 SURE_OF_ITSELF = 0.5
 """Below this probability of its own answer, the model is not sure, if no true answer is given."""
 SHOWN_ANSWERS = 5
+REPORT_TEXTS = 40
+"""Ordinary texts whose perplexity a report gives; the guard, which reads them at every edit, takes fewer."""
 
 
 @dataclass(frozen=True)
@@ -301,7 +303,7 @@ def evaluate(
         model,
         edited,
         request,
-        guard_texts=ordinary_texts() if guard_texts is None else guard_texts,
+        guard_texts=ordinary_texts(REPORT_TEXTS) if guard_texts is None else guard_texts,
         efficiency=efficiency,
         about=about if active is None or len(active) < 2 else about | {"active edits": len(active)},
         watch=watch,
