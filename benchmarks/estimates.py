@@ -1,8 +1,8 @@
 """`python -m benchmarks.estimates`: the memory guard's estimates beside the peak memory of cells.
 
 Each cell is run once on the model, on one thread, after a first cell has imported everything.  Its peak is the largest
-resident memory during the cell minus that before it (`benchmarks.memory`), so that memory which stays, such as a cached
-second moment, counts as well.  The guard refuses cells by the estimate (`experiments.memory`).
+resident memory during the cell minus that before it (`benchmarks.parts.memory`), so that memory which stays, such as a
+cached second moment, counts as well.  The guard refuses cells by the estimate (`experiments.memory`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from benchmarks.memory import reset_peak, since_reset
+from benchmarks.parts.memory import reset_peak, since_reset
 from experiments.cells.trace import level_of
 from experiments.kinds import Context, get_kind
 from experiments.plan import Spec

@@ -19,10 +19,10 @@ from typing import Any
 
 import torch
 
-from benchmarks.cases import KINDS, Case, make_cases
-from benchmarks.held_out import held_out_requests, with_same_relation
-from benchmarks.memory import reset_peak, since_reset
-from benchmarks.variants import NO_OP, variants, weights_of
+from benchmarks.parts.cases import KINDS, Case, make_cases
+from benchmarks.parts.held_out import held_out_requests, with_same_relation
+from benchmarks.parts.memory import reset_peak, since_reset
+from benchmarks.parts.variants import NO_OP, variants, weights_of
 from editing import METHODS, Edit, apply_edits, get_method
 from editing.configs import make_config
 from editing.train.artefact import EditorError

@@ -1,9 +1,9 @@
 """`python -m benchmarks.protocols --edits 200`
 
 The same edits under every protocol, in one table: why numbers of different protocols have no common mean.  Edits are
-R-ROME's, one at a time on the unedited model, of held-out subjects (`benchmarks.held_out`), each judged by two of its
-paraphrases, at most five neighbours, and whatever else the atlas derives.  Every edit's numbers go to a file as they
-are made, so that a run that was stopped goes on where it was.
+R-ROME's, one at a time on the unedited model, of held-out subjects (`benchmarks.parts.held_out`), each judged by two of
+its paraphrases, at most five neighbours, and whatever else the atlas derives.  Every edit's numbers go to a file as
+they are made, so that a run that was stopped goes on where it was.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from typing import Any
 import pandas as pd
 import torch
 
-from benchmarks.held_out import held_out_requests
+from benchmarks.parts.held_out import held_out_requests
+from benchmarks.parts.variants import weights_of
 from benchmarks.reference import BEST_LAYER
-from benchmarks.variants import weights_of
 from editing import METHODS, apply_edits
 from editing.methods.rome import RRomeConfig
 from facts import EditRequest

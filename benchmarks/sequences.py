@@ -19,10 +19,10 @@ from typing import Any
 
 import torch
 
-from benchmarks.cases import Case, make_cases
-from benchmarks.greedy import Question, ask_all
-from benchmarks.held_out import held_out_requests
-from benchmarks.variants import NO_OP, variants, weights_of
+from benchmarks.parts.cases import Case, make_cases
+from benchmarks.parts.greedy import Question, ask_all
+from benchmarks.parts.held_out import held_out_requests
+from benchmarks.parts.variants import NO_OP, variants, weights_of
 from editing import apply_edits, get_method
 from editing.configs import make_config
 from experiments.sequences import edits_in_turn
@@ -179,7 +179,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     print(json.dumps(curves) if options.json else table(curves))
     if options.figure:
-        from benchmarks.plots import sequence_figure
+        from benchmarks.parts.plots import sequence_figure
 
         sequence_figure({label: lines for label, lines in curves.items() if label != NO_OP}, options.kind).savefig(
             options.figure, dpi=200

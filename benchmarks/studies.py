@@ -2,7 +2,7 @@
 
 The study `average-effects` traces real facts in five ways (states, MLPs, attention, states with either severed).  It is
 compared with a loop of one forward of 1 + samples rows for each restored state, as in ROME's code
-(`benchmarks.tracing_contenders`; for severed maps that code runs two, counted as one here).  Both take turns within a
+(`benchmarks.tracing.contenders`; for severed maps that code runs two, counted as one here).  Both take turns within a
 round, on one thread, and are timed by its processor time, so that a busy machine slows both alike.  The loop is timed
 on a few random states of every prompt and scaled to all.
 """
@@ -19,8 +19,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.tracing_cases import seconds
-from benchmarks.tracing_contenders import RomeLoop, Task
+from benchmarks.tracing.cases import seconds
+from benchmarks.tracing.contenders import RomeLoop, Task
 from experiments.studies.average_effects import maps_of
 from experiments.studies.known import ATLAS, draw_facts
 from facts import Fact

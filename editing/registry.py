@@ -14,13 +14,13 @@ from editing.methods.emmet import EmmetMethod
 from editing.methods.finetune import ConstrainedMethod, FineTuneMethod, MaskedMethod
 from editing.methods.grace import GraceMethod
 from editing.methods.in_context import IceMethod, IkeMethod
-from editing.methods.ke import KeMethod
 from editing.methods.kn import KnowledgeNeuronsMethod
 from editing.methods.lora import LoraMethod
 from editing.methods.memit import MemitMethod
-from editing.methods.mend import MendMethod
 from editing.methods.rome import RomeMethod, RRomeMethod
-from editing.methods.serac import SeracMethod
+from editing.methods.trained.ke import KeMethod
+from editing.methods.trained.mend import MendMethod
+from editing.methods.trained.serac import SeracMethod
 from editing.methods.wise import WiseMethod
 from facts import EditRequest
 from facts.names import unknown

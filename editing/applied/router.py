@@ -1,6 +1,6 @@
 """SERAC's router: which prompts are in the scope of a stored edit, and which model answers them.
 
-Mitchell et al. 2022 (arXiv:2206.06520); `editing.methods.serac` makes the edits.
+Mitchell et al. 2022 (arXiv:2206.06520); `editing.methods.trained.serac` makes the edits.
 """
 
 from __future__ import annotations

@@ -8,22 +8,20 @@ from typing import Any
 
 from facts.importers.fields import Fields
 from facts.importers.formats import (
-    cknowedit,
     counterfact,
     counterfact_edit,
     easyedit,
     engram,
-    knowedit,
     known,
     mquake,
     plain,
     qaedit,
     rippleedits,
     rome,
-    sanitation,
     wikibigedit,
     zsre,
 )
+from facts.importers.formats.knowedit import chinese, sanitation, wiki
 from facts.types import Case
 
 
@@ -58,12 +56,12 @@ FORMATS: dict[str, Format] = {
         Format("zsre", "zsRE (MEND)", zsre.recognises, zsre.read),
         Format("wikibigedit", "WikiBigEdit", wikibigedit.recognises, wikibigedit.read),
         Format("qaedit", "QAEdit", qaedit.recognises, qaedit.read),
-        Format("knowedit-wikibio", "KnowEdit WikiBio", knowedit.recognises_wikibio, knowedit.read),
+        Format("knowedit-wikibio", "KnowEdit WikiBio", wiki.recognises_wikibio, wiki.read),
         Format("counterfact-edit", "counterfact-edit", counterfact_edit.recognises, counterfact_edit.read),
-        Format("cknowedit", "CKnowEdit", cknowedit.recognises, cknowedit.read),
-        Format("knowedit-zsre", "KnowEdit ZsRE", knowedit.recognises_zsre, knowedit.read),
-        Format("knowedit-counterfact", "KnowEdit wiki_counterfact", knowedit.recognises_counterfact, knowedit.read),
-        Format("knowedit-recent", "KnowEdit wiki_recent", knowedit.recognises_recent, knowedit.read),
+        Format("cknowedit", "CKnowEdit", chinese.recognises, chinese.read),
+        Format("knowedit-zsre", "KnowEdit ZsRE", wiki.recognises_zsre, wiki.read),
+        Format("knowedit-counterfact", "KnowEdit wiki_counterfact", wiki.recognises_counterfact, wiki.read),
+        Format("knowedit-recent", "KnowEdit wiki_recent", wiki.recognises_recent, wiki.read),
         Format("rome", "ROME requests", rome.recognises, rome.read),
         Format("easyedit", "EasyEdit requests", easyedit.recognises, easyedit.read, easyedit.expand),
         Format("plain", "plain table or JSON Lines", plain.recognises, plain.read),

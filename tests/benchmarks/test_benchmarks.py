@@ -8,13 +8,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from benchmarks import held_out, methods, sequences
-from benchmarks.cases import KINDS, make_cases
-from benchmarks.greedy import Question, ask_all
-from benchmarks.memory import reset_peak, since_reset
+from benchmarks import methods, sequences
 from benchmarks.methods import Mean, as_json, measured, run, summarised, table
-from benchmarks.plots import sequence_figure
-from benchmarks.variants import NO_OP, variants
+from benchmarks.parts import held_out
+from benchmarks.parts.cases import KINDS, make_cases
+from benchmarks.parts.greedy import Question, ask_all
+from benchmarks.parts.memory import reset_peak, since_reset
+from benchmarks.parts.plots import sequence_figure
+from benchmarks.parts.variants import NO_OP, variants
 from editing import apply_edits, get_method
 from editing.configs import make_config
 from editing.train.artefact import Artefact, EditorError, save_artefact
@@ -179,7 +180,7 @@ def test_table_and_json_hold_the_figures() -> None:
 
 
 def test_variants_and_their_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("benchmarks.variants.suggested_layer", lambda model, atlas: 2)
+    monkeypatch.setattr("benchmarks.parts.variants.suggested_layer", lambda model, atlas: 2)
     chosen = variants(MODEL)
     assert next(iter(chosen)) == NO_OP
     assert {"rome", "memit", "mend", "ke", "ke+loop", "serac", "rome-code"} <= set(chosen)

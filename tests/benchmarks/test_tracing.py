@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks.tracing import ENGINE, SAMPLE, Line, measure, table
-from benchmarks.tracing_agreement import agreements
-from benchmarks.tracing_agreement import table as agreement_table
-from benchmarks.tracing_cases import FACT, KINDS, MUST_REAL, Case, floor_flops, real_task, seconds_on_all_cores
+from benchmarks.tracing.__main__ import ENGINE, SAMPLE, Line, measure, table
+from benchmarks.tracing.agreement import agreements
+from benchmarks.tracing.agreement import table as agreement_table
+from benchmarks.tracing.cases import FACT, KINDS, MUST_REAL, Case, floor_flops, real_task, seconds_on_all_cores
 from tests.tiny import tiny_model
 
 

@@ -9,7 +9,7 @@ import torch
 
 from editing import apply_edits, get_method
 from editing.applied.router import SeracRouter
-from editing.methods.serac import SeracMethod
+from editing.methods.trained.serac import SeracMethod
 from editing.ops import RouteOp
 from editing.prefix import behind, own_positions
 from editing.train.artefact import Artefact, load_artefact, save_artefact

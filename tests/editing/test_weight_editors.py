@@ -8,9 +8,9 @@ import torch
 
 from editing import Edit, apply_edits, get_method
 from editing.files import load_edit, save_edit
-from editing.methods.ke import ke_network, repeats
-from editing.methods.learned import read_gradients
-from editing.methods.mend import mend_network
+from editing.methods.trained.ke import ke_network, repeats
+from editing.methods.trained.learned import read_gradients
+from editing.methods.trained.mend import mend_network
 from editing.ops import WeightDelta
 from editing.train.artefact import load_artefact, save_artefact
 from editing.train.editors.ke_network import condition_ids, embed_conditions

@@ -35,7 +35,7 @@ def level(smollm2: LanguageModel) -> NoiseLevel:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_packed_is_replayed(smollm2: LanguageModel, level: NoiseLevel, kind: str) -> None:
-    """`python -m benchmarks.tracing_agreement` does it for whole maps of twenty prompts."""
+    """`python -m benchmarks.tracing.agreement` does it for whole maps of twenty prompts."""
     config, iffel = TraceConfig(samples=1, **KINDS[kind]), 2
     packed, replayed = (
         causal_trace(smollm2, EIFFEL, config, level=level, positions=[iffel], engine=engine)

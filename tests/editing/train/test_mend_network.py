@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from editing.methods.learned import scaled
+from editing.methods.trained.learned import scaled
 from editing.train.editors.mend_network import INITIAL_RATE, MendNetwork, Normaliser
 from editing.train.factors import Factors, gradient_factors, mlp_weights, weight_shapes
 from editing.train.forward import Forward

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from statistics import fmean
 
-from benchmarks.greedy import Question, Said, ask_all
+from benchmarks.parts.greedy import Question, Said, ask_all
 from facts import EditRequest
 from metrics.asking.prompts import Item, items_of
 from metrics.drift import kl_divergence

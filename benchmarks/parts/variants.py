@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import MISSING, fields
 from typing import Any
 
-from benchmarks.held_out import suggested_layer
+from benchmarks.parts.held_out import suggested_layer
 from editing import METHODS, get_method
 from editing.configs import make_config
 from facts.atlas import load_atlas

@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass
 
 import torch
 
-from benchmarks.tracing_cases import (
+from benchmarks.tracing.cases import (
     GPT2_SIZES,
     KINDS,
     MUST,
@@ -46,7 +46,7 @@ from benchmarks.tracing_cases import (
     task_of,
     whole_map,
 )
-from benchmarks.tracing_contenders import LensLoop, NnsightLoop, RomeLoop, Task, transformer_lens_is_here
+from benchmarks.tracing.contenders import LensLoop, NnsightLoop, RomeLoop, Task, transformer_lens_is_here
 from models import LanguageModel, load_model
 
 CELLS = 12

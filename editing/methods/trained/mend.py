@@ -20,7 +20,7 @@ import torch
 from editing.configs import check_config
 from editing.edit import Diagnostic
 from editing.method import Task
-from editing.methods.learned import LearnedMethod, artefact_setting, diagnostics, read_gradients, scaled
+from editing.methods.trained.learned import LearnedMethod, artefact_setting, diagnostics, read_gradients, scaled
 from editing.ops import Op
 from editing.train.artefact import Artefact
 from editing.train.editors.mend_network import MendNetwork

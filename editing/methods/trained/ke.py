@@ -21,7 +21,7 @@ from torch import Tensor
 from editing.configs import check_config
 from editing.edit import Diagnostic
 from editing.method import Task
-from editing.methods.learned import (
+from editing.methods.trained.learned import (
     AnswerGradients,
     LearnedMethod,
     artefact_setting,

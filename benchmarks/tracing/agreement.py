@@ -1,4 +1,4 @@
-"""`python -m benchmarks.tracing_agreement --models NAME ...`: packed sweeps against whole forwards on the same prompts.
+"""`python -m benchmarks.tracing.agreement --models NAME ...`: packed sweeps against whole forwards on the same prompts.
 
 Each prompt is traced twice with the same noise: by packed sweeps and by replay (`tracing.engine.replay`), one whole
 forward for every restored run.  The answer is the model's own next token, so that its probability is not lost in
@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 import torch
 
-from benchmarks.tracing_cases import KINDS, kind_config, spread_facts
+from benchmarks.tracing.cases import KINDS, kind_config, spread_facts
 from facts import Fact
 from models import LanguageModel, load_model
 from models.forwards.hooks import run_hooked
@@ -91,7 +91,7 @@ def table(agreements: list[Agreement]) -> str:
 
 def main() -> int:
     """Compare and print; returns 1 if anything differs."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.tracing_agreement", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.tracing.agreement", description=__doc__)
     parser.add_argument("--models", nargs="+", required=True, help="a name, a folder or a .gguf file each")
     parser.add_argument("--prompts", type=int, default=20)
     parser.add_argument("--kinds", nargs="+", default=["states"], choices=list(KINDS))

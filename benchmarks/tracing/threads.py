@@ -1,4 +1,4 @@
-"""`python -m benchmarks.tracing_threads [--runs 500]`: two threads trace one model while a third generates with it.
+"""`python -m benchmarks.tracing.threads [--runs 500]`: two threads trace one model while a third generates with it.
 
 Counts runs that raise and runs whose numbers differ from those of the fact alone; both must be 0.
 """
@@ -75,7 +75,7 @@ def crowd(model: LanguageModel, runs: int) -> tuple[list[str], int]:
 
 def main() -> int:
     """Run them and print the counts."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.tracing_threads", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.tracing.threads", description=__doc__)
     parser.add_argument("--runs", type=int, default=500)
     options = parser.parse_args()
     torch.set_num_threads(1)

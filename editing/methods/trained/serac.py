@@ -23,7 +23,7 @@ from editing.applied.router import SeracRouter
 from editing.configs import check_config
 from editing.edit import Diagnostic, Edit
 from editing.method import Task
-from editing.methods.learned import LearnedMethod, artefact_setting
+from editing.methods.trained.learned import LearnedMethod, artefact_setting
 from editing.ops import Op, RouteOp
 from editing.train.artefact import Artefact
 from editing.train.editors.serac_trainer import answer_rows, context_ids

@@ -15,7 +15,7 @@ from tokenizers import models as tokenizer_models
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from benchmarks.tracing_contenders import Task
+from benchmarks.tracing.contenders import Task
 from facts import Fact
 from facts.atlas import load_atlas
 from models import LanguageModel

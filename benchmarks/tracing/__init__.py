@@ -1,0 +1,1 @@
+"""Tracing speed, side by side with a plain loop: `python -m benchmarks.tracing`."""

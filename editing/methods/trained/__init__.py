@@ -1,0 +1,1 @@
+"""Methods whose editor is trained before it edits (`editing.train`)."""
