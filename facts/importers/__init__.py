@@ -6,11 +6,11 @@ for case in read_cases("counterfact.json", on_rejected=print):
 
 from facts.importers.errors import BadRowError, OnRejected, Rejected, RowError
 from facts.importers.fact_list import CaseList, FactList, answered, list_cases, read_facts
+from facts.importers.files.text import Source
 from facts.importers.formats.engram import case_of, record_of
 from facts.importers.read import Preview, detect, preview, read_cases
 from facts.importers.registry import FORMATS, Format
 from facts.importers.snippets import Snippets, read_snippets
-from facts.importers.text import Source
 from facts.importers.write import RejectedFile, Summary, import_file, write_cases
 
 __all__ = [

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from facts.importers.errors import Rejected
+from facts.importers.files.text import Source, name_of
 from facts.importers.read import read_cases
-from facts.importers.text import Source, name_of
 from facts.types import Case, Fact
 from facts.words import counted
 

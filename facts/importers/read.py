@@ -12,10 +12,10 @@ from typing import Any
 
 from facts.importers.errors import BadRowError, OnRejected, Raw, Rejected, RowError, SameAnswerError, shown
 from facts.importers.fields import Fields
-from facts.importers.layout import raw_rows
+from facts.importers.files.layout import raw_rows
+from facts.importers.files.text import Source, name_of, pieces_of
 from facts.importers.registry import FORMATS, Format, get_format
 from facts.importers.snippets import recognises as recognises_snippets
-from facts.importers.text import Source, name_of, pieces_of
 from facts.importers.values import kind_of
 from facts.types import Case
 

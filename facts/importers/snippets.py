@@ -10,8 +10,8 @@ from typing import Any
 
 from facts.importers.errors import BadRowError, Raw, Rejected, RowError
 from facts.importers.fields import Fields
-from facts.importers.layout import raw_rows
-from facts.importers.text import Source, name_of, pieces_of
+from facts.importers.files.layout import raw_rows
+from facts.importers.files.text import Source, name_of, pieces_of
 
 Snippets = dict[tuple[str, str], tuple[tuple[str, str], ...]]
 """(relation id, object id) to (name of a subject, text about it)."""

@@ -13,9 +13,9 @@ from types import TracebackType
 from typing import IO
 
 from facts.importers.errors import Rejected
+from facts.importers.files.text import Source
 from facts.importers.formats.engram import record_of
 from facts.importers.read import reading
-from facts.importers.text import Source
 from facts.types import Case
 
 LISTED = 100

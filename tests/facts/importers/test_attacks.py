@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from facts.importers import BadRowError, Rejected, detect, import_file, preview, read_cases, split, tables
+from facts.importers import BadRowError, Rejected, detect, import_file, preview, read_cases
+from facts.importers.files import split, tables
 from facts.importers.formats.engram import record_of
 from facts.types import Case
 
@@ -205,7 +206,7 @@ def test_objects_over_several_lines_follow_one_another() -> None:
 def test_a_row_too_long_is_not_held(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(split, "MAX_ROW", 1000)
     monkeypatch.setattr(split, "SHOWN", 40)
-    monkeypatch.setattr("facts.importers.text.PIECE", 300)
+    monkeypatch.setattr("facts.importers.files.text.PIECE", 300)
     lists = row(n=[[i] for i in range(500)])
     for bad in (row(n="x" * 5000), row(n='"' * 5000), row(n="\\" * 5001), lists):
         for text in (f"[{ROW}, {bad}, {ROW}]", f"{ROW}\n{bad}\n{ROW}"):
@@ -220,7 +221,7 @@ def test_a_row_too_long_is_not_held(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_missing_bracket_does_not_swallow_a_long_file(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(split, "MAX_ROW", 1000)
-    monkeypatch.setattr("facts.importers.text.PIECE", 300)
+    monkeypatch.setattr("facts.importers.files.text.PIECE", 300)
     cases, aside = read("[\n" + ",\n".join([ROW] * 20 + [ROW[:-1]] + [ROW] * 100) + "\n]")
     assert len(cases) == 120
     assert [rejected.row for rejected in aside] == [21]
@@ -379,7 +380,7 @@ def most_memory(n: int) -> tuple[int, int]:
 
 
 def test_memory_does_not_grow_with_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("facts.importers.text.PIECE", 1 << 14)
+    monkeypatch.setattr("facts.importers.files.text.PIECE", 1 << 14)
     small, _ = most_memory(100)
     large, size = most_memory(800)
     assert size > 800_000

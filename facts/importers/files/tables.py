@@ -6,7 +6,7 @@ import csv
 from collections.abc import Iterator
 
 from facts.importers.errors import Raw, RowError
-from facts.importers.split import MAX_ROW
+from facts.importers.files.split import MAX_ROW
 from facts.importers.values import check_cells
 
 MAX_LINES = 20

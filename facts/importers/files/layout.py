@@ -6,8 +6,8 @@ import itertools
 from collections.abc import Iterator
 
 from facts.importers.errors import Raw, RowError
-from facts.importers.split import MAX_ROW, Cutter, Piece, is_open, lines_of
-from facts.importers.tables import rows_of_table
+from facts.importers.files.split import MAX_ROW, Cutter, Piece, is_open, lines_of
+from facts.importers.files.tables import rows_of_table
 from facts.importers.values import parse_object
 
 

@@ -1,0 +1,1 @@
+"""A file as the texts of its rows, read once."""
