@@ -24,6 +24,7 @@ from facts.pipes import outlive_reader
 ROOT = Path(__file__).resolve().parent.parent
 SETTINGS = ROOT / "streamlit_config.toml"
 MAIN = ROOT / "app" / "main.py"
+SERVE = ROOT / "app" / "serve.py"
 HOSTS = "STREAMLIT_SERVER_ALLOWED_HOSTS"
 ANY_ADDRESS = ("0.0.0.0", "::")
 """Addresses that mean all addresses of the computer; a browser cannot open them."""
@@ -56,7 +57,7 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"The page is only shown under the names {names}; set ENGRAM_ALLOWED_HOSTS to the name others will use.")
     from streamlit.web import cli
 
-    cli.main(["run", str(MAIN), *flags], prog_name="python -m app")
+    cli.main(["run", str(SERVE), *flags], prog_name="python -m app")
 
 
 def _leaves(tree: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-import streamlit as st
-
-from app.server import catalog
-from app.server.jobs import Runner
+from app.server import catalog, limits, monitoring, presence
+from app.server.jobs import DEADLINES, Runner
 from app.server.pace import Paces
 from app.server.uploads import Uploads
 from facts.watch import UNWATCHED, Watch
@@ -21,6 +19,7 @@ if TYPE_CHECKING:
     from editing import Edit
     from models import LanguageModel
 
+T = TypeVar("T")
 KEPT_MODELS = 2
 KEPT_EDIT_BYTES = 2**30
 
@@ -32,6 +31,10 @@ class _Place:
     lock: threading.Lock = field(default_factory=threading.Lock)
     model: LanguageModel | None = None
     reader: LanguageModel | None = None
+    digest: str = ""
+    """Of the weights, when they were first checked."""
+    changed: bool = False
+    """The weights are not what they were then."""
     chats: dict[int, LanguageModel] = field(default_factory=dict)
     """id of a model -> the same one asked in its chat template."""
 
@@ -56,9 +59,15 @@ class Shelf:
         """The model, loaded once.
 
         Raises:
-            ValueError: if the name is not on the list of models the server allows, or the model cannot be loaded.
+            ValueError: if the name is not on the list of models the server allows, the model cannot be loaded, or its
+                weights have changed since.
         """
         place = self._place(key)
+        if place.changed:
+            raise ValueError(
+                f"the weights of {key!r} in memory are not what was loaded, so its numbers would be wrong; start the "
+                "server again"
+            )
         with place.lock:
             if place.model is None:
                 watch.step(0, 0, "reading the model, once")
@@ -78,6 +87,34 @@ class Shelf:
         model = self.get(key.removesuffix(catalog.CHAT), watch)
         return place.asked(place.reader or model, key)
 
+    def models(self) -> list[LanguageModel]:
+        """The loaded models."""
+        with self._lock:
+            return [place.model for place in self._places.values() if place.model is not None]
+
+    def check_weights(self) -> None:
+        """Hash every loaded model's weights and compare with the first time; edits are views and write to none."""
+        with self._lock:
+            places = [(place, place.model) for place in self._places.values() if place.model is not None]
+        for place, model in places:
+            digest = model.weights_digest()
+            place.digest = place.digest or digest
+            place.changed = place.digest != digest
+
+    def changed(self) -> list[str]:
+        """Keys of the models whose weights have changed in memory."""
+        with self._lock:
+            return [key for key, place in self._places.items() if place.changed]
+
+    def forget_held(self) -> None:
+        """Forget models with a held lock: a thread that hangs does not let go of it, so the model is loaded anew."""
+        with self._lock:
+            for key, place in list(self._places.items()):
+                models = [place.model, place.reader, *place.chats.values()]
+                locks = [place.lock, *(model.lock for model in models if model is not None)]
+                if not all(map(_is_free, locks)):
+                    del self._places[key]
+
     def _place(self, key: str) -> _Place:
         with self._lock:
             key = key.removesuffix(catalog.CHAT)
@@ -86,6 +123,14 @@ class Shelf:
             while len(self._places) > self._kept:
                 self._places.popitem(last=False)
             return place
+
+
+def _is_free(lock: Any) -> bool:
+    """Whether nobody holds a lock."""
+    free: bool = lock.acquire(blocking=False)
+    if free:
+        lock.release()
+    return free
 
 
 def _load(key: str) -> LanguageModel:
@@ -114,6 +159,12 @@ class Drawer:
             while len(self._edits) > 1 and sum(kept.n_bytes for kept in self._edits.values()) > self._kept:
                 self._edits.popitem(last=False)
 
+    @property
+    def n_bytes(self) -> int:
+        """Memory of the edits."""
+        with self._lock:
+            return sum(edit.n_bytes for edit in self._edits.values())
+
     def get(self, key: str) -> Edit | None:
         """The edit, if it is still kept."""
         with self._lock:
@@ -133,31 +184,43 @@ class Drawer:
         return edits
 
 
-@st.cache_resource(show_spinner=False)
-def runner() -> Runner:
-    """The one worker of this server."""
-    return Runner()
+class Shared(Generic[T]):
+    """One object for all sessions, made when it is first asked for.
+
+    Not `st.cache_resource`: any visitor can send the message that clears Streamlit's caches.
+    """
+
+    def __init__(self, make: Callable[[], T]) -> None:
+        self._make, self._made = make, list[T]()
+        self._lock = threading.Lock()
+
+    def __call__(self) -> T:
+        """The object."""
+        with self._lock:
+            if not self._made:
+                self._made.append(self._make())
+            return self._made[0]
+
+    def clear(self) -> None:
+        """Forget it; for tests."""
+        with self._lock:
+            self._made.clear()
 
 
-@st.cache_resource(show_spinner=False)
-def shelf() -> Shelf:
-    """The models this server has loaded."""
-    return Shelf()
-
-
-@st.cache_resource(show_spinner=False)
-def paces() -> Paces:
-    """How fast this server traces each model."""
-    return Paces()
-
-
-@st.cache_resource(show_spinner=False)
-def drawer() -> Drawer:
-    """The edits this server has computed."""
-    return Drawer()
-
-
-@st.cache_resource(show_spinner=False)
-def uploads() -> Uploads:
-    """The files readers have uploaded."""
-    return Uploads()
+shelf = Shared(Shelf)
+"""The models this server has loaded."""
+paces = Shared(Paces)
+"""How fast this server traces each model."""
+drawer = Shared(Drawer)
+"""The edits this server has computed."""
+uploads = Shared(Uploads)
+"""The files readers have uploaded."""
+runner = Shared(
+    lambda: Runner(
+        present=presence.is_here,
+        deadlines=DEADLINES | {"long": limits.longest_job()},
+        stuck=lambda: shelf().forget_held(),
+        ended=monitoring.job_ended,
+    )
+)
+"""The worker threads of this server and their jobs."""

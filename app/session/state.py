@@ -9,12 +9,12 @@ them: a field that loses focus to the click on the button has its new value only
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Mapping
 from typing import Any
 
 import streamlit as st
 
+from app.server import presence
 from app.server.catalog import AS_USUAL, DTYPES, Choice
 from app.server.jobs import Job, Lane, Runner, Work
 from app.session import examples
@@ -59,7 +59,7 @@ def start_session(models: dict[str, Choice]) -> None:
     mine = session()
     if mine.asker:
         return
-    mine.asker = uuid.uuid4().hex
+    mine.asker = presence.new_name()
     mine.keep_layer = "layer" in st.query_params
     params = st.query_params.to_dict()
     mine.refused = refused = refused_values(params, models)
@@ -322,14 +322,16 @@ def give_up(runner: Runner, job: Job) -> None:
 def job_for(runner: Runner, key: str, label: str, work: Work, lane: Lane = "long") -> Job:
     """The job of a question: the one this session started or cancelled, or one that another session started.
 
-    A job that failed or was cancelled runs again only after its button was pressed again.
+    A job that failed, was cancelled or gave way to a newer one runs again only after its button was pressed again.
     """
-    if key in session().given_up:
+    mine, job = session(), runner.get(key)
+    if job is not None and mine.asker in job.superseded and key not in mine.fresh:
+        mine.given_up.add(key)
+    if key in mine.given_up:
         return Job(key, label, state="cancelled")
-    job = runner.get(key)
-    if job is None or key in session().fresh or job.stop.is_set():
-        job = runner.submit(key, label, work, session().asker, lane)
-    session().fresh.discard(key)
+    if job is None or job.live or key in mine.fresh or (job.stop.is_set() and job.state != "failed"):
+        job = runner.submit(key, label, work, mine.asker, lane)
+    mine.fresh.discard(key)
     return job
 
 

@@ -45,7 +45,8 @@ def show(runner: Runner, waiting: Waiting) -> None:
     # a stage named like its job is not shown twice
     what = job.label if job.stage.lower() in job.label.lower() else f"{job.label}: {job.stage}"
     if ahead:
-        text = f"{job.label}: {ahead} ahead of you"
+        seconds = runner.seconds_to_wait(job)
+        text = f"{job.label}: {ahead} ahead of you" + (f", about {roughly(seconds)} to wait" if seconds else "")
     elif job.state == "queued" or not job.total or job.done >= job.total:
         text = f"{what}…"
     else:

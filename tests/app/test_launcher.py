@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from streamlit import config
 
-from app.__main__ import MAIN, ROOT, SETTINGS, environment
+from app.__main__ import MAIN, ROOT, SERVE, SETTINGS, environment
 
 
 def test_every_key_is_handed_over_under_the_name_streamlit_knows() -> None:
@@ -106,7 +106,7 @@ def test_the_environment_of_the_user_wins(monkeypatch: pytest.MonkeyPatch) -> No
     main(["--server.port", "1234"])
     assert os.environ["STREAMLIT_SERVER_ADDRESS"] == "0.0.0.0"
     assert os.environ["STREAMLIT_CLIENT_TOOLBAR_MODE"] == "minimal"
-    assert called == [["run", str(MAIN), "--server.port", "1234"]]
+    assert called == [["run", str(SERVE), "--server.port", "1234"]]
 
 
 @pytest.mark.parametrize(
@@ -140,4 +140,4 @@ def test_paths_of_the_server_have_a_switch(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(cli, "main", lambda arguments, prog_name: called.append(arguments))
     monkeypatch.setattr(os, "environ", {})
     main(["--server-paths"])
-    assert (os.environ["ENGRAM_SERVER_PATHS"], called) == ("1", [["run", str(MAIN)]])
+    assert (os.environ["ENGRAM_SERVER_PATHS"], called) == ("1", [["run", str(SERVE)]])

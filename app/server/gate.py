@@ -1,0 +1,95 @@
+"""The ASGI layer around Streamlit: security headers, a limit on sessions, and what is for this computer alone."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import MutableMapping
+from typing import Any
+
+from starlette.datastructures import MutableHeaders
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.server import limits, monitoring
+
+POLICY = (
+    "default-src 'self'; script-src 'self' 'wasm-unsafe-eval'; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data: blob:; font-src 'self' data:; media-src 'self' blob:; worker-src 'self' blob:; "
+    "connect-src 'self'; object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'none'"
+)
+HEADERS = {
+    "Content-Security-Policy": POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",  # a link holds the prompt
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+LOCAL = ("127.0.0.1", "::1")
+INSIDE = ("/metrics", "/_stcore/metrics")
+"""Paths that only this computer may read."""
+FULL = "<!doctype html><title>Engram</title><p>All places are taken. Please try again in a few minutes.</p>"
+
+
+class Gate:
+    """Wraps an ASGI app."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self._connected: Counter[str] = Counter()
+        """Address -> its open websockets."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] == "websocket":
+            await self._session(scope, receive, send)
+        elif scope["type"] == "http":
+            await self._request(scope, receive, _with_headers(send))
+        else:
+            await self._app(scope, receive, send)
+
+    def _full(self, address: str) -> bool:
+        return (
+            self._connected.total() >= limits.most_sessions()
+            or self._connected[address] >= limits.most_sessions_each()
+        )
+
+    async def _session(self, scope: Scope, receive: Receive, send: Send) -> None:
+        address = _address(scope)
+        if self._full(address):
+            monitoring.REFUSED.inc()
+            await send({"type": "websocket.close", "code": 1013})
+            return
+        self._connected[address] += 1
+        monitoring.SESSIONS.set(self._connected.total())
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self._connected[address] -= 1
+            self._connected += Counter()  # drops those at 0
+            monitoring.SESSIONS.set(self._connected.total())
+
+    async def _request(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"].startswith(INSIDE) and _address(scope) not in LOCAL:
+            await PlainTextResponse("only for this computer", 403)(scope, receive, send)
+        elif scope["path"] == "/" and self._full(_address(scope)):
+            await PlainTextResponse(FULL, 503, {"Retry-After": "120"}, "text/html")(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+
+def _address(scope: MutableMapping[str, Any]) -> str:
+    client = scope.get("client")
+    return client[0] if client else ""
+
+
+def _with_headers(send: Send) -> Send:
+    async def sending(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            headers = MutableHeaders(scope=message)
+            for name, value in HEADERS.items():
+                headers[name] = value
+        await send(message)
+
+    return sending

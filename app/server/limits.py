@@ -1,0 +1,51 @@
+"""What the one who starts the server allows: an open laptop, or a public page where visitors are not trusted."""
+
+from __future__ import annotations
+
+import os
+
+PUBLIC, DEADLINE, SESSIONS, SESSIONS_EACH = (
+    "ENGRAM_PUBLIC",
+    "ENGRAM_DEADLINE",
+    "ENGRAM_SESSIONS",
+    "ENGRAM_SESSIONS_EACH",
+)
+"""Variables: the page is public; seconds of a long job; sessions at a time, of all and of one address."""
+PUBLIC_BATCHES, PUBLIC_CELLS, PUBLIC_EDITS = 2, 500, 5
+BATCHES = 4
+
+
+def public() -> bool:
+    """Whether the server was started with `--public`."""
+    return os.environ.get(PUBLIC) == "1"
+
+
+def longest_job() -> float:
+    """Seconds that a trace, an edit or another long job may run."""
+    return _number(DEADLINE, 300 if public() else 3600)
+
+
+def most_sessions() -> int:
+    """Sessions that may be connected at a time."""
+    return int(_number(SESSIONS, 120))
+
+
+def most_sessions_each() -> int:
+    """Sessions that one address may have; behind a proxy all visitors share the proxy's unless it passes theirs on."""
+    return int(_number(SESSIONS_EACH, 40 if public() else 120))
+
+
+def most_batches() -> int:
+    """Batches that may run at a time."""
+    return PUBLIC_BATCHES if public() else BATCHES
+
+
+def _number(name: str, default: float) -> float:
+    text = os.environ.get(name, "")
+    try:
+        number = float(text) if text else default
+    except ValueError:
+        number = 0.0
+    if not 1 <= number < 1e9:
+        raise ValueError(f"{name} is {text!r}; give a number of at least 1")
+    return number
