@@ -18,6 +18,9 @@ ROOT = str(Path(__file__).resolve().parent.parent)
 if ROOT not in sys.path:
     sys.path.insert(0, ROOT)
 
+# nnsight gives every object a `save`, which anyio's classes refuse while they are made: they have to come first.
+import anyio._backends._asyncio  # noqa: E402
+import anyio.streams.tls  # noqa: E402, F401
 import streamlit as st  # noqa: E402
 from starlette.middleware import Middleware  # noqa: E402
 from starlette.requests import Request  # noqa: E402

@@ -156,3 +156,178 @@ def test_our_own_errors_reach_the_reader_and_others_only_the_log(caplog: pytest.
     assert "not foreseen" in told
     assert "Expecting" not in told
     assert told.split()[-1].rstrip(".") in caplog.text
+
+
+class Visitors:
+    """Sessions that come and go."""
+
+    def __init__(self) -> None:
+        self.gone: set[str] = set()
+
+    def here(self, asker: str) -> bool:
+        return asker not in self.gone
+
+
+def test_jobs_of_closed_tabs_keep_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:  # H5
+    monkeypatch.setattr("app.server.jobs.AWAY_SECONDS", 0.0)
+    visitors, gate, ran = Visitors(), threading.Event(), list[str]()
+    runner = Runner(present=visitors.here)
+    runner.submit("hold-1", "running", lambda watch: gate.wait(20), "first")
+    for tab in range(45):
+        runner.submit(f"trace-{tab}", "Tracing", lambda watch, tab=tab: ran.append(tab), f"tab {tab}")
+    visitors.gone = {f"tab {tab}" for tab in range(45)}
+    mine = runner.submit("trace-mine", "Tracing", lambda watch: "map", "me")
+    assert runner.ahead(mine) == 1
+    for _ in range(2):
+        runner.look_around()
+        time.sleep(0.01)
+    assert {job.key for job in runner.live()} == {"hold-1", "trace-mine"}
+    gate.set()
+    assert ended(mine).result == "map"
+    assert ran == []
+    runner.close()
+
+
+def test_a_running_job_stops_when_its_last_session_has_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.server.jobs.AWAY_SECONDS", 0.0)
+    visitors, begun, gate = Visitors(), threading.Event(), threading.Event()
+
+    def work(watch: Watch) -> str:
+        begun.set()
+        while not gate.wait(0.005):
+            watch.check()
+        return "map"
+
+    runner = Runner(present=visitors.here)
+    job = runner.submit("trace-1", "Tracing", work, "a")
+    runner.submit("trace-1", "Tracing", work, "b")
+    assert begun.wait(20)
+    visitors.gone = {"a"}
+    for _ in range(3):
+        runner.look_around()
+        time.sleep(0.01)
+    assert job.live
+    assert job.askers == {"b"}
+    visitors.gone = {"a", "b"}
+    assert ended(job).state == "cancelled"
+    runner.close()
+
+
+def test_a_session_has_one_running_and_one_waiting_job(runner: Runner) -> None:
+    gate = threading.Event()
+    running = runner.submit("edit-1", "Editing", lambda watch: gate.wait(20), "greedy")
+    while running.state == "queued":
+        time.sleep(0.005)
+    older = runner.submit("score-1", "Scoring", lambda watch: 1, "greedy")
+    others = runner.submit("trace-2", "Tracing", lambda watch: 2, "other")
+    newer = runner.submit("layers-1", "Every layer", lambda watch: 3, "greedy")
+    assert (older.state, older.superseded, running.live) == ("cancelled", {"greedy"}, True)
+    assert [runner.ahead(others), runner.ahead(newer)] == [1, 2]
+    gate.set()
+    assert [ended(others).result, ended(newer).result] == [2, 3]
+
+
+def test_a_newer_job_takes_the_place_of_the_same_kind(runner: Runner) -> None:
+    def work(watch: Watch) -> None:
+        while True:
+            watch.check()
+            time.sleep(0.005)
+
+    first = runner.submit("trace-1", "Tracing", work, "me")
+    second = runner.submit("trace-2", "Tracing", lambda watch: "map", "me")
+    assert ended(second).result == "map"
+    assert first.state == "cancelled"
+    assert ended(runner.submit("trace-1", "Tracing", lambda watch: "again", "me")).result == "again"
+
+
+def test_the_wait_is_what_jobs_ahead_have_left(runner: Runner) -> None:
+    gate = threading.Event()
+    first = runner.submit("trace-1", "Tracing", lambda watch: gate.wait(20), "a")
+    second = runner.submit("trace-2", "Tracing", lambda watch: None, "b")
+    third = runner.submit("trace-3", "Tracing", lambda watch: None, "c")
+    assert runner.seconds_to_wait(third) is None  # no trace has ended yet
+    runner._usual["trace"] = 30.0
+    while first.state == "queued":
+        time.sleep(0.005)
+    first.started = time.monotonic() - 20
+    assert runner.seconds_to_wait(second) == pytest.approx(10, abs=1)
+    assert runner.seconds_to_wait(third) == pytest.approx(40, abs=1)
+    gate.set()
+    ended(third)
+
+
+def test_a_job_past_its_deadline_stops_and_a_hanging_thread_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:  # H3
+    monkeypatch.setattr("app.server.jobs.GRACE_SECONDS", 0.0)
+    let_go = list[str]()
+    gate = threading.Event()
+    runner = Runner(deadlines={"long": 0.01, "quick": 60, "fetch": 60}, stuck=lambda: let_go.append("locks"))
+    hanging = runner.submit("trace-1", "Tracing", lambda watch: gate.wait(60), "a")
+    while hanging.state == "queued":
+        time.sleep(0.005)
+    while hanging.live:
+        time.sleep(0.02)
+        runner.look_around()
+    assert hanging.state == "failed"
+    assert hanging.error.startswith("It was stopped after 0 seconds, the most a job may take here")
+    assert (runner.given_up, let_go) == (1, ["locks"])
+    runner._deadlines = {"long": 60, "quick": 60, "fetch": 60}
+    assert ended(runner.submit("trace-2", "Tracing", lambda watch: "map", "b")).result == "map"
+    gate.set()
+    runner.close()
+    assert hanging.result is None, "a job that was given up changes nothing any more"
+
+
+def test_what_sessions_share_survives_the_message_that_clears_streamlits_caches() -> None:  # H4
+    import streamlit as st
+
+    from app.server import cache
+
+    before = [shared() for shared in (cache.runner, cache.shelf, cache.drawer, cache.uploads, cache.paces)]
+    st.cache_resource.clear()
+    st.cache_data.clear()
+    after = [shared() for shared in (cache.runner, cache.shelf, cache.drawer, cache.uploads, cache.paces)]
+    assert all(one is other for one, other in zip(before, after, strict=True))
+
+
+def test_a_model_whose_lock_is_never_let_go_of_is_loaded_anew() -> None:
+    from app.server.cache import Shelf
+    from tests.tiny import tiny_model
+
+    shelf, model = Shelf(), tiny_model("gpt2")
+    free, held = shelf._place("free"), shelf._place("held")
+    free.model, held.model = tiny_model("gpt_neo"), model
+    locked, done = threading.Event(), threading.Event()
+
+    def hang() -> None:
+        with model.lock:
+            locked.set()
+            done.wait(20)
+
+    thread = threading.Thread(target=hang)
+    thread.start()
+    assert locked.wait(20)
+    shelf.forget_held()
+    done.set()
+    thread.join()
+    assert (shelf.loaded("free"), shelf.loaded("held")) == (free.model, None)
+
+
+def test_weights_that_changed_in_memory_stop_all_work_with_the_model() -> None:
+    import torch
+
+    from app.server.cache import Shelf
+    from models import LanguageModel
+    from tests.tiny import build_tiny
+
+    module, tokenizer = build_tiny("gpt2")
+    shelf = Shelf()
+    shelf._place("mine").model = LanguageModel("mine", "0", module, tokenizer)
+    shelf.check_weights()
+    shelf.check_weights()
+    assert shelf.changed() == []
+    with torch.no_grad():
+        next(module.parameters())[0, 0] += 1
+    shelf.check_weights()
+    assert shelf.changed() == ["mine"]
+    with pytest.raises(ValueError, match="'mine' in memory are not what was loaded.* start the server again"):
+        shelf.get("mine")
