@@ -66,8 +66,7 @@ class Gate:
 
     def _full(self, address: str) -> bool:
         return (
-            self._connected.total() >= limits.most_sessions()
-            or self._connected[address] >= limits.most_sessions_each()
+            self._connected.total() >= limits.most_sessions() or self._connected[address] >= limits.most_sessions_each()
         )
 
     async def _session(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -329,5 +329,5 @@ def test_weights_that_changed_in_memory_stop_all_work_with_the_model() -> None:
         next(module.parameters())[0, 0] += 1
     shelf.check_weights()
     assert shelf.changed() == ["mine"]
-    with pytest.raises(ValueError, match="'mine' in memory are not what was loaded.* start the server again"):
+    with pytest.raises(ValueError, match=r"'mine' in memory are not what was loaded.* start the server again"):
         shelf.get("mine")

@@ -93,7 +93,7 @@ async def page(scope: Scope, receive: Receive, send: Send) -> None:
         socket = WebSocket(scope, receive, send)
         await socket.accept()
         await socket.send_text("welcome")
-        await socket.receive_text()
+        await socket.receive()
     else:
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b"page"})
