@@ -7,12 +7,12 @@ BIN := $(VENV)/bin
 .DELETE_ON_ERROR:
 
 # MODELS="name=/folder,other=/file.gguf" puts models of yours on the page; ARGS are flags of the server.
-app: $(VENV)/.app
+app: $(VENV)/.app app/language/zh.mo
 	$(if $(MODELS),ENGRAM_MODELS="$(MODELS)") $(BIN)/python -m app $(ARGS)
 
 # The browser tests come last and alone: a page that shares its cores with other tests loses clicks while it redraws.
 # They fail, not skip, when no browser is found; so do the tests of tests/real without their model.
-test: $(VENV)/.dev browser model
+test: $(VENV)/.dev app/language/zh.mo browser model
 	ENGRAM_REQUIRE_REAL_MODEL=1 HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/browser $(ARGS)
 	ENGRAM_REQUIRE_BROWSER=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/browser
 
@@ -32,6 +32,10 @@ $(VENV)/.app: requirements.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' requirements.txt)"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	touch $@
+
+# The translations of the page, compiled; a page started without them compiles them itself.
+app/language/zh.mo: app/language/zh.po $(VENV)/.app
+	$(BIN)/python -m app.language compile
 
 $(VENV)/.dev: requirements-dev.txt $(VENV)/.app
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt

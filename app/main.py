@@ -13,11 +13,13 @@ if ROOT not in sys.path:
 
 import streamlit as st  # noqa: E402
 
+from app.language.say import say, start, switch  # noqa: E402
 from app.session.session import session  # noqa: E402
 
 STYLE = """<style>
 [data-testid=stHeading] h2 { font-size: 1.75rem; padding: 0.25rem 0 0.5rem }
 [data-testid=stElementContainer]:has(h1.unseen) { position: absolute; width: 1px; height: 1px; overflow: hidden }
+.st-key-language { position: fixed; z-index: 999992; top: 0.55rem; right: 1rem; width: auto }
 [data-retained=true]:has(> .stButton) { position: absolute; opacity: 0; pointer-events: none }
 </style>"""
 """Headings (one h1 on a page, h2 for its cards) at sizes that leave room below them.  Streamlit keeps a clicked button
@@ -26,17 +28,19 @@ button is hidden but keeps the keyboard focus."""
 
 # Our own icon file: Streamlit would fetch a Material symbol for the tab from another server.
 st.set_page_config(page_title="Engram", page_icon=f"{ROOT}/app/icon.svg", layout="wide")
+start()
 st.logo(f"{ROOT}/app/icon.svg", size="medium")
 page = st.navigation(
     [
-        st.Page("workbench/page.py", title="Workbench", icon=":material/biotech:", default=True),
-        st.Page("runs/page.py", title="Runs", url_path="runs", icon=":material/table_view:"),
-        st.Page("batch/page.py", title="Batch", url_path="batch", icon=":material/dataset:"),
-        st.Page("methods/page.py", title="Methods", url_path="methods", icon=":material/functions:"),
+        st.Page("workbench/page.py", title=say("Workbench"), icon=":material/biotech:", default=True),
+        st.Page("runs/page.py", title=say("Runs"), url_path="runs", icon=":material/table_view:"),
+        st.Page("batch/page.py", title=say("Batch"), url_path="batch", icon=":material/dataset:"),
+        st.Page("methods/page.py", title=say("Methods"), url_path="methods", icon=":material/functions:"),
     ],
     position="top",
 )
 st.html(STYLE)
-if page.title != "Workbench":
+switch()
+if page.url_path:  # every page but the Workbench
     session().left = True
 page.run()

@@ -10,10 +10,12 @@ import streamlit as st
 
 from app.batch import work
 from app.batch.datasets import ATLAS
+from app.language.say import later, said, say, say_count
 from app.server import cache, server_paths
 from app.server.jobs import Job, Runner, job_key
 from app.session import state
 from app.session.session import session
+from app.shared.tables import headings
 from app.shared.waiting import Waiting
 from app.shared.wording import plain, sentence
 
@@ -23,18 +25,18 @@ if TYPE_CHECKING:
 LARGEST_MB = 5
 ENDINGS = ["json", "jsonl", "csv", "tsv", "txt"]
 LOCAL = ("127.0.0.1", "localhost", "::1")
-SOURCES = {ATLAS: "Bundled atlas", "file": "A file"}
+SOURCES = {ATLAS: later("Bundled atlas"), "file": later("A file")}
 
 
 def source() -> str:
     """Draw the choice; "atlas", a path, or an empty text while nothing is chosen."""
-    st.header("1 · Facts", anchor=False)
+    st.header(say("1 · Facts"), anchor=False)
     chosen = st.segmented_control(
-        "Facts from",
+        say("Facts from"),
         list(SOURCES),
         default=ATLAS,
         required=True,
-        format_func=SOURCES.__getitem__,
+        format_func=lambda code: said(SOURCES[code]),
         key="batch_source",
         label_visibility="collapsed",
         persist_state="session",
@@ -42,22 +44,27 @@ def source() -> str:
     if chosen == ATLAS:
         return ATLAS
     file = st.file_uploader(
-        "Dataset",
+        say("Dataset"),
         ENDINGS,
         key="batch_file",
         max_upload_size=LARGEST_MB,
-        help="JSON, JSON Lines or CSV as published: CounterFact, zsRE, KnowEdit, MQuAKE, RippleEdits, WikiBigEdit, "
-        "QAEdit, known_1000, EasyEdit requests, or a plain table with subject, prompt and answer.",
+        help=say(
+            "JSON, JSON Lines or CSV as published: CounterFact, zsRE, KnowEdit, MQuAKE, RippleEdits, WikiBigEdit, "
+            "QAEdit, known_1000, EasyEdit requests, or a plain table with subject, prompt and answer."
+        ),
     )
     path = ""
     if server_paths.allowed():
         path = st.text_input(
-            "or a path on the server",
+            say("or a path on the server"),
             key="batch_path",
             max_chars=1000,
             placeholder="/data/counterfact.json",
             persist_state="session",
-            help=f"For files of more than {LARGEST_MB} MB. Shown only if the server was started with --server-paths.",
+            help=say(
+                "For files of more than {LARGEST_MB} MB. Shown only if the server was started with --server-paths.",
+                LARGEST_MB=LARGEST_MB,
+            ),
         )
     if file is not None:
         session().batch_kept = _keep(file.name, file.getvalue())
@@ -67,7 +74,7 @@ def source() -> str:
     if kept is None:
         return ""
     if file is None:
-        st.caption(plain(f"Chosen earlier: {kept[1]}"))
+        st.caption(plain(say("Chosen earlier: {kept}", kept=kept[1])))
     try:
         return str(cache.uploads().path(kept[0]))
     except ValueError:
@@ -86,20 +93,22 @@ def _keep(name: str, data: bytes) -> tuple[str, str] | None:
     try:
         return cache.uploads().keep(data, f".{ending}", LARGEST_MB * 2**20), name
     except ValueError as error:
-        st.error(plain(sentence(error)), icon=":material/error:")
+        st.error(plain(said(sentence(error))), icon=":material/error:")
         return None
 
 
 def draw(runner: Runner, chosen: str) -> tuple[Dataset | None, list[Waiting]]:
     """Draw what the file holds, once it is read."""
     if not chosen:
-        st.caption("Choose a file to see what is in it.")
+        st.caption(say("Choose a file to see what is in it."))
         return None, []
-    job = state.job_for(runner, job_key("dataset", chosen), "Reading the file", partial(work.dataset, chosen), "quick")
+    job = state.job_for(
+        runner, job_key("dataset", chosen), later("Reading the file"), partial(work.dataset, chosen), "quick"
+    )
     if job.live:
         return None, [Waiting(job, st.empty())]
     if job.state == "failed":
-        st.error(plain(_as_the_reader_calls_it(chosen, job.error)), icon=":material/error:")
+        st.error(plain(said(_as_the_reader_calls_it(chosen, job.error))), icon=":material/error:")
         return None, []
     if job.state == "done":
         _holds(job)
@@ -121,34 +130,51 @@ def _holds(job: Job) -> None:
     dataset: Dataset = job.result
     if dataset.title == "The bundled atlas":
         st.markdown(
-            f"**Atlas: {dataset.cases:,} facts**, each with paraphrases, neighbours and what follows from it. "
-            f"{dataset.traceable:,} are used: in the others the subject's name gives the answer away."
+            say(
+                "**Atlas: {cases:,} facts**, each with paraphrases, neighbours and what follows from it. "
+                "{traceable:,} are used: in the others the subject's name gives the answer away.",
+                cases=dataset.cases,
+                traceable=dataset.traceable,
+            )
         )
     else:
-        noted = f", {dataset.noted} with something assumed (see notes)" if dataset.noted else ""
-        title = plain(dataset.title[:1].upper() + dataset.title[1:])
+        noted = say(", {noted} with something assumed (see notes)", noted=dataset.noted) if dataset.noted else ""
+        title = plain(said(dataset.title[:1].upper() + dataset.title[1:]))
         st.markdown(
-            f"**{title}: {dataset.cases:,} cases**{noted}. {dataset.traceable:,} facts can be traced, "
-            f"{dataset.editable:,} can be edited one at a time."
+            say(
+                "**{title}: {cases:,} cases**{noted}. {traceable:,} facts can be traced, {editable:,} "
+                "can be edited one at a time.",
+                title=title,
+                cases=dataset.cases,
+                noted=noted,
+                traceable=dataset.traceable,
+                editable=dataset.editable,
+            )
         )
     if dataset.n_rejected:
         _set_aside(dataset)
-    with st.expander(f"The first {len(dataset.rows)} cases"):
+    with st.expander(say("The first {rows} cases", rows=len(dataset.rows))):
         st.dataframe(
             pd.DataFrame(list(dataset.rows), dtype=object),
             hide_index=True,
             key="batch_preview",
-            alt="The first cases of the file",
-            column_config={"prompt": st.column_config.TextColumn(width="large")},
+            alt=say("The first cases of the file"),
+            column_config=headings(
+                dataset.rows[0] if dataset.rows else (),
+                {"prompt": st.column_config.TextColumn(said("prompt"), width="large")},
+            ),
         )
 
 
 def _set_aside(dataset: Dataset) -> None:
     import pandas as pd
 
-    rows, are = ("row", "is") if dataset.n_rejected == 1 else ("rows", "are")
     st.warning(
-        f"{dataset.n_rejected:,} {rows} could not be read or used and {are} set aside.",
+        say_count(
+            "{n:,} row could not be read or used and is set aside.",
+            "{n:,} rows could not be read or used and are set aside.",
+            dataset.n_rejected,
+        ),
         icon=":material/playlist_remove:",
     )
     listed = [
@@ -158,15 +184,18 @@ def _set_aside(dataset: Dataset) -> None:
         pd.DataFrame(listed),
         hide_index=True,
         key="batch_rejected",
-        alt="Rows set aside, with the field and the reason",
-        column_config={
-            "row": st.column_config.NumberColumn(width=60),
-            "line": st.column_config.NumberColumn(width=60),
-            "reason": st.column_config.TextColumn(width="large"),
-        },
+        alt=say("Rows set aside, with the field and the reason"),
+        column_config=headings(
+            ("field",),
+            {
+                "row": st.column_config.NumberColumn(said("row"), width=60),
+                "line": st.column_config.NumberColumn(said("line"), width=60),
+                "reason": st.column_config.TextColumn(said("reason"), width="large"),
+            },
+        ),
     )
     st.download_button(
-        "Rows set aside (JSON Lines)",
+        say("Rows set aside (JSON Lines)"),
         lambda: dataset.rejected_file,
         "rejected.jsonl",
         "application/jsonl",

@@ -14,6 +14,7 @@ from app.batch import sweeps, work
 from app.batch.choose_facts import local
 from app.batch.datasets import ATLAS
 from app.batch.prepare import BLOCK, LOADING_SECONDS, MAPS, size
+from app.language.say import later, said, say, say_count
 from app.server.catalog import REFERENCE, Choice
 from app.server.jobs import Job, Runner, job_key
 from app.session import state
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from app.batch.datasets import Dataset
     from app.batch.prepare import Prepared
 
-WHAT = {"trace": "Trace facts", "edit": "Edit facts"}
+WHAT = {"trace": later("Trace facts"), "edit": later("Edit facts")}
 DEFAULT_METHODS = ("r-rome", "ft-m")
 DEFAULT_PROTOCOLS = ("engram",)
 BEST_LAYER = 1
@@ -40,23 +41,32 @@ KEPT: dict[str, Any] = {"persist_state": "session"}
 def grid(runner: Runner, model: Choice, source: str, dataset: Dataset | None) -> tuple[BatchAsk | None, list[Waiting]]:
     """Draw the form; the batch it describes, or None while something is missing."""
     with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
-        st.header("2 · What to run", anchor=False, width="content")
+        st.header(say("2 · What to run"), anchor=False, width="content")
         what = st.segmented_control(
-            "What to run", list(WHAT), default="trace", required=True, format_func=WHAT.__getitem__, key="batch_what",
-            label_visibility="collapsed", **KEPT,
-        )  # fmt: skip
+            say("What to run"),
+            list(WHAT),
+            default="trace",
+            required=True,
+            format_func=lambda code: said(WHAT[code]),
+            key="batch_what",
+            label_visibility="collapsed",
+            **KEPT,
+        )
     if dataset is None:
-        st.caption("First choose the facts.")
+        st.caption(say("First choose the facts."))
         return None, []
     most = dataset.traceable if what == "trace" else dataset.editable
     if not most:
-        doing = "traced" if what == "trace" else "edited"
-        st.info(f"None of these facts can be {doing}; choose the other task or another file.", icon=":material/info:")
+        none = {
+            "trace": later("None of these facts can be traced; choose the other task or another file."),
+            "edit": later("None of these facts can be edited; choose the other task or another file."),
+        }
+        st.info(said(none[what]), icon=":material/info:")
         return None, []
     shared = _shared(most, what)
     if what == "trace":
         return BatchAsk(model.key, source, "trace", **shared, **_trace_fields(model)), []
-    job = state.job_for(runner, job_key("methods", 0), "Loading the methods", work.methods, "quick")
+    job = state.job_for(runner, job_key("methods", 0), later("Loading the methods"), work.methods, "quick")
     if job.live or job.state != "done":
         return None, [Waiting(job, st.empty())] if job.live else []
     return BatchAsk(model.key, source, "edit", **shared, **_edit_fields(model, job.result)), []
@@ -69,32 +79,69 @@ def _shared(most: int, what: str) -> dict[str, Any]:
         st.session_state[f"batch_facts_{what}"] = most
     return {
         "facts": facts.number_input(
-            "Facts", 1, most, min(most, 40 if what == "trace" else 20), key=f"batch_facts_{what}", **KEPT,
-            help="Drawn at random from the seed; facts that the model does not know are skipped.",
+            say("Facts"),
+            1,
+            most,
+            min(most, 40 if what == "trace" else 20),
+            key=f"batch_facts_{what}",
+            **KEPT,
+            help=say("Drawn at random from the seed; facts that the model does not know are skipped."),
         ),
-        "seed": seed.number_input("Seed", *state.SEED_RANGE, 0, key="batch_seed", help="For drawing facts and for the "
-                                  "noise.", **KEPT),
+        "seed": seed.number_input(
+            say("Seed"),
+            *state.SEED_RANGE,
+            0,
+            key="batch_seed",
+            help=say("For drawing facts and for the noise."),
+            **KEPT,
+        ),
         "workers": workers.number_input(
-            "Workers", 1, cores, max(1, cores // 2), key="batch_workers", **KEPT,
-            help="Processes that compute at the same time; each loads the model.",
+            say("Workers"),
+            1,
+            cores,
+            max(1, cores // 2),
+            key="batch_workers",
+            **KEPT,
+            help=say("Processes that compute at the same time; each loads the model."),
         ),
-    }  # fmt: skip
+    }
 
 
 def _trace_fields(model: Choice) -> dict[str, Any]:
     maps = st.pills(
-        "Restore", list(MAPS), selection_mode="multi", default=list(MAPS)[:3], key="batch_maps", **KEPT,
-        help="One averaged map each. Severed: the module keeps its corrupted output, so the state works without it.",
-    )  # fmt: skip
+        say("Restore"),
+        list(MAPS),
+        selection_mode="multi",
+        default=list(MAPS)[:3],
+        key="batch_maps",
+        **KEPT,
+        format_func=said,
+        help=say(
+            "One averaged map each. Severed: the module keeps its corrupted output, so the state works without it."
+        ),
+    )
     samples, window, noise = st.columns(3)
     return {
         "maps": tuple(name for name in MAPS if name in (maps or ())),
-        "samples": samples.number_input("Noise samples", *state.SAMPLES_RANGE, 3, key="batch_samples", **KEPT,
-                                        help="Draws for each fact; over many facts a few are enough."),
-        "window": window.number_input("Window (layers)", 1, model.n_layers, default_window(model.n_layers),
-                                      key="batch_window", help="MLP or attention layers restored together.", **KEPT),
-        "noise": noise.number_input("Noise (× σ)", *state.NOISE_RANGE, 3.0, 0.5, key="batch_noise", **KEPT),
-    }  # fmt: skip
+        "samples": samples.number_input(
+            say("Noise samples"),
+            *state.SAMPLES_RANGE,
+            3,
+            key="batch_samples",
+            **KEPT,
+            help=say("Draws for each fact; over many facts a few are enough."),
+        ),
+        "window": window.number_input(
+            say("Window (layers)"),
+            1,
+            model.n_layers,
+            default_window(model.n_layers),
+            key="batch_window",
+            help=say("MLP or attention layers restored together."),
+            **KEPT,
+        ),
+        "noise": noise.number_input(say("Noise (× σ)"), *state.NOISE_RANGE, 3.0, 0.5, key="batch_noise", **KEPT),
+    }
 
 
 def _edit_fields(model: Choice, offered: tuple[dict[str, str], dict[str, str]]) -> dict[str, Any]:
@@ -102,22 +149,39 @@ def _edit_fields(model: Choice, offered: tuple[dict[str, str], dict[str, str]]) 
     # Pills, not a list to type into: the tags of that one cannot be read on a dark page.
     several: dict[str, Any] = {"selection_mode": "multi", **KEPT}
     chosen = st.pills(
-        "Methods", list(titles), default=[name for name in DEFAULT_METHODS if name in titles], key="batch_methods",
-        format_func=titles.__getitem__, **several,
-    )  # fmt: skip
+        say("Methods"),
+        list(titles),
+        default=[name for name in DEFAULT_METHODS if name in titles],
+        key="batch_methods",
+        format_func=lambda name: said(titles[name]),
+        **several,
+    )
     layers = st.pills(
-        "Layers", list(range(model.n_layers)), default=[_layer(model)], key="batch_layers", **several,
-        help="Every method is tried at each of these layers; methods that find their layers themselves run once.",
-    )  # fmt: skip
+        say("Layers"),
+        list(range(model.n_layers)),
+        default=[_layer(model)],
+        key="batch_layers",
+        **several,
+        help=say("Every method is tried at each of these layers; methods that find their layers themselves run once."),
+    )
     only_known = st.checkbox(
-        "Only facts the model knows", True, key="batch_known", **KEPT,
-        help="An edit of a fact that the model never knew says little about editing.",
-    )  # fmt: skip
+        say("Only facts the model knows"),
+        True,
+        key="batch_known",
+        **KEPT,
+        help=say("An edit of a fact that the model never knew says little about editing."),
+    )
     measured = st.pills(
-        "Protocols", list(protocols), default=list(DEFAULT_PROTOCOLS), key="batch_protocols",
-        format_func=protocols.__getitem__, **several,
-        help="Ways of measuring. Each gets its own leaderboard, because their numbers cannot be averaged together.",
-    )  # fmt: skip
+        say("Protocols"),
+        list(protocols),
+        default=list(DEFAULT_PROTOCOLS),
+        key="batch_protocols",
+        format_func=lambda name: said(protocols[name]),
+        **several,
+        help=say(
+            "Ways of measuring. Each gets its own leaderboard, because their numbers cannot be averaged together."
+        ),
+    )
     return {
         "methods": tuple(name for name in titles if name in chosen),
         "layers": tuple(sorted(layers)),
@@ -132,7 +196,7 @@ def _layer(model: Choice) -> int:
 
 def start(runner: Runner, model: Choice, ask: BatchAsk | None) -> list[Waiting]:
     """The estimate, the name and the button."""
-    st.header("3 · Start", anchor=False)
+    st.header(say("3 · Start"), anchor=False)
     problem = _problem(ask)
     if state.pressed("estimate") and ask is not None and not problem:
         session().batch_ask = ask
@@ -141,7 +205,7 @@ def start(runner: Runner, model: Choice, ask: BatchAsk | None) -> list[Waiting]:
     job = None
     if last_ask is not None:
         job = state.job_for(
-            runner, last_ask.key, "Drawing facts and timing a few cells", partial(work.prepare, last_ask)
+            runner, last_ask.key, later("Drawing facts and timing a few cells"), partial(work.prepare, last_ask)
         )
     stale = last_ask != ask
     live = job is not None and job.live
@@ -150,22 +214,27 @@ def start(runner: Runner, model: Choice, ask: BatchAsk | None) -> list[Waiting]:
             cancel(runner, job, "batch_cancel")
         else:
             st.button(
-                "Estimate", key="batch_estimate", icon=":material/timer:", disabled=bool(problem), help=problem or None,
+                say("Estimate"),
+                key="batch_estimate",
+                icon=":material/timer:",
+                disabled=bool(problem),
+                help=problem or None,
                 type="secondary" if not stale or st.context.theme.type == "dark" else "primary",
-                on_click=state.press, args=("estimate",),
-            )  # fmt: skip
-        st.caption(problem or "A few cells are run first to estimate how long the batch will take.")
+                on_click=state.press,
+                args=("estimate",),
+            )
+        st.caption(problem or say("A few cells are run first to estimate how long the batch will take."))
     bar = st.empty()
     if job is not None and live:
         return [Waiting(job, bar)]
     if job is None:
         return []
     if job.state == "failed":
-        st.error(plain(sentence(job.error)), icon=":material/error:")
+        st.error(plain(said(sentence(job.error))), icon=":material/error:")
     elif job.state == "cancelled":
-        st.info("Cancelled. Nothing was started.", icon=":material/block:")
+        st.info(say("Cancelled. Nothing was started."), icon=":material/block:")
     elif stale:
-        st.warning("The settings have changed since this estimate; estimate again.", icon=":material/history:")
+        st.warning(say("The settings have changed since this estimate; estimate again."), icon=":material/history:")
     else:
         return _ready(runner, model, job)
     return []
@@ -173,53 +242,77 @@ def start(runner: Runner, model: Choice, ask: BatchAsk | None) -> list[Waiting]:
 
 def _problem(ask: BatchAsk | None) -> str:
     if ask is None:
-        return "First choose facts and what to run."
+        return say("First choose facts and what to run.")
     if ask.what == "trace" and not ask.maps:
-        return "Choose at least one kind of state to restore."
+        return say("Choose at least one kind of state to restore.")
     if ask.what == "edit" and not ask.methods:
-        return "Choose at least one method."
+        return say("Choose at least one method.")
     if ask.what == "edit" and not ask.protocols:
-        return "Choose at least one protocol."
+        return say("Choose at least one protocol.")
     return ""
 
 
 def _ready(runner: Runner, model: Choice, job: Job) -> list[Waiting]:
     prepared: Prepared = job.result
     if prepared.refusal:
-        st.error(plain(prepared.refusal), icon=":material/memory:")
+        st.error(plain(said(prepared.refusal)), icon=":material/memory:")
         return []
     ask = prepared.ask
     if len(prepared.cells) > MOST_SHARED and not local():
         st.error(
-            f"Other computers can open this page, so a batch may have at most {MOST_SHARED} cells; this one has "
-            f"{len(prepared.cells):,}. Choose fewer facts, methods or layers.",
+            say(
+                "Other computers can open this page, so a batch may have at most {MOST_SHARED} cells; "
+                "this one has {cells:,}. Choose fewer facts, methods or layers.",
+                MOST_SHARED=MOST_SHARED,
+                cells=len(prepared.cells),
+            ),
             icon=":material/group:",
         )
         return []
-    what = f"{ask.facts} facts"
-    if ask.what == "trace":
-        what += f", {BLOCK} in a cell" if ask.facts > BLOCK else ""
-    unknown = f" {prepared.n_unknown} facts were skipped because the model does not know them." if (
-        prepared.n_unknown) else ""  # fmt: skip
-    workers = f"{ask.workers} worker{'s' if ask.workers > 1 else ''}"
-    st.markdown(
-        plain(f"{len(prepared.cells):,} cells over {what}: ")
-        + f"**about {plain(duration(prepared.seconds))}** with {workers}"
-        + plain(f", estimated from {prepared.n_measured} of them, with {LOADING_SECONDS:.0f} s to load the model; ")
-        + f"**{plain(size(prepared.needed))}** of memory, and {plain(size(prepared.free))} are free."
-        + plain(unknown)
-    )
+    st.markdown(_estimate(prepared))
     taken, field = _taken(), f"batch_name_{job.key}"
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        name = st.text_input("Name", _free_name(ask, taken), 60, key=field, width=320)
+        name = st.text_input(say("Name"), _free_name(ask, taken), 60, key=field, width=320)
         problem = _name_problem(name or "", taken)
         st.button(
-            "Start", key="batch_start", icon=":material/rocket_launch:", disabled=bool(problem), help=problem or None,
-            type="secondary" if st.context.theme.type == "dark" else "primary", on_click=_press_start, args=(field,),
-        )  # fmt: skip
+            say("Start"),
+            key="batch_start",
+            icon=":material/rocket_launch:",
+            disabled=bool(problem),
+            help=problem or None,
+            type="secondary" if st.context.theme.type == "dark" else "primary",
+            on_click=_press_start,
+            args=(field,),
+        )
     if problem:
         st.caption(problem)
     return _starting(runner, model, job)
+
+
+def _estimate(prepared: Prepared) -> str:
+    """What the batch takes, as Markdown."""
+    ask = prepared.ask
+    what = say("{n} facts", n=ask.facts)
+    if ask.what == "trace" and ask.facts > BLOCK:
+        what += say(", {n} in a cell", n=BLOCK)
+    unknown = (
+        say(" {n} facts were skipped because the model does not know them.", n=prepared.n_unknown)
+        if prepared.n_unknown
+        else ""
+    )
+    return say(
+        "{cells} cells over {what}: **about {time}** with {workers}, estimated from {measured} of them, with "
+        "{loading} s to load the model; **{needed}** of memory, and {free} are free.{unknown}",
+        cells=f"{len(prepared.cells):,}",
+        what=plain(what),
+        time=plain(duration(prepared.seconds)),
+        workers=say_count("{n} worker", "{n} workers", ask.workers),
+        measured=prepared.n_measured,
+        loading=f"{LOADING_SECONDS:.0f}",
+        needed=plain(size(prepared.needed)),
+        free=plain(size(prepared.free)),
+        unknown=plain(unknown),
+    )
 
 
 def _press_start(field: str) -> None:
@@ -240,13 +333,17 @@ def _starting(runner: Runner, model: Choice, prepared: Job) -> list[Waiting]:
         return []
     name, once = pressed
     job = state.job_for(
-        runner, job_key("start", once), "Writing the plan", partial(work.start_batch, prepared.result, name), "quick"
+        runner,
+        job_key("start", once),
+        later("Writing the plan"),
+        partial(work.start_batch, prepared.result, name),
+        "quick",
     )
     if job.live:
         return [Waiting(job, st.empty())]
     session().batch_pressed = None
     if job.state == "failed":
-        st.error(plain(sentence(job.error)), icon=":material/error:")
+        st.error(plain(said(sentence(job.error))), icon=":material/error:")
     elif job.state == "done":
         session().batch_ask = None
         session().experiment = st.query_params["experiment"] = job.result.name
@@ -263,5 +360,5 @@ def _free_name(ask: BatchAsk, taken: set[str]) -> str:
 
 def _name_problem(name: str, taken: set[str]) -> str:
     if not re.fullmatch(r"[\w-][\w.-]*", name, re.ASCII):
-        return "Use letters, digits, “-”, “_” and “.” for the name."
-    return "There is an experiment of that name; choose another." if name in taken else ""
+        return say("Use letters, digits, “-”, “_” and “.” for the name.")
+    return say("There is an experiment of that name; choose another.") if name in taken else ""

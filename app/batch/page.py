@@ -3,6 +3,7 @@
 import streamlit as st
 
 from app.batch import choose_facts, grid, show_experiment, sweeps
+from app.language.say import say
 from app.server import cache, catalog
 from app.session import state
 from app.session.session import session
@@ -23,7 +24,7 @@ offer = catalog.offer()
 state.start_session(offer.models)
 runner = cache.runner()
 painted = session().painted
-st.title("Batch", anchor=False)
+st.title(say("Batch"), anchor=False)
 model, downloading = model_choice.draw(runner, offer)
 waiting: list[Waiting] = []
 above = st.container()  # also when empty: cards that change places leave dimmed copies behind
@@ -38,10 +39,10 @@ if shown is not None:
         if painted:
             waiting = show_experiment.draw(runner, shown)
         with st.container(horizontal=True, vertical_alignment="center"):
-            st.button("Close", key="batch_close", icon=":material/close:", on_click=close)
+            st.button(say("Close"), key="batch_close", icon=":material/close:", on_click=close)
             st.page_link(
                 "runs/page.py",
-                label="All experiments are on the page Runs",
+                label=say("All experiments are on the page Runs"),
                 icon=":material/table_view:",
                 query_params={"experiment": shown.name},
             )

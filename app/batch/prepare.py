@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from app.batch.datasets import facts_of, requests_of
+from app.language.say import later
 from app.server.catalog import choice_of
 from app.session.asks import BatchAsk
 from experiments.cells.trace import level_of
@@ -36,11 +37,11 @@ PROCESS_BYTES = 320 * 2**20
 LOADING_SECONDS = 10.0
 """From the start of a process to its first cell, roughly."""
 MAPS: dict[str, dict[str, Any]] = {
-    "State": {"site": "resid_post"},
-    "MLP": {"site": "mlp_out"},
-    "Attention": {"site": "attn_out"},
-    "State, MLP severed": {"site": "resid_post", "severed": "mlp_out"},
-    "State, attention severed": {"site": "resid_post", "severed": "attn_out"},
+    later("State"): {"site": "resid_post"},
+    later("MLP"): {"site": "mlp_out"},
+    later("Attention"): {"site": "attn_out"},
+    later("State, MLP severed"): {"site": "resid_post", "severed": "mlp_out"},
+    later("State, attention severed"): {"site": "resid_post", "severed": "attn_out"},
 }
 
 
@@ -66,10 +67,10 @@ class Prepared:
         """Why the batch cannot run here; empty if it can."""
         if self.needed <= self.free:
             return ""
+        need = "worker needs" if self.ask.workers == 1 else "workers need"
         return (
-            f"{self.ask.workers} {'worker needs' if self.ask.workers == 1 else 'workers need'} about "
-            f"{size(self.needed)} of memory and {size(self.free)} are free; choose fewer workers, shorter prompts or a "
-            "smaller model."
+            f"{self.ask.workers} {need} about {size(self.needed)} of memory and {size(self.free)} are free; choose "
+            "fewer workers, shorter prompts or a smaller model."
         )
 
     def plan(self, name: str) -> Plan:

@@ -12,14 +12,16 @@ from app.batch import sweeps, work
 from app.batch.leaderboard import Board
 from app.batch.results import Results, packed, table
 from app.batch.sweeps import Experiment, Standing
+from app.language.say import ENGLISH, current, later, said, say
 from app.server.jobs import Job, Runner, job_key
 from app.session import state
 from app.session.session import session
 from app.shared import averages
+from app.shared.tables import headings
 from app.shared.waiting import Waiting
-from app.shared.wording import duration, plain, sentence
+from app.shared.wording import Cells, duration, plain, sentence
 from experiments.ledger.schema import LedgerError
-from metrics.definitions import PROMPTED
+from metrics.definitions import METRICS, PROMPTED
 
 LOOK_SECONDS = 2.0
 """Between two reads of a ledger."""
@@ -30,7 +32,7 @@ def draw(runner: Runner, experiment: Experiment) -> list[Waiting]:
     try:
         now = sweeps.standing(experiment)
     except (LedgerError, OSError) as error:
-        st.error(plain(sentence(error)), icon=":material/error:")
+        st.error(plain(said(sentence(error))), icon=":material/error:")
         return []
     st.header(plain(experiment.name), anchor=False)
     _progress(experiment, now)
@@ -41,14 +43,26 @@ def draw(runner: Runner, experiment: Experiment) -> list[Waiting]:
 
 def words(now: Standing) -> str:
     """How far an experiment is, in one line."""
-    parts = [f"{now.state.capitalize()}: {now.done} of {now.total} cells done"]
+    state_now = said(now.state)
+    parts = [
+        say(
+            "{state}: {done} of {total} cells done",
+            state=state_now[:1].upper() + state_now[1:],
+            done=now.done,
+            total=now.total,
+        )
+    ]
     if now.failed:
         parts.append(f"{now.failed} failed")
     if now.rate:
-        parts.append(f"{now.rate:.2g} cells a second" if now.rate >= 1 else f"{60 * now.rate:.2g} cells a minute")
+        parts.append(
+            say("{rate:.2g} cells a second", rate=now.rate)
+            if now.rate >= 1
+            else say("{rate:.2g} cells a minute", rate=60 * now.rate)
+        )
     if now.seconds_left is not None:
-        parts.append(f"about {duration(now.seconds_left)} left")
-    return ", ".join(parts)
+        parts.append(say("about {seconds_left} left", seconds_left=duration(now.seconds_left)))
+    return say(", ").join(parts)
 
 
 def _progress(experiment: Experiment, drawn: Standing) -> None:
@@ -73,15 +87,17 @@ def _buttons(experiment: Experiment, now: Standing) -> None:
         return
     with st.container(horizontal=True, vertical_alignment="center" if now.live else "bottom"):
         if now.live:
-            st.button("Stop", key="experiment_stop", icon=":material/stop_circle:", on_click=_stop, args=(experiment,))
-            st.caption("It continues when you close this page.")
+            st.button(
+                say("Stop"), key="experiment_stop", icon=":material/stop_circle:", on_click=_stop, args=(experiment,)
+            )
+            st.caption(say("It continues when you close this page."))
             return
         cores = os.cpu_count() or 1
         workers = st.number_input(
-            "Workers", 1, cores, max(1, cores // 2), key="experiment_workers", width=140, persist_state="session",
-            help="Processes that compute cells at the same time; each loads the model.",
+            say("Workers"), 1, cores, max(1, cores // 2), key="experiment_workers", width=140, persist_state="session",
+            help=say("Processes that compute cells at the same time; each loads the model."),
         )  # fmt: skip
-        resume, retry = (("resume", "Resume", ":material/play_arrow:"), ("retry", "Try the failed ones again",
+        resume, retry = (("resume", say("Resume"), ":material/play_arrow:"), ("retry", say("Try the failed ones again"),
                          ":material/refresh:"))  # fmt: skip
         for command, label, icon in ([resume] if now.left else []) + ([retry] if now.failed else []):
             st.button(
@@ -96,7 +112,7 @@ def _buttons(experiment: Experiment, now: Standing) -> None:
 def _stop(experiment: Experiment) -> None:
     """Callback."""
     if not sweeps.stop(experiment):
-        st.toast("It runs on another machine; stop it there.", icon=":material/info:")
+        st.toast(say("It runs on another machine; stop it there."), icon=":material/info:")
 
 
 def _launch(experiment: Experiment, command: sweeps.Command, workers: int) -> None:
@@ -104,40 +120,42 @@ def _launch(experiment: Experiment, command: sweeps.Command, workers: int) -> No
     try:
         sweeps.launch(experiment, command, workers)
     except (LedgerError, OSError) as error:
-        st.toast(plain(str(error)), icon=":material/error:")
+        st.toast(plain(said(str(error))), icon=":material/error:")
 
 
 def _notices(experiment: Experiment, now: Standing) -> None:
     if now.last_words:
-        st.error(plain(f"It ended early: {now.last_words}"), icon=":material/error:")
+        st.error(plain(say("It ended early: {last_words}", last_words=said(now.last_words))), icon=":material/error:")
     if now.failed:
         import pandas as pd
 
-        with st.expander(f"{now.failed} failed cells"):
+        with st.expander(say("{failed} failed cells", failed=now.failed)):
             st.dataframe(
                 pd.DataFrame(sweeps.failures(experiment), dtype=object),
                 hide_index=True,
                 key="experiment_failures",
-                alt="Cells that failed, with the reason",
-                column_config={"reason": st.column_config.TextColumn(width="large")},
+                alt=say("Cells that failed, with the reason"),
+                column_config=headings(
+                    ("cell", "state"), {"reason": st.column_config.TextColumn(said("reason"), width="large")}
+                ),
             )
 
 
 def _results(runner: Runner, experiment: Experiment, now: Standing) -> list[Waiting]:
     if now.live:
         wanted = session().results_wanted
-        st.button("Results so far", key="experiment_look", icon=":material/visibility:", on_click=_want,
+        st.button(say("Results so far"), key="experiment_look", icon=":material/visibility:", on_click=_want,
                   args=(experiment, now))  # fmt: skip
         if wanted is None or wanted[0] != experiment.name:
             return []
         key = wanted[1]
     else:
         key = _key(experiment, now)
-    job = state.job_for(runner, key, "Reading the results", partial(work.results, experiment), "quick")
+    job = state.job_for(runner, key, later("Reading the results"), partial(work.results, experiment), "quick")
     if job.live:
         return [Waiting(job, st.empty())]
     if job.state == "failed":
-        st.error(plain(job.error), icon=":material/error:")
+        st.error(plain(said(job.error)), icon=":material/error:")
     elif job.state == "done":
         _found(job, experiment)
     return []
@@ -160,15 +178,19 @@ def _found(job: Job, experiment: Experiment) -> None:
     for board in results.boards:
         _board(job.key, board)
     if results.pictures:
-        with st.expander("Figures for print"):
+        with st.expander(say("Figures for print")):
             for path in results.pictures:
                 st.image(str(path), caption=path.name)
     _downloads(experiment, results)
 
 
 def _maps(key: str, results: Results) -> None:
-    st.markdown("**Averaged maps**")
-    unknown = f", {results.n_unknown} skipped because the model does not know them" if results.n_unknown else ""
+    st.markdown(say("**Averaged maps**"))
+    unknown = (
+        say(", {n_unknown} skipped because the model does not know them", n_unknown=results.n_unknown)
+        if results.n_unknown
+        else ""
+    )
     st.caption(plain(f"{averages.facts(results.n_facts, results.total)}{unknown}."))
     averages.draw(key, results.maps)
 
@@ -176,34 +198,53 @@ def _maps(key: str, results: Results) -> None:
 def _board(key: str, board: Board) -> None:
     import pandas as pd
 
-    st.markdown(f"**Leaderboard, protocol {plain(board.protocol)}**")
+    st.markdown(say("**Leaderboard, protocol {protocol}**", protocol=plain(board.protocol)))
     columns = [name for name in PROMPTED if any(name in row for row in board.rows)]
     st.dataframe(
         pd.DataFrame(list(board.rows)),
         hide_index=True,
         key=f"board_{key}_{board.protocol}",
-        alt=f"Methods under protocol {board.protocol}",
-        column_config={name: st.column_config.NumberColumn(name.capitalize(), format="%.1f %%") for name in columns},
+        alt=say("Methods under protocol {protocol}", protocol=board.protocol),
+        column_config=headings(
+            ("method", "layer"),
+            {name: st.column_config.NumberColumn(said(name.capitalize()), format="%.1f %%") for name in columns},
+        ),
     )
-    named = " and ".join(board.missing)
-    missing = f" No {named}: this protocol does not measure it, or the facts have no prompts for it." if named else ""
+    named = say(" and ").join(said(METRICS[name].label) if current() != ENGLISH else name for name in board.missing)
+    missing = (
+        say(" No {named}: this protocol does not measure it, or the facts have no prompts for it.", named=named)
+        if named
+        else ""
+    )
     st.caption(
-        f"Means over the n = {board.n_facts} facts that every method has edited, sorted by reliability, then by the "
-        f"others. Click a heading to sort by it.{missing}"
+        say(
+            "Means over the n = {n_facts} facts that every method has edited, sorted by reliability, "
+            "then by the others. Click a heading to sort by it.{missing}",
+            n_facts=board.n_facts,
+            missing=missing,
+        )
     )
-    with st.expander(f"Before, change, interval and n under {plain(board.protocol)}"):
+    with st.expander(say("Before, change, interval and n under {protocol}", protocol=plain(board.protocol))):
         st.dataframe(
-            pd.DataFrame(list(board.details), dtype=object),
+            pd.DataFrame([_translated(row) for row in board.details], dtype=object),
             hide_index=True,
             key=f"details_{key}_{board.protocol}",
-            alt=f"Every headline number under protocol {board.protocol}",
+            alt=say("Every headline number under protocol {protocol}", protocol=board.protocol),
+            column_config=headings(board.details[0] if board.details else ()),
         )
 
 
+def _translated(row: Cells) -> Cells:
+    """A row of a leaderboard's details, which a worker made in English."""
+    interval = row["95 % interval"].replace(" to ", say(" to "))
+    return row | {"metric": said(row["metric"]), "95 % interval": interval}
+
+
 def _downloads(experiment: Experiment, results: Results) -> None:
-    tables = [("Cells", "cells", "csv"), ("Cells", "cells", "parquet")]
+    cells, scores = say("Cells"), say("Scores")
+    tables = [(cells, "cells", "csv"), (cells, "cells", "parquet")]
     if results.boards:
-        tables += [("Scores", "scores", "csv"), ("Scores", "scores", "parquet")]
+        tables += [(scores, "scores", "csv"), (scores, "scores", "parquet")]
     with st.container(horizontal=True):
         for label, what, kind in tables:
             st.download_button(
@@ -216,7 +257,7 @@ def _downloads(experiment: Experiment, results: Results) -> None:
             )
         if results.files:
             st.download_button(
-                "All files (zip)",
+                say("All files (zip)"),
                 lambda: packed(results.files),
                 f"{Path(experiment.run).name}.zip",
                 "application/zip",

@@ -8,9 +8,11 @@ import streamlit as st
 
 from app.batch import show_experiment, sweeps
 from app.batch.sweeps import Experiment
+from app.language.say import later, said, say
 from app.server import server_paths
 from app.server.jobs import Runner
 from app.session.session import session
+from app.shared.tables import headings
 from app.shared.waiting import Waiting
 from app.shared.wording import plain
 from experiments.ledger.ledger import Ledger
@@ -18,7 +20,7 @@ from experiments.ledger.schema import LedgerError
 
 MOST = 50
 """Rows of the table."""
-WHAT = {"average": "traces", "trace": "traces", "edit": "edits", "protocols": "edits"}
+WHAT = {"average": later("traces"), "trace": "traces", "edit": later("edits"), "protocols": "edits"}
 """Kinds of cells in the words of the page Batch."""
 COLUMNS = ("name", "what", "model", "done", "failed", "state", "planned")
 
@@ -28,14 +30,18 @@ def draw(runner: Runner) -> list[Waiting]:
     listed = sweeps.experiments()
     if not listed:
         st.info(
-            "No experiment yet. Start one on the page Batch, or with `python -m experiments run`.",
+            say("No experiment yet. Start one on the page Batch, or with `python -m experiments run`."),
             icon=":material/lightbulb:",
         )
-        st.page_link("batch/page.py", label="To Batch", icon=":material/dataset:")
+        st.page_link("batch/page.py", label=say("To Batch"), icon=":material/dataset:")
         _where()
         return []
-    words = st.text_input("Filter experiments", key="experiments_words", placeholder="words of a name or a state",
-                          persist_state="session")  # fmt: skip
+    words = st.text_input(
+        say("Filter experiments"),
+        key="experiments_words",
+        placeholder=say("words of a name or a state"),
+        persist_state="session",
+    )
     rows = [(experiment, _row(experiment)) for experiment in listed[:MOST]]
     wanted = (words or "").casefold().split()
     rows = [pair for pair in rows if all(word in " ".join(map(str, pair[1].values())).casefold() for word in wanted)]
@@ -46,7 +52,7 @@ def draw(runner: Runner) -> list[Waiting]:
         return []
     linked = st.query_params.get("experiment") or session().experiment
     chosen = st.selectbox(
-        "Look at", names, names.index(linked) if linked in names else 0, key="experiment_chosen", on_change=_choose
+        say("Look at"), names, names.index(linked) if linked in names else 0, key="experiment_chosen", on_change=_choose
     )
     with st.container(border=True, key="experiment_shown"):
         return show_experiment.draw(runner, next(experiment for experiment, _ in rows if experiment.name == chosen))
@@ -61,20 +67,20 @@ def _choose() -> None:
 def _row(experiment: Experiment) -> dict[str, object]:
     unknown: dict[str, object] = dict.fromkeys(COLUMNS, "") | {"name": experiment.name}
     if experiment.problem:
-        return unknown | {"state": experiment.problem}
+        return unknown | {"state": said(experiment.problem)}
     try:
         now = sweeps.standing(experiment)
         with Ledger(experiment.folder, create=False) as ledger:
             (model, made), kinds = ledger.planned()[experiment.run], ledger.kinds(experiment.run)
     except (LedgerError, OSError) as error:
-        return unknown | {"state": str(error)}
+        return unknown | {"state": said(str(error))}
     return {
         "name": experiment.name,
-        "what": ", ".join(dict.fromkeys(WHAT.get(kind, kind) for kind in kinds)),
+        "what": ", ".join(dict.fromkeys(said(WHAT.get(kind, kind)) for kind in kinds)),
         "model": model.rpartition("/")[2],
-        "done": f"{now.done} of {now.total}",
+        "done": say("{done} of {total}", done=now.done, total=now.total),
         "failed": str(now.failed),
-        "state": now.state,
+        "state": said(now.state),
         "planned": datetime.datetime.fromtimestamp(made).astimezone().strftime("%Y-%m-%d %H:%M"),
     }
 
@@ -86,10 +92,11 @@ def _table(rows: list[dict[str, object]]) -> None:
         pd.DataFrame(rows, columns=list(COLUMNS), dtype=object),
         hide_index=True,
         key="experiments",
-        alt="Experiments of the folder, with how far each is",
+        alt=say("Experiments of the folder, with how far each is"),
+        column_config=headings(COLUMNS),
     )
 
 
 def _where() -> None:
-    place = f"in {sweeps.root()}" if server_paths.allowed() else "on the server"
-    st.caption(plain(f"Kept {place}, one folder each; set ENGRAM_RUNS to use another place."))
+    place = say("in {folder}", folder=sweeps.root()) if server_paths.allowed() else say("on the server")
+    st.caption(plain(say("Kept {place}, one folder each; set ENGRAM_RUNS to use another place.", place=place)))

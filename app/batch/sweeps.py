@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from app.language.say import later
 from experiments.ledger.ledger import Ledger
 from experiments.ledger.owners import host_of
 from experiments.ledger.schema import FILE, LedgerError
@@ -89,10 +90,11 @@ class Standing:
     def state(self) -> str:
         """What it does, in a word or two."""
         if self.live:
-            return "running" if self.working else "starting" if self.starting else "writing tables"
+            working = later("running") if self.working else later("starting")
+            return working if self.working or self.starting else later("writing tables")
         if self.left:
-            return "stopped"
-        return "finished with failures" if self.failed else "finished"
+            return later("stopped")
+        return later("finished with failures") if self.failed else later("finished")
 
 
 def root() -> Path:
