@@ -290,7 +290,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     figures, _ = measure(model, options.facts, options.edits, options.layer)
     print(json.dumps(figures) if options.json else table(figures), flush=True)
     if options.figure:
-        from tracing.plots.maps import average_figure
+        from tracing.plots.paper import average_figure
 
         facts = known_facts(model, load_atlas(), options.facts, seed=0, one_token=True)
         everywhere = effects(model, facts, everywhere=True)

@@ -1,12 +1,12 @@
 """`python -m tracing "The Space Needle is located in the city of" --subject "Space Needle"`: a table.
 
---out FILE also writes the figure.
+--out FILE also writes the figure; with --panels all it has three panels: states, MLP and attention.
 
 python -m tracing trace PROMPT --subject S      one exact map (the word `trace` may be left out)
 python -m tracing lens|knockout|attribution|paths|counterfactuals PROMPT --subject S
 python -m tracing facts FILE --folder F         every fact of a CSV or JSON Lines file
 python -m tracing average FILE|atlas            average effects over facts
-python -m tracing open RESULT.npz               a saved result again
+python -m tracing open RESULT.npz ...           a saved result again; several maps of one prompt, or a difference
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from facts.pipes import outlive_reader
 from facts.watch import UNWATCHED, Watch
 from models.options import add_model_options
 from tracing.cli import commands
-from tracing.cli.options import add_config, add_output, add_prompt
+from tracing.cli.options import STYLE, add_config, add_output, add_prompt, add_style
 from tracing.measures import MEASURES
 from tracing.sites import SITES, SeveredSite
 from tracing.types import PositionName
 
-FIGURE_FORMATS = ("pdf", "svg", "png")
+FIGURE_FORMATS = ("pdf", "svg", "eps", "png", "zip")
 Command = Callable[[argparse.Namespace, Watch], commands.Output]
 AddCommand = Callable[[str, str], argparse.ArgumentParser]
 COMMANDS: dict[str, Command] = {
@@ -73,7 +73,7 @@ def _check_files(options: argparse.Namespace) -> None:
         getattr(options, name, None) for name in ("out", "html", "csv", "npz", "journal", "save_tuned", "per_fact")
     ]
     if getattr(options, "out", None) and Path(options.out).suffix.lower().lstrip(".") not in FIGURE_FORMATS:
-        raise ValueError(f"cannot write a figure to {options.out!r}; end the name in .pdf, .svg or .png")
+        raise ValueError(f"cannot write a figure to {options.out!r}; end the name in .pdf, .svg, .eps, .png or .zip")
     for path in filter(None, wanted):
         if not Path(path).parent.is_dir():
             raise ValueError(f"there is no folder {str(Path(path).parent)!r} to write {path!r} into; make it first")
@@ -87,15 +87,33 @@ def _write(output: commands.Output, options: argparse.Namespace) -> None:
         output.result.save(options.npz)
     if output.figure is None or output.chart is None or not (options.out or options.html):
         return
-    from tracing.plots import maps as plots
+    from tracing.plots import sheet
 
     if options.out:
-        how = {} if options.width is None else {"width_in": options.width}
-        name = Path(options.out)
-        suffix = cast(plots.FigureFormat, name.suffix.lower().lstrip("."))
-        name.write_bytes(plots.export(output.figure(**how), suffix, record=plots.run_record(output.result)))
+        Path(options.out).write_bytes(_figure(output, options))
     if options.html:
-        Path(options.html).write_text(plots.page(output.chart()), encoding="utf-8")
+        Path(options.html).write_text(sheet.page(output.chart()), encoding="utf-8")
+
+
+def _figure(output: commands.Output, options: argparse.Namespace) -> bytes:
+    """The file of the figure, or everything around it as a zip."""
+    from tracing.plots import sheet
+
+    how = {} if options.width is None else {"width_in": options.width}
+    style = {name: value for name in STYLE if (value := getattr(options, name, None)) is not None}
+    if style and not output.styled:
+        raise ValueError(f"this figure has no {', '.join(style)}; leave --{next(iter(style)).replace('_', '-')} out")
+    if output.styled:
+        from tracing.plots.paper import FigureStyle
+
+        how["style"] = FigureStyle(**style)
+    suffix = Path(options.out).suffix.lower().lstrip(".")
+    if suffix == "zip":
+        if output.bundle is None:
+            raise ValueError(f"{options.out!r}: only maps and averages come as .zip; end the name in .pdf")
+        return output.bundle(**how)
+    record = sheet.run_record(getattr(output.result, "main", output.result))
+    return sheet.export(output.figure(**how), cast(sheet.FigureFormat, suffix), record=record)  # type: ignore[misc]
 
 
 def _figure_line(options: argparse.Namespace, arguments: Sequence[str]) -> str:
@@ -131,9 +149,11 @@ def _parser() -> argparse.ArgumentParser:
     _add_lenses(command)
     _add_many(command)
     opening = subparsers.add_parser("open", help="show a saved result", description="show a saved result")
-    opening.add_argument("path", help="what --npz wrote")
+    opening.add_argument("path", nargs="+", help="what --npz wrote; several maps of one prompt make one figure")
+    opening.add_argument("--difference", action="store_true", help="of two maps: draw both, and the second minus first")
     _add_measure(opening)
     add_output(opening)
+    add_style(opening)
     return parser
 
 
@@ -141,8 +161,10 @@ def _add_traces(command: AddCommand) -> None:
     tracing = command("trace", "trace one prompt exactly")
     add_prompt(tracing)
     add_config(tracing)
+    tracing.add_argument("--panels", choices=("one", "all"), default="one", help="all: states, MLP and attention")
     _add_measure(tracing)
     add_output(tracing)
+    add_style(tracing)
     estimating = command("attribution", "estimate the map from one backward pass (attribution patching)")
     add_prompt(estimating)
     add_config(estimating, without=("severed", "batch_size", "against"))
@@ -194,6 +216,7 @@ def _add_many(command: AddCommand) -> None:
     averaging.add_argument("--journal", help="a file that finished facts are added to; a stopped run resumes from it")
     add_config(averaging, without=("site", "severed"))
     add_output(averaging)
+    add_style(averaging)
 
 
 def _add_facts(parser: argparse.ArgumentParser) -> None:

@@ -7,7 +7,7 @@ import io
 import re
 import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import streamlit as st
 
 from app.server import cache
+from app.shared.wording import plain, sentence
 from tracing.sites import SITE_NAMES
 
 if TYPE_CHECKING:
@@ -24,9 +25,25 @@ if TYPE_CHECKING:
     from metrics import EditReport
     from tracing import TraceResult
     from tracing.average import AverageEffects
-    from tracing.plots.maps import FigureFormat
+    from tracing.plots.colours import Palette
+    from tracing.plots.paper import FigureStyle, Marks
+    from tracing.plots.sheet import FigureFormat
 
-WIDTHS = {"3.25 in, one column": 3.25, "5.5 in, text width": 5.5, "6.75 in, two columns": 6.75}
+WIDTHS: dict[str, float | None] = {
+    "usual: a column for one map, two for several": None,
+    "3.25 in, one column": 3.25,
+    "5.5 in, text width": 5.5,
+    "6.75 in, two columns": 6.75,
+}
+FORMATS: dict[FigureFormat, tuple[str, str]] = {
+    "svg": ("SVG", "image/svg+xml"),
+    "eps": ("EPS", "application/postscript"),
+    "png": ("PNG 300 dpi", "image/png"),
+}
+"""Beside PDF: the button and the MIME type."""
+PALETTES: dict[Palette, str] = {"rome": "as in ROME", "cividis": "one for all maps", "grey": "grey"}
+MARKS: dict[Marks, str] = {"dots": "dots: not significant", "none": "no marks"}
+ALL_PANELS = "all, one figure"
 
 
 def trace_panel(results: tuple[TraceResult, ...] | None) -> None:
@@ -34,40 +51,109 @@ def trace_panel(results: tuple[TraceResult, ...] | None) -> None:
     with st.popover("Export", icon=":material/download:", disabled=not results):
         if not results:
             return
-        result = results[0]
-        if len(results) > 1:
-            sites = [result.config.site for result in results]
-            site = st.selectbox("Map", sites, format_func=_short, key="export_site", persist_state="session")
-            result = results[sites.index(site)]
-        _button("Figure (PDF)", lambda: _figure(result, "pdf"), _name(result, "pdf"), "application/pdf")
+        chosen = _chosen(results)
+        name = _name(chosen)
+        if problem := _cannot_draw(chosen):
+            st.caption(plain(problem))
+        else:
+            _figure_buttons(partial(_figure, chosen), partial(_bundle, chosen), name, "trace_")
         with st.container(horizontal=True):
-            _button("SVG", lambda: _figure(result, "svg"), _name(result, "svg"), "image/svg+xml")
-            _button("PNG 300 dpi", lambda: _figure(result, "png"), _name(result, "png"), "image/png")
-        with st.container(horizontal=True):
-            _button("CSV", lambda: _csv(result.to_frame()), _name(result, "csv"), "text/csv")
-            _button("JSON", lambda: result.to_json().encode(), _name(result, "json"), "application/json")
-            _button("HTML", lambda: _page(result), _name(result, "html"), "text/html")
-        st.selectbox("Figure width", list(WIDTHS), key="figure_width", persist_state="session")
+            _button("CSV", lambda: _csv(_frame(chosen)), f"{name}.csv", "text/csv")
+            if len(chosen) == 1:
+                _button("JSON", lambda: chosen[0].to_json().encode(), f"{name}.json", "application/json")
+                _button("HTML", lambda: _page(chosen[0]), f"{name}.html", "text/html")
+        _looks()
+
+
+def _chosen(results: tuple[TraceResult, ...]) -> tuple[TraceResult, ...]:
+    """Draw the choice of the maps to export: one of them, or all in one figure."""
+    if len(results) == 1:
+        return results
+    names = [*(_short(result.config.site) for result in results), ALL_PANELS]
+    name = st.selectbox("Map", names, key="export_site", persist_state="session")
+    return results if name == ALL_PANELS else (results[names.index(name)],)
+
+
+def _cannot_draw(results: Sequence[TraceResult]) -> str:
+    """Why no installed font can draw these tokens; empty where all can be drawn."""
+    words = [*results[0].tokens, results[0].answer]
+    if all(map(str.isascii, words)):
+        return ""
+    from tracing.plots.labels import title, token_labels
+    from tracing.plots.sheet import font_families
+
+    try:
+        font_families([*token_labels(results[0]), title(results[0])])
+    except ValueError as error:
+        return sentence(error)
+    return ""
+
+
+def _figure_buttons(figure: Callable[[FigureFormat], bytes], bundle: Callable[[], bytes], name: str, keys: str) -> None:
+    """A figure in every format, and everything that a paper needs around it."""
+    _button("Figure (PDF)", partial(figure, "pdf"), f"{name}.pdf", "application/pdf", keys)
+    with st.container(horizontal=True):
+        for kind, (label, mime) in FORMATS.items():
+            _button(label, partial(figure, kind), f"{name}.{kind}", mime, keys)
+    _button("All for a paper (zip)", bundle, f"{name}.zip", "application/zip", keys)
+
+
+def _looks() -> None:
+    """Draw the choices of an author; they stay for the session."""
+    st.selectbox("Figure width", list(WIDTHS), key="figure_width", persist_state="session")
+    with st.container(horizontal=True):
+        st.selectbox("Palette", list(PALETTES), format_func=PALETTES.get, key="figure_palette", persist_state="session")
+        st.selectbox("Marks", list(MARKS), format_func=MARKS.get, key="figure_marks", persist_state="session")
+    st.text_input("Title", key="figure_title", max_chars=120, persist_state="session", placeholder="none")
+    st.text_input("Model’s name", key="figure_model", max_chars=60, persist_state="session", placeholder="as loaded")
+
+
+def _style() -> FigureStyle:
+    from tracing.plots.paper import FigureStyle
+
+    fields = st.session_state
+    return FigureStyle(
+        fields.get("figure_palette") or "rome",
+        fields.get("figure_marks") or "dots",
+        (fields.get("figure_title") or "").strip(),
+        (fields.get("figure_model") or "").strip(),
+    )
 
 
 def average_buttons(average: AverageEffects) -> None:
     """Averaged maps as a figure for print, and their numbers."""
-    kinds: dict[FigureFormat, tuple[str, str]] = {
-        "pdf": ("Figure (PDF)", "application/pdf"),
-        "svg": ("SVG", "image/svg+xml"),
-        "png": ("PNG 300 dpi", "image/png"),
-    }
+    _figure_buttons(partial(_average_figure, average), partial(_average_bundle, average), "average", "average_")
     with st.container(horizontal=True):
-        for kind, (label, mime) in kinds.items():
-            _button(label, partial(_average_figure, average, kind), f"average.{kind}", mime, "average_")
         _button("Means (CSV)", lambda: _csv(average.to_frame()), "average.csv", "text/csv", "average_")
         _button("Every fact (CSV)", lambda: _csv(average.per_fact()), "facts.csv", "text/csv", "average_")
 
 
 def _average_figure(average: AverageEffects, kind: FigureFormat) -> bytes:
-    from tracing.plots.maps import average_figure, export
+    from tracing.plots.paper import average_figure
+    from tracing.plots.sheet import export
 
-    return export(average_figure(average), kind)
+    return export(average_figure(average, style=_style()), kind)
+
+
+def _average_bundle(average: AverageEffects) -> bytes:
+    from tracing.plots.bundle import average_bundle
+
+    return average_bundle(average, style=_style())
+
+
+def difference_buttons(first: TraceResult, second: TraceResult, names: tuple[str, str] = ("before", "after")) -> None:
+    """Two maps and their difference as a figure for print; nothing is drawn where no cell has a partner."""
+    with st.container(horizontal=True):
+        for kind, (label, mime) in {"pdf": ("Figure (PDF)", "application/pdf"), **FORMATS}.items():
+            build = partial(_difference, first, second, names, kind)
+            _button(label, build, f"difference.{kind}", mime, "difference_")
+
+
+def _difference(first: TraceResult, second: TraceResult, names: tuple[str, str], kind: FigureFormat) -> bytes:
+    from tracing.plots.paper import difference_figure
+    from tracing.plots.sheet import export
+
+    return export(difference_figure(first, second, names=names, style=_style()), kind)
 
 
 def report_panel(report: EditReport) -> None:
@@ -85,11 +171,27 @@ def _button(label: str, build: Callable[[], bytes], name: str, mime: str, prefix
     st.download_button(label, build, name, mime, key=f"{prefix}{label}", on_click="ignore")
 
 
-def _figure(result: TraceResult, kind: FigureFormat) -> bytes:
-    from tracing.plots.maps import figure_bytes
+def _figure(results: Sequence[TraceResult], kind: FigureFormat) -> bytes:
+    from tracing.plots.paper import figure_bytes
 
-    width = WIDTHS[st.session_state.get("figure_width") or next(iter(WIDTHS))]
-    return figure_bytes(result, kind, width_in=width)
+    return figure_bytes(results, kind, width_in=_width(), style=_style())
+
+
+def _bundle(results: Sequence[TraceResult]) -> bytes:
+    from tracing.plots.bundle import trace_bundle
+
+    return trace_bundle(results, width_in=_width(), style=_style())
+
+
+def _width() -> float | None:
+    """Inches; None for the usual width, a column for one map and two columns for several."""
+    return WIDTHS[st.session_state.get("figure_width") or next(iter(WIDTHS))]
+
+
+def _frame(results: Sequence[TraceResult]) -> pd.DataFrame:
+    import pandas as pd
+
+    return pd.concat([result.to_frame() for result in results], ignore_index=True)
 
 
 def _csv(frame: pd.DataFrame) -> bytes:
@@ -102,8 +204,10 @@ def _page(result: TraceResult) -> bytes:
     return heatmap_html(result).encode()
 
 
-def _name(result: TraceResult, extension: str) -> str:
-    return f"{_slug(f'trace-{result.subject}-{_short(result.config.site)}')}.{extension}"
+def _name(results: Sequence[TraceResult]) -> str:
+    """The beginning of a file's name."""
+    what = _short(results[0].config.site) if len(results) == 1 else "panels"
+    return _slug(f"trace-{results[0].subject}-{what}")
 
 
 def _short(site: str) -> str:

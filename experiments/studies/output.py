@@ -39,7 +39,7 @@ class Output:
 
 def write(ledger: Ledger, run: str, folder: Path, output: Output) -> list[Path]:
     """Write figure, table and record; the files written."""
-    from tracing.plots.maps import export
+    from tracing.plots.sheet import export
 
     folder.mkdir(parents=True, exist_ok=True)
     info = ledger.info(run)

@@ -40,7 +40,7 @@ def average_figure(average: AverageEffects, window: int) -> Figure:
     """
     from matplotlib.figure import Figure
 
-    from tracing.plots.maps import font_families, panel
+    from tracing.plots.sheet import font_families, panel
 
     names = list(average.effects)
     figure = Figure(figsize=(2.1 * len(names) + 1.2, 5.0), layout="constrained")
@@ -96,7 +96,7 @@ def sweep_figure(table: pd.DataFrame, effect: Array, success: Array, fit: Regres
     from matplotlib.figure import Figure
 
     from experiments.studies.regression import FEWEST
-    from tracing.plots.maps import font_families
+    from tracing.plots.sheet import font_families
 
     fonts = font_families([method])
     figure = Figure(figsize=(7.4, 3.0), layout="constrained")
@@ -133,7 +133,7 @@ def noise_figure(averages: Mapping[str, AverageEffects], table: pd.DataFrame) ->
     """
     from matplotlib.figure import Figure
 
-    from tracing.plots.maps import font_families
+    from tracing.plots.sheet import font_families
 
     fonts = font_families(averages)
     figure = Figure(figsize=(8.4, 3.2), layout="constrained")
@@ -165,7 +165,7 @@ def collapse_figure(table: pd.DataFrame) -> Figure:
     """
     from matplotlib.figure import Figure
 
-    from tracing.plots.maps import font_families
+    from tracing.plots.sheet import font_families
 
     fonts = font_families(table["method"])
     figure = Figure(figsize=(10.5, 2.9), layout="constrained")
@@ -205,7 +205,7 @@ def covariance_figure(table: pd.DataFrame, method: str) -> Figure:
     """
     from matplotlib.figure import Figure
 
-    from tracing.plots.maps import font_families
+    from tracing.plots.sheet import font_families
 
     fonts = font_families([method])
     figure = Figure(figsize=(7.4, 3.0), layout="constrained")
@@ -243,7 +243,7 @@ def protocols_figure(heads: pd.DataFrame, metrics: Sequence[str]) -> Figure:
     """
     from matplotlib.figure import Figure
 
-    from tracing.plots.maps import font_families
+    from tracing.plots.sheet import font_families
 
     fonts = font_families(heads["method"])
     protocols, methods = list(heads["protocol"].unique()), list(heads["method"].unique())

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import shlex
 import shutil
+import zipfile
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -122,6 +124,37 @@ def test_every_field_of_the_config_is_an_option(folder: str, capsys: pytest.Capt
     config = printed(capsys)["config"]
     assert (config["severed"], config["corruption"], config["counterfactual"]) == ("mlp_out", "token", "Rome city")
     assert {*asked, "additive", "severed", "counterfactual"} == {field.name for field in fields(TraceConfig)}
+
+
+def test_three_panels_come_from_one_command_and_again_from_its_files(
+    folder: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    style = ["--title", "Needle", "--model-name", "Tiny", "--palette", "grey", "--marks", "none"]
+    assert (
+        trace(folder, "--panels", "all", "--out", "panels.pdf", "--npz", "maps.npz", "--csv", "maps.csv", *style) == 0
+    )
+    capsys.readouterr()
+    files = ["maps-state.npz", "maps-mlp.npz", "maps-attn.npz"]
+    results = [TraceResult.load(name) for name in files]
+    assert [result.config.site for result in results] == ["resid_post", "mlp_out", "attn_out"]
+    assert set(pd.read_csv("maps.csv")["site"]) == {"resid_post", "mlp_out", "attn_out"}
+    assert trace(folder, "--site", "mlp_out", "--npz", "alone.npz") == 0
+    np.testing.assert_array_equal(TraceResult.load("alone.npz").restored, results[1].restored)
+    assert main(["open", *files, "--out", "again.pdf", *style]) == 0
+    assert Path("again.pdf").read_bytes() == Path("panels.pdf").read_bytes()
+    assert main(["open", *files, "--out", "paper.zip"]) == 0
+    assert "figure.eps" in zipfile.ZipFile("paper.zip").namelist()
+    capsys.readouterr()
+    assert main(["open", files[1], "alone.npz", "--difference", "--out", "difference.eps"]) == 0
+    assert "Largest change: +0.0000" in capsys.readouterr().out
+    for arguments, reason in (
+        (["open", *files, "--difference"], "a difference is of two maps; 3 were named"),
+        (["open", files[0], files[1], "--difference"], "the two traces have different sites"),
+    ):
+        assert main(arguments) == 2
+        assert reason in capsys.readouterr().err
+    assert trace(folder, "--panels", "all", "--site", "mlp_out") == 2
+    assert "leave --site and --severed out" in capsys.readouterr().err
 
 
 def test_every_lens_writes_its_figures_and_opens_again(folder: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -290,7 +323,7 @@ def test_an_average_leaves_out_facts_without_an_answer(folder: str, capsys: pyte
         (PROMPT, "Space Needle", ["--noise", "0"], "leaves the subject's embeddings as they are"),
         (PROMPT, "Space Needle", ["--counterfactual", "Rome"], "takes 1 tokens where the subject"),
         (PROMPT, "Space Needle", ["--measure", "logit_difference"], "has no measure 'logit_difference'"),
-        (PROMPT, "Space Needle", ["--out", "trace.eps"], "end the name in .pdf, .svg or .png"),
+        (PROMPT, "Space Needle", ["--out", "trace.gif"], "end the name in .pdf, .svg, .eps, .png or .zip"),
         (PROMPT, "Space Needle", ["--out", "absent/trace.pdf"], "there is no folder 'absent'"),
         (PROMPT, "Space Needle", ["--width", "0", "--out", "trace.pdf"], "width is 0.0 inches"),
     ],

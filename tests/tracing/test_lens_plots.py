@@ -15,7 +15,7 @@ from tracing.lenses.knockout import KnockoutResult
 from tracing.lenses.logit import LensResult
 from tracing.lenses.paths import Node, PathResult
 from tracing.plots import lenses as plots
-from tracing.plots.maps import export, page
+from tracing.plots.sheet import export, page
 
 PROMPT = "The Space Needle is"
 TOKENS = ("The", " Space", " Needle", " is")

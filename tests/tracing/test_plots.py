@@ -21,15 +21,9 @@ from tracing.average import AverageEffects
 from tracing.config import TraceConfig
 from tracing.plots.colours import BELOW_ZERO
 from tracing.plots.labels import colour_range, layer_ticks, token_label
-from tracing.plots.maps import (
-    average_chart,
-    average_figure,
-    export,
-    figure_bytes,
-    heatmap_html,
-    trace_figure,
-    trace_heatmap,
-)
+from tracing.plots.maps import average_chart, heatmap_html, trace_heatmap
+from tracing.plots.paper import average_figure, figure_bytes, trace_figure
+from tracing.plots.sheet import export
 from tracing.types import TraceResult
 
 
@@ -118,8 +112,8 @@ def test_text_from_a_prompt_stays_text() -> None:
 def test_out_of_range_is_said() -> None:
     with pytest.raises(ValueError, match="unknown colour scale 'jet'"):
         trace_heatmap(made_result(), scale="jet")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="unknown figure format 'eps'"):
-        figure_bytes(made_result(), "eps")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="unknown figure format 'gif'"):
+        figure_bytes(made_result(), "gif")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="width is 0 inches"):
         trace_figure(made_result(), width_in=0)
     with pytest.raises(ValueError, match=r"no installed font can draw '\U000e0fff'|no installed font"):
@@ -149,11 +143,11 @@ def test_fonts_are_embedded_and_the_run_is_in_the_metadata() -> None:
     assert "/CreationDate" not in reader.metadata
 
 
-@pytest.mark.parametrize("fmt", ["pdf", "svg", "png"])
+@pytest.mark.parametrize("fmt", ["pdf", "svg", "eps", "png"])
 def test_the_same_trace_gives_the_same_bytes_in_any_process(fmt: str) -> None:
     script = (
         "import hashlib, sys; sys.path.insert(0, '.');"
-        "from tests.tracing.made import made_result; from tracing.plots.maps import figure_bytes;"
+        "from tests.tracing.made import made_result; from tracing.plots.paper import figure_bytes;"
         f"print(hashlib.sha256(figure_bytes(made_result(), {fmt!r})).hexdigest(), 'torch' in sys.modules)"
     )
     root = Path(__file__).parents[2]

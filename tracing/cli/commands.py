@@ -22,6 +22,7 @@ from models.options import load_from
 from tracing.cli import tables
 from tracing.cli.options import config_of, usual_window, without_counterfactual
 from tracing.config import TraceConfig
+from tracing.sites import LAYER_SITES, SITE_NAMES
 from tracing.storage import read
 from tracing.types import TraceResult
 
@@ -43,15 +44,37 @@ class Output:
     """The figure for the screen."""
     figure: Callable[..., Any] | None = None
     """The figure for print; takes `width_in` if a width was given."""
+    styled: bool = False
+    """Whether `figure` and `bundle` take `style`, a `tracing.plots.paper.FigureStyle`."""
+    bundle: Callable[..., bytes] | None = None
+    """The figure with everything around it as a zip."""
 
 
 def trace(options: argparse.Namespace, watch: Watch) -> Output:
     """Trace one prompt exactly."""
+    if options.panels == "all":
+        return _panels(options, watch)
     model, fact = _model_and_fact(options)
     from tracing.engine.tracer import causal_trace
 
     config = _config(options, model, fact)
     return shown(causal_trace(model, fact, config, level=_level(model), watch=watch).by(options.measure))
+
+
+def _panels(options: argparse.Namespace, watch: Watch) -> Output:
+    """Trace states, MLP and attention for one figure."""
+    if options.site is not None or options.severed is not None:
+        raise ValueError("--panels all traces states, MLP and attention; leave --site and --severed out")
+    model, fact = _model_and_fact(options)
+    from tracing.engine.tracer import trace_sites
+
+    windows = {site: usual_window(site, model.n_layers) for site in LAYER_SITES}
+    if options.window is not None:
+        windows |= {"mlp_out": options.window, "attn_out": options.window}
+    first = _config(options, model, fact)
+    configs = [replace(first, site=site, window=window) for site, window in windows.items()]
+    traced = trace_sites(model, fact, configs, level=_level(model), watch=watch)
+    return shown_maps(Maps(tuple(traced[site].by(options.measure) for site in LAYER_SITES)))
 
 
 def lens(options: argparse.Namespace, watch: Watch) -> Output:
@@ -220,11 +243,15 @@ def average(options: argparse.Namespace, watch: Watch) -> Output:
 
 
 def reopen(options: argparse.Namespace, watch: Watch) -> Output:
-    """Open a saved result."""
-    header, _ = read(options.path)
+    """Open a saved result, or several maps."""
+    if len(options.path) > 1 or options.difference:
+        maps = Maps(tuple(TraceResult.load(path).by(options.measure) for path in options.path))
+        return shown_difference(maps) if options.difference else shown_maps(maps)
+    (path,) = options.path
+    header, _ = read(path)
     kind = str(header["kind"])
     if kind.startswith("engram-trace"):
-        return shown(TraceResult.load(options.path).by(options.measure))
+        return shown(TraceResult.load(path).by(options.measure))
     from tracing.average import AverageEffects
     from tracing.lenses.attribution import AttributionResult
     from tracing.lenses.knockout import KnockoutResult
@@ -234,39 +261,100 @@ def reopen(options: argparse.Namespace, watch: Watch) -> Output:
 
     for result_type in (LensResult, KnockoutResult, AttributionResult, NeuronAttribution, PathResult, AverageEffects):
         if kind == result_type.KIND:
-            return shown(result_type.load(options.path))
-    raise ValueError(f"{options.path!r} holds {kind!r}, which has no table; open it in Python")
+            return shown(result_type.load(path))
+    raise ValueError(f"{path!r} holds {kind!r}, which has no table; open it in Python")
 
 
 def shown(result: Any) -> Output:
     """A result with its table and its figures."""
+    from tracing.plots import bundle, maps, paper
     from tracing.plots import lenses as lens_plots
-    from tracing.plots import maps as plots
 
     name = type(result).__name__
     if name == "NeuronAttribution":  # tens of thousands of columns do not fit a figure
         return Output(result, tables.neurons_table(result))
-    if isinstance(result, TraceResult):
-        if result.config.site == "attn_heads":
-            faces: tuple[Any, ...] = (tables.trace_table, lens_plots.heads_chart, lens_plots.heads_figure)
-        else:
-            faces = (tables.trace_table, plots.trace_heatmap, plots.trace_figure)
-    elif name == "AttributionResult" and result.config.site == "attn_heads":
-        faces = (tables.attribution_table, lens_plots.heads_chart, lens_plots.heads_figure)
-    else:
-        faces = {
-            "LensResult": (tables.lens_table, lens_plots.lens_chart, lens_plots.lens_figure),
-            "KnockoutResult": (tables.knockout_table, lens_plots.knockout_chart, lens_plots.knockout_figure),
-            "AttributionResult": (
-                tables.attribution_table,
-                lens_plots.attribution_chart,
-                lens_plots.attribution_figure,
-            ),
-            "PathResult": (tables.paths_table, lens_plots.paths_chart, lens_plots.paths_figure),
-            "AverageEffects": (tables.average_table, plots.average_chart, plots.average_figure),
-        }[name]
-    table, chart, figure = faces
-    return Output(result, table(result), lambda: chart(result), lambda **how: figure(result, **how))
+    heads = name in ("TraceResult", "AttributionResult") and result.config.site == "attn_heads"
+    draws: dict[str, tuple[Any, ...]] = {
+        "TraceResult": (tables.trace_table, maps.trace_heatmap, paper.trace_figure),
+        "LensResult": (tables.lens_table, lens_plots.lens_chart, lens_plots.lens_figure),
+        "KnockoutResult": (tables.knockout_table, lens_plots.knockout_chart, lens_plots.knockout_figure),
+        "AttributionResult": (tables.attribution_table, lens_plots.attribution_chart, lens_plots.attribution_figure),
+        "PathResult": (tables.paths_table, lens_plots.paths_chart, lens_plots.paths_figure),
+        "AverageEffects": (tables.average_table, maps.average_chart, paper.average_figure),
+    }
+    table, chart, figure = draws[name]
+    if heads:
+        chart, figure = lens_plots.heads_chart, lens_plots.heads_figure
+    output = Output(result, table(result), lambda: chart(result), lambda **how: figure(result, **how))
+    if name == "TraceResult" and not heads:
+        return replace(output, styled=True, bundle=lambda **how: bundle.trace_bundle([result], **how))
+    if name == "AverageEffects":
+        return replace(output, styled=True, bundle=lambda **how: bundle.average_bundle(result, **how))
+    return output
+
+
+def shown_maps(maps: Maps) -> Output:
+    """Several maps of one prompt in one figure."""
+    from tracing.plots import bundle, paper
+    from tracing.plots.maps import trace_heatmap
+
+    paper.same_question(maps.results)
+    return Output(
+        maps,
+        "\n\n".join(map(tables.trace_table, maps.results)),
+        lambda: trace_heatmap(maps.main),
+        lambda **how: paper.panels_figure(maps.results, **how),
+        styled=True,
+        bundle=lambda **how: bundle.trace_bundle(maps.results, **how),
+    )
+
+
+def shown_difference(maps: Maps) -> Output:
+    """Two maps and their difference.
+
+    Raises:
+        ValueError: if there are not two, or no cell of one has a partner in the other.
+    """
+    from tracing.plots import paper
+    from tracing.plots.maps import trace_heatmap
+
+    if len(maps.results) != 2:
+        raise ValueError(f"a difference is of two maps; {len(maps.results)} were named")
+    first, second = paper.comparable(*maps.results)
+    change, _ = paper.difference(first.own_words(), second.own_words())
+    return Output(
+        maps,
+        tables.difference_table(first, second, change),
+        lambda: trace_heatmap(first),
+        lambda **how: paper.difference_figure(first, second, **how),
+        styled=True,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Maps:
+    """Several traces as the result of a command."""
+
+    results: tuple[TraceResult, ...]
+
+    @property
+    def main(self) -> TraceResult:
+        """The map an edit looks at: the MLP's if there is one."""
+        return next((result for result in self.results if result.config.site == "mlp_out"), self.results[0])
+
+    def to_frame(self) -> pd.DataFrame:
+        """The tables one below the other; the column `site` tells them apart."""
+        return pd.concat([result.to_frame() for result in self.results], ignore_index=True)
+
+    def to_json(self) -> str:
+        """A list of the traces."""
+        return "[" + ",\n".join(result.to_json() for result in self.results) + "]"
+
+    def save(self, path: str) -> None:
+        """Write a file for each map: maps.npz becomes maps-state.npz, maps-mlp.npz and maps-attn.npz."""
+        for result in self.results:
+            name = Path(path)
+            result.save(name.with_stem(f"{name.stem}-{SITE_NAMES[result.config.site].code}"))
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,6 +9,7 @@ from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from tracing.config import TraceConfig
+from tracing.plots.colours import Palette
 from tracing.sites import TraceSite
 
 FIELDS = {field.name: field for field in fields(TraceConfig)}
@@ -27,12 +28,25 @@ def add_prompt(parser: argparse.ArgumentParser) -> None:
 def add_output(parser: argparse.ArgumentParser, *, figure: bool = True) -> None:
     """Where the result goes; `figure` says whether the result has one."""
     if figure:
-        parser.add_argument("--out", metavar="FILE", help="also write the figure: .pdf, .svg or .png")
+        parser.add_argument("--out", metavar="FILE", help="also write the figure: .pdf, .svg, .eps or .png")
         parser.add_argument("--width", type=float, help="of the figure, in inches (3.25 for a column)")
         parser.add_argument("--html", help="also write an interactive page")
     parser.add_argument("--csv", help="also write every number as a table")
     parser.add_argument("--npz", help="also save the result itself, for `python -m tracing open`")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
+
+
+def add_style(parser: argparse.ArgumentParser) -> None:
+    """The looks of a figure of maps; a name in .zip takes everything a paper needs."""
+    group = parser.add_argument_group("the figure (--out; a name in .zip: all formats, LaTeX, BibTeX, CSV, JSON)")
+    group.add_argument("--palette", choices=get_args(Palette), help="colours (default: rome, the paper's)")
+    group.add_argument("--marks", choices=("dots", "none"), help="dots where the 95%% interval includes 0, or none")
+    group.add_argument("--title", help="above the figure (default: none, since a caption carries it)")
+    group.add_argument("--model-name", help="the model's name in the figure, as you write it")
+
+
+STYLE = ("palette", "marks", "title", "model_name")
+"""What `add_style` adds."""
 
 
 def add_config(parser: argparse.ArgumentParser, *, without: Collection[str] = ()) -> None:

@@ -58,6 +58,25 @@ def trace_table(result: TraceResult) -> str:
     return "\n".join([*lines, "", *conclusions(result)])
 
 
+def difference_table(first: TraceResult, second: TraceResult, change: NDArray[np.float32]) -> str:
+    """The second map minus the first, by token and layer.
+
+    Args:
+        change: [pos, layer].
+    """
+    pos, layer = np.unravel_index(np.nanargmax(np.abs(change)), change.shape)
+    names = token_labels(first.own_words())
+    return "\n".join(
+        [
+            f"total effect {first.total_effect:.4f} in the first, {second.total_effect:.4f} in the second map",
+            f"{SITE_NAMES[first.config.site].long}, second minus first, by token (* subject) and layer:",
+            *grid(names, change),
+            "",
+            f"Largest change: {change[pos, layer]:+.4f} at {names[pos]}, layer {layer}",
+        ]
+    )
+
+
 def conclusions(result: TraceResult) -> list[str]:
     """The largest effect of a map, the largest at the last subject token, the suggested layer and the early site."""
     last, suggested = result.last_subject(), result.suggestion()

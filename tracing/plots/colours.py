@@ -5,10 +5,12 @@ Names of scales are those that Plotly and Matplotlib share.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 ColourScale = Literal["cividis", "rome"]
 """One scale for every site, or the paper's, one for each."""
+Palette = Literal["rome", "cividis", "grey"]
+"""Of a figure for print: the paper's scale for each site, one for every site, or for a printer without colour."""
 Scale = str | list[tuple[float, str]]
 """A scale by name, or (place from 0 to 1, colour)."""
 
@@ -46,6 +48,21 @@ def heat_scale(site: str | None, *, two_sided: bool, dark: bool = False) -> Scal
     if two_sided:
         return TWO_SIDED_DARK if dark else TWO_SIDED
     return ANY_SITE if dark or site is None else BY_SITE[site]
+
+
+def print_scale(site: str, palette: Palette, *, two_sided: bool) -> str:
+    """The scale of a map on paper; each gets steadily darker or lighter, or a `BELOW_ZERO_MARK` tells its sides apart.
+
+    Raises:
+        ValueError: if there is no such palette.
+    """
+    if palette not in get_args(Palette):
+        raise ValueError(f"unknown palette {palette!r}; choose from {', '.join(get_args(Palette))}")
+    if palette == "grey":
+        return "Greys"
+    if two_sided:
+        return TWO_SIDED
+    return ANY_SITE if palette == "cividis" else BY_SITE[site]
 
 
 def ink(dark: bool) -> str:

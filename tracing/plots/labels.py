@@ -112,10 +112,14 @@ def layer_ticks(n_layers: int, at_most: int = 12) -> list[int]:
     return [layer for layer in range(0, n_layers - 1, step) if n_layers - 1 - layer > step / 2] + [n_layers - 1]
 
 
-def has_two_sides(effect: NDArray[np.float32]) -> bool:
-    """Whether negative effects are noticeable: below -0.01 and a tenth of the largest effect's size."""
-    lowest, size = float(np.nanmin(effect)), float(np.nanmax(np.abs(effect)))
-    return lowest < -max(0.01, 0.1 * size)
+def noticeable(effect: NDArray[np.floating]) -> float:
+    """The effect below which a negative one is noticeable: -0.01, or a tenth of the largest effect's size."""
+    return -max(0.01, 0.1 * float(np.nanmax(np.abs(effect))))
+
+
+def has_two_sides(effect: NDArray[np.floating]) -> bool:
+    """Whether negative effects are noticeable."""
+    return float(np.nanmin(effect)) < noticeable(effect)
 
 
 def colour_range(effect: NDArray[np.float32], zmax: float | None = None) -> tuple[float, float]:
@@ -123,3 +127,26 @@ def colour_range(effect: NDArray[np.float32], zmax: float | None = None) -> tupl
     high = float(np.nanmax(np.abs(effect))) if zmax is None else zmax
     high = max(high, 1e-6)  # an all-zero map still needs a scale
     return (-high if has_two_sides(effect) else 0.0), high
+
+
+def flat(result: TraceResult) -> NDArray[np.float32]:
+    """[pos, layer], the indirect effect.
+
+    Raises:
+        ValueError: for heads, which have one map per position.
+    """
+    if result.indirect_effect.ndim != 2:
+        raise ValueError("a trace of heads has a map for each position; draw it with heads_chart or heads_figure")
+    return result.indirect_effect
+
+
+def layer_maps(average: AverageEffects) -> list[str]:
+    """The maps whose last axis is the layer.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    maps = [name for name, effects in average.effects.items() if effects.ndim == 3]
+    if not maps:
+        raise ValueError("the average holds heads alone, which have no place on a layer axis; use its table")
+    return maps

@@ -1,4 +1,4 @@
-"""Figures of a trace and of averages: interactive (Plotly) and for print in the style of Meng et al. 2022 (Matplotlib).
+"""Figures of a trace and of averages for the screen (Plotly); those for print are in `tracing.plots.paper`.
 
 All show the indirect effect, a difference of probabilities, on a colour scale anchored at zero: sequential, or
 diverging around zero where negative effects are noticeable.
@@ -12,42 +12,15 @@ from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 import plotly.graph_objects as go
-from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
 from tracing.measures import UNITS
 from tracing.plots import labels
-from tracing.plots.colours import BY_SITE, LINES, ColourScale, heat_scale
-from tracing.plots.sheet import (
-    FONT_SIZE,
-    FigureFormat,
-    export,
-    font_families,
-    page,
-    panel,
-    run_record,
-    sheet,
-)
-from tracing.sites import SITE_NAMES, site_of
-from tracing.types import CATEGORIES, Category, TraceResult
+from tracing.plots.colours import LINES, ColourScale, heat_scale
+from tracing.plots.sheet import page
+from tracing.types import Category, TraceResult
 
 if TYPE_CHECKING:
     from tracing.average import AverageEffects  # imports torch
-
-__all__ = [
-    "FigureFormat",
-    "average_chart",
-    "average_figure",
-    "export",
-    "figure_bytes",
-    "font_families",
-    "heatmap_html",
-    "page",
-    "panel",
-    "run_record",
-    "trace_figure",
-    "trace_heatmap",
-]
 
 BAR_CHARACTERS = 22
 """After which the words beside a colour bar break into another line."""
@@ -74,7 +47,7 @@ def trace_heatmap(
     """
     result = result.own_words()
     n_pos, n_layers = len(result.tokens), result.n_layers
-    _flat(result)
+    labels.flat(result)
     if scale not in get_args(ColourScale):
         raise ValueError(f"unknown colour scale {scale!r}; choose from {', '.join(get_args(ColourScale))}")
     figure = go.Figure([_cells(result, scale, dark, zmax), _click_targets(result)])
@@ -109,65 +82,15 @@ def heatmap_html(result: TraceResult, *, scale: ColourScale = "cividis") -> str:
     return page(trace_heatmap(result, scale=scale))
 
 
-def trace_figure(result: TraceResult, *, width_in: float = 3.25, title: str | None = None) -> Figure:
-    """The trace for print, drawn without pyplot and so usable from any thread.
-
-    Args:
-        width_in: inches; 3.25 for a column, 5.5 for a page of text, 6.75 for two columns.
-        title: off by default, since captions carry it.
-
-    Raises:
-        ValueError: if the width is not from 1 to 40 inches, or no installed font can draw the tokens.
-    """
-    result = result.own_words()
-    names = labels.token_labels(result)
-    figure, (axes,) = sheet(width_in, 0.75 + 0.165 * len(names) + (0.25 if title else 0), 1)
-    fonts = font_families([*names, labels.title(result), result.model_name, title or ""])
-    effect = _flat(result)
-    marked = result.uncertain()
-    bar_label = f"effect on {labels.measured(result)}" + (f"\n{labels.MARKED}" if marked.any() else "")
-    panel(figure, axes, effect, BY_SITE[result.config.site], names, bar_label, fonts, effect, marked)
-    where = SITE_NAMES[result.config.site].long
-    window = result.config.window
-    what = f"layer of the restored {where}" if window == 1 else f"centre of {window} layers of restored {where}"
-    axes.set_xlabel(f"{what} in {result.model_name}", fontsize=FONT_SIZE, fontfamily=fonts)
-    if title:
-        axes.set_title(title, fontsize=FONT_SIZE + 1, fontfamily=fonts)
-    return figure
-
-
-def average_figure(average: AverageEffects, *, width_in: float = 6.75) -> Figure:
-    """Average indirect effects by token category and layer, one panel a map, all on one colour scale.
-
-    Raises:
-        ValueError: if there is no map but of heads, which have no place on a layer axis.
-    """
-    maps = _maps(average)
-    figure, panels = sheet(width_in, 1.9, len(maps))
-    grids = [np.stack([average.mean(name, category) for category in CATEGORIES]) for name in maps]
-    everything = np.concatenate(grids)
-    fonts = font_families([average.model_name])
-    names = list(labels.CATEGORY_NAMES.values())
-    for axes, name, grid in zip(panels, maps, grids, strict=True):
-        rows = names if axes is panels[0] else []
-        marked = average.uncertain(name)
-        panel(figure, axes, grid, BY_SITE[site_of(name)], rows, "AIE", fonts, everything, marked)
-        axes.set_title(labels.map_title(name).replace(", ", ",\n"), fontsize=FONT_SIZE - 1, fontfamily=fonts)
-        axes.set_xlabel("layer", fontsize=FONT_SIZE, fontfamily=fonts)
-    dots = f" ({labels.MARKED})" if any(average.uncertain(name).any() for name in maps) else ""
-    figure.suptitle(labels.average_title(average) + dots, fontsize=FONT_SIZE, fontfamily=fonts)
-    return figure
-
-
 def average_chart(average: AverageEffects, category: Category = "last_subject") -> go.Figure:
     """Average indirect effect by layer at one kind of token, a line a map: the 95 % interval of the mean over facts as
     a band, and half of the facts between the dotted lines.
 
     Raises:
-        ValueError: as `average_figure`, or if there is no such category.
+        ValueError: as `tracing.plots.paper.average_figure`, or if there is no such category.
     """
     figure = go.Figure()
-    for name, colour in zip(_maps(average), LINES * 8, strict=False):
+    for name, colour in zip(labels.layer_maps(average), LINES * 8, strict=False):
         mean, (low, high) = average.mean(name, category), average.ci(name, category)
         lower, upper = average.quantiles(name, category, (0.25, 0.75))
         layers = list(range(len(mean)))
@@ -182,30 +105,6 @@ def average_chart(average: AverageEffects, category: Category = "last_subject") 
     figure.update_yaxes(title_text="Average indirect effect (probability)", zeroline=True)
     where = labels.CATEGORY_NAMES[category]
     return figure.update_layout(title={"text": html.escape(f"{where}: {labels.average_title(average)}")})
-
-
-def _maps(average: AverageEffects) -> list[str]:
-    """The maps whose last axis is the layer."""
-    maps = [name for name, effects in average.effects.items() if effects.ndim == 3]
-    if not maps:
-        raise ValueError("the average holds heads alone, which have no place on a layer axis; use its table")
-    return maps
-
-
-def figure_bytes(
-    result: TraceResult,
-    fmt: FigureFormat,
-    *,
-    width_in: float = 3.25,
-    title: str | None = None,
-) -> bytes:
-    """`trace_figure` as a file, with the run's settings in its metadata; the same bytes for the same trace.
-
-    Raises:
-        ValueError: for an unknown format, and as `trace_figure`.
-    """
-    figure = trace_figure(result, width_in=width_in, title=title)
-    return export(figure, fmt, title=labels.title(result), record=run_record(result))
 
 
 def _cells(result: TraceResult, scale: ColourScale, dark: bool, zmax: float | None) -> go.Heatmap:
@@ -253,13 +152,6 @@ def _click_targets(result: TraceResult) -> go.Scatter:
             f"<br>{shown} %{{customdata[3]}}<extra></extra>"
         ),
     )
-
-
-def _flat(result: TraceResult) -> NDArray[np.float32]:
-    """[pos, layer], the indirect effect; an error for heads, which have one map per position."""
-    if result.indirect_effect.ndim != 2:
-        raise ValueError("a trace of heads has a map for each position; draw it with heads_chart or heads_figure")
-    return result.indirect_effect
 
 
 def _number(value: float) -> str:
