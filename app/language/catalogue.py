@@ -13,11 +13,11 @@ import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from string import Formatter
 
 FOLDER = Path(__file__).parent
-FEWEST_LETTERS = 8
+FEWEST_LETTERS = 6
 """Of a template beside its names; one with fewer would fit nearly any sentence."""
-_NAME = re.compile(r"\{(\w+)[^{}]*\}")
 
 
 def po_file(language: str) -> Path:
@@ -72,13 +72,29 @@ class Template:
 def templates(language: str) -> tuple[Template, ...]:
     """The templates of a language, those with the most letters of their own first."""
     known = getattr(translations(language), "_catalog", {})
-    made = [_template(text, known[text]) for text in known if isinstance(text, str) and _NAME.search(text)]
+    made = [_template(text, known[text]) for text in known if isinstance(text, str) and names_in(text)]
     return tuple(sorted((entry for entry in made if entry.letters >= FEWEST_LETTERS), key=lambda one: -one.letters))
 
 
+def names_in(text: str) -> list[str]:
+    """The names in braces of a msgid, with how they are written out: `{share:.0f}` is `share:.0f`.
+
+    Braces of other use, as in "in place of {}.", are no names.
+    """
+    try:
+        fields = list(Formatter().parse(text))
+    except ValueError:
+        return []
+    return [f"{name}{f'!{how}' if how else ''}{f':{spec}' if spec else ''}" for _, name, spec, how in fields if name]
+
+
 def _template(text: str, translation: str) -> Template:
-    parts = [part.replace("{{", "{").replace("}}", "}") for part in _NAME.split(text)[0::2]]
-    names = _NAME.findall(text)
+    parts, names = [""], []
+    for literal, name, _, _ in Formatter().parse(text):
+        parts[-1] += literal
+        if name:
+            names.append(name)
+            parts.append("")
     literals = [re.escape(part) for part in parts]
     if parts[0]:  # errors get a capital letter where they begin a line
         first = parts[0][0]

@@ -30,6 +30,7 @@ SENTENCES_OF = (
     "app/runs/average_runs.py",
     "app/runs/two_runs.py",
     "app/runs/files.py",
+    "app/server/errors.py",
     "app/server/jobs.py",
     "app/batch/prepare.py",
     "app/batch/sweeps.py",
@@ -39,8 +40,10 @@ SENTENCES_OF = (
     "metrics/asking/scoring.py",
     "metrics/behaviour.py",
     "metrics/efficiency.py",
-    "models/asking.py",
+    "models/text/tokens.py",
     "tracing/plots/labels.py",
+    "tracing/plots/maps.py",
+    "tracing/plots/sheet.py",
     "tracing/suggestion.py",
 )
 """Files whose other sentences readers see too: suggestions, warnings, reasons."""
@@ -202,7 +205,7 @@ def _all_templates(tree: ast.Module) -> list[str]:
 def _templates(node: ast.expr) -> list[str]:
     """The template of a string or an f-string."""
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
-        return [node.value.replace("{", "{{").replace("}", "}}")]
+        return [node.value]
     if not isinstance(node, ast.JoinedStr):
         return []
     names: dict[str, str] = {}

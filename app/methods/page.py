@@ -6,7 +6,9 @@ import sys
 
 import streamlit as st
 
-TRACING = """
+from app.language.say import later, said, say
+
+TRACING = later("""
 **Causal trace.** The prompt is run three times: *clean*; *corrupted*, with Gaussian noise on the embeddings of the
 subject's tokens; and *restored*, corrupted but with one state (token, layer) restored to its clean value.
 
@@ -28,51 +30,51 @@ subject's tokens; and *restored*, corrupted but with one state (token, layer) re
 A large effect says that a state *carries* what the answer needs. It does not say that the fact is stored there, nor
 that an edit works best there: Hase et al. found next to no correlation between the two. So the layer is a suggestion.
 Where another token of the subject carries the fact, click it in the map: the edit is then placed at that token.
-"""
+""")
 
-EDITING = """
+EDITING = later("""
 **Rank-one edit (ROME).** The MLP of the chosen layer is read as a memory from keys to values. The key is its input at
 the last subject token, or at the token you choose. The new value is found by gradient steps, so that the model
 says the new answer. Then the smallest change of the down-projection that maps the key to that value, with respect to
 the keys of ordinary text, is solved for. An edit is applied as a *view* that shares every weight but the changed
 matrix. Undo drops the view; nothing is subtracted.
-"""
+""")
 
 PAPERS = (
     (
         "2202.05262",
         "Meng, Bau, Andonian, Belinkov 2022, *Locating and Editing Factual Associations in GPT*",
-        "causal tracing, ROME, efficacy, paraphrase and neighborhood scores",
+        say("causal tracing, ROME, efficacy, paraphrase and neighborhood scores"),
     ),
     (
         "2301.04213",
         "Hase, Bansal, Kim, Ghandeharioun 2023, *Does Localization Inform Editing?*",
-        "why the traced layer is only suggested",
+        say("why the traced layer is only suggested"),
     ),
     (
         "2509.08778",
         "Choe, Cho, Seo, Kim 2025, *Do All Autoregressive Transformers Remember Facts the Same Way?*",
-        "models whose early attention contributes more than early MLPs",
+        say("models whose early attention contributes more than early MLPs"),
     ),
     (
         "2403.07175",
         "Gupta, Baskaran, Anumanchipalli 2024, *Rebuilding ROME*",
-        "the single-key form used by default",
+        say("the single-key form used by default"),
     ),
     (
         "2307.12976",
         "Cohen, Biran, Yoran, Globerson, Geva 2023, *Evaluating the Ripple Effects of Knowledge Editing*",
-        "portability, counted only where the model knew the bridge",
+        say("portability, counted only where the model knew the bridge"),
     ),
     (
         "2305.17553",
         "Hoelscher-Obermaier and others 2023, *Detecting Edit Failures in Large Language Models*",
-        "neighbours after the new fact",
+        say("neighbours after the new fact"),
     ),
     (
         "2305.13172",
         "Yao and others 2023, *Editing Large Language Models: Problems, Methods, and Opportunities*",
-        "the five metrics side by side",
+        say("the five metrics side by side"),
     ),
 )
 """(arXiv id, authors and title, what is taken from it)."""
@@ -82,49 +84,57 @@ def draw() -> None:
     """Draw the whole page."""
     _, middle, _ = st.columns([1, 6, 1])
     with middle:
-        st.title("Methods", anchor=False)
-        st.header("1 · Locate", anchor=False)
-        st.markdown(TRACING)
-        st.header("2 · Edit", anchor=False)
-        st.markdown(EDITING)
+        st.title(say("Methods"), anchor=False)
+        st.header(say("1 · Locate"), anchor=False)
+        st.markdown(said(TRACING))
+        st.header(say("2 · Edit"), anchor=False)
+        st.markdown(said(EDITING))
         _edit_methods()
-        st.header("3 · Evaluate", anchor=False)
+        st.header(say("3 · Evaluate"), anchor=False)
         st.markdown(
-            "Every score is taken on the unedited and on the edited model; the tile shows the edited one, the change, "
-            "the number of prompts, and a 95 % interval. A metric without prompts is *not measured*; it is "
-            "never 0."
+            say(
+                "Every score is taken on the unedited and on the edited model; the tile shows the edited one, the "
+                "change, the number of prompts, and a 95 % interval. A metric without prompts is *not measured*; it is "
+                "never 0."
+            )
         )
         _metrics()
-        st.header("Sources", anchor=False)
+        st.header(say("Sources"), anchor=False)
         lines = [
-            f"- {title}, [arXiv:{number}](https://arxiv.org/abs/{number}): {used}." for number, title, used in PAPERS
+            say(
+                "- {title}, [arXiv:{number}](https://arxiv.org/abs/{number}): {used}.",
+                title=title,
+                number=number,
+                used=said(used),
+            )
+            for number, title, used in PAPERS
         ]
         st.markdown("\n".join(lines))
 
 
 def _edit_methods() -> None:
     """Every method in the first sentence of its own file."""
-    with st.spinner("Reading the methods…"):
+    with st.spinner(say("Reading the methods…")):
         from editing import METHODS
-    lines = ["| method | family | what it does |", "|---|---|---|"]
+    lines = [say("| method | family | what it does |"), "|---|---|---|"]
     for method in METHODS.values():
-        opening = (sys.modules[type(method).__module__].__doc__ or "").strip().split("\n\n")[0].replace("\n", " ")
-        lines.append(f"| **{method.title}** | {method.family} | {_cell(opening)} |")
-    with st.expander(f"All {len(METHODS)} methods"):
+        opening = said((sys.modules[type(method).__module__].__doc__ or "").strip().split("\n\n")[0].replace("\n", " "))
+        lines.append(f"| **{said(method.title)}** | {said(method.family)} | {_cell(opening)} |")
+    with st.expander(say("All {METHODS} methods", METHODS=len(METHODS))):
         st.markdown("\n".join(lines))
 
 
 def _metrics() -> None:
-    with st.spinner("Reading the definitions…"):
+    with st.spinner(say("Reading the definitions…")):
         from metrics.definitions import DEFINITIONS, METRICS
     for name, info in METRICS.items():
-        lines = ["| score | definition | unit |", "|---|---|---|"]
+        lines = [say("| score | definition | unit |"), "|---|---|---|"]
         for full, entry in DEFINITIONS.items():
             metric, _, key = full.partition(".")
             if metric == name:
-                label = f"**{entry.label}**" if key == info.headline else entry.label
-                lines.append(f"| {_cell(label)} | {_cell(entry.sentence)} | {entry.unit} |")
-        with st.expander(f"{info.label}: {info.question}"):
+                label = f"**{said(entry.label)}**" if key == info.headline else said(entry.label)
+                lines.append(f"| {_cell(label)} | {_cell(said(entry.sentence))} | {said(entry.unit)} |")
+        with st.expander(f"{said(info.label)}: {said(info.question)}"):
             st.markdown("\n".join(lines))
 
 

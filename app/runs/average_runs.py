@@ -26,8 +26,11 @@ def why_not(runs: Sequence[Run]) -> str:
     """Why these runs cannot be averaged; empty if they can."""
     edits = sum(isinstance(run, EditRun) for run in runs)
     if edits:
-        which = f"{edits} of these {len(runs)} runs {'is an edit' if edits == 1 else 'are edits'}"
-        return f"{which}, and only traces are averaged; tick traces alone, or two edits to compare them."
+        are = "is an edit" if edits == 1 else "are edits"
+        return (
+            f"{edits} of these {len(runs)} runs {are}, and only traces are averaged; tick traces alone, or two edits "
+            "to compare them."
+        )
     traces = _traces(runs)
     if len({(run.model, run.revision) for run in traces}) > 1:
         return "These traces are of different models; choose those of one model."

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import streamlit as st
 
+from app.language.say import later, said, say
 from app.runs import average_runs, two_runs
 from app.runs.files import LARGEST, file_name, open_file, zipped
 from app.server.jobs import Runner, job_key
@@ -13,11 +14,12 @@ from app.session import runs as session_runs
 from app.session.run import SITES, EditRun, Run, TraceRun
 from app.session.session import session
 from app.shared import averages, export, style
+from app.shared.tables import headings
 from app.shared.waiting import Waiting
 from app.shared.wording import Cells, plain, short, visible
 from metrics.definitions import METRICS
 
-KINDS = {"all": "All", "trace": "Traces", "edit": "Edits"}
+KINDS = {"all": later("All"), "trace": later("Traces"), "edit": later("Edits")}
 
 
 def draw(runner: Runner) -> list[Waiting]:
@@ -27,16 +29,24 @@ def draw(runner: Runner) -> list[Waiting]:
     words, kind = _controls(runs)
     if not runs:
         st.info(
-            "Nothing here yet. What you trace and edit on the Workbench is listed here, and saved runs can be opened.",
+            say(
+                "Nothing here yet. What you trace and edit on the Workbench is listed here, and saved runs can be "
+                "opened."
+            ),
             icon=":material/lightbulb:",
         )
-        st.page_link("workbench/page.py", label="To the Workbench", icon=":material/biotech:")
+        st.page_link("workbench/page.py", label=say("To the Workbench"), icon=":material/biotech:")
         return waiting
     shown = two_runs.matching(runs, words, kind)
     # Between the buttons and the table, whose own toolbar would lie over the buttons.
     st.caption(
-        f"{len(shown)} of {len(runs)} runs. Tick one to see all its numbers, two to compare them, more traces to see "
-        "their mean. They are kept while this tab is open; save what you want to keep longer."
+        say(
+            "{shown} of {runs} runs. Tick one to see all its numbers, two to compare them, more "
+            "traces to see their mean. They are kept while this tab is open; save what you want to "
+            "keep longer.",
+            shown=len(shown),
+            runs=len(runs),
+        )
     )
     chosen = _table(shown, words, kind)
     if chosen:
@@ -53,22 +63,25 @@ def draw(runner: Runner) -> list[Waiting]:
 def _controls(runs: Sequence[Run]) -> tuple[str, str]:
     with st.container(horizontal=True, vertical_alignment="bottom"):
         words = st.text_input(
-            "Filter", key="runs_words", placeholder="words of a prompt, a method, a model", persist_state="session"
+            say("Filter"),
+            key="runs_words",
+            placeholder=say("words of a prompt, a method, a model"),
+            persist_state="session",
         )
         kind = st.segmented_control(
-            "Kind",
+            say("Kind"),
             list(KINDS),
             default="all",
             required=True,
-            format_func=KINDS.__getitem__,
+            format_func=lambda kind: said(KINDS[kind]),
             key="runs_kind",
             label_visibility="collapsed",
             persist_state="session",
         )
-        with st.popover("Open", icon=":material/folder_open:"):
+        with st.popover(say("Open"), icon=":material/folder_open:"):
             _open()
         st.download_button(
-            "All (zip)",
+            say("All (zip)"),
             lambda: zipped(list(runs)),
             "runs.zip",
             "application/zip",
@@ -82,16 +95,16 @@ def _controls(runs: Sequence[Run]) -> tuple[str, str]:
 
 def _open() -> None:
     files = st.file_uploader(
-        "Run runs",
+        say("Run runs"),
         ["json"],
         accept_multiple_files=True,
         key="runs_files",
         max_upload_size=LARGEST // 2**20,
-        help="JSON from Export or Report of the Workbench.",
+        help=say("JSON from Export or Report of the Workbench."),
     )
-    st.button("Open them", key="runs_open", disabled=not files, on_click=_take_in)
+    st.button(say("Open them"), key="runs_open", disabled=not files, on_click=_take_in)
     for problem in session().runs_problems:
-        st.error(plain(problem), icon=":material/error:")
+        st.error(plain(said(problem)), icon=":material/error:")
 
 
 def _take_in() -> None:
@@ -106,19 +119,26 @@ def _table(runs: Sequence[Run], words: str, kind: str) -> list[Run]:
     # Rows are selected by number, so another list needs another key.
     name = job_key("runs", [words, kind, [run.key for run in runs]])
     picked = st.dataframe(
-        pd.DataFrame(two_runs.overview(runs), dtype=object),
+        pd.DataFrame([two_runs.translated(row) for row in two_runs.overview(runs)], dtype=object),
         key=name,
         hide_index=True,
         on_select="rerun",
         selection_mode="multi-row",
-        alt="Runs of this session",
+        alt=say("Runs of this session"),
         height="auto",
-        column_config={
-            "prompt": st.column_config.TextColumn(width="large"),
-            "change": st.column_config.TextColumn(help="The answer that was traced, or what an edit rewrites."),
-            "how": st.column_config.TextColumn(help="The states restored, or the method."),
-            "largest effect": st.column_config.TextColumn(help="Before the last token."),
-        },
+        column_config=headings(
+            two_runs.overview(runs[:1])[0] if runs else (),
+            {
+                "prompt": st.column_config.TextColumn(said("prompt"), width="large"),
+                "change": st.column_config.TextColumn(
+                    said("change"), help=say("The answer that was traced, or what an edit rewrites.")
+                ),
+                "how": st.column_config.TextColumn(said("how"), help=say("The states restored, or the method.")),
+                "largest effect": st.column_config.TextColumn(
+                    said("largest effect"), help=say("Before the last token.")
+                ),
+            },
+        ),
     )
     return [runs[row] for row in picked.selection["rows"] if row < len(runs)]
 
@@ -127,7 +147,7 @@ def _files(chosen: list[Run]) -> None:
     with st.container(horizontal=True):
         for index, run in enumerate(chosen if len(chosen) <= 2 else []):
             st.download_button(
-                "Save JSON" if len(chosen) == 1 else f"Save {'left' if index == 0 else 'right'}",
+                say("Save JSON") if len(chosen) == 1 else say("Save left") if index == 0 else say("Save right"),
                 run.text.encode("utf-8", "surrogatepass"),
                 file_name(run),
                 "application/json",
@@ -136,7 +156,7 @@ def _files(chosen: list[Run]) -> None:
                 on_click="ignore",
             )
         st.button(
-            "Remove from the list",
+            say("Remove from the list"),
             key="runs_forget",
             icon=":material/close:",
             on_click=session_runs.forget,
@@ -151,66 +171,84 @@ def _one(run: Run) -> None:
             _numbers(run)
             _maps([run])
         else:
-            st.caption(plain(f"{run.model} ({run.revision[:12]}), protocol {run.protocol}, seed {run.seed}"))
+            st.caption(
+                plain(
+                    say(
+                        "{model} ({revision}), protocol {protocol}, seed {seed}",
+                        model=run.model,
+                        revision=run.revision[:12],
+                        protocol=run.protocol,
+                        seed=run.seed,
+                    )
+                )
+            )
             rows = two_runs.score_rows(run)
-            _rows(rows[: len(METRICS)], f"scores_{run.key}", f"Five numbers of {run.title}")
-            with st.expander("All scores"):
-                _rows(rows, f"all_scores_{run.key}", f"Every score of {run.title}")
+            _rows(rows[: len(METRICS)], f"scores_{run.key}", say("Five numbers of {title}", title=run.title))
+            with st.expander(say("All scores")):
+                _rows(rows, f"all_scores_{run.key}", say("Every score of {title}", title=run.title))
 
 
 def _two(left: Run, right: Run) -> None:
     with st.container(border=True, key="runs_compared"):
-        st.header("Side by side", anchor=False)
-        refusal = two_runs.why_not(left, right)
+        st.header(say("Side by side"), anchor=False)
+        refusal = said(two_runs.why_not(left, right))
         if refusal:
             st.warning(plain(refusal), icon=":material/block:")
             return
         differing = two_runs.what_differs(left, right)
         if isinstance(left, TraceRun) and isinstance(right, TraceRun):
             _maps([left, right])
-            _rows(two_runs.trace_rows(left, right), "compared_traces", "Numbers of both traces and their differences")
+            _rows(
+                two_runs.trace_rows(left, right), "compared_traces", say("Numbers of both traces and their differences")
+            )
         elif isinstance(left, EditRun) and isinstance(right, EditRun):
             for column, run in zip(st.columns(2), (left, right), strict=True):
                 column.markdown(f"**{plain(run.title)}**")
-            _rows(two_runs.pair_rows(left, right), "compared_edits", "Five numbers of both edits")
-            st.caption("Values with 95 % intervals; before is the unedited model; the difference is right − left.")
+            _rows(two_runs.pair_rows(left, right), "compared_edits", say("Five numbers of both edits"))
+            st.caption(say("Values with 95 % intervals; before is the unedited model; the difference is right − left."))
         if differing:
-            st.markdown("**Their settings differ:**")
-            rows = [{"setting": name, "left": one, "right": other} for name, one, other in differing]
-            _rows(rows, "compared_settings", "Settings that differ")
+            st.markdown(say("**Their settings differ:**"))
+            rows = [{"setting": said(name), "left": one, "right": other} for name, one, other in differing]
+            _rows(rows, "compared_settings", say("Settings that differ"))
         else:
-            st.caption("Both used the same settings.")
+            st.caption(say("Both used the same settings."))
 
 
 def _many(chosen: Sequence[Run]) -> None:
     """Draw the mean of three or more traces."""
     with st.container(border=True, key="runs_averaged"):
-        st.header("On average", anchor=False)
-        refusal = average_runs.why_not(chosen)
+        st.header(say("On average"), anchor=False)
+        refusal = said(average_runs.why_not(chosen))
         if refusal:
             st.warning(plain(refusal), icon=":material/block:")
             return
         mean = average_runs.average(chosen)
-        measure = next(run.measure for run in chosen if isinstance(run, TraceRun)).replace("_", " ")
+        measure = said(next(run.measure for run in chosen if isinstance(run, TraceRun)).replace("_", " "))
         key = job_key("average", sorted(run.key for run in chosen))
         words = averages.facts(mean.n_facts, (mean.ate, *mean.ate_ci()))
         st.caption(
-            plain(f"{words}, {mean.noise_source}. Traces of one prompt count as one fact. ")
-            + "Hand-picked facts say little about others; the page Batch draws facts at random."
+            plain(
+                say(
+                    "{words}, {noise_source}. Traces of one prompt count as one fact. ",
+                    words=words,
+                    noise_source=said(mean.noise_source),
+                )
+            )
+            + say("Hand-picked facts say little about others; the page Batch draws facts at random.")
         )
         maps = [averages.averaged_map(name, effects) for name, effects in mean.effects.items()]
-        averages.draw(key, maps, f"Average indirect effect ({measure})")
+        averages.draw(key, maps, say("Average indirect effect ({measure})", measure=measure))
         export.average_buttons(mean)
 
 
 def _numbers(run: TraceRun) -> None:
-    measure = run.measure.replace("_", " ")
+    measure = said(run.measure.replace("_", " "))
     items = (
-        ("Clean", short(run.clean), f"{measure} of “{run.answer.strip()}”"),
-        ("Corrupted", short(run.corrupted), f"noise {run.settings.get('noise', '?')} σ"),
-        ("Total effect", short(run.total), f"n = {run.samples} samples"),
-        ("Largest effect", *_cell(run, *run.largest)),
-        ("Last subject token", *_cell(run, *run.peak)),
+        (say("Clean"), short(run.clean), say("{measure} of “{strip}”", measure=measure, strip=run.answer.strip())),
+        (say("Corrupted"), short(run.corrupted), say("noise {value} σ", value=run.settings.get("noise", "?"))),
+        (say("Total effect"), short(run.total), say("n = {samples} samples", samples=run.samples)),
+        (say("Largest effect"), *_cell(run, *run.largest)),
+        (say("Last subject token"), *_cell(run, *run.peak)),
     )
     style.numbers(items)
 
@@ -218,8 +256,12 @@ def _numbers(run: TraceRun) -> None:
 def _cell(run: TraceRun, position: int, layer: int) -> tuple[str, str]:
     """An effect, and where it is.  A file holds no samples, so its interval is that of one cell."""
     low, high = run.low[position][layer], run.high[position][layer]
-    interval = "" if low != low else f", 95 % CI of this cell alone {short(low)} to {short(high)}"
-    return short(run.effect[position][layer]), f"layer {layer}, {visible(run.tokens[position])}{interval}"
+    interval = (
+        "" if low != low else say(", 95 % CI of this cell alone {low} to {high}", low=short(low), high=short(high))
+    )
+    return short(run.effect[position][layer]), say(
+        "layer {layer}, {tokens}{interval}", layer=layer, tokens=visible(run.tokens[position]), interval=interval
+    )
 
 
 def _maps(runs: Sequence[TraceRun]) -> None:
@@ -233,11 +275,20 @@ def _maps(runs: Sequence[TraceRun]) -> None:
             for index, token in enumerate(run.tokens)
         ]
         hover = [
-            [f"layer {layer}, token {label}: {short(value)}" for layer, value in enumerate(row)]
+            [
+                say("layer {layer}, token {label}: {value}", layer=layer, label=label, value=short(value))
+                for layer, value in enumerate(row)
+            ]
             for label, row in zip(labels, run.effect, strict=True)
         ]
         maps.append(
-            EffectMap(labels, run.effect, hover, run.site, f"Indirect effect ({run.measure.replace('_', ' ')})")
+            EffectMap(
+                labels,
+                run.effect,
+                hover,
+                run.site,
+                say("Indirect effect ({value})", value=said(run.measure.replace("_", " "))),
+            )
         )
     figures = effect_maps(maps, dark=st.context.theme.type == "dark")
     columns = st.columns(len(runs)) if len(runs) > 1 else [st.container()]
@@ -250,12 +301,26 @@ def _maps(runs: Sequence[TraceRun]) -> None:
                 figure,
                 key=f"saved_{run.key}_{len(runs)}",
                 config={"displayModeBar": False, "doubleClick": False},
-                alt=f"Effects of {SITES[run.site]} in {run.title}; the largest before the last token, "
-                f"{short(run.effect[position][layer])}, is at {visible(run.tokens[position])}, layer {layer}.",
+                alt=say(
+                    "Effects of {SITES} in {title}; the largest before the last token, {effect}, is at "
+                    "{tokens}, layer {layer}.",
+                    SITES=said(SITES[run.site]),
+                    title=run.title,
+                    effect=short(run.effect[position][layer]),
+                    tokens=visible(run.tokens[position]),
+                    layer=layer,
+                ),
             )
 
 
 def _rows(rows: Sequence[Cells], key: str, alt: str) -> None:
     import pandas as pd
 
-    st.dataframe(pd.DataFrame(rows, dtype=object), hide_index=True, key=key, alt=alt, height="content")
+    st.dataframe(
+        pd.DataFrame(rows, dtype=object),
+        hide_index=True,
+        key=key,
+        alt=alt,
+        height="content",
+        column_config=headings(rows[0] if rows else ()),
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from app.language.say import later, said, say
 from app.session.run import SITES, EditRun, Run, RunScore, TraceRun
 from app.shared.wording import NONE, Cells, amount, short, visible
 from metrics.definitions import METRICS
@@ -18,15 +19,24 @@ def matching(runs: Sequence[Run], words: str, kind: str = "all") -> list[Run]:
     """The runs of a kind ("trace", "edit" or "all") whose row holds every one of the words."""
     wanted = words.casefold().split()
     rows = zip(runs, overview(runs), strict=True)
-    with_words = [run for run, row in rows if all(word in " ".join(row.values()).casefold() for word in wanted)]
+    with_words = [
+        run
+        for run, row in rows
+        if all(word in " ".join([*row.values(), *translated(row).values()]).casefold() for word in wanted)
+    ]
     kinds: dict[str, type] = {"trace": TraceRun, "edit": EditRun}
     return [run for run in with_words if kind not in kinds or isinstance(run, kinds[kind])]
+
+
+def translated(row: Cells) -> Cells:
+    """A row of `overview` as a table shows it; a file holds it in English."""
+    return row | {name: said(row[name]) for name in ("run", "how", "largest effect")}
 
 
 def _trace_row(run: TraceRun) -> Cells:
     position, layer = run.largest
     effect = f"{short(run.effect[position][layer])} at {visible(run.tokens[position])}, layer {layer}"
-    about = {"run": "Trace", "prompt": run.prompt, "subject": run.subject, "change": run.answer.strip()}
+    about = {"run": later("Trace"), "prompt": run.prompt, "subject": run.subject, "change": run.answer.strip()}
     about |= {"how": SITES[run.site], "layer": str(layer), "largest effect": effect}
     return (
         about | dict.fromkeys((metric.label for metric in METRICS.values()), "") | {"protocol": "", "model": run.model}
@@ -34,7 +44,12 @@ def _trace_row(run: TraceRun) -> Cells:
 
 
 def _edit_row(run: EditRun) -> Cells:
-    about = {"run": "Edit", "prompt": run.prompt, "subject": run.subject, "change": f"{run.old or '?'} → {run.new}"}
+    about = {
+        "run": later("Edit"),
+        "prompt": run.prompt,
+        "subject": run.subject,
+        "change": f"{run.old or '?'} → {run.new}",
+    }
     about |= {"how": run.method, "layer": run.layer, "largest effect": ""}
     numbers = {metric.label: _after(run.headline(name)) for name, metric in METRICS.items()}
     return about | numbers | {"protocol": run.protocol, "model": run.model}
@@ -99,7 +114,7 @@ def pair_rows(left: EditRun, right: EditRun) -> list[Cells]:
         before = [NONE if side is None or side.before is None else _before(side) for side in sides]
         rows.append(
             {
-                "metric": metric.label,
+                "metric": said(metric.label),
                 "left": with_interval(a),
                 "right": with_interval(b),
                 "difference": amount(b.after - a.after, b.unit, signed=True) if measured else NONE,
@@ -118,10 +133,12 @@ def score_rows(run: EditRun) -> list[Cells]:
     ordered = sorted(run.scores, key=lambda score: (not score.headline, order.index(score.metric)))
     return [
         {
-            "metric": METRICS[score.metric].label,
-            "score": score.label,
+            "metric": said(METRICS[score.metric].label),
+            "score": said(score.label),
             "before": NONE if score.before is None else _before(score),
-            "after": _after(score) if score.after is not None else f"not measured: {score.reason}",
+            "after": _after(score)
+            if score.after is not None
+            else say("not measured: {reason}", reason=said(score.reason)),
             "change": NONE if score.change is None else amount(score.change, score.unit, signed=True),
             "95 % interval": NONE if score.ci is None else interval(score.ci, score.unit),
             "n": str(score.n),
@@ -133,23 +150,31 @@ def score_rows(run: EditRun) -> list[Cells]:
 
 def trace_rows(left: TraceRun, right: TraceRun) -> list[Cells]:
     """The numbers of two traces and their differences."""
-    places = {"largest effect": (left.largest, right.largest), "largest at last subject token": (left.peak, right.peak)}
+    places = {
+        later("largest effect"): (left.largest, right.largest),
+        later("largest at last subject token"): (left.peak, right.peak),
+    }
     values = {
-        "clean": (left.clean, right.clean),
-        "corrupted": (left.corrupted, right.corrupted),
-        "total effect": (left.total, right.total),
+        later("clean"): (left.clean, right.clean),
+        later("corrupted"): (left.corrupted, right.corrupted),
+        later("total effect"): (left.total, right.total),
         **{name: (left.effect[a[0]][a[1]], right.effect[b[0]][b[1]]) for name, (a, b) in places.items()},
     }
     rows = [
-        {"number": name, "left": short(a), "right": short(b), "difference": _signed(b - a)}
+        {"number": said(name), "left": short(a), "right": short(b), "difference": _signed(b - a)}
         for name, (a, b) in values.items()
     ]
     for name, (a, b) in places.items():
-        words = [f"layer {layer}, {visible(run.tokens[pos])}" for run, (pos, layer) in ((left, a), (right, b))]
-        moved = f"{b[1] - a[1]:+d} layers".replace("-", "−") if left.tokens[a[0]] == right.tokens[b[0]] else ""
-        rows.append({"number": f"{name}: where", "left": words[0], "right": words[1], "difference": moved})
+        words = [
+            say("layer {layer}, {tokens}", layer=layer, tokens=visible(run.tokens[pos]))
+            for run, (pos, layer) in ((left, a), (right, b))
+        ]
+        moved = say("{n:+d} layers", n=b[1] - a[1]).replace("-", "−") if left.tokens[a[0]] == right.tokens[b[0]] else ""
+        rows.append(
+            {"number": say("{name}: where", name=said(name)), "left": words[0], "right": words[1], "difference": moved}
+        )
     samples = (left.samples, right.samples)
-    return [*rows, {"number": "n (samples)", "left": str(samples[0]), "right": str(samples[1]), "difference": ""}]
+    return [*rows, {"number": say("n (samples)"), "left": str(samples[0]), "right": str(samples[1]), "difference": ""}]
 
 
 def with_interval(score: RunScore | None) -> str:
@@ -163,7 +188,7 @@ def with_interval(score: RunScore | None) -> str:
 def interval(ci: tuple[float, float], unit: str) -> str:
     """Both ends of an interval, with the unit once."""
     low, high = (amount(end, unit) for end in ci)
-    return f"{low.removesuffix(' %')} to {high}"
+    return say("{low} to {high}", low=low.removesuffix(" %"), high=high)
 
 
 def _before(score: RunScore) -> str:

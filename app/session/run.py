@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, AliasPath, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from app.language.say import say
 from app.server.jobs import job_key
 from metrics.definitions import METRICS
 from tracing.sites import LAYER_SITES, SITE_NAMES
@@ -219,7 +220,7 @@ class EditRun(_Run):
     @property
     def title(self) -> str:
         """Prompt, new answer, method and layer."""
-        where = f", layer {self.layer}" if self.layer else ""
+        where = say(", layer {layer}", layer=self.layer) if self.layer else ""
         return f"{self.prompt} → {self.new} ({self.method}{where})"
 
     def headline(self, metric: str) -> RunScore | None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import streamlit as st
 
+from app.language.say import say
 from app.server import presence
 from app.server.catalog import AS_USUAL, DTYPES, Choice
 from app.server.jobs import Job, Lane, Runner, Work
@@ -136,7 +137,7 @@ def tell_refused() -> None:
     if refused:
         names = ", ".join(refused)
         st.toast(
-            f"The link’s value for {names} could not be used; the default is used instead.",
+            say("The link’s value for {names} could not be used; the default is used instead.", names=names),
             icon=":material/link_off:",
             duration="long",
         )

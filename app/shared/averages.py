@@ -9,6 +9,7 @@ import numpy as np
 import streamlit as st
 from numpy.typing import NDArray
 
+from app.language.say import said, say, say_count
 from app.shared.wording import plain, short
 from tracing.sites import site_of
 
@@ -45,21 +46,31 @@ def averaged_map(name: str, effects: NDArray[np.float32]) -> AveragedMap:
 
 def facts(n: int, total: tuple[float, float, float] | None) -> str:
     """Over how many facts, and their average total effect (mean, low, high) where there is one."""
-    words = f"n = {n} fact{'' if n == 1 else 's'}"
+    words = say_count("n = {n} fact", "n = {n} facts", n)
     if total is None:
         return words
     mean, low, high = total
-    return f"{words}, average total effect {short(mean)}{_interval(low, high)}"
+    return say("{words}, average total effect {mean}{low}", words=words, mean=short(mean), low=_interval(low, high))
 
 
-def draw(key: str, maps: Sequence[AveragedMap], measure: str = "Average indirect effect") -> None:
+def draw(key: str, maps: Sequence[AveragedMap], measure: str = "") -> None:
     """Two maps in a row."""
     from app.shared.plots import EffectMap, effect_maps
     from tracing.plots.labels import CATEGORY_NAMES, map_title
 
-    rows = list(CATEGORY_NAMES.values())
+    rows = [said(name) for name in CATEGORY_NAMES.values()]
     figures = effect_maps(
-        [EffectMap(rows, one.mean.tolist(), _hover(one, rows), one.site, measure, one.uncertain) for one in maps],
+        [
+            EffectMap(
+                rows,
+                one.mean.tolist(),
+                _hover(one, rows),
+                one.site,
+                measure or say("Average indirect effect"),
+                one.uncertain,
+            )
+            for one in maps
+        ],
         dark=st.context.theme.type == "dark",
     )
     for start in range(0, len(figures), 2):
@@ -67,7 +78,7 @@ def draw(key: str, maps: Sequence[AveragedMap], measure: str = "Average indirect
             st.columns(2), maps[start : start + 2], figures[start : start + 2], strict=False
         ):
             with column:
-                title = map_title(one.name)
+                title = said(map_title(one.name))
                 st.markdown(plain(title[:1].upper() + title[1:]))
                 st.plotly_chart(
                     figure,
@@ -78,13 +89,20 @@ def draw(key: str, maps: Sequence[AveragedMap], measure: str = "Average indirect
 
 
 def _interval(low: float, high: float) -> str:
-    return f" (95 % CI {short(low)} to {short(high)})" if low == low else ""
+    return say(" (95 % CI {low} to {high})", low=short(low), high=short(high)) if low == low else ""
 
 
 def _hover(one: AveragedMap, rows: Sequence[str]) -> list[list[str]]:
     return [
         [
-            f"layer {layer}, {row.lower()}: {short(value)}{_interval(low, high)}, n = {n}"
+            say(
+                "layer {layer}, {lower}: {value}{low}, n = {n}",
+                layer=layer,
+                lower=row.lower(),
+                value=short(value),
+                low=_interval(low, high),
+                n=n,
+            )
             for layer, (value, low, high) in enumerate(zip(*bounds, strict=True))
         ]
         for row, n, *bounds in zip(rows, one.n, one.mean, one.low, one.high, strict=True)
@@ -96,9 +114,13 @@ def _sentence(one: AveragedMap) -> str:
     row = one.mean[2]
     measured = [layer for layer, value in enumerate(row) if value == value]
     if not measured:
-        return f"Averaged map of {one.name}."
+        return say("Averaged map of {name}.", name=one.name)
     best = max(measured, key=lambda layer: row[layer])
-    return (
-        f"Averaged map of {one.name} over {one.n[2]} facts. At the last subject token the mean effect is largest, "
-        f"{short(float(row[best]))}, at layer {best}."
+    return say(
+        "Averaged map of {name} over {n} facts. At the last subject token the mean effect is "
+        "largest, {row}, at layer {best}.",
+        name=one.name,
+        n=one.n[2],
+        row=short(float(row[best])),
+        best=best,
     )

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
+from app.language.say import ENGLISH, current, later, said, say
 from app.server import cache
 from app.shared.wording import plain, sentence
 from tracing.sites import SITE_NAMES
@@ -30,31 +31,35 @@ if TYPE_CHECKING:
     from tracing.plots.sheet import FigureFormat
 
 WIDTHS: dict[str, float | None] = {
-    "usual: a column for one map, two for several": None,
-    "3.25 in, one column": 3.25,
-    "5.5 in, text width": 5.5,
-    "6.75 in, two columns": 6.75,
+    later("usual: a column for one map, two for several"): None,
+    later("3.25 in, one column"): 3.25,
+    later("5.5 in, text width"): 5.5,
+    later("6.75 in, two columns"): 6.75,
 }
 FORMATS: dict[FigureFormat, tuple[str, str]] = {
     "svg": ("SVG", "image/svg+xml"),
     "eps": ("EPS", "application/postscript"),
-    "png": ("PNG 300 dpi", "image/png"),
+    "png": (later("PNG 300 dpi"), "image/png"),
 }
 """Beside PDF: the button and the MIME type."""
-PALETTES: dict[Palette, str] = {"rome": "as in ROME", "cividis": "one for all maps", "grey": "grey"}
-MARKS: dict[Marks, str] = {"dots": "dots: not significant", "none": "no marks"}
-ALL_PANELS = "all, one figure"
+PALETTES: dict[Palette, str] = {
+    "rome": later("as in ROME"),
+    "cividis": later("one for all maps"),
+    "grey": later("grey"),
+}
+MARKS: dict[Marks, str] = {"dots": later("dots: not significant"), "none": later("no marks")}
+ALL_PANELS = later("all, one figure")
 
 
 def trace_panel(results: tuple[TraceResult, ...] | None) -> None:
     """The Export popover beside Run; two clicks from a trace to a PDF."""
-    with st.popover("Export", icon=":material/download:", disabled=not results):
+    with st.popover(say("Export"), icon=":material/download:", disabled=not results):
         if not results:
             return
         chosen = _chosen(results)
         name = _name(chosen)
         if problem := _cannot_draw(chosen):
-            st.caption(plain(problem))
+            st.caption(plain(said(problem)))
         else:
             _figure_buttons(partial(_figure, chosen), partial(_bundle, chosen), name, "trace_")
         with st.container(horizontal=True):
@@ -70,8 +75,13 @@ def _chosen(results: tuple[TraceResult, ...]) -> tuple[TraceResult, ...]:
     if len(results) == 1:
         return results
     names = [*(_short(result.config.site) for result in results), ALL_PANELS]
-    name = st.selectbox("Map", names, key="export_site", persist_state="session")
+    name = st.selectbox(say("Map"), names, format_func=_shown, key="export_site", persist_state="session")
     return results if name == ALL_PANELS else (results[names.index(name)],)
+
+
+def _shown(name: str) -> str:
+    sites = {names.short.lower(): names.short for names in SITE_NAMES.values()}
+    return said(sites[name]) if current() != ENGLISH and name in sites else said(name)
 
 
 def _cannot_draw(results: Sequence[TraceResult]) -> str:
@@ -91,21 +101,35 @@ def _cannot_draw(results: Sequence[TraceResult]) -> str:
 
 def _figure_buttons(figure: Callable[[FigureFormat], bytes], bundle: Callable[[], bytes], name: str, keys: str) -> None:
     """A figure in every format, and everything that a paper needs around it."""
-    _button("Figure (PDF)", partial(figure, "pdf"), f"{name}.pdf", "application/pdf", keys)
+    _button(later("Figure (PDF)"), partial(figure, "pdf"), f"{name}.pdf", "application/pdf", keys)
     with st.container(horizontal=True):
         for kind, (label, mime) in FORMATS.items():
             _button(label, partial(figure, kind), f"{name}.{kind}", mime, keys)
-    _button("All for a paper (zip)", bundle, f"{name}.zip", "application/zip", keys)
+    _button(later("All for a paper (zip)"), bundle, f"{name}.zip", "application/zip", keys)
 
 
 def _looks() -> None:
     """Draw the choices of an author; they stay for the session."""
-    st.selectbox("Figure width", list(WIDTHS), key="figure_width", persist_state="session")
+    st.selectbox(say("Figure width"), list(WIDTHS), format_func=said, key="figure_width", persist_state="session")
     with st.container(horizontal=True):
-        st.selectbox("Palette", list(PALETTES), format_func=PALETTES.get, key="figure_palette", persist_state="session")
-        st.selectbox("Marks", list(MARKS), format_func=MARKS.get, key="figure_marks", persist_state="session")
-    st.text_input("Title", key="figure_title", max_chars=120, persist_state="session", placeholder="none")
-    st.text_input("Model’s name", key="figure_model", max_chars=60, persist_state="session", placeholder="as loaded")
+        st.selectbox(
+            say("Palette"),
+            list(PALETTES),
+            format_func=lambda code: said(PALETTES[code]),
+            key="figure_palette",
+            persist_state="session",
+        )
+        st.selectbox(
+            say("Marks"),
+            list(MARKS),
+            format_func=lambda code: said(MARKS[code]),
+            key="figure_marks",
+            persist_state="session",
+        )
+    st.text_input(say("Title"), key="figure_title", max_chars=120, persist_state="session", placeholder="none")
+    st.text_input(
+        say("Model’s name"), key="figure_model", max_chars=60, persist_state="session", placeholder=say("as loaded")
+    )
 
 
 def _style() -> FigureStyle:
@@ -124,8 +148,8 @@ def average_buttons(average: AverageEffects) -> None:
     """Averaged maps as a figure for print, and their numbers."""
     _figure_buttons(partial(_average_figure, average), partial(_average_bundle, average), "average", "average_")
     with st.container(horizontal=True):
-        _button("Means (CSV)", lambda: _csv(average.to_frame()), "average.csv", "text/csv", "average_")
-        _button("Every fact (CSV)", lambda: _csv(average.per_fact()), "facts.csv", "text/csv", "average_")
+        _button(later("Means (CSV)"), lambda: _csv(average.to_frame()), "average.csv", "text/csv", "average_")
+        _button(later("Every fact (CSV)"), lambda: _csv(average.per_fact()), "facts.csv", "text/csv", "average_")
 
 
 def _average_figure(average: AverageEffects, kind: FigureFormat) -> bytes:
@@ -144,7 +168,7 @@ def _average_bundle(average: AverageEffects) -> bytes:
 def difference_buttons(first: TraceResult, second: TraceResult, names: tuple[str, str] = ("before", "after")) -> None:
     """Two maps and their difference as a figure for print; nothing is drawn where no cell has a partner."""
     with st.container(horizontal=True):
-        for kind, (label, mime) in {"pdf": ("Figure (PDF)", "application/pdf"), **FORMATS}.items():
+        for kind, (label, mime) in {"pdf": (later("Figure (PDF)"), "application/pdf"), **FORMATS}.items():
             build = partial(_difference, first, second, names, kind)
             _button(label, build, f"difference.{kind}", mime, "difference_")
 
@@ -159,7 +183,7 @@ def _difference(first: TraceResult, second: TraceResult, names: tuple[str, str],
 def report_panel(report: EditReport) -> None:
     """The report as a file, in four forms."""
     name = _slug(f"report-{report.request.fact.subject}-{report.request.target_new}")
-    with st.popover("Report", icon=":material/download:"), st.container(horizontal=True):
+    with st.popover(say("Report"), icon=":material/download:"), st.container(horizontal=True):
         _button("CSV", lambda: report.to_csv().encode(), f"{name}.csv", "text/csv", "report_")
         _button("JSON", lambda: report.to_json().encode(), f"{name}.json", "application/json", "report_")
         _button("LaTeX", lambda: report.to_latex().encode(), f"{name}.tex", "application/x-tex", "report_")
@@ -168,7 +192,7 @@ def report_panel(report: EditReport) -> None:
 
 def _button(label: str, build: Callable[[], bytes], name: str, mime: str, prefix: str = "trace_") -> None:
     # on_click="ignore": a download must not re-run the page, and a callable is not called before the click.
-    st.download_button(label, build, name, mime, key=f"{prefix}{label}", on_click="ignore")
+    st.download_button(said(label), build, name, mime, key=f"{prefix}{label}", on_click="ignore")
 
 
 def _figure(results: Sequence[TraceResult], kind: FigureFormat) -> bytes:
@@ -220,7 +244,13 @@ def _slug(text: str) -> str:
 
 def edit_button(edit: Edit, key: str) -> None:
     """Draw the download of one edit; *Files* reads it back."""
-    _button("Save", lambda: _edit_file(edit), f"{_edit_name(edit)}.safetensors", "application/octet-stream", f"{key}_")
+    _button(
+        later("Save"),
+        lambda: _edit_file(edit),
+        f"{_edit_name(edit)}.safetensors",
+        "application/octet-stream",
+        f"{key}_",
+    )
 
 
 def model_button(keys: tuple[str, ...], model: str) -> None:
@@ -228,15 +258,18 @@ def model_button(keys: tuple[str, ...], model: str) -> None:
     edits = [edit for edit in map(cache.drawer().get, keys) if edit is not None]
     outside = sorted({edit.method for edit in edits if len(edit.weights) < len(edit.ops)})
     if not edits:
-        st.caption("Apply an edit to download the edited model.")
+        st.caption(say("Apply an edit to download the edited model."))
     elif outside:
         st.caption(
-            f"The active edits of {', '.join(outside)} are not changes of weights, so no model folder can hold them; "
-            "save the edits themselves."
+            say(
+                "The active edits of {outside} are not changes of weights, so no model folder can hold "
+                "them; save the edits themselves.",
+                outside=", ".join(outside),
+            )
         )
     else:
-        _button("Edited model (zip)", lambda: _model_zip(edits, model), "edited-model.zip", "application/zip")
-        st.caption("A folder for `AutoModelForCausalLM.from_pretrained`, with the edits written into the weights.")
+        _button(later("Edited model (zip)"), lambda: _model_zip(edits, model), "edited-model.zip", "application/zip")
+        st.caption(say("A folder for `AutoModelForCausalLM.from_pretrained`, with the edits written into the weights."))
 
 
 def _edit_name(edit: Edit) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
+from app.language.say import said, say
 from tracing.plots import colours, labels
 from tracing.plots.maps import trace_heatmap
 
@@ -56,9 +57,9 @@ def every_layer_figure(result: EveryLayer, *, dark: bool = False) -> go.Figure:
     bars = go.Bar(
         x=result.layers,
         y=result.effect,
-        name="trace: indirect effect",
+        name=say("trace: indirect effect"),
         marker_color="#5b6b7a" if dark else "#c3ccd4",
-        hovertemplate="layer %{x}<br>indirect effect %{y:.3f}<extra></extra>",
+        hovertemplate=say("layer %{x}<br>indirect effect %{y:.3f}<extra></extra>"),
     )
     figure = go.Figure(bars)
     measured = {name: values for name, values in result.scores.items() if any(value is not None for value in values)}
@@ -68,11 +69,11 @@ def every_layer_figure(result: EveryLayer, *, dark: bool = False) -> go.Figure:
         figure.add_scatter(
             x=result.layers,
             y=values,
-            name=f"edit: {name}",
+            name=say("edit: {name}", name=said(name)),
             mode="lines+markers",
             line={"color": colour, "dash": dash, "width": 2},
             marker={"symbol": symbol, "size": 8},
-            hovertemplate=f"layer %{{x}}<br>{name} %{{y:.2f}}<extra></extra>",
+            hovertemplate=say("layer %{{x}}<br>{name} %{{y:.2f}}<extra></extra>", name=said(name)),
         )
     figure.update_layout(
         height=380,
@@ -82,7 +83,7 @@ def every_layer_figure(result: EveryLayer, *, dark: bool = False) -> go.Figure:
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
     )
-    for axis, title in ((figure.layout.xaxis, "Layer"), (figure.layout.yaxis, "Share, or probability")):
+    for axis, title in ((figure.layout.xaxis, say("Layer")), (figure.layout.yaxis, say("Share, or probability"))):
         axis.update(title={"text": title, "font": {"color": ink}}, tickfont_color=ink, fixedrange=True)
     figure.update_xaxes(dtick=1 if len(result.layers) <= 24 else None)
     figure.update_yaxes(rangemode="tozero")
@@ -98,7 +99,8 @@ def clickable_heatmap(result: TraceResult, *, zmax: float, dark: bool) -> go.Fig
         zmax: top of the colour scale, which several maps share.
     """
     figure = trace_heatmap(result, dark=dark, scale="rome", zmax=zmax)
-    words = labels.bar_words(result.own_words(), two_sided=figure.data[0].zmin < 0)
+    words = [said(one) for one in labels.bar_words(result.own_words(), two_sided=figure.data[0].zmin < 0)]
+    figure.data[1].hovertemplate = said(figure.data[1].hovertemplate)
     text = "<br>".join(filter(None, (words[0], ", ".join(words[1:]))))
     bar = {"orientation": "h", "x": 0, "xanchor": "left", "y": 1, "yanchor": "bottom", "len": 0.6, "thickness": 9}
     bar |= {"xpad": 0, "ypad": 5}
@@ -117,7 +119,7 @@ def _below_ticks(figure: go.Figure) -> None:
     """The title of the layers below their numbers: Plotly sets a short one between two numbers of the middle."""
     title = figure.layout.xaxis.title
     place = {"x": 0.5, "xref": "paper", "y": 0, "yref": "paper", "yanchor": "top", "yshift": -24, "showarrow": False}
-    figure.add_annotation(text=title.text, font_color=title.font.color, **place)
+    figure.add_annotation(text=said(title.text), font_color=title.font.color, **place)
     title.text = None
 
 
@@ -146,7 +148,7 @@ def _effect_map(one: EffectMap, z: NDArray[np.float32], low: float, high: float,
     ink = colours.ink(dark)
     marked = np.zeros(z.shape, dtype=bool) if one.marked is None else np.asarray(one.marked)
     title = {
-        "text": one.measure + (f"<br>{labels.MARKED}" if marked.any() else ""),
+        "text": one.measure + (f"<br>{said(labels.MARKED)}" if marked.any() else ""),
         "side": "top",
         "font": {"size": 12, "color": ink},
     }
@@ -169,7 +171,7 @@ def _effect_map(one: EffectMap, z: NDArray[np.float32], low: float, high: float,
     ticks, rows = labels.layer_ticks(z.shape[1], 24), list(range(len(z)))
     shared = {"fixedrange": True, "showgrid": False, "zeroline": False, "tickfont_color": ink, "title_font_color": ink}
     shared |= {"automargin": False, "title_standoff": 12}
-    figure.update_xaxes(title="Layer", tickvals=ticks, ticktext=[str(tick) for tick in ticks], **shared)
+    figure.update_xaxes(title=say("Layer"), tickvals=ticks, ticktext=[str(tick) for tick in ticks], **shared)
     names = [html.escape(label) for label in one.rows]
     figure.update_yaxes(tickvals=rows, ticktext=names, range=[len(rows) - 0.5, -0.5], **shared)
     left = 24 + max(map(_pixels, one.rows), default=0)

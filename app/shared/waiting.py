@@ -12,6 +12,7 @@ from typing import Any
 
 import streamlit as st
 
+from app.language.say import said, say
 from app.server.jobs import Job, Runner
 from app.session import state
 from app.shared.wording import plain, roughly
@@ -30,7 +31,7 @@ class Waiting:
 
 def cancel(runner: Runner, job: Job, key: str) -> None:
     """The button that cancels a job."""
-    st.button("Cancel", key=key, icon=":material/stop_circle:", on_click=state.give_up, args=(runner, job))
+    st.button(say("Cancel"), key=key, icon=":material/stop_circle:", on_click=state.give_up, args=(runner, job))
 
 
 def show(runner: Runner, waiting: Waiting) -> None:
@@ -39,27 +40,32 @@ def show(runner: Runner, waiting: Waiting) -> None:
     if waiting.place is None:
         return
     if job.stop.is_set():
-        waiting.place.progress(job.fraction, text="Stopping…")
+        waiting.place.progress(job.fraction, text=say("Stopping…"))
         return
     ahead = runner.ahead(job)
     # a stage named like its job is not shown twice
-    what = job.label if job.stage.lower() in job.label.lower() else f"{job.label}: {job.stage}"
+    label = said(job.label)
+    what = label if job.stage.lower() in job.label.lower() else f"{label}: {said(job.stage)}"
     if ahead:
         seconds = runner.seconds_to_wait(job)
-        text = f"{job.label}: {ahead} ahead of you" + (f", about {roughly(seconds)} to wait" if seconds else "")
+        text = say("{label}: {ahead} ahead of you", label=label, ahead=ahead) + (
+            say(", about {seconds} to wait", seconds=roughly(seconds)) if seconds else ""
+        )
     elif job.state == "queued" or not job.total or job.done >= job.total:
         text = f"{what}…"
     else:
         left = job.seconds_left()
-        text = f"{what}, {_how_far(job)}" + (f", about {roughly(left)} left" if left and left >= 1 else "")
+        text = f"{what}, {_how_far(job)}" + (
+            say(", about {left} left", left=roughly(left)) if left and left >= 1 else ""
+        )
     waiting.place.progress(job.fraction, text=plain(text))
 
 
 def _how_far(job: Job) -> str:
     if job.lane != "fetch":
         return f"{100 * job.fraction:.0f} %"
-    rate = f", {job.rate / MEGABYTE:.1f} MB/s" if job.rate else ""
-    return f"{job.done / MEGABYTE:.0f} of {job.total / MEGABYTE:.0f} MB{rate}"
+    rate = say(", {rate:.1f} MB/s", rate=job.rate / MEGABYTE) if job.rate else ""
+    return say("{done:.0f} of {total:.0f} MB{rate}", done=job.done / MEGABYTE, total=job.total / MEGABYTE, rate=rate)
 
 
 def wait(runner: Runner, jobs: list[Waiting]) -> None:
