@@ -150,9 +150,21 @@ def _work(ledger: Ledger, name: str, options: argparse.Namespace, model: Languag
     if end.failed:
         for failure in _status(ledger, name)["failures"][:SHOWN]:
             _say(f"failed: {failure['key'][:12]}: {failure['reason']}")
+    if second := _following(ledger, name):
+        _say(f"{sum(ledger.counts(second).values())} cells follow from these, run {second!r}")
+        if _work(ledger, second, options, model):
+            return 1
     for path in _export(ledger, name):
         print(path)
     return 1 if end.failed else 0
+
+
+def _following(ledger: Ledger, name: str) -> str:
+    """The run that a study plans from the results of its first one; empty if it plans none."""
+    info = ledger.info(name)
+    follow = getattr(get_study(info.about["study"]), "follow", None) if info.about.get("study") else None
+    plan = follow(ledger, name) if follow else None
+    return ledger.add(plan, info.identity) if plan else ""
 
 
 def _executor(options: argparse.Namespace, model: LanguageModel | None) -> Executor:

@@ -28,9 +28,11 @@ BUILT_IN = {
     "trace": "experiments.cells.trace",
     "edit": "experiments.cells.edit",
     "average": "experiments.cells.average",
+    "gradients": "experiments.cells.gradients",
     "moment": "experiments.studies.covariance",
     "protocols": "experiments.cells.protocols",
     "rewrite": "experiments.cells.rewrite",
+    "scored": "experiments.cells.scored",
     "sequence": "experiments.cells.sequence",
 }
 """Kind -> the module that registers it, imported when a process first needs that kind."""

@@ -133,14 +133,16 @@ class Ledger:
         return list(self.planned())
 
     def only_run(self, name: str = "") -> str:
-        """The run of that name; without a name, the ledger's only one.
+        """The run of that name; without a name, the ledger's only one, not counting those that follow it: their names
+        begin with its own and a dot.
 
         Raises:
             LedgerError: if there is no such run, or there are several and none is named.
         """
         names = self.runs()
-        if name in names or (not name and len(names) == 1):
-            return name or names[0]
+        first = [one for one in names if not any(one.startswith(f"{other}.") for other in names)]
+        if name in names or (not name and len(first) == 1):
+            return name or first[0]
         if not names:
             raise LedgerError(f"the ledger {str(self.path)!r} holds no run yet; start one with `run`")
         problem = f"there is no run {name!r}" if name else f"there are {len(names)} runs"

@@ -15,6 +15,10 @@
         folder, and returns their paths.  Called when the run is finished, and by `python -m experiments export`; reads
         the cells with `experiments.ledger.records.entries`, and begins the record with `experiments.studies.record`.
 
+    def follow(ledger: Ledger, run: str) -> Plan | None
+        Optional.  Cells that depend on the results of the first ones, such as settings tried at the best layer: a
+        second run, named after the first one with a dot between, whose results `summarise` reads.
+
 A study may register kinds of cells, in its own module or in one beside it.  Modules are imported only when studies are
 listed or used, and import torch and figures inside their functions.  A module that cannot be imported is listed with
 the reason and does not affect the others.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -72,7 +72,13 @@ def draw_facts(model: LanguageModel, source: str, count: int, seed: int) -> Draw
 
 
 def draw_requests(
-    model: LanguageModel, source: str, count: int, seed: int, all_facts: bool = False, keep_same: bool = False
+    model: LanguageModel,
+    source: str,
+    count: int,
+    seed: int,
+    all_facts: bool = False,
+    keep_same: bool = False,
+    splits: Sequence[str] = (),
 ) -> Drawn[EditRequest]:
     """The first `count` requests, in a shuffled order, to rewrite a fact that the model knows.
 
@@ -82,13 +88,17 @@ def draw_requests(
     Args:
         all_facts: whether facts that the model does not know count too.
         keep_same: as `keep_same_answers` of `facts.importers.read_cases`.
+        splits: of `editing.train.episodes.split_of`; of the atlas only facts about their subjects, those of the first
+            split first.
 
     Raises:
         ValueError, FileNotFoundError: as `draw_facts`.
     """
     if source == ATLAS:
         atlas = load_atlas()
-        drawn = first_known(_atlas_facts(seed), count, lambda fact: all_facts or _knows(model, fact))
+        drawn = first_known(
+            _of_splits(_atlas_facts(seed), splits), count, lambda fact: all_facts or _knows(model, fact)
+        )
         requests = []
         for fact in drawn.items:
             row = atlas.find(fact.subject, fact.relation)
@@ -173,6 +183,13 @@ def _atlas_facts(seed: int) -> list[Fact]:
     atlas = load_atlas()
     usable = sum(not row.contains_answer for row in atlas.facts)
     return [atlas.as_fact(row) for row in sample_facts(usable, seed)]
+
+
+def _of_splits(facts: list[Fact], splits: Sequence[str]) -> list[Fact]:
+    """The facts about subjects of these splits, one split after the other; all of them where none is named."""
+    from editing.train.episodes import split_of
+
+    return [fact for split in splits for fact in facts if split_of(fact.subject) == split] if splits else facts
 
 
 def _from_file(path: str, seed: int, keep_same: bool = False) -> tuple[list[Case], int]:

@@ -264,3 +264,50 @@ def protocols_figure(heads: pd.DataFrame, metrics: Sequence[str]) -> Figure:
     figure.axes[0].invert_yaxis()
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=6, fontsize=FONT - 1)
     return figure
+
+
+def card_figure(card: Mapping[str, Any]) -> Figure:
+    """Left: an edit's score and its parts by layer, with the recommended layer.  Right: indirect effects and the inner
+    product of gradients by layer, each as a share of its largest, with 95 % bands.
+
+    Args:
+        card: of `layer_card.card_values`.
+    """
+    from matplotlib.figure import Figure
+
+    from tracing.plots.maps import font_families
+
+    fonts = font_families([card["method"]])
+    figure = Figure(figsize=(8.4, 3.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    rows, best = card["layers"], card["recommended"]
+    layers = [row["layer"] for row in rows]
+    scores = np.array([row["score"] for row in rows])
+    ends = np.abs(np.array([row["interval"] for row in rows]).T - scores)
+    left.errorbar(layers, scores, yerr=ends, color=LINES[0], marker="o", markersize=4, linewidth=1.5, label="score")
+    parts = {"reliability": "edit prompt", "paraphrase": "paraphrases", "neighborhood": "neighbours kept"}
+    for (name, words), colour in zip(parts.items(), LINES[1:], strict=False):
+        left.plot(
+            layers,
+            [np.nan if row[name] is None else row[name] for row in rows],
+            color=colour,
+            linewidth=0.8,
+            marker=".",
+            label=words,
+        )
+    for axes in (left, right):
+        axes.axvline(best["layer"], color="0.6", linewidth=0.8, linestyle=":")
+    left.set_ylim(-0.03, 1.03)
+    verdict = "stands out" if best["stands_out"] else "middle of the tied"
+    _dress(left, fonts, f"{card['method']}, {card['n']} facts: layer {best['layer']}, {verdict}", "layer", "mean")
+    left.legend(fontsize=FONT - 2)
+    names = {"resid_post": "states", "mlp_out": f"MLP outputs, window of {card['window']}", "gradient": "gradients"}
+    for (name, words), colour in zip(names.items(), LINES, strict=False):
+        mean, low, high = (np.array(card["effects"][name][part]) for part in ("mean", "low", "high"))
+        most = np.abs(mean).max() or 1.0
+        right.plot(mean / most, color=colour, marker="o", markersize=2, label=words)
+        right.fill_between(np.arange(len(mean)), low / most, high / most, color=colour, alpha=0.15, linewidth=0)
+    right.axhline(0.0, **ZERO)
+    _dress(right, fonts, "Traces and gradients at the last subject token", "layer", "share of the largest")
+    right.legend(fontsize=FONT - 2)
+    return figure

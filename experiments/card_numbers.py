@@ -1,0 +1,120 @@
+"""What a layer card says: an edit's score, the rule that recommends a layer, and how two measures order the layers.
+
+The rule, set before any result was seen:
+
+* A fact's score at a layer is the harmonic mean of three shares: the edit prompt, its paraphrases, and the neighbours
+  that the unedited model answers; a share without a prompt is left out.  Where the perplexity of ordinary text is more
+  than `HARM` times the unedited model's, the score is divided by what it is above.  A refused edit scores 0.
+* The layer with the best mean stands out if the 95 % interval of the paired difference to each other layer lies above
+  0 (bootstrap over facts).  Then it is recommended.
+* Otherwise none stands out, and the middle one of the layers that cannot be told from the best is the default (of two,
+  the lower): its neighbours in the grid do as well.
+* At that layer a few settings are tried on the same facts.  One is recommended if the interval of its paired gain over
+  the method's defaults lies above 0, the one with the largest gain first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+HARM = 1.1
+"""Ratio of perplexities above which an edit's score is lowered."""
+SHARES = ("reliability", "paraphrase", "neighborhood")
+ORDERS = {"edit": "edit score", "resid_post": "states", "mlp_out": "MLP outputs", "gradient": "gradients"}
+"""What orders the layers, in words."""
+Array = NDArray[np.float64]
+
+
+def score_of(result: Mapping[str, Any]) -> float:
+    """One edit's score, from 0 to 1; see the first lines of the module."""
+    from metrics.statistics import harmonic_mean
+
+    if "refused" in result:
+        return 0.0
+    shares = [float(np.mean(result[name])) for name in SHARES if result[name]]
+    ratio = result["perplexity_ratio"]
+    if ratio is None:  # the edited model gives no finite number
+        return 0.0
+    return harmonic_mean(shares) / max(1.0, ratio / HARM)
+
+
+def recommend(layers: Sequence[int], scores: Array) -> dict[str, Any]:
+    """The layer by the rule of the module's first lines: `layer`, `stands_out`, `tied`, `score` and `interval`, and
+    `against_best` of every layer, the interval of the best one's lead over it.
+
+    Args:
+        scores: [fact, layer].
+    """
+    from metrics.statistics import bootstrap, paired_bootstrap
+
+    best = int(scores.mean(axis=0).argmax())
+    leads = [paired_bootstrap(scores[:, place], scores[:, best]) for place in range(len(layers))]
+    tied = [place for place, lead in enumerate(leads) if place == best or lead is None or lead[0] <= 0]
+    chosen = tied[(len(tied) - 1) // 2]
+    return {
+        "layer": layers[chosen],
+        "stands_out": len(tied) == 1,
+        "tied": [layers[place] for place in tied],
+        "score": float(scores[:, chosen].mean()),
+        "interval": list(bootstrap(scores[:, chosen]) or (0.0, 1.0)),
+        "best": layers[best],
+        "against_best": [list(lead or (0.0, 0.0)) for lead in leads],
+    }
+
+
+def curve(values: Array) -> dict[str, list[float]]:
+    """Mean over facts by layer, with 95 % bootstrap intervals."""
+    from metrics.statistics import bootstrap
+
+    ends = [bootstrap(column) or (float(column[0]), float(column[0])) for column in values.T]
+    return {
+        "mean": [short(value) for value in values.mean(axis=0)],
+        "low": [short(low) for low, _ in ends],
+        "high": [short(high) for _, high in ends],
+    }
+
+
+def short(value: float) -> float:
+    return float(f"{value:.4g}")
+
+
+def correlations(layers: Sequence[int], scores: Array, effects: Mapping[str, Array]) -> list[dict[str, Any]]:
+    """Spearman's rank correlation of the layers' means for each two of `ORDERS`, over the layers edited at, with 95 %
+    bootstrap intervals over facts; None where one of the two does not vary."""
+    from metrics.statistics import bootstrap_cases
+
+    columns = {"edit": scores, **{name: values[:, list(layers)] for name, values in effects.items()}}
+    names = [name for name in ORDERS if name in columns]
+    rows = []
+    for index, first in enumerate(names):
+        for second in names[index + 1 :]:
+            n = min(len(columns[first]), len(columns[second]))
+            both = np.concatenate([columns[first][:n], columns[second][:n]], axis=1)
+            rho = float(_rank_correlation(both))
+            ends = bootstrap_cases(both, _rank_correlation) if np.isfinite(rho) else None
+            rows.append(
+                {
+                    "first": first,
+                    "second": second,
+                    "rho": short(rho) if np.isfinite(rho) else None,
+                    "interval": [short(end) for end in ends] if ends else None,
+                    "n_layers": len(layers),
+                }
+            )
+    return rows
+
+
+def _rank_correlation(values: Array) -> Array:
+    """[..., fact, 2 layers] -> [...]: Spearman's rho of the means of the first and the second half; NaN where one does
+    not vary."""
+    from scipy.stats import rankdata
+
+    first, second = np.split(values.mean(axis=-2), 2, axis=-1)
+    x, y = (rankdata(half, axis=-1) for half in (first, second))
+    x, y = (half - half.mean(axis=-1, keepdims=True) for half in (x, y))
+    with np.errstate(invalid="ignore"):
+        return np.asarray((x * y).sum(axis=-1) / np.sqrt((x**2).sum(axis=-1) * (y**2).sum(axis=-1)))
