@@ -46,6 +46,8 @@ DEEPEST = 2 / 3
 """Share of the depth up to which layers are tried."""
 PARAPHRASES, NEIGHBOURS, CANDIDATES = 4, 6, 24
 """Prompts of an edit, and other subjects of its relation that are looked at until so many neighbours are known."""
+KEPT_FROM = 30
+"""Facts from which on a card is put where edits look for one."""
 SPLITS = ("validation", "train")
 """Subjects of the atlas whose facts a card is measured on; the test subjects are left for checking it."""
 FACTS_IN_A_CELL = 5
@@ -260,7 +262,8 @@ def scores_of(cells: Sequence[Entry], layers: Sequence[int]) -> tuple[list[int],
 
 
 def summarise(ledger: Ledger, run: str, folder: Path) -> list[Path]:
-    """The card as JSON, its figure and its table; a finished card is also put where edits look for one."""
+    """The card as JSON, its figure and its table; a finished card of enough facts is also put where edits look
+    for one."""
     from experiments.studies.plots import card_figure
     from models.cards import cards_folder
 
@@ -269,7 +272,7 @@ def summarise(ledger: Ledger, run: str, folder: Path) -> list[Path]:
     table = pd.DataFrame(_layer_rows(card))
     whole = output.Output(title, card_figure(card), table, _tables(card), card)
     written = [*output.write(ledger, run, folder, whole), write_record(folder / f"{NAME}.json", card)]
-    if not unfinished(ledger, run):
+    if card["n"] >= KEPT_FROM and not unfinished(ledger, run):
         cards_folder().mkdir(parents=True, exist_ok=True)
         written.append(write_record(cards_folder() / f"{card['model']['revision'][:16]}.json", card))
     return written

@@ -93,6 +93,7 @@ def test_a_card_from_plan_to_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     model = tiny_model("gpt_neo")
     requests = tuple(requests_of(known_facts(model, 3)))
     monkeypatch.setattr(layer_card, "draw_requests", lambda *_, **__: Drawn(requests))
+    monkeypatch.setattr(layer_card, "KEPT_FROM", 3)
     monkeypatch.setattr(layer_card, "prompted", lambda model, requests, *_: requests)
     words = ("--facts", "3", "--layers", "0", "2", "--samples", "2", "--method", "ft", "--try", "steps=2")
     plan, ledger, record = run_study(model, "layer-card", tmp_path / "run", *words)
