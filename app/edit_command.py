@@ -20,7 +20,7 @@ from editing.applied.adapter import export_adapter, export_gguf_adapter
 from editing.applied.view import EditedModel, apply_edits
 from editing.edit import Edit
 from editing.files import save_edit
-from editing.parts.suggest import suggest_layer
+from editing.parts.suggest import choose_layer
 from editing.registry import DEFAULT_METHOD, METHODS, get_method
 from experiments.guard import guarded, why_broken
 from facts.watch import UNWATCHED, Watch
@@ -28,10 +28,8 @@ from metrics import EditReport
 from metrics.definitions import METRICS
 from metrics.tables import HEADERS, cells
 from models import notes_on
+from models.cards import read_card
 from models.options import add_model_options, load_from
-
-SUGGESTED = "the usual one for this model; a trace may suggest another (python -m tracing)"
-"""How the layer was chosen without --layer."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -140,8 +138,9 @@ def _run(options: argparse.Namespace) -> tuple[Edit, EditedModel, EditReport, tu
         own = request.fact.target_true
         print(f"note: no true answer was given, so the model's own answer, {own!r}, is replaced", file=sys.stderr)
     if suggests:
-        config = replace(config, layer=suggest_layer(model))
-        print(f"note: no --layer given; {config.layer} is taken, {SUGGESTED}", file=sys.stderr)
+        choice = choose_layer(model, read_card(options.card) if options.card else None)
+        config = replace(config, layer=choice.layer)
+        print(f"note: no --layer given. {choice.sentence} Compare others with --layer.", file=sys.stderr)
     made = guarded(model, [request], options.method, config, watch=_watch())
     edit = replace(made.edit, diagnostics=(*made.edit.diagnostics, *made.checks))
     report = workflow.evaluate(model, edit, request, watch=_watch())
@@ -195,6 +194,12 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--save-gguf", type=Path, metavar="FILE", help="write the edit as an adapter for llama.cpp (--lora FILE)"
+    )
+    parser.add_argument(
+        "--card",
+        type=Path,
+        metavar="FILE",
+        help="a layer-card.json that says which layer to edit (default: the model's)",
     )
     parser.add_argument("--keep-broken", action="store_true", help="save the edit even if it breaks the model")
     knobs = parser.add_argument_group(f"settings of {chosen.method}")

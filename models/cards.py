@@ -80,7 +80,11 @@ class LayerChoice:
         if not card.stands_out:
             others = ", ".join(str(layer) for layer in card.tied if layer != card.layer)
             tied = f"; none stands out, layers {others} do as well"
-        return f"Layer {self.layer} was measured on {card.n} facts{whose}: {how}{tied}."
+        better = ""
+        if card.settings:
+            values = ", ".join(f"{name}={value}" for name, value in card.settings.items())
+            better = f"; {card.method} does better there with {values}"
+        return f"Layer {self.layer} was measured on {card.n} facts{whose}: {how}{tied}{better}."
 
 
 def layer_choice(
@@ -108,9 +112,8 @@ def layer_choice(
     for known in sorted(matching, key=lambda known: known.revision != revision):
         return LayerChoice(known.layer, "measured" if known.revision == revision else "measured on its size", known)
     layers = PUBLISHED.get(size, ())
-    if layers:
-        return LayerChoice(PUBLISHED_ONE.get(size, usual_layer(n_layers, layers)), "published")
-    return LayerChoice(usual_layer(n_layers), "depth")
+    usual = PUBLISHED_ONE.get(size, usual_layer(n_layers, layers))
+    return LayerChoice(usual, "published" if layers or size in PUBLISHED_ONE else "depth")
 
 
 def _words(size: Size) -> str:

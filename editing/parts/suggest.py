@@ -1,13 +1,18 @@
-"""Which layers to edit by default: the published ones for models that have some, else a share of the depth.
+"""Which layers to edit by default: a layer card's, else the published ones for models that have some, else a share of
+the depth.
 
 The papers do not document how they chose their layers, and the layer that a trace suggests is not known to be the best
-one to edit (Hase et al. 2023, arXiv:2301.04213).  Only a sweep over layers tells; these are layers to begin with.
+one to edit (Hase et al. 2023, arXiv:2301.04213).  Only edits at several layers tell, which is what a layer card is
+(docs/layer-cards.md); the others are layers to begin with.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from models import LanguageModel
-from models.published import PUBLISHED, PUBLISHED_ONE, usual_layers
+from models.cards import LayerCard, LayerChoice, layer_choice
+from models.published import PUBLISHED, usual_layers
 
 
 def suggest_layers(model: LanguageModel) -> tuple[int, ...]:
@@ -29,14 +34,27 @@ def suggest_layers(model: LanguageModel) -> tuple[int, ...]:
     return chosen or (speaking[0],)
 
 
-def suggest_layer(model: LanguageModel) -> int:
-    """The layer for ROME and other methods that edit one: the published one, else the middle of `suggest_layers`.
+def suggest_layer(model: LanguageModel, card: LayerCard | None = None) -> int:
+    """The layer for ROME and other methods that edit one; arguments and errors as `choose_layer`."""
+    return choose_layer(model, card).layer
+
+
+def choose_layer(model: LanguageModel, card: LayerCard | None = None) -> LayerChoice:
+    """The layer for ROME and other methods that edit one, and where it comes from: measured by a layer card, published,
+    or the middle of the layers by depth.
+
+    Args:
+        card: one that the user gave; else those that ship and those in the cache are looked through.
 
     Raises:
-        ValueError: as `suggest_layers`.
+        ValueError: as `suggest_layers`, or if the given card is of a model of another size.
     """
     layers = suggest_layers(model)
-    return PUBLISHED_ONE.get(_size(model), layers[len(layers) // 2])
+    revision = getattr(model, "base", model).revision  # an edited model is asked about as its base is
+    choice = layer_choice(*_size(model), revision, card)
+    if choice.source == "depth":
+        return replace(choice, layer=layers[len(layers) // 2])
+    return choice
 
 
 def _size(model: LanguageModel) -> tuple[str, int, int]:

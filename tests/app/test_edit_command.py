@@ -155,4 +155,4 @@ def test_without_a_layer_the_usual_one_is_taken_and_told(folder: str, capsys: py
     assert main([*asked, "--json"]) == 0
     told = capsys.readouterr()
     assert json.loads(told.out)["edit"]["config"]["layer"] == 1  # the later of the first two of four
-    assert "no --layer given; 1 is taken" in told.err
+    assert "no --layer given. Layer 1 is a guess by depth" in told.err

@@ -3,8 +3,11 @@
 import pytest
 import torch
 
-from editing.parts.suggest import PUBLISHED, PUBLISHED_ONE, suggest_layer, suggest_layers
-from models import LanguageModel
+from editing import apply_edits
+from editing.parts.suggest import choose_layer, suggest_layer, suggest_layers
+from models import LanguageModel, cards
+from models.cards import LayerCard
+from models.published import PUBLISHED, PUBLISHED_ONE
 from tests.tiny import build_tiny, tiny_model
 
 
@@ -40,3 +43,15 @@ def test_silent_layers_are_passed_over() -> None:
     assert suggest_layers(silent) == (2,)
     with pytest.raises(ValueError, match="every MLP of tiny gpt2 is silent"):
         suggest_layers(model.view({name: torch.zeros_like(model.weight(name)) for name in names}))
+
+
+def test_a_card_says_more_than_the_depth(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = model_of(12)
+    card = LayerCard("tiny", ("gpt2", 12, 32), model.revision, "r-rome", 30, 7, True, (7,), 0.9, (0.8, 1.0))
+    assert choose_layer(model).source == "depth"
+    assert suggest_layer(model, card) == 7
+    assert choose_layer(model, card).source == "measured"
+    edited = apply_edits(model, [])
+    assert choose_layer(edited, card).source == "measured"  # the card of the base
+    monkeypatch.setattr(cards, "cards", lambda: (card,))
+    assert suggest_layer(model) == 7
