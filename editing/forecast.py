@@ -28,9 +28,10 @@ from editing.ops import WeightDelta
 from facts import EditRequest
 from facts.atlas import load_atlas
 from facts.watch import UNWATCHED, Watch
-from models import LanguageModel, pad
+from models import LanguageModel, Site, pad
 from models.forwards.hooks import read_states
 from models.forwards.partial import logits_at
+from models.forwards.sites import Key
 
 BATCH_TOKENS = 2048
 """Tokens of one forward, padding included."""
@@ -120,14 +121,15 @@ class Forecaster:
         """k_t / |h_t| of every token of every prompt, [token, d_mlp] float32 on the CPU."""
         if layer in self._read:
             return self._read[layer]
-        site = "mlp_out" if self.model.architecture.post_norm else "resid_post"
+        site: Site = "mlp_out" if self.model.architecture.post_norm else "resid_post"
+        sites: tuple[Key, Key] = ("mlp_key", layer), (site, layer)
         keys: dict[int, torch.Tensor] = {}
         for chunk in self._chunks(range(len(self.prompts)), watch):
             ids, _ = pad([self._rows[index] for index in chunk], self.model.pad_id)
-            states = read_states(self.model, ids, [("mlp_key", layer), (site, layer)])  # type: ignore[list-item]
+            states = read_states(self.model, ids, sites)
             for place, index in enumerate(chunk):
                 n = len(self._rows[index])
-                key, beside = (states[name, layer][place, :n].float().cpu() for name in ("mlp_key", site))
+                key, beside = (states[each][place, :n].float().cpu() for each in sites)
                 keys[index] = key / beside.norm(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
         rows = [keys[index] for index in range(len(self.prompts))]
         self._read[layer] = torch.cat(rows) if rows else torch.zeros(0, self.model.d_mlp)

@@ -18,7 +18,7 @@ from experiments.ledger.owners import host_of
 from experiments.ledger.records import damaged, mend
 from experiments.ledger.schema import LedgerError
 from experiments.runner import Progress, execute, progress_of
-from experiments.studies import Study, get_study, unfinished
+from experiments.studies import Study, get_study, survey, unfinished
 from experiments.workers.inline import Inline
 from experiments.workers.messages import Executor, Setup
 
@@ -162,7 +162,8 @@ def _work(ledger: Ledger, name: str, options: argparse.Namespace, model: Languag
 def _following(ledger: Ledger, name: str) -> str:
     """The run that a study plans from the results of its first one; empty if it plans none."""
     info = ledger.info(name)
-    follow = getattr(get_study(info.about["study"]), "follow", None) if info.about.get("study") else None
+    study = survey().studies.get(info.about.get("study", ""))  # one that cannot be used costs its figure only
+    follow = getattr(study, "follow", None)
     plan = follow(ledger, name) if follow else None
     return ledger.add(plan, info.identity) if plan else ""
 

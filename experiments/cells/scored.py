@@ -22,13 +22,14 @@ from experiments.kinds import Context, kind
 from experiments.plan import Spec
 from facts import EditRequest
 from facts.records import read_request
+from facts.types import ProbeKind
 
 if TYPE_CHECKING:
     from metrics.asking.logprobs import Forced
     from models import LanguageModel
 
 SETTINGS = ("request", "method", "layer", "settings", "texts", "rests_on")
-KEPT = ("neighborhood", "unchanged")
+KEPT: tuple[ProbeKind, ...] = ("neighborhood", "unchanged")
 """Kinds of probes whose answer an edit must not change."""
 
 

@@ -41,7 +41,8 @@ if TYPE_CHECKING:
 
 NAME = "layer-card"
 HELP = "which layer to edit: edits at a grid of layers beside traces and gradients"
-TEXTS = 20
+TEXTS = 8
+"""Ordinary texts whose perplexity is read; more would cost more than the edit."""
 DEEPEST = 2 / 3
 """Share of the depth up to which layers are tried."""
 PARAPHRASES, NEIGHBOURS, CANDIDATES = 4, 6, 24
@@ -60,7 +61,7 @@ def add_options(parser: ArgumentParser) -> None:
     add_edit_options(parser, 30)
     parser.add_argument("--method", default="r-rome", help="an editing method with a layer")
     parser.add_argument("--layers", type=int, nargs="+", default=None, help="to edit at (default: the grid)")
-    parser.add_argument("--grid", type=int, default=6, help="layers of the grid, besides the usual one")
+    parser.add_argument("--grid", type=int, default=5, help="layers of the grid, besides the usual one")
     parser.add_argument("--samples", type=int, default=3, help="noise draws of a trace")
     parser.add_argument("--window", type=int, default=None, help="layers of MLPs restored together (default: a fifth)")
     parser.add_argument(
@@ -399,13 +400,19 @@ def _scores_at(cells: Any, layer: int, variant: Mapping[str, Any] | None) -> dic
 
 def _title(card: Mapping[str, Any]) -> str:
     best = card["recommended"]
-    score = output.between(best["score"], *best["interval"], 2)
+    score = _with(best["score"], best["interval"])
     verdict = (
         f"layer {best['layer']} stands out"
         if best["stands_out"]
         else f"none of layers {', '.join(map(str, best['tied']))} stands out, {best['layer']} is the middle one"
     )
     return f"{card['n']} facts edited by {card['method']}: {verdict}, score {score}"
+
+
+def _with(value: float | None, ends: Sequence[float] | None) -> str:
+    """A number with its interval, two digits each."""
+    low, high = ends or (None, None)
+    return output.between(value, low, high, 2)
 
 
 def _layer_rows(card: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -429,7 +436,7 @@ def _tables(card: Mapping[str, Any]) -> str:
         rows.append(
             (
                 row["layer"],
-                output.between(row["score"], *row["interval"], 2),
+                _with(row["score"], row["interval"]),
                 "best" if row["layer"] == card["recommended"]["best"] else f"{low:.2f} to {high:.2f}",
                 *("–" if row[name] is None else f"{row[name]:.2f}" for name in SHARES),
                 ratio,
@@ -441,8 +448,8 @@ def _tables(card: Mapping[str, Any]) -> str:
         (
             ", ".join(f"{name}={value}" for name, value in one["settings"].items()),
             one["n"],
-            output.between(one["score"], *one["interval"], 2),
-            output.between(one["gain"], *one["gain_interval"], 2),
+            _with(one["score"], one["interval"]),
+            _with(one["gain"], one["gain_interval"]),
         )
         for one in card["tried"]
     ]
@@ -450,7 +457,7 @@ def _tables(card: Mapping[str, Any]) -> str:
         (
             f"{ORDERS[one['first']]} and {ORDERS[one['second']]}",
             one["n_layers"],
-            output.between(one["rho"], *(one["interval"] or (None, None)), 2),
+            _with(one["rho"], one["interval"]),
         )
         for one in card["correlations"]
     ]
