@@ -275,7 +275,7 @@ def card_figure(card: Mapping[str, Any]) -> Figure:
     """
     from matplotlib.figure import Figure
 
-    from tracing.plots.maps import font_families
+    from tracing.plots.sheet import font_families
 
     fonts = font_families([card["method"]])
     figure = Figure(figsize=(8.4, 3.2), layout="constrained")
