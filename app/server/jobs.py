@@ -12,6 +12,7 @@ last session that asked has disconnected, each has a deadline, and a thread that
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import logging
@@ -398,6 +399,7 @@ def _start_worker() -> None:
 
         import app.workflow  # noqa: F401 - what nearly every job uses
 
+        gc.freeze()  # the libraries' objects stay: a collection need not look at them
     # Half of the processors: the page and other sessions need some, and more threads than free cores are many times
     # slower than one (measured on a busy machine).
     wanted = os.environ.get("OMP_NUM_THREADS", "")
