@@ -123,6 +123,10 @@ class Located:
     usual: int
     """Layer of published edits of models of this size: where to begin if the traces suggest none."""
 
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
+        """A notebook shows the trace that the suggestion is read from."""
+        return self.main._repr_mimebundle_()
+
     @property
     def main(self) -> TraceResult:
         """The trace the suggestion is read from: the MLP's where there are several, since an edit rewrites an MLP."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-FLOORS = (("app",), ("experiments",), ("tracing", "editing", "metrics"), ("models",), ("facts",))
+FLOORS = (("engram",), ("app",), ("experiments",), ("tracing", "editing", "metrics"), ("models",), ("facts",))
 """Packages from the top down; those of one floor do not import each other."""
 RUN = 6
 """Lines that are duplicated together from this many on are counted."""

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from editing.inline import edit_bundle
 from editing.ops import CodebookOp, Delta, DenseDelta, Op, SideOp, WeightDelta, op_digest, tensors_of
 from facts import EditRequest
 
@@ -103,6 +104,18 @@ class Edit:
             if diagnostic.name == name:
                 return diagnostic
         raise KeyError(f"no diagnostic {name!r}; there are {', '.join(d.name for d in self.diagnostics)}")
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
+        """How a notebook shows the edit: what it rewrites, its diagnostics, its loss by step."""
+        lines = [f"{r.fact.prompt} … {r.fact.target_true or '?'} → {r.target_new}" for r in self.requests]
+        more = [f"and {len(lines) - 3} others"] if len(lines) > 3 else []
+        layer = getattr(self.config, "layer", None)
+        rows = [("rewrites", line) for line in [*lines[:3], *more]]
+        rows += [("layer", str(layer))] if layer is not None else []
+        rows += [("changes", ", ".join(dict.fromkeys(op.name for op in self.weights)) or "no weight")]
+        rows += [(d.name, f"{d.value:.4g} {d.unit}".strip()) for d in self.diagnostics]
+        rows += [("note", warning) for warning in self.warnings]
+        return edit_bundle(f"Edit by {self.method}", rows, self.loss_curve)
 
     @cached_property
     def content(self) -> str:

@@ -108,6 +108,12 @@ class EditReport:
         """The scores as a Markdown table under a line that says what was measured."""
         return tables.markdown(self.scores, self._caption())
 
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
+        """How a notebook shows the report: the five headlines; `summary_frame()` has every score."""
+        headlines = [self.headline(metric) for metric in METRICS]
+        shown = tables.markdown(headlines, self._caption())
+        return {"text/plain": shown, "text/markdown": shown, "text/html": tables.html(headlines, self._caption())}
+
     def _identity(self) -> dict[str, str | int]:
         return {
             "protocol": self.protocol,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html as markup
 from collections.abc import Sequence
 
 from metrics.definitions import METRICS
@@ -93,6 +94,31 @@ def _markdown(headers: Sequence[str], n_words: int, rows: Sequence[Sequence[str]
         *("| " + " | ".join(_plain_line(cell).replace("|", "\\|") for cell in row) + " |" for row in rows),
     ]
     return "\n".join(lines) + "\n"
+
+
+def html(scores: Sequence[Score], caption: str) -> str:
+    """A table for a notebook; shares have a bar from their value before (line) to their value after (filled)."""
+    head = "".join(f"<th>{name}</th>" for name in (*HEADERS, ""))
+    rows = [
+        "".join(f"<td style='text-align:left'>{markup.escape(cell)}</td>" for cell in cells(score))
+        + f"<td>{_bar(score)}</td>"
+        for score in scores
+    ]
+    body = "".join(f"<tr>{row}</tr>" for row in rows)
+    return f"<p><b>{markup.escape(caption)}</b></p><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _bar(score: Score) -> str:
+    """0 to 100 % as a bar of 100 pixels; empty for other units."""
+    if score.unit != "share" or score.value is None:
+        return ""
+    before = 100 * (score.before or 0.0)
+    line = "" if score.before is None else f"<path d='M{before:.1f} 0V12' stroke='currentColor' stroke-width='2'/>"
+    return (
+        f"<svg width='102' height='12' role='img' aria-label='{100 * score.value:.0f} %'>"
+        f"<rect width='100' height='12' fill='none' stroke='currentColor' stroke-opacity='.3'/>"
+        f"<rect width='{100 * score.value:.1f}' height='12' fill='#6a3d9a' fill-opacity='.7'/>{line}</svg>"
+    )
 
 
 def latex(scores: Sequence[Score], caption: str) -> str:

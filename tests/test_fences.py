@@ -19,6 +19,7 @@ MAY_IMPORT = {
     "metrics": {"models", "facts"},
     "experiments": {"tracing", "editing", "metrics", "models", "facts"},
     "app": {"experiments", "tracing", "editing", "metrics", "models", "facts"},
+    "engram": {"app", "experiments", "tracing", "editing", "metrics", "models", "facts"},
 }
 FENCED = {
     "streamlit": lambda path: path.parts[0] == "app",

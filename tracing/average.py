@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from importlib import import_module
 from typing import Any, ClassVar
 
 import numpy as np
@@ -181,6 +182,11 @@ class AverageEffects(Stored):
                 for site in self.effects
             },
         }
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
+        """How a notebook shows the averages.  By name, since the figures import this module."""
+        bundle: dict[str, str] = import_module("tracing.plots.inline").average_bundle(self)
+        return bundle
 
     def _map(self, site: str) -> NDArray[np.float32]:
         if site not in self.effects:
