@@ -20,6 +20,7 @@ from experiments.ledger.records import Entry, entries
 from experiments.plan import Cell, Plan
 from experiments.studies import output
 from experiments.studies.known import add_source, draw_facts
+from models.published import Result, results_for
 
 if TYPE_CHECKING:
     from models import LanguageModel
@@ -58,7 +59,8 @@ def plan(options: Namespace, model: LanguageModel) -> Plan:
         spec = {"facts": facts[start : start + options.block], "configs": maps_of(window, shared), "level": level}
         cells.append(Cell("average", spec))
     settings = {name: getattr(options, name) for name in ("facts", "samples", "noise", "seed", "source")}
-    about = {"options": {**settings, "window": window}, **drawn.about}
+    size = [model.architecture.family, model.n_layers, model.d_model]
+    about = {"options": {**settings, "window": window}, "size": size, **drawn.about}
     return Plan(options.name or NAME, options.model, tuple(cells), about=about)
 
 
@@ -81,6 +83,8 @@ def summarise(ledger: Ledger, run: str, folder: Path) -> list[Path]:
     average = average_of(finished, ledger.info(run).about["unknown"])
     window = ledger.info(run).about["options"]["window"]
     numbers = {**_main_numbers(average), "work": work_of(finished)}
+    size = ledger.info(run).about.get("size")  # runs planned earlier have none
+    published = beside_published(average, results_for((size[0], size[1], size[2]), "traces") if size else ())
     written = output.write(
         ledger,
         run,
@@ -89,7 +93,7 @@ def summarise(ledger: Ledger, run: str, folder: Path) -> list[Path]:
             title=_title(average),
             figure=average_figure(average, window),
             table=average.to_frame(),
-            shown=peaks_table(average),
+            shown=f"{published}\n{peaks_table(average)}",
             found=numbers,
         ),
     )
@@ -142,6 +146,31 @@ def peaks_table(average: AverageEffects) -> str:
             rows.append((map_title(name), words, n, layer, effect, f"{100 * here / n:.0f} %"))
     headers = ("Restored", "Token", "n", "Best layer", "AIE there (95 % interval)", "Facts with their own peak there")
     return output.markdown(headers, rows)
+
+
+def beside_published(average: AverageEffects, published: Sequence[Result]) -> str:
+    """Main numbers with their intervals, and what was published for models of this size beside them, as Markdown."""
+    theirs = {result.name: result for result in published}
+    main = _main_numbers(average)
+    asked = average.n_facts + average.n_unknown
+    ours: dict[str, tuple[str, str, int]] = {
+        "known": ("facts known, of those asked", f"{average.n_facts / asked:.3f}", asked),
+        "clean": ("p(answer), clean", f"{main['clean']:.3f}", average.n_facts),
+        "corrupted": ("p(answer), corrupted", f"{main['corrupted']:.3f}", average.n_facts),
+        "ate": ("average total effect", output.between(main["ate"], *main["ate_ci"]), average.n_facts),
+    }
+    for name in theirs:
+        site, _, layer = name.partition(" ")
+        if layer and site in average.effects:
+            at = int(layer)
+            low, high = average.ci(site, "last_subject")
+            effect = output.between(average.mean(site, "last_subject")[at], low[at], high[at])
+            ours[name] = (f"{site}, layer {layer}, last subject token", effect, average.n(site, "last_subject"))
+    rows = []
+    for name, (words, value, n) in ours.items():
+        result = theirs.get(name)
+        rows.append((words, f"{result.value:.3f}" if result else "–", value, n, result.source if result else "–"))
+    return output.markdown(("Quantity", "published", "ours (95 % interval)", "n", "published by"), rows)
 
 
 def _main_numbers(average: AverageEffects) -> dict[str, Any]:

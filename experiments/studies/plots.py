@@ -311,3 +311,32 @@ def card_figure(card: Mapping[str, Any]) -> Figure:
     _dress(right, fonts, "Traces and gradients at the last subject token", "layer", "share of the largest")
     right.legend(fontsize=FONT - 2)
     return figure
+
+
+def published_figure(table: pd.DataFrame) -> Figure:
+    """Every score that was measured, with its 95 % interval, and a cross where one was published.
+
+    Args:
+        table: of `rome_table.beside`.
+    """
+    from matplotlib.figure import Figure
+
+    from tracing.plots.sheet import font_families
+
+    part = table[(table["unit"] == "share") & (table["ours"].notna() | table["published"].notna())]
+    fonts = font_families(part["method"])
+    figure = Figure(figsize=(6.0, 1.2 + 0.22 * len(part)), layout="constrained")
+    axes = figure.subplots()
+    places = np.arange(len(part))
+    ours, low, high, published = (part[name].astype(float) for name in ("ours", "ci_low", "ci_high", "published"))
+    ends = np.stack([(ours - low).fillna(0.0), (high - ours).fillna(0.0)])
+    axes.errorbar(ours, places, xerr=ends, fmt="o", markersize=4, color=LINES[0], linewidth=1, label="ours")
+    axes.plot(published, places, "x", markersize=6, color=LINES[1], label="published")
+    when = np.where(part["before"], "before", "after")
+    names = [" ".join(words) for words in zip(part["method"], part["protocol"], part["name"], when, strict=True)]
+    axes.set_yticks(places, names, fontfamily=fonts)
+    axes.invert_yaxis()
+    axes.set_xlim(-0.03, 1.03)
+    _dress(axes, fonts, "Published scores beside ours", "share", "")
+    axes.legend(fontsize=FONT - 1)
+    return figure
