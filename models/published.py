@@ -102,12 +102,12 @@ def _results() -> tuple[Result, ...]:
         rows.append(Result(size, "rome", "counterfact", "counterfact+", "NS+", first, _PLUS, before=True))
         rows.append(Result(size, "rome", "counterfact", "counterfact+", "NS+", last, _PLUS))
     names = ("rewrite_acc", "rephrase_acc", "locality", "portability")
-    for method, values in {
+    for method, scores in {
         "rome": (0.925, 0.870, 0.996, 0.575),
         "memit": (0.929, 0.860, 0.995, 0.606),
         "ike": (1.0, 1.0, 0.692, 0.676),
     }.items():
-        for name, value in zip(names, values, strict=True):
+        for name, value in zip(names, scores, strict=True):
             rows.append(Result(LLAMA_7B, method, "zsre", "easyedit", name, value, _EASYEDIT))
     for size, method, values in (
         (LLAMA_7B, "alphaedit", (0.989, 0.942, 0.679)),

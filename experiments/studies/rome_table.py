@@ -121,7 +121,7 @@ def summarise(ledger: Ledger, run: str, folder: Path) -> list[Path]:
     family, n_layers, d_model = info.about["size"]
     published = results_for((family, n_layers, d_model), info.about["data"])
     table = beside(compared(entries(ledger, run), seed=info.about["options"]["seed"]), published)
-    rows = table.astype(object).where(table.notna(), None).to_dict("records")
+    rows: list[Any] = table.astype(object).where(table.notna(), None).to_dict("records")
     title = f"{info.about['options']['facts']} edits, {int(table['published'].notna().sum())} published scores"
     note = "" if info.about["options"].get("all_facts") else KNOWN
     shown = "\n".join(filter(None, (shown_table(rows), note)))
