@@ -17,8 +17,8 @@ from app.language.say import say, start, switch  # noqa: E402
 from app.session.session import session  # noqa: E402
 
 STYLE = """<style>
-[data-testid=stHeading] h2 { font-size: 1.75rem; padding: 0.25rem 0 0.5rem }
-[data-testid=stElementContainer]:has(h1.unseen) { position: absolute; width: 1px; height: 1px; overflow: hidden }
+[data-testid=stMainBlockContainer] { padding-inline: clamp(1rem, 2vw, 2.5rem) }
+[data-testid=stHeading] h2 { font-size: 1.3rem; padding: 0.2rem 0 }
 .st-key-language { position: fixed; z-index: 999992; top: 0.55rem; right: 1rem; width: auto }
 [data-retained=true]:has(> .stButton) { position: absolute; opacity: 0; pointer-events: none }
 </style>"""

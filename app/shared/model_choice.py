@@ -14,6 +14,7 @@ from app.server.jobs import Runner
 from app.session import state
 from app.session.session import session
 from app.session.state import KEEP
+from app.shared import browser
 from app.shared.waiting import MEGABYTE, Waiting, cancel, show
 from app.shared.wording import markup, plain, sentence
 from facts.watch import Watch
@@ -21,32 +22,36 @@ from facts.watch import Watch
 if TYPE_CHECKING:
     from models.sources.catalogue import Entry
 
-STYLE = """
-<style>
-.model { margin: 0; font-size: 0.93rem; line-height: 1.5 }
-</style>
-"""
+PURPOSE = (
+    "<h1><b>Engram</b> See where a language model keeps a fact, rewrite the fact, and measure what else changes.</h1>"
+)
 
 
 def draw(runner: Runner, offer: Offer) -> tuple[Choice, list[Waiting]]:
-    """Draw the list of models and the panel that gets others; the chosen model, and a download to wait for."""
+    """Draw what Engram is, the list of models and the panel that gets others; the chosen model, and a download."""
     wanted, session().model_wanted = session().model_wanted, ""
     if wanted in offer.models:
         st.session_state.model = wanted
         state.use_defaults_of(offer.models[wanted])
-    with st.container(horizontal=True, vertical_alignment="center"):
+    with st.container(horizontal=True, vertical_alignment="center", gap="xsmall"):
+        st.html(PURPOSE, width="stretch")
+        switch = st.container(width="content")
         choice = _chosen(offer)
-        line = st.empty()
         with st.popover("More models", icon=":material/deployed_code:"):
+            line = st.empty()
             choice = choice.loaded_with(**_loaded_how())
             _get()
-        choice = replace(choice, chat=_chat(choice))
+        with switch:
+            choice = replace(choice, chat=_chat(choice))
+        links = st.container(width="content")
+    with links:
+        browser.copy_link()
     below = st.empty()  # so that the old content goes at once, not when the script ends
     with below.container():
         waiting = _download(runner)
     if not waiting:
         below.empty()
-    line.html(f'{STYLE}<p class="model">{_about(choice)}</p>')
+    line.html(f"<p>{_about(choice)}</p>")
     with st.container():
         for problem in offer.unusable:
             st.warning(plain(sentence(problem)), icon=":material/folder_off:")
@@ -76,7 +81,7 @@ def _chosen(offer: Offer) -> Choice:
     if st.session_state.get("model") not in offer.models:
         st.session_state.model = next(iter(offer.models))
     name = st.selectbox(
-        "Model", list(offer.models), key="model", on_change=state.model_changed, args=(offer.models,), width=360,
+        "Model", list(offer.models), key="model", on_change=state.model_changed, args=(offer.models,), width=300,
         format_func=lambda name: _listed(offer.models[name]), label_visibility="collapsed", **KEEP,
     )  # fmt: skip
     return offer.models[name]

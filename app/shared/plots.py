@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import html
 import itertools
+import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import plotly.graph_objects as go
@@ -21,8 +22,19 @@ if TYPE_CHECKING:
     from app.every_layer import EveryLayer
     from tracing import TraceResult
 
-TOP, RIGHT, BOTTOM = 78, 10, 54
-"""Pixels around the cells of the map; above them lies the colour bar."""
+TOP, RIGHT, BOTTOM = 50, 8, 40
+"""Pixels around the cells of a map; above them lies the colour bar."""
+SECOND_LINE = 18
+"""Pixels more above a map whose colour bar says two things."""
+ROW, LOWEST_ROW, ROOM = 28, 18, 330
+"""Pixels of a row, of the lowest one, and of all rows of a map that fits on one screen."""
+BACKGROUND = {False: "#ffffff", True: "#0f1419"}
+"""The page's own, light and dark: what cells fade into."""
+BAR: dict[str, Any] = {"orientation": "h", "x": 0, "xanchor": "left", "y": 1, "yanchor": "bottom"}
+BAR |= {"len": 1, "thickness": 9, "xpad": 0, "ypad": 4}
+"""A colour bar above its map and as wide as it: beside it, a phone would have no room for the layers."""
+Marks = Literal["fade", "dots", "none"]
+"""How a map shows which cells are not significant."""
 # Okabe and Ito's colours, told apart by colour-blind readers too; dashes and marks tell them apart without any colour.
 LINES = (
     ("#0072b2", "solid", "circle"),
@@ -90,35 +102,91 @@ def every_layer_figure(result: EveryLayer, *, dark: bool = False) -> go.Figure:
     return figure
 
 
-def clickable_heatmap(result: TraceResult, *, zmax: float, dark: bool) -> go.Figure:
+def clickable_heatmap(
+    result: TraceResult,
+    *,
+    zmax: float,
+    two_sided: bool,
+    dark: bool,
+    marks: Marks = "fade",
+    title: str = "",
+    labelled: bool = True,
+) -> go.Figure:
     """The library's heat map with fixed margins, so that the place of a layer's column is known at any width.
-
-    The colour bar is above the map: beside it, a phone would have no room for the layers.
 
     Args:
         zmax: top of the colour scale, which several maps share.
+        two_sided: whether that scale goes as far below zero.
+        title: above the colour bar, by default what the colours mean.
+        labelled: whether the rows are named; of several maps side by side the first one is.
     """
     figure = trace_heatmap(result, dark=dark, scale="rome", zmax=zmax)
-    words = [said(one) for one in labels.bar_words(result.own_words(), two_sided=figure.data[0].zmin < 0)]
-    figure.data[1].hovertemplate = said(figure.data[1].hovertemplate)
-    text = "<br>".join(filter(None, (words[0], ", ".join(words[1:]))))
-    bar = {"orientation": "h", "x": 0, "xanchor": "left", "y": 1, "yanchor": "bottom", "len": 0.6, "thickness": 9}
-    bar |= {"xpad": 0, "ypad": 5}
-    figure.data[0].colorbar.update(bar | {"title": {"text": text, "side": "top", "font": {"size": 12}}})
+    cells, targets = figure.data
+    scale = colours.heat_scale(result.config.site, two_sided=two_sided, dark=dark)
+    words = title or said(labels.bar_words(result.own_words(), two_sided=False)[0])
+    cells.update(zmin=-zmax if two_sided else 0.0, zmax=zmax, colorscale=scale)
+    cells.colorbar.update(BAR | {"title": {"text": words, "side": "top", "font": {"size": 12}}, "nticks": 5})
+    if marks != "dots":
+        cells.text = None
+    if marks == "fade":
+        _fade(figure, result.uncertain(), dark)
+    _readable_hover(targets, result)
+    targets.hovertemplate = said(targets.hovertemplate)
     ink = colours.ink(dark)
-    left = 40 + max(map(_pixels, labels.token_labels(result)))
+    names = labels.token_labels(result) if labelled else []
+    left = 14 + max(map(_pixels, names), default=0)
+    row = min(ROW, max(LOWEST_ROW, ROOM // len(result.tokens)))
     margin = {"t": TOP, "r": RIGHT, "b": BOTTOM, "l": left, "pad": 0, "autoexpand": False}
-    figure.update_layout(title=None, margin=margin, height=TOP + BOTTOM + 28 * len(result.tokens), font_color=ink)
+    figure.update_layout(title=None, margin=margin, height=TOP + BOTTOM + row * len(result.tokens), font_color=ink)
+    ticks = every_layer_ticks(result.n_layers, 32 if title == "" else 8)
+    figure.update_xaxes(tickvals=ticks, ticktext=list(map(str, ticks)))
+    figure.update_yaxes(title=None, showticklabels=labelled)
     for axis in (figure.layout.xaxis, figure.layout.yaxis):
         axis.update(tickfont_color=ink, title_font_color=ink, title_standoff=12, automargin=False)
+    shown = {"bgcolor": BACKGROUND[dark], "bordercolor": ink, "align": "left", "font": {"size": 13, "color": ink}}
+    figure.update_layout(hoverlabel=shown)
     _below_ticks(figure)
     return figure
+
+
+def every_layer_ticks(n_layers: int, at_most: int) -> list[int]:
+    """Layers to label: every one, every second, every fourth and so on, without a gap at the end."""
+    step = next(
+        step for step in (1, 2, 4, 5, 10, 20, 50, n_layers) if -(-n_layers // step) <= at_most / (1 + (step == 1))
+    )
+    return list(range(0, n_layers, step))
+
+
+def _fade(figure: go.Figure, faded: NDArray[np.bool_], dark: bool) -> None:
+    """Lay a veil of the page's own colour over some cells, [pos, layer]."""
+    if faded.any():
+        veil = BACKGROUND[dark]
+        figure.add_heatmap(
+            z=np.where(faded, 1.0, np.nan), colorscale=[(0, veil), (1, veil)], opacity=0.7, showscale=False,
+            hoverinfo="skip", xgap=1, ygap=1,
+        )  # fmt: skip
+
+
+def _without_minus(cell: Any) -> Any:
+    """A rounded number that is 0 has no sign."""
+    return cell[1:] if isinstance(cell, str) and re.fullmatch(r"-0\.0+", cell) else cell
+
+
+def _readable_hover(targets: go.Scatter, result: TraceResult) -> None:
+    """What a cell says: where it is, its effect with interval, and the probabilities it lies between."""
+    targets.customdata = [[_without_minus(cell) for cell in row] for row in targets.customdata]
+    restored = targets.hovertemplate.rpartition("<br>")[2].removesuffix("<extra></extra>")
+    ends = f"{float(np.mean(result.corrupted)):.4f} corrupted, {float(result.clean):.4f} clean"
+    targets.hovertemplate = (
+        "<b>%{customdata[1]}</b>, layer %{customdata[0]}<br>indirect effect <b>%{customdata[2]}</b>"
+        f"<br>95 % interval %{{customdata[4]}} to %{{customdata[5]}}<br>{restored} (of {ends})<extra></extra>"
+    )
 
 
 def _below_ticks(figure: go.Figure) -> None:
     """The title of the layers below their numbers: Plotly sets a short one between two numbers of the middle."""
     title = figure.layout.xaxis.title
-    place = {"x": 0.5, "xref": "paper", "y": 0, "yref": "paper", "yanchor": "top", "yshift": -24, "showarrow": False}
+    place = {"x": 0.5, "xref": "paper", "y": 0, "yref": "paper", "yanchor": "top", "yshift": -20, "showarrow": False}
     figure.add_annotation(text=said(title.text), font_color=title.font.color, **place)
     title.text = None
 
@@ -152,7 +220,6 @@ def _effect_map(one: EffectMap, z: NDArray[np.float32], low: float, high: float,
         "side": "top",
         "font": {"size": 12, "color": ink},
     }
-    bar = {"orientation": "h", "x": 0, "xanchor": "left", "y": 1, "yanchor": "bottom", "len": 0.8, "thickness": 9}
     figure = go.Figure(
         go.Heatmap(
             z=z,
@@ -165,19 +232,19 @@ def _effect_map(one: EffectMap, z: NDArray[np.float32], low: float, high: float,
             hovertemplate="%{customdata}<extra></extra>",
             text=np.where(marked, labels.DOT, "").tolist(),
             texttemplate="%{text}",
-            colorbar=bar | {"xpad": 0, "ypad": 5, "title": title, "tickfont": {"color": ink}},
+            colorbar=BAR | {"title": title, "tickfont": {"color": ink}},
         )
     )
-    ticks, rows = labels.layer_ticks(z.shape[1], 24), list(range(len(z)))
+    ticks, rows = every_layer_ticks(z.shape[1], 32), list(range(len(z)))
     shared = {"fixedrange": True, "showgrid": False, "zeroline": False, "tickfont_color": ink, "title_font_color": ink}
     shared |= {"automargin": False, "title_standoff": 12}
     figure.update_xaxes(title=say("Layer"), tickvals=ticks, ticktext=[str(tick) for tick in ticks], **shared)
     names = [html.escape(label) for label in one.rows]
     figure.update_yaxes(tickvals=rows, ticktext=names, range=[len(rows) - 0.5, -0.5], **shared)
-    left = 24 + max(map(_pixels, one.rows), default=0)
+    left, top = 24 + max(map(_pixels, one.rows), default=0), TOP + (SECOND_LINE if marked.any() else 0)
     figure.update_layout(
-        height=TOP + BOTTOM + 28 * len(rows),
-        margin={"t": TOP, "r": RIGHT, "b": BOTTOM, "l": left, "pad": 0, "autoexpand": False},
+        height=top + BOTTOM + ROW * len(rows),
+        margin={"t": top, "r": RIGHT, "b": BOTTOM, "l": left, "pad": 0, "autoexpand": False},
         font_color=ink,
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",

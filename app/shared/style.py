@@ -19,13 +19,35 @@ dl.numbers { display: grid; grid-template-columns: repeat(auto-fit, minmax(120px
   color: color-mix(in srgb, currentColor 78%, transparent) }
 </style>
 """
+LINE_STYLE = """
+<style>
+dl.line { display: flex; flex-wrap: wrap; gap: 0 1.1rem; margin: 0; padding: 0; line-height: 1.5 }
+.line div { display: flex; gap: 0.35rem; align-items: baseline; margin: 0; flex-wrap: wrap }
+.line dt, .line dd { padding: 0; margin: 0; font-size: 0.88rem }
+.line dt, .line dd.note { color: color-mix(in srgb, currentColor 78%, transparent) }
+.line dd.value { font-weight: 600; font-size: 1rem; font-variant-numeric: tabular-nums }
+</style>
+"""
+
+Item = tuple[str, str, str]
+"""(name, value, note); the note may be empty."""
 
 
-def numbers(items: Iterable[tuple[str, str, str]]) -> None:
-    """Draw a row of (name, value, note); a note may be empty."""
+def numbers(items: Iterable[Item]) -> None:
+    """Draw a row of large numbers, each below its name."""
     cells = "".join(
         f"<div><dt>{markup(name)}</dt><dd>{markup(value)}</dd>"
         + (f'<dd class="note">{markup(note)}</dd></div>' if note else "</div>")
         for name, value, note in items
     )
     st.html(f'{SUMMARY_STYLE}<dl class="numbers">{cells}</dl>')
+
+
+def line(items: Iterable[Item]) -> None:
+    """Draw numbers in a line of text, each behind its name."""
+    cells = "".join(
+        f'<div><dt>{markup(name)}</dt><dd class="value">{markup(value)}</dd>'
+        + (f'<dd class="note">{markup(note)}</dd></div>' if note else "</div>")
+        for name, value, note in items
+    )
+    st.html(f'{LINE_STYLE}<dl class="line">{cells}</dl>')

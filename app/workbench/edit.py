@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
@@ -31,30 +32,40 @@ GENTLER = "alphaedit"
 """Offered when an edit disturbs much: it leaves the values of other keys unchanged."""
 
 
-def controls(form: Form, trace: Job | None) -> EditAsk | None:
+@dataclass(frozen=True)
+class Places:
+    """Where the buttons go that are drawn once the form has been read."""
+
+    buttons: Any
+    details: Any
+
+
+def controls(form: Form, trace: Job | None) -> tuple[EditAsk | None, Places]:
     """Draw the layer and, once there is a trace, the method with its settings; the edit that Apply would compute."""
-    with st.container(horizontal=True, vertical_alignment="center"):
-        st.header("2 · Edit", anchor=False, width="content")
+    with st.container(horizontal=True, vertical_alignment="center", gap="xsmall"):
+        st.header("2 · Edit", anchor=False, width="stretch")
+        buttons = st.container(width="content")
     if trace is not None and trace.state == "done":
         state.suggest_layer(trace.key, trace.result.start)
         session().method_shown = True
-    traced = _traced(form, trace)
-    layer = _layer(form, trace)
     # Once shown, the picker stays, also while another trace runs: what moves up would be drawn twice meanwhile.
-    if not session().method_shown:
-        return None
-    with st.container(horizontal=True, vertical_alignment="bottom"):
+    shown = session().method_shown
+    left, right = st.columns(2, gap="small", vertical_alignment="bottom") if shown else (st.container(), None)
+    with left:
+        layer = _layer(form)
+    if right is None:
+        _suggest(form, trace, layer)
+        return None, Places(buttons, st.container())
+    traced = _traced(form, trace)
+    with right:
         method = settings.method(form.model.n_layers)
-        with st.popover("Advanced", icon=":material/tune:"):
-            config = settings.config(method, layer)
-            roll_back = st.checkbox(
-                "Roll back an edit that breaks the model",
-                key="roll_back_broken",
-                persist_state="session",
-                help="The edit is discarded if it more than doubles the perplexity of ordinary text.",
-            )
-    if traced is not None and settings.places(method):
-        config |= _token(traced)
+    left, right = st.columns(2, gap="small", vertical_alignment="bottom")
+    with left:
+        token = _token(traced) if traced is not None and settings.places(method) else {}
+    with right, st.container(horizontal=True, gap="xsmall"):
+        config = _advanced(method, layer)
+        details = st.container(width="content")
+    _suggest(form, trace, layer)
     return EditAsk(
         form.model.key,
         form.prompt,
@@ -62,31 +73,48 @@ def controls(form: Form, trace: Job | None) -> EditAsk | None:
         form.answer.strip(),
         form.new.strip(),
         method,
-        tuple(sorted(config.items())),
+        tuple(sorted((config | token).items())),
         ledger.beside(form.prompt),
-        roll_back,
+        bool(st.session_state.roll_back_broken),
         form.occurrence,
-    )
+    ), Places(buttons, details)
 
 
-def draw(form: Form, runner: Runner, trace: Job | None, ask: EditAsk | None, edit: Job | None) -> list[Waiting]:
+def _advanced(method: str, layer: int) -> dict[str, Any]:
+    """Draw the settings of the method."""
+    with st.popover("Advanced", icon=":material/tune:"):
+        config = settings.config(method, layer)
+        st.checkbox(
+            "Roll back an edit that breaks the model",
+            key="roll_back_broken",
+            persist_state="session",
+            help="The edit is discarded if it more than doubles the perplexity of ordinary text.",
+        )
+    return config
+
+
+def draw(
+    form: Form, runner: Runner, trace: Job | None, ask: EditAsk | None, edit: Job | None, places: Places
+) -> list[Waiting]:
     """Draw the buttons and the result of the last edit."""
-    waiting = _actions(form, runner, ask, edit, ready=trace is not None and trace.state == "done")
+    with places.buttons:
+        live = _actions(form, runner, ask, edit, ready=trace is not None and trace.state == "done")
+    waiting = [Waiting(edit, st.empty())] if live and edit is not None else []
     if edit is not None and edit.state == "cancelled":
         st.info("Cancelled. The model is unchanged.", icon=":material/block:")
     elif edit is not None and edit.state == "failed":
         st.error(plain(edit.error), icon=":material/error:")
     elif edit is not None and edit.state == "done":
-        _applied(edit.result, ask)
+        _applied(edit.result, ask, places)
         _broken(edit.result)
     elif edit is None and ledger.active():
         last = cache.drawer().get(ledger.active()[-1])
         if last is not None:
-            _applied(last, None)
+            _applied(last, None, places)
     return waiting
 
 
-def _layer(form: Form, trace: Job | None) -> int:
+def _layer(form: Form) -> int:
     last = form.model.n_layers - 1
     # A smaller model may have been chosen since; the slider refuses values outside its range.
     if st.session_state.get("layer", 0) > last:
@@ -97,10 +125,14 @@ def _layer(form: Form, trace: Job | None) -> int:
         "an edit works best (Hase et al. 2023, arXiv:2301.04213), so take its layer as a suggestion.",
         **BOUND,
     )  # fmt: skip
+    return layer
+
+
+def _suggest(form: Form, trace: Job | None, layer: int) -> None:
+    """Say which layer the trace or the method suggests."""
     done = trace is not None and trace.state == "done"
     words = _suggestion(trace.result, layer, _position(form, trace)) if trace and done else BEFORE
     st.caption(f"{_own_layer(form.model.n_layers)}{words}")
-    return layer
 
 
 def _traced(form: Form, trace: Job | None) -> TraceResult | None:
@@ -170,11 +202,12 @@ def _suggestion(located: Located, layer: int, position: int) -> str:
     return words if layer == start else f"{words} You chose layer {layer}."
 
 
-def _actions(form: Form, runner: Runner, ask: EditAsk | None, edit: Job | None, ready: bool) -> list[Waiting]:
+def _actions(form: Form, runner: Runner, ask: EditAsk | None, edit: Job | None, ready: bool) -> bool:
+    """Draw Apply or Cancel, and Undo; whether an edit is being computed."""
     live = edit is not None and edit.live
     full = len(ledger.active()) >= ledger.MOST
     hint = f"At most {ledger.MOST} edits; undo one first." if full else form.edit_problem or None
-    with st.container(horizontal=True):
+    with st.container(horizontal=True, gap="xsmall"):
         if live and edit is not None:
             cancel(runner, edit, "cancel_edit")
         else:
@@ -190,11 +223,10 @@ def _actions(form: Form, runner: Runner, ask: EditAsk | None, edit: Job | None, 
             )
         if ledger.active() and not live:
             st.button("Undo", key="undo", icon=":material/undo:", on_click=ledger.undo)
-    bar = st.empty()
-    return [Waiting(edit, bar)] if live and edit is not None else []
+    return live
 
 
-def _applied(edit: Edit, ask: EditAsk | None) -> None:
+def _applied(edit: Edit, ask: EditAsk | None, places: Places) -> None:
     if ask is not None and session().edit_ask is not None and not _same(session().edit_ask, ask):
         st.warning(
             "The inputs have changed since this edit; the scores below are for the old ones.",
@@ -203,18 +235,20 @@ def _applied(edit: Edit, ask: EditAsk | None) -> None:
     numbers = {diagnostic.name: diagnostic for diagnostic in edit.diagnostics}
     seconds = edit.seconds or {}
     moments = seconds.get("moments", 0.0)
+    new = edit.requests[0].target_new
+    before_after = " → ".join(probability(numbers[name].value) for name in PROBABILITIES if name in numbers)
     shown = [
-        ("p(new answer)", " → ".join(probability(numbers[name].value) for name in PROBABILITIES if name in numbers)),
-        ("Change of the weight", _percent(numbers.get("relative change"))),
-        ("Edit time", duration(sum(seconds.values()) - moments)),
-        ("Second moment, once per model", duration(moments) if moments >= ONCE else ""),
+        (f"p({new})", before_after, ""),
+        ("change of the weight", _percent(numbers.get("relative change")), ""),
+        ("edit", duration(sum(seconds.values()) - moments), ""),
+        ("second moment", duration(moments) if moments >= ONCE else "", "once per model"),
     ]
-    style.numbers((name, value, "") for name, value in shown if value)
+    style.line(item for item in shown if item[1])
     for warning in edit.warnings:
         st.warning(plain(sentence(warning)), icon=":material/report:")
     if edit.warnings:
         _ways_out(edit)
-    with st.expander("Loss and diagnostics"):
+    with places.details, st.popover("Details", icon=":material/monitoring:"):
         _diagnostics(edit)
 
 

@@ -1,4 +1,4 @@
-"""4 · Edits: which are active, with undo of any one; branches to compare; files to take away and bring back."""
+"""The edits: which are active, with undo of any one; branches to compare; files to take away and bring back."""
 
 from __future__ import annotations
 
@@ -23,16 +23,33 @@ if TYPE_CHECKING:
 
 
 def draw(runner: Runner) -> list[Waiting]:
-    """Draw the whole card."""
-    with st.container(horizontal=True, vertical_alignment="center"):
-        st.header("4 · Edits", anchor=False, width="content")
-    active, compare, files = st.tabs(["Active", "Branches", "Files"])
+    """Draw the whole tab."""
+    active, branches = st.columns(2, gap="medium")
     with active:
-        _active()
-    with files:
+        st.subheader("Active edits", anchor=False)
+        with st.container(key="active_edits"):
+            _active()
+        st.subheader("Files", anchor=False)
         _files()
-    with compare:
-        return _branches(runner)
+    with branches:
+        st.subheader("Branches", anchor=False)
+        chosen = _branches()
+    return _comparison(runner) if chosen else []
+
+
+def banner() -> None:
+    """Say, wherever the page is scrolled to, that edits are active and what they concern."""
+    keys = ledger.active()
+    if not keys:
+        return
+    last = cache.drawer().get(keys[-1])
+    n = "1 active edit" if len(keys) == 1 else f"{len(keys)} active edits"
+    words = f": {title(last)}" if last is not None and len(keys) == 1 else ""
+    with st.container(key="edited_view"):
+        st.html(
+            f'<div class="edited-view" role="status" title="The map shows the unedited model."><b>Edited view.</b> '
+            f"{n}{markup(words)}</div>"
+        )
 
 
 def title(edit: Edit) -> str:
@@ -68,7 +85,8 @@ def _missing_parents(edit: Edit, keys: tuple[str, ...]) -> bool:
     return not set(edit.parents) <= present
 
 
-def _branches(runner: Runner) -> list[Waiting]:
+def _branches() -> bool:
+    """Draw the branches; whether there is a comparison to show."""
     st.caption("A branch is a named set of edits. Switching or comparing does not change the other branches.")
     with st.container(horizontal=True, vertical_alignment="bottom"):
         st.text_input("Name", key="branch_name", max_chars=40, placeholder="Branch 1")
@@ -95,7 +113,7 @@ def _branches(runner: Runner) -> list[Waiting]:
             on_click=ledger.start_comparison,
             args=(left, right),
         )
-    return _comparison(runner)
+    return session().compare_ask is not None
 
 
 def _comparison(runner: Runner) -> list[Waiting]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import re
 from typing import TYPE_CHECKING
 
 import streamlit as st
@@ -13,27 +15,30 @@ from app.session.form import Form
 from app.session.session import session
 from app.shared import export
 from app.shared.waiting import Waiting, cancel
-from app.shared.wording import duration, markup, plain
+from app.shared.wording import NONE, duration, markup, plain
 from app.workbench import ledger
 from metrics.definitions import METRICS
 
 if TYPE_CHECKING:
     from metrics import EditReport, Metric, Score
+    from metrics.types import Reading
 
 KIND_NAMES = {"edit": "the edit itself", "paraphrase_prefixed": "paraphrase, after another sentence"}
 LOW_RELIABILITY = 0.5
+OPENING = 8
+"""Words of a text that are shown beside the tiles."""
 
 
-def draw(form: Form, runner: Runner, edit: Job | None, scores: Job | None) -> list[Waiting]:
-    """Draw the whole card."""
-    report: EditReport | None = scores.result if scores is not None and scores.state == "done" else None
+def draw(runner: Runner, scores: Job | None) -> list[Waiting]:
+    """Draw the five tiles and the first text before and after."""
+    report = report_of(scores)
     waiting: list[Waiting] = []
-    with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
-        st.header("3 · Evaluate", anchor=False, width="content")
+    with st.container(horizontal=True, vertical_alignment="center", gap="xsmall"):
+        st.header("3 · Evaluate", anchor=False, width="stretch")
         if report is not None:
             export.report_panel(report)
     if report is not None:
-        _banner(report)
+        _about_edit(report)
     elif scores is not None and scores.live:
         with st.container(horizontal=True, vertical_alignment="center"):
             waiting.append(Waiting(scores, st.empty()))
@@ -43,17 +48,72 @@ def draw(form: Form, runner: Runner, edit: Job | None, scores: Job | None) -> li
     elif scores is not None and scores.state == "cancelled":
         st.info("Cancelled. The edit is still active; press Score again under Probes.", icon=":material/block:")
     _tiles(report)
-    prompts, text, probes = st.tabs(["Prompts", "Text before and after", "Probes"])
-    with prompts:
-        _prompt_table(report)
-    with text:
-        _texts(report)
-    with probes:
-        _probe_editor(form, edit, scores)
+    if report is not None:
+        _first_text(report)
     return waiting
 
 
-def _banner(report: EditReport) -> None:
+def report_of(scores: Job | None) -> EditReport | None:
+    """The finished report, if there is one."""
+    return scores.result if scores is not None and scores.state == "done" else None
+
+
+def prompts(report: EditReport | None) -> None:
+    """Draw the tab with every prompt."""
+    _prompt_table(report)
+
+
+def texts(report: EditReport | None) -> None:
+    """Draw the tab with what both models write on their own; words that changed are marked."""
+    if report is None:
+        st.caption("What the model writes on its own, before and after the edit, will be shown here.")
+        return
+    for pair in report.texts:
+        for column, title, words in zip(
+            st.columns(2), ("Before", "After"), marked(pair.before, pair.after), strict=True
+        ):
+            column.html(f"<p><small>{title}</small><br><b>{markup(pair.prompt)}</b>{words}</p>")
+
+
+def probes(form: Form, edit: Job | None, scores: Job | None) -> None:
+    """Draw the tab with the editor of probes."""
+    _probe_editor(form, edit, scores)
+
+
+def _first_text(report: EditReport) -> None:
+    """Draw what both models say to the edited prompt."""
+    row = next(row for row in report.rows if row.kind == "edit")
+    if row.before is None or row.after is None:
+        return
+    before, after = marked(*(_opening(reading.continuation) for reading in (row.before, row.after)))
+    st.html(
+        f'<dl class="said"><dt>before</dt><dd>{markup(row.prompt)}{before}</dd>'
+        f"<dt>after</dt><dd>{markup(row.prompt)}{after}</dd></dl>"
+    )
+
+
+def _opening(text: str) -> str:
+    """The first words of a text."""
+    words = text.split(" ")
+    return text if len(words) <= OPENING else " ".join(words[:OPENING]) + " …"
+
+
+def marked(before: str, after: str) -> tuple[str, str]:
+    """Two texts as HTML; words that are not in the other, in its order, are marked."""
+    left, right = (re.findall(r"\s+|\S+", text) for text in (before, after))
+    matching = difflib.SequenceMatcher(None, left, right, autojunk=False).get_opcodes()
+    return (
+        "".join(_mark(left[start:stop], kind) for kind, start, stop, _, _ in matching),
+        "".join(_mark(right[start:stop], kind) for kind, _, _, start, stop in matching),
+    )
+
+
+def _mark(words: list[str], kind: str) -> str:
+    text = markup("".join(words))
+    return text if kind == "equal" or not text.strip() else f"<mark>{text}</mark>"
+
+
+def _about_edit(report: EditReport) -> None:
     request, about = report.request, report.about
     old, new = plain(request.fact.target_true or "?"), plain(request.target_new)
     method = str(about.get("method", "")).upper()
@@ -71,10 +131,10 @@ def _banner(report: EditReport) -> None:
 
 
 def _tiles(report: EditReport | None) -> None:
-    with st.container(key="tiles"):
-        columns = st.columns(len(METRICS), border=True)
+    with st.container(key="tiles", gap="xxsmall"):
+        columns = [*st.columns(3, gap="xsmall"), *st.columns([1, 2], gap="xsmall")]
     for column, metric in zip(columns, METRICS.values(), strict=True):
-        with column:
+        with column, st.container(gap=None):
             if report is None:
                 st.metric(metric.label, "—", help="Measured once an edit is applied.")
             else:
@@ -90,9 +150,13 @@ def _tile(metric: Metric, report: EditReport) -> None:
         st.caption(plain(f"n = 0. Not measured: {score.reason}."))
         return
     change = None if score.change is None else f"{100 * score.change:+.0f} pt"
+    value = f"{100 * score.value:.0f} %" if score.unit == "share" else number(score.value, score.unit)
+    once = next(other.value for other in report.of("efficiency") if other.name == "efficiency.moments_seconds")
+    if metric.name == "efficiency":
+        value = duration(score.value - (once or 0.0))
     st.metric(
         metric.label,
-        f"{100 * score.value:.0f} %" if score.unit == "share" else number(score.value, score.unit),
+        value,
         change,
         delta_color="off" if not score.change else "normal" if score.higher_is_better else "inverse",
         delta_arrow="off" if not score.change else "auto",
@@ -111,8 +175,10 @@ def _costs(report: EditReport) -> str:
     from metrics.tables import number
 
     scores = {score.name: score for score in report.of("efficiency")}
+    once = scores["efficiency.moments_seconds"].value
     changed, memory = scores["efficiency.parameters_share"], scores["efficiency.peak_memory"]
     parts = [
+        f"the edit; second moment, once per model: {duration(once)}" if once and once >= 0.5 else "the edit",
         f"{number(changed.value, 'share')} of the weights" if changed.measured else "",
         f"peak {number(memory.value, 'bytes')}" if memory.measured else "",
         f"undo {duration(scores['efficiency.undo_seconds'].value)}"
@@ -128,6 +194,7 @@ def _prompt_table(report: EditReport | None) -> None:
         return
     import pandas as pd
 
+    from metrics import tables
     from metrics.asking.generation import first_sentence
 
     def said(reading: object) -> str:
@@ -142,8 +209,8 @@ def _prompt_table(report: EditReport | None) -> None:
             "before": said(row.before),
             "after": said(row.after),
             "right": "" if row.after is None else "✓" if row.after.match else "✗",
-            "p before": row.before.p_answer if row.before else None,
-            "p after": row.after.p_answer if row.after else None,
+            "p before": _p(row.before),
+            "p after": _p(row.after),
             "note": row.reason if not row.counted else "",
         }
         for row in report.rows
@@ -158,30 +225,19 @@ def _prompt_table(report: EditReport | None) -> None:
             "right": st.column_config.TextColumn(
                 width="small", help="The greedy continuation after the edit gives the expected answer."
             ),
-            "p before": st.column_config.NumberColumn(
-                format="%.3f", help="Probability of the expected answer, unedited model."
-            ),
-            "p after": st.column_config.NumberColumn(
-                format="%.3f", help="Probability of the expected answer, edited model."
-            ),
+            "p before": st.column_config.TextColumn(help="Probability of the expected answer, unedited model."),
+            "p after": st.column_config.TextColumn(help="Probability of the expected answer, edited model."),
             "note": st.column_config.TextColumn(help="Why this prompt is not counted."),
         },
     )
     with st.expander("All scores"):
-        frame = report.summary_frame()[
-            ["metric", "label", "before", "after", "change", "ci_low", "ci_high", "n", "unit", "definition"]
-        ]
+        frame = pd.DataFrame([tables.cells(score) for score in report.scores], columns=list(tables.HEADERS))
         st.dataframe(frame, hide_index=True, key="score_table", alt="Every score, before and after")
 
 
-def _texts(report: EditReport | None) -> None:
-    if report is None:
-        st.caption("What the model writes on its own, before and after the edit, will be shown here.")
-        return
-    for pair in report.texts:
-        before, after = st.columns(2)
-        for column, title, words in ((before, "Before", pair.before), (after, "After", pair.after)):
-            column.html(f"<p><small>{title}</small><br><b>{markup(pair.prompt)}</b>{markup(words)}</p>")
+def _p(reading: Reading | None) -> str:
+    """Probability of the expected answer, or a dash."""
+    return NONE if reading is None or reading.p_answer is None else f"{reading.p_answer:.3f}"
 
 
 def _probe_editor(form: Form, edit: Job | None, scores: Job | None) -> None:

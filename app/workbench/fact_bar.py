@@ -11,6 +11,7 @@ from app.session import examples, state
 from app.session.form import Form
 from app.session.session import session
 from app.session.state import BOUND, KEEP
+from app.shared import wording
 from app.shared.wording import markup, plain, probability, visible
 from facts.words import occurrences
 
@@ -26,12 +27,14 @@ LABELS = {
 }
 STYLE = """
 <style>
-.tokens { display: flex; flex-wrap: wrap; gap: 4px; align-items: center; margin: 2px 0 0 }
+.read { display: flex; flex-wrap: wrap; gap: 2px 18px; align-items: center }
+.tokens { display: flex; flex-wrap: wrap; gap: 4px; align-items: center }
 .tokens span { font: 0.85rem/1.5 "Source Code Pro", monospace; padding: 1px 6px; border-radius: 5px;
   background: color-mix(in srgb, currentColor 7%, transparent); white-space: pre }
 .tokens span.subject { background: color-mix(in srgb, #2f8fce 24%, transparent); font-weight: 600 }
-.says { margin: 8px 0 0; font-size: 0.93rem; line-height: 1.5 }
-.says b { font-weight: 600 }
+.read p { margin: 0; font-size: 0.93rem; line-height: 1.5 }
+.read b { font-weight: 600 }
+.read small { color: color-mix(in srgb, currentColor 78%, transparent) }
 .earlier { opacity: 0.45 }
 </style>
 """
@@ -39,7 +42,7 @@ STYLE = """
 
 def fields() -> dict[str, Any]:
     """Draw the four fields and the examples; the words in the fields."""
-    example, prompt, subject, answer, new = st.columns([1.7, 4.4, 2.1, 1.7, 1.6], vertical_alignment="bottom")
+    prompt, subject, answer, new, example = st.columns([4.6, 2.1, 1.7, 1.7, 1.3], vertical_alignment="bottom")
     # A menu, not a select box: a box would keep showing the last example after the reader changed the words, and would
     # choose it again.
     with example:
@@ -131,7 +134,7 @@ def reading(form: Form, job: Job | None) -> None:
     elif read_before(form):
         _strip(session().look[1], earlier=True)
     else:
-        st.html(STYLE + '<p class="says">Loading the model; the form can be filled in meanwhile.</p>')
+        st.html(f'{STYLE}<div class="read"><p>Loading the model; the form can be filled in meanwhile.</p></div>')
 
 
 def read_before(form: Form) -> bool:
@@ -152,18 +155,16 @@ def _strip(look: FirstLook, earlier: bool = False) -> None:
     if look.lead:
         before = markup(visible("".join(look.tokens[: look.lead])))
         chips = f'<span title="{before}">chat template: {look.lead} tokens</span>{chips}'
-    where = f"token {start + 1}" if stop - start == 1 else f"tokens {start + 1}–{stop}"
     said, p = look.top[0]
     sentence = (
-        f"{len(look.tokens)} tokens, subject = {where}. The model says <b>{markup(said.strip())}</b> "
-        f"with probability <b>{probability(p)}</b>{_judged(look)}"
+        f"The model says <b>{markup(said.strip())}</b> with probability <b>{probability(p)}</b>{_judged(look)}"
+        f" <small>{len(look.tokens)} tokens, * subject.</small>"
     )
+    notes = "".join(f"<p><small>{markup(wording.sentence(note))}</small></p>" for note in look.notes)
     st.html(
-        f'{STYLE}<div class="{"earlier" if earlier else "now"}"><div class="tokens" role="group" '
-        f'aria-label="Tokens of the prompt">{chips}</div><p class="says">{sentence}</p></div>'
+        f'{STYLE}<div class="read {"earlier" if earlier else "now"}"><div class="tokens" role="group" '
+        f'aria-label="Tokens of the prompt">{chips}</div><p>{sentence}</p>{notes}</div>'
     )
-    for note in look.notes:
-        st.caption(plain(note))
     doubt = _doubt(look)
     if doubt:
         st.warning(doubt, icon=":material/help:")

@@ -8,19 +8,24 @@ layer's column is known at any width.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import streamlit as st
 
 from app.session import state
 from app.shared.wording import visible
-from tracing.plots.colours import outline
+from tracing.plots.colours import BELOW_ZERO, outline
+from tracing.sites import SITE_NAMES
 
 if TYPE_CHECKING:
     import pandas as pd
+    from pandas.io.formats.style import Styler
 
     from tracing import TraceResult
 
+POSITIVE, NEGATIVE_RGB = "35, 139, 69", "224, 130, 20"
+"""Red, green and blue of the shades of a table."""
 OUTLINE = """<style>
 .st-key-{key} [data-testid=stPlotlyChart] {{ position: relative }}
 .st-key-{key} [data-testid=stPlotlyChart]::after {{ content: ""; position: absolute; pointer-events: none;
@@ -29,19 +34,31 @@ OUTLINE = """<style>
 </style>"""
 
 
-def draw(key: str, result: TraceResult, zmax: float) -> None:
+MARKS = {"fade": "faded", "dots": "with a dot", "none": "like all others"}
+"""Ways to show cells that are not significant, as a reader calls them."""
+
+
+def draw(
+    key: str, result: TraceResult, zmax: float, *, two_sided: bool, title: str = "", labelled: bool = True
+) -> None:
     """The map.
 
     Args:
         key: of the trace; the map's own name is made from it.
         zmax: top of the colour scale, which several maps share.
+        two_sided: whether that scale goes as far below zero.
+        title: above the colour bar of one of several maps.
+        labelled: whether the tokens are named.
     """
     result = result.own_words()
-    name = f"map_{key}_{result.config.site}_{result.measure}"
+    marks = st.session_state.marks
+    name = f"map_{key}_{result.config.site}_{result.measure}_{marks}_{'one' if title else 'alone'}"
     dark = st.context.theme.type == "dark"
     from app.shared.plots import clickable_heatmap
 
-    figure = clickable_heatmap(result, zmax=zmax, dark=dark)
+    figure = clickable_heatmap(
+        result, zmax=zmax, two_sided=two_sided, dark=dark, marks=marks, title=title, labelled=labelled
+    )
     left, right = figure.layout.margin.l, figure.layout.margin.r
     st.html(
         OUTLINE.format(
@@ -66,6 +83,23 @@ def draw(key: str, result: TraceResult, zmax: float) -> None:
     )
 
 
+def legend(results: Sequence[TraceResult], two_sided: bool) -> str:
+    """What colours, faded cells and the outline mean, in a line."""
+    from tracing.plots.labels import NEGATIVE, measured
+
+    main = results[0].own_words()
+    sites = [SITE_NAMES[result.config.site].long for result in results]
+    what = sites[0] if len(sites) == 1 else "state, MLP or attention output"
+    window = max(result.config.window for result in results)
+    layers = f" in {window} layers" if window > 1 else ""
+    words = [f"Colour: how far {measured(main)} comes back where the {what} of one token is restored{layers}"]
+    words += [f"{BELOW_ZERO}: {NEGATIVE[main.measure]}"] if two_sided else []
+    if any(result.uncertain().any() for result in results) and st.session_state.marks != "none":
+        mark = "faded" if st.session_state.marks == "fade" else "dot"
+        words.append(f"{mark}: not significant (95 % CI includes 0)")
+    return "; ".join([*words, "outline: the layer to edit"]) + "."
+
+
 def description(result: TraceResult) -> str:
     """The map in one sentence, for those who cannot see it."""
     largest, last, measure = result.largest(), result.last_subject(), result.measure.replace("_", " ")
@@ -76,14 +110,15 @@ def description(result: TraceResult) -> str:
     )
 
 
-def table(key: str, result: TraceResult) -> None:
-    """The numbers of the map; the column of the chosen cell is the layer."""
+def table(key: str, result: TraceResult, zmax: float) -> None:
+    """The numbers of the map, shaded; the column of the chosen cell is the layer."""
     from tracing.measures import UNITS
 
     result = result.own_words()
     name = f"table_{key}_{result.config.site}_{result.measure}"
+    layers = [str(layer) for layer in range(result.n_layers)]
     st.dataframe(
-        effect_table(result),
+        shaded(effect_table(result), layers, zmax),
         key=name,
         hide_index=True,
         on_select=lambda: state.pick_from_table(name, result.subject_span),
@@ -92,7 +127,7 @@ def table(key: str, result: TraceResult) -> None:
         height="content",
         column_config={
             "token": st.column_config.TextColumn(width=92, pinned=True),
-            **{str(layer): st.column_config.NumberColumn(format="%.3f", width=52) for layer in range(result.n_layers)},
+            **{layer: st.column_config.NumberColumn(format="%.3f", width=52) for layer in layers},
         },
     )
     unit = UNITS[result.measure]
@@ -108,7 +143,17 @@ def effect_table(result: TraceResult) -> pd.DataFrame:
 
     from tracing.plots.labels import token_labels
 
-    effect = result.indirect_effect.round(4) + 0.0  # adding zero turns -0.0 into 0.0
+    effect = result.indirect_effect.round(3) + 0.0  # adding zero turns -0.0 into 0.0
     frame = pd.DataFrame(effect, columns=[str(layer) for layer in range(result.n_layers)])
     frame.insert(0, "token", token_labels(result))
     return frame
+
+
+def shaded(frame: pd.DataFrame, columns: list[str], highest: float) -> Styler:
+    """A table whose numbers are shaded by their size, strongest at `highest`; the text stays readable on it."""
+
+    def shade(value: float) -> str:
+        share = min(1.0, abs(value) / highest) if highest and value == value else 0.0
+        return f"background-color: rgba({POSITIVE if value >= 0 else NEGATIVE_RGB}, {0.55 * share:.3f})"
+
+    return frame.style.map(shade, subset=columns)

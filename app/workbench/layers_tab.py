@@ -21,21 +21,25 @@ if TYPE_CHECKING:
     from app.workflow import Located
 
 
-def draw(runner: Runner, ask: EditAsk | None, located: Located) -> list[Waiting]:
-    """Button, progress and figure."""
+def draw(runner: Runner, ask: EditAsk | None, trace: Job | None) -> list[Waiting]:
+    """Button, progress and figure; nothing can be started before there is a trace."""
     st.caption(
         "The same edit is computed and scored at every layer, one after the other; nothing stays applied. Over many "
         "facts, where a fact is traced to says next to nothing about where an edit works (Hase et al. 2023)."
     )
-    if ask is None or "layer" not in dict(ask.config):
+    if ask is None or trace is None or trace.state != "done":
+        st.caption("Run a trace first: the edits are shown beside it.")
+        return []
+    located: Located = trace.result
+    if "layer" not in dict(ask.config):
         st.caption("The chosen method does not take a layer; choose another method.")
         return []
-    trace = session().trace_ask
+    traced = session().trace_ask
     config = tuple(pair for pair in ask.config if pair[0] != "layer")
     layers_ask = LayersAsk(
-        EditAsk(ask.model, ask.prompt, ask.subject, ask.answer, ask.new, ask.method, config, ask.active), trace
+        EditAsk(ask.model, ask.prompt, ask.subject, ask.answer, ask.new, ask.method, config, ask.active), traced
     )
-    ours = (trace.prompt, trace.subject) == (ask.prompt, ask.subject)
+    ours = (traced.prompt, traced.subject) == (ask.prompt, ask.subject)
     if state.pressed("layers") and ours:
         session().layers_ask = layers_ask
         state.ask_anew(layers_ask.key)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
@@ -11,14 +12,13 @@ from app.server import cache
 from app.server.jobs import Job, Runner
 from app.server.pace import token_passes
 from app.session import state
-from app.session.asks import EditAsk
 from app.session.form import Form
 from app.session.session import session
 from app.session.state import BOUND, KEEP
 from app.shared import export, style
 from app.shared.waiting import Waiting, cancel
 from app.shared.wording import plain, probability, roughly, sentence, short, visible
-from app.workbench import heat_map, layers_tab
+from app.workbench import frame, heat_map
 from tracing.sites import LAYER_SITES, SITE_NAMES
 
 if TYPE_CHECKING:
@@ -39,9 +39,17 @@ MEASURE_NAMES: dict[str, str] = {
 WEAK_TOTAL_EFFECT = 0.05
 
 
-def controls(form_model_layers: int) -> dict[str, object]:
-    """Draw the heading row: the site and the settings."""
-    with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
+@dataclass(frozen=True)
+class Row:
+    """Places in the heading row, filled once the form has been read."""
+
+    run: Any
+    export: Any
+
+
+def controls(n_layers: int) -> tuple[dict[str, object], Row]:
+    """Draw the heading row: the site and the settings; the rest of it is drawn by `draw`."""
+    with st.container(horizontal=True, vertical_alignment="center", gap="xsmall"):
         st.header("1 · Locate", anchor=False, width="content")
         st.segmented_control(
             "What is restored",
@@ -52,8 +60,10 @@ def controls(form_model_layers: int) -> dict[str, object]:
             label_visibility="collapsed",
             **KEEP,
         )
+        st.space("stretch")
+        row = Row(st.container(width="content"), st.container(width="content"))
         with st.popover("Settings", icon=":material/tune:"):
-            return {"site": st.session_state.site, **_settings(form_model_layers)}
+            return {"site": st.session_state.site, **_settings(n_layers)}, row
 
 
 def _settings(n_layers: int) -> dict[str, object]:
@@ -81,51 +91,56 @@ def _settings(n_layers: int) -> dict[str, object]:
     return {"noise": noise, "samples": samples, "window": window, "seed": seed, "against": against or ""}
 
 
-def draw(form: Form, runner: Runner, trace: Job | None, ask: EditAsk | None) -> list[Waiting]:
+def draw(form: Form, runner: Runner, trace: Job | None, row: Row) -> list[Waiting]:
     """The rest of the card: run or cancel, what was measured, the map and its table."""
-    waiting: list[Waiting] = []
     live = trace is not None and trace.live
-    with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
+    with row.run:
         if live and trace is not None:
             cancel(runner, trace, "cancel_trace")
         else:
-            with st.container(horizontal=True, vertical_alignment="center", width="content"):
-                _run_button(form, again=trace is not None and trace.state == "done")
-                if trace is None or session().trace_ask != form.trace_ask():
-                    st.caption(_expected(form), width="content")
-        results = trace.result.results if trace is not None and trace.state == "done" else ()
-        panel = st.container(width="content")
-        problem = ""
-        if results:
-            results, problem = _by_measure(results)
+            _run_button(form, again=trace is not None and trace.state == "done")
+    results = trace.result.results if trace is not None and trace.state == "done" else ()
+    with row.export:
+        panel = st.empty()
+    if not results:
         with panel:
-            export.trace_panel(results)
-    if problem:
-        st.warning(plain(problem), icon=":material/report:")
+            export.trace_panel(())
     if trace is None:
-        st.info(
-            "Press **Run trace** (Ctrl + Enter): noise is added to the subject, then one state at a time is restored. "
-            "The map shows which states bring the answer back.",
-            icon=":material/lightbulb:",
-        )
+        _before(form)
     elif live:
-        waiting.append(Waiting(trace, st.empty()))
+        return [Waiting(trace, st.empty())]
     elif trace.state == "cancelled":
         st.info("Cancelled. Nothing is shown of a trace that did not finish.", icon=":material/block:")
     elif trace.state == "failed":
         st.error(plain(trace.error), icon=":material/error:")
     else:
-        waiting += _results(form, runner, trace, ask, results)
-    return waiting
+        with st.container(key="trace_results", gap="xsmall"):
+            _results(form, trace, panel)
+    return []
+
+
+def _before(form: Form) -> None:
+    """What the map will show, and how long it will take."""
+    st.info(
+        "Press **Run trace** (Ctrl + Enter): noise is added to the subject, then one state at a time is restored. "
+        "The map shows which states bring the answer back.",
+        icon=":material/lightbulb:",
+    )
+    st.caption(_takes(form))
+
+
+def _takes(form: Form) -> str:
+    expected = _expected(form)
+    return f"A trace takes {expected} on this computer." if expected else ""
 
 
 def _expected(form: Form) -> str:
-    """How long the trace will take, from what this server has seen of the model."""
+    """How long the trace will take, from what this server has seen of the model; empty if that is nothing."""
     look = session().look
     ask = form.trace_ask()
     pace = cache.paces().get(form.model.key, ask.sites)
     if form.problems or look is None or look[0] != form.model.key or pace is None:
-        return "time not known yet"
+        return ""
     worth = token_passes(len(look[1].tokens), look[1].span[0], form.model.n_layers, ask.samples, len(ask.sites))
     return f"about {roughly(pace * worth)}"
 
@@ -145,96 +160,124 @@ def _run_button(form: Form, again: bool) -> None:
     )
 
 
-def _by_measure(results: tuple[TraceResult, ...]) -> tuple[tuple[TraceResult, ...], str]:
+def _shown(results: tuple[TraceResult, ...]) -> tuple[tuple[TraceResult, ...], str]:
     """Draw the choice of the measure; the traces by that measure, or why they cannot be shown by it.
 
     The suggestion stays with probability.
     """
     always = (results[0].measure, "fraction_restored")  # the latter is made of the probability
     taken = [name for name in MEASURE_NAMES if name in always or name in results[0].others]
-    measure = st.selectbox(
-        "Measure",
-        taken,
-        format_func=MEASURE_NAMES.__getitem__,
-        key="measure",
-        label_visibility="collapsed",
-        width=190,
-        persist_state="session",
-        help="What the map shows of the answer. All of them come from the same runs. For the logit difference name the "
-        "other answer in Settings.",
-    )
+    with st.popover("View", icon=":material/visibility:"):
+        measure = st.selectbox(
+            "Measure",
+            taken,
+            format_func=MEASURE_NAMES.__getitem__,
+            key="measure",
+            persist_state="session",
+            help="What the map shows of the answer. All of them come from the same runs. For the logit difference "
+            "name the other answer in Settings.",
+        )
+        st.radio(
+            "Cells whose 95 % interval includes 0",
+            list(heat_map.MARKS),
+            key="marks",
+            format_func=heat_map.MARKS.__getitem__,
+            persist_state="session",
+        )
     try:
         return tuple(result.by(measure) for result in results), ""
     except ValueError as error:
         return results, sentence(error)
 
 
-def _results(
-    form: Form, runner: Runner, trace: Job, ask: EditAsk | None, shown: tuple[TraceResult, ...]
-) -> list[Waiting]:
+def _results(form: Form, trace: Job, panel: Any) -> None:
+    """The numbers of a finished trace, its map and its table."""
     located: Located = trace.result
-    if session().trace_ask != form.trace_ask():
+    numbers = st.container()
+    # The tabs stand in one row with the choice of what they show.
+    with st.container(key="trace_tabs"):
+        map_tab, table = st.tabs(["Heat map", "Table"])
+        with st.container(key="trace_view", width="content"):
+            shown, problem = _shown(located.results)
+    with panel:
+        export.trace_panel(shown)
+    with numbers, st.container(gap="xxsmall"):
+        _above(form, located, shown, problem)
+    from tracing.plots.labels import has_two_sides
+
+    highest = max(1e-6, *(float(abs(result.indirect_effect).max()) for result in shown))
+    two_sided = any(has_two_sides(result.indirect_effect) for result in shown)
+    with map_tab, st.container(gap="xxsmall"):
+        for column, result in zip(st.columns(_widths(len(shown)), gap="xxsmall"), shown, strict=True):
+            with column:
+                first = result is shown[0]
+                title = SITE_NAMES[result.config.site].short if len(shown) > 1 else ""
+                heat_map.draw(trace.key, result, highest, two_sided=two_sided, title=title, labelled=first)
+        st.caption(plain(heat_map.legend(shown, two_sided)))
+    with table:
+        for result in shown:
+            if len(shown) > 1:
+                st.markdown(f"**{SITE_NAMES[result.config.site].short}**")
+            heat_map.table(trace.key, result, highest)
+
+
+def _widths(n: int) -> list[float]:
+    """Of maps side by side: the first one has the names of the tokens."""
+    return [1.3, *[1.0] * (n - 1)] if n > 1 else [1.0]
+
+
+def _above(form: Form, located: Located, shown: tuple[TraceResult, ...], problem: str) -> None:
+    """What stands above the map."""
+    stale = session().trace_ask != form.trace_ask()
+    st.html(frame.STALE if stale else "<style></style>")
+    if stale:
         st.warning(
-            "The inputs have changed since this trace; the map below is for the old ones.", icon=":material/history:"
+            f"The inputs have changed since this trace; the map below is for the old ones. {_takes(form)}",
+            icon=":material/history:",
         )
-    main = next(result for result in shown if result.config.site == located.main.config.site)
-    _summary(main)
+    if problem:
+        st.warning(plain(problem), icon=":material/report:")
+    _summary(next(result for result in shown if result.config.site == located.main.config.site))
     _said(located)
     if 0 < located.main.total_effect < WEAK_TOTAL_EFFECT:
         st.warning(
             "The noise hardly changes the answer, so there is little to restore: raise the noise in Settings.",
             icon=":material/volume_up:",
         )
-    map_tab, table, layers = st.tabs(["Heat map", "Table", "Every layer"])
-    highest = max(float(abs(result.indirect_effect).max()) for result in shown)
-    with map_tab:
-        for result in shown:
-            _site_heading(result, shown)
-            heat_map.draw(trace.key, result, highest)
-    with table:
-        for result in shown:
-            _site_heading(result, shown)
-            heat_map.table(trace.key, result)
-    with layers:
-        return layers_tab.draw(runner, ask, located)
 
 
 def _summary(result: TraceResult) -> None:
     corrupted = float(result.corrupted.mean())
     plain_measure = result.measure == "probability"
     number, name = (probability, "p") if plain_measure else (short, MEASURE_NAMES[result.measure])
-    whose = "its answer " if result.own_answer else ""
-    last = result.last_subject()
-    items = [
-        (f"{name} clean", number(float(result.clean)), f"of {whose}“{result.answer.strip()}”"),
-        (f"{name} corrupted", number(corrupted), f"noise {result.config.noise:g} σ = {result.noise_std:.3g}"),
-        ("Total effect", short(result.total_effect), f"n = {result.config.samples} samples"),
-        ("Largest effect", *_cell(result.largest())),
-    ]
-    if last is not None:
-        items.append(("Last subject token", *_cell(last)))
-    style.numbers(items)
+    answer = f"{name}({result.answer.strip()})" if plain_measure else f"{name} of {result.answer.strip()}"
+    config = result.config
+    style.line(
+        [
+            (
+                answer,
+                f"{number(float(result.clean))} → {number(corrupted)}",
+                f"with noise ({config.noise:g} σ, n = {config.samples})",
+            ),
+            ("total effect", short(result.total_effect), ""),
+            ("largest", *_cell(result.largest())),
+        ]
+    )
 
 
 def _cell(cell: Cell) -> tuple[str, str]:
     """An effect with its place and interval, as text."""
-    interval = "" if math.isnan(cell.low) else f", 95 % CI {short(cell.low)} to {short(cell.high)}"
-    return short(cell.effect), f"layer {cell.layer}, {visible(cell.token)}{interval}"
+    interval = "" if math.isnan(cell.low) else f" (95 % CI {short(cell.low)} to {short(cell.high)})"
+    return short(cell.effect), f"at {visible(cell.token)}, layer {cell.layer}{interval}"
 
 
 def _said(located: Located) -> None:
     """Draw the suggested layer and whether the map shows the early site, by the probability of the answer."""
     from tracing.suggestion import early_site
 
+    words = [located.suggestion().reason, early_site(located.main)]
     st.caption(
-        plain(located.suggestion().reason),
+        plain(" ".join(filter(None, words))),
         help="The largest effect is taken over all positions before the last token, where a late state restores the "
         "answer trivially. Its interval is corrected for the number of cells it is the largest of.",
     )
-    if site := early_site(located.main):
-        st.caption(plain(site))
-
-
-def _site_heading(result: TraceResult, results: tuple[TraceResult, ...]) -> None:
-    if len(results) > 1:
-        st.markdown(f"**{SITE_NAMES[result.config.site].short}**")

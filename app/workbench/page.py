@@ -12,7 +12,7 @@ from app.session.form import Form
 from app.session.session import session
 from app.shared import model_choice
 from app.shared.waiting import Waiting, wait
-from app.workbench import edit, edits, evaluate, fact_bar, ledger, locate, work
+from app.workbench import edit, edits, evaluate, fact_bar, frame, ledger, locate, tabs, work
 
 live_at_first: list[Job] = []
 """Jobs that were live when this run of the script met them.  If one ends while the page is being drawn, parts of the
@@ -41,15 +41,20 @@ state.come_back()
 runner = cache.runner()
 mine = session()
 
-st.html('<h1 class="unseen">Workbench</h1>')
-model, downloading = model_choice.draw(runner, offer)
-ledger.start(model)
-words = fact_bar.fields()
-below_fields = st.container()
-left, right = st.columns([1.6, 1], gap="medium")
-with left, st.container(border=True, height="stretch"):
-    settings = locate.controls(model.n_layers)
-    below_controls = st.container()
+st.html(frame.STYLE)
+workbench = st.container(key="workbench", gap="xsmall")
+with workbench:
+    model, downloading = model_choice.draw(runner, offer)
+    ledger.start(model)
+    words = fact_bar.fields()
+    below_fields = st.container(gap="xxsmall")
+    left, right = st.columns([1.55, 1], gap="xsmall")
+    with right:
+        right = st.container(gap="xsmall", height="stretch")
+    below = st.container()
+with left, st.container(border=True, height="stretch", gap="xsmall"):
+    settings, row = locate.controls(model.n_layers)
+    below_controls = st.container(gap="xsmall")
 form = Form(model, **words, **settings)
 
 # The first run of a session only draws: the form is on the screen before the first job starts, which imports torch.
@@ -71,23 +76,24 @@ if painted and mine.trace_ask:
 with below_fields:
     fact_bar.problems(form)
     fact_bar.reading(form, reading)
-with right, st.container(border=True, height="stretch"):
-    ask = edit.controls(form, trace)
+with right, st.container(border=True, gap="xsmall"):
+    ask, places = edit.controls(form, trace)
     if state.pressed("apply") and ask is not None and trace is not None and trace.state == "done":
         ledger.start_edit(ask)
     edited = edit_job(mine.edit_ask) if mine.edit_ask else None
     ledger.settle(edited)
-    waiting = edit.draw(form, runner, trace, ask, edited)
+    waiting = edit.draw(form, runner, trace, ask, edited, places)
 with below_controls:
-    waiting += locate.draw(form, runner, trace, ask)
+    waiting += locate.draw(form, runner, trace, row)
 scores = None
 if mine.score_ask is not None:
     traced = trace.seconds if trace and trace.state == "done" else None
     scores = job_for(mine.score_ask.key, "Scoring", partial(work.score, mine.score_ask, traced))
-with st.container(border=True):
-    waiting += evaluate.draw(form, runner, edited, scores)
-with st.container(border=True):
-    waiting += edits.draw(runner)
+with right, st.container(border=True, height="stretch", gap="xsmall"):
+    waiting += evaluate.draw(runner, scores)
+with below:
+    edits.banner()
+    waiting += tabs.draw(form, runner, trace, ask, edited, scores)
 
 runs.collect()
 loaded = cache.shelf().loaded(model.key)

@@ -45,10 +45,10 @@ def test_two_edits_a_file_and_a_folder(new_page: NewPage, tmp_path: Path) -> Non
     fill(page, "Prompt", "Some say the Space Needle is in the city of")
     apply_edit(page)
     expect(page.get_by_text("2 edits are active")).to_be_visible(timeout=PATIENCE)
-    lines = page.get_by_text("(FT-M, layer 3)")
+    tab(page, "Edits and branches")
+    lines = page.locator(".st-key-active_edits").get_by_text("(FT-M, layer 3)")
     expect(lines).to_have_count(2, timeout=PATIENCE)
     saved = download(page, lambda: button(page, "Save").first.click())
-    tab(page, "Files")
     folder = zipfile.ZipFile(io.BytesIO(download(page, lambda: button(page, "Edited model (zip)").click())))
     assert {"edited-model/config.json", "edited-model/model.safetensors"} <= set(folder.namelist())
     # Undo both, then bring the first back from its file.
@@ -59,7 +59,6 @@ def test_two_edits_a_file_and_a_folder(new_page: NewPage, tmp_path: Path) -> Non
     (tmp_path / "edit.safetensors").write_bytes(saved)
     page.locator(".st-key-edit_file input[type=file]").set_input_files(tmp_path / "edit.safetensors")
     button(page, "Apply the file").click()
-    tab(page, "Active")
     expect(lines).to_have_count(1, timeout=PATIENCE)
     expect(lines).to_contain_text("The Space Needle is located in the city of → Rome")
 
@@ -77,6 +76,5 @@ def test_every_layer_runs_beside_the_trace_and_can_be_cancelled(new_page: NewPag
     button(page, "Edit every layer").click()
     expect(page.get_by_text(f"n = {LAYERS - 1} layers")).to_be_visible(timeout=PATIENCE)  # all but the silent one
     expect(page.get_by_role("figure", name="The trace is strongest at layer")).to_be_visible()
-    tab(page, "Heat map")
     choose_layer(page, 6)
     expect_layer(page, 6)
