@@ -32,6 +32,10 @@ def no_edits() -> Branches:
 class Session:
     """One reader's session: a tab of a browser until it is reloaded."""
 
+    name: str = ""
+    """Its secret name, under which a reload finds it (`app/session/keep.py`)."""
+    asked_before: bool = False
+    """The tab has said which session it had before it was reloaded."""
     asker: str = ""
     """Its name among those who wait for a job; empty until the session has started."""
     painted: bool = False
@@ -91,6 +95,9 @@ class Session:
     """The picker of methods has been drawn; it stays."""
     probe_rows: tuple[Row, ...] = ()
     """Complete rows of the editor of probes."""
+
+    widgets: dict[str, Any] = field(default_factory=dict)
+    """Key -> value of the method and its settings, as drawn last."""
 
     # The Workbench: edits
     asked_model: str = ""

@@ -1,10 +1,13 @@
-"""What only the browser can do, in a few lines of its own language: copy the page's link."""
+"""What only the browser can do, in a few lines of its own language: copy the link, remember a session in its tab."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import streamlit as st
+
+from app.session import keep
+from app.session.session import session
 
 COPY_HTML = """<button type="button">Copy link</button><span role="status"></span>"""
 COPY_CSS = """
@@ -30,6 +33,16 @@ export default function ({ parentElement }) {
 }
 """
 
+REMEMBER_JS = """
+export default function ({ data, setTriggerValue }) {
+  try {
+    const earlier = sessionStorage.getItem("engram-session");
+    if (earlier && earlier !== data.name && !data.settled) setTriggerValue("earlier", earlier);
+    else sessionStorage.setItem("engram-session", data.name);
+  } catch { /* a browser that keeps nothing: a reload begins anew */ }
+}
+"""
+
 
 def _component(name: str, **parts: str) -> Any:
     """A component, registered once in a server."""
@@ -37,6 +50,16 @@ def _component(name: str, **parts: str) -> Any:
 
 
 _COPY = _component("engram_copy_link", html=COPY_HTML, css=COPY_CSS, js=COPY_JS)
+_REMEMBER = _component("engram_remember", js=REMEMBER_JS)
+
+
+def remember_session() -> None:
+    """Let the tab keep the session's name, and take over the session whose name it kept before a reload."""
+    _REMEMBER(
+        key="tab",
+        data={"name": keep.hold(), "settled": session().asked_before},
+        on_earlier_change=lambda: keep.take_over(str(st.session_state.tab.earlier)),
+    )
 
 
 def copy_link() -> None:

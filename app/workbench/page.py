@@ -6,7 +6,7 @@ import streamlit as st
 
 from app.server import cache, catalog
 from app.server.jobs import Job, Lane, Work
-from app.session import runs, state
+from app.session import keep, runs, state
 from app.session.asks import EditAsk, FileAsk
 from app.session.form import Form
 from app.session.session import session
@@ -99,6 +99,7 @@ runs.collect()
 loaded = cache.shelf().loaded(model.key)
 state.write_link(model, loaded.revision if loaded is not None else "")
 state.remember()
+keep.remember_widgets()
 if not painted:
     mine.painted = True
     st.rerun()

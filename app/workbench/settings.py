@@ -13,26 +13,79 @@ from app.shared.wording import plain, sentence
 
 DEFAULTS_FOR = 12
 """Layers of the bundled model, which the configs' default layers are for."""
+GROUPS = {
+    "locate-then-edit": "Find the weights, then solve for the change",
+    "fine-tuning": "Train some weights",
+    "in-context": "Put words before the prompt",
+    "memory": "Keep the fact beside the model",
+    "meta-learning": "Ask an editor trained beforehand",
+}
+"""Families of methods, in plain words."""
+ADVICE = {
+    "r-rome": "one fact, one layer; begin here",
+    "rome": "as published in 2022; R-ROME is safer",
+    "memit": "many facts at once, over several layers",
+    "emmet": "many facts at once, in one layer",
+    "alphaedit": "one edit after another, others kept",
+    "kn": "switches single neurons; weak",
+    "ft": "plain baseline; disturbs much",
+    "ft-l": "baseline with a limit on the change",
+    "ft-m": "the strongest plain fine-tuning",
+    "lora": "low-rank training; disturbs much",
+    "ice": "no weights change; the fact is told",
+    "ike": "the fact is told, with examples",
+    "grace": "answers this prompt, little else",
+    "wise": "a side memory, for long sequences",
+    "ke": "needs an editor trained for the model",
+    "mend": "needs an editor trained for the model",
+    "serac": "needs a memory trained for the model",
+}
+"""One line on when to take a method; what each reaches is measured in docs/methods.md."""
 ACRONYMS = {"kl": "KL", "l2": "L2"}
 
 
 def method(n_layers: int) -> str:
-    """Draw the picker; the chosen method's name.
+    """Draw the picker, its methods in their groups; the chosen method's name.
 
     Args:
         n_layers: of the model.
     """
     from editing import METHODS
 
-    def title(name: str) -> str:
-        return f"{METHODS[name].title} · {METHODS[name].family}"
-
     return str(
         st.selectbox(
-            "Method", list(METHODS), format_func=title, key="method", persist_state="session",
-            on_change=state.follow_method, args=(own_layers(n_layers), n_layers - 1),
+            "Method", in_groups(), format_func=lambda name: f"{METHODS[name].title} · {_advice(name)}", key="method",
+            persist_state="session", on_change=state.follow_method, args=(own_layers(n_layers), n_layers - 1),
+            help=_all_advice(),
         )
     )  # fmt: skip
+
+
+def in_groups() -> list[str]:
+    """Every method, those of a group together; the default one is the first."""
+    from editing import METHODS
+
+    groups = list(dict.fromkeys(method.family for method in METHODS.values()))
+    return sorted(METHODS, key=lambda name: groups.index(METHODS[name].family))
+
+
+def _advice(name: str) -> str:
+    from editing import METHODS
+
+    return ADVICE.get(name, METHODS[name].family)
+
+
+def _all_advice() -> str:
+    """The groups with a line on each method, for the help of the picker."""
+    from editing import METHODS
+
+    lines, group = [], ""
+    for name in in_groups():
+        if METHODS[name].family != group:
+            group = METHODS[name].family
+            lines.append(f"\n**{GROUPS.get(group, group)}**\n")
+        lines.append(f"- {METHODS[name].title}: {_advice(name)}")
+    return "\n".join(lines)
 
 
 def own_layers(n_layers: int) -> dict[str, int]:

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -118,6 +119,14 @@ def expect_layer(page: Page, layer: int) -> None:
         arg=layer,
         timeout=PATIENCE,
     )
+
+
+def choose_method(page: Page, title: str) -> None:
+    """The method of that title, whatever is said behind it."""
+    page.get_by_role("combobox", name="Method").click()
+    page.get_by_role("option", name=re.compile(rf"^{re.escape(title)} ")).click()
+    expect(page.get_by_role("combobox", name="Method")).to_have_value(re.compile(rf"^{re.escape(title)} "))
+    settled(page)
 
 
 def settled(page: Page) -> None:

@@ -1,5 +1,6 @@
 """Editing and evaluating on the page; two readers at once."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,8 +14,11 @@ from tests.browser.actions import (
     apply_edit,
     button,
     choose_layer,
+    choose_method,
+    fill,
     fill_number,
     grid,
+    parameters,
     report,
     scored,
     settled,
@@ -100,6 +104,31 @@ def test_map_edit_and_metrics_stand_on_one_screen(new_page: NewPage) -> None:
     expect(page.get_by_text("Edited view.")).to_be_visible()
     undo(page).click()
     expect(page.get_by_text("Edited view.")).to_have_count(0)
+
+
+def test_a_reload_keeps_the_edits_and_shows_them_to_nobody_else(new_page: NewPage) -> None:
+    page = new_page(run="1", layer="4")
+    traced(page)
+    fill(page, "New answer", "Oslo")
+    choose_method(page, "FT-M")
+    apply_edit(page)
+    scores = report(page)["scores"]
+    page.reload()
+    traced(page)
+    scored(page)
+    assert report(page)["scores"] == scores
+    expect(page.get_by_role("combobox", name="Method")).to_have_value(re.compile("FT-M"))
+    expect(page.locator(".st-key-edited_view")).to_contain_text("Oslo (FT-M, layer")
+    stranger = new_page(**parameters(page))  # the same link in another browser
+    traced(stranger)
+    settled(stranger)
+    expect(stranger.locator(".st-key-edited_view")).to_have_count(0)
+    expect(stranger.locator(".st-key-tiles").get_by_text("—")).to_have_count(5)
+    undo(page).click()
+    expect(page.locator(".st-key-edited_view")).to_have_count(0)
+    page.reload()
+    traced(page)
+    expect(undo(page)).to_have_count(0)
 
 
 def test_one_reader_edits_while_another_traces(

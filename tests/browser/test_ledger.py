@@ -13,23 +13,16 @@ from tests.browser.actions import (
     apply_edit,
     button,
     choose_layer,
+    choose_method,
     download,
     expect_layer,
     fill,
-    settled,
     traced,
     undo,
 )
 from tests.browser.servers import Server
 
 NewPage = Callable[..., Page]
-
-
-def choose_method(page: Page, title: str) -> None:
-    page.get_by_role("combobox", name="Method").click()
-    page.get_by_role("option", name=title).click()
-    expect(page.get_by_role("combobox", name="Method")).to_have_value(title)
-    settled(page)
 
 
 def tab(page: Page, name: str) -> None:
@@ -39,7 +32,7 @@ def tab(page: Page, name: str) -> None:
 def test_two_edits_a_file_and_a_folder(new_page: NewPage, tmp_path: Path) -> None:
     page = new_page(run="1", layer="4")
     traced(page)
-    choose_method(page, "FT-M · fine-tuning")
+    choose_method(page, "FT-M")
     apply_edit(page)
     fill(page, "New answer", "Oslo")
     fill(page, "Prompt", "Some say the Space Needle is in the city of")
@@ -66,7 +59,7 @@ def test_two_edits_a_file_and_a_folder(new_page: NewPage, tmp_path: Path) -> Non
 def test_every_layer_runs_beside_the_trace_and_can_be_cancelled(new_page: NewPage, server: Server) -> None:
     page = new_page(run="1", seed="41")
     traced(page)
-    choose_method(page, "FT-M · fine-tuning")
+    choose_method(page, "FT-M")
     tab(page, "Every layer")
     with server.held():
         button(page, "Edit every layer").click()
