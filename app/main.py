@@ -14,15 +14,13 @@ if ROOT not in sys.path:
 import streamlit as st  # noqa: E402
 
 from app.language.say import say, start, switch  # noqa: E402
+from app.session import keep  # noqa: E402
 from app.session.session import session  # noqa: E402
-from app.shared import browser  # noqa: E402
 
 STYLE = """<style>
 [data-testid=stMainBlockContainer] { padding-inline: clamp(1rem, 2vw, 2.5rem) }
 [data-testid=stHeading] h2 { font-size: 1.3rem; padding: 0.2rem 0 }
 .st-key-language { position: fixed; z-index: 999992; top: 0.55rem; right: 1rem; width: auto }
-[data-testid=stLayoutWrapper]:has(> .st-key-tab_memory) {
-  position: absolute; width: 1px; height: 1px; overflow: hidden }
 [data-retained=true]:has(> .stButton) { position: absolute; opacity: 0; pointer-events: none }
 </style>"""
 """Headings (one h1 on a page, h2 for its cards) at sizes that leave room below them.  Streamlit keeps a clicked button
@@ -46,6 +44,5 @@ st.html(STYLE)
 switch()
 if page.url_path:  # every page but the Workbench
     session().left = True
-with st.container(key="tab_memory"):
-    browser.remember_session()
+keep.take_over()
 page.run()

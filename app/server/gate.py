@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import secrets
 from base64 import b64encode
 from collections import Counter
 from collections.abc import MutableMapping
@@ -12,6 +13,7 @@ from typing import Any
 
 import streamlit
 from starlette.datastructures import MutableHeaders
+from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -41,6 +43,8 @@ HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
+COOKIE = "engram"
+"""Name of the cookie with the browser's secret."""
 LOCAL = ("127.0.0.1", "::1")
 INSIDE = ("/metrics", "/_stcore/metrics")
 """Paths that only this computer may read."""
@@ -90,7 +94,21 @@ class Gate:
         elif scope["path"] == "/" and self._full(_address(scope)):
             await PlainTextResponse(FULL, 503, {"Retry-After": "120"}, "text/html")(scope, receive, send)
         else:
-            await self._app(scope, receive, send)
+            await self._app(scope, receive, _with_cookie(scope, send) if scope["path"] == "/" else send)
+
+
+def _with_cookie(scope: Scope, send: Send) -> Send:
+    """Give a browser that has none a secret, by which it finds its sessions again (`app/session/keep.py`)."""
+    if COOKIE in Request(scope).cookies:
+        return send
+
+    async def sending(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            secret = secrets.token_urlsafe(24)
+            MutableHeaders(scope=message).append("Set-Cookie", f"{COOKIE}={secret}; Path=/; HttpOnly; SameSite=Lax")
+        await send(message)
+
+    return sending
 
 
 def _address(scope: MutableMapping[str, Any]) -> str:

@@ -1,7 +1,8 @@
-"""A reload keeps a reader's edits: the server holds the session under a name that only the reader's tab knows.
+"""A reload keeps a reader's edits: the server holds the session under a secret of the browser and a number of the tab.
 
-The name is random, is never part of a link, and lies in the tab's own storage.  A reloaded tab hands it in and goes on
-with a copy under a new name, so that a duplicated tab gets a session of its own.
+The secret is random and lies in a cookie that no script can read (`app/server/gate.py`); the tab's number is in its
+address, and is of no use to another browser.  A reloaded tab goes on with a copy under a new number, so that a
+duplicated tab has a session of its own.
 """
 
 from __future__ import annotations
@@ -14,12 +15,15 @@ from typing import Any
 
 import streamlit as st
 
+from app.server.gate import COOKIE
 from app.session.session import Session, session
 
 MOST = 100
 """Sessions held; those that did nothing for longest go first."""
+PARAMETER = "tab"
+"""Of the address."""
 TAKEN_OVER = (
-    "asker", "given_up", "trace_ask", "layers_ask", "edit_ask", "score_ask", "score_wanted", "compare_ask", "compared",
+    "given_up", "trace_ask", "layers_ask", "edit_ask", "score_ask", "score_wanted", "compare_ask", "compared",
     "seen_trace", "keep_layer", "layer_before", "token_of", "method_shown", "probe_rows", "asked_model", "ledger_model",
     "ledger", "kept_broken", "runs", "runs_seen", "widgets",
 )  # fmt: skip
@@ -29,7 +33,7 @@ WIDGETS = ("method", "fact_token", "roll_back_broken", "measure", "marks")
 
 
 class Keeper:
-    """The sessions of all readers by their secret names."""
+    """The sessions of all readers by their names."""
 
     def __init__(self, most: int = MOST) -> None:
         self._sessions: OrderedDict[str, Session] = OrderedDict()
@@ -56,26 +60,35 @@ def keeper() -> Keeper:
     return Keeper()
 
 
-def hold() -> str:
-    """Hold the session of this run; its name, for the tab to remember."""
+def _name(tab: str) -> str:
+    """The name of a tab's session; empty where the browser has no secret."""
+    secret = st.context.cookies.get(COOKIE, "")
+    return f"{secret}/{tab}" if secret and tab else ""
+
+
+def take_over() -> None:
+    """At the first run of a session: go on with the one the tab had before a reload, if it is still held."""
     mine = session()
-    if not mine.name:
-        mine.name = secrets.token_urlsafe(24)
-    keeper().put(mine.name, mine)
-    return mine.name
-
-
-def take_over(name: str) -> None:
-    """Go on with the session that the tab had before it was reloaded; once, and only if it is still held."""
-    mine, earlier = session(), keeper().get(name)
-    if mine.asked_before or earlier is None or earlier is mine:
-        mine.asked_before = True
+    if mine.tab:
         return
-    mine.asked_before = True
+    mine.tab = secrets.token_hex(4)
+    earlier = keeper().get(_name(st.query_params.get(PARAMETER, "")))
+    if earlier is None:
+        st.query_params.pop(PARAMETER, None)
+        return
     for field in TAKEN_OVER:
         setattr(mine, field, copy.copy(getattr(earlier, field)))
     for key, value in mine.widgets.items():
         st.session_state[key] = value
+
+
+def hold() -> None:
+    """Hold the session, and put the tab's number into its address, once there is something to keep."""
+    mine = session()
+    name = _name(mine.tab)
+    if name and (mine.trace_ask is not None or mine.ledger.edits()):
+        keeper().put(name, mine)
+        st.query_params[PARAMETER] = mine.tab
 
 
 def remember_widgets() -> None:

@@ -32,10 +32,8 @@ def no_edits() -> Branches:
 class Session:
     """One reader's session: a tab of a browser until it is reloaded."""
 
-    name: str = ""
-    """Its secret name, under which a reload finds it (`app/session/keep.py`)."""
-    asked_before: bool = False
-    """The tab has said which session it had before it was reloaded."""
+    tab: str = ""
+    """Number of the tab, under which a reload finds the session (`app/session/keep.py`)."""
     asker: str = ""
     """Its name among those who wait for a job; empty until the session has started."""
     painted: bool = False
@@ -63,6 +61,9 @@ class Session:
     """The fields are to be filled with `fields`."""
     drawn_anew: int = 0
     """How often fields in panels got new keys (`state.key_of`)."""
+
+    link_place: Any = None
+    """Where the link is drawn once the page has written it."""
 
     # The model
     model_wanted: str = ""

@@ -14,7 +14,6 @@ from app.server.jobs import Runner
 from app.session import state
 from app.session.session import session
 from app.session.state import KEEP
-from app.shared import browser
 from app.shared.waiting import MEGABYTE, Waiting, cancel, show
 from app.shared.wording import markup, plain, sentence
 from facts.watch import Watch
@@ -44,8 +43,8 @@ def draw(runner: Runner, offer: Offer) -> tuple[Choice, list[Waiting]]:
         with switch:
             choice = replace(choice, chat=_chat(choice))
         links = st.container(width="content")
-    with links:
-        browser.copy_link()
+    with links, st.popover("Copy link", icon=":material/link:"):
+        link_place = st.empty()
     below = st.empty()  # so that the old content goes at once, not when the script ends
     with below.container():
         waiting = _download(runner)
@@ -56,6 +55,7 @@ def draw(runner: Runner, offer: Offer) -> tuple[Choice, list[Waiting]]:
         for problem in offer.unusable:
             st.warning(plain(sentence(problem)), icon=":material/folder_off:")
         _compare_with_link(choice)
+    session().link_place = link_place
     return choice, waiting
 
 

@@ -100,6 +100,9 @@ loaded = cache.shelf().loaded(model.key)
 state.write_link(model, loaded.revision if loaded is not None else "")
 state.remember()
 keep.remember_widgets()
+keep.hold()
+with mine.link_place:
+    st.code(state.link(), language=None, wrap_lines=True, width=420)
 if not painted:
     mine.painted = True
     st.rerun()

@@ -19,4 +19,4 @@ def test_sessions_are_held_by_name_and_the_idle_ones_go_first() -> None:
 def test_what_is_taken_over_are_fields_of_a_session() -> None:
     assert set(TAKEN_OVER) <= set(Session.__dataclass_fields__)
     assert {"ledger", "edit_ask", "score_ask", "runs"} <= set(TAKEN_OVER)
-    assert "name" not in TAKEN_OVER  # so that a duplicated tab has a session of its own
+    assert "tab" not in TAKEN_OVER  # so that a duplicated tab has a session of its own

@@ -8,12 +8,15 @@ from playwright.sync_api import Page, expect
 from metrics.definitions import METRICS as TABLE
 from tests.browser.actions import (
     LAYERS,
+    MAP,
     PATIENCE,
     apply_edit,
     at,
+    button,
     expect_layer,
     grid,
     report,
+    slider,
     tile,
     trace,
     undo,
@@ -36,13 +39,26 @@ def test_trace_click_edit_read_and_undo(bundled_page: NewPage, bundled_server: S
     weights = bundled_server.ask("weights")
     page.mouse.click(*at(page, 3, last_subject))
     expect_layer(page, 3)
+    page.set_viewport_size({"width": 1440, "height": 900})
     apply_edit(page)
     for name in METRICS:
         expect(tile(page, name)).to_contain_text("n = ")
+    # what Engram is, the model, the prompt, the map, the edit and the five metrics stand on the first screen
+    seen = [page.get_by_role("heading", level=1), page.locator(MAP), slider(page), button(page, "Apply edit")]
+    seen += [page.get_by_role("combobox", name="Model"), page.get_by_role("textbox", name="Prompt")]
+    seen += [page.locator(".said"), *(tile(page, name) for name in METRICS)]
+    assert page.locator("[data-testid=stMain]").evaluate("node => node.scrollTop") == 0
+    for element in seen:
+        box = element.bounding_box()
+        assert box is not None
+        assert box["y"] >= 0, element
+        assert box["y"] + box["height"] <= 900, element
+    expect(page.locator(".st-key-edited_view")).to_contain_text("Edited view.")
     scores = {score["metric"]: score for score in report(page)["scores"] if score["headline"]}
     assert (scores["reliability"]["before"], scores["reliability"]["after"]) == (0.0, 1.0)
     page.get_by_role("tab", name="Text before and after").click()
     expect(page.get_by_text("Before", exact=True).first).to_be_visible()
     undo(page).click()
+    expect(page.locator(".st-key-edited_view")).to_have_count(0)
     expect(page.locator(".st-key-tiles").get_by_text("—")).to_have_count(5)
     assert bundled_server.ask("weights") == weights

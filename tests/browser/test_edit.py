@@ -9,7 +9,6 @@ from playwright.sync_api import Page, expect
 
 from metrics.definitions import METRICS as TABLE
 from tests.browser.actions import (
-    MAP,
     PATIENCE,
     apply_edit,
     button,
@@ -22,7 +21,6 @@ from tests.browser.actions import (
     report,
     scored,
     settled,
-    slider,
     tile,
     trace,
     traced,
@@ -82,28 +80,6 @@ def test_apply_shows_five_metrics_and_undo_takes_them_back(
     choose_layer(page, 4)  # the new trace has its own suggestion
     apply_edit(page)
     assert report(page)["revision"] == first["revision"]
-
-
-def test_map_edit_and_metrics_stand_on_one_screen(new_page: NewPage) -> None:
-    page = new_page(run="1", layer="4", site="all")
-    page.set_viewport_size({"width": 1440, "height": 900})
-    traced(page)
-    apply_edit(page)
-    settled(page)
-    maps = [chart.bounding_box() for chart in page.locator(MAP).all()]
-    assert len(maps) == 3
-    assert len({box["y"] for box in maps if box}) == 1, "side by side"
-    tops = page.evaluate(f"() => Array.from(document.querySelectorAll('{MAP}'), plot => plot._fullData[0].zmax)")
-    assert len(set(tops)) == 1, "on one scale"
-    seen = [page.get_by_role("heading", level=1), slider(page), button(page, "Apply edit"), page.locator(".said")]
-    seen += [tile(page, name) for name in METRICS]
-    boxes = maps + [element.bounding_box() for element in seen]
-    assert all(box is not None and box["y"] >= 0 and box["y"] + box["height"] <= 900 for box in boxes)
-    main = page.locator("[data-testid=stMain]")
-    assert main.evaluate("node => node.scrollTop") == 0
-    expect(page.get_by_text("Edited view.")).to_be_visible()
-    undo(page).click()
-    expect(page.get_by_text("Edited view.")).to_have_count(0)
 
 
 def test_a_reload_keeps_the_edits_and_shows_them_to_nobody_else(new_page: NewPage) -> None:

@@ -169,6 +169,11 @@ def test_typing_and_clicking_during_a_run(new_page: NewPage, server: Server) -> 
         expect(button(page, "Cancel")).to_be_visible()
     traced(page)
     expect(page.locator(MAP)).to_have_count(3)
+    drawn = page.evaluate(
+        f"""() => Array.from(document.querySelectorAll('{MAP}'),
+                             plot => [plot.getBoundingClientRect().y, plot._fullData[0].zmax])"""
+    )
+    assert drawn[0] == drawn[1] == drawn[2], "side by side, on one scale"
     expect(page.get_by_role("textbox", name="New answer")).to_have_value("London")
 
 
