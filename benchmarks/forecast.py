@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from scipy.stats import spearmanr
 
-from benchmarks.held_out import held_out_requests
-from benchmarks.journal import journaled
+from benchmarks.parts.held_out import held_out_requests
+from benchmarks.parts.journal import journaled
 from editing import make_edit
 from editing.forecast import Forecaster
 from editing.parts.suggest import suggest_layer

@@ -18,9 +18,9 @@ import numpy as np
 import torch
 
 from app.workflow import silent_layers
-from benchmarks.journal import journaled
+from benchmarks.parts.journal import journaled
 from editing import apply_edits, make_edit
-from experiments.card_numbers import score_of
+from experiments.card_numbers import SHARES, score_of
 from experiments.cells.scored import answered, perplexity_ratio
 from experiments.studies.known import ATLAS, draw_requests
 from experiments.studies.layer_card import TEXTS, prompted
@@ -74,10 +74,7 @@ def table(model: LanguageModel, lines: Sequence[Mapping[str, Any]]) -> str:
         results = [line["ways"][way] for line in lines]
         layers = sorted({result["layer"] for result in results})
         shown = str(layers[0]) if len(layers) == 1 else f"{layers[0]} to {layers[-1]}"
-        parts = [
-            f"{np.mean([np.mean(result[name]) for result in results if result.get(name)]):.2f}"
-            for name in ("reliability", "paraphrase", "neighborhood")
-        ]
+        parts = [_mean([result[name] for result in results if result.get(name)]) for name in SHARES]
         low, high = paired_bootstrap(scores[way], scores["card"]) or (np.nan, np.nan)
         lead = "–" if way == "card" else f"{(scores['card'] - scores[way]).mean():+.2f} ({low:+.2f} to {high:+.2f})"
         ends = bootstrap(scores[way]) or (np.nan, np.nan)
@@ -91,6 +88,11 @@ def table(model: LanguageModel, lines: Sequence[Mapping[str, Any]]) -> str:
         rows.append("| " + " | ".join([*cells, *parts, lead]) + " |")
     out = sum(line["stands_out"] for line in lines)
     return "\n".join([*rows, "", f"Of {len(lines)} traces, {out} have a layer that stands out."])
+
+
+def _mean(shares: Sequence[Sequence[int]]) -> str:
+    """Mean over facts of each one's share; a dash without a fact."""
+    return f"{np.mean([np.mean(share) for share in shares]):.2f}" if shares else "–"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
