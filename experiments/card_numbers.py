@@ -1,4 +1,4 @@
-"""What a layer card says: an edit's score, the rule that recommends a layer, and how two measures order the layers.
+"""What a layer card says: an edit's score, the rule that recommends a layer, how two measures order the layers, tables.
 
 The rule, set before any result was seen:
 
@@ -20,6 +20,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from experiments.studies import output
 
 HARM = 1.1
 """Ratio of perplexities above which an edit's score is lowered."""
@@ -79,6 +81,7 @@ def curve(values: Array) -> dict[str, list[float]]:
 
 
 def short(value: float) -> float:
+    """Four digits, as the card keeps them."""
     return float(f"{value:.4g}")
 
 
@@ -118,3 +121,76 @@ def _rank_correlation(values: Array) -> Array:
     x, y = (half - half.mean(axis=-1, keepdims=True) for half in (x, y))
     with np.errstate(invalid="ignore"):
         return np.asarray((x * y).sum(axis=-1) / np.sqrt((x**2).sum(axis=-1) * (y**2).sum(axis=-1)))
+
+
+def title_of(card: Mapping[str, Any]) -> str:
+    """The verdict in one line."""
+    best = card["recommended"]
+    score = _with(best["score"], best["interval"])
+    verdict = (
+        f"layer {best['layer']} stands out"
+        if best["stands_out"]
+        else f"none of layers {', '.join(map(str, best['tied']))} stands out, {best['layer']} is the middle one"
+    )
+    return f"{card['n']} facts edited by {card['method']}: {verdict}, score {score}"
+
+
+def _with(value: float | None, ends: Sequence[float] | None) -> str:
+    """A number with its interval, two digits each."""
+    low, high = ends or (None, None)
+    return output.between(value, low, high, 2)
+
+
+def layer_rows(card: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """One row a layer of the grid, flat."""
+    rows = []
+    for row in card["layers"]:
+        effects = {name: curve["mean"][row["layer"]] for name, curve in card["effects"].items()}
+        (low, high), (least, most) = row["interval"], row["behind_best"]
+        flat = {name: value for name, value in row.items() if not isinstance(value, list)}
+        rows.append({**flat, "score_low": low, "score_high": high, "behind_low": least, "behind_high": most, **effects})
+    return rows
+
+
+def shown_tables(card: Mapping[str, Any]) -> str:
+    """The card as Markdown: layers, settings that were tried, and how the orders of the layers agree."""
+    heads = ("Layer", "score", "behind the best", "edit prompt", "paraphrases", "neighbours", "perplexity")
+    rows = []
+    for row in card["layers"]:
+        low, high = row["behind_best"]
+        ratio = "–" if row["perplexity_ratio"] is None else f"{row['perplexity_ratio']:.3f} x"
+        effects = [f"{card['effects'][name]['mean'][row['layer']]:.3g}" for name in ORDERS if name != "edit"]
+        rows.append(
+            (
+                row["layer"],
+                _with(row["score"], row["interval"]),
+                "best" if row["layer"] == card["recommended"]["best"] else f"{low:.2f} to {high:.2f}",
+                *("–" if row[name] is None else f"{row[name]:.2f}" for name in SHARES),
+                ratio,
+                *effects,
+            )
+        )
+    words = [*heads, *(words for name, words in ORDERS.items() if name != "edit")]
+    settings = [
+        (
+            ", ".join(f"{name}={value}" for name, value in one["settings"].items()),
+            one["n"],
+            _with(one["score"], one["interval"]),
+            _with(one["gain"], one["gain_interval"]),
+        )
+        for one in card["tried"]
+    ]
+    orders = [
+        (
+            f"{ORDERS[one['first']]} and {ORDERS[one['second']]}",
+            one["n_layers"],
+            _with(one["rho"], one["interval"]),
+        )
+        for one in card["correlations"]
+    ]
+    parts = [output.markdown(words, rows)]
+    if settings:
+        heads_tried = (f"Tried at layer {card['tried'][0]['layer']}", "n", "score", "gain over the defaults")
+        parts.append(output.markdown(heads_tried, settings))
+    parts.append(output.markdown(("Orders of the layers", "layers", "Spearman (95 % interval over facts)"), orders))
+    return "\n".join(parts)

@@ -20,7 +20,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from experiments.card_numbers import ORDERS, SHARES, Array, correlations, curve, recommend, score_of, short
+from experiments.card_numbers import (
+    SHARES,
+    Array,
+    correlations,
+    curve,
+    layer_rows,
+    recommend,
+    score_of,
+    short,
+    shown_tables,
+    title_of,
+)
 from experiments.cells import average as average_cells
 from experiments.cells.rewrite import fewer
 from experiments.cells.trace import level_of
@@ -269,9 +280,9 @@ def summarise(ledger: Ledger, run: str, folder: Path) -> list[Path]:
     from models.cards import cards_folder
 
     card = card_values(ledger, run)
-    title = _title(card)
-    table = pd.DataFrame(_layer_rows(card))
-    whole = output.Output(title, card_figure(card), table, _tables(card), card)
+    title = title_of(card)
+    table = pd.DataFrame(layer_rows(card))
+    whole = output.Output(title, card_figure(card), table, shown_tables(card), card)
     written = [*output.write(ledger, run, folder, whole), write_record(folder / f"{NAME}.json", card)]
     if card["n"] >= KEPT_FROM and not unfinished(ledger, run):
         cards_folder().mkdir(parents=True, exist_ok=True)
@@ -396,74 +407,3 @@ def _scores_at(cells: Any, layer: int, variant: Mapping[str, Any] | None) -> dic
         and entry.spec["layer"] == layer
         and (variant is None or variant.items() <= entry.spec["settings"].items())
     }
-
-
-def _title(card: Mapping[str, Any]) -> str:
-    best = card["recommended"]
-    score = _with(best["score"], best["interval"])
-    verdict = (
-        f"layer {best['layer']} stands out"
-        if best["stands_out"]
-        else f"none of layers {', '.join(map(str, best['tied']))} stands out, {best['layer']} is the middle one"
-    )
-    return f"{card['n']} facts edited by {card['method']}: {verdict}, score {score}"
-
-
-def _with(value: float | None, ends: Sequence[float] | None) -> str:
-    """A number with its interval, two digits each."""
-    low, high = ends or (None, None)
-    return output.between(value, low, high, 2)
-
-
-def _layer_rows(card: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """One row a layer of the grid, flat."""
-    rows = []
-    for row in card["layers"]:
-        effects = {name: curve["mean"][row["layer"]] for name, curve in card["effects"].items()}
-        (low, high), (least, most) = row["interval"], row["behind_best"]
-        flat = {name: value for name, value in row.items() if not isinstance(value, list)}
-        rows.append({**flat, "score_low": low, "score_high": high, "behind_low": least, "behind_high": most, **effects})
-    return rows
-
-
-def _tables(card: Mapping[str, Any]) -> str:
-    heads = ("Layer", "score", "behind the best", "edit prompt", "paraphrases", "neighbours", "perplexity", *ORDERS)
-    rows = []
-    for row in card["layers"]:
-        low, high = row["behind_best"]
-        ratio = "–" if row["perplexity_ratio"] is None else f"{row['perplexity_ratio']:.3f} x"
-        effects = [f"{card['effects'][name]['mean'][row['layer']]:.3g}" for name in ORDERS if name != "edit"]
-        rows.append(
-            (
-                row["layer"],
-                _with(row["score"], row["interval"]),
-                "best" if row["layer"] == card["recommended"]["best"] else f"{low:.2f} to {high:.2f}",
-                *("–" if row[name] is None else f"{row[name]:.2f}" for name in SHARES),
-                ratio,
-                *effects,
-            )
-        )
-    words = [*heads[:7], *(words for name, words in ORDERS.items() if name != "edit")]
-    settings = [
-        (
-            ", ".join(f"{name}={value}" for name, value in one["settings"].items()),
-            one["n"],
-            _with(one["score"], one["interval"]),
-            _with(one["gain"], one["gain_interval"]),
-        )
-        for one in card["tried"]
-    ]
-    orders = [
-        (
-            f"{ORDERS[one['first']]} and {ORDERS[one['second']]}",
-            one["n_layers"],
-            _with(one["rho"], one["interval"]),
-        )
-        for one in card["correlations"]
-    ]
-    parts = [output.markdown(words, rows)]
-    if settings:
-        heads_tried = (f"Tried at layer {card['tried'][0]['layer']}", "n", "score", "gain over the defaults")
-        parts.append(output.markdown(heads_tried, settings))
-    parts.append(output.markdown(("Orders of the layers", "layers", "Spearman (95 % interval over facts)"), orders))
-    return "\n".join(parts)
