@@ -62,8 +62,8 @@ def source() -> str:
             placeholder="/data/counterfact.json",
             persist_state="session",
             help=say(
-                "For files of more than {LARGEST_MB} MB. Shown only if the server was started with --server-paths.",
-                LARGEST_MB=LARGEST_MB,
+                "For files of more than {largest} MB. Shown only if the server was started with --server-paths.",
+                largest=LARGEST_MB,
             ),
         )
     if file is not None:
@@ -74,7 +74,7 @@ def source() -> str:
     if kept is None:
         return ""
     if file is None:
-        st.caption(plain(say("Chosen earlier: {kept}", kept=kept[1])))
+        st.caption(plain(say("Chosen earlier: {name}", name=kept[1])))
     try:
         return str(cache.uploads().path(kept[0]))
     except ValueError:
@@ -153,7 +153,7 @@ def _holds(job: Job) -> None:
         )
     if dataset.n_rejected:
         _set_aside(dataset)
-    with st.expander(say("The first {rows} cases", rows=len(dataset.rows))):
+    with st.expander(say("The first {n} cases", n=len(dataset.rows))):
         st.dataframe(
             pd.DataFrame(list(dataset.rows), dtype=object),
             hide_index=True,

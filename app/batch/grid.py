@@ -261,9 +261,9 @@ def _ready(runner: Runner, model: Choice, job: Job) -> list[Waiting]:
     if len(prepared.cells) > MOST_SHARED and not local():
         st.error(
             say(
-                "Other computers can open this page, so a batch may have at most {MOST_SHARED} cells; "
+                "Other computers can open this page, so a batch may have at most {most} cells; "
                 "this one has {cells:,}. Choose fewer facts, methods or layers.",
-                MOST_SHARED=MOST_SHARED,
+                most=MOST_SHARED,
                 cells=len(prepared.cells),
             ),
             icon=":material/group:",

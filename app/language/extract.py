@@ -77,8 +77,9 @@ def update(language: str = LANGUAGE) -> Catalog:
     path = po_file(language)
     with path.open("rb") as file:
         old = read_po(file, locale=language)
-    new = Catalog(locale=language, header_comment=old.header_comment, project="Engram", fuzzy=False)
-    new.mime_headers = [pair for pair in old.mime_headers if pair[0] in ("Language", "Plural-Forms", "Content-Type")]
+    new = Catalog(language, header_comment=old.header_comment, project="Engram", version="1", fuzzy=False,
+                  msgid_bugs_address="-", last_translator="-", language_team=language,
+                  creation_date=old.creation_date, revision_date=old.creation_date)  # fmt: skip
     for word in words():
         known = old.get(word.text if isinstance(word.text, str) else word.text[0])
         string: Any = known.string if known is not None else ""

@@ -120,7 +120,7 @@ def _edit_methods() -> None:
     for method in METHODS.values():
         opening = said((sys.modules[type(method).__module__].__doc__ or "").strip().split("\n\n")[0].replace("\n", " "))
         lines.append(f"| **{said(method.title)}** | {said(method.family)} | {_cell(opening)} |")
-    with st.expander(say("All {METHODS} methods", METHODS=len(METHODS))):
+    with st.expander(say("All {n} methods", n=len(METHODS))):
         st.markdown("\n".join(lines))
 
 

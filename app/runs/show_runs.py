@@ -244,7 +244,7 @@ def _many(chosen: Sequence[Run]) -> None:
 def _numbers(run: TraceRun) -> None:
     measure = said(run.measure.replace("_", " "))
     items = (
-        (say("Clean"), short(run.clean), say("{measure} of “{strip}”", measure=measure, strip=run.answer.strip())),
+        (say("Clean"), short(run.clean), say("{measure} of “{answer}”", measure=measure, answer=run.answer.strip())),
         (say("Corrupted"), short(run.corrupted), say("noise {value} σ", value=run.settings.get("noise", "?"))),
         (say("Total effect"), short(run.total), say("n = {samples} samples", samples=run.samples)),
         (say("Largest effect"), *_cell(run, *run.largest)),
@@ -260,7 +260,7 @@ def _cell(run: TraceRun, position: int, layer: int) -> tuple[str, str]:
         "" if low != low else say(", 95 % CI of this cell alone {low} to {high}", low=short(low), high=short(high))
     )
     return short(run.effect[position][layer]), say(
-        "layer {layer}, {tokens}{interval}", layer=layer, tokens=visible(run.tokens[position]), interval=interval
+        "layer {layer}, {token}{interval}", layer=layer, token=visible(run.tokens[position]), interval=interval
     )
 
 
@@ -287,7 +287,7 @@ def _maps(runs: Sequence[TraceRun]) -> None:
                 run.effect,
                 hover,
                 run.site,
-                say("Indirect effect ({value})", value=said(run.measure.replace("_", " "))),
+                say("Indirect effect ({measure})", measure=said(run.measure.replace("_", " "))),
             )
         )
     figures = effect_maps(maps, dark=st.context.theme.type == "dark")
@@ -302,12 +302,12 @@ def _maps(runs: Sequence[TraceRun]) -> None:
                 key=f"saved_{run.key}_{len(runs)}",
                 config={"displayModeBar": False, "doubleClick": False},
                 alt=say(
-                    "Effects of {SITES} in {title}; the largest before the last token, {effect}, is at "
-                    "{tokens}, layer {layer}.",
-                    SITES=said(SITES[run.site]),
+                    "Effects of {site} in {title}; the largest before the last token, {effect}, is at "
+                    "{token}, layer {layer}.",
+                    site=said(SITES[run.site]),
                     title=run.title,
                     effect=short(run.effect[position][layer]),
-                    tokens=visible(run.tokens[position]),
+                    token=visible(run.tokens[position]),
                     layer=layer,
                 ),
             )

@@ -166,7 +166,7 @@ def trace_rows(left: TraceRun, right: TraceRun) -> list[Cells]:
     ]
     for name, (a, b) in places.items():
         words = [
-            say("layer {layer}, {tokens}", layer=layer, tokens=visible(run.tokens[pos]))
+            say("layer {layer}, {token}", layer=layer, token=visible(run.tokens[pos]))
             for run, (pos, layer) in ((left, a), (right, b))
         ]
         moved = say("{n:+d} layers", n=b[1] - a[1]).replace("-", "−") if left.tokens[a[0]] == right.tokens[b[0]] else ""

@@ -50,7 +50,9 @@ def facts(n: int, total: tuple[float, float, float] | None) -> str:
     if total is None:
         return words
     mean, low, high = total
-    return say("{words}, average total effect {mean}{low}", words=words, mean=short(mean), low=_interval(low, high))
+    return say(
+        "{words}, average total effect {mean}{interval}", words=words, mean=short(mean), interval=_interval(low, high)
+    )
 
 
 def draw(key: str, maps: Sequence[AveragedMap], measure: str = "") -> None:
@@ -96,11 +98,11 @@ def _hover(one: AveragedMap, rows: Sequence[str]) -> list[list[str]]:
     return [
         [
             say(
-                "layer {layer}, {lower}: {value}{low}, n = {n}",
+                "layer {layer}, {row}: {value}{interval}, n = {n}",
                 layer=layer,
-                lower=row.lower(),
+                row=row.lower(),
                 value=short(value),
-                low=_interval(low, high),
+                interval=_interval(low, high),
                 n=n,
             )
             for layer, (value, low, high) in enumerate(zip(*bounds, strict=True))
@@ -118,9 +120,9 @@ def _sentence(one: AveragedMap) -> str:
     best = max(measured, key=lambda layer: row[layer])
     return say(
         "Averaged map of {name} over {n} facts. At the last subject token the mean effect is "
-        "largest, {row}, at layer {best}.",
+        "largest, {effect}, at layer {layer}.",
         name=one.name,
         n=one.n[2],
-        row=short(float(row[best])),
-        best=best,
+        effect=short(float(row[best])),
+        layer=best,
     )
