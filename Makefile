@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: app test lint format browser model clean
+.PHONY: app test lint format docs browser model clean
 .DELETE_ON_ERROR:
 
 # MODELS="name=/folder,other=/file.gguf" puts models of yours on the page; ARGS are flags of the server.
@@ -16,7 +16,7 @@ test: $(VENV)/.dev app/language/zh.mo browser model
 	ENGRAM_REQUIRE_REAL_MODEL=1 HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/browser $(ARGS)
 	ENGRAM_REQUIRE_BROWSER=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/browser
 
-lint: $(VENV)/.dev
+lint: $(VENV)/.dev docs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -24,6 +24,10 @@ lint: $(VENV)/.dev
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# The site of the docs, into site/; a broken link or an undocumented name of the API fails.
+docs: $(VENV)/.dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 # torch first: whatever else asks for "torch" then finds it installed.
 $(VENV)/.app: requirements.txt

@@ -66,8 +66,8 @@ def test_results_show_themselves_with_a_figure_and_a_table(tiny: Callable[[str],
     edit = engram.edit(model, request, "r-rome", {"layer": 1, "steps": 3})
     traced = made_result(prompt="<b>The</b> Space Needle is")
     for result, words in (
-        (traced, ["total effect", "0.7000", "data:image/svg+xml;base64,", "&lt;b&gt;The&lt;/b&gt;"]),
-        (made_average(), ["average total effect", "0.6000", "data:image/svg+xml;base64,"]),
+        (traced, ["total effect", "0.7000", "data:image/png;base64,", "&lt;b&gt;The&lt;/b&gt;"]),
+        (made_average(), ["average total effect", "0.6000", "data:image/png;base64,"]),
         (edit, ["Edit by r-rome", "Seattle → Rome", "<polyline", "in 3 steps", "layer"]),
     ):
         bundle = result._repr_mimebundle_()
