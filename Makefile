@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: app test lint format docs browser model clean
+.PHONY: app test fuzz lint format docs browser model clean
 .DELETE_ON_ERROR:
 
 # MODELS="name=/folder,other=/file.gguf" puts models of yours on the page; ARGS are flags of the server.
@@ -15,6 +15,10 @@ app: $(VENV)/.app app/language/zh.mo
 test: $(VENV)/.dev app/language/zh.mo browser model
 	ENGRAM_REQUIRE_REAL_MODEL=1 HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/browser $(ARGS)
 	ENGRAM_REQUIRE_BROWSER=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/browser
+
+# 20,000 broken or hostile inputs, new ones each time, and 1,000 sequences of actions; `make test` tries 2,000 and 12.
+fuzz: $(VENV)/.dev
+	ENGRAM_FUZZ_CASES=20000 HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/fuzz $(ARGS)
 
 lint: $(VENV)/.dev docs
 	$(BIN)/ruff check .

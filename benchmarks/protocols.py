@@ -29,6 +29,7 @@ from editing.methods.rome import RRomeConfig
 from facts import EditRequest
 from facts.atlas import Atlas, load_atlas
 from facts.probes import edit_request
+from facts.spreadsheet import defused
 from metrics import Summary
 from metrics.definitions import METRICS, PROMPTED
 from metrics.protocols import (
@@ -216,7 +217,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     scores = frame(summaries)
     about_all = f"Shares in %, with a 95 % bootstrap interval over edits. {METHOD} at layer {options.layer}."
     text = "\n\n".join([table(summaries), about_all, details(summaries)])
-    scores.to_csv(options.out / "scores.csv", index=False)
+    scores.map(defused).to_csv(options.out / "scores.csv", index=False)
     (options.out / "table.md").write_text(text, encoding="utf-8")
     print(json.dumps({**about, "edits": options.edits, "scores": scores.to_dict("records")}) if options.json else text)
     print(f"{process_time() - began:.0f} processor seconds", file=sys.stderr)

@@ -1,8 +1,12 @@
-"""A saved edit: one safetensors file with the tensors, and everything else as JSON in its header."""
+"""A saved edit: one safetensors file with the tensors, and everything else as JSON in its header.
+
+Format 3 holds a sha256 over all of it.  Format 2, which had one over the operations alone, is still read.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,8 +22,10 @@ from editing.ops import plain_of, rebuilt, tensors_of
 from editing.registry import get_method
 from facts.records import as_tuples, read_request, read_value, request_record
 from facts.regular import check_regular
+from models.language_model import tensors_digest
 
-FORMAT = "engram-edit-2"
+FORMAT, OLD_FORMAT = "engram-edit-3", "engram-edit-2"
+CHANGED = "does not hold what was saved: its digest differs; save the edit again"
 
 
 def save_edit(edit: Edit, path: Path) -> None:
@@ -47,7 +53,8 @@ def save_edit(edit: Edit, path: Path) -> None:
         "parents": edit.parents,
         "digest": edit.digest,
     }
-    save_file(tensors, str(path), {"format": FORMAT, "edit": json.dumps(description, ensure_ascii=False)})
+    text = json.dumps(description, ensure_ascii=False)
+    save_file(tensors, str(path), {"format": FORMAT, "edit": text, "sha256": _digest(text, tensors)})
 
 
 def load_edit(path: Path) -> Edit:
@@ -65,15 +72,23 @@ def load_edit(path: Path) -> Edit:
         with safe_open(str(path), framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-        if metadata.get("format") != FORMAT:
-            raise ValueError(f"its format is {metadata.get('format')!r}, expected {FORMAT!r}")
+        if metadata.get("format") not in (FORMAT, OLD_FORMAT):
+            raise ValueError(f"its format is {metadata.get('format')!r}, expected {FORMAT!r} or {OLD_FORMAT!r}")
+        whole = metadata["format"] == OLD_FORMAT or metadata["sha256"] == _digest(metadata["edit"], tensors)
         description = json.loads(metadata["edit"])
         edit = _edit(description, tensors)
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        whole = whole and edit.digest == description["digest"]
+    except (SafetensorError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise ValueError(f"{str(path)!r} is not a saved edit: {error}") from error
-    if edit.digest != description["digest"]:
-        raise ValueError(f"{str(path)!r} does not hold what was saved: its digest differs; save the edit again")
+    if not whole:
+        raise ValueError(f"{str(path)!r} {CHANGED}")
     return edit
+
+
+def _digest(text: str, tensors: Mapping[str, torch.Tensor]) -> str:
+    """sha256 over the description as it is written and every tensor."""
+    words = f"{text}|{tensors_digest(sorted(tensors.items()))}"
+    return hashlib.sha256(words.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _edit(description: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Edit:

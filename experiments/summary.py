@@ -16,11 +16,11 @@ import pandas as pd
 from experiments.ledger.ledger import Ledger
 from experiments.ledger.records import Entry, entries
 from experiments.places import paths_in, portable, without
+from facts.spreadsheet import defused
 
 ONE_WAY = ("protocol", "unit")
 """Columns that must have one value within a mean."""
 FORMATS = ("parquet", "csv", "latex")
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def cells_frame(ledger: Ledger, run: str) -> pd.DataFrame:
@@ -90,7 +90,7 @@ def write_table(frame: pd.DataFrame, path: Path) -> Path:
     """
     writers: dict[str, Callable[[Path], Any]] = {
         ".parquet": lambda target: frame.to_parquet(target, index=False),
-        ".csv": lambda target: _defused(frame).to_csv(target, index=False, lineterminator="\n"),
+        ".csv": lambda target: frame.map(defused).to_csv(target, index=False, lineterminator="\n"),
         ".tex": lambda target: target.write_text(latex(frame), encoding="utf-8"),
     }
     if path.suffix not in writers:
@@ -130,10 +130,3 @@ def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
         elif not isinstance(value, list | tuple | np.ndarray):
             flat[f"{prefix}{name}"] = value
     return flat
-
-
-def _defused(frame: pd.DataFrame) -> pd.DataFrame:
-    def defuse(value: Any) -> Any:
-        return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
-
-    return frame.map(defuse)

@@ -11,6 +11,7 @@ import pandas as pd
 
 from facts import EditRequest
 from facts.records import as_lists
+from facts.spreadsheet import defused
 from metrics import tables
 from metrics.asking.generation import first_sentence
 from metrics.definitions import METRICS
@@ -83,7 +84,7 @@ class EditReport:
         frame = self.to_frame()
         for position, (name, value) in enumerate(self._identity().items()):
             frame.insert(position, name, value)
-        return str(frame.to_csv(index=False, lineterminator="\n"))
+        return str(frame.map(defused).to_csv(index=False, lineterminator="\n"))
 
     def to_json(self) -> str:
         """The whole report as one JSON object; numbers that are not finite or not measured are null."""

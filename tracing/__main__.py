@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import cast, get_args
 
 from facts.pipes import outlive_reader
+from facts.spreadsheet import defused
 from facts.watch import UNWATCHED, Watch
 from models.options import add_model_options
 from tracing.cli import commands
@@ -82,7 +83,7 @@ def _check_files(options: argparse.Namespace) -> None:
 def _write(output: commands.Output, options: argparse.Namespace) -> None:
     """Write the files that were asked for."""
     if options.csv:
-        output.result.to_frame().to_csv(options.csv, index=False)
+        output.result.to_frame().map(defused).to_csv(options.csv, index=False)
     if options.npz:
         output.result.save(options.npz)
     if output.figure is None or output.chart is None or not (options.out or options.html):

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from app.runs.two_runs import overview
 from app.session.run import EditRun, Run, TraceRun
 from app.session.runs import add
+from facts.spreadsheet import defused
 
 LARGEST = 2 * 1024 * 1024
 """Bytes of one file."""
@@ -93,7 +94,7 @@ def zipped(runs: list[Run]) -> bytes:
     rows = [{"file": file_name(run, i)} | row for i, (run, row) in enumerate(zip(runs, overview(runs), strict=True), 1)]
     writer = csv.DictWriter(table, list(rows[0]) if rows else ["file"])
     writer.writeheader()
-    writer.writerows({name: _defused(value) for name, value in row.items()} for row in rows)
+    writer.writerows({name: defused(value) for name, value in row.items()} for row in rows)
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, text in [
@@ -102,8 +103,3 @@ def zipped(runs: list[Run]) -> bytes:
         ]:
             archive.writestr(zipfile.ZipInfo(name), text.encode("utf-8", "surrogatepass"))
     return packed.getvalue()
-
-
-def _defused(value: str) -> str:
-    """A text that a spreadsheet would take for a formula gets an apostrophe in front."""
-    return f"'{value}" if value.startswith(("=", "+", "-", "@", "\t", "\r")) else value

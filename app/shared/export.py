@@ -16,6 +16,7 @@ import streamlit as st
 
 from app.language.say import ENGLISH, current, later, said, say
 from app.server import cache
+from facts.spreadsheet import defused
 from app.shared.wording import plain, sentence
 from tracing.sites import SITE_NAMES
 
@@ -219,7 +220,7 @@ def _frame(results: Sequence[TraceResult]) -> pd.DataFrame:
 
 
 def _csv(frame: pd.DataFrame) -> bytes:
-    return frame.to_csv(index=False).encode()
+    return frame.map(defused).to_csv(index=False).encode("utf-8", "replace")
 
 
 def _page(result: TraceResult) -> bytes:

@@ -17,6 +17,7 @@ import pandas as pd
 from facts import Fact
 from facts.atlas import load_atlas
 from facts.importers import answered, read_facts
+from facts.spreadsheet import defused
 from facts.watch import Watch
 from models.options import load_from
 from tracing.cli import tables
@@ -175,7 +176,7 @@ def many(options: argparse.Namespace, watch: Watch) -> Output:
         rows.append({"file": f"{number:04d}.npz"} | _facts_row(result))
         watch.step(number + 1, len(facts))
     frame = pd.DataFrame(rows)
-    frame.to_csv(folder / "summary.csv", index=False)
+    frame.map(defused).to_csv(folder / "summary.csv", index=False)
     return Output(Table(frame), f"{frame.to_string(index=False)}\n\nTraces and summary.csv written to {folder}")
 
 
@@ -238,7 +239,7 @@ def average(options: argparse.Namespace, watch: Watch) -> Output:
         watch=watch,
     )
     if options.per_fact:
-        result.per_fact().to_csv(options.per_fact, index=False)
+        result.per_fact().map(defused).to_csv(options.per_fact, index=False)
     return shown(result)
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, get_args
 import pandas as pd
 from matplotlib.figure import Figure
 
+from facts.spreadsheet import defused
 from tracing.plots import labels
 from tracing.plots.paper import (
     COLUMN,
@@ -84,7 +85,7 @@ def average_bundle(average: AverageEffects, *, width_in: float = TWO_COLUMNS, st
     figure = average_figure(average, width_in=width_in, style=style)
     runs = {
         "run.json": average.to_json(),
-        "facts.csv": str(average.per_fact().to_csv(index=False, lineterminator="\n")),
+        "facts.csv": str(average.per_fact().map(defused).to_csv(index=False, lineterminator="\n")),
     }
     title = labels.average_title(average)
     caption = average_caption(average, style)
@@ -153,7 +154,7 @@ def _packed(
     formats: tuple[FigureFormat, ...] = get_args(FigureFormat)
     files = {f"figure.{fmt}": export(figure, fmt, title=title, record=record) for fmt in formats}
     texts = {"figure.tex": _figure_tex(width_in, caption), "references.bib": REFERENCES}
-    texts["values.csv"] = str(table.to_csv(index=False, lineterminator="\n"))
+    texts["values.csv"] = str(table.map(defused).to_csv(index=False, lineterminator="\n"))
     files |= {name: text.encode() for name, text in (texts | more).items()}
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
