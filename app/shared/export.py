@@ -16,8 +16,8 @@ import streamlit as st
 
 from app.language.say import ENGLISH, current, later, said, say
 from app.server import cache
-from facts.spreadsheet import defused
 from app.shared.wording import plain, sentence
+from facts.spreadsheet import defused
 from tracing.sites import SITE_NAMES
 
 if TYPE_CHECKING:
