@@ -1,4 +1,7 @@
-"""Settings of a method: made from values by name, and checked against the metadata of their fields."""
+"""Settings of a method: made from values by name, and checked against the metadata of their fields.
+
+A field's `earlier` is its value in files that were written before there was such a field.
+"""
 
 from __future__ import annotations
 

@@ -92,13 +92,17 @@ def _digest(text: str, tensors: Mapping[str, torch.Tensor]) -> str:
 
 
 def _edit(description: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Edit:
-    values = {name: as_tuples(value) for name, value in description["config"].items()}
+    config_type = get_method(description["method"]).config_type
+    earlier = {
+        knob.name: knob.metadata["earlier"] for knob in dataclasses.fields(config_type) if "earlier" in knob.metadata
+    }
+    values = earlier | {name: as_tuples(value) for name, value in description["config"].items()}
     if not description["requests"]:
         raise ValueError("it holds no request; save the edit again")
     return Edit(
         method=description["method"],
         requests=tuple(read_request(request) for request in description["requests"]),
-        config=make_config(get_method(description["method"]).config_type, values),
+        config=make_config(config_type, values),
         ops=tuple(rebuilt(plain, _under(tensors, f"ops.{index}.")) for index, plain in enumerate(description["ops"])),
         model_revision=read_value(str, description["model_revision"], "model_revision"),
         diagnostics=read_value(tuple[Diagnostic, ...], description["diagnostics"], "diagnostics"),

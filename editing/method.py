@@ -21,6 +21,7 @@ from editing.edit import Diagnostic, Edit, LossStep
 from editing.ops import Op
 from editing.parts.answers import AnswerRow, new_answers, probabilities
 from editing.parts.diagnosis import answer_diagnostics
+from editing.parts.suggest import suggest_layers
 from editing.requests import check_batch, check_layer, check_single
 from facts import EditRequest
 from facts.watch import UNWATCHED, Watch
@@ -89,11 +90,20 @@ class Change:
 
 
 def settled(model: LanguageModel, config: Any) -> Any:
-    """The config with a layer: where none is given and it has a default, that share of the model's depth."""
-    if getattr(config, "layer", 0) is not None:
+    """The config with the layers that were not given and have a default.
+
+    That is a share of the model's depth where the field names one, else what `suggest_layers` says: its last layer, and
+    as many layers as it names.
+    """
+    knobs = config.__dataclass_fields__
+    missing = [name for name in ("layer", "depth") if name in knobs and getattr(config, name) is None]
+    if not missing:
         return config
-    share = config.__dataclass_fields__["layer"].metadata["share"]
-    return replace(config, layer=int(share * model.n_layers))
+    if "share" in knobs["layer"].metadata:
+        return replace(config, layer=int(knobs["layer"].metadata["share"] * model.n_layers))
+    suggested = suggest_layers(model)
+    usual = {"layer": suggested[-1], "depth": len(suggested)}
+    return replace(config, **{name: usual[name] for name in missing})
 
 
 class Method(ABC):

@@ -50,7 +50,8 @@ METHODS: dict[str, Method] = {
     "serac": SeracMethod(),
 }
 
-REVISIONS = {"grace": 3, "r-rome": 2}
+_UNITS = dict.fromkeys(("memit", "emmet", "alphaedit", "ft", "ft-l", "ft-m", "lora", "wise"), 2)
+REVISIONS = {"grace": 4, "r-rome": 2, **_UNITS}
 """Raise a method's number when it computes something else from the same settings, so that a ledger does not reuse its
 old results; 1 for a method that is not listed."""
 

@@ -11,8 +11,6 @@ from app.server import cache
 from app.session import state
 from app.shared.wording import plain, sentence
 
-DEFAULTS_FOR = 12
-"""Layers of the bundled model, which the configs' default layers are for."""
 GROUPS = {
     "locate-then-edit": "Find the weights, then solve for the change",
     "fine-tuning": "Train some weights",
@@ -89,12 +87,13 @@ def _all_advice() -> str:
 
 
 def own_layers(n_layers: int) -> dict[str, int]:
-    """Method -> the default layer of its config, scaled to this model's depth; ROME and its kin take the trace's."""
+    """Method -> its default layer in a model of this depth; ROME and R-ROME take the trace's."""
     from editing import METHODS
+    from models.published import usual_layers
 
     knobs = {name: dataclasses.fields(method.config_type) for name, method in METHODS.items()}
     return {
-        name: int(knob.metadata.get("share", (knob.default or 0) / DEFAULTS_FOR) * n_layers)
+        name: int(knob.metadata["share"] * n_layers) if "share" in knob.metadata else usual_layers(n_layers)[-1]
         for name, fields in knobs.items()
         for knob in fields
         if knob.name == "layer" and knob.default is not dataclasses.MISSING
@@ -131,7 +130,7 @@ def config(method: str, layer: int) -> dict[str, Any]:
 
 def _shown(knob: dataclasses.Field[Any]) -> bool:
     """The layer has its slider, the fact token its own list.  Free text is left out: it names files of the server."""
-    plain_value = isinstance(knob.default, int | float) or bool(knob.metadata.get("choices"))
+    plain_value = isinstance(knob.default, int | float) or any(name in knob.metadata for name in ("choices", "min"))
     return knob.name not in ("layer", "fact_token") and "help" in knob.metadata and plain_value
 
 
@@ -145,9 +144,10 @@ def _knob(method: str, knob: dataclasses.Field[Any]) -> Any:
         return st.selectbox(label, list(options), list(options).index(knob.default), **keep)
     if isinstance(knob.default, bool):
         return st.checkbox(label, knob.default, **keep)
-    kind = type(knob.default)
+    kind = int if knob.default is None else type(knob.default)  # none: a number of layers that depends on the model
     bounds = [None if (bound := knob.metadata.get(name)) is None else kind(bound) for name in ("min", "max")]
     step = 1 if kind is int else None
+    keep |= {"placeholder": "the usual one"}
     return st.number_input(label, *bounds, knob.default, step, format=None if kind is int else "%g", **keep)
 
 

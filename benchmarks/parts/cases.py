@@ -64,7 +64,7 @@ class Case:
             shares = [right[item] for item in right if item in self.counted and item.kind in kinds]
             figures[key] = fmean(shares) if shares else None
         moved = [
-            kl_divergence(before, after)
+            kl_divergence(before.double(), after.double())
             for question in self.local
             if question in said
             and (before := self.before[question].next_log_probs) is not None

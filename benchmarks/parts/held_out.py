@@ -1,16 +1,14 @@
-"""The edits every method is measured by: facts of test subjects, which no trained editor has seen; and the layer that
-traces of other subjects suggest."""
+"""The edits every method is measured by: facts of test subjects, which no trained editor has seen and no setting was
+chosen on."""
 
 from __future__ import annotations
 
 import random
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 
-from app.workflow import locate
-from editing.parts.suggest import suggest_layer
-from editing.train.episodes import known_facts, split_of
+from editing.train.episodes import Split, known_facts, split_of
 from editing.train.forward import greedy_right
 from facts import EditRequest, Probe
 from facts.atlas import Atlas, AtlasFact
@@ -19,37 +17,40 @@ from models import LanguageModel
 
 SAME_RELATION = 5
 """Other subjects of the edited relation, with any object, that are asked about besides the neighbours."""
-TRACED, SAMPLES = 8, 10
-"""Facts traced to suggest a layer, and noise samples of each."""
 
 
 def held_out_requests(
-    model: LanguageModel, atlas: Atlas, n: int, seed: int = 0, max_neighbors: int = 5
+    model: LanguageModel, atlas: Atlas, n: int, seed: int = 0, max_neighbors: int = 5, split: Split = "test"
 ) -> list[EditRequest]:
     """`n` requests about facts the model knows and answers at the edit prompt, all relations alike, with every probe
     the atlas can derive.
 
-    Subjects are those of the test split; a subject that contains the answer is left out.
+    A subject that contains the answer is left out.
+
+    Args:
+        split: whose subjects; "validation" to choose settings by.
 
     Raises:
         ValueError: if the model knows fewer.
     """
     source = random.Random(f"benchmark|{seed}")
-    rows = [fact for fact in atlas.facts if split_of(fact.subject) == "test" and not fact.contains_answer]
+    rows = [fact for fact in atlas.facts if split_of(fact.subject) == split and not fact.contains_answer]
     source.shuffle(rows)
-    known = known_facts(model, rows, atlas)
     templates = [source.choice(atlas.relations[row.relation].templates) for row in rows]
     questions = [
         (template.replace("{}", row.subject), row.object) for row, template in zip(rows, templates, strict=True)
     ]
     answered = greedy_right(model, questions)
+    # most facts are unknown to a small model, and one question each says so
+    likely = [(row, template) for row, template, right in zip(rows, templates, answered, strict=True) if right]
+    known = known_facts(model, [row for row, _ in likely], atlas)
     by_relation: dict[str, list[tuple[AtlasFact, str]]] = defaultdict(list)
-    for row, template, right in zip(rows, templates, answered, strict=True):
-        if right and (row.subject, row.relation) in known:
+    for row, template in likely:
+        if (row.subject, row.relation) in known:
             by_relation[row.relation].append((row, template))
     total = sum(map(len, by_relation.values()))
     if total < n:
-        raise ValueError(f"{n} edits were asked for, but {model.name} knows {total} facts of the test subjects")
+        raise ValueError(f"{n} edits were asked for, but {model.name} knows {total} facts of the {split} subjects")
     chosen: list[EditRequest] = []
     while len(chosen) < n:
         for left in by_relation.values():
@@ -78,16 +79,3 @@ def with_same_relation(atlas: Atlas, requests: Sequence[EditRequest], seed: int 
             probes.append(Probe("unchanged", template.replace("{}", row.subject), row.object))
         requests_with_rivals.append(replace(request, probes=(*request.probes, *probes)))
     return requests_with_rivals
-
-
-def suggested_layer(model: LanguageModel, atlas: Atlas) -> int:
-    """The layer the page would most often suggest for an edit, by traces of MLP outputs over `TRACED` facts of
-    validation subjects that the model knows; where most of them suggest none, the usual layer for the model.
-    """
-    rows = [fact for fact in atlas.facts if split_of(fact.subject) == "validation" and not fact.contains_answer]
-    random.Random("layer").shuffle(rows)
-    known = known_facts(model, rows, atlas)
-    facts = [atlas.as_fact(row) for row in rows if (row.subject, row.relation) in known][:TRACED]
-    layers = [locate(model, fact, samples=SAMPLES).suggested for fact in facts]
-    votes = Counter(layer for layer in layers if layer is not None)
-    return votes.most_common(1)[0][0] if 2 * votes.total() > len(facts) else suggest_layer(model)

@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from dataclasses import MISSING, fields
 from typing import Any
 
-from benchmarks.parts.held_out import suggested_layer
 from editing import METHODS, get_method
 from editing.configs import make_config
-from facts.atlas import load_atlas
+from editing.parts.suggest import suggest_layer
 from facts.names import unknown
 from models import LanguageModel
 
@@ -35,7 +34,7 @@ def weights_of(model: LanguageModel) -> str:
 def variants(model: LanguageModel, names: Sequence[str] | None = None, changes: Sequence[str] = ()) -> Variants:
     """The variants of those names, all by default, with settings as "METHOD.SETTING=VALUE".
 
-    A setting without a default that is a layer takes the one that traces suggest.
+    A setting without a default that is a layer takes the one that the commands take (`suggest_layer`).
 
     Raises:
         ValueError: if a name or setting is unknown, or a value is not usable.
@@ -48,7 +47,6 @@ def variants(model: LanguageModel, names: Sequence[str] | None = None, changes: 
         if label not in every:
             raise ValueError(unknown("method", label, every))
     chosen = {label: every[label] for label in names or every}
-    suggested: int | None = None  # traced only if a method needs it
     for label, (name, settings) in chosen.items():
         if name == NO_OP:
             continue
@@ -56,8 +54,7 @@ def variants(model: LanguageModel, names: Sequence[str] | None = None, changes: 
         settings |= given.get(name, {}) | given.get(label, {})
         needs_layer = any(knob.name == "layer" and knob.default is MISSING for knob in fields(config_type))
         if needs_layer and "layer" not in settings:
-            suggested = suggested_layer(model, load_atlas()) if suggested is None else suggested
-            settings["layer"] = suggested
+            settings["layer"] = suggest_layer(model)
         make_config(config_type, settings)  # reports a wrong setting before the work
     return chosen
 

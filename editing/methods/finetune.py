@@ -25,6 +25,7 @@ from editing.ops import DenseDelta
 from editing.parts.answers import Targets
 from editing.parts.descent import DescentSettings, PromptEndTargets, descend
 from editing.parts.diagnosis import size_diagnostic
+from editing.parts.reach import read_ends
 from models import as_out_in
 
 
@@ -36,7 +37,14 @@ class FineTuneConfig(DescentSettings):
         ValueError: if a value is out of its range.
     """
 
-    layer: int = field(default=3, metadata={"help": "Layer whose MLP is trained, counted from 0.", "min": 0})
+    layer: int = field(  # type: ignore[assignment]  # None until the model is known: `editing.method.settled`
+        default=None,
+        metadata={
+            "help": "Layer whose MLP is trained, counted from 0; a quarter of the depth if not given.",
+            "min": 0,
+            "share": 0.25,
+        },
+    )
 
     def __post_init__(self) -> None:
         check_config(self)
@@ -82,11 +90,14 @@ class FineTuneMethod(Method):
         private = model.view({name: model.weight(name)})  # its own module tree and its own copy of the weight
         weight = private.weight(name).requires_grad_(True)
         start = weight.detach().clone()
+        reach = config.rate_unit == "reach"
         losses = descend(
             private,
             task.rows,
             [weight],
             config,
+            units=[read_ends(model, config.layer, task.rows).weight_step] if reach else [],
+            first=config.layer,
             targets=self.targets,
             after_step=self.constraint(start.float(), config),
             watch=task.watch.part(0, 98),

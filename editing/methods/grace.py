@@ -17,7 +17,7 @@ has no effect in the last layer.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -29,11 +29,15 @@ from editing.edit import Diagnostic, LossStep
 from editing.method import Change, Method, Task
 from editing.ops import CodebookOp, Where
 from editing.parts.answers import AnswerRow, Targets, padded
+from editing.parts.reach import read_ends
 from facts import EditRequest
 from facts.atlas import load_atlas
 from facts.watch import Watch
 from models import LanguageModel, pad, run
 from models.calls import calling
+from models.forwards.hooks import Below
+from models.forwards.partial import PartialForward, Reading, logits_at
+from models.forwards.sites import Key
 
 STRANGERS = 10
 """Number of other subjects whose keys are compared with the new one."""
@@ -94,7 +98,16 @@ class GraceConfig:
         },
     )
     steps: int = field(default=100, metadata={"help": "Most steps of the search for a value.", "min": 1, "max": 1000})
-    learning_rate: float = field(default=1.0, metadata={"help": "Of Adam, in the search.", "min": 1e-6, "max": 100.0})
+    learning_rate: float = field(default=0.3, metadata={"help": "Of Adam, in the search.", "min": 1e-6, "max": 100.0})
+    rate_unit: Literal["reach", "absolute"] = field(
+        default="reach",
+        metadata={
+            "help": "What the learning rate is measured in: the root mean square of what the layer can effect, or the "
+            "layer's own units (the paper, which takes 1).",
+            "choices": ("reach", "absolute"),
+            "earlier": "absolute",
+        },
+    )
     seed: int = field(default=0, metadata={"help": "Seed of a cold start.", "min": 0, "max": 2**31 - 1})
 
     def __post_init__(self) -> None:
@@ -110,6 +123,8 @@ class Place:
     """[d_mlp], input of the down projection at the prompt's last token."""
     written: torch.Tensor
     """[d_model], what the layer writes there now."""
+    unit: float
+    """Of the value (`editing.parts.reach`)."""
 
 
 class GraceMethod(Method):
@@ -151,9 +166,8 @@ class GraceMethod(Method):
 
 
 def _place(model: LanguageModel, layer: int, row: AnswerRow) -> Place:
-    prompt = torch.tensor([row.ids[: row.n_prompt]], device=model.device)
-    captured = run(model, prompt, captures=[("mlp_key", layer), ("mlp_out", layer)]).captured
-    return Place(row, captured["mlp_key", layer][0, -1].float(), captured["mlp_out", layer][0, -1].float())
+    ends = read_ends(model, layer, [row])
+    return Place(row, ends.keys[0], ends.outputs[0], ends.unit)
 
 
 def _start(
@@ -180,30 +194,21 @@ def _search(
     watch: Watch,
 ) -> torch.Tensor:
     """v: Adam on the mean negative log probability of the answer, [d_model]."""
-    row = place.row
-    positions = torch.arange(len(row.ids), device=model.device)
-    chosen = {
-        "last": positions == row.n_prompt - 1,
-        "prompt": positions < row.n_prompt - 1,
-        "all": positions < row.n_prompt,
-    }
-    mask = chosen[config.where][:, None]
     value = start.to(model.device).requires_grad_(True)
-    optimiser = torch.optim.Adam([value], lr=config.learning_rate)
-    targets, ids = Targets([row], model.device), padded(model, [row])
-
-    def put(written: torch.Tensor) -> torch.Tensor:
-        return torch.where(mask, value.to(written.dtype), written)
-
+    # Adam moves every coordinate by about its rate, so the rate is in units of a root mean square
+    unit = place.unit / len(value) ** 0.5 if config.rate_unit == "reach" else 1.0
+    optimiser = torch.optim.Adam([value], lr=config.learning_rate * unit)
+    # so that other memories in the model do not read the answer as part of the prompt
+    prompt = torch.tensor([place.row.n_prompt], device=model.device)
+    with calling(prompt):
+        loss_of = _loss(model, config, place)
     best, lowest = value.detach().clone(), float("inf")
     for _ in range(config.steps):
         watch.check()
-        # so that other memories in the model do not read the answer as part of the prompt
-        with torch.enable_grad(), calling(torch.tensor([row.n_prompt], device=model.device)):
-            logits = run(model, ids, patches={("mlp_out", config.layer): put}, grad=True).logits
-            loss = targets.nll(logits)[0]
+        with torch.enable_grad(), calling(prompt):
+            loss = loss_of(value)
         losses.append(LossStep(float(loss.detach()), 0.0, 0.0))
-        if losses[-1].total < lowest:  # steps of 1.0 overshoot, so keep the best value
+        if losses[-1].total < lowest:  # a step may overshoot, so keep the best value
             best, lowest = value.detach().clone(), losses[-1].total
         if lowest < STOP_LOSS:
             break
@@ -211,6 +216,30 @@ def _search(
         loss.backward()
         optimiser.step()
     return best.float().cpu()
+
+
+def _loss(model: LanguageModel, config: GraceConfig, place: Place) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The loss of a value, [d_model] -> scalar, from the logits at the answer alone."""
+    row = place.row
+    site: Key = ("mlp_out", config.layer)
+    ids, targets = padded(model, [row]), Targets([row], model.device)
+    places = targets.row, targets.position
+    if config.where == "last":  # nothing before that token changes
+        forward = PartialForward(model, ids, site, torch.tensor([row.n_prompt - 1]))
+        reading = Reading(torch.arange(1), places, targets.token, torch.empty(0, model.d_vocab, device=model.device))
+        return lambda value: targets.by_row(forward.losses(reading, (value - place.written)[None]))[0]
+    positions = torch.arange(len(row.ids), device=model.device)
+    mask = positions < (row.n_prompt - 1 if config.where == "prompt" else row.n_prompt)
+    below = Below(model, ids, config.layer)
+
+    def loss(value: torch.Tensor) -> torch.Tensor:
+        def put(written: torch.Tensor) -> torch.Tensor:
+            return torch.where(mask[:, None], value.to(written.dtype), written)
+
+        with model.lock, below.given():
+            return targets.nll_there(logits_at(model, ids, places, {site: put}, grad=True))[0]
+
+    return loss
 
 
 def _diagnostics(book: Codebook, ops: Sequence[CodebookOp]) -> list[Diagnostic]:

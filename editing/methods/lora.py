@@ -13,6 +13,7 @@ Symbols: A cols, B rows, r rank.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -22,13 +23,19 @@ import torch
 from editing.configs import check_config
 from editing.method import Change, Method, Task
 from editing.ops import WeightDelta
+from editing.parts.answers import AnswerRow, padded
 from editing.parts.descent import DescentSettings, descend
 from editing.parts.diagnosis import size_diagnostic
 from models import LanguageModel, as_out_in
+from models.forwards.partial import logits_at
 
 ATTENTION_INPUTS = frozenset({"q_proj", "v_proj", "c_attn", "query_key_value", "qkv_proj", "Wqkv"})
 """Projections into the attention that are adapted, by the names families give them: queries and values as in the paper,
 or the fused projection where they are one matrix."""
+
+
+MEASURED = 64
+"""Prompts from which the units of the learning rates are read; more would tell nothing new."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +46,6 @@ class LoraConfig(DescentSettings):
         ValueError: if a value is out of its range.
     """
 
-    learning_rate: float = field(default=1e-3, metadata={"help": "Of Adam.", "min": 1e-7, "max": 1.0})
     stop_loss: float = field(default=0.05, metadata={"help": "Training stops below this loss.", "min": 0.0})
     rank: int = field(default=8, metadata={"help": "Rank of the change of each matrix.", "min": 1, "max": 4096})
     alpha: float = field(
@@ -115,6 +121,33 @@ def make_adapters(model: LanguageModel, config: LoraConfig) -> list[Adapter]:
     return adapters
 
 
+def rate_units(model: LanguageModel, adapters: Sequence[Adapter], rows: Sequence[AnswerRow]) -> list[float]:
+    """Units of the learning rates of every adapter's B and A.
+
+    A step of one unit changes what the projection writes at the prompts' ends by as much as it writes there, by way of
+    B, and A by its own size.
+    """
+    rows = rows[:MEASURED]
+    ends = torch.tensor([row.n_prompt - 1 for row in rows], device=model.device)
+    read: dict[str, torch.Tensor] = {}
+    with ExitStack() as stack:
+        for adapter in adapters:
+            module = model.module.get_submodule(adapter.path)
+
+            def note(_: Any, inputs: tuple[torch.Tensor, ...], path: str = adapter.path) -> None:
+                read[path] = inputs[0].detach()[torch.arange(len(rows)), ends].float()
+
+            stack.callback(module.register_forward_pre_hook(note).remove)
+        logits_at(model, padded(model, rows), (torch.tensor([0]), ends[:1]))
+    units = []
+    for adapter in adapters:
+        weight = as_out_in(model.module.get_submodule(adapter.path), model.weight(f"{adapter.path}.weight")).float()
+        own = (read[adapter.path] @ weight.T).square().mean().sqrt()
+        moved = adapter.scale * (read[adapter.path] @ adapter.cols.detach().T).abs().sum(1).mean()
+        units += [float(own / moved), adapter.cols.shape[1] ** -0.5]
+    return units
+
+
 class LoraMethod(Method):
     """`METHODS["lora"]`."""
 
@@ -133,11 +166,12 @@ class LoraMethod(Method):
         """
         private = task.model.view()  # hooks on its modules affect no other view
         adapters = make_adapters(private, task.config)
+        units = rate_units(private, adapters, task.rows) if task.config.rate_unit == "reach" else []
         with ExitStack() as stack:
             for adapter in adapters:
                 handle = private.module.get_submodule(adapter.path).register_forward_hook(adapter)
                 stack.callback(handle.remove)
             parameters = [factor for adapter in adapters for factor in (adapter.rows, adapter.cols)]
-            losses = descend(private, task.rows, parameters, task.config, watch=task.watch.part(0, 98))
+            losses = descend(private, task.rows, parameters, task.config, units=units, watch=task.watch.part(0, 98))
         ops = tuple(adapter.delta() for adapter in adapters)
         return Change(ops=ops, losses=losses, diagnostics=(size_diagnostic(task.model, ops),))

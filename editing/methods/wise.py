@@ -20,25 +20,29 @@ stored as what it added to W', so that it can be removed; edits made after it st
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
 
 from editing.configs import check_config
-from editing.edit import Diagnostic, Edit, LossStep
+from editing.edit import Diagnostic, LossStep
 from editing.method import Change, Method, Task
-from editing.ops import CodebookOp, SideOp
+from editing.ops import SideOp
 from editing.parts.answers import AnswerRow, Targets, answer_row, new_answers, padded
 from editing.parts.contexts import BARE, make_contexts
 from facts import EditRequest, Fact
 from facts.atlas import load_atlas
 from facts.watch import Watch
-from models import LanguageModel, Site, as_out_in, fits, run
+from models import LanguageModel, as_out_in, fits
 from models.calls import calling
-from models.forwards.interventions import Patch
+from models.forwards.hooks import Below, read_states
+from models.forwards.partial import logits_at
 
+HINGE = 7.0
+"""Nats that a miss of a margin by the norm of the layer's output counts: what it counted on the bundled model, whose
+outputs have that norm."""
 SETTLED = 1e-4
 """The search ends when the loss is low and changes less than this, as in the public code."""
 
@@ -48,20 +52,33 @@ class WiseConfig:
     """Settings of WISE.
 
     The paper's margins of 5, 20 and 10 are lengths in one model's activations.  By default they are in units of the
-    layer's own output, in the same proportion.
+    layer's own output, in the same proportion; a step is in units of (what the layer writes / what it reads)^2, and the
+    margins' part of the loss in units of what it writes.
 
     Raises:
         ValueError: if a value is out of its range.
     """
 
-    layer: int = field(default=9, metadata={"help": "Layer whose MLP gets the side weight, counted from 0.", "min": 0})
+    layer: int = field(  # type: ignore[assignment]  # None until the model is known: `editing.method.settled`
+        default=None,
+        metadata={
+            "help": "Layer whose MLP gets the side weight, counted from 0; three quarters of the depth if not given.",
+            "min": 0,
+            "share": 0.75,
+        },
+    )
     steps: int = field(default=70, metadata={"help": "Most steps of the search.", "min": 1, "max": 1000})
     learning_rate: float = field(default=1.0, metadata={"help": "Of SGD.", "min": 1e-6, "max": 1000.0})
     mask_ratio: float = field(
         default=0.2, metadata={"help": "Share of the side weight's entries a shard may change.", "min": 0.0, "max": 1.0}
     )
     norm_bound: float = field(
-        default=1.0, metadata={"help": "Farthest any entry may move from the weight.", "min": 0.0, "max": 1e6}
+        default=30.0,
+        metadata={
+            "help": "Farthest any entry may move from the weight, in units of its mean absolute entry.",
+            "min": 0.0,
+            "max": 1e6,
+        },
     )
     alpha: float = field(
         default=0.25, metadata={"help": "Irrelevant prompts should be less active than this.", "min": 0.0, "max": 1e6}
@@ -75,7 +92,8 @@ class WiseConfig:
     margin_unit: Literal["output", "absolute"] = field(
         default="output",
         metadata={
-            "help": "What the three margins are measured in: the mean norm of the layer's output, or absolute.",
+            "help": "What margins and learning rate are measured in: the norms of what the layer writes and reads, or "
+            "the layer's own units (the paper).",
             "choices": ("output", "absolute"),
         },
     )
@@ -114,8 +132,6 @@ class Inputs:
     rows: tuple[AnswerRow, ...]
     states: torch.Tensor
     """[batch, pos, d_mlp]"""
-    below: torch.Tensor | None = None
-    """[batch, pos, d_model], output of the block below; None if every search step has to compute it."""
 
     def prompt_mask(self) -> torch.Tensor:
         """[batch, pos], true at the prompts' tokens."""
@@ -159,7 +175,7 @@ class WiseMethod(Method):
         shard = len(earlier) // config.save_every
         index = mask_of(weight, config, shard)
         edited, others = _rows(model, task.request, config)
-        inside = _inputs(model, config.layer, edited, keep_below=_only_here(task.active, model, config.layer))
+        inside = _inputs(model, config.layer, edited)
         outside = _inputs(model, config.layer, others)
         start = torch.zeros(weight.numel(), device=weight.device)
         for op in (op for op in earlier if op.shard == shard):
@@ -214,21 +230,10 @@ def _irrelevant(model: LanguageModel, request: EditRequest, config: WiseConfig) 
     return chosen
 
 
-def _inputs(model: LanguageModel, layer: int, rows: Sequence[AnswerRow], *, keep_below: bool = False) -> Inputs:
-    sites: list[tuple[Site, int]] = [("mlp_key", layer)]
-    if keep_below and layer > 0:
-        sites.append(("resid_post", layer - 1))
+def _inputs(model: LanguageModel, layer: int, rows: Sequence[AnswerRow]) -> Inputs:
     with calling(_ends(model, rows)):
-        captured = run(model, padded(model, rows), captures=sites).captured
-    return Inputs(tuple(rows), captured["mlp_key", layer].float(), captured.get(("resid_post", layer - 1)))
-
-
-def _only_here(active: Sequence[Edit], model: LanguageModel, layer: int) -> bool:
-    """Whether no other layer has a memory; one below would be skipped by a pass that starts above it."""
-    here = model.architecture.key_path(layer)
-    paths = {op.module for edit in active for op in edit.ops if isinstance(op, CodebookOp)}
-    paths |= {op.name.rpartition(".")[0] for edit in active for op in edit.ops if isinstance(op, SideOp)}
-    return paths <= {here}
+        read = read_states(model, padded(model, rows), [("mlp_key", layer)])
+    return Inputs(tuple(rows), read["mlp_key", layer].float())
 
 
 def _ends(model: LanguageModel, rows: Sequence[AnswerRow]) -> torch.Tensor:
@@ -249,21 +254,26 @@ def _search(
     module = model.key_module(config.layer)
     weight = as_out_in(module, model.weight(model.architecture.key_weight_name(config.layer)))
     own = torch.nn.functional.linear(inside.states.to(weight.dtype), weight, getattr(module, "bias", None)).float()
-    unit = float(own[inside.prompt_mask()].norm(dim=-1).mean()) if config.margin_unit == "output" else 1.0
-    alpha, beta, gamma = (unit * margin for margin in (config.alpha, config.beta, config.gamma))
+    scale = _scale(own, inside, config)
+    alpha, beta, gamma = (scale.margin * margin for margin in (config.alpha, config.beta, config.gamma))
+    bound = config.norm_bound * float(weight.abs().mean())
     first = start[index]
     side = first.clone().requires_grad_(True)  # only the masked entries are parameters
-    optimiser = torch.optim.SGD([side], lr=config.learning_rate)
-    targets, ids = Targets(inside.rows, model.device), padded(model, inside.rows)
+    optimiser = torch.optim.SGD([side], lr=config.learning_rate * scale.rate)
+    targets, ids, ends = Targets(inside.rows, model.device), padded(model, inside.rows), _ends(model, inside.rows)
+    places = targets.row, targets.position
+    with calling(ends):
+        below = Below(model, ids, config.layer)
     losses: list[LossStep] = []
     for step in range(config.steps):
         with torch.enable_grad():
             change = start.index_put((index,), side).reshape(weight.shape)
             written = own + inside.states @ change.T
-            with calling(_ends(model, inside.rows)):
-                logits = _through(model, config.layer, ids, inside.below, written)
-            nll = targets.nll(logits).mean()
-            hinges = margins(inside.activations(change), outside.activations(change), alpha, beta, gamma)
+            with calling(ends), model.lock, below.given():
+                logits = logits_at(model, ids, places, {("mlp_out", config.layer): _putting(written)}, grad=True)
+            nll = targets.nll_there(logits).mean()
+            apart = margins(inside.activations(change), outside.activations(change), alpha, beta, gamma)
+            hinges = scale.hinge * apart
         losses.append(LossStep(float(nll.detach()), 0.0, float(hinges.detach())))
         watch.step(step + 1, config.steps)
         if _settled(losses, config.stop_loss):
@@ -272,21 +282,30 @@ def _search(
         (nll + hinges).backward()
         optimiser.step()
         with torch.no_grad():
-            side.clamp_(-config.norm_bound, config.norm_bound)
+            side.clamp_(-bound, bound)
     return side.detach() - first, tuple(losses)
 
 
-def _through(
-    model: LanguageModel, layer: int, ids: torch.Tensor, below: torch.Tensor | None, written: torch.Tensor
-) -> torch.Tensor:
-    """Logits [batch, pos, d_vocab] where the layer writes `written` [batch, pos, d_model].
+@dataclass(frozen=True)
+class _Scale:
+    """What lengths are measured in, so that a model that writes twice as much gets a change twice as large."""
 
-    If the output of the block below is known, only one row is run through the blocks up to there.
-    """
-    patches: dict[tuple[Site, int], Patch] = {("mlp_out", layer): lambda _: written}
-    if below is not None:
-        ids, patches["resid_post", layer - 1] = ids[:1], lambda _: below
-    return run(model, ids, patches=patches, grad=True).logits
+    margin: float = 1.0
+    rate: float = 1.0
+    hinge: float = 1.0
+
+
+def _scale(own: torch.Tensor, inside: Inputs, config: WiseConfig) -> _Scale:
+    """From what the layer writes, [batch, pos, d_model], and reads at the prompts' tokens."""
+    if config.margin_unit == "absolute":
+        return _Scale()
+    mask = inside.prompt_mask()
+    written, read = (float(states[mask].norm(dim=-1).mean()) for states in (own, inside.states))
+    return _Scale(written, (written / read) ** 2, HINGE / written)
+
+
+def _putting(written: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
+    return lambda output: written.to(output.dtype)
 
 
 def _settled(losses: Sequence[LossStep], stop_loss: float) -> bool:

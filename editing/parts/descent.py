@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 
@@ -16,7 +17,12 @@ from editing.edit import LossStep
 from editing.parts.answers import Answered, AnswerRow, Targets, padded, portions
 from facts.watch import UNWATCHED, Watch
 from models import LanguageModel
+from models.calls import calling
+from models.forwards.hooks import Below
 from models.forwards.partial import logits_at
+
+RATE = 0.04
+"""Learning rate of fine-tuning."""
 
 
 class PromptEndTargets(Targets):
@@ -31,14 +37,25 @@ class PromptEndTargets(Targets):
 
 @dataclass(frozen=True, kw_only=True)
 class DescentSettings:
-    """Settings of Adam, as in the public code of ROME's fine-tuning baselines except for the number of steps.
+    """Settings of Adam.
 
-    The public code takes 25 steps.  They are too few where a new answer starts at a probability of 1e-4; where fewer
-    are enough, `stop_loss` ends the training.
+    Adam moves every entry by about its learning rate, whatever the gradient.  The public code of ROME's fine-tuning
+    baselines takes 5e-4 and 25 steps: on the bundled model one such step changes what the layer writes by 4 % of the
+    residual, on Gemma 3 by 90 % of what its MLP writes.  Here the rate is that share (`editing.parts.reach`), and
+    `stop_loss` ends the training.
     """
 
     steps: int = field(default=100, metadata={"help": "Most steps of Adam.", "min": 1, "max": 1000})
-    learning_rate: float = field(default=5e-4, metadata={"help": "Of Adam.", "min": 1e-7, "max": 1.0})
+    learning_rate: float = field(default=RATE, metadata={"help": "Of Adam.", "min": 1e-7, "max": 1.0})
+    rate_unit: Literal["reach", "absolute"] = field(
+        default="reach",
+        metadata={
+            "help": "What the learning rate is: the share by which a step changes what the trained weights write, of "
+            "what it can be changed by there; or Adam's own (the papers).",
+            "choices": ("reach", "absolute"),
+            "earlier": "absolute",
+        },
+    )
     stop_loss: float = field(default=0.01, metadata={"help": "Training stops below this loss.", "min": 0.0})
 
 
@@ -48,6 +65,8 @@ def descend(
     parameters: Sequence[torch.Tensor],
     settings: DescentSettings,
     *,
+    units: Sequence[float] = (),
+    first: int = 0,
     targets: type[Targets] = Targets,
     after_step: Callable[[Sequence[torch.Tensor]], None] | None = None,
     watch: Watch = UNWATCHED,
@@ -57,6 +76,8 @@ def descend(
     The last step is measured but not taken, and training stops below `stop_loss`.
 
     Args:
+        units: of the learning rate, for each parameter; absolute by default.
+        first: the first block with a trained tensor; those below run once.
         targets: which positions predict the answers' tokens.
         after_step: called after every step with the trained tensors, to project them back into what is allowed.
 
@@ -69,12 +90,17 @@ def descend(
     """
     # in float32, because bfloat16 cannot resolve the steps and Adam's epsilon is 0 in float16
     trained = [parameter.detach().float() for parameter in parameters]
-    optimiser = torch.optim.Adam(trained, lr=settings.learning_rate)
+    rates = [settings.learning_rate * unit for unit in units] or [settings.learning_rate] * len(trained)
+    optimiser = torch.optim.Adam([{"params": [own], "lr": rate} for own, rate in zip(trained, rates, strict=True)])
     losses: list[LossStep] = []
+    parts = [
+        _Part(model, [rows[index] for index in portion], targets, first)
+        for portion in portions([(1, len(row.ids)) for row in rows])
+    ]
     for step in range(settings.steps):
         for parameter in parameters:
             parameter.grad = None
-        losses.append(LossStep(_accumulate(model, rows, targets), 0.0, 0.0))
+        losses.append(LossStep(sum(part.accumulate(len(rows)) for part in parts), 0.0, 0.0))
         if not math.isfinite(losses[-1].total):
             raise ValueError(f"the training loss became NaN or infinite at step {step}; lower learning_rate")
         watch.step(step + 1, settings.steps)
@@ -106,15 +132,21 @@ def _step(
             parameter.copy_(own)
 
 
-def _accumulate(model: LanguageModel, rows: Sequence[AnswerRow], targets: type[Targets]) -> float:
-    """The mean loss over all rows; adds its gradients to the parameters.  Uses as many forward passes as needed."""
-    total = 0.0
-    for portion in portions([(1, len(row.ids)) for row in rows]):
-        some = [rows[index] for index in portion]
-        with model.lock, torch.enable_grad():
-            wanted = targets(some, model.device)
-            logits = logits_at(model, padded(model, some), (wanted.row, wanted.position), grad=True)
-            loss = wanted.nll_there(logits).sum() / len(rows)
+class _Part:
+    """Rows that fit one forward pass."""
+
+    def __init__(self, model: LanguageModel, rows: Sequence[AnswerRow], targets: type[Targets], first: int) -> None:
+        self.model, self.ids, self.targets = model, padded(model, rows), targets(rows, model.device)
+        # so that memories in the model do not read an answer as part of its prompt
+        self.prompts = torch.tensor([row.n_prompt for row in rows], device=model.device)
+        with calling(self.prompts):
+            self.below = Below(model, self.ids, first)
+
+    def accumulate(self, n_rows: int) -> float:
+        """The rows' share of the mean loss over `n_rows`; adds its gradients to the parameters."""
+        targets = self.targets
+        with self.model.lock, torch.enable_grad(), calling(self.prompts), self.below.given():
+            logits = logits_at(self.model, self.ids, (targets.row, targets.position), grad=True)
+            loss = targets.nll_there(logits).sum() / n_rows
             loss.backward()
-        total += float(loss.detach())
-    return total
+        return float(loss.detach())

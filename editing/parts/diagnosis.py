@@ -13,7 +13,8 @@ from editing.ops import Delta
 from editing.parts.keys import Batch
 from editing.parts.moments import Moment
 from editing.parts.rank_one import Solution
-from editing.parts.values import OWN_OUTPUT, Start, Unit, Value
+from editing.parts.reach import OWN_OUTPUT, Unit
+from editing.parts.values import Start, Value
 from facts import EditRequest
 from models import LanguageModel
 

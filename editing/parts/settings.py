@@ -94,12 +94,22 @@ class MomentSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class RangeSettings:
-    """The layers that share a change, as in MEMIT: `depth` of them, ending at `layer`."""
+    """The layers that share a change, as in MEMIT: `depth` of them, ending at `layer`.
 
-    layer: int = field(default=3, metadata={"help": "Last layer whose MLP is changed, counted from 0.", "min": 0})
-    depth: int = field(
-        default=3,
-        metadata={"help": "Layers that share the change, ending at that layer; fewer near the start.", "min": 1},
+    The usual ones are those of `editing.parts.suggest.suggest_layers`.
+    """
+
+    layer: int = field(  # type: ignore[assignment]  # None until the model is known: `editing.method.settled`
+        default=None,
+        metadata={"help": "Last layer whose MLP is changed, counted from 0; the usual one if not given.", "min": 0},
+    )
+    depth: int = field(  # type: ignore[assignment]
+        default=None,
+        metadata={
+            "help": "Layers that share the change, ending at that layer, fewer near the start; as many as usual if not "
+            "given.",
+            "min": 1,
+        },
     )
 
     @property

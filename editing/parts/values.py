@@ -9,14 +9,8 @@ with p' = "{subject} is a".  ROME adds it to the MLP's output; MEMIT to the outp
 al. 2023, section 4.2, arXiv:2210.07229).  Where the published code and the paper differ, `compat` chooses (see
 `Compat`).  The searches of several requests share their forward passes and nothing else.
 
-Step size and norm limit are lengths.  Their unit depends on the architecture (`Start.unit`):
-
-* Usually an MLP's output is added to the residual stream, so the unit is the residual's norm at that layer and token.
-  (The paper's limit, 4 x the norm of the MLP's output, is reached long before the target is likely on models whose MLPs
-  write little.)
-* Behind a post-norm (Gemma 2 and 3, OLMo 2) only the direction of the MLP's output counts, and its norm may be a
-  thousandth of the residual's.  There the unit is the norm of the MLP's output, or, for a search behind the block, the
-  norm of what the MLP writes to the stream: a layer cannot change the stream by more.
+Step size and norm limit are lengths, in units of what the site can effect (`editing.parts.reach`).  (The paper's limit,
+4 x the norm of the MLP's output, is reached long before the target is likely on models whose MLPs write little.)
 
 An edit reports when its search reached the limit.
 """
@@ -33,7 +27,7 @@ import torch
 from editing.edit import LossStep
 from editing.parts.answers import Targets, padded, portions
 from editing.parts.keys import Batch
-from editing.parts.reach import written
+from editing.parts.reach import Unit, unit_at
 from facts.watch import UNWATCHED, Watch
 from models import LanguageModel
 from models.forwards.partial import PartialForward, Reading
@@ -47,7 +41,6 @@ the KL at the subject's token of p' and the decay |delta| / |v|^2.  The update: 
 PUBLIC_CODES: tuple[Compat, ...] = ("r-rome-code", "rome-code")
 LimitReference = Literal["residual", "mlp_out"]
 ValueSite = Literal["mlp_out", "resid_post"]
-OWN_OUTPUT = "norm of the MLP's output"
 
 
 @dataclass(frozen=True)
@@ -62,15 +55,6 @@ class ValueSettings:
     stop_loss: float
     limit_reference: LimitReference = "residual"
     compat: Compat = "r-rome"
-
-
-@dataclass(frozen=True)
-class Unit:
-    """The norm in which step size, bound and decay of the search are measured, at the fact token of the bare prompt."""
-
-    length: float
-    name: str
-    """What it is the norm of, for messages."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,19 +123,10 @@ def read_starts(
         for index, (batch, keys, values, outputs, residuals) in enumerate(zip(some, *states, strict=True)):
             p_target = math.exp(-_answer_tokens(batch) * float(nll[index][0]))
             residual = float(residuals[0].norm())
-            unit = _unit(model, layer, site, outputs[0], residual)
+            unit = unit_at(model, layer, site, outputs[0], residual)
             essence = essences[index].log_softmax(-1)
             starts.append(Start(keys, values, residual, unit, essence, p_target, kept))
     return starts
-
-
-def _unit(model: LanguageModel, layer: int, site: ValueSite, output: torch.Tensor, residual: float) -> Unit:
-    """The unit of the search at this site, from what the layer's MLP returned, [d_model]."""
-    if not model.architecture.post_norm:
-        return Unit(residual, "residual norm")
-    if site == "mlp_out":
-        return Unit(float(output.norm()), OWN_OUTPUT)
-    return Unit(float(written(model, layer, output).norm()), "norm of what the MLP writes")
 
 
 class _Places:

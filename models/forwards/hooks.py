@@ -88,6 +88,46 @@ def visit_states(model: LanguageModel, input_ids: Tensor, visits: Mapping[Key, V
         model.module(input_ids=ids, use_cache=False)
 
 
+class Below:
+    """What the blocks below a layer return on some rows, for forwards in which nothing up to there changes.
+
+    Args:
+        input_ids: [row, pos], padded on the right; the same in every forward.
+        layer: the first block that may change.
+    """
+
+    def __init__(self, model: LanguageModel, input_ids: Tensor, layer: int) -> None:
+        self._returned: list[tuple[nn.Module, Any]] = []
+        if layer == 0:
+            return
+        owner = threading.get_ident()
+
+        def note(module: nn.Module, _: object, output: Any) -> None:
+            if threading.get_ident() == owner:
+                self._returned.append((module, output))
+
+        with model.lock, ExitStack() as stack:
+            for index in range(layer):
+                block = model.submodules[model.architecture.block(index)]
+                stack.callback(block.register_forward_hook(note).remove)
+            visit_states(model, input_ids, {("resid_pre", layer): lambda _: None})
+
+    @contextmanager
+    def given(self) -> Iterator[None]:
+        """While open, those blocks give what they returned; the caller holds the model's lock."""
+        with ExitStack() as stack:
+            for module, output in self._returned:
+                stack.enter_context(instead(module, giving(output)))
+            yield
+
+
+def giving(output: Any) -> Callable[..., Any]:
+    """A forward that gives a copy, since some families (Falcon) write to what a part of theirs returned."""
+    if isinstance(output, tuple):
+        return lambda *_, **__: (output[0].clone(), *output[1:])
+    return lambda *_, **__: output.clone()
+
+
 def sequence_length(inputs: Mapping[str, Any]) -> int:
     """Positions in a row of a module's keyword arguments."""
     rows = inputs["input_ids"] if "input_ids" in inputs else inputs["inputs_embeds"]

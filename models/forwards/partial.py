@@ -9,7 +9,7 @@ what a family does to its logits behind the head (a cap, a scale) stay transform
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from models.forwards.head import head_losses, losses
-from models.forwards.hooks import hung, instead, sequence_length
+from models.forwards.hooks import giving, hung, instead, sequence_length
 from models.forwards.packing import KeysValues, PrefixCache, RecordingCache, packed_inputs, packed_pattern, plain
 from models.forwards.sites import Keep, Key, Visit, site_path
 from models.language_model import LanguageModel
@@ -272,7 +272,7 @@ class PartialForward:
         visits: dict[Key, Visit] = {("resid_pre", self._key[1]): enter, self._key: add}
         with ExitStack() as stack:
             for (module, _), output in zip(noted.below, ready.below, strict=True):
-                stack.enter_context(instead(module, _giving(output)))
+                stack.enter_context(instead(module, giving(output)))
             stack.enter_context(packed_pattern(self._model, ready.packed.allowed, ready.packed.distance))
             return _logits_at(self._model, ready.inputs, ready.packed.places, visits, grad)
 
@@ -367,14 +367,7 @@ def _reading(module: nn.Module, stack: ExitStack, *, output: bool = False) -> li
 
     def note(_: nn.Module, inputs: tuple[Any, ...], returned: Any) -> None:
         if threading.get_ident() == owner:
-            read.append(_giving(returned)() if output else inputs[0])
+            read.append(giving(returned)() if output else inputs[0])
 
     stack.callback(module.register_forward_hook(note).remove)
     return read
-
-
-def _giving(output: Any) -> Callable[..., Any]:
-    """A forward that gives a copy, since some families (Falcon) write to what a part of theirs returned."""
-    if isinstance(output, tuple):
-        return lambda *_, **__: (output[0].clone(), *output[1:])
-    return lambda *_, **__: output.clone()

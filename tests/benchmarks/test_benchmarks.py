@@ -3,7 +3,6 @@
 import json
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -25,7 +24,6 @@ from facts.atlas import load_atlas
 from metrics import evaluate, matches
 from metrics.asking.generation import continuations
 from metrics.statistics import bootstrap
-from models import LanguageModel
 from tests.tiny import tiny_model
 
 MODEL = tiny_model("gpt2")
@@ -63,7 +61,7 @@ def test_readings_are_those_of_free_continuations() -> None:
         assert found[question].right == expected, (question, free)
     assert {found[question].right for question in asked} == {True, False}
     ids = torch.tensor([MODEL.encode(prompts[0])])
-    expected_next = MODEL.logits(ids)[0, -1].double().log_softmax(-1)
+    expected_next = MODEL.logits(ids)[0, -1].log_softmax(-1)
     torch.testing.assert_close(found[asked[0]].next_log_probs, expected_next, rtol=1e-5, atol=1e-5)
     assert found[asked[1]].next_log_probs is None
     long = Question("word " * 200, "Rome")
@@ -93,25 +91,6 @@ def test_a_case_has_the_figures_of_an_evaluation() -> None:
         assert figures[key] == (None if expected is None else pytest.approx(expected, rel=1e-4)), key
     assert figures["kl"]
     assert set(figures) == {*KINDS, "kl"}
-
-
-def test_the_suggested_layer_is_where_most_traces_peak(monkeypatch: pytest.MonkeyPatch) -> None:
-    atlas = load_atlas()
-    every = frozenset((fact.subject, fact.relation) for fact in atlas.facts)
-    monkeypatch.setattr(held_out, "known_facts", lambda model, rows, atlas: frozenset())
-    assert held_out.suggested_layer(MODEL, atlas) == 1  # nothing known: the usual share of the depth
-    monkeypatch.setattr(held_out, "known_facts", lambda model, rows, atlas: every)
-    peaks = iter([1, 3, 3, 0, 3, 1, 2, 3])
-    seen: list[str] = []
-
-    def locate(model: LanguageModel, fact: Fact, samples: int) -> SimpleNamespace:
-        seen.append(fact.subject)
-        return SimpleNamespace(suggested=next(peaks))
-
-    monkeypatch.setattr(held_out, "locate", locate)
-    assert held_out.suggested_layer(MODEL, atlas) == 3
-    assert len(seen) == held_out.TRACED
-    assert {split_of(subject) for subject in seen} == {"validation"}
 
 
 def test_the_no_op_changes_nothing() -> None:
@@ -180,7 +159,7 @@ def test_table_and_json_hold_the_figures() -> None:
 
 
 def test_variants_and_their_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("benchmarks.parts.variants.suggested_layer", lambda model, atlas: 2)
+    monkeypatch.setattr("benchmarks.parts.variants.suggest_layer", lambda model: 2)
     chosen = variants(MODEL)
     assert next(iter(chosen)) == NO_OP
     assert {"rome", "memit", "mend", "ke", "ke+loop", "serac", "rome-code"} <= set(chosen)
@@ -208,6 +187,8 @@ def test_held_out_edits_are_of_test_subjects(monkeypatch: pytest.MonkeyPatch) ->
     assert all(split_of(r.fact.subject) == "test" for r in requests)
     assert len({r.fact.relation for r in requests}) >= 30
     assert requests == held_out.held_out_requests(MODEL, atlas, 200)
+    others = held_out.held_out_requests(MODEL, atlas, 100, split="validation")
+    assert all(split_of(r.fact.subject) == "validation" for r in others)
     with pytest.raises(ValueError, match="5000 edits were asked for, but"):
         held_out.held_out_requests(MODEL, atlas, 5000)
 

@@ -11,17 +11,18 @@ from editing import Edit, apply_edits, make_edit
 from editing.applied.codebook import GAP, Codebook, fold
 from editing.method import settled
 from editing.methods.grace import GraceConfig, GraceMethod, alike
-from editing.ops import CodebookOp
+from editing.ops import CodebookOp, Where
+from editing.parts.answers import new_answers
 from facts import EditRequest, Fact
 from facts.atlas import load_atlas
 from facts.watch import Cancelled, Watch
 from models import LanguageModel, run
 from tests.editing import made as by_hand
 from tests.editing.made import last_key, made
-from tests.editing.quick import REQUESTS
+from tests.editing.quick import NEEDLE, REQUESTS
 from tests.tiny import tiny_model
 
-FAST = GraceConfig(layer=3, steps=60, learning_rate=0.5)
+FAST = GraceConfig(layer=3, steps=60, learning_rate=0.5, rate_unit="absolute")
 # Answers of one token: a random model of four layers has no way to go from one value to several tokens.
 ASKED = EditRequest(Fact("Space Needle", "The {} is located in the city of", "Seattle"), "the")
 RIVAL = EditRequest(Fact("Eiffel Tower", "The {} is located in the city of", "Paris"), "of")
@@ -152,6 +153,36 @@ def test_an_edit_teaches_the_answer_and_keeps_everything_else(family: str) -> No
     assert view.generate([ASKED.fact.prompt], 4)[0].startswith(" the")
     far = torch.tensor([model.encode("Marie Curie was born in")])
     assert torch.equal(view.logits(far), model.logits(far))
+
+
+@pytest.mark.parametrize("where", ["last", "prompt", "all"])
+@pytest.mark.parametrize("family", ["gpt2", "llama", "gemma3_text"])
+def test_the_search_is_that_of_whole_forwards(family: str, where: Where) -> None:
+    """Adam on the same loss, read from all logits of forwards that start at the embedding."""
+    model = tiny_model(family)
+    edit = GraceMethod().compute(model, [NEEDLE], GraceConfig(layer=2, steps=6, where=where))
+    (row,) = new_answers(model, [NEEDLE])
+    ids, end = torch.tensor([row.ids]), row.n_prompt
+    read = run(model, ids[:, :end], captures=[("mlp_out", 2), ("resid_post", 2)]).captured
+    value = read["mlp_out", 2][0, -1].clone().requires_grad_(True)
+    unit = value if model.architecture.post_norm else read["resid_post", 2][0, -1]
+    optimiser = torch.optim.Adam([value], lr=0.3 * float(unit.detach().square().mean().sqrt()))
+    changed = {"last": slice(end - 1, end), "prompt": slice(0, end - 1), "all": slice(0, end)}[where]
+
+    def put(written: torch.Tensor) -> torch.Tensor:
+        return torch.cat(
+            [written[:, : changed.start], value.expand_as(written[:, changed]), written[:, changed.stop :]], 1
+        )
+
+    losses = []
+    for _ in range(6):
+        logits = run(model, ids, patches={("mlp_out", 2): put}, grad=True).logits
+        loss = torch.nn.functional.cross_entropy(logits[0, end - 1 : -1], ids[0, end:])
+        losses.append(float(loss.detach()))
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    assert [step.total for step in edit.losses] == pytest.approx(losses, rel=1e-5)
 
 
 def test_a_shuffled_target_is_not_learnt() -> None:

@@ -30,7 +30,7 @@ def test_a_weight_edit_draws_from_the_changed_weights() -> None:
     model = tiny_model("gpt2")
     method = METHODS["ft-m"]
     request = EditRequest(Fact("Toyota", "{} is", "Japan"), "Rome")
-    settings = {"layer": 2, "steps": 25, "learning_rate": 0.05}
+    settings = {"layer": 2, "steps": 25, "learning_rate": 0.05, "rate_unit": "absolute"}
     view = apply_edits(model, [method.compute(model, [request], make_config(method.config_type, settings))])
     before, after = (chosen.draw(["Toyota is"], 12, Sampling(top_k=1))[0] for chosen in (model, view))
     assert after.startswith(" Rome")

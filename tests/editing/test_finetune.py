@@ -74,7 +74,7 @@ def test_prompt_end_loss_is_a_bag_of_tokens() -> None:
 def test_the_change_is_that_of_a_plain_loop(name: str, family: str) -> None:
     """Adam on the weight of a second copy of the model, one text after the other."""
     model = tiny_model(family)
-    edit = compute(name, model, steps=4, learning_rate=1e-3)
+    edit = compute(name, model, steps=4, learning_rate=1e-3, rate_unit="absolute")
     module, _ = build_tiny(family)
     path = model.architecture.key_weight_name(1)
     weight = module.get_parameter(path)
@@ -110,7 +110,7 @@ def test_only_the_named_weight_changes(name: str) -> None:
 
 def test_training_stops_early() -> None:
     model = tiny_model("gpt2")
-    whole = compute("ft-m", model, (NEEDLE,), steps=60, learning_rate=0.03, stop_loss=1.0)
+    whole = compute("ft-m", model, (NEEDLE,), steps=60, learning_rate=0.03, rate_unit="absolute", stop_loss=1.0)
     assert 1 < len(whole.losses) < 60
     assert whole.losses[-1].total < 1.0
     assert all(loss.total >= 1.0 for loss in whole.losses[:-1])
@@ -206,7 +206,7 @@ def test_lora_trains_every_projection_at_its_rank(family: str) -> None:
 def test_the_merged_change_is_what_was_trained() -> None:
     """The loss with the adapters as hooks is the loss of the view that has their changes merged."""
     model = tiny_model("gpt2")
-    edit = compute("lora", model, steps=12, learning_rate=5e-3)
+    edit = compute("lora", model, steps=12, learning_rate=5e-3, rate_unit="absolute")
     rows = new_answers(model, REQUESTS)
     view = apply_edits(model, [edit])
     merged = Targets(rows, model.device).nll(view.logits(padded(view, rows))).mean()

@@ -22,7 +22,7 @@ peft = pytest.importorskip("peft")
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
 def test_training_and_its_change_are_those_of_peft(family: str) -> None:
     model = tiny_model(family)
-    config = quick("lora", "", steps=20, stop_loss=0.0)
+    config = quick("lora", "", steps=20, learning_rate=1e-3, rate_unit="absolute", stop_loss=0.0)
     edit = get_method("lora").compute(model, [NEEDLE], config)
 
     adapters = make_adapters(model, config)

@@ -106,7 +106,7 @@ def test_a_rank_one_edit_is_rounded_once(name: str, family: str, dtype: str) -> 
 @pytest.mark.parametrize("name", ["ft", "ft-l", "ft-m"])
 def test_small_steps_are_not_lost(name: str, dtype: str) -> None:
     """Twenty steps of 1e-4 are each below what bfloat16 resolves at most weights, and together above it."""
-    changes = {"steps": 21, "learning_rate": 1e-4}
+    changes = {"steps": 21, "learning_rate": 1e-4, "rate_unit": "absolute"}
     whole, half = (compute(name, loaded("gpt2", kind), **changes).ops[0] for kind in ("float32", dtype))
     assert isinstance(whole, DenseDelta)
     assert isinstance(half, DenseDelta)

@@ -48,8 +48,9 @@ REQUEST = EditRequest(
     ),
     ("The Space Needle", "A tower"),
 )
-SETTINGS_SINCE = {"r-rome": {"compat": "r-rome"}}
-"""Method -> settings it has got since, at their defaults."""
+_ABSOLUTE = {"rate_unit": "absolute"}
+SETTINGS_SINCE = {"r-rome": {"compat": "r-rome"}, "ft": _ABSOLUTE, "lora": _ABSOLUTE, "grace": _ABSOLUTE}
+"""Method -> settings it has got since, with what they were."""
 ON_TINY = ("r-rome", "ft", "lora", "grace", "wise", "ice")
 
 

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.reference
 N = 3
 SHORT: dict[str, Any] = {"moment_tokens": 4000, "prefixes": 2, "steps": 20, "learning_rate": 0.2}
 """Fewer tokens, contexts and steps than by default, for the sake of time."""
-TRAINED: dict[str, Any] = {"steps": 40, "learning_rate": 1e-3}
+TRAINED: dict[str, Any] = {"steps": 40, "learning_rate": 1e-3, "rate_unit": "absolute"}
 
 
 @cache

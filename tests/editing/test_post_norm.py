@@ -85,3 +85,44 @@ def test_a_change_is_spread_over_layers(family: str, method: str) -> None:
     assert numbers["p(new) after"] > 0.3 > 20 * numbers["p(new) before"]
     view = apply_edits(model, [edit])
     assert view.generate([NEEDLE.fact.prompt], 1) != model.generate([NEEDLE.fact.prompt], 1)
+
+
+TRAINED: dict[str, dict[str, Any]] = {
+    "ft-m": {"layer": 1, "steps": 5},
+    "ft-l": {"layer": 1, "steps": 5},
+    "lora": {"targets": "mlp", "steps": 5},
+    "grace": {"layer": 1, "steps": 5},
+    "wise": {"layer": 1, "steps": 5, "prefixes": 1, "irrelevant": 2},
+}
+
+
+def trained(model: LanguageModel, method: str) -> tuple[list[float], torch.Tensor]:
+    """The losses of a few steps, and the change: of the weight, of the side weight, or of the value."""
+    config = make_config(METHODS[method].config_type, TRAINED[method])
+    edit = METHODS[method].compute(model, (ROME,), config)
+    op = edit.ops[-1]
+    change = op.matrix() if hasattr(op, "matrix") else op.values if hasattr(op, "values") else op.change
+    return [loss.total for loss in edit.losses], change.float()
+
+
+@pytest.mark.parametrize("method", TRAINED)
+@pytest.mark.parametrize("family", ["gemma3_text", "olmo2"])
+def test_training_behind_a_post_norm_does_not_depend_on_the_size_of_what_is_returned(family: str, method: str) -> None:
+    small, large = small_outputs(family), small_outputs(family)
+    for layer in range(large.n_layers):
+        large.key_module(layer).weight.mul_(4.0)
+    (losses, change), (others, larger) = trained(small, method), trained(large, method)
+    assert others == pytest.approx(losses, rel=1e-2)
+    torch.testing.assert_close(larger, 4 * change, rtol=5e-2, atol=float(change.abs().max()) / 10)
+
+
+@pytest.mark.parametrize("method", TRAINED)
+def test_training_does_not_depend_on_the_size_of_the_stream(method: str) -> None:
+    """Everything written to the stream of a pre-norm model times 4: its norms take that out again."""
+    small, large = (LanguageModel("tiny llama", "0" * 64, *build_tiny("llama")) for _ in range(2))
+    for name, weight in large.module.named_parameters():
+        if name.endswith(("embed_tokens.weight", "o_proj.weight", "down_proj.weight")):
+            weight.data.mul_(4.0)
+    (losses, change), (others, larger) = trained(small, method), trained(large, method)
+    assert others == pytest.approx(losses, rel=1e-2)
+    torch.testing.assert_close(larger, 4 * change, rtol=5e-2, atol=float(change.abs().max()) / 10)

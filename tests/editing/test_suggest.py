@@ -4,6 +4,11 @@ import pytest
 import torch
 
 from editing import apply_edits
+from editing.method import settled
+from editing.methods.finetune import FineTuneConfig
+from editing.methods.grace import GraceConfig
+from editing.methods.memit import MemitConfig
+from editing.methods.wise import WiseConfig
 from editing.parts.suggest import choose_layer, suggest_layer, suggest_layers
 from models import LanguageModel, cards
 from models.cards import LayerCard
@@ -55,3 +60,15 @@ def test_a_card_says_more_than_the_depth(monkeypatch: pytest.MonkeyPatch) -> Non
     assert choose_layer(edited, card).source == "measured"  # the card of the base
     monkeypatch.setattr(cards, "cards", lambda: (card,))
     assert suggest_layer(model) == 7
+
+
+def test_layers_that_are_not_given_depend_on_the_depth() -> None:
+    """A share of it, or the suggested ones; what is given stays."""
+    small, large = model_of(12), model_of(30)
+    for config, shallow, deep in ((WiseConfig(), 9, 22), (FineTuneConfig(), 3, 7), (GraceConfig(), 7, 18)):
+        assert (settled(small, config).layer, settled(large, config).layer) == (shallow, deep)
+    assert settled(small, MemitConfig()).layers == (1, 2, 3)
+    assert settled(large, MemitConfig()).layers == (3, 4, 5, 6, 7, 8)
+    assert settled(large, MemitConfig(layer=9)).layers == (4, 5, 6, 7, 8, 9)
+    assert settled(large, MemitConfig(depth=2)).layers == (7, 8)
+    assert settled(large, MemitConfig(layer=9, depth=1)).layers == (9,)
