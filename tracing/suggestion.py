@@ -293,8 +293,10 @@ def _largest(result: TraceEffects, positions: list[int], layers: list[int] | Non
 
 def _name(result: TraceEffects, position: int) -> str:
     start, stop = result.subject_span
-    kind = "last subject token" if position == stop - 1 else "subject token" if start <= position < stop else "token"
-    return f"the {kind} {token_label(result.tokens[position])}"
+    token = token_label(result.tokens[position])
+    if position == stop - 1:
+        return f"the last subject token {token}"
+    return f"the subject token {token}" if start <= position < stop else f"the token {token}"
 
 
 def _each(cells: int) -> float:

@@ -102,8 +102,9 @@ def _template(text: str, translation: str) -> Template:
     seen: set[str] = set()
     pattern = literals[0]
     for name, literal in zip(names, literals[1:], strict=True):
-        pattern += (f"(?P={name})" if name in seen else f"(?P<{name}>.*?)") + literal
+        any_text = ".*?" if literal or name == names[-1] else r"\S*"  # where two values meet, the first ends at a space
+        pattern += (f"(?P={name})" if name in seen else f"(?P<{name}>{any_text})") + literal
         seen.add(name)
     longest = max((part[1:] if part is parts[0] else part for part in parts), key=len)
     letters = sum(letter.isalpha() for part in parts for letter in part)
-    return Template(translation, re.compile(pattern + r"(?P<stop>\.?)", re.DOTALL), longest, letters)
+    return Template(translation, re.compile(pattern + r"(?P<sentence_end>\.?)", re.DOTALL), longest, letters)

@@ -143,7 +143,10 @@ def _data() -> Iterator[Word]:
         "metrics/protocols": [one.title for one in PROTOCOLS.values()],
         "tracing/sites.py": [text for names in SITE_NAMES.values() for text in (names.short, names.long)],
         "tracing/plots/labels.py": [*labels.CATEGORY_NAMES.values(), *labels.NEGATIVE.values(), labels.MARKED],
-        "tracing/measures.py": list(UNITS.values()),
+        "tracing/measures.py": [text for unit in UNITS.values() for text in (unit, f"Indirect effect ({unit})")],
+        "tracing/average.py": [
+            labels.map_title(f"resid_post, {severed} severed") for severed in ("mlp_out", "attn_out")
+        ],
     }
     for method in METHODS.values():
         module = sys.modules[type(method).__module__]

@@ -69,7 +69,7 @@ def _said(sentence: str, language: str) -> str:
             values = {
                 name: _said(value, language) if " " in value else value for name, value in match.groupdict().items()
             }
-            stop = values.pop("stop")
+            stop = values.pop("sentence_end")
             words = template.translation.format(**values)
             return words.removesuffix("。") + "。" if stop else words
     return sentence
