@@ -79,12 +79,16 @@ def estimate(
     texts: Sequence[str],
     max_tokens: int,
     *,
+    skip: int = 0,
     source: str = "texts",
     watch: Watch = UNWATCHED,
 ) -> dict[int, Moment]:
     """C of several layers from the first `max_tokens` tokens of the texts, in one set of forward passes.
 
     Leaves the condition numbers as NaN, because on wide models they cost more than the estimate (`condition_number`).
+
+    Args:
+        skip: tokens at the beginning of each text that are read but not counted.
 
     Raises:
         ValueError: if the texts hold no token.
@@ -93,9 +97,10 @@ def estimate(
     sums = {layer: torch.zeros(model.d_mlp, model.d_mlp, dtype=torch.float64) for layer in layers}
     seen = 0
     watch.step(0, max_tokens, STAGE)
-    for rows in _batches(model, texts, max_tokens):
+    for rows in _batches(model, texts, max_tokens, skip):
         ids, lengths = pad(rows, model.pad_id)
-        mask = (torch.arange(ids.shape[1])[None, :] < lengths[:, None]).to(model.device)
+        positions = torch.arange(ids.shape[1])
+        mask = ((positions >= skip) & (positions < lengths[:, None])).to(model.device)
         visit_states(model, ids, {("mlp_key", layer): _Adding(total, mask) for layer, total in sums.items()})
         seen += int(mask.sum())
         watch.step(seen, max_tokens)
@@ -126,12 +131,15 @@ def _mirrored(total: torch.Tensor) -> torch.Tensor:
     return total.triu() + total.triu(1).T
 
 
-def _batches(model: LanguageModel, texts: Sequence[str], max_tokens: int) -> Iterator[list[list[int]]]:
-    """The first `max_tokens` tokens as rows of ids, at most `BATCH_TOKENS` padded tokens a batch."""
+def _batches(model: LanguageModel, texts: Sequence[str], max_tokens: int, skip: int) -> Iterator[list[list[int]]]:
+    """The first `max_tokens` tokens behind the skipped ones as rows of ids, at most `BATCH_TOKENS` padded tokens a
+    batch."""
     left, pieces = max_tokens, list[list[int]]()
     for ids in _pieces(model, texts):
-        pieces.append(ids[:left])
-        left -= len(pieces[-1])
+        if len(ids) <= skip:
+            continue
+        pieces.append(ids[: skip + left])
+        left -= len(pieces[-1]) - skip
         if not left:
             break
     rows: list[list[int]] = []

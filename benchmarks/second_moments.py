@@ -1,0 +1,188 @@
+"""`python -m benchmarks.second_moments --model smollm2-135m --n 8`: which text is best for the second moment.
+
+For each fact of a validation subject that the model knows R-ROME searches once; then the same value is written with the
+second moments of several texts, lengths and treatments of a text's first token, so that only C differs.  Perplexity is
+that of three kinds of text that no estimate has read.  A stopped run goes on from the lines in --out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+
+from benchmarks.cases import Case, make_cases
+from editing.methods.rome import RRomeConfig
+from editing.parts.contexts import make_contexts
+from editing.parts.keys import make_batch, mean_key
+from editing.parts.moments import Moment, estimate, identity
+from editing.parts.rank_one import key_direction, solve
+from editing.parts.suggest import suggest_layer
+from editing.parts.values import optimise_value, read_start
+from editing.train.episodes import known_facts, split_of
+from experiments.guard import ordinary_texts
+from facts import EditRequest
+from facts.atlas import load_atlas
+from facts.probes import edit_request
+from metrics.sequence import text_perplexity
+from metrics.statistics import bootstrap
+from models import LanguageModel, Sampling, as_out_in
+from models.options import add_model_options, load_from
+from models.reference.corpus import sample_texts
+
+SIZES = (2_000, 5_000, 20_000, 50_000)
+COMPARED = 5_000
+"""Tokens of every kind of text where kinds are compared."""
+SAMPLE_TOKENS, TOP_K, GUARD, CUT = 100, 50, 8, 48
+PERPLEXITIES = ("atlas", "samples", "prose")
+COLUMNS = ("reliability", "generalization", "locality_neighborhood", "locality", "kl", *PERPLEXITIES)
+
+
+def samples(model: LanguageModel, n: int) -> list[str]:
+    """`n` texts drawn from the model among its 50 likeliest tokens, each from another likely first token."""
+    start = model.tokenizer.bos_token_id
+    start = model.tokenizer.eos_token_id if start is None else start
+    logits = model.logits(torch.tensor([[start]]))[0, -1]
+    special = set(model.tokenizer.all_special_ids)
+    ranked = [token for token in logits.topk(2 * n + 50).indices.tolist() if token not in special]
+    rows = [[start, token] for token in ranked if model.decode([token]).strip()][:n]
+    texts: list[str] = []
+    for at in range(0, len(rows), 32):
+        some = rows[at : at + 32]
+        texts += [
+            model.decode([*row[1:], *ids])
+            for row, ids in zip(some, model.drawn(some, SAMPLE_TOKENS, Sampling(TOP_K)), strict=True)
+        ]
+    return [" ".join(text.split()) for text in texts]
+
+
+def prose() -> list[str]:
+    """Paragraphs of this repository's pages, without tables, code and pictures."""
+    root = Path(__file__).parent.parent
+    pages = [*sorted((root / "docs").glob("*.md")), root / "README.md", root / "CONTRIBUTING.md"]
+    blocks = [" ".join(block.split()) for page in pages for block in page.read_text(encoding="utf-8").split("\n\n")]
+    chosen = [block for block in blocks if len(block) > 80 and block[0].isalpha() and "|" not in block]
+    random.Random("prose").shuffle(chosen)
+    return chosen
+
+
+def moments(model: LanguageModel, layer: int, texts: Mapping[str, Sequence[str]]) -> Iterator[tuple[str, Moment]]:
+    """(name, estimate) of everything that is compared."""
+    yield "C = I", identity(model.d_mlp)
+    for name, some in texts.items():
+        for size in SIZES if name == "atlas" else (COMPARED,):
+            for skip in (0, 1) if size == COMPARED else (0,):
+                label = f"{name}, {size:,}" + (", without first tokens" if skip else "")
+                yield label, estimate(model, [layer], some, size, skip=skip)[layer]
+
+
+def requests_of(model: LanguageModel, n: int) -> list[EditRequest]:
+    """Edits of facts of validation subjects that the model knows, relations in turn."""
+    atlas = load_atlas()
+    rows = [fact for fact in atlas.facts if split_of(fact.subject) == "validation" and not fact.contains_answer]
+    random.Random("moments").shuffle(rows)
+    rows = rows[: 8 * n]
+    known = known_facts(model, rows, atlas)
+    by_relation: dict[str, list[EditRequest]] = {}
+    for row in rows:
+        if (row.subject, row.relation) in known:
+            by_relation.setdefault(row.relation, []).append(
+                edit_request(atlas, atlas.as_fact(row), atlas.counterfactual(row, 0), 5)
+            )
+    chosen: list[EditRequest] = []
+    while len(chosen) < n and any(by_relation.values()):
+        chosen += [left.pop() for left in by_relation.values() if left]
+    return chosen[:n]
+
+
+def changed(
+    model: LanguageModel, layer: int, request: EditRequest, every: Mapping[str, Moment]
+) -> Iterator[tuple[str, LanguageModel]]:
+    """(name, the edited model) for each second moment; one search for all."""
+    config = RRomeConfig(layer=layer)
+    contexts = make_contexts(model, config.prefixes, config.seed)
+    batch = make_batch(model, request.fact, request.target_new, contexts, config.fact_token)
+    start = read_start(model, layer, batch, config.compat)
+    value = optimise_value(model, layer, batch, start, config.value_settings)
+    name, module = model.architecture.key_weight_name(layer), model.key_module(layer)
+    weight = as_out_in(module, model.weight(name))
+    for label, moment in every.items():
+        direction = key_direction(mean_key(start.keys[:-1]), moment, config.ridge)
+        found = solve(weight, getattr(module, "bias", None), start, value, direction, config.compat)
+        new = (weight.double() + found.rows @ found.cols).float()
+        yield label, model.view({name: new if model.weight(name).shape == new.shape else new.T})
+
+
+def figures(
+    case: Case, model: LanguageModel, edited: LanguageModel, guard: Mapping[str, Sequence[str]]
+) -> dict[str, Any]:
+    """One edit's figures: shares, KL, and ratios of perplexity."""
+    ratios = {}
+    for kind, texts in guard.items():
+        before, after = (text_perplexity(one, texts, CUT) for one in (model, edited))
+        ratios[kind] = after / before if before and after else None
+    return case.figures(edited) | ratios
+
+
+def table(lines: Sequence[Mapping[str, Any]]) -> str:
+    """Means over edits with bootstrap intervals, a line a second moment."""
+    rows = ["| second moment | " + " | ".join(COLUMNS) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
+    for label in dict.fromkeys(line["moment"] for line in lines):
+        cells = []
+        for column in COLUMNS:
+            values = [line[column] for line in lines if line["moment"] == label and line.get(column) is not None]
+            low, high = (bootstrap(values) if values else None) or (float("nan"), float("nan"))
+            cells.append(f"{fmean(values):.3f} ({low:.3f}–{high:.3f})" if values else "–")
+        rows.append(f"| {label} | " + " | ".join(cells) + " |")
+    return "\n".join(rows)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Measure and print the table."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.second_moments", description=(__doc__ or "").split("\n")[0]
+    )
+    parser.add_argument("--n", type=int, default=8, help="edits")
+    parser.add_argument("--layer", type=int, help="layer to edit, by default the usual one")
+    parser.add_argument("--out", default="second_moments.jsonl", help="file of the lines")
+    add_model_options(parser)
+    options = parser.parse_args(argv)
+    model = load_from(options)
+    layer = suggest_layer(model) if options.layer is None else options.layer
+    out = Path(options.out)
+    lines = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
+    mine = [line for line in lines if (line["model"], line["layer"]) == (model.revision, layer)]
+    text = prose()
+    own = samples(model, COMPARED // SAMPLE_TOKENS + 4 + GUARD)
+    guard = {"atlas": ordinary_texts(GUARD), "samples": own[-GUARD:], "prose": text[-GUARD:]}
+    texts = {"atlas": sample_texts(SIZES[-1] // 8), "samples": own[:-GUARD], "prose": text[:-GUARD]}
+    every = dict(moments(model, layer, texts))
+    for label, moment in every.items():
+        print(
+            f"{label}: {moment.n_tokens} tokens, trace {float(moment.matrix.trace()):.4g}", file=sys.stderr, flush=True
+        )
+    requests = requests_of(model, options.n)
+    done = {line["prompt"] for line in mine if line["moment"] == list(every)[-1]}
+    for request in requests:
+        if request.fact.prompt in done:
+            continue
+        (case,) = make_cases(model, [request])
+        for label, edited in changed(model, layer, request, every):
+            line = {"model": model.revision, "layer": layer, "moment": label, "prompt": request.fact.prompt}
+            mine.append(line | figures(case, model, edited, guard))
+            with out.open("a") as file:
+                file.write(json.dumps(mine[-1]) + "\n")
+        print(f"{len(mine) // len(every)} of {len(requests)}: {request.fact.prompt}", file=sys.stderr, flush=True)
+    print(f"{model.name}, layer {layer}\n\n{table(mine)}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
