@@ -6,13 +6,15 @@ Perplexity as a guard against a model that an edit broke while its edit scores l
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import torch
 
 from metrics.asking.kept import answers
 from metrics.asking.logprobs import batches, row_logits, token_ids
+from metrics.asking.together import MOST_LOGITS
+from models.forwards.tree import MOST_NODES, Tree, TreeForward, shares_beginnings
 
 if TYPE_CHECKING:
     from models import LanguageModel
@@ -40,17 +42,53 @@ def text_nll(
     return [sums.get(row, (0.0, 0)) for row in rows]
 
 
-def _nll(
-    model: LanguageModel, rows: Sequence[tuple[int, ...]], tick: Callable[[int], None]
-) -> dict[tuple[int, ...], tuple[float, int]]:
-    sums: dict[tuple[int, ...], tuple[float, int]] = {}
-    for chunk in batches(rows, len, model.d_vocab):
+Row = tuple[int, ...]
+CACHED = 2**19
+"""Entries of logits that are reduced at once: 2 MB."""
+
+
+def _nll(model: LanguageModel, rows: Sequence[Row], tick: Callable[[int], None]) -> dict[Row, tuple[float, int]]:
+    sums: dict[Row, tuple[float, int]] = {}
+    together = [row for row in rows if len(row) <= MOST_NODES] if rows and shares_beginnings(model) else []
+    most = max(1, min(MOST_NODES, MOST_LOGITS // model.d_vocab))
+    for some in _trees(sorted(together), most):
+        tree = Tree()
+        paths = {row: tree.add(row[:-1]) for row in some}  # nothing is read behind the last token
+        logits = TreeForward(model, tree, range(len(tree))).logits
+        normalisers = _normalisers(logits)
+        for row, path in paths.items():
+            sums[row] = _summed(logits[path], normalisers[path], row), len(row) - 1
+        tick(len(some))
+    apart = [row for row in rows if row not in sums]
+    for chunk in batches(apart, len, model.d_vocab):
         for row, logits in zip(chunk, row_logits(model, [list(row) for row in chunk]), strict=True):
-            log_probs = logits[:-1].double().log_softmax(-1)
-            following = torch.tensor(row[1:], device=log_probs.device)
-            sums[row] = -float(log_probs.gather(-1, following[:, None]).sum()), len(row) - 1
+            sums[row] = _summed(logits[:-1], _normalisers(logits[:-1]), row), len(row) - 1
         tick(len(chunk))
     return sums
+
+
+def _normalisers(logits: torch.Tensor) -> torch.Tensor:
+    """logsumexp of [pos, d_vocab]: [pos]; in parts that the processor's cache holds."""
+    return torch.cat([some.logsumexp(-1) for some in logits.split(max(1, CACHED // logits.shape[-1]))])
+
+
+def _trees(rows: Sequence[Row], most: int) -> Iterator[list[Row]]:
+    """Rows whose trees have at most so many nodes, unless a row alone has more."""
+    some, tree = list[Row](), Tree()
+    for row in rows:
+        if some and len(tree) + tree.new_nodes(row[:-1]) > most:
+            yield some
+            some, tree = [], Tree()
+        some.append(row)
+        tree.add(row[:-1])
+    if some:
+        yield some
+
+
+def _summed(logits: torch.Tensor, normalisers: torch.Tensor, row: Row) -> float:
+    """-sum ln P of the tokens behind the first, from logits [pos, d_vocab] and their logsumexp [pos]."""
+    following = torch.tensor(row[1:], device=logits.device)
+    return float((normalisers.double() - logits.gather(-1, following[:, None])[:, 0].double()).sum())
 
 
 def count_scorable(model: LanguageModel, texts: Sequence[str]) -> int:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 from facts import EditRequest
 from facts.watch import UNWATCHED, Watch
-from metrics.asking.generation import MAX_NEW_TOKENS, continuations
+from metrics.asking.generation import MAX_NEW_TOKENS
 from metrics.asking.groups import tests
 from metrics.asking.prompts import items_of
 from metrics.asking.readings import observe, plan, rows_of
@@ -94,31 +94,23 @@ def _run(
     """Run every forward of the evaluation: a row for each prompt, and the evidence for the metrics."""
     # An edit that puts words before every prompt leaves less room; both models get only prompts that fit both.
     narrow = min(base, edited, key=lambda model: model.max_positions)
-    to_run = plan(narrow, items_of(request, settings), settings)
+    texts_of = [(prompt, TEXT_TOKENS) for prompt in dict.fromkeys(request.generation_prompts)]
+    to_run = plan(narrow, items_of(request, settings), settings, texts_of)
     for item, problem in to_run.problems.items():
         if item.kind == "edit":
             raise ValueError(f"the edit prompt cannot be evaluated: {problem}")
     for prompt in request.generation_prompts:
         narrow.encode(prompt)  # raises before the work rather than after it
-    per_model = len(set(request.generation_prompts)) + count_scorable(base, guard_texts)
-    tick = _Ticker(to_run.steps() + 2 * per_model, watch)
+    tick = _Ticker(to_run.steps() + 2 * count_scorable(base, guard_texts), watch)
     tick(0)
     before = observe(base, to_run, tick, with_bridges=True)
     after = observe(edited, to_run, tick, with_bridges=False)
     room = narrow.max_positions
     before_nll, after_nll = (text_nll(model, guard_texts, tick, room) for model in (base, edited))
-    texts = _texts(base, edited, request, tick)
+    texts = tuple(TextPair(prompt, text, after.texts[prompt]) for prompt, text in before.texts.items())
     rows = rows_of(to_run, before, after, settings, (request.target_new,))
     neutral = list(zip(before_nll, after_nll, strict=True))
     return rows, Evidence(tests(rows, to_run.items), settings.seed, neutral, texts)
-
-
-def _texts(
-    base: LanguageModel, edited: LanguageModel, request: EditRequest, tick: Callable[[int], None]
-) -> tuple[TextPair, ...]:
-    prompts = dict.fromkeys(request.generation_prompts, TEXT_TOKENS)
-    before, after = continuations(base, prompts, tick=tick), continuations(edited, prompts, tick=tick)
-    return tuple(TextPair(prompt, before[prompt], after[prompt]) for prompt in prompts)
 
 
 def _complete(efficiency: Efficiency, base: LanguageModel, edited: LanguageModel, seconds: float) -> Efficiency:

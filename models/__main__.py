@@ -1,4 +1,4 @@
-"""Models to start with: `python -m models list | show NAME | get NAME | remove NAME`."""
+"""Models to start with: `python -m models list | show NAME | get NAME | remove NAME | cache`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 
 from facts.pipes import outlive_reader
 from facts.watch import Cancelled, Watch
+from models.sources.cache import COMPUTED, cache_folder, cap_bytes, clear, kept_files
 from models.sources.catalogue import (
     ENTRIES,
     Entry,
@@ -142,6 +143,47 @@ def get(entry: Entry, accepted: bool, as_json: bool) -> None:
         print(f"{entry.name} is ready ({time.monotonic() - began:.0f} s); use it as `--model {entry.name}`")
 
 
+def cached() -> dict[str, Any]:
+    """What the cache holds, for JSON: bytes and files of each folder, the cap of what was computed; sizes in bytes."""
+    folder = cache_folder()
+    names = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+    files = {name: list(kept_files(name)) for name in names}
+    return {
+        "folder": str(folder),
+        "cap_bytes": cap_bytes(),
+        "computed_bytes": sum(kept.bytes for name in COMPUTED for kept in files.get(name, ())),
+        "folders": {
+            name: {"files": len(some), "bytes": sum(kept.bytes for kept in some), "capped": name in COMPUTED}
+            for name, some in files.items()
+        },
+    }
+
+
+def print_cache() -> None:
+    """Print what the cache holds as a table."""
+    facts = cached()
+    print(f"{facts['folder']}\n")
+    for name, folder in facts["folders"].items():
+        kind = "computed again when needed" if folder["capped"] else ""
+        kind = "fetched or converted; `python -m models remove NAME`" if name in ("models", "gguf") else kind
+        print(f"{name:<12} {megabytes(folder['bytes']):>10} {folder['files']:>7} files  {kind}".rstrip())
+    print(
+        f"\nOf what is computed again {megabytes(facts['computed_bytes'])} are kept, at most "
+        f"{megabytes(facts['cap_bytes'])} (ENGRAM_CACHE_GB); what was used longest ago goes first.  `cache --clear` "
+        "deletes it, `cache --clear --models` fetched models too (not those of the model hub)."
+    )
+
+
+def clear_cache(models: bool) -> int:
+    """Delete what was computed, and fetched models if asked; return the bytes freed."""
+    freed = clear()
+    if models:
+        # those of a hub lie in its own cache, which other programs share
+        fetched = [name for name, entry in ENTRIES.items() if entry.source == "index" and is_fetched(name)]
+        freed += sum(remove(name) for name in (*fetched, *converted_folders()))
+    return freed
+
+
 def note(text: str, end: str = "\n") -> None:
     """Print a line to stderr."""
     print(text, file=sys.stderr, end=end, flush=True)
@@ -166,6 +208,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command.add_argument("--json", action="store_true")
         if name == "get":
             command.add_argument("--accept-licence", action="store_true", help="accept the licence that is shown")
+    command = commands.add_parser("cache", help="what is kept on disk, and its cap; --clear deletes it")
+    command.add_argument("--clear", action="store_true", help="delete what can be computed again")
+    command.add_argument("--models", action="store_true", help="with --clear: fetched and converted models too")
+    command.add_argument("--json", action="store_true")
     options = parser.parse_args(arguments)
     try:
         _run(options)
@@ -173,7 +219,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         note(f"error: {error}")
         return 1
     except (Cancelled, KeyboardInterrupt):
-        note(f"\nstopped; `python -m models get {options.name}` goes on from the finished parts")
+        goes_on = options.command == "get"
+        note(f"\nstopped; `python -m models get {options.name}` goes on from the finished parts" if goes_on else "")
         return 130
     return 0
 
@@ -183,6 +230,8 @@ def _run(options: argparse.Namespace) -> None:
         print(json.dumps([described(entry) for entry in ENTRIES.values()], indent=2))
     elif options.command == "list":
         print_list()
+    elif options.command == "cache":
+        _run_cache(options)
     elif options.command == "get":
         get(entry_named(options.name), options.accept_licence, options.json)
     elif options.command == "show" and options.json:
@@ -192,6 +241,18 @@ def _run(options: argparse.Namespace) -> None:
     else:
         freed = remove(options.name)
         print(json.dumps({"name": options.name, "freed_bytes": freed}) if options.json else f"{megabytes(freed)} freed")
+
+
+def _run_cache(options: argparse.Namespace) -> None:
+    if options.models and not options.clear:
+        raise ValueError("--models only says what --clear deletes; add --clear")
+    if options.clear:
+        freed = clear_cache(options.models)
+        print(json.dumps({"freed_bytes": freed}) if options.json else f"{megabytes(freed)} freed")
+    elif options.json:
+        print(json.dumps(cached(), indent=2))
+    else:
+        print_cache()
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from models.calls import calling
+from models.views import plain
 
 PADDING = 256
 """Tokens of padding that cost about as much as decoding another batch."""
@@ -37,9 +38,10 @@ def greedy(
     module: Any,
     rows: Sequence[Sequence[int]],
     prompt_lengths: Sequence[int],
-    steps: int,
+    steps: Sequence[int],
     eos_ids: Collection[int],
     device: torch.device,
+    cache: Any = None,
 ) -> list[list[int]]:
     """The most probable next token, again and again, with cached keys and values.
 
@@ -50,20 +52,23 @@ def greedy(
         module: a causal language model of transformers.
         rows: token ids, the beginning of an answer included where there is one.
         prompt_lengths: [row], tokens of each row's prompt.
-        steps: most new tokens to make; the caller keeps pos + steps within the context.
+        steps: [row], most new tokens of each, at least 1; the caller keeps pos + steps within the context.
         eos_ids: tokens that end a row; they are not part of the result.
+        cache: transformers' cache of all tokens but each row's last, if they were read before.
 
     Returns:
-        For every row its new token ids, at most `steps`.
+        For every row its new token ids.
     """
     width = max(map(len, rows))
     padding = torch.tensor([width - len(row) for row in rows], device=device)
     step_ids = torch.tensor([[0] * (width - len(row)) + list(row) for row in rows], device=device)
+    done = 0
+    if cache is not None:
+        step_ids, done = step_ids[:, -1:], width - 1
     made: list[list[int]] = [[] for _ in rows]
-    running = [True] * len(rows)
-    cache, done = None, 0
+    running, shrinks = list(range(len(rows))), plain(module)
     with calling(torch.tensor(prompt_lengths, device=device)) as call:
-        for step in range(steps):
+        for step in range(max(steps, default=0)):
             ends = torch.arange(done, width + step, device=device)[None]
             positions = (ends - padding[:, None]).clamp_min(0)
             mask = torch.arange(width + step, device=device)[None] >= padding[:, None] if padding.any() else None
@@ -77,12 +82,21 @@ def greedy(
             )
             cache, done, call.reads_prompt = output.past_key_values, width + step, False
             chosen = output.logits[:, -1].float().argmax(dim=-1)
+            going: list[int] = []
             for index, token_id in enumerate(chosen.tolist()):
-                running[index] = running[index] and token_id not in eos_ids
-                if running[index]:
-                    made[index].append(token_id)
-            if not any(running):
+                row = running[index]
+                if row >= 0 and token_id not in eos_ids:
+                    made[row].append(token_id)
+                if row >= 0 and token_id not in eos_ids and len(made[row]) < steps[row]:
+                    going.append(index)
+                else:
+                    running[index] = -1
+            if not going:
                 break
+            if shrinks and 2 * len(going) <= len(running):  # rows that have ended cost as much as others
+                left = torch.tensor(going, device=device)
+                cache.batch_select_indices(left)
+                chosen, padding, running = chosen[left], padding[left], [running[index] for index in going]
             step_ids = chosen[:, None]
     return made
 

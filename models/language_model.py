@@ -62,6 +62,14 @@ class LanguageModel(TextModel):
         """A sentence on the origin of the weights, for commands to print; none if they are as published."""
         return (f"the weights of {self.name} are {self.origin}",) if self.origin else ()
 
+    @property
+    def plain(self) -> bool:
+        """Whether its answers are its module's and that consists of transformers' own parts, without hooks.
+
+        Then a row's logits depend on its tokens alone, so rows may be padded, packed and gone on from kept keys.
+        """
+        return plain(self.module)
+
     # ---- sizes
 
     @property
@@ -222,16 +230,16 @@ class LanguageModel(TextModel):
         waiting = [index for index in range(len(rows)) if len(whole[index]) < room[index]]
         # padded rows go on beside the longest row, which must stay within the context
         fits = max(map(len, whole), default=0) + max_new_tokens <= self.max_positions
-        for batch in batches([len(whole[index]) for index in waiting], padded=fits and plain(self.module)):
+        for batch in batches([len(whole[index]) for index in waiting], padded=fits and self.plain):
             chosen = [waiting[index] for index in batch]
             prompts = [len(rows[index]) for index in chosen]
-            steps = max(room[index] - len(whole[index]) for index in chosen)
+            steps = [room[index] - len(whole[index]) for index in chosen]
             with self.lock:
                 made = greedy(
                     self.module, [whole[index] for index in chosen], prompts, steps, self.eos_ids, self.device
                 )
             for index, ids in zip(chosen, made, strict=True):
-                new_ids[index] += ids[: room[index] - len(whole[index])]
+                new_ids[index] += ids
         return new_ids
 
     def draw(self, prompts: Sequence[str], length: int, sampling: Sampling) -> list[str]:
@@ -250,7 +258,7 @@ class LanguageModel(TextModel):
     def drawn(self, rows: Sequence[Sequence[int]], length: int, sampling: Sampling) -> list[list[int]]:
         """`draw` for token ids: the new ids after each row."""
         # a module that decides by the prompt needs the prompt's length
-        lengths = {0} if plain(self.module) else {len(row) for row in rows}
+        lengths = {0} if self.plain else {len(row) for row in rows}
         new_ids: list[list[int]] = [[] for _ in rows]
         for n in sorted(lengths if rows else ()):
             chosen = [index for index, row in enumerate(rows) if n in (0, len(row))]

@@ -50,9 +50,14 @@ class EditedModel(LanguageModel):
         memories: Sequence[Memory],
     ) -> None:
         super().__init__(base.name, inner.revision, inner.module, base.tokenizer)
-        self.lock, self.chat = inner.lock, base.chat
+        self.lock, self.chat, self.findings = inner.lock, base.chat, base.findings
         self.base, self.edits, self.prefix = base, tuple(edits), tuple(prefix)
         self._inner, self._memories = inner, tuple(memories)
+
+    @property
+    def plain(self) -> bool:
+        """As `LanguageModel.plain`; not with words before the prompt or answers of another model."""
+        return not self.prefix and not self._memories and self._inner.plain
 
     @property
     def max_positions(self) -> int:

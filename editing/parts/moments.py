@@ -27,7 +27,7 @@ from facts.watch import UNWATCHED, Watch
 from models import LanguageModel, pad
 from models.forwards.hooks import visit_states
 from models.reference.corpus import sample_texts
-from models.sources.cache import cache_folder
+from models.sources.cache import cache_folder, mark_used, trim
 
 STAGE = "second moments of the keys, once per model"
 BATCH_TOKENS = 2048
@@ -266,7 +266,10 @@ def _write(path: Path, moment: Moment) -> None:
 
 
 def write_file(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
-    """Write atomically: beside the final path, then rename.  Ignores errors, because the file is only a cache."""
+    """Write atomically: beside the final path, then rename; then keep the cache within its cap.
+
+    Ignores errors, because the file is only a cache.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
@@ -278,6 +281,7 @@ def write_file(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str,
             Path(temporary).unlink(missing_ok=True)
     except (OSError, SafetensorError):
         return
+    trim(path.parent.parent)
 
 
 def _read(path: Path, d_mlp: int) -> Moment | None:
@@ -287,6 +291,7 @@ def _read(path: Path, d_mlp: int) -> Moment | None:
             metadata, matrix = file.metadata() or {}, file.get_tensor("matrix")
         intact = matrix.shape == (d_mlp, d_mlp) and checksum(matrix) == metadata["sha256"]
         number = float(metadata["condition_number"])
+        mark_used(path)
         return Moment(matrix, int(metadata["n_tokens"]), number, metadata["source"]) if intact else None
     except (OSError, SafetensorError, KeyError, ValueError):
         return None

@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from editing.parts.moments import Moment, checksum, write_file
-from models.sources.cache import cache_folder
+from models.sources.cache import cache_folder, mark_used
 
 LARGEST = 4096
 """Widest matrix whose spectrum is cached: 8 bytes x 4096^2 = 134 MB."""
@@ -35,6 +35,7 @@ def _read(path: Path, width: int) -> tuple[torch.Tensor, torch.Tensor] | None:
     try:
         with safe_open(str(path), framework="pt") as file:
             metadata, values, vectors = file.metadata() or {}, file.get_tensor("values"), file.get_tensor("vectors")
+        mark_used(path)
         intact = values.shape == (width,) and vectors.shape == (width, width)
         return (values, vectors) if intact and checksum(vectors) == metadata["sha256"] else None
     except (OSError, SafetensorError, KeyError):

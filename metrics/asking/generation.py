@@ -131,16 +131,17 @@ def continued(
     questions: dict[str, Question] = {prompt: (tuple(model.encode(prompt)), budgets[prompt]) for prompt in budgets}
     begun = begun or {}
     first = {questions[prompt][0]: begun[prompt] for prompt in budgets if prompt in begun}
-    said = answers(model, questions.values(), lambda new: _continued(model, new, first, tick), tick)
-    return {prompt: said[question] for prompt, question in questions.items()}
+    texts = answers(model, questions.values(), lambda new: decoded(model, new, first, tick), tick)
+    return {prompt: texts[question] for prompt, question in questions.items()}
 
 
-def _continued(
+def decoded(
     model: LanguageModel,
     questions: Sequence[Question],
     begun: Mapping[tuple[int, ...], Sequence[int]],
     tick: Callable[[int], None],
 ) -> dict[Question, Said]:
+    """The continuations, decoded batch by batch; `begun` holds the first tokens of some, by the prompt's tokens."""
     continuations_of: dict[Question, Said] = {}
     for budget in sorted({budget for _, budget in questions}):
         # Sorted by length, because the model decodes prompts of like lengths together.
@@ -149,10 +150,16 @@ def _continued(
             rows = waiting[start : start + BATCH]
             first = [begun.get(row, ())[:budget] for row in rows]
             for row, ids in zip(rows, model.continuations(rows, budget, first), strict=True):
-                full = len(row) + len(ids) >= model.max_positions
-                continuations_of[row, budget] = Said(model.continuation_text(row, ids), full or len(ids) < budget)
+                continuations_of[row, budget] = said(model, (row, budget), ids)
             tick(len(rows))
     return continuations_of
+
+
+def said(model: LanguageModel, question: Question, ids: Sequence[int]) -> Said:
+    """The continuation of these new tokens."""
+    row, budget = question
+    full = len(row) + len(ids) >= model.max_positions
+    return Said(model.continuation_text(row, ids), full or len(ids) < budget)
 
 
 def to_natural_stop(

@@ -84,7 +84,7 @@ def score_joined(
 ) -> dict[T, Forced]:
     """As `score_answers`, for token ids; the integer is the prompt's length."""
     questions = {key: (tuple(ids), n_prompt, key in keep_next) for key, (ids, n_prompt) in joined.items()}
-    scores = answers(model, questions.values(), lambda new: _score(model, new, tick), tick)
+    scores = answers(model, questions.values(), lambda new: score(model, new, tick), tick)
     return {key: scores[question] for key, question in questions.items()}
 
 
@@ -92,12 +92,13 @@ Question = tuple[tuple[int, ...], int, bool]
 """Token ids of a prompt and an answer, the prompt's length, and whether to keep the next-token distribution."""
 
 
-def _score(model: LanguageModel, questions: Sequence[Question], tick: Callable[[int], None]) -> dict[Question, Forced]:
+def score(model: LanguageModel, questions: Sequence[Question], tick: Callable[[int], None]) -> dict[Question, Forced]:
+    """The readings, batch by batch."""
     scores: dict[Question, Forced] = {}
     for chunk in batches(questions, lambda question: len(question[0]), model.d_vocab):
         rows, prompt_lengths = [list(ids) for ids, _, _ in chunk], [n_prompt for _, n_prompt, _ in chunk]
         for question, logits in zip(chunk, row_logits(model, rows, prompt_lengths), strict=True):
-            scores[question] = _read(logits, *question)
+            scores[question] = reading(logits[question[1] - 1 : -1], *question)
         tick(len(chunk))
     return scores
 
@@ -130,11 +131,11 @@ def row_logits(
     return [logits[row, :n_tokens] for row, n_tokens in enumerate(lengths.tolist())]
 
 
-def _read(logits: torch.Tensor, ids: Sequence[int], n_prompt: int, keep_next: bool) -> Forced:
-    """`logits` [pos, d_vocab]; position p predicts token p + 1."""
-    log_probs = logits[n_prompt - 1 : -1].double().log_softmax(-1)
+def reading(logits: torch.Tensor, ids: Sequence[int], n_prompt: int, keep_next: bool) -> Forced:
+    """`logits` [answer token, d_vocab], each of the position before; the other arguments as in `Question`."""
+    log_probs = logits.double().log_softmax(-1)
     answer = torch.tensor(ids[n_prompt:], device=log_probs.device)
-    tokens, predicted = tuple(ids[n_prompt:]), tuple(logits[n_prompt - 1 : -1].argmax(-1).tolist())
+    tokens, predicted = tuple(ids[n_prompt:]), tuple(logits.argmax(-1).tolist())
     if not bool(torch.isfinite(log_probs).all()):
         return Forced(None, None, None, None, tokens=tokens, predicted=predicted)
     of_answer = log_probs.gather(-1, answer[:, None])[:, 0]

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import takewhile
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
 
-from metrics.asking.generation import continuations, matches
-from metrics.asking.logprobs import Forced, score_answers
+from metrics.asking.generation import matches
+from metrics.asking.logprobs import Forced
 from metrics.asking.prompts import Item
+from metrics.asking.together import ask
 from metrics.definitions import METRICS
 from metrics.drift import kl_divergence
 from metrics.types import PromptRow, Reading, Settings
@@ -30,6 +30,8 @@ class Observation:
 
     said: dict[str, str]
     forced: dict[tuple[str, str], Forced]
+    texts: dict[str, str] = field(default_factory=dict)
+    """Longer continuations of the request's prompts for texts."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,8 @@ class Plan:
     """(prompt, answer) pairs to ask the unedited model."""
     budgets: dict[str, int]
     """Most new tokens, by prompt."""
+    texts: tuple[tuple[str, int], ...] = ()
+    """Prompts for texts, with their most new tokens."""
 
     @property
     def usable(self) -> list[Item]:
@@ -68,13 +72,18 @@ class Plan:
     def steps(self) -> int:
         """Number of steps `observe` ticks for the two models together."""
         n_prompts = len(self.prompts(with_bridges=True)) + len(self.prompts(with_bridges=False))
-        return n_prompts + 2 * len(self.answers)
+        return n_prompts + 2 * (len(self.answers) + len(self.texts))
 
 
-def plan(model: LanguageModel, items: Sequence[Item], settings: Settings) -> Plan:
+def plan(
+    model: LanguageModel, items: Sequence[Item], settings: Settings, texts: Sequence[tuple[str, int]] = ()
+) -> Plan:
     """Set aside the prompts that cannot be run and give each of the others its token budget.
 
     The budget depends only on the prompt and its answers, so that other prompts cannot change a continuation.
+
+    Args:
+        texts: prompts for texts, with their most new tokens.
     """
     problems: dict[Item, str] = {}
     bridges: list[tuple[str, str]] = []
@@ -96,26 +105,23 @@ def plan(model: LanguageModel, items: Sequence[Item], settings: Settings) -> Pla
         except ValueError:
             continue  # a bridge that cannot be run counts as not known
         bridges.append(bridge)
-    return Plan(tuple(items), problems, tuple(bridges), budgets)
+    return Plan(tuple(items), problems, tuple(bridges), budgets, tuple(texts))
 
 
 def observe(model: LanguageModel, to_run: Plan, tick: Callable[[int], None], *, with_bridges: bool) -> Observation:
-    """Generate after every prompt and score every answer."""
-    forced = score_answers(model, to_run.answers, keep_next=set(to_run.distributions), tick=tick)
+    """Score every answer, and generate after every prompt."""
+    scored, kept = {}, set(to_run.distributions)
+    for pair in to_run.answers:
+        ids, n_prompt = join(model, *pair)
+        scored[pair] = (tuple(ids), n_prompt, pair in kept)
     budgets = to_run.prompts(with_bridges=with_bridges)
-    return Observation(continuations(model, budgets, begun=_beginnings(model, forced), tick=tick), forced)
-
-
-def _beginnings(model: LanguageModel, forced: Mapping[tuple[str, str], Forced]) -> dict[str, tuple[int, ...]]:
-    """Beginnings of the continuations, by prompt, as known from the scored answers: at least one token, and the answer
-    if the model gives it."""
-    longest: dict[str, tuple[int, ...]] = {}
-    for (prompt, answer), read in forced.items():
-        ids, n_prompt = join(model, prompt, answer)
-        beginning = tuple(takewhile(lambda token: token not in model.eos_ids, read.beginning))
-        if ids[:n_prompt] == model.encode(prompt) and len(beginning) > len(longest.get(prompt, ())):
-            longest[prompt] = beginning
-    return longest
+    continued = {(prompt, n): (tuple(model.encode(prompt)), n) for prompt, n in (*budgets.items(), *to_run.texts)}
+    forced, said = ask(model, list(scored.values()), list(continued.values()), tick)
+    return Observation(
+        said={prompt: said[continued[prompt, n]].text for prompt, n in budgets.items()},
+        forced={pair: forced[question] for pair, question in scored.items()},
+        texts={prompt: said[continued[prompt, n]].text for prompt, n in to_run.texts},
+    )
 
 
 def rows_of(

@@ -9,8 +9,9 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
-from metrics.asking.generation import Said, continued, to_natural_stop
-from metrics.asking.logprobs import Forced, score_joined
+from metrics.asking.generation import Said, to_natural_stop
+from metrics.asking.logprobs import Forced
+from metrics.asking.together import ask
 from metrics.drift import text_nll
 from models import Sampling, join, tokens_together
 
@@ -120,10 +121,12 @@ def read(
     """
     answers = {pair: _row(join, model, pair) for pair in needs.answers}
     joint = {pair: _row(_joint, model, pair) for pair in needs.joint}
-    wanted = {row: (list(row[0]), row[1]) for row in (*answers.values(), *joint.values()) if not isinstance(row, str)}
     keep = {row for pair in needs.distributions if not isinstance(row := answers[pair], str)}
-    forced = score_joined(model, wanted, keep_next=keep, tick=tick)
-    said = continued(model, {p: n for p, n in needs.said.items() if _runs(model, p)}, tick=tick)
+    wanted = {row: (*row, row in keep) for row in (*answers.values(), *joint.values()) if not isinstance(row, str)}
+    budgets = {p: (tuple(model.encode(p)), n) for p, n in needs.said.items() if _runs(model, p)}
+    scores, texts = ask(model, list(wanted.values()), list(budgets.values()), tick)
+    forced = {row: scores[question] for row, question in wanted.items()}
+    said = {prompt: texts[question] for prompt, question in budgets.items()}
     return Readings(
         model=model.name,
         revision=model.revision,

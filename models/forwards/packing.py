@@ -18,7 +18,16 @@ from transformers.cache_utils import DynamicCache
 from models.language_model import LanguageModel
 from models.views import plain
 
-__all__ = ["TRANSFORMERS", "KeysValues", "PrefixCache", "RecordingCache", "packed_inputs", "packed_pattern", "plain"]
+__all__ = [
+    "TRANSFORMERS",
+    "KeysValues",
+    "PrefixCache",
+    "RecordingCache",
+    "packed_inputs",
+    "packed_mask",
+    "packed_pattern",
+    "plain",
+]
 
 KeysValues = tuple[Tensor, Tensor]
 """One layer's keys and values, each [row, head, pos, d_head]."""
@@ -97,14 +106,19 @@ def packed_inputs(
     return {
         "inputs_embeds": torch.zeros(1, len(positions), width, dtype=model.dtype, device=model.device),
         "position_ids": positions[None].to(model.device),
-        "attention_mask": _masks(model, allowed, distance),
+        "attention_mask": packed_mask(model, allowed, distance),
         "past_key_values": cache,
         "use_cache": True,
     }
 
 
-def _masks(model: LanguageModel, allowed: Tensor, distance: Tensor) -> Tensor | dict[str, Tensor]:
-    """Numbers to add to attention scores, [1, 1, pos, prefix + pos]; by kind of layer where some read a window."""
+def packed_mask(model: LanguageModel, allowed: Tensor, distance: Tensor) -> Tensor | dict[str, Tensor]:
+    """Numbers to add to attention scores, [1, 1, pos, prefix + pos]; by kind of layer where some read a window.
+
+    Args:
+        allowed: [pos, prefix + pos], whether a query may read a key.
+        distance: [pos, prefix + pos], prompt positions from the key to the query.
+    """
     config = model.module.config
     window = getattr(config, "sliding_window", None)
     if not window or not getattr(config, "use_sliding_window", True):

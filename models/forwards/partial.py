@@ -52,6 +52,11 @@ def logits_at(
     return _logits_at(model, {"input_ids": ids, "use_cache": False, **inputs}, places, visits or {}, grad)
 
 
+def logits_of(model: LanguageModel, inputs: Mapping[str, Any], places: Places) -> Tensor:
+    """The logits at some places of a forward of these keyword arguments, [place, d_vocab] in float32."""
+    return _logits_at(model, inputs, places, {}, False)
+
+
 def _logits_at(
     model: LanguageModel, inputs: Mapping[str, Any], places: Places, visits: Mapping[Key, Visit], grad: bool
 ) -> Tensor:

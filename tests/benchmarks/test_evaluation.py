@@ -14,4 +14,6 @@ def test_an_edit_and_its_metrics_are_timed(tmp_path: Path, capsys: pytest.Captur
     assert main(["--model", str(tmp_path)]) == 0
     assert ": edit " in (line := capsys.readouterr().out)
     assert "five metrics" in line
-    assert "prompts)" in line
+    assert "floor" in line
+    assert main(["--model", str(tmp_path), "--moments", "200"]) == 0
+    assert "second moments of 4 layers from 200 tokens" in capsys.readouterr().out
