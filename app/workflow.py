@@ -21,7 +21,7 @@ import torch
 
 from app.probes import Row, find_fact, make_request, probes_of
 from editing import Edit, apply_edits, make_edit
-from editing.parts.suggest import suggest_layer
+from editing.parts.suggest import choose_layer
 from editing.registry import DEFAULT_METHOD
 from experiments.guard import ordinary_texts
 from facts import EditRequest, Fact
@@ -31,6 +31,7 @@ from metrics import EditReport, Efficiency
 from metrics import evaluate as score
 from metrics.efficiency import stopwatch
 from models import LanguageModel, join, notes_on, own_answer, run, subject_span
+from models.cards import LayerChoice
 from models.published import usual_layer
 from tracing import TraceConfig, TraceResult, measure_noise, trace_sites
 from tracing.suggestion import Suggestion
@@ -121,7 +122,11 @@ class Located:
     silent: Mapping[int, frozenset[int]]
     """Position of a token -> layers whose MLP input is zero there, so that changing its weights has no effect."""
     usual: int
-    """Layer of published edits of models of this size: where to begin if the traces suggest none."""
+    """Where to begin if the traces suggest none: a layer card's layer, the published one, or one by depth."""
+    source: str = ""
+    """Where that layer comes from, in a sentence."""
+    measured: bool = False
+    """Whether a layer card measured it; then it is where to begin whatever the traces suggest."""
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
         """A notebook shows the trace that the suggestion is read from."""
@@ -143,8 +148,8 @@ class Located:
 
     @property
     def start(self) -> int:
-        """The layer suggested at the last subject token, else the usual one."""
-        return self.usual if self.suggested is None else self.suggested
+        """The layer a card measured, else the one suggested at the last subject token, else the usual one."""
+        return self.usual if self.measured or self.suggested is None else self.suggested
 
 
 def locate(
@@ -178,15 +183,18 @@ def locate(
     level = measure_noise(model, load_atlas().subjects())
     watch.step(0, 0, "tracing")
     results = trace_sites(model, fact, configs, level=level, watch=watch)
-    return Located(tuple(results[config.site] for config in configs), silent, _usual_layer(model))
+    choice = _usual_layer(model)
+    measured = choice.source in ("measured", "measured on its size")
+    traced = tuple(results[config.site] for config in configs)
+    return Located(traced, silent, choice.layer, choice.sentence, measured)
 
 
-def _usual_layer(model: LanguageModel) -> int:
-    """The layer published edits of models of this size used, also where no MLP of the model can be edited."""
+def _usual_layer(model: LanguageModel) -> LayerChoice:
+    """The layer to begin at without a trace, also where no MLP of the model can be edited."""
     try:
-        return suggest_layer(model)
+        return choose_layer(model)
     except ValueError:
-        return usual_layer(model.n_layers)
+        return LayerChoice(usual_layer(model.n_layers), "depth")
 
 
 def silent_layers(model: LanguageModel, fact: Fact) -> dict[int, frozenset[int]]:

@@ -142,6 +142,69 @@ class CompareAsk(Ask):
 
 
 @dataclass(frozen=True)
+class LensAsk(Ask):
+    """Read every state through the model's own head."""
+
+    kind = "lens"
+    model: str
+    prompt: str
+    subject: str
+    answer: str
+    new: str
+    active: tuple[str, ...]
+    """Keys of the edits that the reading is compared with."""
+    occurrence: int = 0
+
+
+@dataclass(frozen=True)
+class KnockoutAsk(Ask):
+    """Cut attention edges."""
+
+    kind = "knockout"
+    model: str
+    prompt: str
+    subject: str
+    answer: str
+    window: int
+    """Layers cut together."""
+    occurrence: int = 0
+
+
+@dataclass(frozen=True)
+class DifferenceAsk(Ask):
+    """The same trace without and with the active edits."""
+
+    kind = "difference"
+    trace: TraceAsk
+    new: str
+    active: tuple[str, ...]
+    about: str
+    """"own": each model's own answer; "true" or "new": that answer in both."""
+
+
+@dataclass(frozen=True)
+class PatchAsk(Ask):
+    """Write states of one prompt into the run of another."""
+
+    kind = "patch"
+    model: str
+    source: str
+    base: str
+    site: str
+    """Code, a key of `SITES`."""
+    pairs: tuple[tuple[int, int], ...]
+    """(position in the source, position in the base); none means every token into the same place."""
+
+
+@dataclass(frozen=True)
+class BreakAsk(Ask):
+    """What will an edit break?"""
+
+    kind = "breaks"
+    edit: EditAsk
+
+
+@dataclass(frozen=True)
 class BatchAsk(Ask):
     """Trace or edit many facts."""
 

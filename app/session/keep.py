@@ -23,9 +23,9 @@ MOST = 100
 PARAMETER = "tab"
 """Of the address."""
 TAKEN_OVER = (
-    "given_up", "trace_ask", "layers_ask", "edit_ask", "score_ask", "score_wanted", "compare_ask", "compared",
+    "given_up", "trace_ask", "layers_ask", "edit_ask", "score_ask", "asked", "score_wanted", "compare_ask", "compared",
     "seen_trace", "keep_layer", "layer_before", "token_of", "method_shown", "probe_rows", "asked_model", "ledger_model",
-    "ledger", "kept_broken", "runs", "runs_seen", "widgets",
+    "ledger", "edits_made", "kept_broken", "runs", "runs_seen", "widgets",
 )  # fmt: skip
 """Fields of a session that a reload keeps; those of the form are in the link."""
 WIDGETS = ("method", "fact_token", "roll_back_broken", "measure", "marks")

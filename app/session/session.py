@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
-from app.session.asks import BatchAsk, CompareAsk, EditAsk, FetchAsk, FileAsk, LayersAsk, ScoreAsk, TraceAsk
+from app.session.asks import Ask, BatchAsk, CompareAsk, EditAsk, FetchAsk, FileAsk, LayersAsk, ScoreAsk, TraceAsk
 from facts.branches import Branches
 
 if TYPE_CHECKING:
@@ -79,6 +79,8 @@ class Session:
     score_ask: ScoreAsk | None = None
     score_wanted: bool = False
     """The edit is to be scored as soon as it is active."""
+    asked: dict[str, Ask] = field(default_factory=dict)
+    """Kind -> the last question of a tab that looks at the same prompt again."""
     compare_ask: CompareAsk | None = None
     compared: tuple[str, str] = ("", "")
     """Names of the branches in that comparison."""
@@ -106,6 +108,8 @@ class Session:
     ledger_model: str = ""
     """Key of the weights the edits belong to."""
     ledger: Branches = field(default_factory=no_edits)
+    edits_made: dict[str, EditAsk | FileAsk] = field(default_factory=dict)
+    """Key of an edit -> the question that made it."""
     kept_broken: str = ""
     """Key of an edit that breaks the model and that the reader wants nevertheless."""
 

@@ -269,8 +269,39 @@ def model_button(keys: tuple[str, ...], model: str) -> None:
             )
         )
     else:
+        with st.container(horizontal=True):
+            _adapter_buttons(edits, model)
         _button(later("Edited model (zip)"), lambda: _model_zip(edits, model), "edited-model.zip", "application/zip")
         st.caption(say("A folder for `AutoModelForCausalLM.from_pretrained`, with the edits written into the weights."))
+
+
+def _adapter_buttons(edits: list[Edit], model: str) -> None:
+    """The active edits as a low-rank adapter, if every one of them is a low-rank change."""
+    from editing.ops import WeightDelta
+
+    if all(isinstance(op, WeightDelta) for edit in edits for op in edit.ops):
+        _button(later("LoRA for peft (zip)"), lambda: _adapter_zip(edits, model), "adapter.zip", "application/zip")
+        gguf = later("Adapter for llama.cpp (gguf)")
+        _button(gguf, lambda: _gguf_adapter(edits, model), "adapter.gguf", "application/octet-stream")
+
+
+def _adapter_zip(edits: list[Edit], name: str) -> bytes:
+    from editing import apply_edits
+    from editing.applied.adapter import export_adapter
+
+    with tempfile.TemporaryDirectory() as folder:
+        export_adapter(apply_edits(cache.shelf().get(name), edits), Path(folder) / "adapter")
+        return _zipped(Path(folder))
+
+
+def _gguf_adapter(edits: list[Edit], name: str) -> bytes:
+    from editing import apply_edits
+    from editing.applied.adapter import export_gguf_adapter
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "adapter.gguf"
+        export_gguf_adapter(apply_edits(cache.shelf().get(name), edits), path)
+        return path.read_bytes()
 
 
 def _edit_name(edit: Edit) -> str:
@@ -294,8 +325,13 @@ def _model_zip(edits: list[Edit], name: str) -> bytes:
 
     with tempfile.TemporaryDirectory() as folder:
         export_model(apply_edits(cache.shelf().get(name), edits), Path(folder) / "edited-model")
-        packed = io.BytesIO()
-        with zipfile.ZipFile(packed, "w", zipfile.ZIP_STORED) as archive:
-            for path in sorted(Path(folder).rglob("*")):
-                archive.write(path, path.relative_to(folder))
-        return packed.getvalue()
+        return _zipped(Path(folder))
+
+
+def _zipped(folder: Path) -> bytes:
+    """Everything in a folder."""
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_STORED) as archive:
+        for path in sorted(folder.rglob("*")):
+            archive.write(path, path.relative_to(folder))
+    return packed.getvalue()

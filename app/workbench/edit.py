@@ -181,7 +181,7 @@ def _own_layer(n_layers: int) -> str:
 
 
 def _suggestion(located: Located, layer: int, position: int) -> str:
-    """What the trace suggests at a token, what the reader chose, and whether an edit has an effect there."""
+    """What the trace suggests at a token, what else is known of layers, and whether an edit has an effect there."""
     suggestion, token = located.suggestion(position), plain(visible(located.main.tokens[position]))
     start = located.usual if suggestion.layer is None else suggestion.layer
     if suggestion.layer is None:
@@ -189,17 +189,15 @@ def _suggestion(located: Located, layer: int, position: int) -> str:
         instead = (
             "" if other is None else f" {plain(visible(other.token))} carries more: click it in the map to edit there."
         )
-        words = (
-            f"No layer stands out at {token}.{instead} Published edits of models of this size use layer "
-            f"{located.usual}."
-        )
+        words = f"No layer stands out at {token}.{instead} {plain(located.source)}"
     else:
         peak = located.main.peak(position)[1]
         passed_over = f", the largest effect where an edit can act: layer {peak}’s MLP is silent here"
         words = f"The trace suggests layer {start} at {token}{passed_over if peak != start else ''}."
+        words += f" {plain(located.source)}" if located.measured else ""
     if layer in located.silent.get(position, ()):
         return f"{words} You chose layer {layer}, whose MLP is silent here, so an edit there has no effect."
-    return words if layer == start else f"{words} You chose layer {layer}."
+    return words if layer in (start, located.start) else f"{words} You chose layer {layer}."
 
 
 def _actions(form: Form, runner: Runner, ask: EditAsk | None, edit: Job | None, ready: bool) -> bool:

@@ -30,7 +30,7 @@ def start(model: Choice) -> None:
         return
     mine.ledger_model = model.weights_key
     mine.edit_ask = mine.score_ask = mine.compare_ask = None
-    mine.ledger = no_edits()
+    mine.ledger, mine.asked = no_edits(), {}
     mine.compared = ("", "")
     mine.score_wanted = False
 
@@ -49,6 +49,7 @@ def beside(prompt: str) -> tuple[str, ...]:
 def start_edit(ask: EditAsk | FileAsk) -> None:
     """Ask for an edit, to be scored once it is active."""
     session().edit_ask, session().score_ask = ask, None
+    session().edits_made[ask.key] = ask
     session().score_wanted = True
     state.ask_anew(ask.key)
 

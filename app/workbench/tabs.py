@@ -1,7 +1,8 @@
-"""What stands below the fold, in tabs: the prompts and texts behind the scores, every layer, the edits."""
+"""What stands below the fold, in tabs: prompts and texts behind the scores, other looks at the prompt, edits."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import streamlit as st
@@ -11,27 +12,43 @@ from app.session.asks import EditAsk
 from app.session.form import Form
 from app.shared.waiting import Waiting
 from app.workbench import edits, evaluate, layers_tab
+from app.workbench.compare import breaks, code, difference, knockout, lens, two_prompts
 
 if TYPE_CHECKING:
     from metrics import EditReport
 
-NAMES = ("Prompts", "Text before and after", "Probes", "Every layer", "Edits and branches")
+NAMES = (
+    "Prompts", "Text before and after", "Probes", "Every layer", "What will it break?", "Difference", "Lens",
+    "Knockout", "Two prompts", "Edits and branches", "As code",
+)  # fmt: skip
 
 
 def draw(
     form: Form, runner: Runner, trace: Job | None, ask: EditAsk | None, edit: Job | None, scores: Job | None
 ) -> list[Waiting]:
-    """Draw all tabs."""
-    prompts, texts, probes, layers, ours = st.tabs(NAMES, key="below")
+    """Draw the tabs.  Those that look at the prompt again are drawn when they are open; the others hold fields."""
+    tabs = dict(zip(NAMES, st.tabs(NAMES, key="below", on_change="rerun"), strict=True))
     report: EditReport | None = evaluate.report_of(scores)
-    with prompts:
+    with tabs["Prompts"]:
         evaluate.prompts(report)
-    with texts:
+    with tabs["Text before and after"]:
         evaluate.texts(report)
-    with probes:
+    with tabs["Probes"]:
         evaluate.probes(form, edit, scores)
-    with layers:
+    with tabs["Every layer"]:
         waiting = layers_tab.draw(runner, ask, trace)
-    with ours:
+    with tabs["Edits and branches"]:
         waiting += edits.draw(runner)
+    again: dict[str, Callable[[], list[Waiting]]] = {
+        "What will it break?": lambda: breaks.draw(form, runner, ask),
+        "Difference": lambda: difference.draw(form, runner, trace),
+        "Lens": lambda: lens.draw(form, runner),
+        "Knockout": lambda: knockout.draw(form, runner),
+        "Two prompts": lambda: two_prompts.draw(form, runner),
+        "As code": code.draw,
+    }
+    for name, draw_tab in again.items():
+        if tabs[name].open:
+            with tabs[name]:
+                waiting += draw_tab()
     return waiting

@@ -58,9 +58,20 @@ def trace(ask: TraceAsk, watch: Watch) -> Located:
 
 def edit(ask: EditAsk | FileAsk, watch: Watch) -> Edit:
     """Compute an edit, with a check on ordinary text, or read it from a file; nothing is applied."""
+    if isinstance(ask, EditAsk):
+        return computed(ask, watch)
+    model = cache.shelf().get(ask.model, watch)
+    watch.step(0, 0, "reading the file")
+    made = _read_file(model, ask)
+    cache.drawer().put(ask.key, made)
+    return made
+
+
+def computed(ask: EditAsk, watch: Watch) -> Edit:
+    """Compute an edit, with a check on ordinary text, and keep it; nothing is applied."""
     model, active = cache.shelf().get(ask.model, watch), cache.drawer().all(ask.active)
     watch.step(0, 0, "computing the edit")
-    made = _read_file(model, ask) if isinstance(ask, FileAsk) else _compute(model, ask, active, watch)
+    made = _compute(model, ask, active, watch)
     cache.drawer().put(ask.key, made)
     return made
 
@@ -68,7 +79,7 @@ def edit(ask: EditAsk | FileAsk, watch: Watch) -> Edit:
 def _compute(model: LanguageModel, ask: EditAsk, active: list[Edit], watch: Watch) -> Edit:
     from experiments.guard import guarded
 
-    request, config = _request(model, ask), config_of(ask)
+    request, config = request_of(model, ask), config_of(ask)
     outcome = guarded(model, [request], ask.method, config, active=active, roll_back=ask.roll_back, watch=watch)
     if outcome.rolled_back:
         raise ValueError(f"rolled back: {outcome.warnings[-1]}")
@@ -79,7 +90,8 @@ def _compute(model: LanguageModel, ask: EditAsk, active: list[Edit], watch: Watc
     return dataclasses.replace(outcome.edit, diagnostics=(*diagnostics, *checks))
 
 
-def _request(model: LanguageModel, ask: EditAsk) -> EditRequest:
+def request_of(model: LanguageModel, ask: EditAsk) -> EditRequest:
+    """The request of an edit."""
     from app.workflow import request_for
 
     return request_for(model, ask.prompt, ask.subject, ask.answer, ask.new, occurrence=ask.occurrence)
@@ -130,7 +142,7 @@ def every_layer(ask: LayersAsk, located: Located, watch: Watch) -> EveryLayer:
     from app.every_layer import edit_every_layer
 
     edit, model = ask.edit, cache.shelf().get(ask.edit.model, watch)
-    request, active = _request(model, edit), cache.drawer().all(edit.active)
+    request, active = request_of(model, edit), cache.drawer().all(edit.active)
     return edit_every_layer(model, request, located, edit.method, config_of(edit), active=active, watch=watch)
 
 

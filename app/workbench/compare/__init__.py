@@ -1,0 +1,1 @@
+"""The Workbench's tabs that look again at the same prompt: with an edit, through a lens, beside another prompt."""
