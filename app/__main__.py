@@ -6,6 +6,9 @@ and any flag given after `python -m app`, win.
 
 The server answers requests for the names localhost, 127.0.0.1, ::1 and its own address; `ENGRAM_ALLOWED_HOSTS` adds
 names, separated by commas.  `--server-paths` lets the page Batch read files of this computer by their path.
+
+`--public` is for visitors who are not trusted (docs/operations.md): the server starts only if every check of
+`python -m app doctor` holds, offers only the bundled model and those of ENGRAM_MODELS, and has stricter limits.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from app.server import limits
 from app.server.server_paths import FLAG, VARIABLE
 from facts.pipes import outlive_reader
 
@@ -41,11 +45,51 @@ def environment(settings: Path = SETTINGS) -> dict[str, str]:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run Streamlit on the page; `arguments` are Streamlit's own flags, and `--server-paths`."""
+    """Run Streamlit on the page; `arguments` are Streamlit's own flags, `--server-paths`, `--public` or `doctor`."""
     flags = list(sys.argv[1:] if arguments is None else arguments)
-    if FLAG in flags:
-        flags.remove(FLAG)
+    asks_doctor = _taken(flags, "doctor")
+    if _taken(flags, FLAG):
         os.environ[VARIABLE] = "1"
+    if _taken(flags, "--public") or asks_doctor:
+        os.environ[limits.PUBLIC] = "1"
+        os.environ["HF_HUB_OFFLINE"] = "1"
+        os.environ.setdefault("ENGRAM_LOG", "json")
+    _set_environment(flags)
+    if limits.public():
+        sound = _examined(flags)
+        if asks_doctor or not sound:
+            sys.exit(0 if sound else 1)
+    from streamlit.web import cli
+
+    cli.main(["run", str(SERVE), *flags], prog_name="python -m app")
+
+
+def _taken(flags: list[str], flag: str) -> bool:
+    """Whether the flag is there; it is taken out."""
+    there = flag in flags
+    if there:
+        flags.remove(flag)
+    return there
+
+
+def _examined(flags: list[str]) -> bool:
+    """Print what the doctor sees; whether a public server may start."""
+    for flag in flags:  # as Streamlit will read them
+        if flag.startswith("--") and (value := _flag(flags, flag.partition("=")[0])) is not None:
+            os.environ[f"STREAMLIT_{'_'.join(map(_variable, flag[2:].partition('=')[0].split('.')))}"] = value
+    from app.server.doctor import checks
+
+    found = checks()
+    for check in found:
+        print(check.line)
+    failed = sum(bool(check.problem) for check in found)
+    if failed:
+        print(f"{failed} of {len(found)} checks fail, so the page is not safe for strangers.")
+    return not failed
+
+
+def _set_environment(flags: list[str]) -> None:
+    """Hand our settings over to Streamlit, and tell under which names the page is shown."""
     values = environment()
     address = _flag(flags, "--server.address") or os.environ.get("STREAMLIT_SERVER_ADDRESS", "")
     more = os.environ.get("ENGRAM_ALLOWED_HOSTS", "").replace(",", " ").split()
@@ -55,9 +99,6 @@ def main(arguments: list[str] | None = None) -> None:
     if address in ANY_ADDRESS and not more and _flag(flags, "--server.allowedHosts") is None:
         names = ", ".join(os.environ[HOSTS].split())
         print(f"The page is only shown under the names {names}; set ENGRAM_ALLOWED_HOSTS to the name others will use.")
-    from streamlit.web import cli
-
-    cli.main(["run", str(SERVE), *flags], prog_name="python -m app")
 
 
 def _leaves(tree: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:

@@ -14,6 +14,7 @@ if ROOT not in sys.path:
 import streamlit as st  # noqa: E402
 
 from app.language.say import say, start, switch  # noqa: E402
+from app.server import limits  # noqa: E402
 from app.session import keep  # noqa: E402
 from app.session.session import session  # noqa: E402
 
@@ -45,4 +46,7 @@ switch()
 if page.url_path:  # every page but the Workbench
     session().left = True
 keep.take_over()
+if limits.login() and not st.user.is_logged_in:
+    st.button(say("Log in"), on_click=st.login, icon=":material/login:")
+    st.stop()
 page.run()

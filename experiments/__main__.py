@@ -8,6 +8,8 @@ python -m experiments export --out FOLDER       tables as Parquet, CSV and LaTeX
                                                 --format easyedit, edits in the shape of EasyEdit's results
 python -m experiments doctor --out FOLDER       verify every row's hash; --mend deletes damaged rows, which
                                                 `resume` computes again
+python -m experiments backup FILE --out FOLDER  the whole ledger in one file, also while cells are computed
+python -m experiments restore FILE --out FOLDER a ledger in a new folder from such a file, every hash verified
 """
 
 from __future__ import annotations
@@ -30,6 +32,8 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "retry": commands.retry,
     "export": commands.export,
     "doctor": commands.doctor,
+    "backup": commands.backup,
+    "restore": commands.restore,
 }
 
 
@@ -82,6 +86,8 @@ def _parser(study: Study | None) -> argparse.ArgumentParser:
     command("doctor", "verify every row's hash").add_argument(
         "--mend", action="store_true", help="delete damaged rows, so that `resume` computes them again"
     )
+    for name, text in (("backup", "write the ledger into one file"), ("restore", "make a ledger from a backup")):
+        command(name, text).add_argument("file", type=Path, help="the backup")
     return parser
 
 

@@ -13,6 +13,8 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from experiments.ledger.backup import back_up
+from experiments.ledger.backup import restore as from_backup
 from experiments.ledger.ledger import Ledger
 from experiments.ledger.owners import host_of
 from experiments.ledger.records import damaged, mend
@@ -106,6 +108,21 @@ def doctor(options: argparse.Namespace) -> int:
             done = " and taken out" if options.mend and damage_of else ""
             print(f"{name}: {total} cells checked, {len(damage_of)} damaged{done}")
     return 1 if bad and not options.mend else 0
+
+
+def backup(options: argparse.Namespace) -> int:
+    """Write the ledger into one file, also while cells are computed."""
+    with _opened(options) as ledger:
+        print(f"{options.file}: {back_up(ledger, options.file)} cells")
+    return 0
+
+
+def restore(options: argparse.Namespace) -> int:
+    """Make a ledger from such a file."""
+    if options.out is None:
+        raise LedgerError("restore needs a new folder; give --out")
+    print(f"{options.out}: {from_backup(options.file, options.out)} cells")
+    return 0
 
 
 def _planned(options: argparse.Namespace) -> tuple[LanguageModel | None, Plan]:

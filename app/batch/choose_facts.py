@@ -11,7 +11,7 @@ import streamlit as st
 from app.batch import work
 from app.batch.datasets import ATLAS
 from app.language.say import later, said, say, say_count
-from app.server import cache, server_paths
+from app.server import cache, limits, server_paths
 from app.server.jobs import Job, Runner, job_key
 from app.session import state
 from app.session.session import session
@@ -84,7 +84,7 @@ def source() -> str:
 
 def local() -> bool:
     """Whether only this computer can open the page."""
-    return st.get_option("server.address") in LOCAL
+    return st.get_option("server.address") in LOCAL and not limits.public()
 
 
 def _keep(name: str, data: bytes) -> tuple[str, str] | None:

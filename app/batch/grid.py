@@ -20,6 +20,7 @@ from app.server.jobs import Job, Runner, job_key
 from app.session import state
 from app.session.asks import BatchAsk
 from app.session.form import default_window
+from app.session.reader import reader
 from app.session.session import session
 from app.shared.waiting import Waiting, cancel
 from app.shared.wording import duration, plain, sentence
@@ -336,7 +337,7 @@ def _starting(runner: Runner, model: Choice, prepared: Job) -> list[Waiting]:
         runner,
         job_key("start", once),
         later("Writing the plan"),
-        partial(work.start_batch, prepared.result, name),
+        partial(work.start_batch, prepared.result, name, reader()),
         "quick",
     )
     if job.live:

@@ -9,12 +9,14 @@ from pathlib import Path
 import streamlit as st
 
 from app.batch import sweeps, work
+from app.batch.choose_facts import local
 from app.batch.leaderboard import Board
 from app.batch.results import Results, packed, table
 from app.batch.sweeps import Experiment, Standing
 from app.language.say import ENGLISH, current, later, said, say
 from app.server.jobs import Job, Runner, job_key
 from app.session import state
+from app.session.reader import reader
 from app.session.session import session
 from app.shared import averages
 from app.shared.tables import headings
@@ -85,6 +87,9 @@ def _buttons(experiment: Experiment, now: Standing) -> None:
     """Draw the buttons that apply now."""
     if not (now.live or now.left or now.failed):
         return
+    if not local() and sweeps.owner_of(experiment) != reader():
+        st.caption(say("Only the reader who started it can stop or resume it here."))
+        return
     with st.container(horizontal=True, vertical_alignment="center" if now.live else "bottom"):
         if now.live:
             st.button(
@@ -119,7 +124,7 @@ def _launch(experiment: Experiment, command: sweeps.Command, workers: int) -> No
     """Callback."""
     try:
         sweeps.launch(experiment, command, workers)
-    except (LedgerError, OSError) as error:
+    except (ValueError, OSError) as error:
         st.toast(plain(said(str(error))), icon=":material/error:")
 
 

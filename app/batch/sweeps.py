@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from app.language.say import later
+from app.server import limits
 from experiments.ledger.ledger import Ledger
 from experiments.ledger.owners import host_of
 from experiments.ledger.schema import FILE, LedgerError
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from experiments.plan import Plan
 
 ROOT = Path(__file__).resolve().parents[2]
-LOG = "log.txt"
+LOG, OWNER = "log.txt", "owner.txt"
 RATE_OVER = 60
 """The rate is taken over this many finished cells."""
 SHOWN_FAILURES = 100
@@ -35,7 +36,7 @@ EXECUTOR = "processes"
 Command = Literal["resume", "retry"]
 
 _children: dict[tuple[str, str], subprocess.Popen[bytes]] = {}
-_lock = threading.Lock()
+_lock = threading.RLock()
 
 
 @dataclass(frozen=True)
@@ -159,26 +160,50 @@ def failures(experiment: Experiment) -> list[dict[str, Any]]:
     return [{"cell": failure.pop("key")[:12], **failure} for failure in failed]
 
 
-def start(plan: Plan, identity: Mapping[str, Any], workers: int) -> Experiment:
+def start(plan: Plan, identity: Mapping[str, Any], workers: int, owner: str = "") -> Experiment:
     """Write a plan into a new folder and start a process that computes it.
 
+    Args:
+        owner: name of the reader who starts it (`app.session.reader`).
+
     Raises:
-        ValueError: if there is an experiment of that name, or the folder cannot be written.
+        ValueError: if there is an experiment of that name, the folder cannot be written, or too many batches run.
     """
     folder = root() / plan.name
-    if (folder / FILE).exists():
-        raise ValueError(f"there is an experiment {plan.name!r} already; choose another name")
-    with Ledger(folder) as ledger:
-        experiment = Experiment(folder, ledger.add(plan, identity))
-    launch(experiment, "resume", workers)
+    with _lock:
+        if (folder / FILE).exists():
+            raise ValueError(f"there is an experiment {plan.name!r} already; choose another name")
+        _check_room()
+        with Ledger(folder) as ledger:
+            experiment = Experiment(folder, ledger.add(plan, identity))
+        (folder / OWNER).write_text(owner, encoding="utf-8")
+        launch(experiment, "resume", workers)
     return experiment
 
 
+def owner_of(experiment: Experiment) -> str:
+    """The reader who started it on the page; empty for one that the shell started."""
+    path = experiment.folder / OWNER
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
+
+
+def _check_room() -> None:
+    """Every batch is several processes, so only so many run at a time."""
+    running = sum(child.poll() is None for child in _children.values())
+    if running >= limits.most_batches():
+        raise ValueError(f"{running} batches are running, the most at a time here; stop one, or wait for one to end")
+
+
 def launch(experiment: Experiment, command: Command, workers: int) -> None:
-    """Start the process that computes what is left, unless one is running already."""
+    """Start the process that computes what is left, unless one is running already.
+
+    Raises:
+        ValueError: if too many batches run.
+    """
     with _lock:
         if standing(experiment).live:
             return
+        _check_room()
         arguments = [
             "--out",
             str(experiment.folder),

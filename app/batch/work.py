@@ -39,11 +39,11 @@ def prepare(ask: BatchAsk, watch: Watch) -> Prepared:
     return prepared(model, ask, watch)
 
 
-def start_batch(prepared: Prepared, name: str, watch: Watch) -> Experiment:
+def start_batch(prepared: Prepared, name: str, owner: str, watch: Watch) -> Experiment:
     """Write the plan and start its process."""
     from app.batch import sweeps
 
-    return sweeps.start(prepared.plan(name), prepared.identity, prepared.ask.workers)
+    return sweeps.start(prepared.plan(name), prepared.identity, prepared.ask.workers, owner)
 
 
 def results(experiment: Experiment, watch: Watch) -> Results:

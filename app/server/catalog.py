@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from app.server import limits
 from models.published import usual_layer
 from models.settings import LoadSettings
 from models.sources import catalogue
@@ -108,6 +109,8 @@ def choice_of(key: str) -> Choice:
     in_chat = key.endswith(CHAT)
     key = key.removesuffix(CHAT)
     name, device, dtype = key.rsplit("|", 2) if key.count("|") >= 2 else (key, AS_USUAL.device, AS_USUAL.dtype)
+    if limits.public() and LoadSettings(device, dtype) != AS_USUAL:
+        raise ValueError(f"this server loads its models as {AS_USUAL.dtype} alone; choose that number format")
     offered = choices()
     if name not in offered:
         raise ValueError(f"the model {name!r} is not offered here; choose from {', '.join(offered)}")
@@ -123,9 +126,10 @@ def offer() -> Offer:
         for entry in catalogue.ENTRIES.values()
         if catalogue.is_fetched(entry.name)
     }
-    listed |= {choice.name: choice for name in cached_names() if name not in listed for choice in _cached(name)}
-    converted = converted_folders().items()
-    listed |= {choice.name: choice for name, folder in converted for choice in _converted(name, folder)}
+    if limits.public():
+        listed = {REFERENCE: listed[REFERENCE]}
+    else:
+        listed |= _found_here(listed)
     unusable = []
     for entry in filter(str.strip, os.environ.get("ENGRAM_MODELS", "").split(",")):
         try:
@@ -135,6 +139,13 @@ def offer() -> Offer:
         else:
             listed[added.name] = added
     return Offer(listed, tuple(unusable))
+
+
+def _found_here(listed: Container[str]) -> dict[str, Choice]:
+    """Models of the hub's cache and those made from GGUF files."""
+    cached_here = {choice.name: choice for name in cached_names() if name not in listed for choice in _cached(name)}
+    converted = converted_folders().items()
+    return cached_here | {choice.name: choice for name, folder in converted for choice in _converted(name, folder)}
 
 
 def _cached(hub_id: str) -> Iterator[Choice]:

@@ -11,13 +11,18 @@ PUBLIC, DEADLINE, SESSIONS, SESSIONS_EACH = (
     "ENGRAM_SESSIONS_EACH",
 )
 """Variables: the page is public; seconds of a long job; sessions at a time, of all and of one address."""
-PUBLIC_BATCHES, PUBLIC_CELLS, PUBLIC_EDITS = 2, 500, 5
-BATCHES = 4
+PUBLIC_BATCHES, BATCHES = 2, 4
+PUBLIC_EDITS, EDITS = 5, 20
 
 
 def public() -> bool:
     """Whether the server was started with `--public`."""
     return os.environ.get(PUBLIC) == "1"
+
+
+def login() -> bool:
+    """Whether readers have to log in first (`ENGRAM_LOGIN=1`, with Streamlit's OpenID Connect)."""
+    return os.environ.get("ENGRAM_LOGIN") == "1"
 
 
 def longest_job() -> float:
@@ -35,9 +40,24 @@ def most_sessions_each() -> int:
     return int(_number(SESSIONS_EACH, 40 if public() else 120))
 
 
+def most_edits() -> int:
+    """Edits that one session may have active."""
+    return PUBLIC_EDITS if public() else EDITS
+
+
 def most_batches() -> int:
     """Batches that may run at a time."""
     return PUBLIC_BATCHES if public() else BATCHES
+
+
+def check() -> None:
+    """Read every variable once.
+
+    Raises:
+        ValueError: if one is not a usable number.
+    """
+    for limit in (longest_job, most_sessions, most_sessions_each):
+        limit()
 
 
 def _number(name: str, default: float) -> float:

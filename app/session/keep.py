@@ -15,6 +15,7 @@ from typing import Any
 
 import streamlit as st
 
+from app.server.cache import Shared
 from app.server.gate import COOKIE
 from app.session.session import Session, session
 
@@ -54,10 +55,8 @@ class Keeper:
             return self._sessions.get(name)
 
 
-@st.cache_resource(show_spinner=False)
-def keeper() -> Keeper:
-    """The sessions of this server."""
-    return Keeper()
+keeper = Shared(Keeper)
+"""The sessions of this server."""
 
 
 def _name(tab: str) -> str:

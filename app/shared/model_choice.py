@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
-from app.server import cache
+from app.server import cache, limits
 from app.server.catalog import DTYPES, Choice, Offer
 from app.server.jobs import Runner
 from app.session import state
@@ -39,7 +39,8 @@ def draw(runner: Runner, offer: Offer) -> tuple[Choice, list[Waiting]]:
         with st.popover("More models", icon=":material/deployed_code:"):
             line = st.empty()
             choice = choice.loaded_with(**_loaded_how())
-            _get()
+            if not limits.public():
+                _get()
         with switch:
             choice = replace(choice, chat=_chat(choice))
         links = st.container(width="content")

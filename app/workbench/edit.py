@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
-from app.server import cache
+from app.server import cache, limits
 from app.server.jobs import Job, Runner
 from app.session import state
 from app.session.asks import EditAsk
@@ -203,8 +203,8 @@ def _suggestion(located: Located, layer: int, position: int) -> str:
 def _actions(form: Form, runner: Runner, ask: EditAsk | None, edit: Job | None, ready: bool) -> bool:
     """Draw Apply or Cancel, and Undo; whether an edit is being computed."""
     live = edit is not None and edit.live
-    full = len(ledger.active()) >= ledger.MOST
-    hint = f"At most {ledger.MOST} edits; undo one first." if full else form.edit_problem or None
+    full = len(ledger.active()) >= limits.most_edits()
+    hint = f"At most {limits.most_edits()} edits; undo one first." if full else form.edit_problem or None
     with st.container(horizontal=True, gap="xsmall"):
         if live and edit is not None:
             cancel(runner, edit, "cancel_edit")

@@ -17,7 +17,6 @@ from app.session import state
 from app.session.asks import CompareAsk, EditAsk, FileAsk, ScoreAsk
 from app.session.session import CURRENT, no_edits, session
 
-MOST = 20
 """Active edits in one session."""
 UNEDITED = "Unedited"
 

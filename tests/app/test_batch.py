@@ -16,7 +16,7 @@ from app.batch.datasets import facts_of, read_dataset, requests_of
 from app.batch.prepare import BatchAsk, Prepared, _whole, prepare
 from app.batch.sweeps import Experiment, Standing
 from app.server import cache
-from experiments.plan import LOADING
+from experiments.plan import LOADING, Cell, Plan
 from experiments.workers.messages import Setup
 from experiments.workers.worker import Worker
 from tests.tiny import build_tiny
@@ -253,3 +253,25 @@ def test_an_experiment_that_cannot_be_read_is_shown_with_the_reason(new_page: Ne
     page.switch_page("batch/page.py").run()
     assert not page.exception
     assert any("broken" in element.value for element in page.error)
+
+
+def test_batches_have_a_cap_and_an_owner(  # H13
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Running:
+        """A process that goes on."""
+
+        def poll(self) -> None:
+            return None
+
+    monkeypatch.setenv("ENGRAM_RUNS", str(tmp_path))
+    monkeypatch.setenv("ENGRAM_PUBLIC", "1")
+    monkeypatch.setattr(sweeps, "_children", {(str(index), "run"): Running() for index in range(2)})
+    plan = Plan("third", "", (Cell("trace", {}),))
+    with pytest.raises(ValueError, match="2 batches are running, the most at a time here; stop one, or wait"):
+        sweeps.start(plan, {}, 1, "me")
+    assert not (tmp_path / "third").exists()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "owner.txt").write_text("me")
+    assert sweeps.owner_of(Experiment(tmp_path / "mine", "mine")) == "me"
+    assert sweeps.owner_of(Experiment(tmp_path, "other")) == ""

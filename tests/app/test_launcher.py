@@ -141,3 +141,48 @@ def test_paths_of_the_server_have_a_switch(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(os, "environ", {})
     main(["--server-paths"])
     assert (os.environ["ENGRAM_SERVER_PATHS"], called) == ("1", [["run", str(SERVE)]])
+
+
+def ask_doctor(*flags: str, **variables: str) -> tuple[int, list[str]]:
+    """(exit code, names of the checks that fail)."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("STREAMLIT_", "ENGRAM_"))}
+    done = subprocess.run(
+        [sys.executable, "-m", "app", *flags], cwd=ROOT, env=environment | variables, capture_output=True, text=True,
+        timeout=120,
+    )  # fmt: skip
+    failing = [line.split()[1].rstrip(":") for line in done.stdout.splitlines() if line.startswith("FAILS")]
+    return done.returncode, [name for name in failing if name not in ("user", "disk", "open", "folder")]
+
+
+def test_a_public_server_does_not_start_unless_it_is_safe() -> None:  # H2
+    assert ask_doctor("--public") == (1, ["allowed"])
+    unsafe = ask_doctor(
+        "--public", "--server-paths", "--server.address=0.0.0.0", "--client.showErrorDetails", "full",
+        ENGRAM_ALLOWED_HOSTS="*", STREAMLIT_SERVER_MAX_UPLOAD_SIZE="50", ENGRAM_SESSIONS="none",
+        ENGRAM_MODELS="mine=/nowhere", STREAMLIT_SERVER_ENABLE_XSRF_PROTECTION="false",
+    )  # fmt: skip
+    assert unsafe == (
+        1,
+        [
+            "address", "allowed", "paths", "client.showErrorDetails", "server.enableXsrfProtection",
+            "server.maxUploadSize", "limits", "ENGRAM_MODELS",
+        ],
+    )  # fmt: skip
+
+
+def test_the_doctor_prints_every_check_and_nothing_fails_where_all_is_set() -> None:
+    assert ask_doctor("doctor", ENGRAM_ALLOWED_HOSTS="lab.example.org")[1] == []
+    proxied = ask_doctor(
+        "doctor", ENGRAM_ALLOWED_HOSTS="lab.example.org", STREAMLIT_SERVER_ADDRESS="0.0.0.0", ENGRAM_BEHIND_PROXY="1"
+    )
+    assert proxied[1] == []
+
+
+def test_a_public_server_offers_its_own_models_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    from app.server import catalog
+
+    monkeypatch.setenv("ENGRAM_PUBLIC", "1")
+    monkeypatch.setenv("ENGRAM_MODELS", "")
+    assert list(catalog.choices()) == ["reference"]
+    with pytest.raises(ValueError, match="loads its models as float32 alone"):
+        catalog.choice_of("reference|auto|bfloat16")

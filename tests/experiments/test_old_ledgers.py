@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sqlite3
 from collections.abc import Sequence
 from io import StringIO
 from pathlib import Path
@@ -82,3 +83,35 @@ def test_a_cell_of_an_older_version_of_its_kind_is_not_computed_by_the_newer(led
     assert (end.done, end.failed, end.total) == (6, 2, 8)
     reasons = [failure["reason"] for failure in ledger.failures("old")]
     assert any(reason.startswith("the kind 'protocols' computes something else since") for reason in reasons)
+
+
+def test_a_backup_gives_the_same_ledger_in_another_folder(
+    ledger: Ledger, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from experiments.__main__ import main
+
+    file, folder = tmp_path / "kept.sqlite", tmp_path / "new"
+    assert main(["backup", str(file), "--out", str(ledger.folder)]) == 0
+    assert main(["restore", str(file), "--out", str(folder)]) == 0
+    with Ledger(folder, create=False) as restored:
+        pd.testing.assert_frame_equal(cells_frame(restored, "old"), cells_frame(ledger, "old"))
+        assert restored.info("old") == ledger.info("old")
+    assert main(["restore", str(file), "--out", str(folder)]) == 2
+    assert "has a ledger already; give a new folder" in capsys.readouterr().err
+
+
+def test_a_damaged_backup_is_not_restored(ledger: Ledger, tmp_path: Path) -> None:
+    from experiments.ledger.backup import back_up, restore
+    from experiments.ledger.schema import LedgerError
+
+    file = tmp_path / "kept.sqlite"
+    back_up(ledger, file)
+    with sqlite3.connect(file) as connection:
+        connection.execute("UPDATE results SET payload = x'00' WHERE key = (SELECT key FROM results LIMIT 1)")
+    connection.close()
+    with pytest.raises(LedgerError, match="1 results do not match their hashes"):
+        restore(file, tmp_path / "new")
+    assert not (tmp_path / "new" / "ledger.sqlite").exists()
+    file.write_bytes(b"no database" * 1000)
+    with pytest.raises(LedgerError):
+        restore(file, tmp_path / "newer")
