@@ -10,25 +10,47 @@ keys against one new key.  For one request delta is s x ROME's with s = k^T C^-1
 E[k^T C^-1 k] = d_mlp, the setting gives lambda in units of d_mlp, so that one value means the same at any width.  The
 paper's are 3.1 (GPT-2 XL, 20,000) and 0.9 (GPT-J, 15,000).
 
+`compat="memit-code"` is the search of the public code (kmeng01/memit at `memit/compute_z.py`): an absolute learning
+rate, the KL at the subject's token of "{subject} is a", the decay |delta| / |h|^2 and the clamp 0.75 |h|, with h what
+the last block wrote at the subject.
+
 Symbols: K keys [d_mlp, n], R [d_model, n], lambda moment_weight x d_mlp, C Moment.matrix.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 
-from editing.configs import check_config
+from editing.configs import check_config, with_constants
 from editing.edit import Diagnostic
 from editing.method import Task
 from editing.methods.spread import SpreadConfig, SpreadMethod, Update
 from editing.parts.moments import Moment, factor, regular
 
+_PUBLIC_CODE = {
+    "steps": 20,
+    "learning_rate": 0.5,
+    "prefixes": 5,
+    "kl_factor": 0.0625,
+    "stop_loss": 0.05,
+    "weight_decay": 0.5,
+    "norm_limit": 0.75,
+    "ridge": 0.0,
+    "moment_weight": 3.125,
+}
+"""Constants of the public code's hparams for GPT-2 XL, where 3.125 x d_mlp is its 20,000.  C is not among them: see
+`editing.methods.rome`."""
 
+
+@with_constants({"memit-code": _PUBLIC_CODE})
 @dataclass(frozen=True, kw_only=True)
 class MemitConfig(SpreadConfig):
     """Settings of MEMIT.
+
+    With `compat="memit-code"` every setting that is not given takes the public code's constant.
 
     Raises:
         ValueError: if a value is out of its range.
@@ -41,6 +63,14 @@ class MemitConfig(SpreadConfig):
             "and writes less.",
             "min": 1e-9,
             "max": 1e6,
+        },
+    )
+
+    compat: Literal["memit", "memit-code"] = field(
+        default="memit",
+        metadata={
+            "help": "Settings relative to what the model has, or all of the public code, its constants included.",
+            "choices": ("memit", "memit-code"),
         },
     )
 

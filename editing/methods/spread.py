@@ -128,7 +128,7 @@ def search(
     """z of every request, at the output of the last block edited."""
     contexts = make_contexts(model, config.prefixes, config.seed)
     batches = [make_batch(model, r.fact, r.target_new, contexts, config.fact_token) for r in requests]
-    starts = read_starts(model, config.layer, batches, site="resid_post")
+    starts = read_starts(model, config.layer, batches, site="resid_post", compat=config.value_settings.compat)
     values = optimise_values(
         model,
         config.layer,

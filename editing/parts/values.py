@@ -33,12 +33,12 @@ from models import LanguageModel
 from models.forwards.partial import PartialForward, Reading
 from models.forwards.sites import Keep, Key, Visit
 
-Compat = Literal["r-rome", "r-rome-code", "rome", "rome-code"]
-"""The search: r-rome and rome take a learning rate relative to the unit, the KL at the last token of p' and the decay
-|delta|^2 relative to the reference norm; the two named -code follow the public codes, with an absolute learning rate,
-the KL at the subject's token of p' and the decay |delta| / |v|^2.  The update: one key or two, see
-`editing.methods.rome`."""
-PUBLIC_CODES: tuple[Compat, ...] = ("r-rome-code", "rome-code")
+Compat = Literal["r-rome", "r-rome-code", "rome", "rome-code", "memit", "memit-code"]
+"""The search: r-rome, rome and memit take a learning rate relative to the unit, the KL at the last token of p' and the
+decay |delta|^2 relative to the reference norm; those named -code follow the public codes, with an absolute learning
+rate, the KL at the subject's token of p' and the decay |delta| / |v|^2, v what stands at the site.  The update of ROME
+and R-ROME: one key or two, see `editing.methods.rome`."""
+PUBLIC_CODES: tuple[Compat, ...] = ("r-rome-code", "rome-code", "memit-code")
 LimitReference = Literal["residual", "mlp_out"]
 ValueSite = Literal["mlp_out", "resid_post"]
 
@@ -264,7 +264,8 @@ def optimise_value(
 
 
 def _search(model: LanguageModel, batch: Batch, start: Start, settings: ValueSettings) -> _Search:
-    reference = start.unit.length if settings.limit_reference == "residual" else start.value_norm
+    own = settings.limit_reference == "mlp_out" or settings.compat == "memit-code"
+    reference = start.value_norm if own else start.unit.length
     return _Search(
         batch, start, torch.zeros(model.d_model, device=model.device, requires_grad=True), reference, settings
     )

@@ -9,6 +9,8 @@ import torch
 from editing import apply_edits
 from editing.edit import Edit
 from editing.methods.alphaedit import past_keys
+from editing.methods.memit import MemitConfig
+from editing.methods.spread import search
 from editing.parts.contexts import make_contexts
 from editing.parts.keys import make_batch, mean_by_kind, read_lookups
 from editing.parts.moments import Moment, moment_for, regular
@@ -18,6 +20,7 @@ from editing.registry import get_method
 from models import LanguageModel, as_out_in
 from tests.editing.quick import DAVIS, NEEDLE, REQUESTS, TOWER, quick
 from tests.oracle.memit import memit
+from tests.oracle.memit import search as searched
 from tests.oracle.rome import Settings, Text
 from tests.tiny import build_tiny, tiny_model
 
@@ -29,10 +32,16 @@ def batches_of(model: LanguageModel, config, requests=REQUESTS):  # type: ignore
     return [make_batch(model, request.fact, request.target_new, contexts) for request in requests]
 
 
+@pytest.mark.parametrize("compat", ["memit", "memit-code"])
 @pytest.mark.parametrize("family", ["gpt2", "gpt_neo", "llama", "gptj"])
-def test_memit_agrees_with_the_slow_oracle(family: str, small_corpus: str) -> None:
+def test_memit_agrees_with_the_slow_oracle(family: str, compat: str, small_corpus: str) -> None:
     model = tiny_model(family)
-    config = quick("memit", small_corpus, depth=3, moment_weight=0.5, ridge=0.1, weight_decay=0.03, norm_limit=0.2)
+    # the public rate is absolute, and a smaller one leaves the clamp room
+    given = {"learning_rate": 0.05} if compat == "memit-code" else {}
+    config = quick(
+        "memit", small_corpus, depth=3, moment_weight=0.5, ridge=1.0, weight_decay=0.03, norm_limit=0.2, compat=compat,
+        **given,
+    )  # fmt: skip
     edit = get_method("memit").compute(model, REQUESTS, config)
     facts = []
     for batch in batches_of(model, config):
@@ -40,22 +49,35 @@ def test_memit_agrees_with_the_slow_oracle(family: str, small_corpus: str) -> No
         facts.append((rows[:-1], rows[-1]))
     downs = [model.key_module(layer) for layer in config.layers]
     moments = [regular(moment_for(model, layer, config), config.ridge) for layer in config.layers]
+    blocks = [model.module.get_submodule(model.architecture.block(layer)) for layer in config.layers]
+    settings = Settings(
+        config.steps, config.learning_rate, config.kl_factor, config.weight_decay, config.norm_limit, 0.0,
+        config.stop_loss, 0.0, compat == "memit-code",
+    )  # fmt: skip
+    wanted = torch.stack([searched(model.module, blocks[-1], downs[-1], *fact, settings) for fact in facts], dim=1)
+    ours = search(model, REQUESTS, config).targets
+    assert float((ours - wanted).norm() / wanted.norm()) < 1e-5
     expected = memit(
         model.module,
-        [model.module.get_submodule(model.architecture.block(layer)) for layer in config.layers],
+        blocks,
         downs,
         [as_out_in(down, down.weight) for down in downs],
         facts,
         moments,
         config.moment_weight * model.d_mlp,
-        Settings(
-            config.steps, config.learning_rate, config.kl_factor, config.weight_decay, config.norm_limit, 0.0,
-            config.stop_loss, 0.0, False,
-        ),
-    )  # fmt: skip
-    assert len(edit.weights) == len(expected) == 3
+        settings,
+    )
+    assert len(edit.weights) == len(expected) == 3  # each on top of those before, in float32
     for delta, change in zip(edit.weights, expected, strict=True):
-        assert float((delta.matrix().double() - change).norm() / change.norm()) < 1e-4
+        assert float((delta.matrix().double() - change).norm() / change.norm()) < 3e-5
+
+
+def test_the_public_search_has_its_constants() -> None:
+    config = MemitConfig(compat="memit-code")
+    assert (config.steps, config.learning_rate, config.kl_factor, config.weight_decay) == (20, 0.5, 0.0625, 0.5)
+    assert (config.norm_limit, config.prefixes, config.moment_weight * 6400) == (0.75, 5, 20_000)
+    assert MemitConfig(compat="memit-code", norm_limit=4.0).norm_limit == 4.0
+    assert MemitConfig().norm_limit == 4.0
 
 
 @pytest.mark.parametrize("site", ["mlp_out", "resid_post"])

@@ -1,7 +1,8 @@
 """MEMIT, slow and obvious: plain hooks, one text at a time, weights written in place and put back, dense inverses.
 
 Written from Meng et al. 2023, section 4.3 and algorithm 1 (arXiv:2210.07229), with the objective of `tests.oracle.rome`
-at the output of the last block; independent of `editing/` but for the tokenised rows.
+at the output of the last block; independent of `editing/` but for the tokenised rows.  `settings.public_code` is the
+search of kmeng01/memit, `memit/compute_z.py`.
 """
 
 from __future__ import annotations
@@ -46,10 +47,12 @@ def search(module: Any, block: Any, down: Any, texts: list[Text], essence: Text,
     """z of one fact: [d_model]."""
     with torch.no_grad():
         start = forward(module, block, down, texts[0])[2]
-        base = forward(module, block, down, essence)[0][-1]
+        place = essence.lookup if settings.public_code else -1
+        base = forward(module, block, down, essence)[0][place]
+    unit = 1.0 if settings.public_code else float(start.norm()) / len(start) ** 0.5
     limit = settings.limit * float(start.norm())
     delta = torch.zeros(len(start), requires_grad=True)
-    optimiser = torch.optim.Adam([delta], lr=settings.learning_rate * float(start.norm()) / len(start) ** 0.5)
+    optimiser = torch.optim.Adam([delta], lr=settings.learning_rate * unit)
     for step in range(settings.steps):
         nll = torch.zeros(())
         for text in texts:
@@ -57,9 +60,10 @@ def search(module: Any, block: Any, down: Any, texts: list[Text], essence: Text,
             answer = text.ids[text.n_prompt :]
             parts = [log_probabilities[text.n_prompt - 1 + i, token] for i, token in enumerate(answer)]
             nll = nll - sum(parts) / len(parts) / len(texts)
-        new = forward(module, block, down, essence, delta)[0][-1]
+        new = forward(module, block, down, essence, delta)[0][place]
         loss = nll + settings.kl_factor * (new.exp() * (new - base)).sum()
-        loss = loss + settings.weight_decay * (delta**2).sum() / start.norm().float() ** 2
+        length = delta.norm() if settings.public_code else (delta**2).sum()
+        loss = loss + settings.weight_decay * length / start.norm().float() ** 2
         if loss < settings.stop_loss or step == settings.steps - 1:
             break
         optimiser.zero_grad()
