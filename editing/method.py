@@ -183,4 +183,7 @@ class Method(ABC):
         """How likely the new answers are before and after."""
         before = change.p_before or task.before
         after = probabilities(apply_edits(task.model, [edit]), task.rows)
-        return answer_diagnostics(task.requests, before, after, change.p_found)
+        remedies = {"layer": "another layer", "steps": "more steps"}
+        has = [words for name, words in remedies.items() if hasattr(task.config, name)]
+        remedy = " or ".join(has) or "another method"
+        return answer_diagnostics(task.requests, before, after, change.p_found, remedy=remedy)

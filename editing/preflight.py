@@ -63,9 +63,10 @@ def after_computing(model: LanguageModel, edit: Edit) -> tuple[Diagnostic, ...]:
         name, largest = max(sizes.items(), key=lambda item: item[1])
         warning = ""
         if largest > LARGE:
+            layer = " or another layer" if hasattr(edit.config, "layer") else ""
             warning = (
                 f"the change of {name} is {largest:.3g} times as large as the weight itself, so the model may be "
-                f"broken; undo it, and try {safer_than(edit.method)} or another layer"
+                f"broken; undo it, and try {safer_than(edit.method)}{layer}"
             )
         diagnostics.append(Diagnostic("largest change", largest, "|Δ| / |W|", "Over the weights it changes.", warning))
     known = {diagnostic.name: diagnostic.value for diagnostic in edit.diagnostics}

@@ -98,13 +98,16 @@ def guarded(
     room = after.max_positions
     if perplexity_before is None or room < before.max_positions:
         perplexity_before = text_perplexity(before, texts, room)
-    measured = _perplexity_check(method, perplexity_before, text_perplexity(after, texts, room), bool(texts))
+    ways = [*(["another layer"] if hasattr(edit.config, "layer") else []), "a weaker setting", safer_than(method)]
+    measured = _perplexity_check(ways, perplexity_before, text_perplexity(after, texts, room), bool(texts))
     checks = (*early, *after_computing(before, edit), *measured)
     broken = any(check.warning for check in measured)
     return Guarded(edit, before if broken and roll_back else after, checks, broken and roll_back)
 
 
-def _perplexity_check(method: str, before: float | None, after: float | None, any_text: bool) -> tuple[Diagnostic, ...]:
+def _perplexity_check(
+    ways: Sequence[str], before: float | None, after: float | None, any_text: bool
+) -> tuple[Diagnostic, ...]:
     if not any_text or before is None:
         return ()
     ratio = math.inf if after is None else after / before
@@ -113,7 +116,7 @@ def _perplexity_check(method: str, before: float | None, after: float | None, an
         now = "no finite number" if after is None else f"{after:.3g}"
         warning = (
             f"the perplexity of ordinary text went from {before:.3g} to {now}: the edit breaks the model; undo it, and "
-            f"try another layer, a weaker setting, or {safer_than(method)}"
+            f"try {', '.join(ways[:-1])}, or {ways[-1]}"
         )
     return (
         Diagnostic("perplexity before", before, "", "Of ordinary text, without this edit."),

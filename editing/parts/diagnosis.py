@@ -38,13 +38,19 @@ def size_diagnostic(model: LanguageModel, changes: Sequence[Delta]) -> Diagnosti
 
 
 def answer_diagnostics(
-    requests: Sequence[EditRequest], before: Sequence[float], after: Sequence[float], by_hand: Sequence[float] = ()
+    requests: Sequence[EditRequest],
+    before: Sequence[float],
+    after: Sequence[float],
+    by_hand: Sequence[float] = (),
+    *,
+    remedy: str = "",
 ) -> list[Diagnostic]:
     """Probabilities of the requests' new answers, means where there are several.
 
     Args:
         before, after: probability of each request's answer in the unedited and the edited model.
         by_hand: the same with the searched value set by hand, for methods that search one.
+        remedy: what to try where an answer is unlikely.
     """
     several = len(before) > 1
     missed = [request.target_new for request, p in zip(requests, after, strict=True) if p < LIKELY]
@@ -53,7 +59,7 @@ def answer_diagnostics(
         warning = f"{len(missed)} of {len(after)} new answers have a probability below {LIKELY:g} in the edited model"
     elif missed:
         warning = f"the edited model gives {missed[0]!r} a probability of only {after[0]:.2g}"
-    warning += "; try another layer or more steps" if warning else ""
+    warning += f"; try {remedy}" if warning and remedy else ""
     whole = "Of the whole new answer" + (", mean over the requests" if several else "")
     numbers = [Diagnostic("p(new) before", _mean(before), "probability", f"{whole}, unedited model.")]
     if by_hand:
