@@ -3,6 +3,9 @@
 For each fact of a validation subject that the model knows R-ROME searches once; then the same value is written with the
 second moments of several texts, lengths and treatments of a text's first token, so that only C differs.  Perplexity is
 that of three kinds of text that no estimate has read.  A stopped run goes on from the lines in --out.
+
+`--keys` needs no edit: it prints how far a change along u = C^-1 k, in units of the fact's own key, moves other keys:
+root mean square over tokens, mean over facts.
 """
 
 from __future__ import annotations
@@ -18,10 +21,10 @@ from typing import Any
 
 import torch
 
-from benchmarks.cases import Case, make_cases
+from benchmarks.parts.cases import Case, make_cases
 from editing.methods.rome import RRomeConfig
 from editing.parts.contexts import make_contexts
-from editing.parts.keys import make_batch, mean_key
+from editing.parts.keys import fact_position, make_batch, mean_key
 from editing.parts.moments import Moment, estimate, identity
 from editing.parts.rank_one import key_direction, solve
 from editing.parts.suggest import suggest_layer
@@ -34,6 +37,7 @@ from facts.probes import edit_request
 from metrics.sequence import text_perplexity
 from metrics.statistics import bootstrap
 from models import LanguageModel, Sampling, as_out_in
+from models.forwards.hooks import read_states
 from models.options import add_model_options, load_from
 from models.reference.corpus import sample_texts
 
@@ -120,6 +124,41 @@ def changed(
         yield label, model.view({name: new if model.weight(name).shape == new.shape else new.T})
 
 
+def moved_keys(
+    model: LanguageModel,
+    layer: int,
+    requests: Sequence[EditRequest],
+    every: Mapping[str, Moment],
+    guard: Mapping[str, Sequence[str]],
+) -> str:
+    """A table: |u . k| / |u . k*| of the keys of neighbour prompts, of texts, and of first tokens."""
+    requests = [request for request in requests if request.of_kind("neighborhood")]
+    ridge = RRomeConfig(layer=layer).ridge
+    texts = {kind: [read_keys(model, layer, text) for text in some] for kind, some in guard.items()}
+    first = torch.stack([keys[0] for some in texts.values() for keys in some])
+    groups = {kind: torch.cat([keys[1:] for keys in some]) for kind, some in texts.items()} | {"first tokens": first}
+    keys_of = [read_keys(model, layer, request.fact.prompt)[fact_position(model, request.fact)] for request in requests]
+    near = [
+        torch.cat([read_keys(model, layer, probe.prompt)[1:] for probe in request.of_kind("neighborhood")])
+        for request in requests
+    ]
+    rows = ["| second moment | neighbour prompts | " + " | ".join(groups) + " |", "|---" * (len(groups) + 2) + "|"]
+    for label, moment in every.items():
+        ratios: dict[str, list[float]] = {}
+        for key, neighbors in zip(keys_of, near, strict=True):
+            direction = key_direction(key, moment, ridge)
+            for kind, keys in {"": neighbors, **groups}.items():
+                moved = (keys.double() @ direction) / (key.double() @ direction)
+                ratios.setdefault(kind, []).append(float(moved.square().mean().sqrt()))
+        rows.append(f"| {label} | " + " | ".join(f"{fmean(values):.3f}" for values in ratios.values()) + " |")
+    return "\n".join(rows)
+
+
+def read_keys(model: LanguageModel, layer: int, text: str) -> torch.Tensor:
+    """[pos, d_mlp], the keys of a text's tokens."""
+    return read_states(model, torch.tensor([model.encode(text)]), [("mlp_key", layer)])["mlp_key", layer][0]
+
+
 def figures(
     case: Case, model: LanguageModel, edited: LanguageModel, guard: Mapping[str, Sequence[str]]
 ) -> dict[str, Any]:
@@ -152,6 +191,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--n", type=int, default=8, help="edits")
     parser.add_argument("--layer", type=int, help="layer to edit, by default the usual one")
     parser.add_argument("--out", default="second_moments.jsonl", help="file of the lines")
+    parser.add_argument("--keys", action="store_true", help="compare how far other keys move, without editing")
     add_model_options(parser)
     options = parser.parse_args(argv)
     model = load_from(options)
@@ -169,6 +209,10 @@ def main(argv: list[str] | None = None) -> int:
             f"{label}: {moment.n_tokens} tokens, trace {float(moment.matrix.trace()):.4g}", file=sys.stderr, flush=True
         )
     requests = requests_of(model, options.n)
+    if options.keys:
+        print(f"{model.name}, layer {layer}, {len(requests)} facts\n")
+        print(moved_keys(model, layer, requests, every, guard))
+        return 0
     done = {line["prompt"] for line in mine if line["moment"] == list(every)[-1]}
     for request in requests:
         if request.fact.prompt in done:

@@ -8,6 +8,7 @@ process, and keeps them when the model changes.)
 
 from __future__ import annotations
 
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -67,8 +68,9 @@ def _sample(model: LanguageModel, n: int, length: int, generator: torch.Generato
     ids = torch.tensor(rows, device=model.device)
     keep_first = start is None
     banned = torch.tensor([i for i in model.tokenizer.all_special_ids if i < model.d_vocab], device=model.device)
+    cache = None
     for _ in range(min(length, model.max_positions - 1)):
-        logits = model.logits(ids)[:, -1]
+        logits, cache = _next_logits(model, ids, cache)
         if len(banned):
             logits = logits.index_fill(-1, banned, -torch.inf)
         best = logits.topk(min(TOP_K, model.d_vocab - len(banned)), dim=-1)
@@ -76,6 +78,20 @@ def _sample(model: LanguageModel, n: int, length: int, generator: torch.Generato
         ids = torch.cat([ids, best.indices.gather(-1, choice)], dim=-1)
     texts = model.tokenizer.batch_decode(ids if keep_first else ids[:, 1:], skip_special_tokens=True)
     return [_clean(text) for text in texts]
+
+
+@torch.no_grad()
+def _next_logits(model: LanguageModel, ids: torch.Tensor, cache: Any) -> tuple[torch.Tensor, Any]:
+    """[row, d_vocab] behind the rows, and a cache of what was read; none where an edit decides by the prompt."""
+    if not model.plain:
+        return model.logits(ids)[:, -1], None
+    done = 0 if cache is None else ids.shape[1] - 1
+    positions = torch.arange(done, ids.shape[1], device=model.device).expand(len(ids), -1)
+    with model.lock:
+        output = model.module(
+            input_ids=ids[:, done:], position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1
+        )
+    return output.logits[:, -1].float(), output.past_key_values
 
 
 def _clean(text: str) -> str:
