@@ -6,9 +6,11 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from app.server import catalog, limits, monitoring, presence
+from app.server.catalog import Choice
 from app.server.jobs import DEADLINES, Runner
 from app.server.pace import Paces
 from app.server.uploads import Uploads
@@ -22,6 +24,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 KEPT_MODELS = 2
 KEPT_EDIT_BYTES = 2**30
+MEMORY_SHARE = 1.2
+"""A model takes this times its weights while it is loaded."""
+LEAST_MEMORY = 256 * 2**20
+"""Bytes that must be free before a job begins."""
 
 
 @dataclass
@@ -73,7 +79,8 @@ class Shelf:
                 watch.step(0, 0, "reading the model, once")
                 place.model = _load(key)
                 place.reader = place.model.view()
-            return place.asked(place.model, key)
+        _check_room()
+        return place.asked(place.model, key)
 
     def loaded(self, key: str) -> LanguageModel | None:
         """The model if it is loaded, without waiting."""
@@ -135,12 +142,51 @@ def _is_free(lock: Any) -> bool:
 
 def _load(key: str) -> LanguageModel:
     choice = catalog.choice_of(key)
+    _check_memory(choice)
     try:
         model = load_as(choice.source, choice.settings)
     except (ValueError, OSError) as error:  # do not show the server's path
         raise ValueError(str(error).replace(choice.place, choice.name)) from error
     model.name = choice.name
     return model
+
+
+def _check_memory(choice: Choice) -> None:
+    """Refuse a model that does not fit, by the headers of its files, before the kernel ends the process for all.
+
+    Raises:
+        ValueError: naming what it needs and what is free.
+    """
+    import torch
+
+    from experiments.memory import free_bytes
+    from models.sources.folder import n_parameters
+
+    if torch.cuda.is_available() or not Path(choice.place).is_dir():
+        return
+    width = getattr(torch, choice.settings.dtype).itemsize
+    needed, free = MEMORY_SHARE * n_parameters(Path(choice.place)) * width, free_bytes(torch.device("cpu"))
+    if needed > free:
+        raise ValueError(
+            f"{choice.shown} needs about {needed / 2**30:.1f} GB of memory as {choice.settings.dtype} and "
+            f"{free / 2**30:.1f} are free; choose a smaller model or number format"
+        )
+
+
+def _check_room() -> None:
+    """Refuse a job where hardly any memory is free.
+
+    Raises:
+        ValueError: if so.
+    """
+    import torch
+
+    from experiments.memory import free_bytes
+
+    if (free := free_bytes(torch.device("cpu"))) < LEAST_MEMORY:
+        raise ValueError(
+            f"only {free / 2**20:.0f} MB of memory are free, too little for a job; try again later or with fewer samples"
+        )
 
 
 class Drawer:

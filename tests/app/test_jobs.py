@@ -4,6 +4,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -18,7 +19,7 @@ def runner() -> Iterator[Runner]:
     made.close()
 
 
-def ended(job: Job, seconds: float = 20.0) -> Job:
+def ended(job: Job, seconds: float = 120.0) -> Job:
     deadline = time.monotonic() + seconds
     while job.live:
         assert time.monotonic() < deadline, f"{job.label} is still {job.state}"
@@ -41,7 +42,7 @@ def test_identical_requests_share_one_run(runner: Runner) -> None:
 
     def work(watch: Watch) -> str:
         runs.append(1)
-        gate.wait(10)
+        gate.wait(120)
         return "map"
 
     first, second = (runner.submit("k", "Tracing", work, asker) for asker in "ab")
@@ -58,11 +59,11 @@ def test_progress_and_place_in_the_queue(runner: Runner) -> None:
     def work(watch: Watch) -> None:
         watch.step(1, 4)
         begun.set()
-        gate.wait(10)
+        gate.wait(120)
 
     first = runner.submit("a", "first", work)
     second = runner.submit("b", "second", lambda *_: None)
-    assert begun.wait(20)
+    assert begun.wait(120)
     assert (first.state, first.fraction, runner.ahead(first)) == ("running", 0.25, 0)
     assert (second.state, runner.ahead(second)) == ("queued", 1)
     gate.set()
@@ -71,7 +72,7 @@ def test_progress_and_place_in_the_queue(runner: Runner) -> None:
 
 def test_reading_a_prompt_goes_ahead_of_long_work(runner: Runner) -> None:
     gate = threading.Event()
-    long = runner.submit("a", "Tracing", lambda *_: gate.wait(20))
+    long = runner.submit("a", "Tracing", lambda *_: gate.wait(120))
     waiting = runner.submit("b", "Tracing", lambda *_: None)
     read = runner.submit("c", "Reading the prompt", lambda *_: "read", lane="quick")
     assert ended(read).result == "read"
@@ -120,8 +121,8 @@ def test_cancel_stops_the_work_at_its_next_step(runner: Runner) -> None:
 
 def test_one_of_two_askers_cannot_cancel_for_the_other(runner: Runner) -> None:
     gate = threading.Event()
-    job = runner.submit("a", "shared", lambda *_: gate.wait(10), "me")
-    runner.submit("a", "shared", lambda *_: gate.wait(10), "you")
+    job = runner.submit("a", "shared", lambda *_: gate.wait(120), "me")
+    runner.submit("a", "shared", lambda *_: gate.wait(120), "you")
     runner.cancel(job, "me")
     assert not job.stop.is_set()
     gate.set()
@@ -172,7 +173,7 @@ def test_jobs_of_closed_tabs_keep_nobody_waiting(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("app.server.jobs.AWAY_SECONDS", 0.0)
     visitors, gate, ran = Visitors(), threading.Event(), list[str]()
     runner = Runner(present=visitors.here)
-    runner.submit("hold-1", "running", lambda watch: gate.wait(20), "first")
+    runner.submit("hold-1", "running", lambda watch: gate.wait(120), "first")
     for tab in range(45):
         runner.submit(f"trace-{tab}", "Tracing", lambda watch, tab=tab: ran.append(tab), f"tab {tab}")
     visitors.gone = {f"tab {tab}" for tab in range(45)}
@@ -201,7 +202,7 @@ def test_a_running_job_stops_when_its_last_session_has_gone(monkeypatch: pytest.
     runner = Runner(present=visitors.here)
     job = runner.submit("trace-1", "Tracing", work, "a")
     runner.submit("trace-1", "Tracing", work, "b")
-    assert begun.wait(20)
+    assert begun.wait(120)
     visitors.gone = {"a"}
     for _ in range(3):
         runner.look_around()
@@ -215,7 +216,7 @@ def test_a_running_job_stops_when_its_last_session_has_gone(monkeypatch: pytest.
 
 def test_a_session_has_one_running_and_one_waiting_job(runner: Runner) -> None:
     gate = threading.Event()
-    running = runner.submit("edit-1", "Editing", lambda watch: gate.wait(20), "greedy")
+    running = runner.submit("edit-1", "Editing", lambda watch: gate.wait(120), "greedy")
     while running.state == "queued":
         time.sleep(0.005)
     older = runner.submit("score-1", "Scoring", lambda watch: 1, "greedy")
@@ -242,7 +243,7 @@ def test_a_newer_job_takes_the_place_of_the_same_kind(runner: Runner) -> None:
 
 def test_the_wait_is_what_jobs_ahead_have_left(runner: Runner) -> None:
     gate = threading.Event()
-    first = runner.submit("trace-1", "Tracing", lambda watch: gate.wait(20), "a")
+    first = runner.submit("trace-1", "Tracing", lambda watch: gate.wait(120), "a")
     second = runner.submit("trace-2", "Tracing", lambda watch: None, "b")
     third = runner.submit("trace-3", "Tracing", lambda watch: None, "c")
     assert runner.seconds_to_wait(third) is None  # no trace has ended yet
@@ -261,7 +262,7 @@ def test_a_job_past_its_deadline_stops_and_a_hanging_thread_is_replaced(monkeypa
     let_go = list[str]()
     gate = threading.Event()
     runner = Runner(deadlines={"long": 0.01, "quick": 60, "fetch": 60}, stuck=lambda: let_go.append("locks"))
-    hanging = runner.submit("trace-1", "Tracing", lambda watch: gate.wait(60), "a")
+    hanging = runner.submit("trace-1", "Tracing", lambda watch: gate.wait(120), "a")
     while hanging.state == "queued":
         time.sleep(0.005)
     while hanging.live:
@@ -331,3 +332,23 @@ def test_weights_that_changed_in_memory_stop_all_work_with_the_model() -> None:
     assert shelf.changed() == ["mine"]
     with pytest.raises(ValueError, match=r"'mine' in memory are not what was loaded.* start the server again"):
         shelf.get("mine")
+
+
+def test_a_model_that_does_not_fit_is_refused_before_it_is_loaded(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from app.server.cache import Shelf
+    from tests.tiny import build_tiny
+
+    module, tokenizer = build_tiny("gpt2")
+    module.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    monkeypatch.setenv("ENGRAM_MODELS", f"mine={tmp_path}")
+    monkeypatch.setattr("experiments.memory.free_bytes", lambda device: 10_000)
+    with pytest.raises(ValueError, match=r"mine needs about 0\.0 GB of memory as float32 and 0\.0 are free; choose"):
+        Shelf().get("mine")
+    monkeypatch.setattr("app.server.cache.MEMORY_SHARE", 0.0)
+    with pytest.raises(ValueError, match="only 0 MB of memory are free, too little for a job"):
+        Shelf().get("mine")
+    monkeypatch.setattr("experiments.memory.free_bytes", lambda device: 2**40)
+    assert Shelf().get("mine").n_layers == module.config.n_layer
