@@ -185,7 +185,7 @@ def _check_room() -> None:
 
     if (free := free_bytes(torch.device("cpu"))) < LEAST_MEMORY:
         raise ValueError(
-            f"only {free / 2**20:.0f} MB of memory are free, too little for a job; try again later or with fewer samples"
+            f"only {free / 2**20:.0f} MB of memory are free, too little for a job; try later, or with fewer samples"
         )
 
 
