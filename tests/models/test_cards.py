@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 
+from editing.train.episodes import split_of
 from models import cards
 from models.cards import layer_choice, read_card
 from models.published import PUBLISHED
+from models.sources.catalogue import ENTRIES
 
 ROOT = Path(__file__).parents[2]
 
@@ -112,3 +114,16 @@ def test_a_rewritten_card_is_read_anew(tmp_path: Path) -> None:
 def test_cards_are_readable_without_torch() -> None:
     script = "import models.cards, sys; models.cards.cards(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=False).returncode == 0
+
+
+def test_cards_that_ship_are_of_models_of_the_catalogue() -> None:
+    shipped = [read_card(path) for path in sorted((ROOT / "models" / "layer_cards").glob("*.json"))]
+    sizes = {name: (entry.family, entry.n_layers, entry.d_model) for name, entry in ENTRIES.items()}
+    assert "reference" in {card.model for card in shipped}
+    for card in shipped:
+        assert card.size == sizes[card.model]
+        assert card.n >= 30
+        assert not any(split_of(subject) == "test" for subject in card.subjects)
+        assert card.stands_out == (card.tied == (card.layer,))
+        low, high = card.interval
+        assert low <= card.score <= high
