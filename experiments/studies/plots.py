@@ -298,6 +298,7 @@ def card_figure(card: Mapping[str, Any]) -> Figure:
     for axes in (left, right):
         axes.axvline(best["layer"], color="0.6", linewidth=0.8, linestyle=":")
     left.set_ylim(-0.03, 1.03)
+    left.set_xticks(layers)
     verdict = "stands out" if best["stands_out"] else "middle of the tied"
     _dress(left, fonts, f"{card['method']}, {card['n']} facts: layer {best['layer']}, {verdict}", "layer", "mean")
     left.legend(fontsize=FONT - 2)
@@ -308,6 +309,7 @@ def card_figure(card: Mapping[str, Any]) -> Figure:
         right.plot(mean / most, color=colour, marker="o", markersize=2, label=words)
         right.fill_between(np.arange(len(mean)), low / most, high / most, color=colour, alpha=0.15, linewidth=0)
     right.axhline(0.0, **ZERO)
+    right.set_xticks(layer_ticks(len(card["effects"]["resid_post"]["mean"])))
     _dress(right, fonts, "Traces and gradients at the last subject token", "layer", "share of the largest")
     right.legend(fontsize=FONT - 2)
     return figure
