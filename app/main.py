@@ -44,7 +44,7 @@ page = st.navigation(
 st.html(STYLE)
 switch()
 if page.url_path:  # every page but the Workbench
-    session().left = True
+    session().left, session().probes_drawn = True, ""
 keep.take_over()
 if limits.login() and not st.user.is_logged_in:
     st.button(say("Log in"), on_click=st.login, icon=":material/login:")

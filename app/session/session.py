@@ -96,6 +96,12 @@ class Session:
     """(model, prompt, subject) that the chosen token to edit at belongs to."""
     method_shown: bool = False
     """The picker of methods has been drawn; it stays."""
+    probes_typed: dict[str, list[list[Any]]] = field(default_factory=dict)
+    """Key of the editor of probes -> its rows as they were left, by (kind, prompt, answer)."""
+    probes_drawn: str = ""
+    """Key of the editor that was drawn last."""
+    probes_begun: list[list[Any]] = field(default_factory=list)
+    """The rows that editor was first given."""
     probe_rows: tuple[Row, ...] = ()
     """Complete rows of the editor of probes."""
 

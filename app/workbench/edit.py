@@ -28,6 +28,8 @@ PROBABILITIES = ("p(new) before", "p(new) after")
 BEFORE = "A trace may suggest a layer; run one first."
 ONCE = 0.5
 """Seconds from which the second moment is shown apart from the edit; below, it was kept from an earlier edit."""
+LEAST_TYPICAL = 2
+"""Other edits of a layer from which their changes are shown beside a new one's."""
 GENTLER = "alphaedit"
 """Offered when an edit disturbs much: it leaves the values of other keys unchanged."""
 
@@ -237,7 +239,7 @@ def _applied(edit: Edit, ask: EditAsk | None, places: Places) -> None:
     before_after = " → ".join(probability(numbers[name].value) for name in PROBABILITIES if name in numbers)
     shown = [
         (f"p({new})", before_after, ""),
-        ("change of the weight", _percent(numbers.get("relative change")), ""),
+        ("change of the weight", _percent(numbers.get("relative change")), _typical(edit)),
         ("edit", duration(sum(seconds.values()) - moments), ""),
         ("second moment", duration(moments) if moments >= ONCE else "", "once per model"),
     ]
@@ -248,6 +250,24 @@ def _applied(edit: Edit, ask: EditAsk | None, places: Places) -> None:
         _ways_out(edit)
     with places.details, st.popover("Details", icon=":material/monitoring:"):
         _diagnostics(edit)
+
+
+def _typical(edit: Edit) -> str:
+    """The change of the weight in this session's other edits of the layer by the method; empty if there are few."""
+    layer = getattr(edit.config, "layer", None)
+    made = (cache.drawer().get(key) for key in session().edits_made)
+    others = [
+        diagnostic
+        for other in made
+        if other is not None and other.method == edit.method and other.digest != edit.digest
+        if getattr(other.config, "layer", None) == layer
+        for diagnostic in other.diagnostics
+        if diagnostic.name == "relative change"
+    ]
+    if len(others) < LEAST_TYPICAL:
+        return ""
+    low, high = (pick(others, key=lambda diagnostic: diagnostic.value) for pick in (min, max))
+    return f"({_percent(low)} to {_percent(high)} in your {len(others)} other edits of this layer)"
 
 
 def _broken(edit: Edit) -> None:

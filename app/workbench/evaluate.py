@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 KIND_NAMES = {"edit": "the edit itself", "paraphrase_prefixed": "paraphrase, after another sentence"}
 LOW_RELIABILITY = 0.5
+PROBE_COLUMNS = ("kind", "prompt", "answer")
 OPENING = 8
 """Words of a text that are shown beside the tiles."""
 
@@ -267,17 +268,23 @@ def current_probes(form: Form) -> tuple[Row, ...]:
     import pandas as pd
 
     if form.problems or form.edit_problem:
+        session().probes_drawn = ""
         st.caption("The probes follow from the prompt and the new answer; correct those first.")
         return ()
     derived = derived_probes(form)
-    frame = pd.DataFrame(list(derived), columns=["kind", "prompt", "answer"], dtype=object)
+    key = job_key("probes", [form.prompt, form.subject, form.answer, form.new])
+    # What the editor was first given must not change while it is drawn; it comes back with what was typed before.
+    if session().probes_drawn != key:
+        session().probes_drawn = key
+        session().probes_begun = session().probes_typed.get(key, [list(row) for row in derived])
+    frame = pd.DataFrame(session().probes_begun, columns=list(PROBE_COLUMNS), dtype=object)
     if not derived:
         st.caption(
             "The atlas does not hold this fact, so write your own probes; a kind without probes is not measured."
         )
     edited = st.data_editor(
         frame,
-        key=job_key("probes", [form.prompt, form.subject, form.answer, form.new]),
+        key=key,
         num_rows="dynamic",
         hide_index=True,
         alt="Editable probes",
@@ -291,7 +298,12 @@ def current_probes(form: Form) -> tuple[Row, ...]:
             "answer": st.column_config.TextColumn(max_chars=60, help="What the model should say after the edit."),
         },
     )
-    session().probe_rows = usable(edited.to_dict("records"))
+    records = edited.to_dict("records")
+    session().probes_typed[key] = [[record[name] for name in PROBE_COLUMNS] for record in records]
+    session().probe_rows = usable(records)
+    lacking = len(records) - len(session().probe_rows)
+    if lacking:
+        st.caption(f"{lacking} incomplete; a probe counts once its kind, prompt and answer are filled in.")
     return session().probe_rows
 
 

@@ -90,6 +90,23 @@ def test_difference_and_damage_of_an_edit(edited: AppTest) -> None:
     assert edited.button(key="start_difference").disabled
 
 
+def test_probes_that_were_typed_come_back_with_their_fact(new_page: NewPage) -> None:
+    page = new_page(samples="2")
+    mine = page.session_state["session"]
+    derived = list(mine.probe_rows)
+    (key,) = mine.probes_typed
+    # a browser test cannot type into the canvas of the editor: the rows as the editor would leave them
+    mine.probes_typed[key] = [
+        *([kind, prompt, new] for kind, prompt, new in derived),
+        ["alias", "The Needle is in", ""],
+    ]
+    page.text_input(key="new").set_value("Oslo").run()
+    assert {row[2] for row in mine.probe_rows if row[0] == "paraphrase"} == {"Oslo"}
+    page.text_input(key="new").set_value("Rome").run()
+    assert list(page.session_state["session"].probe_rows) == derived
+    assert "1 incomplete" in captions(page)
+
+
 def test_the_session_as_a_script(edited: AppTest) -> None:
     opened(edited, "As code")
     (text,) = (block.value for block in edited.code if "engram.edit" in block.value)

@@ -20,6 +20,7 @@ from tracing.sites import SITE_NAMES
 if TYPE_CHECKING:
     from tracing.lenses.two_prompts import PatchResult
 
+OTHER = "The Colosseum is located in the city of"
 EVERY = "every token into its own place"
 
 
@@ -31,10 +32,7 @@ def draw(form: Form, runner: Runner) -> list[Waiting]:
     )
     other, site = st.columns([3, 1], vertical_alignment="bottom")
     with other:
-        source = st.text_input(
-            "Other prompt", "The Eiffel Tower is located in the city of", ROOM, key="other_prompt",
-            persist_state="session",
-        )  # fmt: skip
+        source = st.text_input("Other prompt", OTHER, ROOM, key="other_prompt", persist_state="session")
     with site:
         code = st.segmented_control(
             "States", list(SITES), format_func=lambda code: SITE_NAMES[SITES[code]].short, default="state",
@@ -57,6 +55,8 @@ def _pairs(form: Form, source: str) -> tuple[tuple[tuple[int, int], ...], str]:
         return (), "The model is still loading."
     if form.problems or not source:
         return (), "Write both prompts."
+    if source == form.prompt:
+        return (), "Write another prompt than the one above: the states of an equal one change nothing."
     try:
         theirs, ours = (model.token_strings(model.encode(prompt)) for prompt in (source, form.prompt))
     except ValueError as error:
