@@ -15,6 +15,7 @@ import json
 import random
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -42,8 +43,8 @@ from models.options import add_model_options, load_from
 from models.reference.corpus import sample_texts
 
 SIZES = (2_000, 5_000, 20_000, 50_000)
-COMPARED = 5_000
-"""Tokens of every kind of text where kinds are compared."""
+COMPARED, MIXED = 5_000, 20_000
+"""Tokens of every kind of text where kinds are compared, and where the atlas and samples are mixed in halves."""
 SAMPLE_TOKENS, TOP_K, GUARD, CUT = 100, 50, 8, 48
 PERPLEXITIES = ("atlas", "samples", "prose")
 COLUMNS = ("reliability", "generalization", "locality_neighborhood", "locality", "kl", *PERPLEXITIES)
@@ -58,8 +59,8 @@ def samples(model: LanguageModel, n: int) -> list[str]:
     ranked = [token for token in logits.topk(2 * n + 50).indices.tolist() if token not in special]
     rows = [[start, token] for token in ranked if model.decode([token]).strip()][:n]
     texts: list[str] = []
-    for at in range(0, len(rows), 32):
-        some = rows[at : at + 32]
+    for at in range(0, len(rows), 64):
+        some = rows[at : at + 64]
         texts += [
             model.decode([*row[1:], *ids])
             for row, ids in zip(some, model.drawn(some, SAMPLE_TOKENS, Sampling(TOP_K)), strict=True)
@@ -85,6 +86,10 @@ def moments(model: LanguageModel, layer: int, texts: Mapping[str, Sequence[str]]
             for skip in (0, 1) if size == COMPARED else (0,):
                 label = f"{name}, {size:,}" + (", without first tokens" if skip else "")
                 yield label, estimate(model, [layer], some, size, skip=skip)[layer]
+    yield f"samples, {MIXED:,}", estimate(model, [layer], texts["samples"], MIXED)[layer]
+    halves = [estimate(model, [layer], texts[name], MIXED // 2)[layer] for name in ("atlas", "samples")]
+    half = replace(halves[0], matrix=sum(moment.matrix for moment in halves) / 2, n_tokens=MIXED)
+    yield f"atlas and samples, {MIXED:,}", half
 
 
 def requests_of(model: LanguageModel, n: int) -> list[EditRequest]:
@@ -200,9 +205,9 @@ def main(argv: list[str] | None = None) -> int:
     lines = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
     mine = [line for line in lines if (line["model"], line["layer"]) == (model.revision, layer)]
     text = prose()
-    own = samples(model, COMPARED // SAMPLE_TOKENS + 4 + GUARD)
-    guard = {"atlas": ordinary_texts(GUARD), "samples": own[-GUARD:], "prose": text[-GUARD:]}
-    texts = {"atlas": sample_texts(SIZES[-1] // 8), "samples": own[:-GUARD], "prose": text[:-GUARD]}
+    own = samples(model, MIXED // SAMPLE_TOKENS + 10 + GUARD)
+    guard = {"atlas": ordinary_texts(GUARD), "samples": own[50 : 50 + GUARD], "prose": text[-GUARD:]}
+    texts = {"atlas": sample_texts(SIZES[-1] // 8), "samples": own[:50] + own[50 + GUARD :], "prose": text[:-GUARD]}
     every = dict(moments(model, layer, texts))
     for label, moment in every.items():
         print(
@@ -213,12 +218,13 @@ def main(argv: list[str] | None = None) -> int:
         print(f"{model.name}, layer {layer}, {len(requests)} facts\n")
         print(moved_keys(model, layer, requests, every, guard))
         return 0
-    done = {line["prompt"] for line in mine if line["moment"] == list(every)[-1]}
+    done = {(line["prompt"], line["moment"]) for line in mine}
     for request in requests:
-        if request.fact.prompt in done:
+        missing = {label: every[label] for label in every if (request.fact.prompt, label) not in done}
+        if not missing:
             continue
         (case,) = make_cases(model, [request])
-        for label, edited in changed(model, layer, request, every):
+        for label, edited in changed(model, layer, request, missing):
             line = {"model": model.revision, "layer": layer, "moment": label, "prompt": request.fact.prompt}
             mine.append(line | figures(case, model, edited, guard))
             with out.open("a") as file:
