@@ -4,6 +4,10 @@ Meng et al. 2022, section 3.1 and appendix E.5 (arXiv:2202.05262).  C is uncentr
 public code (`layer_stats.py`).  ROME divides by it, so that a new key disturbs the usual ones least.  The estimate is
 streamed over batches and summed in float64.  It is cached on disk under the weights' revision, the layer, the corpus's
 digest and the number of tokens; a damaged file is computed again.
+
+The first token of a text, an attention sink with keys of another size, counts like the others although it holds half of
+C's trace in some layers: without it an edit there moves the first token of every text twice as far and spares nothing
+else (docs/performance.md).
 """
 
 from __future__ import annotations
