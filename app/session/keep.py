@@ -16,7 +16,7 @@ from typing import Any
 import streamlit as st
 
 from app.server.cache import Shared
-from app.server.gate import COOKIE
+from app.session.reader import browser_secret
 from app.session.session import Session, session
 
 MOST = 100
@@ -61,7 +61,7 @@ keeper = Shared(Keeper)
 
 def _name(tab: str) -> str:
     """The name of a tab's session; empty where the browser has no secret."""
-    secret = st.context.cookies.get(COOKIE, "")
+    secret = browser_secret()
     return f"{secret}/{tab}" if secret and tab else ""
 
 
