@@ -1,4 +1,5 @@
-"""LoRA: train a low-rank change of several projections on the new answers.
+"""LoRA: train a low-rank change of several projections on the new answers; about half of the bundled model's neighbours
+keep their answer (docs/methods.md), fewer on pretrained models.
 
 Hu et al. 2021, section 4.1 (arXiv:2106.09685).  Beside a projection x -> W x runs
 
