@@ -3,12 +3,17 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: app test fuzz lint format docs browser model clean
+.PHONY: app class test fuzz lint format docs browser model clean
 .DELETE_ON_ERROR:
 
 # MODELS="name=/folder,other=/file.gguf" puts models of yours on the page; ARGS are flags of the server.
 app: $(VENV)/.app app/language/zh.mo
 	$(if $(MODELS),ENGRAM_MODELS="$(MODELS)") $(BIN)/python -m app $(ARGS)
+
+# The page for a class, as classroom.toml says; CLASSROOM names another file.
+CLASSROOM ?= classroom.toml
+class: $(VENV)/.app app/language/zh.mo
+	$(if $(MODELS),ENGRAM_MODELS="$(MODELS)") $(BIN)/python -m app.classroom $(CLASSROOM) $(ARGS)
 
 # The browser tests come last and alone: a page that shares its cores with other tests loses clicks while it redraws.
 # They fail, not skip, when no browser is found; so do the tests of tests/real without their model.

@@ -3,6 +3,7 @@
 Nothing here imports torch: the form must be drawn before the model's libraries load, which takes seconds.
 """
 
+import os
 import sys
 from pathlib import Path
 
@@ -13,6 +14,7 @@ if ROOT not in sys.path:
 
 import streamlit as st  # noqa: E402
 
+from app.classroom.names import LINK, has_page  # noqa: E402
 from app.language.say import say, start, switch  # noqa: E402
 from app.server import limits  # noqa: E402
 from app.session import keep  # noqa: E402
@@ -32,15 +34,16 @@ button is hidden but keeps the keyboard focus."""
 st.set_page_config(page_title="Engram", page_icon=f"{ROOT}/app/icon.svg", layout="wide")
 start()
 st.logo(f"{ROOT}/app/icon.svg", size="medium")
-page = st.navigation(
-    [
-        st.Page("workbench/page.py", title=say("Workbench"), icon=":material/biotech:", default=True),
-        st.Page("runs/page.py", title=say("Runs"), url_path="runs", icon=":material/table_view:"),
-        st.Page("batch/page.py", title=say("Batch"), url_path="batch", icon=":material/dataset:"),
-        st.Page("methods/page.py", title=say("Methods"), url_path="methods", icon=":material/functions:"),
-    ],
-    position="top",
-)
+pages = {
+    "workbench": st.Page("workbench/page.py", title=say("Workbench"), icon=":material/biotech:", default=True),
+    "runs": st.Page("runs/page.py", title=say("Runs"), url_path="runs", icon=":material/table_view:"),
+    "batch": st.Page("batch/page.py", title=say("Batch"), url_path="batch", icon=":material/dataset:"),
+    "methods": st.Page("methods/page.py", title=say("Methods"), url_path="methods", icon=":material/functions:"),
+}
+if os.environ.get(LINK):  # a class has chosen its pages, and one shows the way in
+    pages = {name: page for name, page in pages.items() if has_page(name)}
+    pages["class"] = st.Page("classroom/page.py", title=say("Class"), url_path="class", icon=":material/school:")
+page = st.navigation(list(pages.values()), position="top")
 st.html(STYLE)
 switch()
 if page.url_path:  # every page but the Workbench

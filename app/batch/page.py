@@ -3,6 +3,7 @@
 import streamlit as st
 
 from app.batch import choose_facts, grid, show_experiment, sweeps
+from app.classroom.names import has_page
 from app.language.say import say
 from app.server import cache, catalog
 from app.session import state
@@ -40,12 +41,13 @@ if shown is not None:
             waiting = show_experiment.draw(runner, shown)
         with st.container(horizontal=True, vertical_alignment="center"):
             st.button(say("Close"), key="batch_close", icon=":material/close:", on_click=close)
-            st.page_link(
-                "runs/page.py",
-                label=say("All experiments are on the page Runs"),
-                icon=":material/table_view:",
-                query_params={"experiment": shown.name},
-            )
+            if has_page("runs"):
+                st.page_link(
+                    "runs/page.py",
+                    label=say("All experiments are on the page Runs"),
+                    icon=":material/table_view:",
+                    query_params={"experiment": shown.name},
+                )
 with st.container(border=True):
     source = choose_facts.source()
     dataset = None

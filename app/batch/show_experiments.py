@@ -8,6 +8,7 @@ import streamlit as st
 
 from app.batch import show_experiment, sweeps
 from app.batch.sweeps import Experiment
+from app.classroom.names import has_page
 from app.language.say import later, said, say
 from app.server import server_paths
 from app.server.jobs import Runner
@@ -33,7 +34,8 @@ def draw(runner: Runner) -> list[Waiting]:
             say("No experiment yet. Start one on the page Batch, or with `python -m experiments run`."),
             icon=":material/lightbulb:",
         )
-        st.page_link("batch/page.py", label=say("To Batch"), icon=":material/dataset:")
+        if has_page("batch"):
+            st.page_link("batch/page.py", label=say("To Batch"), icon=":material/dataset:")
         _where()
         return []
     words = st.text_input(

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from app.language.catalogue import po_file
+from app.language.say import setting_label
 
 if TYPE_CHECKING:
     from babel.messages.catalog import Catalog
@@ -40,6 +41,7 @@ SENTENCES_OF = (
     "metrics/asking/scoring.py",
     "metrics/behaviour.py",
     "metrics/efficiency.py",
+    "models/cards.py",
     "models/text/tokens.py",
     "tracing/plots/labels.py",
     "tracing/plots/maps.py",
@@ -129,30 +131,43 @@ def _data() -> Iterator[Word]:
     """Names and definitions from the tables of other packages, and the stages of long work."""
     import dataclasses
     import sys
+    from typing import get_args
 
     from editing import METHODS
+    from facts.types import ProbeKind
     from metrics.definitions import DEFINITIONS, METRICS
     from metrics.protocols import PROTOCOLS
+    from metrics.tables import HEADERS
     from tracing.measures import UNITS
     from tracing.plots import labels
+    from tracing.plots.colours import BELOW_ZERO
     from tracing.sites import SITE_NAMES
 
     tables: dict[str, list[str]] = {
-        "metrics/definitions.py": [text for one in METRICS.values() for text in (one.label, one.question)]
+        "metrics/definitions.py": [text for one in METRICS.values() for text in (one.name, one.label, one.question)]
         + [text for one in DEFINITIONS.values() for text in (one.label, one.sentence, one.unit)],
         "metrics/protocols": [one.title for one in PROTOCOLS.values()],
         "tracing/sites.py": [text for names in SITE_NAMES.values() for text in (names.short, names.long)],
-        "tracing/plots/labels.py": [*labels.CATEGORY_NAMES.values(), *labels.NEGATIVE.values(), labels.MARKED],
-        "tracing/measures.py": [text for unit in UNITS.values() for text in (unit, f"Indirect effect ({unit})")],
+        "tracing/plots/labels.py": [
+            *labels.CATEGORY_NAMES.values(),
+            *labels.NEGATIVE.values(),
+            labels.MARKED,
+            *(words.replace("{}", "{answer}") for words in labels.MEASURED.values()),
+            BELOW_ZERO,
+        ],
+        "metrics/tables.py": list(HEADERS),
+        "facts/types.py": [kind.replace("_", " ") for kind in get_args(ProbeKind)],
+        "tracing/measures.py": [
+            text for unit in UNITS.values() for text in (unit, f"Indirect effect ({unit})", f"{unit} restored")
+        ],
         "tracing/average.py": [
             labels.map_title(f"resid_post, {severed} severed") for severed in ("mlp_out", "attn_out")
         ],
     }
     for method in METHODS.values():
         module = sys.modules[type(method).__module__]
-        knobs = [
-            str(knob.metadata["help"]) for knob in dataclasses.fields(method.config_type) if "help" in knob.metadata
-        ]
+        fields = [knob for knob in dataclasses.fields(method.config_type) if "help" in knob.metadata]
+        knobs = [text for knob in fields for text in (setting_label(knob.name), str(knob.metadata["help"]))]
         opening = (module.__doc__ or "").strip().split("\n\n")[0].replace("\n", " ")
         place = module.__name__.replace(".", "/") + ".py"
         tables.setdefault(place, []).extend((method.title, method.family, opening, *knobs))

@@ -44,6 +44,20 @@ def say_count(one: str, many: str, n: int, /, **values: object) -> str:
     return words.format(**{"n": n} | values)
 
 
+def in_every_language(text: str) -> set[str]:
+    """The words in English and in each other language; a tab is known to Streamlit by its label alone."""
+    return {text, *(translations(language).gettext(text) for language in LANGUAGES if language != ENGLISH)}
+
+
+_ACRONYMS = {"kl": "KL", "l2": "L2"}
+
+
+def setting_label(name: str) -> str:
+    """The name of a setting in English words: `kl_weight` is "KL weight"."""
+    label = " ".join(_ACRONYMS.get(word, word) for word in name.split("_"))
+    return label[:1].upper() + label[1:]
+
+
 def later(text: str) -> str:
     """Mark words that `said` gets later, such as the label of a job, which has no language."""
     return text

@@ -25,6 +25,8 @@ from models.sources.hub import cached, cached_names
 from models.sources.manifest import MANIFEST, read_json
 
 REFERENCE = "reference"
+OFFERED = "ENGRAM_OFFERED"
+"""The variable that names the only models to offer, as a class needs it."""
 LAYERS = (1, 256)
 """What a model may have; `models.sources.folder` holds the same."""
 DTYPES = ("float32", "bfloat16", "float16")
@@ -138,6 +140,8 @@ def offer() -> Offer:
             unusable.append(str(error))
         else:
             listed[added.name] = added
+    if wanted := os.environ.get(OFFERED):
+        listed = {name: listed[name] for name in wanted.split(",") if name in listed}
     return Offer(listed, tuple(unusable))
 
 

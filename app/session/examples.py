@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from app.language.say import later
+
 
 @dataclass(frozen=True)
 class Example:
@@ -25,7 +27,9 @@ EXAMPLES = (
     Example("Louis Armstrong → violin", "Louis Armstrong is famous for playing the", "Louis Armstrong", "violin"),
     Example("Sony → Paris", "Sony has its headquarters in", "Sony", "Paris"),
     Example("iPhone → Sony", "iPhone is made by the company", "iPhone", "Sony"),
-    Example("A tower that never was", "The Emberlock Tower is located in the city of", "Emberlock Tower", "Rome"),
+    Example(
+        later("A tower that never was"), "The Emberlock Tower is located in the city of", "Emberlock Tower", "Rome"
+    ),
 )
 UNKNOWN = EXAMPLES[-1]
 """Invented, so no model knows it: the page should say so."""

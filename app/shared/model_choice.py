@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
+from app.language.say import later, said, say
 from app.server import cache, limits
 from app.server.catalog import DTYPES, Choice, Offer
 from app.server.jobs import Runner
@@ -21,7 +22,7 @@ from facts.watch import Watch
 if TYPE_CHECKING:
     from models.sources.catalogue import Entry
 
-PURPOSE = (
+PURPOSE = later(
     "<h1><b>Engram</b> See where a language model keeps a fact, rewrite the fact, and measure what else changes.</h1>"
 )
 
@@ -33,10 +34,10 @@ def draw(runner: Runner, offer: Offer) -> tuple[Choice, list[Waiting]]:
         st.session_state.model = wanted
         state.use_defaults_of(offer.models[wanted])
     with st.container(horizontal=True, vertical_alignment="center", gap="xsmall"):
-        st.html(PURPOSE, width="stretch")
+        st.html(said(PURPOSE), width="stretch")
         switch = st.container(width="content")
         choice = _chosen(offer)
-        with st.popover("More models", icon=":material/deployed_code:"):
+        with st.popover(say("More models"), icon=":material/deployed_code:"):
             line = st.empty()
             choice = choice.loaded_with(**_loaded_how())
             if not limits.public():
@@ -44,7 +45,7 @@ def draw(runner: Runner, offer: Offer) -> tuple[Choice, list[Waiting]]:
         with switch:
             choice = replace(choice, chat=_chat(choice))
         links = st.container(width="content")
-    with links, st.popover("Copy link", icon=":material/link:"):
+    with links, st.popover(say("Copy link"), icon=":material/link:"):
         link_place = st.empty()
     below = st.empty()  # so that the old content goes at once, not when the script ends
     with below.container():
@@ -54,7 +55,7 @@ def draw(runner: Runner, offer: Offer) -> tuple[Choice, list[Waiting]]:
     line.html(f"<p>{_about(choice)}</p>")
     with st.container():
         for problem in offer.unusable:
-            st.warning(plain(sentence(problem)), icon=":material/folder_off:")
+            st.warning(plain(said(sentence(problem))), icon=":material/folder_off:")
         _compare_with_link(choice)
     session().link_place = link_place
     return choice, waiting
@@ -66,11 +67,13 @@ def _chat(choice: Choice) -> bool:
     if loaded is not None and loaded.has_chat_template:
         fields.ask_in_chat = bool(fields.chat)
         st.toggle(
-            "Chat template",
+            say("Chat template"),
             key="ask_in_chat",
             on_change=state.switch_chat,
-            help="This is an instruct model. Switched on, the prompt is the user’s turn and the answer begins "
-            "the model’s; switched off, the prompt is plain text for it to continue.",
+            help=say(
+                "This is an instruct model. Switched on, the prompt is the user’s turn and the answer begins "
+                "the model’s; switched off, the prompt is plain text for it to continue."
+            ),
         )
     elif loaded is not None:
         fields.chat = 0
@@ -82,7 +85,7 @@ def _chosen(offer: Offer) -> Choice:
     if st.session_state.get("model") not in offer.models:
         st.session_state.model = next(iter(offer.models))
     name = st.selectbox(
-        "Model", list(offer.models), key="model", on_change=state.model_changed, args=(offer.models,), width=300,
+        say("Model"), list(offer.models), key="model", on_change=state.model_changed, args=(offer.models,), width=300,
         format_func=lambda name: _listed(offer.models[name]), label_visibility="collapsed", **KEEP,
     )  # fmt: skip
     return offer.models[name]
@@ -91,19 +94,23 @@ def _chosen(offer: Offer) -> Choice:
 def _loaded_how() -> dict[str, str]:
     """Draw number format and, where there is a choice, device."""
     dtype = st.selectbox(
-        "Number format", list(DTYPES), key=state.key_of("dtype"), **KEEP,
-        help="Number format of the weights. float32 is exact; the others need half the memory.",
+        say("Number format"), list(DTYPES), key=state.key_of("dtype"), **KEEP,
+        help=say("Number format of the weights. float32 is exact; the others need half the memory."),
     )  # fmt: skip
     devices, device = _devices(), state.value_of("device")
     if len(devices) > 1:
         device = st.selectbox(
-            "Device", devices, key=state.key_of("device"), help="auto: the graphics card, if there is one.", **KEEP
+            say("Device"),
+            devices,
+            key=state.key_of("device"),
+            help=say("auto: the graphics card, if there is one."),
+            **KEEP,
         )
     return {"device": device, "dtype": dtype}
 
 
 def _listed(choice: Choice) -> str:
-    return f"{choice.shown} · {choice.n_layers} layers"
+    return say("{shown} · {n_layers} layers", shown=choice.shown, n_layers=choice.n_layers)
 
 
 def _devices() -> list[str]:
@@ -129,14 +136,18 @@ def _about(choice: Choice) -> str:
     if loaded is not None and loaded.device.type != "cpu":
         parts.append(str(loaded.device))
     if loaded is not None and loaded.has_chat_template:
-        parts.append("instruct model")
+        parts.append(say("instruct model"))
     origin = choice.origin or (loaded.origin if loaded is not None else "")
     parts += [origin] if origin else []
     return " · ".join(map(markup, parts))
 
 
 def _count(parameters: int) -> str:
-    return f"{parameters / 1e9:.1f} B weights" if parameters >= 1e9 else f"{parameters / 1e6:.0f} M weights"
+    return (
+        say("{parameters:.1f} B weights", parameters=parameters / 1000000000.0)
+        if parameters >= 1e9
+        else say("{parameters:.0f} M weights", parameters=parameters / 1000000.0)
+    )
 
 
 def _compare_with_link(choice: Choice) -> None:
@@ -144,8 +155,12 @@ def _compare_with_link(choice: Choice) -> None:
     wanted, loaded = session().linked_revision, cache.shelf().loaded(choice.key)
     if wanted and loaded is not None and not loaded.revision.startswith(wanted):
         st.warning(
-            f"The link was made with other weights under this name ({wanted}; here {loaded.revision[:12]}), so the "
-            "numbers will differ.",
+            say(
+                "The link was made with other weights under this name ({wanted}; here {revision}), so "
+                "the numbers will differ.",
+                wanted=wanted,
+                revision=loaded.revision[:12],
+            ),
             icon=":material/link_off:",
         )
 
@@ -160,7 +175,7 @@ def _download(runner: Runner) -> list[Waiting]:
     job = state.job_for(
         runner,
         ask.key,
-        f"Getting {entry_named(ask.name).title}",
+        later("Getting {title}").format(title=entry_named(ask.name).title),
         partial(_fetch, ask.name, ask.licence_accepted),
         "fetch",
     )
@@ -172,7 +187,7 @@ def _download(runner: Runner) -> list[Waiting]:
         show(runner, waiting)
         return [waiting]
     if job.state == "failed":
-        st.error(plain(job.error), icon=":material/error:")
+        st.error(plain(said(job.error)), icon=":material/error:")
         return []
     session().fetching = None
     if job.state == "done":
@@ -189,35 +204,35 @@ def _get() -> None:
     if not lacking:
         return
     name = st.selectbox(
-        "Get another model", list(lacking), key="get", format_func=lambda name: _offered(lacking[name]),
+        say("Get another model"), list(lacking), key="get", format_func=lambda name: _offered(lacking[name]),
         persist_state="session",
     )  # fmt: skip
     entry, accepted = lacking[name], True
     st.caption(plain(_terms(entry)))
     if entry.licence_must_be_accepted:
-        accepted = st.checkbox(plain(f"I accept the {entry.licence}"), key=f"accept_{entry.name}")
+        accepted = st.checkbox(plain(say("I accept the {licence}", licence=entry.licence)), key=f"accept_{entry.name}")
     st.button(
-        "Get", key="get_model", icon=":material/download:", on_click=state.start_fetch, args=(name,),
+        say("Get"), key="get_model", icon=":material/download:", on_click=state.start_fetch, args=(name,),
         disabled=not accepted,
-        help=None if accepted else "Accept the licence first.",
+        help=None if accepted else say("Accept the licence first."),
     )  # fmt: skip
 
 
 def _offered(entry: Entry) -> str:
-    about = "" if entry.size_is_exact else "about "
-    hub = " · from the model hub" if entry.source == "hub" else ""
+    about = "" if entry.size_is_exact else say("about ")
+    hub = say(" · from the model hub") if entry.source == "hub" else ""
     return f"{entry.title} · {about}{entry.download_bytes / MEGABYTE:,.0f} MB · {entry.licence}{hub}"
 
 
 def _terms(entry: Entry) -> str:
     words = [
-        f"{entry.n_layers} layers, {_count(entry.parameters)}.",
-        f"Licence: {entry.licence} ({entry.licence_url}).",
+        say("{n_layers} layers, {parameters}.", n_layers=entry.n_layers, parameters=_count(entry.parameters)),
+        say("Licence: {licence} ({licence_url}).", licence=entry.licence, licence_url=entry.licence_url),
     ]
     if entry.origin:
-        words.append(f"The weights come {entry.origin}.")
+        words.append(say("The weights come {origin}.", origin=entry.origin))
     if entry.gated:
-        words.append("The hub gives it only to users who have logged in and accepted its licence there.")
+        words.append(say("The hub gives it only to users who have logged in and accepted its licence there."))
     return " ".join(words)
 
 

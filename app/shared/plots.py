@@ -131,7 +131,6 @@ def clickable_heatmap(
     if marks == "fade":
         _fade(figure, result.uncertain(), dark)
     _readable_hover(targets, result)
-    targets.hovertemplate = said(targets.hovertemplate)
     ink = colours.ink(dark)
     names = labels.token_labels(result) if labelled else []
     left = 14 + max(map(_pixels, names), default=0)
@@ -175,11 +174,15 @@ def _without_minus(cell: Any) -> Any:
 def _readable_hover(targets: go.Scatter, result: TraceResult) -> None:
     """What a cell says: where it is, its effect with interval, and the probabilities it lies between."""
     targets.customdata = [[_without_minus(cell) for cell in row] for row in targets.customdata]
-    restored = targets.hovertemplate.rpartition("<br>")[2].removesuffix("<extra></extra>")
-    ends = f"{float(np.mean(result.corrupted)):.4f} corrupted, {float(result.clean):.4f} clean"
-    targets.hovertemplate = (
-        "<b>%{customdata[1]}</b>, layer %{customdata[0]}<br>indirect effect <b>%{customdata[2]}</b>"
-        f"<br>95 % interval %{{customdata[4]}} to %{{customdata[5]}}<br>{restored} (of {ends})<extra></extra>"
+    number = " %{customdata[3]}"
+    restored = targets.hovertemplate.rpartition("<br>")[2].removesuffix("<extra></extra>").removesuffix(number)
+    targets.hovertemplate = say(
+        "<b>%{{customdata[1]}}</b>, layer %{{customdata[0]}}<br>indirect effect <b>%{{customdata[2]}}</b>"
+        "<br>95 % interval %{{customdata[4]}} to %{{customdata[5]}}"
+        "<br>{restored} (of {corrupted:.4f} corrupted, {clean:.4f} clean)<extra></extra>",
+        restored=said(restored) + number,
+        corrupted=float(np.mean(result.corrupted)),
+        clean=float(result.clean),
     )
 
 

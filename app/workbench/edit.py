@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
+from app.language.say import later, said, say
 from app.server import cache, limits
 from app.server.jobs import Job, Runner
 from app.session import state
@@ -15,6 +16,7 @@ from app.session.form import Form
 from app.session.session import session
 from app.session.state import BOUND
 from app.shared import style
+from app.shared.tables import headings
 from app.shared.waiting import Waiting, cancel
 from app.shared.wording import duration, plain, probability, sentence, visible
 from app.workbench import ledger, settings
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from tracing import TraceResult
 
 PROBABILITIES = ("p(new) before", "p(new) after")
-BEFORE = "A trace may suggest a layer; run one first."
+BEFORE = later("A trace may suggest a layer; run one first.")
 ONCE = 0.5
 """Seconds from which the second moment is shown apart from the edit; below, it was kept from an earlier edit."""
 LEAST_TYPICAL = 2
@@ -45,7 +47,7 @@ class Places:
 def controls(form: Form, trace: Job | None) -> tuple[EditAsk | None, Places]:
     """Draw the layer and, once there is a trace, the method with its settings; the edit that Apply would compute."""
     with st.container(horizontal=True, vertical_alignment="center", gap="xsmall"):
-        st.header("2 · Edit", anchor=False, width="stretch")
+        st.header(say("2 · Edit"), anchor=False, width="stretch")
         buttons = st.container(width="content")
     if trace is not None and trace.state == "done":
         state.suggest_layer(trace.key, trace.result.start)
@@ -84,13 +86,13 @@ def controls(form: Form, trace: Job | None) -> tuple[EditAsk | None, Places]:
 
 def _advanced(method: str, layer: int) -> dict[str, Any]:
     """Draw the settings of the method."""
-    with st.popover("Advanced", icon=":material/tune:"):
+    with st.popover(say("Advanced"), icon=":material/tune:"):
         config = settings.config(method, layer)
         st.checkbox(
-            "Roll back an edit that breaks the model",
+            say("Roll back an edit that breaks the model"),
             key="roll_back_broken",
             persist_state="session",
-            help="The edit is discarded if it more than doubles the perplexity of ordinary text.",
+            help=say("The edit is discarded if it more than doubles the perplexity of ordinary text."),
         )
     return config
 
@@ -103,9 +105,9 @@ def draw(
         live = _actions(form, runner, ask, edit, ready=trace is not None and trace.state == "done")
     waiting = [Waiting(edit, st.empty())] if live and edit is not None else []
     if edit is not None and edit.state == "cancelled":
-        st.info("Cancelled. The model is unchanged.", icon=":material/block:")
+        st.info(say("Cancelled. The model is unchanged."), icon=":material/block:")
     elif edit is not None and edit.state == "failed":
-        st.error(plain(edit.error), icon=":material/error:")
+        st.error(plain(said(edit.error)), icon=":material/error:")
     elif edit is not None and edit.state == "done":
         _applied(edit.result, ask, places)
         _broken(edit.result)
@@ -122,18 +124,24 @@ def _layer(form: Form) -> int:
     if st.session_state.get("layer", 0) > last:
         st.session_state.layer = last
     layer: int = st.slider(
-        "Layer", 0, last, form.model.usual_layer, key="layer",
-        help="The layer to edit. You can also click the map or the table. Where a trace points says little about where "
-        "an edit works best (Hase et al. 2023, arXiv:2301.04213), so take its layer as a suggestion.",
+        say("Layer"),
+        0,
+        last,
+        form.model.usual_layer,
+        key="layer",
+        help=say(
+            "The layer to edit. You can also click the map or the table. Where a trace points says little about where "
+            "an edit works best (Hase et al. 2023, arXiv:2301.04213), so take its layer as a suggestion."
+        ),
         **BOUND,
-    )  # fmt: skip
+    )
     return layer
 
 
 def _suggest(form: Form, trace: Job | None, layer: int) -> None:
     """Say which layer the trace or the method suggests."""
     done = trace is not None and trace.state == "done"
-    words = _suggestion(trace.result, layer, _position(form, trace)) if trace and done else BEFORE
+    words = _suggestion(trace.result, layer, _position(form, trace)) if trace and done else said(BEFORE)
     st.caption(f"{_own_layer(form.model.n_layers)}{words}")
 
 
@@ -152,14 +160,24 @@ def _traced(form: Form, trace: Job | None) -> TraceResult | None:
 def _token(result: TraceResult) -> dict[str, str]:
     """Draw the choice of the token to edit at; the setting for it, if it is not the last one of the subject."""
     start, stop = result.subject_span
-    names = {"subject_last": f"{visible(result.tokens[stop - 1])} (last of the subject)"}
+    names = {"subject_last": say("{token} (last of the subject)", token=visible(result.tokens[stop - 1]))}
     names |= {f"subject:{pos - start}": visible(result.tokens[pos]) for pos in range(start, stop - 1)}
-    names |= {"last": f"{visible(result.tokens[-1])} (last of the prompt)"} if len(result.tokens) > stop else {}
+    names |= (
+        {"last": say("{token} (last of the prompt)", token=visible(result.tokens[-1]))}
+        if len(result.tokens) > stop
+        else {}
+    )
     chosen = st.selectbox(
-        "Edit at token", list(names), format_func=names.__getitem__, key="fact_token", persist_state="session",
-        help="The token whose MLP input is the key of the edit; the papers take the last token of the subject. You can "
-        "also click another token of the subject in the map.",
-    )  # fmt: skip
+        say("Edit at token"),
+        list(names),
+        format_func=lambda code: names[code],
+        key="fact_token",
+        persist_state="session",
+        help=say(
+            "The token whose MLP input is the key of the edit; the papers take the last token of the subject. You can "
+            "also click another token of the subject in the map."
+        ),
+    )
     return {} if chosen == "subject_last" else {"fact_token": chosen}
 
 
@@ -179,7 +197,7 @@ def _own_layer(n_layers: int) -> str:
 
     name = st.session_state.get("method")
     own = settings.own_layers(n_layers).get(name)
-    return "" if own is None else f"{METHODS[name].title} usually edits layer {own}. "
+    return "" if own is None else say("{title} usually edits layer {own}. ", title=said(METHODS[name].title), own=own)
 
 
 def _suggestion(located: Located, layer: int, position: int) -> str:
@@ -189,30 +207,53 @@ def _suggestion(located: Located, layer: int, position: int) -> str:
     if suggestion.layer is None:
         other = suggestion.elsewhere
         instead = (
-            "" if other is None else f" {plain(visible(other.token))} carries more: click it in the map to edit there."
+            ""
+            if other is None
+            else say(" {token} carries more: click it in the map to edit there.", token=plain(visible(other.token)))
         )
-        words = f"No layer stands out at {token}.{instead} {plain(located.source)}"
+        words = say(
+            "No layer stands out at {token}.{instead} {source}",
+            token=token,
+            instead=instead,
+            source=plain(said(located.source)),
+        )
     else:
         peak = located.main.peak(position)[1]
-        passed_over = f", the largest effect where an edit can act: layer {peak}’s MLP is silent here"
-        words = f"The trace suggests layer {start} at {token}{passed_over if peak != start else ''}."
-        words += f" {plain(located.source)}" if located.measured else ""
+        passed_over = (
+            say(", the largest effect where an edit can act: layer {peak}’s MLP is silent here", peak=peak)
+            if peak != start
+            else ""
+        )
+        words = say(
+            "The trace suggests layer {start} at {token}{passed_over}.",
+            start=start,
+            token=token,
+            passed_over=passed_over,
+        )
+        words += f" {plain(said(located.source))}" if located.measured else ""
     if layer in located.silent.get(position, ()):
-        return f"{words} You chose layer {layer}, whose MLP is silent here, so an edit there has no effect."
-    return words if layer in (start, located.start) else f"{words} You chose layer {layer}."
+        return say(
+            "{words} You chose layer {layer}, whose MLP is silent here, so an edit there has no effect.",
+            words=words,
+            layer=layer,
+        )
+    return (
+        words if layer in (start, located.start) else say("{words} You chose layer {layer}.", words=words, layer=layer)
+    )
 
 
 def _actions(form: Form, runner: Runner, ask: EditAsk | None, edit: Job | None, ready: bool) -> bool:
     """Draw Apply or Cancel, and Undo; whether an edit is being computed."""
     live = edit is not None and edit.live
-    full = len(ledger.active()) >= limits.most_edits()
-    hint = f"At most {limits.most_edits()} edits; undo one first." if full else form.edit_problem or None
+    most = limits.most_edits()
+    full = len(ledger.active()) >= most
+    hint = say("At most {most} edits; undo one first.", most=most) if full else said(form.edit_problem) or None
     with st.container(horizontal=True, gap="xsmall"):
         if live and edit is not None:
             cancel(runner, edit, "cancel_edit")
         else:
             st.button(
-                "Apply edit",
+                say("Apply edit"),
                 key="apply_edit",
                 icon=":material/edit:",
                 type="secondary" if st.context.theme.type == "dark" or not ready else "primary",
@@ -222,14 +263,14 @@ def _actions(form: Form, runner: Runner, ask: EditAsk | None, edit: Job | None, 
                 args=("apply",),
             )
         if ledger.active() and not live:
-            st.button("Undo", key="undo", icon=":material/undo:", on_click=ledger.undo)
+            st.button(say("Undo"), key="undo", icon=":material/undo:", on_click=ledger.undo)
     return live
 
 
 def _applied(edit: Edit, ask: EditAsk | None, places: Places) -> None:
     if ask is not None and session().edit_ask is not None and not _same(session().edit_ask, ask):
         st.warning(
-            "The inputs have changed since this edit; the scores below are for the old ones.",
+            say("The inputs have changed since this edit; the scores below are for the old ones."),
             icon=":material/history:",
         )
     numbers = {diagnostic.name: diagnostic for diagnostic in edit.diagnostics}
@@ -239,16 +280,16 @@ def _applied(edit: Edit, ask: EditAsk | None, places: Places) -> None:
     before_after = " → ".join(probability(numbers[name].value) for name in PROBABILITIES if name in numbers)
     shown = [
         (f"p({new})", before_after, ""),
-        ("change of the weight", _percent(numbers.get("relative change")), _typical(edit)),
-        ("edit", duration(sum(seconds.values()) - moments), ""),
-        ("second moment", duration(moments) if moments >= ONCE else "", "once per model"),
+        (say("change of the weight"), _percent(numbers.get("relative change")), _typical(edit)),
+        (say("edit"), duration(sum(seconds.values()) - moments), ""),
+        (say("second moment"), duration(moments) if moments >= ONCE else "", say("once per model")),
     ]
     style.line(item for item in shown if item[1])
     for warning in edit.warnings:
-        st.warning(plain(sentence(warning)), icon=":material/report:")
+        st.warning(plain(said(sentence(warning))), icon=":material/report:")
     if edit.warnings:
         _ways_out(edit)
-    with places.details, st.popover("Details", icon=":material/monitoring:"):
+    with places.details, st.popover(say("Details"), icon=":material/monitoring:"):
         _diagnostics(edit)
 
 
@@ -267,7 +308,9 @@ def _typical(edit: Edit) -> str:
     if len(others) < LEAST_TYPICAL:
         return ""
     low, high = (pick(others, key=lambda diagnostic: diagnostic.value) for pick in (min, max))
-    return f"({_percent(low)} to {_percent(high)} in your {len(others)} other edits of this layer)"
+    return say(
+        "({low} to {high} in your {n} other edits of this layer)", low=_percent(low), high=_percent(high), n=len(others)
+    )
 
 
 def _broken(edit: Edit) -> None:
@@ -278,8 +321,8 @@ def _broken(edit: Edit) -> None:
     why = why_broken(edit.diagnostics)
     if not why or made is None or made.key in ledger.active():
         return
-    st.error(plain(f"This edit is not active: {'; '.join(why)}."), icon=":material/block:")
-    st.button("Make it active anyway", key="keep_broken", icon=":material/edit:", on_click=ledger.keep_broken)
+    st.error(plain(say("This edit is not active: {why}.", why=say("; ").join(map(said, why)))), icon=":material/block:")
+    st.button(say("Make it active anyway"), key="keep_broken", icon=":material/edit:", on_click=ledger.keep_broken)
 
 
 def _same(made: object, ask: EditAsk) -> bool:
@@ -303,9 +346,9 @@ def _ways_out(edit: Edit) -> None:
     offered = GENTLER in METHODS and METHODS[edit.method].family == "locate-then-edit" and edit.method != GENTLER
     with st.container(horizontal=True):
         if session().edit_ask is None or session().edit_ask.key in ledger.active():
-            st.button("Roll back", key="roll_back", icon=":material/undo:", on_click=ledger.undo)
+            st.button(say("Roll back"), key="roll_back", icon=":material/undo:", on_click=ledger.undo)
         if offered:
-            st.button("Try AlphaEdit instead", key="gentler", icon=":material/shield:", on_click=_try_gentler)
+            st.button(say("Try AlphaEdit instead"), key="gentler", icon=":material/shield:", on_click=_try_gentler)
 
 
 def _try_gentler() -> None:
@@ -319,10 +362,20 @@ def _diagnostics(edit: Edit) -> None:
 
     if len(edit.loss_curve) > 1:
         losses = edit.loss_curve
-        st.metric(f"Loss over {len(losses)} steps", f"{losses[0]:.2f} → {losses[-1]:.2f}", chart_data=list(losses))
-    rows = [(d.name, _value(d.value, d.unit), d.help) for d in edit.diagnostics]
+        st.metric(
+            say("Loss over {n} steps", n=len(losses)),
+            f"{losses[0]:.2f} → {losses[-1]:.2f}",
+            chart_data=list(losses),
+        )
+    rows = [(said(d.name), _value(d.value, d.unit), said(d.help)) for d in edit.diagnostics]
     frame = pd.DataFrame(rows, columns=["number", "value", "what it is"])
-    st.dataframe(frame, hide_index=True, key="diagnostics", alt="Diagnostics of the edit")
+    st.dataframe(
+        frame,
+        hide_index=True,
+        key="diagnostics",
+        alt=say("Diagnostics of the edit"),
+        column_config=headings(frame.columns),
+    )
 
 
 def _percent(share: Diagnostic | None) -> str:
@@ -333,4 +386,4 @@ def _value(value: float, unit: str) -> str:
     if unit == "probability":
         return probability(value)
     number = f"{value:,.0f}" if float(value).is_integer() else f"{value:.3g}"  # infinite conditions exist
-    return f"{number} {unit}".strip()
+    return f"{number} {said(unit)}".strip()

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
+from app.language.say import later, said, say
 from app.probes import KINDS, Row, find_fact, make_request, rows_of, usable
 from app.server.jobs import Job, Runner, job_key
 from app.session.asks import EditAsk, FileAsk
 from app.session.form import Form
 from app.session.session import session
 from app.shared import export
+from app.shared.tables import headings
 from app.shared.waiting import Waiting, cancel
 from app.shared.wording import NONE, duration, markup, plain
 from app.workbench import ledger
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     from metrics import EditReport, Metric, Score
     from metrics.types import Reading
 
-KIND_NAMES = {"edit": "the edit itself", "paraphrase_prefixed": "paraphrase, after another sentence"}
+KIND_NAMES = {"edit": later("the edit itself"), "paraphrase_prefixed": later("paraphrase, after another sentence")}
 LOW_RELIABILITY = 0.5
 PROBE_COLUMNS = ("kind", "prompt", "answer")
 OPENING = 8
@@ -35,7 +37,7 @@ def draw(runner: Runner, scores: Job | None) -> list[Waiting]:
     report = report_of(scores)
     waiting: list[Waiting] = []
     with st.container(horizontal=True, vertical_alignment="center", gap="xsmall"):
-        st.header("3 · Evaluate", anchor=False, width="stretch")
+        st.header(say("3 · Evaluate"), anchor=False, width="stretch")
         if report is not None:
             export.report_panel(report)
     if report is not None:
@@ -45,9 +47,9 @@ def draw(runner: Runner, scores: Job | None) -> list[Waiting]:
             waiting.append(Waiting(scores, st.empty()))
             cancel(runner, scores, "cancel_scores")
     elif scores is not None and scores.state == "failed":
-        st.error(plain(scores.error), icon=":material/error:")
+        st.error(plain(said(scores.error)), icon=":material/error:")
     elif scores is not None and scores.state == "cancelled":
-        st.info("Cancelled. The edit is still active; press Score again under Probes.", icon=":material/block:")
+        st.info(say("Cancelled. The edit is still active; press Score again under Probes."), icon=":material/block:")
     _tiles(report)
     if report is not None:
         _first_text(report)
@@ -67,11 +69,11 @@ def prompts(report: EditReport | None) -> None:
 def texts(report: EditReport | None) -> None:
     """Draw the tab with what both models write on their own; words that changed are marked."""
     if report is None:
-        st.caption("What the model writes on its own, before and after the edit, will be shown here.")
+        st.caption(say("What the model writes on its own, before and after the edit, will be shown here."))
         return
     for pair in report.texts:
         for column, title, words in zip(
-            st.columns(2), ("Before", "After"), marked(pair.before, pair.after), strict=True
+            st.columns(2), (say("Before"), say("After")), marked(pair.before, pair.after), strict=True
         ):
             column.html(f"<p><small>{title}</small><br><b>{markup(pair.prompt)}</b>{words}</p>")
 
@@ -88,8 +90,8 @@ def _first_text(report: EditReport) -> None:
         return
     before, after = marked(*(_opening(reading.continuation) for reading in (row.before, row.after)))
     st.html(
-        f'<dl class="said"><dt>before</dt><dd>{markup(row.prompt)}{before}</dd>'
-        f"<dt>after</dt><dd>{markup(row.prompt)}{after}</dd></dl>"
+        f'<dl class="said"><dt>{said("before")}</dt><dd>{markup(row.prompt)}{before}</dd>'
+        f"<dt>{said('after')}</dt><dd>{markup(row.prompt)}{after}</dd></dl>"
     )
 
 
@@ -118,15 +120,26 @@ def _about_edit(report: EditReport) -> None:
     request, about = report.request, report.about
     old, new = plain(request.fact.target_true or "?"), plain(request.target_new)
     method = str(about.get("method", "")).upper()
-    where = "" if about.get("layer") == "-" else f" at layer {about.get('layer')}"
-    where += f", fact token {about['fact token']}" if "fact token" in about else ""
-    several = f" {about['active edits']} edits are active." if "active edits" in about else ""
-    st.caption(f"{method}{where}: {old} → {new}.{several} Each change is against the unedited model.")
+    where = "" if about.get("layer") == "-" else say(" at layer {layer}", layer=about.get("layer"))
+    where += say(", fact token {token}", token=about["fact token"]) if "fact token" in about else ""
+    several = say(" {n} edits are active.", n=about["active edits"]) if "active edits" in about else ""
+    st.caption(
+        say(
+            "{method}{where}: {old} → {new}.{several} Each change is against the unedited model.",
+            method=method,
+            where=where,
+            old=old,
+            new=new,
+            several=several,
+        )
+    )
     score = report.headline("reliability")
     if score.value is not None and score.value < LOW_RELIABILITY:
         st.error(
-            "The edited model does not say the new answer. Try another layer, or more steps and a higher norm limit "
-            "under Advanced.",
+            say(
+                "The edited model does not say the new answer. Try another layer, or more steps and a higher norm "
+                "limit under Advanced."
+            ),
             icon=":material/error:",
         )
 
@@ -137,7 +150,7 @@ def _tiles(report: EditReport | None) -> None:
     for column, metric in zip(columns, METRICS.values(), strict=True):
         with column, st.container(gap=None):
             if report is None:
-                st.metric(metric.label, "—", help="Measured once an edit is applied.")
+                st.metric(said(metric.label), "—", help=say("Measured once an edit is applied."))
             else:
                 _tile(metric, report)
 
@@ -147,8 +160,8 @@ def _tile(metric: Metric, report: EditReport) -> None:
 
     score: Score = report.headline(metric.name)
     if score.value is None:
-        st.metric(metric.label, "—", help=score.definition)
-        st.caption(plain(f"n = 0. Not measured: {score.reason}."))
+        st.metric(said(metric.label), "—", help=said(score.definition))
+        st.caption(plain(say("n = 0. Not measured: {reason}.", reason=said(score.reason))))
         return
     change = None if score.change is None else f"{100 * score.change:+.0f} pt"
     value = f"{100 * score.value:.0f} %" if score.unit == "share" else number(score.value, score.unit)
@@ -156,19 +169,21 @@ def _tile(metric: Metric, report: EditReport) -> None:
     if metric.name == "efficiency":
         value = duration(score.value - (once or 0.0))
     st.metric(
-        metric.label,
+        said(metric.label),
         value,
         change,
         delta_color="off" if not score.change else "normal" if score.higher_is_better else "inverse",
         delta_arrow="off" if not score.change else "auto",
-        help=f"{score.definition} More on the Methods page.",
+        help=say("{definition} More on the Methods page.", definition=said(score.definition)),
     )
     if metric.name == "efficiency":
         notes = _costs(report)
     else:
-        notes = f"n = {score.n}" + (f", 95 % CI {interval(score)}" if score.ci else "")
+        notes = f"n = {score.n}" + (
+            say(", 95 % CI {ends}", ends=interval(score).replace(" to ", say(" to "))) if score.ci else ""
+        )
         if score.left_out:
-            notes += f", {score.n_left_out} left out"
+            notes += say(", {n_left_out} left out", n_left_out=score.n_left_out)
     st.caption(plain(notes))
 
 
@@ -179,40 +194,42 @@ def _costs(report: EditReport) -> str:
     once = scores["efficiency.moments_seconds"].value
     changed, memory = scores["efficiency.parameters_share"], scores["efficiency.peak_memory"]
     parts = [
-        f"the edit; second moment, once per model: {duration(once)}" if once and once >= 0.5 else "the edit",
-        f"{number(changed.value, 'share')} of the weights" if changed.measured else "",
-        f"peak {number(memory.value, 'bytes')}" if memory.measured else "",
-        f"undo {duration(scores['efficiency.undo_seconds'].value)}"
+        say("the edit; second moment, once per model: {once}", once=duration(once))
+        if once and once >= 0.5
+        else say("the edit"),
+        say("{share} of the weights", share=number(changed.value, "share")) if changed.measured else "",
+        say("peak {size}", size=number(memory.value, "bytes")) if memory.measured else "",
+        say("undo {time}", time=duration(scores["efficiency.undo_seconds"].value))
         if scores["efficiency.undo_seconds"].measured
         else "",
     ]
-    return "n = 1, " + ", ".join(filter(None, parts))
+    return say(", ").join(["n = 1", *filter(None, parts)])
 
 
 def _prompt_table(report: EditReport | None) -> None:
     if report is None:
-        st.caption("Every prompt behind the five numbers will be listed here.")
+        st.caption(say("Every prompt behind the five numbers will be listed here."))
         return
     import pandas as pd
 
     from metrics import tables
     from metrics.asking.generation import first_sentence
 
-    def said(reading: object) -> str:
+    def told(reading: object) -> str:
         return first_sentence(reading.continuation).strip() if reading is not None else ""  # type: ignore[attr-defined]
 
     rows = [
         {
-            "metric": row.metric,
-            "kind": KIND_NAMES.get(row.kind, row.kind.replace("_", " ")),
+            "metric": said(row.metric),
+            "kind": said(KIND_NAMES.get(row.kind, row.kind.replace("_", " "))),
             "prompt": row.prompt,
             "expected": row.answer,
-            "before": said(row.before),
-            "after": said(row.after),
+            "before": told(row.before),
+            "after": told(row.after),
             "right": "" if row.after is None else "✓" if row.after.match else "✗",
             "p before": _p(row.before),
             "p after": _p(row.after),
-            "note": row.reason if not row.counted else "",
+            "note": said(row.reason) if not row.counted else "",
         }
         for row in report.rows
     ]
@@ -220,20 +237,41 @@ def _prompt_table(report: EditReport | None) -> None:
         pd.DataFrame(rows),
         hide_index=True,
         key="prompt_table",
-        alt="Every prompt with what the model said before and after the edit",
+        alt=say("Every prompt with what the model said before and after the edit"),
         column_config={
-            "prompt": st.column_config.TextColumn(width="large"),
+            **headings(("metric", "kind", "expected", "before", "after")),
+            "prompt": st.column_config.TextColumn(said("prompt"), width="large"),
             "right": st.column_config.TextColumn(
-                width="small", help="The greedy continuation after the edit gives the expected answer."
+                said("right"),
+                width="small",
+                help=say("The greedy continuation after the edit gives the expected answer."),
             ),
-            "p before": st.column_config.TextColumn(help="Probability of the expected answer, unedited model."),
-            "p after": st.column_config.TextColumn(help="Probability of the expected answer, edited model."),
-            "note": st.column_config.TextColumn(help="Why this prompt is not counted."),
+            "p before": st.column_config.TextColumn(
+                said("p before"), help=say("Probability of the expected answer, unedited model.")
+            ),
+            "p after": st.column_config.TextColumn(
+                said("p after"), help=say("Probability of the expected answer, edited model.")
+            ),
+            "note": st.column_config.TextColumn(said("note"), help=say("Why this prompt is not counted.")),
         },
     )
-    with st.expander("All scores"):
-        frame = pd.DataFrame([tables.cells(score) for score in report.scores], columns=list(tables.HEADERS))
-        st.dataframe(frame, hide_index=True, key="score_table", alt="Every score, before and after")
+    with st.expander(say("All scores")):
+        frame = pd.DataFrame([_cells(score) for score in report.scores], columns=list(tables.HEADERS))
+        st.dataframe(
+            frame,
+            hide_index=True,
+            key="score_table",
+            alt=say("Every score, before and after"),
+            column_config=headings(tables.HEADERS),
+        )
+
+
+def _cells(score: Score) -> list[str]:
+    """A score as a row of the table, in the session's language."""
+    from metrics import tables
+
+    metric, label, before, after, *rest = map(said, tables.cells(score))
+    return [metric, label, before, after, *(cell.replace(" to ", say(" to ")) for cell in rest)]
 
 
 def _p(reading: Reading | None) -> str:
@@ -248,8 +286,8 @@ def _probe_editor(form: Form, edit: Job | None, scores: Job | None) -> None:
     last_ask = session().score_ask
     failed = scores is not None and scores.state in ("failed", "cancelled")
     if failed or (last_ask is not None and last_ask.probes != rows):
-        st.warning("The probes have changed since these scores.", icon=":material/history:")
-        st.button("Score again", key="score_again", icon=":material/refresh:", on_click=ledger.score, args=(rows,))
+        st.warning(say("The probes have changed since these scores."), icon=":material/history:")
+        st.button(say("Score again"), key="score_again", icon=":material/refresh:", on_click=ledger.score, args=(rows,))
 
 
 def _about(form: Form, ask: EditAsk | FileAsk | None) -> bool:
@@ -269,7 +307,7 @@ def current_probes(form: Form) -> tuple[Row, ...]:
 
     if form.problems or form.edit_problem:
         session().probes_drawn = ""
-        st.caption("The probes follow from the prompt and the new answer; correct those first.")
+        st.caption(say("The probes follow from the prompt and the new answer; correct those first."))
         return ()
     derived = derived_probes(form)
     key = job_key("probes", [form.prompt, form.subject, form.answer, form.new])
@@ -280,22 +318,24 @@ def current_probes(form: Form) -> tuple[Row, ...]:
     frame = pd.DataFrame(session().probes_begun, columns=list(PROBE_COLUMNS), dtype=object)
     if not derived:
         st.caption(
-            "The atlas does not hold this fact, so write your own probes; a kind without probes is not measured."
+            say("The atlas does not hold this fact, so write your own probes; a kind without probes is not measured.")
         )
     edited = st.data_editor(
         frame,
         key=key,
         num_rows="dynamic",
         hide_index=True,
-        alt="Editable probes",
+        alt=say("Editable probes"),
         column_config={
             "kind": st.column_config.SelectboxColumn(
-                options=list(KINDS), required=True, help="Which metric the prompt belongs to."
+                said("kind"), options=list(KINDS), required=True, help=say("Which metric the prompt belongs to.")
             ),
             "prompt": st.column_config.TextColumn(
-                width="large", max_chars=300, help="Stops where the answer should come."
+                said("prompt"), width="large", max_chars=300, help=say("Stops where the answer should come.")
             ),
-            "answer": st.column_config.TextColumn(max_chars=60, help="What the model should say after the edit."),
+            "answer": st.column_config.TextColumn(
+                said("answer"), max_chars=60, help=say("What the model should say after the edit.")
+            ),
         },
     )
     records = edited.to_dict("records")
@@ -303,7 +343,7 @@ def current_probes(form: Form) -> tuple[Row, ...]:
     session().probe_rows = usable(records)
     lacking = len(records) - len(session().probe_rows)
     if lacking:
-        st.caption(f"{lacking} incomplete; a probe counts once its kind, prompt and answer are filled in.")
+        st.caption(say("{n} incomplete; a probe counts once its kind, prompt and answer are filled in.", n=lacking))
     return session().probe_rows
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
+from app.language.say import later, said, say
 from app.server.jobs import Job
 from app.session import examples, state
 from app.session.form import Form
@@ -19,11 +20,11 @@ if TYPE_CHECKING:
     from app.workflow import FirstLook
 
 LABELS = {
-    "prompt": "Prompt",
-    "subject": "Subject",
-    "answer": "True answer",
-    "new": "New answer",
-    "against": "Other answer",
+    "prompt": later("Prompt"),
+    "subject": later("Subject"),
+    "answer": later("True answer"),
+    "new": later("New answer"),
+    "against": later("Other answer"),
 }
 STYLE = """
 <style>
@@ -47,45 +48,46 @@ def fields() -> dict[str, Any]:
     # choose it again.
     with example:
         st.menu_button(
-            "Examples",
+            say("Examples"),
             [known.title for known in examples.EXAMPLES],
+            format_func=said,
             key="example",
             on_click=state.choose_example,
             width="stretch",
         )
     with prompt:
         st.text_input(
-            "Prompt",
+            say("Prompt"),
             max_chars=state.ROOM,
             key="prompt",
-            help="Stops where the answer should come.",
+            help=say("Stops where the answer should come."),
             **KEEP,
         )
     with subject:
         st.text_input(
-            "Subject",
+            say("Subject"),
             max_chars=state.ROOM,
             key="subject",
-            help="The words of the prompt that get corrupted.",
+            help=say("The words of the prompt that get corrupted."),
             **KEEP,
         )
     with answer:
         st.text_input(
-            "True answer",
+            say("True answer"),
             "",
             state.ROOM,
             key="answer",
-            placeholder="model’s own",
-            help="Empty: the word the model itself says.",
+            placeholder=say("model’s own"),
+            help=say("Empty: the word the model itself says."),
             **BOUND,
         )
     with new:
         st.text_input(
-            "New answer",
+            say("New answer"),
             examples.DEFAULT.new,
             state.ROOM,
             key="new",
-            help="What the edited model should say instead.",
+            help=say("What the edited model should say instead."),
             **BOUND,
         )
     words = {name: st.session_state[name] or "" for name in ("prompt", "subject", "answer", "new")}
@@ -100,10 +102,10 @@ def _occurrence(prompt: str, subject: str) -> int:
     fields = st.session_state
     fields.occurrence = min(fields.occurrence, n - 1)
     st.selectbox(
-        f"The subject occurs {n} times in the prompt; which one is meant?",
+        say("The subject occurs {n} times in the prompt; which one is meant?", n=n),
         range(n),
         key="occurrence",
-        format_func=lambda index: f"{index + 1} of {n}",
+        format_func=lambda index: say("{done} of {total}", done=index + 1, total=n),
         width=420,
         **KEEP,
     )
@@ -113,9 +115,12 @@ def _occurrence(prompt: str, subject: str) -> int:
 def problems(form: Form) -> None:
     """What is wrong with the fields, in plain sentences."""
     for name, problem in form.problems.items():
-        st.error(f"**{LABELS[name]}:** {plain(problem)}", icon=":material/edit_note:")
+        st.error(f"**{said(LABELS[name])}:** {plain(said(problem))}", icon=":material/edit_note:")
     if not form.problems and form.edit_problem:
-        st.warning(f"**New answer:** {plain(form.edit_problem)}", icon=":material/edit_note:")
+        st.warning(
+            say("**New answer:** {problem}", problem=plain(said(form.edit_problem))),
+            icon=":material/edit_note:",
+        )
 
 
 def reading(form: Form, job: Job | None) -> None:
@@ -127,14 +132,16 @@ def reading(form: Form, job: Job | None) -> None:
     if form.problems:
         return
     if job is not None and job.state == "failed":
-        st.error(plain(job.error), icon=":material/error:")
+        st.error(plain(said(job.error)), icon=":material/error:")
     elif job is not None and job.state == "done":
         session().look = (form.model.key, job.result)
         _strip(job.result)
     elif read_before(form):
         _strip(session().look[1], earlier=True)
     else:
-        st.html(f'{STYLE}<div class="read"><p>Loading the model; the form can be filled in meanwhile.</p></div>')
+        st.html(
+            f'{STYLE}<div class="read"><p>{say("Loading the model; the form can be filled in meanwhile.")}</p></div>'
+        )
 
 
 def read_before(form: Form) -> bool:
@@ -146,7 +153,7 @@ def read_before(form: Form) -> bool:
 def _strip(look: FirstLook, earlier: bool = False) -> None:
     start, stop = look.span
     chips = "".join(
-        f'<span class="subject" title="subject">{markup(visible(token))}*</span>'
+        f'<span class="subject" title="{said("subject")}">{markup(visible(token))}*</span>'
         if start <= position < stop
         else f"<span>{markup(visible(token))}</span>"
         for position, token in enumerate(look.tokens)
@@ -154,16 +161,19 @@ def _strip(look: FirstLook, earlier: bool = False) -> None:
     )
     if look.lead:
         before = markup(visible("".join(look.tokens[: look.lead])))
-        chips = f'<span title="{before}">chat template: {look.lead} tokens</span>{chips}'
-    said, p = look.top[0]
-    sentence = (
-        f"The model says <b>{markup(said.strip())}</b> with probability <b>{probability(p)}</b>{_judged(look)}"
-        f" <small>{len(look.tokens)} tokens, * subject.</small>"
+        chips = f'<span title="{before}">{say("chat template: {n} tokens", n=look.lead)}</span>{chips}'
+    first, p = look.top[0]
+    sentence = say(
+        "The model says <b>{answer}</b> with probability <b>{p}</b>{judged} <small>{tokens} tokens, * subject.</small>",
+        answer=markup(first.strip()),
+        p=probability(p),
+        judged=_judged(look),
+        tokens=len(look.tokens),
     )
-    notes = "".join(f"<p><small>{markup(wording.sentence(note))}</small></p>" for note in look.notes)
+    notes = "".join(f"<p><small>{markup(said(wording.sentence(note)))}</small></p>" for note in look.notes)
     st.html(
         f'{STYLE}<div class="read {"earlier" if earlier else "now"}"><div class="tokens" role="group" '
-        f'aria-label="Tokens of the prompt">{chips}</div><p>{sentence}</p>{notes}</div>'
+        f'aria-label="{say("Tokens of the prompt")}">{chips}</div><p>{sentence}</p>{notes}</div>'
     )
     doubt = _doubt(look)
     if doubt:
@@ -173,8 +183,8 @@ def _strip(look: FirstLook, earlier: bool = False) -> None:
 def _judged(look: FirstLook) -> str:
     """Whether what the model says is true, if the true answer is given."""
     if look.own:
-        return ", its own answer; you gave no true answer."
-    return ": ✓ it knows this." if look.knows else "."
+        return say(", its own answer; you gave no true answer.")
+    return say(": ✓ it knows this.") if look.knows else "."
 
 
 def _doubt(look: FirstLook) -> str:
@@ -184,9 +194,18 @@ def _doubt(look: FirstLook) -> str:
         return ""
     p, answer = plain(probability(look.p_answer)), plain(look.answer)
     if look.own:
-        words = f"The model is not sure: its own answer, **{answer}**, gets only {p}."
+        words = say("The model is not sure: its own answer, **{answer}**, gets only {p}.", answer=answer, p=p)
     elif look.rank > 1:
-        words = f"The model does not know this: it gives the true answer, **{answer}**, {p} (rank {look.rank})."
+        words = say(
+            "The model does not know this: it gives the true answer, **{answer}**, {p} (rank {rank}).",
+            answer=answer,
+            p=p,
+            rank=look.rank,
+        )
     else:
-        words = f"The model hardly knows this: the true answer, **{answer}**, comes first but gets only {p}."
-    return f"{words} You can still run a trace, but it explains a guess."
+        words = say(
+            "The model hardly knows this: the true answer, **{answer}**, comes first but gets only {p}.",
+            answer=answer,
+            p=p,
+        )
+    return say("{words} You can still run a trace, but it explains a guess.", words=words)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
+from app.language.say import ENGLISH, current, later, said, say
 from app.session import state
 from app.shared.wording import visible
 from tracing.plots.colours import BELOW_ZERO, outline
@@ -34,7 +35,7 @@ OUTLINE = """<style>
 </style>"""
 
 
-MARKS = {"fade": "faded", "dots": "with a dot", "none": "like all others"}
+MARKS = {"fade": later("faded"), "dots": later("with a dot"), "none": later("like all others")}
 """Ways to show cells that are not significant, as a reader calls them."""
 
 
@@ -89,24 +90,44 @@ def legend(results: Sequence[TraceResult], two_sided: bool) -> str:
 
     main = results[0].own_words()
     sites = [SITE_NAMES[result.config.site].long for result in results]
-    what = sites[0] if len(sites) == 1 else "state, MLP or attention output"
+    what = said(sites[0]) if len(sites) == 1 else say("state, MLP or attention output")
     window = max(result.config.window for result in results)
-    layers = f" in {window} layers" if window > 1 else ""
-    words = [f"Colour: how far {measured(main)} comes back where the {what} of one token is restored{layers}"]
-    words += [f"{BELOW_ZERO}: {NEGATIVE[main.measure]}"] if two_sided else []
+    layers = say(" in {window} layers", window=window) if window > 1 else ""
+    words = [
+        say(
+            "Colour: how far {main} comes back where the {what} of one token is restored{layers}",
+            main=said(measured(main)),
+            what=what,
+            layers=layers,
+        )
+    ]
+    words += [f"{said(BELOW_ZERO)}: {said(NEGATIVE[main.measure])}"] if two_sided else []
     if any(result.uncertain().any() for result in results) and st.session_state.marks != "none":
-        mark = "faded" if st.session_state.marks == "fade" else "dot"
-        words.append(f"{mark}: not significant (95 % CI includes 0)")
-    return "; ".join([*words, "outline: the layer to edit"]) + "."
+        mark = say("faded") if st.session_state.marks == "fade" else say("dot")
+        words.append(say("{mark}: not significant (95 % CI includes 0)", mark=mark))
+    return say("; ").join([*words, say("outline: the layer to edit")]) + say(".")
 
 
 def description(result: TraceResult) -> str:
     """The map in one sentence, for those who cannot see it."""
-    largest, last, measure = result.largest(), result.last_subject(), result.measure.replace("_", " ")
-    at_last = "" if last is None else f" At the last subject token it is {last.effect:.2f}, at layer {last.layer}."
-    return (
-        f"Causal trace of {len(result.tokens)} tokens by {result.n_layers} layers. Before the last token the largest "
-        f"effect, {largest.effect:.2f} by {measure}, is at {visible(largest.token)}, layer {largest.layer}.{at_last}"
+    largest, last, measure = result.largest(), result.last_subject(), said(result.measure.replace("_", " "))
+    at_last = (
+        ""
+        if last is None
+        else say(
+            " At the last subject token it is {effect:.2f}, at layer {layer}.", effect=last.effect, layer=last.layer
+        )
+    )
+    return say(
+        "Causal trace of {tokens} tokens by {n_layers} layers. Before the last token the largest "
+        "effect, {effect:.2f} by {measure}, is at {token}, layer {layer}.{at_last}",
+        tokens=len(result.tokens),
+        n_layers=result.n_layers,
+        effect=largest.effect,
+        measure=measure,
+        token=visible(largest.token),
+        layer=largest.layer,
+        at_last=at_last,
     )
 
 
@@ -123,17 +144,23 @@ def table(key: str, result: TraceResult, zmax: float) -> None:
         hide_index=True,
         on_select=lambda: state.pick_from_table(name, result.subject_span),
         selection_mode="single-cell",
-        alt=f"Indirect effect by token and layer, {result.config.site}",
+        alt=say(
+            "Indirect effect by token and layer, {site}",
+            site=said(SITE_NAMES[result.config.site].long) if current() != ENGLISH else result.config.site,
+        ),
         height="content",
         column_config={
-            "token": st.column_config.TextColumn(width=92, pinned=True),
+            "token": st.column_config.TextColumn(said("token"), width=92, pinned=True),
             **{layer: st.column_config.NumberColumn(format="%.3f", width=52) for layer in layers},
         },
     )
-    unit = UNITS[result.measure]
+    unit = said(UNITS[result.measure])
     st.caption(
-        f"Mean indirect effect, in units of {unit}. Move with the arrow keys: the column sets the layer, a row of the "
-        "subject sets the token to edit at."
+        say(
+            "Mean indirect effect, in units of {unit}. Move with the arrow keys: the column sets the "
+            "layer, a row of the subject sets the token to edit at.",
+            unit=unit,
+        )
     )
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
+from app.language.say import later, said, say
 from app.server import cache
 from app.server.jobs import Job, Runner
 from app.server.pace import token_passes
@@ -26,15 +27,15 @@ if TYPE_CHECKING:
     from tracing import TraceResult
     from tracing.suggestion import Cell
 
-MAPS = {SITE_NAMES[site].code: SITE_NAMES[site].short for site in LAYER_SITES} | {"all": "All"}
+MAPS = {SITE_NAMES[site].code: SITE_NAMES[site].short for site in LAYER_SITES} | {"all": later("All")}
 """By their code in links."""
 MEASURE_NAMES: dict[str, str] = {
-    "probability": "Probability",
-    "log_probability": "Log-probability",
-    "logit_difference": "Logit difference",
-    "kl": "KL divergence",
-    "rank": "Rank",
-    "fraction_restored": "Fraction restored",
+    "probability": later("Probability"),
+    "log_probability": later("Log-probability"),
+    "logit_difference": later("Logit difference"),
+    "kl": later("KL divergence"),
+    "rank": later("Rank"),
+    "fraction_restored": later("Fraction restored"),
 }
 WEAK_TOTAL_EFFECT = 0.05
 
@@ -50,44 +51,67 @@ class Row:
 def controls(n_layers: int) -> tuple[dict[str, object], Row]:
     """Draw the heading row: the site and the settings; the rest of it is drawn by `draw`."""
     with st.container(horizontal=True, vertical_alignment="center", gap="xsmall"):
-        st.header("1 · Locate", anchor=False, width="content")
+        st.header(say("1 · Locate"), anchor=False, width="content")
         st.segmented_control(
-            "What is restored",
+            say("What is restored"),
             list(state.SITE_CODES),
             required=True,
-            format_func=MAPS.__getitem__,
+            format_func=lambda code: said(MAPS[code]),
             key="site",
             label_visibility="collapsed",
             **KEEP,
         )
         st.space("stretch")
         row = Row(st.container(width="content"), st.container(width="content"))
-        with st.popover("Settings", icon=":material/tune:"):
+        with st.popover(say("Settings"), icon=":material/tune:"):
             return {"site": st.session_state.site, **_settings(n_layers)}, row
 
 
 def _settings(n_layers: int) -> dict[str, object]:
     noise = st.number_input(
-        "Noise (× σ)", *state.NOISE_RANGE, step=0.5, key=state.key_of("noise"),
-        help="Added to the subject’s embeddings; σ is their standard deviation over many subjects. ROME uses 3.",
+        say("Noise (× σ)"),
+        *state.NOISE_RANGE,
+        step=0.5,
+        key=state.key_of("noise"),
+        help=say("Added to the subject’s embeddings; σ is their standard deviation over many subjects. ROME uses 3."),
         **KEEP,
-    )  # fmt: skip
+    )
     samples = st.number_input(
-        "Noise samples", *state.SAMPLES_RANGE, step=1, key=state.key_of("samples"),
-        help="Each cell is the mean over this many draws. More draws, narrower intervals.", **KEEP,
-    )  # fmt: skip
-    window = st.number_input(
-        "Window (layers)", 1, n_layers, step=1, key=state.key_of("window"),
-        help="MLP and attention outputs are restored in this many neighbouring layers at once; states one at a time.",
+        say("Noise samples"),
+        *state.SAMPLES_RANGE,
+        step=1,
+        key=state.key_of("samples"),
+        help=say("Each cell is the mean over this many draws. More draws, narrower intervals."),
         **KEEP,
-    )  # fmt: skip
+    )
+    window = st.number_input(
+        say("Window (layers)"),
+        1,
+        n_layers,
+        step=1,
+        key=state.key_of("window"),
+        help=say(
+            "MLP and attention outputs are restored in this many neighbouring layers at once; states one at a time."
+        ),
+        **KEEP,
+    )
     seed = st.number_input(
-        "Seed", *state.SEED_RANGE, step=1, key=state.key_of("seed"), help="The same seed draws the same noise.", **KEEP
+        say("Seed"),
+        *state.SEED_RANGE,
+        step=1,
+        key=state.key_of("seed"),
+        help=say("The same seed draws the same noise."),
+        **KEEP,
     )
     against = st.text_input(
-        "Other answer", "", state.ROOM, key="against", placeholder="none",
-        help="With another answer the trace also measures the difference of the two answers’ logits.", **BOUND,
-    )  # fmt: skip
+        say("Other answer"),
+        "",
+        state.ROOM,
+        key="against",
+        placeholder=say("none"),
+        help=say("With another answer the trace also measures the difference of the two answers’ logits."),
+        **BOUND,
+    )
     return {"noise": noise, "samples": samples, "window": window, "seed": seed, "against": against or ""}
 
 
@@ -110,9 +134,9 @@ def draw(form: Form, runner: Runner, trace: Job | None, row: Row) -> list[Waitin
     elif live:
         return [Waiting(trace, st.empty())]
     elif trace.state == "cancelled":
-        st.info("Cancelled. Nothing is shown of a trace that did not finish.", icon=":material/block:")
+        st.info(say("Cancelled. Nothing is shown of a trace that did not finish."), icon=":material/block:")
     elif trace.state == "failed":
-        st.error(plain(trace.error), icon=":material/error:")
+        st.error(plain(said(trace.error)), icon=":material/error:")
     else:
         with st.container(key="trace_results", gap="xsmall"):
             _results(form, trace, panel)
@@ -122,8 +146,10 @@ def draw(form: Form, runner: Runner, trace: Job | None, row: Row) -> list[Waitin
 def _before(form: Form) -> None:
     """What the map will show, and how long it will take."""
     st.info(
-        "Press **Run trace** (Ctrl + Enter): noise is added to the subject, then one state at a time is restored. "
-        "The map shows which states bring the answer back.",
+        say(
+            "Press **Run trace** (Ctrl + Enter): noise is added to the subject, then one state at a time is restored. "
+            "The map shows which states bring the answer back."
+        ),
         icon=":material/lightbulb:",
     )
     st.caption(_takes(form))
@@ -131,7 +157,7 @@ def _before(form: Form) -> None:
 
 def _takes(form: Form) -> str:
     expected = _expected(form)
-    return f"A trace takes {expected} on this computer." if expected else ""
+    return say("A trace takes {expected} on this computer.", expected=expected) if expected else ""
 
 
 def _expected(form: Form) -> str:
@@ -142,19 +168,19 @@ def _expected(form: Form) -> str:
     if form.problems or look is None or look[0] != form.model.key or pace is None:
         return ""
     worth = token_passes(len(look[1].tokens), look[1].span[0], form.model.n_layers, ask.samples, len(ask.sites))
-    return f"about {roughly(pace * worth)}"
+    return say("about {time}", time=roughly(pace * worth))
 
 
 def _run_button(form: Form, again: bool) -> None:
     stale = again and session().trace_ask != form.trace_ask()
     st.button(
-        "Run again" if stale else "Run trace",
+        say("Run again") if stale else say("Run trace"),
         key="run_trace",
         icon=":material/play_arrow:",
         type="secondary" if st.context.theme.type == "dark" else "primary",
         shortcut="Mod+Enter",
         disabled=bool(form.problems),
-        help="First correct the field named above." if form.problems else None,
+        help=say("First correct the field named above.") if form.problems else None,
         on_click=state.press,
         args=("run",),
     )
@@ -167,21 +193,23 @@ def _shown(results: tuple[TraceResult, ...]) -> tuple[tuple[TraceResult, ...], s
     """
     always = (results[0].measure, "fraction_restored")  # the latter is made of the probability
     taken = [name for name in MEASURE_NAMES if name in always or name in results[0].others]
-    with st.popover("View", icon=":material/visibility:"):
+    with st.popover(say("View"), icon=":material/visibility:"):
         measure = st.selectbox(
-            "Measure",
+            say("Measure"),
             taken,
-            format_func=MEASURE_NAMES.__getitem__,
+            format_func=lambda name: said(MEASURE_NAMES[name]),
             key="measure",
             persist_state="session",
-            help="What the map shows of the answer. All of them come from the same runs. For the logit difference "
-            "name the other answer in Settings.",
+            help=say(
+                "What the map shows of the answer. All of them come from the same runs. For the logit difference "
+                "name the other answer in Settings."
+            ),
         )
         st.radio(
-            "Cells whose 95 % interval includes 0",
+            say("Cells whose 95 % interval includes 0"),
             list(heat_map.MARKS),
             key="marks",
-            format_func=heat_map.MARKS.__getitem__,
+            format_func=lambda code: said(heat_map.MARKS[code]),
             persist_state="session",
         )
     try:
@@ -196,7 +224,7 @@ def _results(form: Form, trace: Job, panel: Any) -> None:
     numbers = st.container()
     # The tabs stand in one row with the choice of what they show.
     with st.container(key="trace_tabs"):
-        map_tab, table = st.tabs(["Heat map", "Table"])
+        map_tab, table = st.tabs([say("Heat map"), say("Table")])
         with st.container(key="trace_view", width="content"):
             shown, problem = _shown(located.results)
     with panel:
@@ -211,13 +239,13 @@ def _results(form: Form, trace: Job, panel: Any) -> None:
         for column, result in zip(st.columns(_widths(len(shown)), gap="xxsmall"), shown, strict=True):
             with column:
                 first = result is shown[0]
-                title = SITE_NAMES[result.config.site].short if len(shown) > 1 else ""
+                title = said(SITE_NAMES[result.config.site].short) if len(shown) > 1 else ""
                 heat_map.draw(trace.key, result, highest, two_sided=two_sided, title=title, labelled=first)
         st.caption(plain(heat_map.legend(shown, two_sided)))
     with table:
         for result in shown:
             if len(shown) > 1:
-                st.markdown(f"**{SITE_NAMES[result.config.site].short}**")
+                st.markdown(f"**{said(SITE_NAMES[result.config.site].short)}**")
             heat_map.table(trace.key, result, highest)
 
 
@@ -232,16 +260,19 @@ def _above(form: Form, located: Located, shown: tuple[TraceResult, ...], problem
     st.html(frame.STALE if stale else "<style></style>")
     if stale:
         st.warning(
-            f"The inputs have changed since this trace; the map below is for the old ones. {_takes(form)}",
+            say(
+                "The inputs have changed since this trace; the map below is for the old ones. {takes}",
+                takes=_takes(form),
+            ),
             icon=":material/history:",
         )
     if problem:
-        st.warning(plain(problem), icon=":material/report:")
+        st.warning(plain(said(problem)), icon=":material/report:")
     _summary(next(result for result in shown if result.config.site == located.main.config.site))
     _said(located)
     if 0 < located.main.total_effect < WEAK_TOTAL_EFFECT:
         st.warning(
-            "The noise hardly changes the answer, so there is little to restore: raise the noise in Settings.",
+            say("The noise hardly changes the answer, so there is little to restore: raise the noise in Settings."),
             icon=":material/volume_up:",
         )
 
@@ -249,35 +280,45 @@ def _above(form: Form, located: Located, shown: tuple[TraceResult, ...], problem
 def _summary(result: TraceResult) -> None:
     corrupted = float(result.corrupted.mean())
     plain_measure = result.measure == "probability"
-    number, name = (probability, "p") if plain_measure else (short, MEASURE_NAMES[result.measure])
-    answer = f"{name}({result.answer.strip()})" if plain_measure else f"{name} of {result.answer.strip()}"
+    number, name = (probability, "p") if plain_measure else (short, said(MEASURE_NAMES[result.measure]))
+    answer = (
+        f"{name}({result.answer.strip()})"
+        if plain_measure
+        else say("{name} of {answer}", name=name, answer=result.answer.strip())
+    )
     config = result.config
     style.line(
         [
             (
                 answer,
                 f"{number(float(result.clean))} → {number(corrupted)}",
-                f"with noise ({config.noise:g} σ, n = {config.samples})",
+                say("with noise ({noise:g} σ, n = {samples})", noise=config.noise, samples=config.samples),
             ),
-            ("total effect", short(result.total_effect), ""),
-            ("largest", *_cell(result.largest())),
+            (say("total effect"), short(result.total_effect), ""),
+            (say("largest"), *_cell(result.largest())),
         ]
     )
 
 
 def _cell(cell: Cell) -> tuple[str, str]:
     """An effect with its place and interval, as text."""
-    interval = "" if math.isnan(cell.low) else f" (95 % CI {short(cell.low)} to {short(cell.high)})"
-    return short(cell.effect), f"at {visible(cell.token)}, layer {cell.layer}{interval}"
+    interval = (
+        "" if math.isnan(cell.low) else say(" (95 % CI {low} to {high})", low=short(cell.low), high=short(cell.high))
+    )
+    return short(cell.effect), say(
+        "at {token}, layer {layer}{interval}", token=visible(cell.token), layer=cell.layer, interval=interval
+    )
 
 
 def _said(located: Located) -> None:
     """Draw the suggested layer and whether the map shows the early site, by the probability of the answer."""
     from tracing.suggestion import early_site
 
-    words = [located.suggestion().reason, early_site(located.main)]
+    words = [said(located.suggestion().reason), said(early_site(located.main))]
     st.caption(
         plain(" ".join(filter(None, words))),
-        help="The largest effect is taken over all positions before the last token, where a late state restores the "
-        "answer trivially. Its interval is corrected for the number of cells it is the largest of.",
+        help=say(
+            "The largest effect is taken over all positions before the last token, where a late state restores the "
+            "answer trivially. Its interval is corrected for the number of cells it is the largest of."
+        ),
     )

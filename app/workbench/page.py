@@ -4,6 +4,7 @@ from functools import partial
 
 import streamlit as st
 
+from app.language.say import later
 from app.server import cache, catalog
 from app.server.jobs import Job, Lane, Work
 from app.session import keep, runs, state
@@ -32,7 +33,7 @@ def edit_job(ask: EditAsk | FileAsk) -> Job:
     kept = cache.drawer().get(ask.key)
     if kept is not None and runner.get(ask.key) is None:
         return Job(ask.key, "", state="done", result=kept)
-    return job_for(ask.key, "Computing the edit", partial(work.edit, ask))
+    return job_for(ask.key, later("Computing the edit"), partial(work.edit, ask))
 
 
 offer = catalog.offer()
@@ -63,7 +64,7 @@ if painted:
     state.tell_refused()
 reading = None
 if painted and not form.problems:
-    reading = job_for(form.read_ask().key, "Reading the prompt", partial(work.read, form.read_ask()), "quick")
+    reading = job_for(form.read_ask().key, later("Reading the prompt"), partial(work.read, form.read_ask()), "quick")
 if state.pressed("run") and not form.problems:
     state.start_trace(form.trace_ask())
 if mine.run_on_load and not form.problems:
@@ -71,7 +72,7 @@ if mine.run_on_load and not form.problems:
     mine.trace_ask = form.trace_ask()
 trace = None
 if painted and mine.trace_ask:
-    trace = job_for(mine.trace_ask.key, "Tracing", partial(work.trace, mine.trace_ask))
+    trace = job_for(mine.trace_ask.key, later("Tracing"), partial(work.trace, mine.trace_ask))
 
 with below_fields:
     fact_bar.problems(form)
@@ -88,7 +89,7 @@ with below_controls:
 scores = None
 if mine.score_ask is not None:
     traced = trace.seconds if trace and trace.state == "done" else None
-    scores = job_for(mine.score_ask.key, "Scoring", partial(work.score, mine.score_ask, traced))
+    scores = job_for(mine.score_ask.key, later("Scoring"), partial(work.score, mine.score_ask, traced))
 with right, st.container(border=True, height="stretch", gap="xsmall"):
     waiting += evaluate.draw(runner, scores)
 with below:

@@ -7,39 +7,39 @@ from typing import Any
 
 import streamlit as st
 
+from app.language.say import later, said, say, setting_label
 from app.server import cache
 from app.session import state
 from app.shared.wording import plain, sentence
 
 GROUPS = {
-    "locate-then-edit": "Find the weights, then solve for the change",
-    "fine-tuning": "Train some weights",
-    "in-context": "Put words before the prompt",
-    "memory": "Keep the fact beside the model",
-    "meta-learning": "Ask an editor trained beforehand",
+    "locate-then-edit": later("Find the weights, then solve for the change"),
+    "fine-tuning": later("Train some weights"),
+    "in-context": later("Put words before the prompt"),
+    "memory": later("Keep the fact beside the model"),
+    "meta-learning": later("Ask an editor trained beforehand"),
 }
 """Families of methods, in plain words."""
 ADVICE = {
-    "r-rome": "one fact, one layer; begin here",
-    "rome": "as published in 2022; R-ROME is safer",
-    "memit": "many facts at once, over several layers",
-    "emmet": "many facts at once, in one layer",
-    "alphaedit": "one edit after another, others kept",
-    "kn": "switches single neurons; weak",
-    "ft": "plain baseline; disturbs much",
-    "ft-l": "baseline with a limit on the change",
-    "ft-m": "the strongest plain fine-tuning",
-    "lora": "low-rank training; disturbs much",
-    "ice": "no weights change; the fact is told",
-    "ike": "the fact is told, with examples",
-    "grace": "answers this prompt, little else",
-    "wise": "a side memory, for long sequences",
-    "ke": "needs an editor trained for the model",
-    "mend": "needs an editor trained for the model",
-    "serac": "needs a memory trained for the model",
+    "r-rome": later("one fact, one layer; begin here"),
+    "rome": later("as published in 2022; R-ROME is safer"),
+    "memit": later("many facts at once, over several layers"),
+    "emmet": later("many facts at once, in one layer"),
+    "alphaedit": later("one edit after another, others kept"),
+    "kn": later("switches single neurons; weak"),
+    "ft": later("plain baseline; disturbs much"),
+    "ft-l": later("baseline with a limit on the change"),
+    "ft-m": later("the strongest plain fine-tuning"),
+    "lora": later("low-rank training; disturbs much"),
+    "ice": later("no weights change; the fact is told"),
+    "ike": later("the fact is told, with examples"),
+    "grace": later("answers this prompt, little else"),
+    "wise": later("a side memory, for long sequences"),
+    "ke": later("needs an editor trained for the model"),
+    "mend": later("needs an editor trained for the model"),
+    "serac": later("needs a memory trained for the model"),
 }
 """One line on when to take a method; what each reaches is measured in docs/methods.md."""
-ACRONYMS = {"kl": "KL", "l2": "L2"}
 
 
 def method(n_layers: int) -> str:
@@ -52,11 +52,16 @@ def method(n_layers: int) -> str:
 
     return str(
         st.selectbox(
-            "Method", in_groups(), format_func=lambda name: f"{METHODS[name].title} · {_advice(name)}", key="method",
-            persist_state="session", on_change=state.follow_method, args=(own_layers(n_layers), n_layers - 1),
+            say("Method"),
+            in_groups(),
+            format_func=lambda name: f"{said(METHODS[name].title)} · {_advice(name)}",
+            key="method",
+            persist_state="session",
+            on_change=state.follow_method,
+            args=(own_layers(n_layers), n_layers - 1),
             help=_all_advice(),
         )
-    )  # fmt: skip
+    )
 
 
 def in_groups() -> list[str]:
@@ -70,7 +75,7 @@ def in_groups() -> list[str]:
 def _advice(name: str) -> str:
     from editing import METHODS
 
-    return ADVICE.get(name, METHODS[name].family)
+    return said(ADVICE.get(name, METHODS[name].family))
 
 
 def _all_advice() -> str:
@@ -81,8 +86,8 @@ def _all_advice() -> str:
     for name in in_groups():
         if METHODS[name].family != group:
             group = METHODS[name].family
-            lines.append(f"\n**{GROUPS.get(group, group)}**\n")
-        lines.append(f"- {METHODS[name].title}: {_advice(name)}")
+            lines.append(f"\n**{said(GROUPS.get(group, group))}**\n")
+        lines.append(f"- {said(METHODS[name].title)}: {_advice(name)}")
     return "\n".join(lines)
 
 
@@ -123,8 +128,16 @@ def config(method: str, layer: int) -> dict[str, Any]:
         corpus = _corpus(method)
         changed |= {"corpus": corpus} if corpus else {}
     n_changed = len(changed) - n_changed
-    words = f"{n_changed} changed from the defaults." if n_changed else "All at their defaults."
-    st.caption(words if "layer" in changed else f"{words} This method finds its layers itself; the slider is not used.")
+    words = (
+        say("{n_changed} changed from the defaults.", n_changed=n_changed)
+        if n_changed
+        else say("All at their defaults.")
+    )
+    st.caption(
+        words
+        if "layer" in changed
+        else say("{words} This method finds its layers itself; the slider is not used.", words=words)
+    )
     return changed
 
 
@@ -136,9 +149,8 @@ def _shown(knob: dataclasses.Field[Any]) -> bool:
 
 def _knob(method: str, knob: dataclasses.Field[Any]) -> Any:
     options = knob.metadata.get("choices")
-    label = " ".join(ACRONYMS.get(word, word) for word in knob.name.split("_"))
-    label = label[:1].upper() + label[1:]
-    keep: dict[str, Any] = {"key": f"{method}_{knob.name}", "help": str(knob.metadata["help"])}
+    label = said(setting_label(knob.name))
+    keep: dict[str, Any] = {"key": f"{method}_{knob.name}", "help": said(str(knob.metadata["help"]))}
     keep |= {"persist_state": "session"}
     if options:
         return st.selectbox(label, list(options), list(options).index(knob.default), **keep)
@@ -147,23 +159,25 @@ def _knob(method: str, knob: dataclasses.Field[Any]) -> Any:
     kind = int if knob.default is None else type(knob.default)  # none: a number of layers that depends on the model
     bounds = [None if (bound := knob.metadata.get(name)) is None else kind(bound) for name in ("min", "max")]
     step = 1 if kind is int else None
-    keep |= {"placeholder": "the usual one"}
+    keep |= {"placeholder": say("the usual one")}
     return st.number_input(label, *bounds, knob.default, step, format=None if kind is int else "%g", **keep)
 
 
 def _corpus(method: str) -> str:
     """Name of the uploaded text for the second moment; empty for the bundled corpus."""
     file = st.file_uploader(
-        "Text for the second moment",
+        say("Text for the second moment"),
         ["txt"],
         key=f"{method}_corpus",
-        help="Ordinary text whose keys the edit should not disturb: UTF-8, one document per line, at most 2 MB. "
-        "Without a file the bundled corpus is used.",
+        help=say(
+            "Ordinary text whose keys the edit should not disturb: UTF-8, one document per line, at most 2 MB. "
+            "Without a file the bundled corpus is used."
+        ),
     )
     if file is None:
         return ""
     try:
         return cache.uploads().keep_text(file.getvalue())
     except ValueError as error:
-        st.error(plain(sentence(error)), icon=":material/error:")
+        st.error(plain(said(sentence(error))), icon=":material/error:")
         return ""

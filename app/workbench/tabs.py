@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
+from app.language.say import in_every_language, later, said
 from app.server.jobs import Job, Runner
 from app.session.asks import EditAsk
 from app.session.form import Form
@@ -18,16 +19,28 @@ if TYPE_CHECKING:
     from metrics import EditReport
 
 NAMES = (
-    "Prompts", "Text before and after", "Probes", "Every layer", "What will it break?", "Difference", "Lens",
-    "Knockout", "Two prompts", "Edits and branches", "As code",
-)  # fmt: skip
+    later("Prompts"),
+    later("Text before and after"),
+    later("Probes"),
+    later("Every layer"),
+    later("What will it break?"),
+    later("Difference"),
+    later("Lens"),
+    later("Knockout"),
+    later("Two prompts"),
+    later("Edits and branches"),
+    later("As code"),
+)
 
 
 def draw(
     form: Form, runner: Runner, trace: Job | None, ask: EditAsk | None, edit: Job | None, scores: Job | None
 ) -> list[Waiting]:
     """Draw the tabs.  Those that look at the prompt again are drawn when they are open; the others hold fields."""
-    tabs = dict(zip(NAMES, st.tabs(NAMES, key="below", on_change="rerun"), strict=True))
+    opened = st.session_state.get("below")
+    if opened not in (None, *map(said, NAMES)):  # the language has changed since
+        st.session_state.below = next((said(name) for name in NAMES if opened in in_every_language(name)), None)
+    tabs = dict(zip(NAMES, st.tabs([said(name) for name in NAMES], key="below", on_change="rerun"), strict=True))
     report: EditReport | None = evaluate.report_of(scores)
     with tabs["Prompts"]:
         evaluate.prompts(report)

@@ -93,8 +93,8 @@ class Opener:
         self._contexts: list[BrowserContext] = []
         self._strangers: list[str] = []
 
-    def __call__(self, *, dark: bool = False, width: int = 1440, **params: str) -> Page:
-        """A page with these parameters in its link."""
+    def __call__(self, field: str = "Prompt", *, dark: bool = False, width: int = 1440, **params: str) -> Page:
+        """A page with these parameters in its link, once that field is there."""
         context = self._browser.new_context(
             viewport={"width": width, "height": 1500},
             accept_downloads=True,
@@ -106,7 +106,7 @@ class Opener:
         page.on("request", lambda request: self._watch(request.url))
         page.on("websocket", lambda socket: self._watch(socket.url))
         page.goto(f"{self._server.address}/?{urlencode(params)}" if params else self._server.address)
-        page.get_by_role("textbox", name="Prompt").wait_for()
+        page.get_by_role("textbox", name=field).first.wait_for()
         return page
 
     def _watch(self, url: str) -> None:

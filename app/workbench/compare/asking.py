@@ -8,6 +8,7 @@ from typing import Any
 
 import streamlit as st
 
+from app.language.say import said, say
 from app.server.jobs import Runner
 from app.session import state
 from app.session.asks import Ask
@@ -39,20 +40,20 @@ def draw(
         cancel(runner, job, f"cancel_{kind}")
         return None, [Waiting(job, st.empty())]
     st.button(
-        button,
+        said(button),
         key=f"start_{kind}",
         icon=":material/play_arrow:",
         disabled=bool(why_not),
-        help=why_not or None,
+        help=said(why_not) or None,
         on_click=state.press,
         args=(kind,),
     )
     if job is None:
         return None, []
     if job.state == "failed":
-        st.error(plain(job.error), icon=":material/error:")
+        st.error(plain(said(job.error)), icon=":material/error:")
     elif job.state == "cancelled":
-        st.info("Cancelled. Nothing is shown of what did not finish.", icon=":material/block:")
+        st.info(say("Cancelled. Nothing is shown of what did not finish."), icon=":material/block:")
     elif last != ask:
-        st.warning("The inputs have changed since this was computed.", icon=":material/history:")
+        st.warning(say("The inputs have changed since this was computed."), icon=":material/history:")
     return job.result if job.state == "done" else None, []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
+from app.language.say import later, said, say
 from app.server.jobs import Runner
 from app.session.asks import BreakAsk, EditAsk
 from app.session.form import Form
@@ -16,19 +17,28 @@ from app.workbench.compare import asking, work
 def draw(form: Form, runner: Runner, ask: EditAsk | None) -> list[Waiting]:
     """Draw the tab."""
     st.caption(
-        "Before the edit is applied: the neighbours and stored facts that it will move most, foretold from keys alone "
-        "(how far the change of the weight answers to their keys, docs/editing.md). Once the edit is active, the table "
-        "also shows how far each was really moved."
+        say(
+            "Before the edit is applied: the neighbours and stored facts that it will move "
+            "most, foretold from keys alone "
+            "(how far the change of the weight answers to their keys, docs/editing.md). Once "
+            "the edit is active, the table "
+            "also shows how far each was really moved."
+        )
     )
     if ask is None:
-        st.caption("Run a trace first; then the method can be chosen.")
+        st.caption(say("Run a trace first; then the method can be chosen."))
         return []
-    why = "First correct the field named above." if form.problems or form.edit_problem else ""
+    why = later("First correct the field named above.") if form.problems or form.edit_problem else ""
     made = session().edit_ask
     if isinstance(made, EditAsk) and made.key in ledger.active() and _same_edit(made, ask):
         ask = made  # the edits that were active when it was computed are still those it belongs to
     moved, waiting = asking.draw(
-        runner, BreakAsk(ask), work.breaks, button="Foretell", label="Foretelling what the edit will break", why_not=why
+        runner,
+        BreakAsk(ask),
+        work.breaks,
+        button=later("Foretell"),
+        label=later("Foretelling what the edit will break"),
+        why_not=why,
     )
     last = session().asked.get(BreakAsk.kind)
     if moved is not None and isinstance(last, BreakAsk):
@@ -38,8 +48,13 @@ def draw(form: Form, runner: Runner, ask: EditAsk | None) -> list[Waiting]:
 
 def _same_edit(one: EditAsk, other: EditAsk) -> bool:
     return (one.prompt, one.subject, one.answer, one.new, one.method, one.config) == (
-        other.prompt, other.subject, other.answer, other.new, other.method, other.config,
-    )  # fmt: skip
+        other.prompt,
+        other.subject,
+        other.answer,
+        other.new,
+        other.method,
+        other.config,
+    )
 
 
 def _show(moved: tuple[work.Moved, ...], *, measured: bool) -> None:
@@ -54,14 +69,18 @@ def _show(moved: tuple[work.Moved, ...], *, measured: bool) -> None:
         pd.DataFrame(rows),
         hide_index=True,
         key="breaks_table",
-        alt="Prompts that the edit will move most",
+        alt=say("Prompts that the edit will move most"),
         column_config={
-            "prompt": st.column_config.TextColumn(width="large"),
-            "foretold": st.column_config.TextColumn(help="Without a unit: only the order of prompts means something."),
+            "rank": said("rank"),
+            "prompt": st.column_config.TextColumn(said("prompt"), width="large"),
+            "foretold": st.column_config.TextColumn(
+                say("foretold"), help=say("Without a unit: only the order of prompts means something.")
+            ),
             "measured, nats": st.column_config.TextColumn(
-                help="KL divergence of the next token, without and with the edit; 0 is unchanged."
+                say("measured, nats"),
+                help=say("KL divergence of the next token, without and with the edit; 0 is unchanged."),
             ),
         },
     )
     if not measured:
-        st.caption("Apply the edit to see how far each was really moved.")
+        st.caption(say("Apply the edit to see how far each was really moved."))

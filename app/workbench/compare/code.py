@@ -5,6 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from app import as_code
+from app.language.say import said, say
 from app.session.session import session
 from app.shared.waiting import Waiting
 from app.shared.wording import plain, sentence
@@ -16,13 +17,13 @@ def draw() -> list[Waiting]:
     mine = session()
     edits = [mine.edits_made[key] for key in ledger.active() if key in mine.edits_made]
     if len(edits) < len(ledger.active()):
-        st.caption("Some active edits were not computed in this session; they are left out of the script.")
+        st.caption(say("Some active edits were not computed in this session; they are left out of the script."))
     probes = mine.score_ask.probes if mine.score_ask is not None and edits else None
     try:
         text = as_code.script(mine.trace_ask, edits, probes)
     except ValueError as error:
-        st.caption(plain(sentence(error)))
+        st.caption(plain(said(sentence(error))))
         return []
-    st.caption("This script gives the same map, edits and scores without the page.")
+    st.caption(say("This script gives the same map, edits and scores without the page."))
     st.code(text, language="python")
     return []

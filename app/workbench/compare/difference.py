@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
+from app.language.say import later, said, say
 from app.server.jobs import Job, Runner
 from app.session.asks import DifferenceAsk, TraceAsk
 from app.session.form import Form
@@ -21,26 +22,40 @@ from tracing.sites import SITE_NAMES
 if TYPE_CHECKING:
     from tracing import TraceResult
 
-ABOUT = {"own": "what each model says", "true": "the true answer", "new": "the new answer"}
+WITHOUT = later("Without the edits the largest effect, {effect}, is at {token}, layer {layer}")
+WITH = later("with the edits the largest effect, {effect}, is at {token}, layer {layer}")
+ABOUT = {"own": later("what each model says"), "true": later("the true answer"), "new": later("the new answer")}
 
 
 def draw(form: Form, runner: Runner, trace: Job | None) -> list[Waiting]:
     """Draw the tab."""
     st.caption(
-        "Where did the fact go? The trace of the map above is run on the unedited and on the edited model, with the "
-        "same noise, and subtracted."
+        say(
+            "Where did the fact go? The trace of the map above is run on the unedited and on "
+            "the edited model, with the "
+            "same noise, and subtracted."
+        )
     )
     about = st.segmented_control(
-        "Traced is", list(ABOUT), format_func=ABOUT.__getitem__, key="difference_about", default="own", required=True,
+        say("Traced is"),
+        list(ABOUT),
+        format_func=lambda code: said(ABOUT[code]),
+        key="difference_about",
+        default="own",
+        required=True,
         persist_state="session",
-    )  # fmt: skip
+    )
     traced: TraceAsk = session().trace_ask or form.trace_ask()
     ask = DifferenceAsk(traced, form.new.strip(), ledger.active(), str(about))
-    why = "" if ledger.active() else "Apply an edit first."
+    why = "" if ledger.active() else later("Apply an edit first.")
     found, waiting = asking.draw(
-        runner, ask, work.difference, button="Trace both models", label="Tracing both models",
-        why_not=why if trace is not None and trace.state == "done" else "Run a trace and apply an edit first.",
-    )  # fmt: skip
+        runner,
+        ask,
+        work.difference,
+        button=later("Trace both models"),
+        label=later("Tracing both models"),
+        why_not=why if trace is not None and trace.state == "done" else later("Run a trace and apply an edit first."),
+    )
     if found is not None:
         for before, after in zip(found.before, found.after, strict=True):
             _show(before, after, several=len(found.before) > 1)
@@ -56,11 +71,15 @@ def _show(before: TraceResult, after: TraceResult, *, several: bool) -> None:
     try:
         comparable(before, after)
     except ValueError as error:
-        st.warning(plain(sentence(error)), icon=":material/block:")
+        st.warning(plain(said(sentence(error))), icon=":material/block:")
         return
     change, uncertain = difference(before, after)
     names = token_labels(before)
-    titles = (f"before: p({before.answer.strip()})", f"after: p({after.answer.strip()})", "after − before")
+    titles = (
+        say("before: p({answer})", answer=before.answer.strip()),
+        say("after: p({answer})", answer=after.answer.strip()),
+        say("after − before"),
+    )
     grids = (
         (before.indirect_effect, before.uncertain()),
         (after.indirect_effect, after.uncertain()),
@@ -69,19 +88,28 @@ def _show(before: TraceResult, after: TraceResult, *, several: bool) -> None:
     figures = effect_maps(
         [
             EffectMap(
-                names if index == 0 else [""] * len(names), grid.tolist(), _hover(names, grid), before.config.site,
-                title, marked,
+                names if index == 0 else [""] * len(names),
+                grid.tolist(),
+                _hover(names, grid),
+                before.config.site,
+                title,
+                marked,
             )
             for index, (title, (grid, marked)) in enumerate(zip(titles, grids, strict=True))
         ],
         dark=st.context.theme.type == "dark",
-    )  # fmt: skip
+    )
     site = before.config.site
     if several:
-        st.markdown(f"**{SITE_NAMES[site].short}**")
+        st.markdown(f"**{said(SITE_NAMES[site].short)}**")
     for column, figure, title in zip(st.columns([1.25, 1, 1], gap="xxsmall"), figures, titles, strict=True):
         with column:
-            st.plotly_chart(figure, key=f"difference_{site}_{title}", config=PLAIN, alt=f"Indirect effects {title}")
+            st.plotly_chart(
+                figure,
+                key=f"difference_{site}_{titles.index(title)}",
+                config=PLAIN,
+                alt=say("Indirect effects {title}", title=title),
+            )
     st.caption(plain(told(before, after)))
     if not several:
         export.difference_buttons(before, after)
@@ -89,7 +117,10 @@ def _show(before: TraceResult, after: TraceResult, *, several: bool) -> None:
 
 def _hover(names: list[str], grid: object) -> list[list[str]]:
     return [
-        [f"{name}, layer {layer}: {short(float(value))}" for layer, value in enumerate(row)]
+        [
+            say("{name}, layer {layer}: {value}", name=name, layer=layer, value=short(float(value)))
+            for layer, value in enumerate(row)
+        ]
         for name, row in zip(names, grid, strict=True)  # type: ignore[call-overload]
     ]
 
@@ -97,7 +128,7 @@ def _hover(names: list[str], grid: object) -> list[list[str]]:
 def told(before: TraceResult, after: TraceResult) -> str:
     """Both maps in a sentence: where each is strongest before the last token."""
     words = [
-        f"{name} the edits the largest effect, {short(cell.effect)}, is at {visible(cell.token)}, layer {cell.layer}"
-        for name, cell in (("Without", before.largest()), ("with", after.largest()))
+        name.format(effect=short(cell.effect), token=visible(cell.token), layer=cell.layer)
+        for name, cell in ((say(WITHOUT), before.largest()), (say(WITH), after.largest()))
     ]
-    return "; ".join(words) + "."
+    return say("; ").join(words) + say(".")

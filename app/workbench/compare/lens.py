@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
+from app.language.say import later, said, say
 from app.server.jobs import Runner
 from app.session.asks import LensAsk
 from app.session.form import Form
@@ -23,8 +24,10 @@ PLAIN = {"displayModeBar": False, "doubleClick": False}
 def draw(form: Form, runner: Runner) -> list[Waiting]:
     """Draw the tab."""
     st.caption(
-        "The logit lens reads the state of every layer through the model’s own last norm and head (nostalgebraist "
-        "2020): what the model would say if it stopped there. Lines show the last token of the prompt."
+        say(
+            "The logit lens reads the state of every layer through the model’s own last norm and head (nostalgebraist "
+            "2020): what the model would say if it stopped there. Lines show the last token of the prompt."
+        )
     )
     ask = LensAsk(
         form.model.key,
@@ -36,8 +39,8 @@ def draw(form: Form, runner: Runner) -> list[Waiting]:
         form.occurrence,
     )
     results, waiting = asking.draw(
-        runner, ask, work.lens, button="Read every layer", label="Reading every layer",
-        why_not="First correct the field named above." if form.problems else "",
+        runner, ask, work.lens, button=later("Read every layer"), label=later("Reading every layer"),
+        why_not=later("First correct the field named above.") if form.problems else "",
     )  # fmt: skip
     if results:
         _show(results)
@@ -51,21 +54,27 @@ def _show(results: tuple[LensResult, ...]) -> None:
     dark = st.context.theme.type == "dark"
     st.plotly_chart(lens_lines(results, dark=dark), key="lens_lines", config=PLAIN, alt=told(results))
     st.caption(told(results))
-    with st.expander("Every token"):
-        for name, result in zip(("Without the edits", "With the edits"), results, strict=False):
-            st.markdown(f"**{name if len(results) > 1 else 'First choice of every state'}**")
+    with st.expander(say("Every token")):
+        for name, result in zip((later("Without the edits"), later("With the edits")), results, strict=False):
+            st.markdown(f"**{said(name if len(results) > 1 else later('First choice of every state'))}**")
             figure = lens_chart(result)
             figure.update_layout(title=None, height=90 + 28 * len(result.tokens))
-            st.plotly_chart(figure, key=f"lens_{name}", config=PLAIN, alt=f"Logit lens of every token. {name}.")
+            st.plotly_chart(
+                figure, key=f"lens_{name}", config=PLAIN, alt=say("Logit lens of every token. {name}.", name=said(name))
+            )
 
 
 def told(results: tuple[LensResult, ...]) -> str:
     """The lines in words: from which layer on each answer comes first at the last token."""
     words = []
-    for name, result in zip(("without the edits", "with them"), results, strict=False):
+    for name, result in zip((say("without the edits"), say("with them")), results, strict=False):
         for index, word in enumerate(result.words):
             rank = result.rank[index, -1]
             first = next((layer for layer in range(len(rank)) if (rank[layer:] == 1).all()), None)
-            where = "does not come first at the end" if first is None else f"comes first from layer {first} on"
+            where = (
+                say("does not come first at the end")
+                if first is None
+                else say("comes first from layer {first} on", first=first)
+            )
             words.append(f"{word} {where}" + (f" {name}" if len(results) > 1 else ""))
-    return "; ".join(words) + "."
+    return say("; ").join(words) + say(".")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import plotly.graph_objects as go
 
+from app.language.say import said, say
 from app.shared.plots import LINES
 from tracing.plots import colours
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 def lens_lines(results: Sequence[LensResult], *, dark: bool) -> go.Figure:
     """Probability of each followed word at the last token by layer; with edits a second, dotted line of its colour."""
     figure = go.Figure()
-    for result, dash, name in zip(results, ("solid", "dot"), ("", ", edited"), strict=False):
+    for result, dash, name in zip(results, ("solid", "dot"), ("", say(", edited")), strict=False):
         for index, (word, (colour, _, symbol)) in enumerate(zip(result.words, LINES, strict=False)):
             shown = f"p({html.escape(word)}){name}"
             figure.add_scatter(
@@ -28,10 +29,10 @@ def lens_lines(results: Sequence[LensResult], *, dark: bool) -> go.Figure:
                 mode="lines+markers",
                 line={"color": colour, "dash": dash, "width": 2},
                 marker={"symbol": symbol, "size": 7},
-                hovertemplate=f"layer %{{x}}<br>{shown} %{{y:.3f}}<extra></extra>",
+                hovertemplate=say("layer %{{x}}<br>{shown} %{{y:.3f}}<extra></extra>", shown=shown),
             )
     figure.update_yaxes(range=[-0.02, 1.02])
-    return _by_layer(figure, "Layer", "Probability read by the lens", dark)
+    return _by_layer(figure, say("Layer"), say("Probability read by the lens"), dark)
 
 
 def knockout_lines(result: KnockoutResult, read: Mapping[str, str], *, dark: bool) -> go.Figure:
@@ -42,17 +43,18 @@ def knockout_lines(result: KnockoutResult, read: Mapping[str, str], *, dark: boo
     """
     figure = go.Figure()
     for name, change, (colour, dash, symbol) in zip(result.edges, result.change, LINES, strict=False):
-        shown = f"not reading {read.get(name.rpartition(' ')[2], name)}"
+        what = said(read.get(name.rpartition(" ")[2], name))
+        shown = say("not reading {what}", what=what)
         figure.add_scatter(
             y=100 * change,
             name=html.escape(shown),
             mode="lines+markers",
             line={"color": colour, "dash": dash, "width": 2},
             marker={"symbol": symbol, "size": 7},
-            hovertemplate=f"layer %{{x}}<br>{html.escape(shown)}: %{{y:.1f}} %<extra></extra>",
+            hovertemplate=say("layer %{{x}}<br>{shown}: %{{y:.1f}} %<extra></extra>", shown=html.escape(shown)),
         )
-    title = "Layer" if result.window == 1 else f"Layer (centre of {result.window} layers)"
-    return _by_layer(figure, title, f"Change of p({html.escape(result.answer)}), %", dark)
+    title = say("Layer") if result.window == 1 else say("Layer (centre of {window} layers)", window=result.window)
+    return _by_layer(figure, title, say("Change of p({answer}), %", answer=html.escape(result.answer)), dark)
 
 
 def _by_layer(figure: go.Figure, x_title: str, y_title: str, dark: bool) -> go.Figure:

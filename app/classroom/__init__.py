@@ -1,0 +1,1 @@
+"""Class mode: one file says what a class may use, and a page shows the link as a QR code."""
