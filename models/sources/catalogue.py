@@ -13,6 +13,7 @@ from typing import Literal
 
 from facts.watch import UNWATCHED, Watch
 from models.published import PUBLISHED
+from models.reference import glass_box
 from models.sources import hub
 from models.sources.cache import cache_folder
 from models.sources.gguf.files import folder_bytes, remove_converted
@@ -23,6 +24,8 @@ from models.sources.store import check_room, convert_into, is_kept, only_writer
 __all__ = ["ENTRIES", "Entry", "entry_named", "fetch", "folder_of", "is_fetched", "remove"]
 
 REFERENCE_FOLDER = Path(__file__).parents[1] / "reference" / "weights"
+GLASS_BOX = "glass-box-1"
+"""Folder of the glass box in the cache, written when it is first loaded; another number for other weights."""
 BYTES_PER_WEIGHT = {"float32": 4, "bfloat16": 2, "float16": 2, "8bit": 1, "4bit": 0.5}
 _OVERHEAD = 1.25  # activations, a second copy of the largest matrices while they are read
 _LIBRARIES_BYTES = 1_200_000_000  # a process with its libraries, and the logits of a large vocabulary
@@ -141,6 +144,7 @@ ENTRIES: dict[str, Entry] = {
     entry.name: entry
     for entry in (
         Entry("reference", "Bundled model", "gpt_neo", 12, 256, 10_729_984, "MIT", "", "bundled", stored_bytes=4),
+        Entry(glass_box.NAME, "Glass box, set by hand", "gpt2", 6, 88, 268_384, "MIT", "", "bundled", stored_bytes=4),
         Entry(
             "smollm2-135m",
             "SmolLM2 135M Instruct",
@@ -216,6 +220,9 @@ def folder_of(name: str) -> Path:
         FileNotFoundError: if it was not fetched.
     """
     folder = _place(entry_named(name))
+    if name == glass_box.NAME and folder is not None:
+        with only_writer(folder):
+            return folder if (folder / glass_box.WEIGHTS).is_file() else glass_box.build(folder)
     if folder is None:
         raise FileNotFoundError(f"the model {name!r} has not been fetched; run `python -m models get {name}`")
     return folder
@@ -305,6 +312,8 @@ def remove(name: str) -> int:
 
 def _place(entry: Entry) -> Path | None:
     """Where a model lies that needs no fetching, or None."""
+    if entry.name == glass_box.NAME:
+        return cache_folder() / "models" / GLASS_BOX
     if entry.source == "bundled":
         return REFERENCE_FOLDER
     if entry.source == "hub":

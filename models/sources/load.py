@@ -73,6 +73,8 @@ def _folder_of(name: str | Path) -> tuple[Path, str]:
         if not REFERENCE_FOLDER.is_dir():
             raise FileNotFoundError("the reference model's weights are missing; run `python -m models.reference.train`")
         return REFERENCE_FOLDER, "restore it with `git checkout`"
+    if text in ENTRIES and ENTRIES[text].source == "bundled":
+        return folder_of(text), ""
     if text in ENTRIES and ENTRIES[text].source == "index":
         return folder_of(text), f"run `python -m models get {text}` again"
     if is_gguf(text) and "\0" not in text:

@@ -69,7 +69,7 @@ def test_what_cannot_be_used_is_named_with_the_reason_and_the_rest_works(
         folder(tmp_path / name, config)
     monkeypatch.setenv("ENGRAM_MODELS", f"{entry.format(root=tmp_path)},mine={good}")
     found = offer()
-    assert list(found.models) == ["reference", "mine"]
+    assert list(found.models) == ["reference", "glass-box", "mine"]
     about = "" if reason.startswith("ENGRAM") else "the model 'x' of ENGRAM_MODELS cannot be used: "
     assert found.unusable == (about + reason,)
 
@@ -85,7 +85,7 @@ def test_models_of_the_hubs_cache_are_offered(monkeypatch: pytest.MonkeyPatch, t
         folder(place / "snapshots" / ("0" * 40), config % kind)
     (tmp_path / "models--half--done").mkdir()
     found = offer()
-    assert list(found.models) == ["reference", "some/writer"]
+    assert list(found.models) == ["reference", "glass-box", "some/writer"]
     assert (found.models["some/writer"].n_layers, found.unusable) == (7, ())
 
 
