@@ -36,6 +36,7 @@ start()
 st.logo(f"{ROOT}/app/icon.svg", size="medium")
 pages = {
     "workbench": st.Page("workbench/page.py", title=say("Workbench"), icon=":material/biotech:", default=True),
+    "lessons": st.Page("lessons/page.py", title=say("Lessons"), url_path="lessons", icon=":material/menu_book:"),
     "runs": st.Page("runs/page.py", title=say("Runs"), url_path="runs", icon=":material/table_view:"),
     "batch": st.Page("batch/page.py", title=say("Batch"), url_path="batch", icon=":material/dataset:"),
     "methods": st.Page("methods/page.py", title=say("Methods"), url_path="methods", icon=":material/functions:"),

@@ -94,7 +94,11 @@ def weights() -> dict[str, Array]:
         head[tokens.index(f" {city}"), at["copy"][index]] = LOGIT / SIGNAL
         head[tokens.index("."), at["token"][tokens.index(f" {city}")]] = NEXT_LOGIT
     head[tokens.index(END), at["token"][tokens.index(".")]] = NEXT_LOGIT
-    tensors = {"transformer.wte.weight": embedding, "transformer.wpe.weight": positions, "lm_head.weight": head}
+    tensors: dict[str, Array] = {
+        "transformer.wte.weight": embedding,
+        "transformer.wpe.weight": positions,
+        "lm_head.weight": head,
+    }
     scale = float(np.sqrt(((embedding[0] + positions[0]) ** 2).mean()))  # the same for every token
     for name in ("ln_f", *(f"h.{layer}.{norm}" for layer in range(N_LAYERS) for norm in ("ln_1", "ln_2"))):
         tensors[f"transformer.{name}.weight"] = np.full(d_model, scale, dtype=np.float32)
