@@ -1,0 +1,101 @@
+"""Pictures of every page, light, dark, Chinese and narrow: `python -m benchmarks.screenshots --out FOLDER`
+
+Starts the page on a free port, opens it in headless Chromium and writes a PNG for each page and look.  The Workbench is
+taken with a finished trace of `--model`; `docs/workbench.png` is its light one with SmolLM2 135M.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+from urllib.parse import urlencode
+
+from playwright.sync_api import Browser, sync_playwright
+
+PAGES = ("", "lessons", "runs", "batch", "methods")
+LOOKS: dict[str, tuple[int, int, str, str]] = {
+    "light": (1440, 900, "light", "en"),
+    "dark": (1440, 900, "dark", "en"),
+    "chinese": (1440, 900, "light", "zh"),
+    "narrow": (390, 844, "light", "en"),
+}
+"""Name -> width and height in pixels, colour scheme, language."""
+FACT = {"prompt": "The Eiffel Tower is located in the city of", "subject": "Eiffel Tower", "new": "Rome"}
+PATIENCE = 300_000
+"""Milliseconds for a trace."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Serve, take the pictures, stop."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.screenshots", description=(__doc__ or "").split("\n")[0]
+    )
+    parser.add_argument("--out", type=Path, default=Path("build/screenshots"), help="folder (default: %(default)s)")
+    parser.add_argument("--model", default="reference", help="of the Workbench (default: %(default)s)")
+    parser.add_argument("--pages", nargs="+", choices=["workbench", *PAGES[1:]], help="default: all")
+    parser.add_argument("--looks", nargs="+", choices=tuple(LOOKS), default=tuple(LOOKS))
+    options = parser.parse_args(argv)
+    options.out.mkdir(parents=True, exist_ok=True)
+    pages = [page for page in PAGES if not options.pages or (page or "workbench") in options.pages]
+    port = _free_port()
+    settings = {"STREAMLIT_SERVER_PORT": str(port), "STREAMLIT_SERVER_HEADLESS": "true"}
+    server = subprocess.Popen([sys.executable, "-m", "app"], env=os.environ | settings, stdout=subprocess.DEVNULL)
+    try:
+        _wait(f"http://127.0.0.1:{port}/_stcore/health")
+        with sync_playwright() as driver:
+            chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+            browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+            for look in options.looks:
+                for page in pages:
+                    path = options.out / f"{page or 'workbench'}-{look}.png"
+                    _take(browser, f"http://127.0.0.1:{port}", page, look, options.model, path)
+                    print(path)
+    finally:
+        server.terminate()
+        server.wait(60)
+    return 0
+
+
+def _take(browser: Browser, address: str, page: str, look: str, model: str, path: Path) -> None:
+    width, height, scheme, language = LOOKS[look]
+    size = {"width": width, "height": height}
+    context = browser.new_context(viewport=size, color_scheme=scheme, locale=language)  # type: ignore[arg-type]
+    tab = context.new_page()
+    fields = {"lang": language} | ({} if page else {**FACT, "model": model, "run": "1"})
+    tab.goto(f"{address}/{page}?{urlencode(fields)}")
+    if page:
+        tab.get_by_role("heading").first.wait_for(timeout=PATIENCE)
+    else:
+        tab.locator(".js-plotly-plot").first.wait_for(timeout=PATIENCE)
+    tab.locator("[data-testid=stStatusWidget]").wait_for(state="detached", timeout=PATIENCE)
+    tab.wait_for_timeout(1500)  # fonts and charts settle
+    tab.screenshot(path=path)
+    context.close()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _wait(address: str) -> None:
+    deadline = time.monotonic() + 180
+    while time.monotonic() < deadline:
+        try:
+            urllib.request.urlopen(address, timeout=5).close()
+            return
+        except OSError:
+            time.sleep(0.5)
+    raise TimeoutError(f"the page did not answer at {address}")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
