@@ -107,3 +107,9 @@ def test_the_switch_keeps_what_was_chosen(new_page: NewPage) -> None:  # check 2
     assert page.segmented_control(key="batch_what").value == "edit"
     assert page.number_input(key="batch_facts_edit").value == 7
     assert page.query_params["lang"] == "zh"
+
+
+def test_the_workbench_opens_in_chinese(new_page: NewPage) -> None:
+    page = new_page(lang="zh")
+    assert page.text_input(key="prompt").label == "提示"
+    assert "运行追踪" in [button.label for button in page.button]
