@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from models.calls import calling
 from models.views import plain
@@ -69,19 +70,8 @@ def greedy(
     running, shrinks = list(range(len(rows))), plain(module)
     with calling(torch.tensor(prompt_lengths, device=device)) as call:
         for step in range(max(steps, default=0)):
-            ends = torch.arange(done, width + step, device=device)[None]
-            positions = (ends - padding[:, None]).clamp_min(0)
-            mask = torch.arange(width + step, device=device)[None] >= padding[:, None] if padding.any() else None
-            output = module(
-                input_ids=step_ids,
-                position_ids=positions,
-                attention_mask=mask,
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=1,
-            )
-            cache, done, call.reads_prompt = output.past_key_values, width + step, False
-            chosen = output.logits[:, -1].float().argmax(dim=-1)
+            chosen, cache = _next_tokens(module, step_ids, padding, done, cache)
+            done, call.reads_prompt = width + step, False
             going: list[int] = []
             for index, token_id in enumerate(chosen.tolist()):
                 row = running[index]
@@ -99,6 +89,25 @@ def greedy(
                 chosen, padding, running = chosen[left], padding[left], [running[index] for index in going]
             step_ids = chosen[:, None]
     return made
+
+
+def _next_tokens(module: Any, ids: Tensor, padding: Tensor, done: int, cache: Any) -> tuple[Tensor, Any]:
+    """[row] the most probable token behind `ids` [row, new], of which `done` tokens are in the cache; and the cache.
+
+    `padding` [row] tokens stand on the left of each row.
+    """
+    length = done + ids.shape[1]
+    ends = torch.arange(done, length, device=ids.device)[None]
+    mask = torch.arange(length, device=ids.device)[None] >= padding[:, None] if padding.any() else None
+    output = module(
+        input_ids=ids,
+        position_ids=(ends - padding[:, None]).clamp_min(0),
+        attention_mask=mask,
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=1,
+    )
+    return output.logits[:, -1].float().argmax(dim=-1), output.past_key_values
 
 
 @dataclass(frozen=True)

@@ -62,6 +62,7 @@ def test_switching_keeps_the_values_and_the_map(new_page: NewPage) -> None:  # c
     button(page, "Run trace").click()
     expect(button(page, "Apply edit")).to_be_enabled(timeout=PATIENCE)
     settled(page)
+    page.wait_for_function(DRAWN, timeout=PATIENCE)
     before = grid(page)
     page.get_by_role("radio", name="中文").click()
     expect(button(page, "应用编辑")).to_be_enabled(timeout=PATIENCE)
