@@ -27,7 +27,9 @@ def suggest_layers(model: LanguageModel) -> tuple[int, ...]:
     known = PUBLISHED.get(_size(model))
     if known is not None:
         return known
-    speaking = [layer for layer in range(n) if bool(model.weight(model.architecture.key_weight_name(layer)).any())]
+    weights = [model.weight(model.architecture.key_weight_name(layer)) for layer in range(n)]
+    # weights that accelerate keeps elsewhere cannot be looked at; what edits them says so
+    speaking = [layer for layer, weight in enumerate(weights) if weight.is_meta or bool(weight.any())]
     if not speaking:
         raise ValueError(f"every MLP of {model.name} is silent: their down projections are zero; choose another model")
     chosen = tuple(layer for layer in usual_layers(n) if layer in speaking)
