@@ -74,7 +74,9 @@ def test_a_case_has_the_figures_of_an_evaluation() -> None:
     asked = replace(first, probes=(*first.probes, *more))
     (case,) = make_cases(MODEL, [asked])
     method = get_method("ft-m")
-    edit = method.compute(MODEL, [asked], make_config(method.config_type, {"layer": 2, "learning_rate": 0.05}))
+    edit = method.compute(
+        MODEL, [asked], make_config(method.config_type, {"layer": 2, "learning_rate": 0.05, "rate_unit": "absolute"})
+    )
     edited = apply_edits(MODEL, [edit])
     figures, report = case.figures(edited), evaluate(MODEL, edited, asked, distractors=())
     names = {
@@ -102,7 +104,7 @@ def test_the_no_op_changes_nothing() -> None:
 
 
 def test_an_edit_is_measured_and_a_refused_one_counts_as_failed() -> None:
-    line = measured(MODEL, "ft-m", {"layer": 2, "steps": 25, "learning_rate": 0.05}, CASES[0])
+    line = measured(MODEL, "ft-m", {"layer": 2, "steps": 25, "learning_rate": 0.05, "rate_unit": "absolute"}, CASES[0])
     assert line["reliability"] == 1.0
     assert line["parameters"] == 32 * 64
     assert line["seconds"] > 0
@@ -211,7 +213,7 @@ def test_other_facts_of_the_relation_are_asked_in_the_edits_words_and_in_others(
 
 
 def test_sequences_and_batches() -> None:
-    settings = {"layer": 2, "steps": 25, "learning_rate": 0.05}
+    settings = {"layer": 2, "steps": 25, "learning_rate": 0.05, "rate_unit": "absolute"}
     (one, three) = sequences.sequence(MODEL, "ft-m", settings, CASES, [1, 3])
     assert (one["edits"], one["immediate"], one["retention"]) == (1, 1.0, 1.0)
     assert three["edits"] == 3
