@@ -107,8 +107,9 @@ def test_a_batch_that_cannot_fit_is_refused_with_both_numbers(
     new_page: NewPage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     new_page()
+    model = cache.shelf().get("reference")  # which needs memory itself
     monkeypatch.setattr("experiments.memory.free_bytes", lambda device: 100 * 2**20)
-    found = prepared(ask(workers=2))
+    found = prepare(model, ask(workers=2))
     assert found.n_measured == 0  # nothing is run that would not fit
     assert "2 workers need about" in found.refusal
     assert "100 MB are free" in found.refusal
@@ -122,9 +123,10 @@ def test_a_batch_in_a_chat_is_run_in_a_chat(tmp_path: Path, monkeypatch: pytest.
     module.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     monkeypatch.setenv("ENGRAM_MODELS", f"mine={tmp_path}")
+    model = cache.shelf().get("mine|chat")
     monkeypatch.setattr("experiments.memory.free_bytes", lambda device: 0)  # no cell is timed here
     asked = BatchAsk("mine|chat", "atlas", "edit", facts=1, seed=0, workers=1, methods=("ft-m",), only_known=False)
-    found = prepare(cache.shelf().get("mine|chat"), asked)
+    found = prepare(model, asked)
     plan = found.plan("x")
     assert plan.about[LOADING] == {"chat": True}
     setup = Setup(plan.model, plan.dtype, plan.device, found.identity, (), **plan.about[LOADING])
