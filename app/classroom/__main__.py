@@ -11,6 +11,7 @@ import segno
 from app.__main__ import main as serve
 from app.classroom.settings import read_classroom
 from app.server.catalog import OFFERED, offer
+from facts.pipes import outlive_reader
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -34,4 +35,5 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    outlive_reader()
     raise SystemExit(main())

@@ -9,6 +9,7 @@ import argparse
 
 from app.language.catalogue import compiled, mo_file
 from app.language.extract import LANGUAGE, untranslated, update, words
+from facts.pipes import outlive_reader
 
 
 def main() -> int:
@@ -30,4 +31,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    outlive_reader()
     raise SystemExit(main())
