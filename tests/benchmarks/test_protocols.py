@@ -36,7 +36,7 @@ class Quick:
     def compute(self, model: LanguageModel, requests: Sequence[EditRequest], config: object) -> object:
         self.made.append(requests[0].fact.subject)
         method = METHODS["ft-m"]
-        settings = {"layer": 2, "steps": 25, "learning_rate": 0.05}
+        settings = {"layer": 2, "steps": 25, "learning_rate": 0.05, "rate_unit": "absolute"}
         return method.compute(model, requests, make_config(method.config_type, settings))
 
 

@@ -59,8 +59,10 @@ def test_trace_and_export(new_page: NewPage, tmp_path: Path) -> None:  # checks 
 
 def test_switching_keeps_the_values_and_the_map(new_page: NewPage) -> None:  # check 24
     page = new_page(seed="7", site="state", samples="2")
+    expect(button(page, "Run trace")).to_be_enabled(timeout=PATIENCE)
+    settled(page)
     button(page, "Run trace").click()
-    expect(button(page, "Apply edit")).to_be_enabled(timeout=PATIENCE)
+    expect(page.locator(MAP).first).to_be_visible(timeout=PATIENCE)
     settled(page)
     page.wait_for_function(DRAWN, timeout=PATIENCE)
     before = grid(page)
