@@ -89,7 +89,7 @@ class Gate:
             monitoring.SESSIONS.set(self._connected.total())
 
     async def _request(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["path"].startswith(INSIDE) and _address(scope) not in LOCAL:
+        if scope["path"].startswith(INSIDE) and not _from_here(scope):
             await PlainTextResponse("only for this computer", 403)(scope, receive, send)
         elif scope["path"] == "/" and self._full(_address(scope)):
             await PlainTextResponse(FULL, 503, {"Retry-After": "120"}, "text/html")(scope, receive, send)
@@ -114,6 +114,12 @@ def _with_cookie(scope: Scope, send: Send) -> Send:
 def _address(scope: MutableMapping[str, Any]) -> str:
     client = scope.get("client")
     return client[0] if client else ""
+
+
+def _from_here(scope: Scope) -> bool:
+    """Whether this computer asks, and not a proxy on it for somebody else."""
+    forwarded = any(name in Request(scope).headers for name in ("forwarded", "x-forwarded-for"))
+    return _address(scope) in LOCAL and not forwarded
 
 
 def _with_headers(send: Send) -> Send:

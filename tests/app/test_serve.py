@@ -114,8 +114,18 @@ def test_sessions_beyond_the_limit_are_refused_before_streamlit_sees_them(monkey
     assert client.get("/").text == "page"
 
 
-@pytest.mark.parametrize(("path", "status"), [("/metrics", 403), ("/_stcore/metrics", 403), ("/healthz", 200)])
-def test_numbers_are_for_this_computer_alone(path: str, status: int) -> None:
+@pytest.mark.parametrize(
+    ("path", "address", "forwarded", "status"),
+    [
+        ("/metrics", "10.0.0.9", "", 403),
+        ("/_stcore/metrics", "10.0.0.9", "", 403),
+        ("/healthz", "10.0.0.9", "", 200),
+        ("/metrics", "127.0.0.1", "", 200),
+        ("/metrics", "127.0.0.1", "10.0.0.9", 403),  # a proxy on this computer
+        ("/metrics", "127.0.0.1", "127.0.0.1", 403),  # which passes on what a visitor wrote
+    ],
+)
+def test_numbers_are_for_this_computer_alone(path: str, address: str, forwarded: str, status: int) -> None:
     answers = list[Message]()
 
     async def send(message: Message) -> None:
@@ -124,7 +134,8 @@ def test_numbers_are_for_this_computer_alone(path: str, status: int) -> None:
     async def receive() -> Message:
         return {"type": "http.request"}
 
-    scope = {"type": "http", "method": "GET", "path": path, "headers": [], "client": ("10.0.0.9", 4000)}
+    headers = [(b"x-forwarded-for", forwarded.encode())] if forwarded else []
+    scope = {"type": "http", "method": "GET", "path": path, "headers": headers, "client": (address, 4000)}
     asyncio.run(Gate(page)(scope, receive, send))
     assert answers[0]["status"] == status
 
