@@ -75,16 +75,21 @@ class LayerChoice:
         card = self.card
         whose = "" if self.source == "measured" else f" of {card.model}, a model of the same family and size"
         low, high = card.interval
-        how = f"score {card.score:.2f} (95 % interval {low:.2f} to {high:.2f})"
-        tied = ""
-        if not card.stands_out:
-            others = ", ".join(str(layer) for layer in card.tied if layer != card.layer)
-            tied = f"; none stands out, layers {others} do as well"
         better = ""
         if card.settings:
             values = ", ".join(f"{name}={value}" for name, value in card.settings.items())
             better = f"; {card.method} does better there with {values}"
-        return f"Layer {self.layer} was measured on {card.n} facts{whose}: {how}{tied}{better}."
+        # whole sentences, so that the page can translate them
+        if card.stands_out:
+            return (
+                f"Layer {self.layer} was measured on {card.n} facts{whose}: score {card.score:.2f} "
+                f"(95 % interval {low:.2f} to {high:.2f}){better}."
+            )
+        others = ", ".join(str(layer) for layer in card.tied if layer != card.layer)
+        return (
+            f"Layer {self.layer} was measured on {card.n} facts{whose}: score {card.score:.2f} "
+            f"(95 % interval {low:.2f} to {high:.2f}); none stands out, layers {others} do as well{better}."
+        )
 
 
 def layer_choice(

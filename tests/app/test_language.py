@@ -12,6 +12,7 @@ from streamlit.testing.v1 import AppTest
 from app.language import catalogue, say
 from app.language.catalogue import names_in, po_file
 from app.language.extract import SENTENCE, untranslated
+from models.cards import layer_choice
 
 NewPage = Callable[..., AppTest]
 
@@ -81,6 +82,15 @@ def test_a_finished_sentence_is_known_by_its_template(monkeypatch: pytest.Monkey
     in_chinese(monkeypatch)
     assert say.said("Noise 3.0 σ") == "噪声 3.0 σ"
     assert say.said("At most 40 files") == "At most 40 files", "what fits no template stays English"
+
+
+def test_where_a_layer_comes_from_is_all_chinese(monkeypatch: pytest.MonkeyPatch) -> None:
+    in_chinese(monkeypatch)
+    measured = layer_choice("llama", 30, 576, "of another model")
+    assert measured.card is not None
+    assert not measured.card.stands_out
+    for choice in (measured, layer_choice("gpt2", 7, 11), layer_choice("gpt2", 48, 1600)):
+        assert re.findall(r"[a-z]{3,}", say.said(choice.sentence).replace(measured.card.model, "")) == []
 
 
 def test_english_is_as_written() -> None:
