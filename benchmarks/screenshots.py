@@ -1,13 +1,15 @@
 """Pictures of every page, light, dark, Chinese and narrow: `python -m benchmarks.screenshots --out FOLDER`
 
 Starts the page on a free port, opens it in headless Chromium and writes a PNG for each page and look.  The Workbench is
-taken with a finished trace of `--model`; `docs/workbench.png` is its light one with SmolLM2 135M.
+taken with a finished trace of `--model`, and with `--edit` an edit and its metrics; `docs/workbench.png` is its light
+one with SmolLM2 135M and the edit.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -28,6 +30,8 @@ LOOKS: dict[str, tuple[int, int, str, str]] = {
 }
 """Name -> width and height in pixels, colour scheme, language."""
 FACT = {"prompt": "The Eiffel Tower is located in the city of", "subject": "Eiffel Tower", "new": "Rome"}
+APPLY, REPORT = re.compile("Apply edit|应用编辑"), re.compile("Report|报告")
+"""Buttons; the second is there once the metrics are."""
 PATIENCE = 300_000
 """Milliseconds for a trace."""
 
@@ -40,6 +44,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("build/screenshots"), help="folder (default: %(default)s)")
     parser.add_argument("--model", default="reference", help="of the Workbench (default: %(default)s)")
     parser.add_argument("--pages", nargs="+", choices=["workbench", *PAGES[1:]], help="default: all")
+    parser.add_argument("--edit", action="store_true", help="apply an edit on the Workbench")
     parser.add_argument("--looks", nargs="+", choices=tuple(LOOKS), default=tuple(LOOKS))
     options = parser.parse_args(argv)
     options.out.mkdir(parents=True, exist_ok=True)
@@ -55,7 +60,7 @@ def main(argv: list[str] | None = None) -> int:
             for look in options.looks:
                 for page in pages:
                     path = options.out / f"{page or 'workbench'}-{look}.png"
-                    _take(browser, f"http://127.0.0.1:{port}", page, look, options.model, path)
+                    _take(browser, f"http://127.0.0.1:{port}", page, look, options.model, path, edit=options.edit)
                     print(path)
     finally:
         server.terminate()
@@ -63,7 +68,7 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _take(browser: Browser, address: str, page: str, look: str, model: str, path: Path) -> None:
+def _take(browser: Browser, address: str, page: str, look: str, model: str, path: Path, *, edit: bool) -> None:
     width, height, scheme, language = LOOKS[look]
     size = {"width": width, "height": height}
     context = browser.new_context(viewport=size, color_scheme=scheme, locale=language)  # type: ignore[arg-type]
@@ -74,6 +79,9 @@ def _take(browser: Browser, address: str, page: str, look: str, model: str, path
         tab.get_by_role("heading").first.wait_for(timeout=PATIENCE)
     else:
         tab.locator(".js-plotly-plot").first.wait_for(timeout=PATIENCE)
+        if edit:
+            tab.get_by_role("button", name=APPLY).click(timeout=PATIENCE)
+            tab.get_by_role("button", name=REPORT).wait_for(timeout=PATIENCE)
     tab.locator("[data-testid=stStatusWidget]").wait_for(state="detached", timeout=PATIENCE)
     tab.wait_for_timeout(1500)  # fonts and charts settle
     tab.screenshot(path=path)

@@ -180,8 +180,9 @@ def suggestion(
     if elsewhere is None:
         return Suggestion(None, f"{reason} Take more samples or more noise, or compare every layer.", cell)
     token = token_label(elsewhere.token)
-    advice = f"Token {token} carries more, {elsewhere.effect:.3f} at layer {elsewhere.layer}: edit there, or compare"
-    return Suggestion(None, f"{reason} {advice} every layer.", cell, elsewhere)
+    carries = f"{elsewhere.effect:.3f} at layer {elsewhere.layer}"
+    advice = f"Token {token} carries more, {carries}: edit there, or compare every layer."
+    return Suggestion(None, f"{reason} {advice}", cell, elsewhere)
 
 
 def early_site(result: TraceEffects) -> str:

@@ -102,7 +102,8 @@ def _template(text: str, translation: str) -> Template:
     seen: set[str] = set()
     pattern = literals[0]
     for name, literal in zip(names, literals[1:], strict=True):
-        any_text = ".*?" if literal or name == names[-1] else r"\S*"  # where two values meet, the first ends at a space
+        # where two values meet, the first is words in brackets or ends at a space
+        any_text = ".*?" if literal or name == names[-1] else r"(?: \([^()]*\)|\S*)"
         pattern += (f"(?P={name})" if name in seen else f"(?P<{name}>{any_text})") + literal
         seen.add(name)
     longest = max((part[1:] if part is parts[0] else part for part in parts), key=len)

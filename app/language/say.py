@@ -8,6 +8,7 @@ thread belongs to no session and speaks English, so workers return data and the 
 from __future__ import annotations
 
 import os
+import re
 from functools import lru_cache
 
 import streamlit as st
@@ -69,6 +70,10 @@ def said(sentence: str) -> str:
     return sentence if language == ENGLISH or not sentence else _said(sentence, language)
 
 
+_BETWEEN = re.compile(r"(?<=\.) (?=[A-Z])")
+"""Where one sentence ends and another begins."""
+
+
 @lru_cache(maxsize=4096)
 def _said(sentence: str, language: str) -> str:
     known = translations(language)
@@ -77,6 +82,11 @@ def _said(sentence: str, language: str) -> str:
             words = known.gettext(shorter)
             if words != shorter:
                 return words.removesuffix(stop) + stop
+    several = _BETWEEN.split(sentence)
+    if len(several) > 1:
+        each = [_said(one, language) for one in several]
+        if all(words != one for words, one in zip(each, several, strict=True)):
+            return "".join(each)
     for template in templates(language):
         match = template.pattern.fullmatch(sentence) if template.literal in sentence else None
         if match:

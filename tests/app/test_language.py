@@ -84,6 +84,16 @@ def test_a_finished_sentence_is_known_by_its_template(monkeypatch: pytest.Monkey
     assert say.said("At most 40 files") == "At most 40 files", "what fits no template stays English"
 
 
+def test_sentences_and_values_that_meet_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    in_chinese(monkeypatch)
+    first = "At ␣Tower no layer stands out: the largest effect is 0.006 at layer 16"
+    interval = " (95 % CI -0.004 to 0.016, corrected for 30 cells)"
+    second = "Token iffel carries more, 0.543 at layer 3: edit there, or compare every layer."
+    spoken = say.said(f"{first}{interval}. {second}")
+    assert spoken == say.said(f"{first}{interval}.") + say.said(second)
+    assert re.findall(r"[a-z]{3,}", spoken.replace("iffel", "").replace("Tower", "")) == []
+
+
 def test_where_a_layer_comes_from_is_all_chinese(monkeypatch: pytest.MonkeyPatch) -> None:
     in_chinese(monkeypatch)
     measured = layer_choice("llama", 30, 576, "of another model")
