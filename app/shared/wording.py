@@ -19,9 +19,10 @@ def plain(text: str) -> str:
 
 
 def sentence(text: object) -> str:
-    """An error's words as a sentence: a capital first, one full stop at the end."""
+    """An error's words as a sentence: a capital first, unless it is a name with digits; one full stop at the end."""
     words = str(text)
-    return f"{words[:1].upper()}{words[1:]}" + ("" if words.endswith((".", ")")) else ".")
+    name = any(map(str.isdigit, words.partition(" ")[0]))
+    return (words[:1] if name else words[:1].upper()) + words[1:] + ("" if words.endswith((".", ")")) else ".")
 
 
 def markup(text: str) -> str:

@@ -41,7 +41,7 @@ class DescentSettings:
 
     Adam moves every entry by about its learning rate, whatever the gradient.  The public code of ROME's fine-tuning
     baselines takes 5e-4 and 25 steps: on the bundled model one such step changes what the layer writes by 4 % of the
-    residual, on Gemma 3 by 90 % of what its MLP writes.  Here the rate is that share (`editing.parts.reach`), and
+    residual, on Gemma 3 by all of what its MLP writes.  Here the rate is that share (`editing.parts.reach`), and
     `stop_loss` ends the training.
     """
 
