@@ -11,7 +11,7 @@ bit.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -101,6 +101,24 @@ class Kind:
 
 
 _KINDS: dict[str, Kind] = {}
+
+
+def check_settings(what: str, spec: Spec, taken: Sequence[str], needed: Sequence[str] = ()) -> None:
+    """Check the names of a cell's settings.
+
+    Args:
+        what: the kind in words, such as "an edit".
+        taken: names it may have.
+        needed: those of them that must be there and hold something.
+
+    Raises:
+        ValueError: naming the setting that is unknown or missing.
+    """
+    unknown = sorted(set(spec) - set(taken))
+    missing = [name for name in needed if not spec.get(name)]
+    if unknown or missing:
+        problem = f"it has no setting {unknown[0]!r}" if unknown else f"it needs {' and '.join(missing)}"
+        raise ValueError(f"{what} takes {', '.join(taken)}; {problem}")
 
 
 def kind(

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from experiments.cells import trace as trace_cells
-from experiments.kinds import Context, kind
+from experiments.kinds import Context, check_settings, kind
 from experiments.places import shown_name
 from experiments.plan import Spec, digest
 from facts import Fact
@@ -40,11 +40,7 @@ def complete(spec: Spec) -> Spec:
     Raises:
         ValueError: naming the setting that is unknown or wrong.
     """
-    unknown = sorted(set(spec) - {*NEEDED, *OPTIONAL})
-    missing = [name for name in NEEDED if not spec.get(name)]
-    if unknown or missing:
-        problem = f"it has no setting {unknown[0]!r}" if unknown else f"it needs {' and '.join(missing)}"
-        raise ValueError(f"an average takes {', '.join((*NEEDED, *OPTIONAL))}; {problem}")
+    check_settings("an average", spec, (*NEEDED, *OPTIONAL), NEEDED)
     others = spec.get("counterfactuals")
     if others is not None and len(others) != len(spec["facts"]):
         raise ValueError(f"{len(spec['facts'])} facts have {len(others)} counterfactuals; give one for each")

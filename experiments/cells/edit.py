@@ -23,7 +23,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from experiments.kinds import Context, kind
+from experiments.kinds import Context, check_settings, kind
 from experiments.memory import FIXED
 from experiments.plan import Spec, digest
 from facts import EditRequest
@@ -51,11 +51,7 @@ def complete(spec: Spec) -> Spec:
     Raises:
         ValueError: naming the setting that is unknown or wrong.
     """
-    unknown = sorted(set(spec) - {"request", "method", *DEFAULTS})
-    missing = [name for name in ("request", "method") if name not in spec]
-    if unknown or missing:
-        problem = f"it has no setting {unknown[0]!r}" if unknown else f"it needs {' and '.join(missing)}"
-        raise ValueError(f"an edit takes request, method, {', '.join(DEFAULTS)}; {problem}")
+    check_settings("an edit", spec, ("request", "method", *DEFAULTS), ("request", "method"))
     whole = DEFAULTS | dict(spec) | {"request": request_record(read_request(spec["request"]))}
     config = asdict(config_of(whole))
     layer = config.pop("layer", None)

@@ -18,7 +18,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from experiments.cells import edit as edit_cells
-from experiments.kinds import Context, kind
+from experiments.kinds import Context, check_settings, kind
 from experiments.plan import Spec
 from facts import EditRequest
 from facts.records import read_request
@@ -39,9 +39,7 @@ def complete(spec: Spec) -> Spec:
     Raises:
         ValueError: naming the setting that is unknown or wrong.
     """
-    unknown = sorted(set(spec) - set(SETTINGS))
-    if unknown:
-        raise ValueError(f"a scored edit takes {', '.join(SETTINGS)}; it has no setting {unknown[0]!r}")
+    check_settings("a scored edit", spec, SETTINGS)
     whole = edit_cells.complete(spec)
     return {name: whole[name] for name in SETTINGS}
 

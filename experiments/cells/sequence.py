@@ -17,7 +17,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from experiments.cells import edit as edit_cells
-from experiments.kinds import Context, kind
+from experiments.kinds import Context, check_settings, kind
 from experiments.plan import Spec, digest
 from facts.records import read_request
 
@@ -35,10 +35,7 @@ def complete(spec: Spec) -> Spec:
     Raises:
         ValueError: naming the setting that is unknown or wrong.
     """
-    unknown = sorted(set(spec) - {"requests", "method", *DEFAULTS})
-    if unknown or not spec.get("requests"):
-        problem = f"it has no setting {unknown[0]!r}" if unknown else "it needs requests"
-        raise ValueError(f"a sequence takes requests, method, {', '.join(DEFAULTS)}; {problem}")
+    check_settings("a sequence", spec, ("requests", "method", *DEFAULTS), ("requests",))
     whole = DEFAULTS | dict(spec)
     if whole["every"] < 1 or whole["texts"] < 1:
         raise ValueError(f"every is {whole['every']} and texts {whole['texts']}; expected at least 1 of each")

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, fields, replace
 from typing import TYPE_CHECKING, Any
 
-from experiments.kinds import Context, kind
+from experiments.kinds import Context, check_settings, kind
 from experiments.memory import FIXED, PASS, batch_that_fits
 from experiments.plan import Spec, digest
 from facts import Fact
@@ -47,10 +47,7 @@ def complete(spec: Spec) -> Spec:
     Raises:
         ValueError: naming the setting that is unknown or wrong.
     """
-    unknown = sorted(set(spec) - {"fact", *OWN, *CONFIG})
-    if unknown or "fact" not in spec:
-        problem = f"it has no setting {unknown[0]!r}" if unknown else "it needs a fact"
-        raise ValueError(f"a trace takes fact, {', '.join(OWN)}, {', '.join(CONFIG)}; {problem}")
+    check_settings("a trace", spec, ("fact", *OWN, *CONFIG), ("fact",))
     fact = _fact(spec)
     given = OWN | {name: spec[name] for name in OWN if name in spec}
     return {"fact": asdict(fact), **given, **asdict(_config(spec))}

@@ -115,7 +115,7 @@ def test_a_trace_fills_in_the_defaults_and_refuses_what_it_does_not_know() -> No
     assert complete(whole) == whole
     for spec, problem in [
         ({"fact": FACT, "nois": 2}, "no setting 'nois'"),
-        ({"site": "mlp_out"}, "needs a fact"),
+        ({"site": "mlp_out"}, "needs fact"),
         ({"fact": {"subject": "x"}}, "expected subject, template, target_true"),
         ({"fact": FACT, "site": "heads"}, "unknown site 'heads'"),
     ]:
