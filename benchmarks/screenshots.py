@@ -8,18 +8,13 @@ one with SmolLM2 135M and the edit.
 from __future__ import annotations
 
 import argparse
-import os
 import re
-import shutil
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from pathlib import Path
 from urllib.parse import urlencode
 
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser
+
+from benchmarks.parts.served import chromium, served
 
 PAGES = ("", "lessons", "runs", "batch", "methods")
 LOOKS: dict[str, tuple[int, int, str, str]] = {
@@ -49,22 +44,12 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     options.out.mkdir(parents=True, exist_ok=True)
     pages = [page for page in PAGES if not options.pages or (page or "workbench") in options.pages]
-    port = _free_port()
-    settings = {"STREAMLIT_SERVER_PORT": str(port), "STREAMLIT_SERVER_HEADLESS": "true"}
-    server = subprocess.Popen([sys.executable, "-m", "app"], env=os.environ | settings, stdout=subprocess.DEVNULL)
-    try:
-        _wait(f"http://127.0.0.1:{port}/_stcore/health")
-        with sync_playwright() as driver:
-            chromium = shutil.which("chromium") or shutil.which("chromium-browser")
-            browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-            for look in options.looks:
-                for page in pages:
-                    path = options.out / f"{page or 'workbench'}-{look}.png"
-                    _take(browser, f"http://127.0.0.1:{port}", page, look, options.model, path, edit=options.edit)
-                    print(path)
-    finally:
-        server.terminate()
-        server.wait(60)
+    with served() as address, chromium() as browser:
+        for look in options.looks:
+            for page in pages:
+                path = options.out / f"{page or 'workbench'}-{look}.png"
+                _take(browser, address, page, look, options.model, path, edit=options.edit)
+                print(path)
     return 0
 
 
@@ -86,23 +71,6 @@ def _take(browser: Browser, address: str, page: str, look: str, model: str, path
     tab.wait_for_timeout(1500)  # fonts and charts settle
     tab.screenshot(path=path)
     context.close()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _wait(address: str) -> None:
-    deadline = time.monotonic() + 180
-    while time.monotonic() < deadline:
-        try:
-            urllib.request.urlopen(address, timeout=5).close()
-            return
-        except OSError:
-            time.sleep(0.5)
-    raise TimeoutError(f"the page did not answer at {address}")
 
 
 if __name__ == "__main__":

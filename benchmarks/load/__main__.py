@@ -21,25 +21,19 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
 import random
 import re
-import socket
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.load.tab import Tab
+from benchmarks.parts.served import served
 from facts.atlas import load_atlas
 
-ROOT = Path(__file__).resolve().parents[2]
 SAMPLES = 3
 GREEDY = 300
 """Maps that the greedy session asks for at most."""
@@ -88,43 +82,15 @@ def questions(count: int) -> list[Question]:
     return [Question(atlas.as_fact(row).prompt, row.subject, atlas.counterfactual(row)) for row in rows]
 
 
-@contextmanager
-def served(folder: Path, sessions: int) -> Iterator[str]:
-    """A server of its own; its address."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    settings = {
-        "STREAMLIT_SERVER_PORT": str(port),
-        "STREAMLIT_SERVER_HEADLESS": "true",
+def settings(folder: Path, sessions: int) -> dict[str, str]:
+    """Environment of a server for so many sessions of one computer."""
+    return {
         "ENGRAM_MODELS": "",
         "ENGRAM_RUNS": str(folder / "runs"),
         "ENGRAM_SESSIONS": str(sessions + 50),
         "ENGRAM_SESSIONS_EACH": str(sessions + 50),
         "ENGRAM_LOG": "json",
     }
-    with (folder / f"server-{port}.txt").open("w") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "app"], cwd=ROOT, env=os.environ | settings, stdout=log, stderr=subprocess.STDOUT
-        )
-        try:
-            address = f"http://127.0.0.1:{port}"
-            _wait(address, process)
-            yield address
-        finally:
-            process.terminate()
-            process.wait(30)
-
-
-def _wait(address: str, process: subprocess.Popen[bytes]) -> None:
-    until = time.monotonic() + 120
-    while time.monotonic() < until and process.poll() is None:
-        try:
-            with urllib.request.urlopen(f"{address}/readyz", timeout=2):
-                return
-        except OSError:
-            time.sleep(0.2)
-    raise SystemExit("the server did not start")
 
 
 def measured(address: str) -> tuple[float, int]:
@@ -258,9 +224,9 @@ def main(argv: list[str] | None = None) -> int:
     asked = questions(options.sessions + GREEDY)
     asked, others = asked[: options.sessions], asked[options.sessions :]
     with tempfile.TemporaryDirectory() as folder:
-        with served(Path(folder), 1) as address:
+        with served(Path(folder) / "alone.txt", **settings(Path(folder), 1)) as address:
             solo = asyncio.run(alone(address, asked))
-        with served(Path(folder), options.sessions) as address:
+        with served(Path(folder) / "load.txt", **settings(Path(folder), options.sessions)) as address:
             found = asyncio.run(load(address, solo, others, options))
     if options.json:
         print(json.dumps(found))
