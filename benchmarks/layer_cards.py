@@ -2,7 +2,7 @@
 
 Facts of test subjects, which no card is measured on.  Each is edited at the card's layer, at the layer where its own
 trace of MLP outputs has the largest effect at the last subject token (which the page suggests where it stands out),
-and at the layer by depth.  Scores are those of the card (`experiments.card_numbers`); differences are paired.
+and at the layer by depth.  Scores are those of the card; differences are paired over facts.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ import torch
 from app.workflow import silent_layers
 from benchmarks.parts.journal import journaled
 from editing import apply_edits, make_edit
-from experiments.card_numbers import SHARES, score_of
 from experiments.cells.scored import answered, perplexity_ratio
-from experiments.studies.known import ATLAS, draw_requests
 from experiments.studies.layer_card import TEXTS, prompted
+from experiments.studies.parts.card_numbers import SHARES, score_of
+from experiments.studies.parts.known import ATLAS, draw_requests
 from facts import EditRequest
 from facts.atlas import load_atlas
 from metrics.statistics import bootstrap, paired_bootstrap

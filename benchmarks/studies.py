@@ -22,7 +22,7 @@ import torch
 from benchmarks.tracing.cases import seconds
 from benchmarks.tracing.contenders import RomeLoop, Task
 from experiments.studies.average_effects import maps_of
-from experiments.studies.known import ATLAS, draw_facts
+from experiments.studies.parts.known import ATLAS, draw_facts
 from facts import Fact
 from models import LanguageModel
 from models.options import add_model_options, load_from

@@ -18,8 +18,8 @@ from experiments.cells.trace import level_of
 from experiments.ledger.ledger import Ledger
 from experiments.ledger.records import Entry, entries
 from experiments.plan import Cell, Plan
-from experiments.studies import output
-from experiments.studies.known import add_source, draw_facts
+from experiments.studies.parts import output
+from experiments.studies.parts.known import add_source, draw_facts
 from models.published import Result, results_for
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def maps_of(window: int, shared: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def summarise(ledger: Ledger, run: str, folder: Path) -> list[Path]:
     """Maps and curves with their intervals; every cell of every map as a table."""
-    from experiments.studies.plots import average_figure
+    from experiments.studies.parts.plots import average_figure
 
     finished = [entry for entry in entries(ledger, run) if entry.payload is not None]
     average = average_of(finished, ledger.info(run).about["unknown"])

@@ -22,8 +22,8 @@ from experiments.ledger.ledger import Ledger
 from experiments.ledger.records import Entry, entries
 from experiments.places import shown_name
 from experiments.plan import Cell, Plan, Spec
-from experiments.studies import output
-from experiments.studies.known import add_source, draw_requests
+from experiments.studies.parts import output
+from experiments.studies.parts.known import add_source, draw_requests
 from facts.records import request_record
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def plan(options: Namespace, model: LanguageModel) -> Plan:
 
 def summarise(ledger: Ledger, run: str, folder: Path) -> list[Path]:
     """Write distance and edit success over the sample size."""
-    from experiments.studies.plots import covariance_figure
+    from experiments.studies.parts.plots import covariance_figure
 
     info = ledger.info(run)
     options = info.about["options"]

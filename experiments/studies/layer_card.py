@@ -5,7 +5,7 @@ last subject token (Meng et al. 2022, arXiv:2202.05262), the inner product of gr
 (`experiments.cells.gradients`), and edits at some layers of the first two thirds.  Hase et al. 2023 (arXiv:2301.04213)
 found that the first says little about the last, so the card also says how the three order the layers.
 
-The rule by which a layer and settings are recommended is that of `experiments.card_numbers`.
+The rule by which a layer and settings are recommended is that of `experiments.studies.parts.card_numbers`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from experiments.card_numbers import (
+from experiments.cells import average as average_cells
+from experiments.cells.rewrite import fewer
+from experiments.cells.trace import level_of
+from experiments.ledger.ledger import Ledger
+from experiments.ledger.records import Entry, entries
+from experiments.places import shown_name
+from experiments.plan import Cell, Plan, canonical
+from experiments.studies import unfinished, write_record
+from experiments.studies.average_effects import PAPER_WINDOW
+from experiments.studies.parts import output
+from experiments.studies.parts.card_numbers import (
     SHARES,
     Array,
     correlations,
@@ -32,17 +42,8 @@ from experiments.card_numbers import (
     shown_tables,
     title_of,
 )
-from experiments.cells import average as average_cells
-from experiments.cells.rewrite import fewer
-from experiments.cells.trace import level_of
-from experiments.ledger.ledger import Ledger
-from experiments.ledger.records import Entry, entries
-from experiments.places import shown_name
-from experiments.plan import Cell, Plan, canonical
-from experiments.studies import output, unfinished, write_record
-from experiments.studies.average_effects import PAPER_WINDOW
-from experiments.studies.edit_options import add_edit_options, asked_of, settings_of
-from experiments.studies.known import ATLAS, draw_requests
+from experiments.studies.parts.edit_options import add_edit_options, asked_of, settings_of
+from experiments.studies.parts.known import ATLAS, draw_requests
 from facts import EditRequest, Probe
 from facts.atlas import load_atlas
 from facts.records import request_record
@@ -276,7 +277,7 @@ def scores_of(cells: Sequence[Entry], layers: Sequence[int]) -> tuple[list[int],
 def summarise(ledger: Ledger, run: str, folder: Path) -> list[Path]:
     """The card as JSON, its figure and its table; a finished card of enough facts is also put where edits look
     for one."""
-    from experiments.studies.plots import card_figure
+    from experiments.studies.parts.plots import card_figure
     from models.cards import cards_folder
 
     card = card_values(ledger, run)

@@ -1,7 +1,7 @@
 """Does tracing say where to edit?  Edit success against tracing effect at every layer.
 
 Hase et al. 2023 (arXiv:2301.04213): every fact is edited at every layer, and traced at its last subject token; success
-is regressed on the layer and on the tracing effect (`experiments.studies.regression`).  They found that the layer
+is regressed on the layer and on the tracing effect (`experiments.studies.parts.regression`).  They found that the layer
 explains nearly everything and tracing next to nothing.
 """
 
@@ -22,11 +22,11 @@ from experiments.ledger.ledger import Ledger
 from experiments.ledger.records import Entry, entries
 from experiments.places import shown_name
 from experiments.plan import Cell, Plan, canonical
-from experiments.studies import output
 from experiments.studies.average_effects import PAPER_WINDOW
-from experiments.studies.edit_options import add_edit_options, asked_of, settings_of
-from experiments.studies.known import draw_requests
-from experiments.studies.regression import FEWEST, Array, Regression, regress
+from experiments.studies.parts import output
+from experiments.studies.parts.edit_options import add_edit_options, asked_of, settings_of
+from experiments.studies.parts.known import draw_requests
+from experiments.studies.parts.regression import FEWEST, Array, Regression, regress
 from facts.records import request_record
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def plan(options: Namespace, model: LanguageModel) -> Plan:
 
 def summarise(ledger: Ledger, run: str, folder: Path) -> list[Path]:
     """Both curves by layer, their relation within layers, and the regression."""
-    from experiments.studies.plots import sweep_figure
+    from experiments.studies.parts.plots import sweep_figure
 
     info = ledger.info(run)
     cells = list(entries(ledger, run))

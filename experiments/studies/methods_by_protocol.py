@@ -19,9 +19,9 @@ from experiments.cells.rewrite import fewer, layer_for
 from experiments.ledger.ledger import Ledger
 from experiments.ledger.records import Entry, entries
 from experiments.plan import Cell, Plan
-from experiments.studies import output
-from experiments.studies.edit_options import add_edit_options, asked_of, settings_of
-from experiments.studies.known import ATLAS, draw_cases, draw_requests
+from experiments.studies.parts import output
+from experiments.studies.parts.edit_options import add_edit_options, asked_of, settings_of
+from experiments.studies.parts.known import ATLAS, draw_cases, draw_requests
 from facts import Case, EditRequest
 from facts.importers import record_of
 from facts.records import request_record
@@ -78,7 +78,7 @@ def _edited(item: EditRequest | Case, probes: int) -> dict[str, Any]:
 
 def summarise(ledger: Ledger, run: str, folder: Path) -> list[Path]:
     """Write the headlines of every protocol by method as a figure, and all numbers as a table."""
-    from experiments.studies.plots import protocols_figure
+    from experiments.studies.parts.plots import protocols_figure
 
     info = ledger.info(run)
     options = info.about["options"]

@@ -22,8 +22,8 @@ from experiments.cells.trace import level_of
 from experiments.ledger.ledger import Ledger
 from experiments.ledger.records import entries
 from experiments.plan import Cell, Plan
-from experiments.studies import output
-from experiments.studies.known import ATLAS, draw_facts
+from experiments.studies.parts import output
+from experiments.studies.parts.known import ATLAS, draw_facts
 
 if TYPE_CHECKING:
     from models import LanguageModel
@@ -105,7 +105,7 @@ def ways_of(levels: Sequence[float]) -> dict[str, dict[str, Any]]:
 
 def summarise(ledger: Ledger, run: str, folder: Path) -> list[Path]:
     """Total effect and the curves over layers, in every way."""
-    from experiments.studies.plots import noise_figure
+    from experiments.studies.parts.plots import noise_figure
 
     info = ledger.info(run)
     averages = averages_of(ledger, run)

@@ -21,10 +21,10 @@ from experiments.cells.rewrite import fewer, layer_for
 from experiments.ledger.ledger import Ledger
 from experiments.ledger.records import entries
 from experiments.plan import Cell, Plan
-from experiments.studies import output
-from experiments.studies.edit_options import add_edit_options, asked_of, settings_of
-from experiments.studies.known import ATLAS, draw_cases, draw_requests
 from experiments.studies.methods_by_protocol import compared
+from experiments.studies.parts import output
+from experiments.studies.parts.edit_options import add_edit_options, asked_of, settings_of
+from experiments.studies.parts.known import ATLAS, draw_cases, draw_requests
 from facts import Case, EditRequest
 from facts.importers import record_of
 from facts.records import request_record
@@ -115,7 +115,7 @@ def _asked(request: EditRequest, probes: int, texts: bool) -> EditRequest:
 
 def summarise(ledger: Ledger, run: str, folder: Path) -> list[Path]:
     """The table, and a figure of the scores that both have."""
-    from experiments.studies.plots import published_figure
+    from experiments.studies.parts.plots import published_figure
 
     info = ledger.info(run)
     family, n_layers, d_model = info.about["size"]

@@ -20,9 +20,9 @@ from experiments.cells.sequence import METRICS
 from experiments.ledger.ledger import Ledger
 from experiments.ledger.records import Entry, entries
 from experiments.plan import Cell, Plan
-from experiments.studies import output
-from experiments.studies.edit_options import add_edit_options, asked_of, settings_of
-from experiments.studies.known import draw_requests
+from experiments.studies.parts import output
+from experiments.studies.parts.edit_options import add_edit_options, asked_of, settings_of
+from experiments.studies.parts.known import draw_requests
 from facts.records import request_record
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def plan(options: Namespace, model: LanguageModel) -> Plan:
 
 def summarise(ledger: Ledger, run: str, folder: Path) -> list[Path]:
     """Curves over the number of edits, and when each method broke the model."""
-    from experiments.studies.plots import collapse_figure
+    from experiments.studies.parts.plots import collapse_figure
 
     info = ledger.info(run)
     finished = [entry for entry in entries(ledger, run) if entry.payload is not None]

@@ -14,9 +14,9 @@ import pytest
 from experiments.cells import average as average_cells
 from experiments.kinds import get_kind
 from experiments.ledger.records import Entry, entries
-from experiments.studies import output
 from experiments.studies.average_effects import average_of, peaks_table, work_of
-from experiments.studies.known import draw_facts, draw_requests, first_known
+from experiments.studies.parts import output
+from experiments.studies.parts.known import draw_facts, draw_requests, first_known
 from facts import Fact
 from tests.experiments.studies.made import known_facts, options_of, run_study, write_facts
 from tests.tiny import tiny_model

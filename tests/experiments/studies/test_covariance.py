@@ -12,7 +12,7 @@ from experiments.ledger.payload import encode
 from experiments.ledger.records import Entry
 from experiments.studies import covariance
 from experiments.studies.covariance import by_size, distance
-from experiments.studies.known import Drawn
+from experiments.studies.parts.known import Drawn
 from tests.experiments.studies.made import known_facts, options_of, requests_of, run_study
 from tests.tiny import tiny_model
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from experiments.studies import get_study
-from experiments.studies.edit_options import settings_of
-from experiments.studies.known import draw_cases, draw_requests
+from experiments.studies.parts.edit_options import settings_of
+from experiments.studies.parts.known import draw_cases, draw_requests
 from facts.importers import case_of
 from tests.experiments.studies.made import options_of
 from tests.tiny import tiny_model

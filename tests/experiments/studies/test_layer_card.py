@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from experiments.card_numbers import correlations, recommend, score_of
 from experiments.cells.gradients import mlp_gradients
 from experiments.cells.scored import answered
 from experiments.identity import identity_of
 from experiments.ledger.ledger import Ledger
 from experiments.runner import execute
 from experiments.studies import layer_card
-from experiments.studies.known import Drawn
+from experiments.studies.parts.card_numbers import correlations, recommend, score_of
+from experiments.studies.parts.known import Drawn
 from experiments.workers.inline import Inline
 from models import join
 from models.cards import read_card

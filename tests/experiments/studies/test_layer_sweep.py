@@ -10,9 +10,9 @@ import pytest
 from experiments.cells.rewrite import SCORES, kept, moved_towards, scores_of
 from experiments.ledger.records import entries
 from experiments.studies import layer_sweep
-from experiments.studies.known import Drawn
 from experiments.studies.layer_sweep import arrays_of, by_layer, choices
-from experiments.studies.regression import regress
+from experiments.studies.parts.known import Drawn
+from experiments.studies.parts.regression import regress
 from tests.experiments.studies.made import known_facts, requests_of, run_study
 from tests.tiny import tiny_model
 

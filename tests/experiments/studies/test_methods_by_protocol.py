@@ -13,8 +13,8 @@ from experiments.kinds import get_kind
 from experiments.ledger.payload import encode
 from experiments.ledger.records import Entry, entries
 from experiments.studies import methods_by_protocol
-from experiments.studies.known import Drawn
 from experiments.studies.methods_by_protocol import compared, headlines
+from experiments.studies.parts.known import Drawn
 from metrics.definitions import PROMPTED
 from metrics.protocols import PROTOCOLS, CaseScores, Value, get_protocol
 from tests.experiments.studies.made import known_facts, requests_of, run_study

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from experiments.studies import noise
-from experiments.studies.known import Drawn
 from experiments.studies.noise import TOKEN, USUAL, averages_of, compared, ways_of
+from experiments.studies.parts.known import Drawn
 from tests.experiments.studies.made import known_facts, run_study
 from tests.experiments.studies.test_average_effects import result
 from tests.tiny import tiny_model

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from experiments.studies import average_effects, rome_table
-from experiments.studies.known import Drawn
+from experiments.studies.parts.known import Drawn
 from experiments.studies.rome_table import beside, public_constants, shown_table
 from models import published
 from models.published import GPT2_MEDIUM, GPT2_XL, RESULTS, Result, results_for

@@ -10,7 +10,7 @@ import pytest
 from experiments.ledger.payload import encode
 from experiments.ledger.records import Entry, entries
 from experiments.studies import sequential_collapse
-from experiments.studies.known import Drawn
+from experiments.studies.parts.known import Drawn
 from experiments.studies.sequential_collapse import broken_at, curves, outcomes
 from tests.experiments.studies.made import known_facts, requests_of, run_study
 from tests.tiny import tiny_model

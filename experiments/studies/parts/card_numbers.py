@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments.studies import output
+from experiments.studies.parts import output
 
 HARM = 1.1
 """Ratio of perplexities above which an edit's score is lowered."""

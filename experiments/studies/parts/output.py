@@ -17,7 +17,7 @@ from experiments.summary import write_table
 if TYPE_CHECKING:
     import pandas as pd
 
-    from experiments.studies.plots import Figure
+    from experiments.studies.parts.plots import Figure
 
 FORMATS: tuple[Literal["png", "pdf"], ...] = ("png", "pdf")
 

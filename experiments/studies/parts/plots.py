@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Figure  # re-exported as a type for other modules
 
-    from experiments.studies.regression import Array, Regression
+    from experiments.studies.parts.regression import Array, Regression
     from tracing import AverageEffects
 
 FONT = 8.0
@@ -95,7 +95,7 @@ def sweep_figure(table: pd.DataFrame, effect: Array, success: Array, fit: Regres
     """
     from matplotlib.figure import Figure
 
-    from experiments.studies.regression import FEWEST
+    from experiments.studies.parts.regression import FEWEST
     from tracing.plots.sheet import font_families
 
     fonts = font_families([method])

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
-from experiments.studies.known import add_source
+from experiments.studies.parts.known import add_source
 
 
 def add_edit_options(parser: ArgumentParser, facts: int, what: str = "facts that the model knows") -> None:
-    """Add the options that `settings_of` and `experiments.studies.known` read."""
+    """Add the options that `settings_of` and `experiments.studies.parts.known` read."""
     add_source(parser, facts, what)
     parser.add_argument("--all-facts", action="store_true", help="edit facts that the model does not know too")
     parser.add_argument(

@@ -1,0 +1,1 @@
+"""What several studies need: their options, the facts they draw, statistics, figures and tables."""
