@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from starlette.requests import Request  # noqa: E402
 from starlette.responses import JSONResponse, Response  # noqa: E402
 from starlette.routing import Route  # noqa: E402
 
-from app.server import cache, catalog, health, limits, monitoring  # noqa: E402
+from app.server import cache, catalog, health, limits, monitoring, presence  # noqa: E402
 from app.server.gate import Gate  # noqa: E402
 
 END_SECONDS = 4.0
@@ -62,11 +62,11 @@ async def lifespan(app: st.App) -> AsyncIterator[None]:
     if limits.public():
         name = next(iter(catalog.choices()))
         cache.runner().submit("warm-up", "Loading the model", lambda watch: cache.shelf().get(name), lane="quick")
-    guard = asyncio.create_task(_guard_weights())
+    tasks = [asyncio.create_task(_guard_weights()), asyncio.create_task(_forget_closed())]
     yield
-    guard.cancel()
-    with suppress(asyncio.CancelledError):
-        await guard
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
     await asyncio.to_thread(cache.runner().close, END_SECONDS - 2)
 
 
@@ -75,6 +75,12 @@ async def _guard_weights() -> None:
         await asyncio.sleep(GUARD_SECONDS)
         if not cache.runner().live():
             await asyncio.to_thread(cache.shelf().check_weights)
+
+
+async def _forget_closed() -> None:
+    while True:
+        await asyncio.sleep(st.get_option("server.disconnectedSessionTTL") / 10)
+        presence.forget_closed()
 
 
 def _end_in_time(number: int) -> None:

@@ -20,3 +20,11 @@ def is_here(name: str) -> bool:
     if not session_id or not runtime.exists():
         return True
     return bool(runtime.get_instance().is_active_session(session_id))
+
+
+def forget_closed() -> None:
+    """Drop the sessions whose tabs were closed longer ago than `server.disconnectedSessionTTL`.
+
+    Streamlit itself does so only when a later session closes, and each holds an event loop (three files) until then.
+    """
+    runtime.get_instance()._session_mgr._session_storage._cache.expire()  # type: ignore[attr-defined]

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ from app.__main__ import ROOT
 from app.server import cache, health
 from app.server.gate import Gate
 from app.server.monitoring import JsonLines
+from benchmarks.load.tab import Tab
 from tests.app.test_launcher import free_port, wait_until_healthy
 
 HANGING = """
@@ -40,6 +42,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, subp
     port, folder = free_port(), tmp_path_factory.mktemp("server")
     environment = {name: value for name, value in os.environ.items() if not name.startswith("STREAMLIT_")}
     environment |= {"STREAMLIT_SERVER_PORT": str(port), "STREAMLIT_SERVER_HEADLESS": "true"}
+    environment |= {"STREAMLIT_SERVER_DISCONNECTED_SESSION_TTL": "1"}
     environment |= {"ENGRAM_RUNS": str(folder), "HOME": str(folder)}
     log = folder / "server.txt"
     with log.open("w") as file:
@@ -67,6 +70,26 @@ def test_health_numbers_and_headers(server: tuple[str, subprocess.Popen[bytes]])
     assert 'engram_jobs{lane="long",state="running"} 1.0' in numbers
     assert "engram_base_intact 1.0" in numbers
     assert "process_open_fds" in numbers
+
+
+def test_closed_tabs_give_their_files_back(server: tuple[str, subprocess.Popen[bytes]]) -> None:
+    address, process = server
+    files = Path(f"/proc/{process.pid}/fd")
+
+    async def visit() -> None:
+        async with Tab(address, {}) as tab:
+            await tab.run()
+
+    async def visits(count: int) -> None:
+        await asyncio.gather(*(visit() for _ in range(count)))
+
+    asyncio.run(visits(1))
+    before = len(list(files.iterdir()))
+    asyncio.run(visits(5))
+    until = time.monotonic() + 20
+    while (left := len(list(files.iterdir()))) > before and time.monotonic() < until:
+        time.sleep(0.1)
+    assert left <= before
 
 
 def test_sigterm_ends_the_process_though_a_job_hangs(server: tuple[str, subprocess.Popen[bytes]]) -> None:  # H11
