@@ -14,8 +14,9 @@ import argparse
 import json
 import random
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -42,7 +43,7 @@ from models.forwards.hooks import read_states
 from models.options import add_model_options, load_from
 from models.reference.corpus import sample_texts
 
-SIZES = (2_000, 5_000, 20_000, 50_000)
+SIZES = (2_000, 5_000, 20_000, 50_000, 100_000)
 COMPARED, MIXED = 5_000, 20_000
 """Tokens of every kind of text where kinds are compared, and where the atlas and samples are mixed in halves."""
 SAMPLE_TOKENS, TOP_K, GUARD, CUT = 100, 50, 8, 48
@@ -78,17 +79,25 @@ def prose() -> list[str]:
     return chosen
 
 
-def moments(model: LanguageModel, layer: int, texts: Mapping[str, Sequence[str]]) -> Iterator[tuple[str, Moment]]:
-    """(name, estimate) of everything that is compared."""
-    yield "C = I", identity(model.d_mlp)
+def moments(
+    model: LanguageModel, layer: int, texts: Mapping[str, Sequence[str]]
+) -> Iterator[tuple[str, Callable[[], Moment]]]:
+    """(name, what makes the estimate) of everything that is compared."""
+
+    def of(some: Sequence[str], size: int, skip: int = 0) -> Moment:
+        return estimate(model, [layer], some, size, skip=skip)[layer]
+
+    def half() -> Moment:
+        halves = [of(texts[name], MIXED // 2) for name in ("atlas", "samples")]
+        return replace(halves[0], matrix=sum(moment.matrix for moment in halves) / 2, n_tokens=MIXED)
+
+    yield "C = I", lambda: identity(model.d_mlp)
     for name, some in texts.items():
         for size in SIZES if name == "atlas" else (COMPARED,):
             for skip in (0, 1) if size == COMPARED else (0,):
                 label = f"{name}, {size:,}" + (", without first tokens" if skip else "")
-                yield label, estimate(model, [layer], some, size, skip=skip)[layer]
-    yield f"samples, {MIXED:,}", estimate(model, [layer], texts["samples"], MIXED)[layer]
-    halves = [estimate(model, [layer], texts[name], MIXED // 2)[layer] for name in ("atlas", "samples")]
-    half = replace(halves[0], matrix=sum(moment.matrix for moment in halves) / 2, n_tokens=MIXED)
+                yield label, partial(of, some, size, skip)
+    yield f"samples, {MIXED:,}", lambda: of(texts["samples"], MIXED)
     yield f"atlas and samples, {MIXED:,}", half
 
 
@@ -196,6 +205,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--n", type=int, default=8, help="edits")
     parser.add_argument("--layer", type=int, help="layer to edit, by default the usual one")
     parser.add_argument("--out", default="second_moments.jsonl", help="file of the lines")
+    parser.add_argument(
+        "--only", nargs="+", metavar="NAME", help="second moments as the table names them (default: all)"
+    )
     parser.add_argument("--keys", action="store_true", help="compare how far other keys move, without editing")
     add_model_options(parser)
     options = parser.parse_args(argv)
@@ -208,7 +220,10 @@ def main(argv: list[str] | None = None) -> int:
     own = samples(model, MIXED // SAMPLE_TOKENS + 10 + GUARD)
     guard = {"atlas": ordinary_texts(GUARD), "samples": own[50 : 50 + GUARD], "prose": text[-GUARD:]}
     texts = {"atlas": sample_texts(SIZES[-1] // 8), "samples": own[:50] + own[50 + GUARD :], "prose": text[:-GUARD]}
-    every = dict(moments(model, layer, texts))
+    makers = dict(moments(model, layer, texts))
+    if unknown := set(options.only or ()) - set(makers):
+        parser.error(f"--only names {', '.join(sorted(unknown))}; there is {'; '.join(makers)}")
+    every = {label: make() for label, make in makers.items() if label in (options.only or makers)}
     for label, moment in every.items():
         print(
             f"{label}: {moment.n_tokens} tokens, trace {float(moment.matrix.trace()):.4g}", file=sys.stderr, flush=True
@@ -219,7 +234,7 @@ def main(argv: list[str] | None = None) -> int:
         print(moved_keys(model, layer, requests, every, guard))
         return 0
     done = {(line["prompt"], line["moment"]) for line in mine}
-    for request in requests:
+    for number, request in enumerate(requests, 1):
         missing = {label: every[label] for label in every if (request.fact.prompt, label) not in done}
         if not missing:
             continue
@@ -229,7 +244,7 @@ def main(argv: list[str] | None = None) -> int:
             mine.append(line | figures(case, model, edited, guard))
             with out.open("a") as file:
                 file.write(json.dumps(mine[-1]) + "\n")
-        print(f"{len(mine) // len(every)} of {len(requests)}: {request.fact.prompt}", file=sys.stderr, flush=True)
+        print(f"{number} of {len(requests)}: {request.fact.prompt}", file=sys.stderr, flush=True)
     print(f"{model.name}, layer {layer}\n\n{table(mine)}")
     return 0
 
