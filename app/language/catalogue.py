@@ -88,6 +88,11 @@ def names_in(text: str) -> list[str]:
     return [f"{name}{f'!{how}' if how else ''}{f':{spec}' if spec else ''}" for _, name, spec, how in fields if name]
 
 
+def own_letters(text: str) -> int:
+    """How many letters of a msgid stand outside its names."""
+    return sum(letter.isalpha() for literal, *_ in Formatter().parse(text) for letter in literal)
+
+
 def _template(text: str, translation: str) -> Template:
     parts, names = [""], []
     for literal, name, _, _ in Formatter().parse(text):
@@ -107,5 +112,5 @@ def _template(text: str, translation: str) -> Template:
         pattern += (f"(?P={name})" if name in seen else f"(?P<{name}>{any_text})") + literal
         seen.add(name)
     longest = max((part[1:] if part is parts[0] else part for part in parts), key=len)
-    letters = sum(letter.isalpha() for part in parts for letter in part)
-    return Template(translation, re.compile(pattern + r"(?P<sentence_end>\.?)", re.DOTALL), longest, letters)
+    ends = re.compile(pattern + r"(?P<sentence_end>\.?)", re.DOTALL)
+    return Template(translation, ends, longest, own_letters(text))

@@ -5,7 +5,8 @@ Three kinds of words are msgids:
 - what `say`, `say_count` and `later` are called with (`app/`);
 - words that come as data: names and definitions of metrics, methods and settings, sites, stages of long work;
 - sentences that other packages make, read off their f-strings: `f"layer {layer} is out of range"` becomes
-  `layer {layer} is out of range`.  They carry the comment `sentence`; one without a translation stays English.
+  `layer {layer} is out of range`.  They carry the comment `sentence`.  Left out are those that no reader sees, in the
+  server's log or of an AttributeError, and templates with too few letters to be told from others.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from app.language.catalogue import po_file
+from app.language.catalogue import FEWEST_LETTERS, names_in, own_letters, po_file
 from app.language.say import setting_label
 
 if TYPE_CHECKING:
@@ -45,7 +46,6 @@ SENTENCES_OF = (
     "models/text/tokens.py",
     "tracing/plots/labels.py",
     "tracing/plots/maps.py",
-    "tracing/plots/sheet.py",
     "tracing/suggestion.py",
 )
 """Files whose other sentences readers see too: suggestions, warnings, reasons."""
@@ -182,12 +182,17 @@ def _stages() -> Iterator[Word]:
         for node in ast.walk(tree):
             if not isinstance(node, ast.Call):
                 continue
-            called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            called = _called(node)
             if called in ("step", "tell") and len(node.args) == 3:
                 yield from _constants(node.args[2], path)
             elif called == "Diagnostic":
                 yield from (word for arg in (*node.args, *(key.value for key in node.keywords))
                             for word in _constants(arg, path))  # fmt: skip
+
+
+def _called(call: ast.Call) -> str:
+    """The name of what is called, without where it lives."""
+    return call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
 
 
 def _constants(node: ast.expr, path: str) -> Iterator[Word]:
@@ -200,18 +205,22 @@ def _constants(node: ast.expr, path: str) -> Iterator[Word]:
 
 def _sentences() -> Iterator[Word]:
     for path, tree in _files(RAISED_IN):
-        nodes = [node.exc.args[0] for node in ast.walk(tree) if isinstance(node, ast.Raise)
-                 and isinstance(node.exc, ast.Call) and node.exc.args]  # fmt: skip
-        texts = [text for node in nodes for text in _templates(node)]
+        raised = [node.exc for node in ast.walk(tree) if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call)]
+        seen = [call.args[0] for call in raised if call.args and _called(call) != "AttributeError"]
+        texts = [text for node in seen for text in _templates(node)]
         if path in SENTENCES_OF:
             texts += _all_templates(tree)
-        yield from (Word(text, path, sentence=True) for text in texts if " " in text.strip())
+        yield from (Word(text, path, sentence=True) for text in texts if _is_sentence(text))
+
+
+def _is_sentence(text: str) -> bool:
+    return " " in text.strip() and not (names_in(text) and own_letters(text) < FEWEST_LETTERS)
 
 
 def _all_templates(tree: ast.Module) -> list[str]:
-    """Every string of a file that is no docstring and no part of another one."""
-    inner = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in ast.walk(node)
-             if part is not node}  # fmt: skip
+    """Every string of a file that is no docstring, no part of another one and not for the log."""
+    inner = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) or _logs(node)
+             for part in ast.walk(node) if part is not node}  # fmt: skip
     documents = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
     return [
         text
@@ -219,6 +228,12 @@ def _all_templates(tree: ast.Module) -> list[str]:
         if isinstance(node, ast.Constant | ast.JoinedStr) and id(node) not in inner | documents
         for text in _templates(node)
     ]
+
+
+def _logs(node: ast.AST) -> bool:
+    """Whether it is a call such as `logger.error(...)`."""
+    of = node.func.value if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) else None
+    return isinstance(of, ast.Name) and of.id == "logger"
 
 
 def _templates(node: ast.expr) -> list[str]:
