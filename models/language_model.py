@@ -17,7 +17,7 @@ from models.architectures import Architecture, architecture_of, as_out_in, conte
 from models.calls import calling
 from models.generation import Sampling, batches, drawn, greedy
 from models.text.text_model import TextModel
-from models.views import Rewrite, plain, share
+from models.views import LowRank, Rewrite, plain, share
 
 
 class LanguageModel(TextModel):
@@ -343,6 +343,14 @@ class LanguageModel(TextModel):
         made = LanguageModel(self.name, revision, module, self.tokenizer, origin=self.origin)
         made.findings, made.chat = self.findings, self.chat
         return made
+
+    def as_hosted(self) -> tuple[LanguageModel, Sequence[LowRank]]:
+        """The model as a host serves it, and what its edits add to that.
+
+        Raises:
+            ValueError: if an edit is not a change of weights of low rank.
+        """
+        return self, ()
 
 
 def tensors_digest(named: Iterable[tuple[str, Tensor]]) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,6 +16,18 @@ from torch import Tensor, nn
 
 Rewrite = Callable[[Tensor, Tensor], Tensor]
 """(input [batch, pos, d_in], output [batch, pos, d_out]) of a layer -> what it gives instead, [batch, pos, d_out]."""
+
+
+@dataclass(frozen=True, eq=False)
+class LowRank:
+    """A change of a layer's weight, W + rows cols in the orientation y = W x."""
+
+    path: str
+    """Of the layer."""
+    rows: Tensor
+    """[d_out, rank]"""
+    cols: Tensor
+    """[rank, d_in]"""
 
 
 def share(module: Any, replaced: Mapping[str, Tensor], rewrites: Mapping[str, Rewrite] | None = None) -> Any:

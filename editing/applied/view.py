@@ -27,7 +27,7 @@ from editing.applied.weights import changed, summed
 from editing.edit import Edit
 from editing.ops import CodebookOp, DenseDelta, PromptOp, SideOp, WeightDelta
 from models import LanguageModel, Sampling, as_out_in
-from models.views import Rewrite
+from models.views import LowRank, Rewrite
 
 T = TypeVar("T")
 
@@ -75,6 +75,22 @@ class EditedModel(LanguageModel):
             for edit in self.edits
             if not active.issuperset(edit.parents)
         )
+
+    def as_hosted(self) -> tuple[LanguageModel, Sequence[LowRank]]:
+        """As `LanguageModel.as_hosted`; the changes of one layer are joined."""
+        changes: dict[str, list[WeightDelta]] = {}
+        for edit in self.edits:
+            for op in edit.ops:
+                if not isinstance(op, WeightDelta):
+                    raise ValueError(
+                        f"an edit by {edit.method!r} is not a change of weights of low rank, so it cannot be sent to a "
+                        "host; use R-ROME or MEMIT, or run it here"
+                    )
+                changes.setdefault(op.name.removesuffix(".weight"), []).append(op)
+        return self.base, [
+            LowRank(path, torch.cat([op.rows for op in ops], dim=1), torch.cat([op.cols for op in ops]))
+            for path, ops in changes.items()
+        ]
 
     def with_edit(self, edit: Edit, *, force: bool = False) -> EditedModel:
         """The view with one more edit."""

@@ -138,6 +138,12 @@ def visit_module(module: Any, reads: bool, visit: Visit, length: int) -> None:
         module.output = (new, *held[1:]) if isinstance(held, tuple) else new
 
 
+def add_low_rank(module: Any, rows: Tensor, cols: Tensor) -> None:
+    """Wait for a layer, and add (x cols^T) rows^T to what it gives; rows [d_out, rank], cols [rank, d_in]."""
+    read = module.input
+    module.output = module.output + (read @ cols.to(read).T) @ rows.to(read).T
+
+
 def _visitor(key: Key, patch: Patch | None, captured: dict[Key, Tensor] | None) -> Visit:
     """Patch a copy, check the shape, keep a copy of what came out."""
 
