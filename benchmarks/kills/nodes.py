@@ -1,4 +1,4 @@
-"""Kill a second Ray node, in its own network namespace, in the middle of a run; for `benchmarks.kills`."""
+"""A second Ray node in its own network namespace, killed in the middle of a run; for `benchmarks.kills`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,17 +35,12 @@ def node_trial(folder: Path) -> dict[str, Any]:
     Raises:
         subprocess.CalledProcessError: if this user may not make network namespaces.
     """
-    token = folder / "token"
-    token.touch(mode=0o600)
-    token.write_text(secrets.token_hex(32), encoding="utf-8")
-    os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token), "RAY_USAGE_STATS_ENABLED": "0"}
     cells = tuple(Cell("draw", {"seed": seed, "seconds": 0.1}) for seed in range(300))
     plan = Plan("draws", "", cells)
     with Ledger(folder / "alone") as ledger:
         ledger.add(plan, identity_of(None))
         execute(ledger, "draws", Inline())
         expected = [entry.payload for entry in entries(ledger, "draws")]
-    nodes: list[subprocess.Popen[bytes]] = []
     times: list[tuple[float, int]] = []
     killed = [0]
 
@@ -52,29 +49,13 @@ def node_trial(folder: Path) -> dict[str, Any]:
         if now.done >= len(cells) // 3 and not killed[0]:
             killed[0] = _kill_all()
 
-    _wire()
-    try:
-        options = ["--disable-usage-stats", "--num-cpus", "2", "--object-store-memory", str(100 * 2**20)]
-        head = ["--head", f"--node-ip-address={HERE}", f"--port={PORT}", "--include-dashboard=false"]
-        nodes.append(_node([*head, *options]))
-        _wait_for_port()
-        joined = [f"--address={HERE}:{PORT}", f"--node-ip-address={THERE}"]
-        nodes.append(_node([*joined, *options], inside=True))
+    with two_nodes(folder, 2) as address, Ledger(folder / "nodes") as ledger:
         time.sleep(_JOINING)
-        with Ledger(folder / "nodes") as ledger:
-            ledger.add(plan, identity_of(None))
-            began = time.monotonic()
-            end = execute(ledger, "draws", RayCluster(4, address=f"{HERE}:{PORT}"), progress=progress)
-            seconds = time.monotonic() - began
-            rows = list(entries(ledger, "draws"))
-    finally:
-        _kill_all()
-        for node in nodes:  # each with what it started; another cluster on this machine is none of ours
-            node.terminate()
-            node.wait(30)
-        subprocess.run(["ip", "netns", "delete", SPACE], check=False)
-        for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH"):
-            os.environ.pop(name, None)
+        ledger.add(plan, identity_of(None))
+        began = time.monotonic()
+        end = execute(ledger, "draws", RayCluster(4, address=address), progress=progress)
+        seconds = time.monotonic() - began
+        rows = list(entries(ledger, "draws"))
     gaps = [(later, after - before) for (before, _), (after, later) in _steps(times)]
     return {
         "cells": end.total,
@@ -86,6 +67,41 @@ def node_trial(folder: Path) -> dict[str, Any]:
         "longest gap (s)": round(max(gap for _, gap in gaps), 1),
         "run (s)": round(seconds, 1),
     }
+
+
+@contextmanager
+def two_nodes(folder: Path, cpus: int) -> Iterator[str]:
+    """A Ray cluster of this machine and of a network namespace, with a token of its own; its address.
+
+    Args:
+        folder: for the token.
+        cpus: actors that fit on each node.
+
+    Raises:
+        subprocess.CalledProcessError: if this user may not make network namespaces.
+    """
+    token = folder / "token"
+    token.touch(mode=0o600)
+    token.write_text(secrets.token_hex(32), encoding="utf-8")
+    os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token), "RAY_USAGE_STATS_ENABLED": "0"}
+    nodes: list[subprocess.Popen[bytes]] = []
+    try:
+        _wire()
+        options = ["--disable-usage-stats", "--num-cpus", str(cpus), "--object-store-memory", str(100 * 2**20)]
+        head = ["--head", f"--node-ip-address={HERE}", f"--port={PORT}", "--include-dashboard=false"]
+        nodes.append(_node([*head, *options]))
+        _wait_for_port()
+        joined = [f"--address={HERE}:{PORT}", f"--node-ip-address={THERE}"]
+        nodes.append(_node([*joined, *options], inside=True))
+        yield f"{HERE}:{PORT}"
+    finally:
+        _kill_all()
+        for node in nodes:  # each with what it started; another cluster on this machine is none of ours
+            node.terminate()
+            node.wait(30)
+        subprocess.run(["ip", "netns", "delete", SPACE], check=False, capture_output=True)
+        for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH"):
+            os.environ.pop(name, None)
 
 
 def _steps(times: list[tuple[float, int]]) -> list[tuple[tuple[float, int], tuple[float, int]]]:
@@ -126,9 +142,15 @@ def _wait_for_port() -> None:
     raise TimeoutError(f"the head node did not open {HERE}:{PORT} within a minute")
 
 
+def pids_inside() -> list[int]:
+    """The processes of the namespace."""
+    listed = subprocess.run(["ip", "netns", "pids", SPACE], check=False, capture_output=True, text=True).stdout
+    return list(map(int, listed.split()))
+
+
 def _kill_all() -> int:
     """Kill every process of the namespace; how many."""
-    listed = subprocess.run(["ip", "netns", "pids", SPACE], check=False, capture_output=True, text=True).stdout.split()
+    listed = pids_inside()
     for pid in listed:
-        os.kill(int(pid), signal.SIGKILL)
+        os.kill(pid, signal.SIGKILL)
     return len(listed)

@@ -6,6 +6,7 @@ In a process of its own, as for a user: Ray keeps threads and settings in the pr
 from __future__ import annotations
 
 import importlib.util
+import shutil
 import socket
 import subprocess
 import sys
@@ -26,7 +27,6 @@ from pathlib import Path
 import benchmarks.kills.cells
 from experiments.ledger.ledger import Ledger
 from experiments.workers.ray_cluster import RayCluster
-from experiments.workers.ray_cluster import RayCluster
 from experiments.ledger.records import entries
 from experiments.runner import execute
 
@@ -41,6 +41,55 @@ with Ledger(Path(sys.argv[1]), create=False) as ledger:
     print(execute(ledger, "draws", RayCluster(2), progress=kill))
 print(killed)
 """
+
+
+TWO_NODES = """
+import sys, time
+from pathlib import Path
+import benchmarks.kills.cells
+from benchmarks.kills.nodes import pids_inside, two_nodes
+from experiments.ledger.ledger import Ledger
+from experiments.ledger.records import entries
+from experiments.runner import execute
+from experiments.workers.ray_cluster import RayCluster
+
+folder, inside = Path(sys.argv[1]), set()
+with two_nodes(folder, 1) as address, Ledger(folder, create=False) as ledger:
+    import ray  # after the token is set
+
+    ray.init(address, log_to_driver=False, configure_logging=False)
+    while sum(node["Alive"] for node in ray.nodes()) < 2:
+        time.sleep(0.2)
+    ray.shutdown()
+    execute(ledger, "draws", RayCluster(2, address=address), progress=lambda now: inside.update(pids_inside()))
+    used = {entry.notes["pid"] for entry in entries(ledger, "draws")}
+print("actors inside and outside:", len(used & inside), len(used - inside))
+"""
+
+
+def may_wire() -> bool:
+    """Whether this user may make network namespaces."""
+    if shutil.which("ip") is None:
+        return False
+    made = subprocess.run(["ip", "netns", "add", "engram-try"], capture_output=True, check=False)
+    subprocess.run(["ip", "netns", "delete", "engram-try"], capture_output=True, check=False)
+    return made.returncode == 0
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
+def test_two_nodes_give_the_bits_of_this_process(tmp_path: Path) -> None:
+    if not may_wire():
+        pytest.skip("this user may not make network namespaces, so there is no second node")
+    ledger_of(tmp_path / "ray", draws(60, seconds=0.2)).close()
+    command = [sys.executable, "-c", TWO_NODES, str(tmp_path / "ray")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "actors inside and outside: 1 1" in done.stdout
+    with ledger_of(tmp_path / "here", draws(60)) as ledger:
+        execute(ledger, "draws", Inline())
+        expected = payloads(ledger)
+    with Ledger(tmp_path / "ray", create=False) as ledger:
+        assert payloads(ledger) == expected
 
 
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
