@@ -28,7 +28,7 @@ COLUMNS = ("name", "what", "model", "done", "failed", "state", "planned")
 
 def draw(runner: Runner) -> list[Waiting]:
     """Draw all of it."""
-    listed = sweeps.experiments()
+    listed = sweeps.shown()
     if not listed:
         st.info(
             say("No experiment yet. Start one on the page Batch, or with `python -m experiments run`."),

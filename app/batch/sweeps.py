@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from app.language.say import later
 from app.server import limits
+from app.session.reader import reader
 from experiments.ledger.ledger import Ledger
 from experiments.ledger.owners import host_of
 from experiments.ledger.schema import FILE, LedgerError
@@ -119,14 +120,19 @@ def experiments() -> list[Experiment]:
     return [experiment for _, experiment in sorted(dated, key=lambda pair: -pair[0])]
 
 
+def shown() -> list[Experiment]:
+    """Those that this reader may see, also by a link: where the page is public, their own and those of the shell."""
+    if not limits.public():
+        return experiments()
+    return [experiment for experiment in experiments() if owner_of(experiment) in ("", reader())]
+
+
 def current(name: str) -> Experiment | None:
-    """The experiment of that name, even if its ledger cannot be read, so that the page says why; without a name, the
-    newest one that is being computed."""
+    """The shown experiment of that name, even if its ledger cannot be read, so that the page says why; without a name,
+    the newest one that is being computed."""
     if name:
-        return next((experiment for experiment in experiments() if experiment.name == name), None)
-    return next(
-        (experiment for experiment in experiments() if not experiment.problem and standing(experiment).live), None
-    )
+        return next((experiment for experiment in shown() if experiment.name == name), None)
+    return next((experiment for experiment in shown() if not experiment.problem and standing(experiment).live), None)
 
 
 def standing(experiment: Experiment) -> Standing:
@@ -173,7 +179,7 @@ def start(plan: Plan, identity: Mapping[str, Any], workers: int, owner: str = ""
     with _lock:
         if (folder / FILE).exists():
             raise ValueError(f"there is an experiment {plan.name!r} already; choose another name")
-        _check_room()
+        _check_room(owner)
         with Ledger(folder) as ledger:
             experiment = Experiment(folder, ledger.add(plan, identity))
         (folder / OWNER).write_text(owner, encoding="utf-8")
@@ -187,11 +193,28 @@ def owner_of(experiment: Experiment) -> str:
     return path.read_text(encoding="utf-8") if path.is_file() else ""
 
 
-def _check_room() -> None:
-    """Every batch is several processes, so only so many run at a time."""
-    running = sum(child.poll() is None for child in _children.values())
-    if running >= limits.most_batches():
-        raise ValueError(f"{running} batches are running, the most at a time here; stop one, or wait for one to end")
+def _check_room(owner: str) -> None:
+    """Every batch is several processes, so only so many run at a time; where the page is public, one of each reader.
+
+    Those that an earlier server has started count too.
+    """
+    children = {key for key, child in _children.items() if child.poll() is None}
+    running = [
+        experiment
+        for experiment in experiments()
+        if (str(experiment.folder), experiment.run) in children or (not experiment.problem and _works(experiment))
+    ]
+    if limits.public() and owner and owner in map(owner_of, running):
+        raise ValueError("a batch of yours is running, the most here; stop it, or wait for it to end")
+    if len(running) >= limits.most_batches():
+        raise ValueError(
+            f"{len(running)} batches are running, the most at a time here; stop one, or wait for one to end"
+        )
+
+
+def _works(experiment: Experiment) -> bool:
+    with Ledger(experiment.folder, create=False) as ledger:
+        return bool(ledger.working(experiment.run))
 
 
 def launch(experiment: Experiment, command: Command, workers: int) -> None:
@@ -203,7 +226,7 @@ def launch(experiment: Experiment, command: Command, workers: int) -> None:
     with _lock:
         if standing(experiment).live:
             return
-        _check_room()
+        _check_room(owner_of(experiment))
         arguments = [
             "--out",
             str(experiment.folder),

@@ -30,6 +30,9 @@ from experiments.plan import Plan, canonical, cell_key
 
 MOST_ATTEMPTS = 3
 """Failures after which a cell is given up."""
+SILENT_SECONDS = 300.0
+"""A process that gave no sign of life for so long is gone; of one from before a restart of the machine or of its
+container nothing else is known."""
 STATUSES = ("todo", "leased", "done", "failed")
 _OF_RUN = "FROM members JOIN cells USING (key) WHERE run = ?"
 
@@ -216,7 +219,9 @@ class Ledger:
     def working(self, run: str) -> list[tuple[str, str, float]]:
         """(owner, executor, seconds since its last sign of life) of every live process that works on a run."""
         now = time.time()
-        rows = self.read("SELECT owner, executor, beat FROM owners WHERE run = ?", run)
+        rows = self.read(
+            "SELECT owner, executor, beat FROM owners WHERE run = ? AND beat > ?", run, now - SILENT_SECONDS
+        )
         return [(owner, executor, now - beat) for owner, executor, beat in rows if not is_dead(owner)]
 
     # ---- results

@@ -5,6 +5,7 @@ import io
 import json
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
@@ -16,9 +17,11 @@ from app.batch.datasets import facts_of, read_dataset, requests_of
 from app.batch.prepare import BatchAsk, Prepared, _whole, prepare
 from app.batch.sweeps import Experiment, Standing
 from app.server import cache
+from experiments.ledger.ledger import Ledger
 from experiments.plan import LOADING, Cell, Plan
 from experiments.workers.messages import Setup
 from experiments.workers.worker import Worker
+from facts import Fact
 from tests.tiny import build_tiny
 
 NewPage = Callable[..., AppTest]
@@ -257,23 +260,64 @@ def test_an_experiment_that_cannot_be_read_is_shown_with_the_reason(new_page: Ne
     assert any("broken" in element.value for element in page.error)
 
 
-def test_batches_have_a_cap_and_an_owner(  # H13
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Running:
-        """A process that goes on."""
+FACT = Fact.from_prompt("Rome is the capital of", "Rome", "Italy")
 
-        def poll(self) -> None:
-            return None
 
+class Running:
+    """A process that goes on."""
+
+    def poll(self) -> None:
+        return None
+
+
+def planned(name: str, owner: str = "") -> Experiment:
+    """An experiment on disk that nobody computes."""
+    folder = sweeps.root() / name
+    with Ledger(folder) as ledger:
+        one = Experiment(folder, ledger.add(Plan(name, "", (Cell("trace", {"fact": asdict(FACT)}),)), {}))
+    (folder / sweeps.OWNER).write_text(owner)
+    return one
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *running: Experiment) -> None:
+    """As if processes of this server computed them."""
+    monkeypatch.setattr(sweeps, "_children", {(str(one.folder), one.run): Running() for one in running})
+
+
+def test_batches_have_a_cap_and_an_owner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # H13
     monkeypatch.setenv("ENGRAM_RUNS", str(tmp_path))
     monkeypatch.setenv("ENGRAM_PUBLIC", "1")
-    monkeypatch.setattr(sweeps, "_children", {(str(index), "run"): Running() for index in range(2)})
     plan = Plan("third", "", (Cell("trace", {}),))
+    mine, theirs, shells = planned("mine", "me"), planned("theirs", "you"), planned("shells")
+    run(monkeypatch, mine)
+    with pytest.raises(ValueError, match="a batch of yours is running, the most here; stop it, or wait"):
+        sweeps.start(plan, {}, 1, "me")
+    run(monkeypatch, theirs, shells)
     with pytest.raises(ValueError, match="2 batches are running, the most at a time here; stop one, or wait"):
         sweeps.start(plan, {}, 1, "me")
+    run(monkeypatch, theirs)
+    with Ledger(shells.folder, create=False) as ledger:  # a process that an earlier server has started
+        ledger.beat(shells.run, "elsewhere/1|7|8|9", "processes", 60)
+    with pytest.raises(ValueError, match="2 batches are running"):
+        sweeps.start(plan, {}, 1, "me")
     assert not (tmp_path / "third").exists()
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "owner.txt").write_text("me")
-    assert sweeps.owner_of(Experiment(tmp_path / "mine", "mine")) == "me"
-    assert sweeps.owner_of(Experiment(tmp_path, "other")) == ""
+    assert [sweeps.owner_of(one) for one in (mine, theirs, shells)] == ["me", "you", ""]
+
+
+def test_on_a_public_page_nobody_sees_the_batches_of_others(new_page: NewPage, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine, theirs, _ = planned("mine", "me"), planned("theirs", "you"), planned("shells")
+    run(monkeypatch, theirs)
+    monkeypatch.setattr(sweeps, "reader", lambda: "me")
+    assert {one.name for one in sweeps.shown()} == {"mine", "theirs", "shells"}
+    monkeypatch.setenv("ENGRAM_PUBLIC", "1")
+    assert {one.name for one in sweeps.shown()} == {"mine", "shells"}
+    assert sweeps.current("mine") == mine
+    assert sweeps.current("theirs") is None
+    assert sweeps.current("") is None, "what runs is not theirs to see"
+    page = new_page()
+    for place in ("batch/page.py", "runs/page.py"):
+        page.query_params["experiment"] = "theirs"
+        page.switch_page(place).run()
+        assert not page.exception
+        assert "theirs" not in " ".join(str(each.value) for each in [*page.header, *page.markdown, *page.selectbox])
+    assert set(page.dataframe[0].value["name"]) == {"mine", "shells"}

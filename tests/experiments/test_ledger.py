@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -146,13 +147,17 @@ def test_a_dead_process_loses_its_leases_at_once_and_a_live_one_does_not(ledger:
     assert statuses(ledger) == ["todo", "leased", "leased", "leased", "todo", "todo"]
 
 
-def test_beats_renew_leases(ledger: Ledger) -> None:
+def test_beats_renew_leases(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     ledger.lease("draws", ELSEWHERE, 0, -1)
     ledger.beat("draws", ELSEWHERE, "inline", 60)
     assert [cell.spec["seed"] for cell in ledger.lease("draws", ME, 0, 60)] == [2, 3]
     ((owner, executor, ago),) = ledger.working("draws")
     assert (owner, executor) == (ELSEWHERE, "inline")
     assert 0 <= ago < 60
+    now = time.time()
+    with monkeypatch.context() as later:  # its machine was started anew, so it gives no more signs of life
+        later.setattr(time, "time", lambda: now + 301)
+        assert ledger.working("draws") == []
     ledger.release(ELSEWHERE)
     assert ledger.working("draws") == []
     assert statuses(ledger) == ["todo", "todo", "leased", "leased", "todo", "todo"]
