@@ -2,22 +2,23 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+ZH := facts/language/zh/LC_MESSAGES/engram.mo
 
 .PHONY: app class test fuzz lint format docs browser model clean
 .DELETE_ON_ERROR:
 
 # MODELS="name=/folder,other=/file.gguf" puts models of yours on the page; ARGS are flags of the server.
-app: $(VENV)/.app app/language/zh.mo
+app: $(VENV)/.app $(ZH)
 	$(if $(MODELS),ENGRAM_MODELS="$(MODELS)") $(BIN)/python -m app $(ARGS)
 
 # The page for a class, as classroom.toml says; CLASSROOM names another file.
 CLASSROOM ?= classroom.toml
-class: $(VENV)/.app app/language/zh.mo
+class: $(VENV)/.app $(ZH)
 	$(if $(MODELS),ENGRAM_MODELS="$(MODELS)") $(BIN)/python -m app.classroom $(CLASSROOM) $(ARGS)
 
 # The browser tests come last and alone: a page that shares its cores with other tests loses clicks while it redraws.
 # They fail, not skip, when no browser is found; so do the tests of tests/real without their model.
-test: $(VENV)/.dev app/language/zh.mo browser model
+test: $(VENV)/.dev $(ZH) browser model
 	ENGRAM_REQUIRE_REAL_MODEL=1 HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/browser $(ARGS)
 	ENGRAM_REQUIRE_BROWSER=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/browser
 
@@ -48,7 +49,7 @@ $(VENV)/.app: requirements.txt
 	touch $@
 
 # The translations of the page, compiled; a page started without them compiles them itself.
-app/language/zh.mo: app/language/zh.po $(VENV)/.app
+$(ZH): facts/language/zh.po $(VENV)/.app
 	$(BIN)/python -m app.language compile
 
 $(VENV)/.dev: requirements-dev.txt $(VENV)/.app

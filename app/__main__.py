@@ -23,6 +23,7 @@ from typing import Any
 
 from app.server import limits
 from app.server.server_paths import FLAG, VARIABLE
+from facts.language.shell import told
 from facts.pipes import outlive_reader
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -47,6 +48,8 @@ def environment(settings: Path = SETTINGS) -> dict[str, str]:
 def main(arguments: list[str] | None = None) -> None:
     """Run Streamlit on the page; `arguments` are Streamlit's own flags, `--server-paths`, `--public` or `doctor`."""
     flags = list(sys.argv[1:] if arguments is None else arguments)
+    if {"-h", "--help"} & set(flags):
+        print(told("Serve the workbench.  It takes --server-paths, --public, doctor, and what Streamlit takes:"), "\n")
     asks_doctor = _taken(flags, "doctor")
     if _taken(flags, FLAG):
         os.environ[VARIABLE] = "1"

@@ -23,6 +23,7 @@ from editing.files import save_edit
 from editing.parts.suggest import choose_layer
 from editing.registry import DEFAULT_METHOD, METHODS, get_method
 from experiments.guard import guarded, why_broken
+from facts.language.shell import complain, told
 from facts.watch import UNWATCHED, Watch
 from metrics import EditReport
 from metrics.definitions import METRICS
@@ -45,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if kept:
             _save(options, edit, view)
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(error)
         return 2
     if options.json:
         printed = {"edit": description(edit), "report": json.loads(report.to_json()), "broken": list(why)}
@@ -170,7 +171,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m editing",
         parents=[chooser],
-        description="Rewrite one fact of a language model and measure the rewrite with five metrics.",
+        description=told("Rewrite one fact of a language model and measure the rewrite with five metrics."),
     )
     parser.add_argument("prompt", help="a sentence that stops where the answer should come")
     parser.add_argument("--subject", required=True, help="the words of the prompt that name its subject")

@@ -12,6 +12,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 
+from facts.language.shell import complain, told
 from facts.pipes import outlive_reader
 
 
@@ -63,9 +64,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if name in COMMANDS:
         return COMMANDS[name](rest)
     if name in ("-h", "--help"):
-        print(__doc__)
+        print(told(__doc__ or ""))
         return 0
-    print(f"error: unknown command {name!r}; choose from {', '.join(COMMANDS)}", file=sys.stderr)
+    complain(f"unknown command {name!r}; choose from {', '.join(COMMANDS)}")
     return 2
 
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from experiments import commands
 from experiments.runner import DEADLINE, RunBrokenError
 from experiments.studies import Study, get_study, survey
+from facts.language.shell import complain, told
 from facts.pipes import outlive_reader
 from models.options import NAMES, add_model_options
 
@@ -47,14 +48,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         options.study = study
         return COMMANDS[options.command](options)
     except (ValueError, OSError, RunBrokenError, ImportError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(error)
         return 2
 
 
 def _parser(study: Study | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m experiments",
-        description="Compute many cells over many facts; every result is kept, and a stopped run goes on.",
+        description=told("Compute many cells over many facts; every result is kept, and a stopped run goes on."),
     )
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
@@ -67,36 +68,37 @@ def _parser(study: Study | None) -> argparse.ArgumentParser:
             _add_executor(added)
         return added
 
-    run = command("run", study.HELP if study else f"plan and compute; {_listed()}", works=True)
+    run = command("run", told(study.HELP) if study else _listed(), works=True)
     run.add_argument("what", help="a study, or a plan that ends in .toml")
     add_model_options(run)
     run.set_defaults(**dict.fromkeys(NAMES))  # options that are not given come from the plan
     run.add_argument("--name", default="", help="of the run, if not the study's or the plan's own")
     if study:
         study.add_options(run)
-    command("status", "how far a run is").add_argument("--json", action="store_true", help="as JSON")
-    command("resume", "go on with a run", works=True)
-    command("retry", "try failed cells once more", works=True)
-    command("export", "write the tables and the study's figure").add_argument(
+    command("status", told("how far a run is")).add_argument("--json", action="store_true", help="as JSON")
+    command("resume", told("go on with a run"), works=True)
+    command("retry", told("try failed cells once more"), works=True)
+    command("export", told("write the tables and the study's figure")).add_argument(
         "--format",
         choices=commands.FORMATS,
         default="tables",
         help="tables, or edits in the shape of EasyEdit's results",
     )
-    command("doctor", "verify every row's hash").add_argument(
+    command("doctor", told("verify every row's hash")).add_argument(
         "--mend", action="store_true", help="delete damaged rows, so that `resume` computes them again"
     )
-    for name, text in (("backup", "write the ledger into one file"), ("restore", "make a ledger from a backup")):
-        command(name, text).add_argument("file", type=Path, help="the backup")
+    command("backup", told("write the ledger into one file")).add_argument("file", type=Path, help="the backup")
+    command("restore", told("make a ledger from a backup")).add_argument("file", type=Path, help="the backup")
     return parser
 
 
 def _listed() -> str:
-    """The studies with a line each, and those that cannot be used with the reason."""
+    """What `run` does, the studies with a line each, and those that cannot be used with the reason."""
     studies = survey()
-    usable = "; ".join(f"{name}: {study.HELP}" for name, study in sorted(studies.studies.items()))
-    others = "".join(f"; {name} cannot be used: {reason}" for name, reason in sorted(studies.unusable.items()))
-    return f"studies: {usable or 'none'}{others}"
+    lines = [told("plan and compute a study or a plan in TOML")]
+    lines += [f"{name}: {told(study.HELP)}" for name, study in sorted(studies.studies.items())]
+    lines += [told(f"{name} cannot be used: {reason}") for name, reason in sorted(studies.unusable.items())]
+    return "; ".join(lines)
 
 
 def _add_executor(parser: argparse.ArgumentParser) -> None:

@@ -90,9 +90,8 @@ def read_value(kind: Any, value: Any, where: str) -> Any:
     if get_origin(kind) is tuple:
         of_any_length = of[-1] is ...
         if not isinstance(value, list | tuple) or not (of_any_length or len(value) == len(of)):
-            raise ValueError(
-                f"{where} is {_shown(value)}; expected a list" + ("" if of_any_length else f" of {len(of)}")
-            )
+            length = "" if of_any_length else f" of {len(of)}"
+            raise ValueError(f"{where} is {_shown(value)}; expected a list{length}")
         kinds = of[:1] * len(value) if of_any_length else of
         return tuple(
             read_value(*pair, f"{where}[{index}]") for index, pair in enumerate(zip(kinds, value, strict=True))

@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from facts.language.shell import complain, told
 from facts.pipes import outlive_reader
 from facts.watch import Cancelled, Watch
 from models.sources.cache import COMPUTED, cache_folder, cap_bytes, clear, kept_files
@@ -195,20 +196,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         0, or 1 when it failed and 130 when it was interrupted; the reason is printed.
     """
-    parser = argparse.ArgumentParser(prog="python -m models", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m models", description=told(__doc__ or ""))
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("list", help="models to start with").add_argument("--json", action="store_true")
+    commands.add_parser("list", help=told("models to start with")).add_argument("--json", action="store_true")
     for name, text in (
-        ("show", "what one model is and needs"),
-        ("get", "fetch one"),
-        ("remove", "free its disk space"),
+        ("show", told("what one model is and needs")),
+        ("get", told("fetch one")),
+        ("remove", told("free its disk space")),
     ):
         command = commands.add_parser(name, help=text)
         command.add_argument("name", metavar="NAME")
         command.add_argument("--json", action="store_true")
         if name == "get":
             command.add_argument("--accept-licence", action="store_true", help="accept the licence that is shown")
-    command = commands.add_parser("cache", help="what is kept on disk, and its cap; --clear deletes it")
+    command = commands.add_parser("cache", help=told("what is kept on disk, and its cap; --clear deletes it"))
     command.add_argument("--clear", action="store_true", help="delete what can be computed again")
     command.add_argument("--models", action="store_true", help="with --clear: fetched and converted models too")
     command.add_argument("--json", action="store_true")
@@ -216,7 +217,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         _run(options)
     except (ValueError, OSError) as error:
-        note(f"error: {error}")
+        complain(error)
         return 1
     except (Cancelled, KeyboardInterrupt):
         goes_on = options.command == "get"

@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import cast, get_args
 
+from facts.language.shell import complain, told
 from facts.pipes import outlive_reader
 from facts.spreadsheet import defused
 from facts.watch import UNWATCHED, Watch
@@ -55,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         output = COMMANDS[options.command](options, _watch())
         _write(output, options)
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(error)
         return 2
     for note in getattr(options, "notes", ()):
         print(f"note: {note}", file=sys.stderr)
@@ -136,8 +137,8 @@ def _watch() -> Watch:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m tracing",
-        description="Which states of a language model carry a fact?  Causal tracing (Meng et al. 2022) and its kin.",
-        epilog="A prompt in place of a command is traced; COMMAND --help lists the options of a command.",
+        description=told("Which states of a language model carry a fact?  Causal tracing (Meng et al. 2022)."),
+        epilog=told("A prompt in place of a command is traced; COMMAND --help lists the options of a command."),
     )
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
@@ -149,7 +150,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_traces(command)
     _add_lenses(command)
     _add_many(command)
-    opening = subparsers.add_parser("open", help="show a saved result", description="show a saved result")
+    shown = told("show a saved result")
+    opening = subparsers.add_parser("open", help=shown, description=shown)
     opening.add_argument("path", nargs="+", help="what --npz wrote; several maps of one prompt make one figure")
     opening.add_argument("--difference", action="store_true", help="of two maps: draw both, and the second minus first")
     _add_measure(opening)
@@ -159,20 +161,20 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_traces(command: AddCommand) -> None:
-    tracing = command("trace", "trace one prompt exactly")
+    tracing = command("trace", told("trace one prompt exactly"))
     add_prompt(tracing)
     add_config(tracing)
     tracing.add_argument("--panels", choices=("one", "all"), default="one", help="all: states, MLP and attention")
     _add_measure(tracing)
     add_output(tracing)
     add_style(tracing)
-    estimating = command("attribution", "estimate the map from one backward pass (attribution patching)")
+    estimating = command("attribution", told("estimate the map from one backward pass (attribution patching)"))
     add_prompt(estimating)
     add_config(estimating, without=("severed", "batch_size", "against"))
     estimating.add_argument("--verify", type=int, default=0, help="compute this many of the largest cells exactly")
     estimating.add_argument("--neurons", action="store_true", help="estimate single neurons instead of a site's cells")
     add_output(estimating)
-    patching = command("paths", "patch the paths from one state through each later module")
+    patching = command("paths", told("patch the paths from one state through each later module"))
     add_prompt(patching)
     patching.add_argument("--sender", required=True, help="site:layer:position, such as mlp_out:3:5 (-1 is the last)")
     through = ("nothing", "mlps")
@@ -182,7 +184,7 @@ def _add_traces(command: AddCommand) -> None:
 
 
 def _add_lenses(command: AddCommand) -> None:
-    reading = command("lens", "read every state through the final norm and head (logit lens)")
+    reading = command("lens", told("read every state through the final norm and head (logit lens)"))
     add_prompt(reading)
     reading.add_argument("--target", default="", help="another word to follow, such as the answer after an edit")
     reading.add_argument("--top-k", type=int, default=5, help="predictions kept at every cell (default: %(default)s)")
@@ -190,23 +192,23 @@ def _add_lenses(command: AddCommand) -> None:
     reading.add_argument("--tuned-from", help="the same with translators saved before")
     reading.add_argument("--save-tuned", help="save the fitted translators to this file")
     add_output(reading)
-    cutting = command("knockout", "cut attention edges from the last token to subject, relation and itself")
+    cutting = command("knockout", told("cut attention edges from the last token to subject, relation and itself"))
     add_prompt(cutting)
     cutting.add_argument("--window", type=int, help="layers cut together (default: a fifth of the layers)")
     add_output(cutting)
-    suggesting = command("counterfactuals", "suggest other subjects of as many tokens, from the atlas")
+    suggesting = command("counterfactuals", told("suggest other subjects of as many tokens, from the atlas"))
     add_prompt(suggesting)
     suggesting.add_argument("--limit", type=int, default=10, help="how many at most (default: %(default)s)")
     add_output(suggesting, figure=False)
 
 
 def _add_many(command: AddCommand) -> None:
-    several = command("facts", "trace every fact of a CSV or JSON Lines file")
+    several = command("facts", told("trace every fact of a CSV or JSON Lines file"))
     _add_facts(several)
     several.add_argument("--folder", required=True, help="where each trace and summary.csv go")
     add_config(several)
     add_output(several, figure=False)
-    averaging = command("average", "average effects over facts, by kind of token")
+    averaging = command("average", told("average effects over facts, by kind of token"))
     _add_facts(averaging)
     sites: tuple[str, ...] = ("resid_post", "mlp_out", "attn_out")
     averaging.add_argument("--sites", nargs="+", choices=SITES, default=sites, help="one map each")

@@ -178,7 +178,8 @@ def _set_aside(dataset: Dataset) -> None:
         icon=":material/playlist_remove:",
     )
     listed = [
-        {"row": row.row, "line": row.line, "field": row.field, "reason": row.reason} for row in dataset.rejected[:200]
+        {"row": row.row, "line": row.line, "field": row.field, "reason": said(row.reason)}
+        for row in dataset.rejected[:200]
     ]
     st.dataframe(
         pd.DataFrame(listed),

@@ -134,9 +134,10 @@ def _notices(experiment: Experiment, now: Standing) -> None:
     if now.failed:
         import pandas as pd
 
+        failures = [failure | {"reason": said(failure["reason"])} for failure in sweeps.failures(experiment)]
         with st.expander(say("{failed} failed cells", failed=now.failed)):
             st.dataframe(
-                pd.DataFrame(sweeps.failures(experiment), dtype=object),
+                pd.DataFrame(failures, dtype=object),
                 hide_index=True,
                 key="experiment_failures",
                 alt=say("Cells that failed, with the reason"),

@@ -241,6 +241,7 @@ def launch(experiment: Experiment, command: Command, workers: int) -> None:
             _children[str(experiment.folder), experiment.run] = subprocess.Popen(
                 [sys.executable, "-m", "experiments", command, *arguments],
                 cwd=ROOT,
+                env=os.environ | {"LANGUAGE": "en"},  # the page says its last words in each reader's language
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -11,6 +11,7 @@ import segno
 from app.__main__ import main as serve
 from app.classroom.settings import read_classroom
 from app.server.catalog import OFFERED, offer
+from facts.language.shell import complain
 from facts.pipes import outlive_reader
 
 
@@ -25,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
         if missing:
             raise ValueError(f"models names {missing[0]!r}, which is not here; choose from {', '.join(offered)}")
     except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(error)
         return 2
     os.environ.update(classroom.environment())
     print(f"The class opens {classroom.link}\nThe same link with its code to scan is on the page Class.\n")

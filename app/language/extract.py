@@ -2,7 +2,7 @@
 
 Three kinds of words are msgids:
 
-- what `say`, `say_count` and `later` are called with (`app/`);
+- what `say`, `say_count` and `later` are called with on the pages, and `told` in command lines;
 - words that come as data: names and definitions of metrics, methods and settings, sites, stages of long work;
 - sentences that other packages make, read off their f-strings: `f"layer {layer} is out of range"` becomes
   `layer {layer} is out of range`.  They carry the comment `sentence`.  Left out are those that no reader sees, in the
@@ -14,11 +14,12 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from app.language.catalogue import FEWEST_LETTERS, names_in, own_letters, po_file
 from app.language.say import setting_label
+from facts.language.catalogue import FEWEST_LETTERS, names_in, own_letters, po_file
 
 if TYPE_CHECKING:
     from babel.messages.catalog import Catalog
@@ -29,26 +30,80 @@ SENTENCE = "sentence"
 RAISED_IN = ("facts", "models", "tracing", "editing", "metrics", "experiments", "app")
 """Packages whose errors are sentences for readers."""
 SENTENCES_OF = (
-    "app/runs/average_runs.py",
-    "app/runs/two_runs.py",
-    "app/runs/files.py",
-    "app/server/errors.py",
-    "app/server/jobs.py",
     "app/batch/prepare.py",
     "app/batch/sweeps.py",
+    "app/every_layer.py",
+    "app/runs/average_runs.py",
+    "app/runs/files.py",
+    "app/runs/two_runs.py",
+    "app/server/errors.py",
+    "app/server/jobs.py",
     "app/session/form.py",
+    "editing/applied/view.py",
+    "editing/configs.py",
+    "editing/files.py",
+    "editing/methods/grace.py",
+    "editing/methods/in_context.py",
+    "editing/methods/kn.py",
+    "editing/methods/trained/ke.py",
+    "editing/methods/trained/learned.py",
+    "editing/methods/wise.py",
     "editing/parts/diagnosis.py",
+    "editing/preflight.py",
     "experiments/guard.py",
+    "experiments/kinds.py",
+    "experiments/runner.py",
+    "experiments/studies/__init__.py",
+    "experiments/workers/processes.py",
+    "experiments/workers/ray_cluster.py",
+    "experiments/workers/worker.py",
+    "facts/importers/build.py",
+    "facts/importers/fact_list.py",
+    "facts/importers/fields.py",
+    "facts/importers/files/split.py",
+    "facts/importers/files/text.py",
+    "facts/importers/read.py",
+    "facts/importers/values.py",
+    "facts/names.py",
+    "facts/records.py",
     "metrics/asking/scoring.py",
     "metrics/behaviour.py",
     "metrics/efficiency.py",
+    "metrics/protocols/base.py",
     "models/cards.py",
+    "models/forwards/remote_jobs.py",
+    "models/sources/child.py",
+    "models/sources/folder.py",
+    "models/sources/hub.py",
+    "models/sources/index.py",
+    "models/sources/load.py",
+    "models/sources/manifest.py",
+    "models/text/asking.py",
     "models/text/tokens.py",
+    "tracing/corruption.py",
+    "tracing/engine/averaging.py",
+    "tracing/engine/memory.py",
     "tracing/plots/labels.py",
     "tracing/plots/maps.py",
     "tracing/suggestion.py",
 )
 """Files whose other sentences readers see too: suggestions, warnings, reasons."""
+
+ARGPARSE = (
+    "usage: ",
+    "positional arguments",
+    "options",
+    "show this help message and exit",
+    "%(prog)s: error: %(message)s\n",
+    "argument %(argument_name)s: %(message)s",
+    "the following arguments are required: %s",
+    "unrecognized arguments: %s",
+    "invalid choice: %(value)r (choose from %(choices)s)",
+    "invalid %(type)s value: %(value)r",
+    "expected one argument",
+    "expected at least one argument",
+)
+"""Python's own words of a command line, which it looks up by gettext."""
 
 
 @dataclass(frozen=True)
@@ -85,8 +140,6 @@ def update(language: str = LANGUAGE) -> Catalog:
     for word in words():
         known = old.get(word.text if isinstance(word.text, str) else word.text[0])
         string: Any = known.string if known is not None else ""
-        if word.sentence and not string:
-            continue
         comments = [SENTENCE] if word.sentence else []
         new.add(word.text, string or None, locations=[(word.place, 0)], auto_comments=comments)
     with path.open("wb") as file:
@@ -112,11 +165,13 @@ def _filled(known: Catalog, word: Word) -> bool:
 
 
 def _said() -> Iterator[Word]:
-    for path, tree in _files(("app",)):
+    for path, tree in _files((*RAISED_IN, "engram")):
         for node in ast.walk(tree):
             name = node.func.id if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) else ""
-            if name in ("say", "later", "say_count"):
+            if name in ("say", "later", "say_count", "told"):
                 assert isinstance(node, ast.Call)
+                if name == "told" and node.args and ast.unparse(node.args[0]).startswith("__doc__"):
+                    yield Word(ast.get_docstring(tree, clean=False) or "", path)
                 texts = [arg.value for arg in node.args if isinstance(arg, ast.Constant) and isinstance(arg.value, str)]
                 if name == "say_count" and len(texts) == 2:
                     yield Word((texts[0], texts[1]), path)
@@ -134,10 +189,12 @@ def _data() -> Iterator[Word]:
     from typing import get_args
 
     from editing import METHODS
+    from experiments.studies import survey
     from facts.types import ProbeKind
     from metrics.definitions import DEFINITIONS, METRICS
     from metrics.protocols import PROTOCOLS
     from metrics.tables import HEADERS
+    from models.sources.catalogue import ENTRIES
     from tracing.measures import UNITS
     from tracing.plots import labels
     from tracing.plots.colours import BELOW_ZERO
@@ -156,6 +213,9 @@ def _data() -> Iterator[Word]:
             BELOW_ZERO,
         ],
         "metrics/tables.py": list(HEADERS),
+        "models/sources/catalogue.py": [entry.title for entry in ENTRIES.values() if entry.source == "bundled"],
+        "experiments/studies": [study.HELP for study in survey().studies.values()],
+        "argparse": list(ARGPARSE),
         "facts/types.py": [kind.replace("_", " ") for kind in get_args(ProbeKind)],
         "tracing/measures.py": [
             text for unit in UNITS.values() for text in (unit, f"Indirect effect ({unit})", f"{unit} restored")
@@ -204,17 +264,25 @@ def _constants(node: ast.expr, path: str) -> Iterator[Word]:
 
 
 def _sentences() -> Iterator[Word]:
-    for path, tree in _files(RAISED_IN):
-        raised = [node.exc for node in ast.walk(tree) if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call)]
-        seen = [call.args[0] for call in raised if call.args and _called(call) != "AttributeError"]
-        texts = [text for node in seen for text in _templates(node)]
+    for path, tree in _files((*RAISED_IN, "engram")):
+        errors = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and _speaks(node)]
+        texts = [text for call in errors for arg in call.args for text in _templates(arg)]
         if path in SENTENCES_OF:
             texts += _all_templates(tree)
         yield from (Word(text, path, sentence=True) for text in texts if _is_sentence(text))
 
 
+def _speaks(call: ast.Call) -> bool:
+    """Whether it is a call such as `ValueError(sentence)`, `row.error(field, sentence)` or `told(sentence)`."""
+    name = _called(call)
+    if name == "AttributeError" or _logs(call):
+        return False
+    return name.endswith("Error") or name in ("error", "complain", "told")
+
+
 def _is_sentence(text: str) -> bool:
-    return " " in text.strip() and not (names_in(text) and own_letters(text) < FEWEST_LETTERS)
+    short = bool(names_in(text)) and own_letters(text) < FEWEST_LETTERS
+    return " " in text.strip() and not text.endswith("\n") and not short
 
 
 def _all_templates(tree: ast.Module) -> list[str]:
@@ -274,7 +342,12 @@ def _name(value: ast.expr, names: dict[str, str]) -> str:
     return names[source]
 
 
+@cache
+def _parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
 def _files(packages: tuple[str, ...]) -> Iterator[tuple[str, ast.Module]]:
     for package in packages:
         for path in sorted((ROOT / package).rglob("*.py")):
-            yield path.relative_to(ROOT).as_posix(), ast.parse(path.read_text(encoding="utf-8"))
+            yield path.relative_to(ROOT).as_posix(), _parsed(path)

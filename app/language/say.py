@@ -8,15 +8,14 @@ thread belongs to no session and speaks English, so workers return data and the 
 from __future__ import annotations
 
 import os
-import re
-from functools import lru_cache
 
 import streamlit as st
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
-from app.language.catalogue import templates, translations
+from facts.language.catalogue import translations
+from facts.language.sentences import in_language
+from facts.language.shell import ENGLISH
 
-ENGLISH = "en"
 LANGUAGES = {ENGLISH: "EN", "zh": "中文"}
 """By their codes in links, with their names on the switch."""
 FIRST = "ENGRAM_LANGUAGE"
@@ -67,36 +66,7 @@ def later(text: str) -> str:
 def said(sentence: str) -> str:
     """A finished English sentence in the session's language; one that fits no template stays English."""
     language = current()
-    return sentence if language == ENGLISH or not sentence else _said(sentence, language)
-
-
-_BETWEEN = re.compile(r"(?<=\.) (?=[A-Z])")
-"""Where one sentence ends and another begins."""
-
-
-@lru_cache(maxsize=4096)
-def _said(sentence: str, language: str) -> str:
-    known = translations(language)
-    for text in (sentence, sentence[:1].lower() + sentence[1:]):
-        for shorter, stop in ((text, ""), (text.removesuffix("."), "。")):
-            words = known.gettext(shorter)
-            if words != shorter:
-                return words.removesuffix(stop) + stop
-    several = _BETWEEN.split(sentence)
-    if len(several) > 1:
-        each = [_said(one, language) for one in several]
-        if all(words != one for words, one in zip(each, several, strict=True)):
-            return "".join(each)
-    for template in templates(language):
-        match = template.pattern.fullmatch(sentence) if template.literal in sentence else None
-        if match:
-            values = {
-                name: _said(value, language) if " " in value else value for name, value in match.groupdict().items()
-            }
-            stop = values.pop("sentence_end")
-            words = template.translation.format(**values)
-            return words.removesuffix("。") + "。" if stop else words
-    return sentence
+    return sentence if language == ENGLISH or not sentence else in_language(sentence, language)
 
 
 def start() -> None:

@@ -110,7 +110,7 @@ def _loaded_how() -> dict[str, str]:
 
 
 def _listed(choice: Choice) -> str:
-    return say("{shown} · {n_layers} layers", shown=choice.shown, n_layers=choice.n_layers)
+    return say("{shown} · {n_layers} layers", shown=said(choice.shown), n_layers=choice.n_layers)
 
 
 def _devices() -> list[str]:

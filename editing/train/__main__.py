@@ -17,6 +17,7 @@ import torch
 from editing.train.artefact import LOG
 from editing.train.loop import Budget, begin_from, train
 from editing.train.trainers import SETTINGS, USUAL, make_trainer, parsed
+from facts.language.shell import complain, told
 from facts.pipes import outlive_reader
 from models.options import add_model_options, load_from
 
@@ -38,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             begin_from(trainer, options.start)
         train(trainer, options.out, budget, lambda line: print(described(line), flush=True))
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(error)
         return 2
     print(f"The editor is in {options.out}, its curve in {options.out / LOG}.")
     return 0
@@ -52,7 +53,9 @@ def described(line: dict[str, Any]) -> str:
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=told(__doc__ or ""), formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("method", choices=tuple(SETTINGS), help="the editor to train")
     add_model_options(parser)
     parser.add_argument("--out", type=Path, required=True, help="folder for the editor")

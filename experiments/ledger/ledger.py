@@ -148,8 +148,9 @@ class Ledger:
             return name or first[0]
         if not names:
             raise LedgerError(f"the ledger {str(self.path)!r} holds no run yet; start one with `run`")
-        problem = f"there is no run {name!r}" if name else f"there are {len(names)} runs"
-        raise LedgerError(f"{problem} in {str(self.path)!r}; name one of {', '.join(names)}")
+        if not name:
+            raise LedgerError(f"there are {len(names)} runs in {str(self.path)!r}; name one of {', '.join(names)}")
+        raise LedgerError(f"there is no run {name!r} in {str(self.path)!r}; name one of {', '.join(names)}")
 
     def info(self, run: str) -> RunInfo:
         """The run as it was planned.

@@ -11,6 +11,7 @@ from typing import Any
 
 from facts.importers import FORMATS, Preview, Summary, import_file, preview
 from facts.importers.formats.engram import record_of
+from facts.language.shell import complain, told
 from facts.pipes import outlive_reader
 from facts.words import counted
 
@@ -26,7 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
         if options.preview:
             shown = preview(options.file, options.preview, options.format, keep_same_answers=keep)
     except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(error)
         return 2
     if options.json:
         print(json.dumps(_record(options.file, summary, rejected, options.out, shown), indent=2))
@@ -36,7 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m facts.importers", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m facts.importers", description=told(__doc__ or ""))
     parser.add_argument("file", metavar="FILE", help="a dataset as published: JSON, JSON Lines or CSV")
     parser.add_argument("--format", choices=FORMATS, help="told from the content if not given")
     parser.add_argument("--json", action="store_true", help="print one JSON object")

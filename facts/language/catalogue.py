@@ -1,8 +1,8 @@
 """The translations: read from a .mo file that is made of the .po file, and templates that English sentences fit.
 
 An error or a suggestion comes from a package that knows nothing of languages, as a finished English sentence.  Its
-template, `layer {layer} is out of range`, is a msgid too (`extract.py` reads it off the f-string), so the sentence can
-be held against all templates, and what stands in the places of the names goes into the translation.
+template, `layer {layer} is out of range`, is a msgid too (`app/language/extract.py` reads it off the f-string), so the
+sentence can be held against all templates, and what stands in the places of the names goes into the translation.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from pathlib import Path
 from string import Formatter
 
 FOLDER = Path(__file__).parent
+DOMAIN = "engram"
+"""As gettext calls the translations of a program."""
 FEWEST_LETTERS = 6
 """Of a template beside its names; one with fewer would fit nearly any sentence."""
 
@@ -26,8 +28,8 @@ def po_file(language: str) -> Path:
 
 
 def mo_file(language: str) -> Path:
-    """The same, compiled; not in the repository."""
-    return FOLDER / f"{language}.mo"
+    """The same, compiled, where gettext looks for it; not in the repository."""
+    return FOLDER / language / "LC_MESSAGES" / f"{DOMAIN}.mo"
 
 
 def compiled(language: str) -> bytes:
@@ -50,6 +52,7 @@ def translations(language: str) -> gettext.NullTranslations:
     if not target.exists() or target.stat().st_mtime < source.stat().st_mtime:
         data = compiled(language)
         try:
+            target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(data)
         except OSError:  # a folder that may only be read
             return gettext.GNUTranslations(io.BytesIO(data))
@@ -70,10 +73,11 @@ class Template:
 
 @cache
 def templates(language: str) -> tuple[Template, ...]:
-    """The templates of a language, those with the most letters of their own first."""
+    """The templates of a language, those with the most letters of their own first, then the longest."""
     known = getattr(translations(language), "_catalog", {})
     made = [_template(text, known[text]) for text in known if isinstance(text, str) and names_in(text)]
-    return tuple(sorted((entry for entry in made if entry.letters >= FEWEST_LETTERS), key=lambda one: -one.letters))
+    told_apart = (entry for entry in made if entry.letters >= FEWEST_LETTERS)
+    return tuple(sorted(told_apart, key=lambda one: (-one.letters, -len(one.pattern.pattern))))
 
 
 def names_in(text: str) -> list[str]:

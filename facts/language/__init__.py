@@ -1,0 +1,1 @@
+"""English sentences in the language of their reader: the translations, and what a command line says."""
