@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 from urllib.parse import urlencode
 
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, expect
 
 from benchmarks.parts.served import chromium, served
 
@@ -67,7 +67,8 @@ def _take(browser: Browser, address: str, page: str, look: str, model: str, path
         if edit:
             tab.get_by_role("button", name=APPLY).click(timeout=PATIENCE)
             tab.get_by_role("button", name=REPORT).wait_for(timeout=PATIENCE)
-    tab.locator("[data-testid=stStatusWidget]").wait_for(state="detached", timeout=PATIENCE)
+    for unfinished in ("stStatusWidget", "stSkeleton"):
+        expect(tab.get_by_test_id(unfinished)).to_have_count(0, timeout=PATIENCE)
     tab.wait_for_timeout(1500)  # fonts and charts settle
     tab.screenshot(path=path)
     context.close()

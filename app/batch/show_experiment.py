@@ -55,7 +55,7 @@ def words(now: Standing) -> str:
         )
     ]
     if now.failed:
-        parts.append(f"{now.failed} failed")
+        parts.append(say("{n} failed", n=now.failed))
     if now.rate:
         parts.append(
             say("{rate:.2g} cells a second", rate=now.rate)

@@ -20,12 +20,32 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.server import limits, monitoring
 
 _INLINE = re.compile(r"<script>(.*?)</script>", re.DOTALL)
+COPY_LINK = """
+if (!window.copiesLink) {
+  window.copiesLink = true;
+  document.addEventListener("click", event => {
+    if (!event.target.closest(".st-key-copy_link button")) return;
+    const link = new URL(location.href);
+    link.searchParams.delete("tab");
+    const text = String(link), show = () => prompt("", text);
+    if (navigator.clipboard) return navigator.clipboard.writeText(text).catch(show);
+    const field = document.body.appendChild(document.createElement("textarea"));
+    field.value = text;
+    field.select();
+    if (!document.execCommand("copy")) show();
+    field.remove();
+  });
+}
+"""
+"""The page's one script of ours: puts its address, without the tab's number, on the clipboard.  Browsers offer
+`navigator.clipboard` over https and on this computer, not to a class; where nothing works, the address is shown."""
 
 
 def _inline_scripts() -> str:
-    """The hashes of the scripts in Streamlit's own index page, which the policy has to name."""
+    """The hashes of our script and of those in Streamlit's own index page, which the policy has to name."""
     page = Path(streamlit.__file__).with_name("static").joinpath("index.html").read_text(encoding="utf-8")
-    digests = (hashlib.sha256(script.encode()).digest() for script in _INLINE.findall(page))
+    scripts = [COPY_LINK, *_INLINE.findall(page)]
+    digests = (hashlib.sha256(script.encode()).digest() for script in scripts)
     return " ".join(f"'sha256-{b64encode(digest).decode()}'" for digest in digests)
 
 

@@ -62,9 +62,6 @@ class Session:
     drawn_anew: int = 0
     """How often fields in panels got new keys (`state.key_of`)."""
 
-    link_place: Any = None
-    """Where the link is drawn once the page has written it."""
-
     # The model
     model_wanted: str = ""
     """A fetched model that the list of models is to turn to."""

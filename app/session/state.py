@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import urlencode
 
 import streamlit as st
 
@@ -19,7 +18,7 @@ from app.language.say import say
 from app.server import presence
 from app.server.catalog import AS_USUAL, DTYPES, Choice
 from app.server.jobs import Job, Lane, Runner, Work
-from app.session import examples, keep
+from app.session import examples
 from app.session.asks import SITES, FetchAsk, TraceAsk
 from app.session.form import LONGEST, default_window
 from app.session.session import session
@@ -179,12 +178,6 @@ def write_link(model: Choice, revision: str) -> None:
     if revision:
         _write("revision", revision[:REVISION_DIGITS] if traced else "")
     _write("run", "1" if traced else "")
-
-
-def link() -> str:
-    """The address that gives the same fields and the same map on another computer."""
-    params = {name: value for name, value in st.query_params.to_dict().items() if name != keep.PARAMETER}
-    return f"{st.context.url or ''}?{urlencode(params)}"
 
 
 def _write(name: str, value: str) -> None:

@@ -11,6 +11,7 @@ import streamlit as st
 from app.language.say import later, said, say
 from app.server import cache, limits
 from app.server.catalog import DTYPES, Choice, Offer
+from app.server.gate import COPY_LINK
 from app.server.jobs import Runner
 from app.session import state
 from app.session.session import session
@@ -26,15 +27,23 @@ PURPOSE = later(
     "<h1><b>Engram</b> See where a language model keeps a fact, rewrite the fact, and measure what else changes.</h1>"
 )
 
+DESCRIBED = (later("Bundled model"), later("Glass box, set by hand"))
+"""Titles of the catalogue that are words, not names."""
 
-def draw(runner: Runner, offer: Offer) -> tuple[Choice, list[Waiting]]:
-    """Draw what Engram is, the list of models and the panel that gets others; the chosen model, and a download."""
+
+def draw(runner: Runner, offer: Offer, *, workbench: bool = False) -> tuple[Choice, list[Waiting]]:
+    """Draw the list of models and the panel that gets others; the chosen model, and a download.
+
+    Args:
+        workbench: also say what Engram is, and offer the link to what is shown.
+    """
     wanted, session().model_wanted = session().model_wanted, ""
     if wanted in offer.models:
         st.session_state.model = wanted
         state.use_defaults_of(offer.models[wanted])
     with st.container(horizontal=True, vertical_alignment="center", gap="xsmall"):
-        st.html(said(PURPOSE), width="stretch")
+        if workbench:
+            st.html(f"{said(PURPOSE)}<script>{COPY_LINK}</script>", width="stretch", unsafe_allow_javascript=True)
         switch = st.container(width="content")
         choice = _chosen(offer)
         with st.popover(say("More models"), icon=":material/deployed_code:"):
@@ -44,9 +53,8 @@ def draw(runner: Runner, offer: Offer) -> tuple[Choice, list[Waiting]]:
                 _get()
         with switch:
             choice = replace(choice, chat=_chat(choice))
-        links = st.container(width="content")
-    with links, st.popover(say("Copy link"), icon=":material/link:"):
-        link_place = st.empty()
+        if workbench:
+            _copy_link()
     below = st.empty()  # so that the old content goes at once, not when the script ends
     with below.container():
         waiting = _download(runner)
@@ -57,8 +65,17 @@ def draw(runner: Runner, offer: Offer) -> tuple[Choice, list[Waiting]]:
         for problem in offer.unusable:
             st.warning(plain(said(sentence(problem))), icon=":material/folder_off:")
         _compare_with_link(choice)
-    session().link_place = link_place
     return choice, waiting
+
+
+def _copy_link() -> None:
+    """Draw the button that copies the address; the browser does it, so one click is enough."""
+    copied = st.session_state.get("copy_link")
+    st.button(
+        say("Link copied") if copied else say("Copy link"),
+        key="copy_link",
+        icon=":material/check:" if copied else ":material/link:",
+    )
 
 
 def _chat(choice: Choice) -> bool:

@@ -48,27 +48,23 @@ def controls(form: Form, trace: Job | None) -> tuple[EditAsk | None, Places]:
     """Draw the layer and, once there is a trace, the method with its settings; the edit that Apply would compute."""
     with st.container(horizontal=True, vertical_alignment="center", gap="xsmall"):
         st.header(say("2 · Edit"), anchor=False, width="stretch")
-        buttons = st.container(width="content")
+        buttons, details = st.container(width="content"), st.container(width="content")
     if trace is not None and trace.state == "done":
         state.suggest_layer(trace.key, trace.result.start)
         session().method_shown = True
     # Once shown, the picker stays, also while another trace runs: what moves up would be drawn twice meanwhile.
-    shown = session().method_shown
-    left, right = st.columns(2, gap="small", vertical_alignment="bottom") if shown else (st.container(), None)
+    if not session().method_shown:
+        _suggest(form, trace, _layer(form))
+        return None, Places(buttons, details)
+    left, right = st.columns([2, 3], gap="small", vertical_alignment="bottom")
     with left:
         layer = _layer(form)
-    if right is None:
-        _suggest(form, trace, layer)
-        return None, Places(buttons, st.container())
+    with st.container(horizontal=True, gap="xsmall", vertical_alignment="bottom"):
+        method = settings.method(form.model.n_layers)
+        config = _advanced(method, layer)
     traced = _traced(form, trace)
     with right:
-        method = settings.method(form.model.n_layers)
-    left, right = st.columns(2, gap="small", vertical_alignment="bottom")
-    with left:
         token = _token(traced) if traced is not None and settings.places(method) else {}
-    with right, st.container(horizontal=True, gap="xsmall"):
-        config = _advanced(method, layer)
-        details = st.container(width="content")
     _suggest(form, trace, layer)
     return EditAsk(
         form.model.key,

@@ -8,6 +8,7 @@ STYLE = """<style>
 .st-key-tiles [data-testid=stMetricValue] { font-size: 1.25rem; line-height: 1.3; width: auto }
 .st-key-tiles [data-testid=stMetricDelta] { margin: 0 }
 .st-key-tiles [data-testid=stCaptionContainer] p { font-size: 0.78rem; line-height: 1.35 }
+.st-key-method { min-width: min(20rem, 100%) }
 .st-key-trace_tabs { position: relative }
 [data-testid=stLayoutWrapper]:has(> .st-key-trace_view) { position: absolute; right: 0; top: -0.2rem; width: auto }
 .st-key-edited_view { position: fixed; z-index: 999991; top: 0.6rem; right: 9rem; width: auto; max-width: 52vw }

@@ -45,7 +45,7 @@ mine = session()
 st.html(frame.STYLE)
 workbench = st.container(key="workbench", gap="xsmall")
 with workbench:
-    model, downloading = model_choice.draw(runner, offer)
+    model, downloading = model_choice.draw(runner, offer, workbench=True)
     ledger.start(model)
     words = fact_bar.fields()
     below_fields = st.container(gap="xxsmall")
@@ -102,8 +102,6 @@ state.write_link(model, loaded.revision if loaded is not None else "")
 state.remember()
 keep.remember_widgets()
 keep.hold()
-with mine.link_place:
-    st.code(state.link(), language=None, wrap_lines=True, width=420)
 if not painted:
     mine.painted = True
     st.rerun()

@@ -38,22 +38,33 @@ class Server:
 
 
 @contextmanager
-def served(folder: Path, **settings: str) -> Iterator[Server]:
-    ports = free_ports(2)
+def served(
+    folder: Path, command: tuple[str, ...] = ("tests.browser.serve",), port: int = 0, **settings: str
+) -> Iterator[Server]:
+    """A server of the page.
+
+    Args:
+        folder: for its log, its caches and runs.
+        command: module and arguments; the tests' own one is told the port of its door.
+        port: 0 for a free one.
+        settings: variables of its environment.
+    """
+    free, door = free_ports(2)
+    port, own = port or free, (str(door),) if command == ("tests.browser.serve",) else ()
     settings |= {
-        "STREAMLIT_SERVER_PORT": str(ports[0]),
+        "STREAMLIT_SERVER_PORT": str(port),
         "STREAMLIT_SERVER_HEADLESS": "true",
         "OMP_NUM_THREADS": "1",
         "ENGRAM_CACHE": str(folder / "cache"),
         "ENGRAM_RUNS": str(folder / "runs"),
         "HF_HUB_OFFLINE": "1",
     }
-    command = [sys.executable, "-m", "tests.browser.serve", str(ports[1])]
+    whole = [sys.executable, "-m", *command, *own]
     with (folder / "server.txt").open("w") as log:
-        process = subprocess.Popen(command, cwd=ROOT, env=os.environ | settings, stdout=log, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(whole, cwd=ROOT, env=os.environ | settings, stdout=log, stderr=subprocess.STDOUT)
         try:
-            _wait_until_healthy(ports[0], process, folder / "server.txt")
-            yield Server(f"http://127.0.0.1:{ports[0]}", f"http://127.0.0.1:{ports[1]}")
+            _wait_until_healthy(port, process, folder / "server.txt")
+            yield Server(f"http://127.0.0.1:{port}", f"http://127.0.0.1:{door}")
         finally:
             process.terminate()
             process.wait(90)

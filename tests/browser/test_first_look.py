@@ -3,14 +3,23 @@
 import re
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 from playwright.sync_api import Page, expect
 
 from app.session.examples import DEFAULT
-from tests.browser.actions import PATIENCE, button, fill, parameters, slider
+from tests.browser.actions import MAP, PATIENCE, button, fill, parameters, settled, slider, traced
 
 NewPage = Callable[..., Page]
+CUT = """() => [...document.querySelectorAll('[data-testid=stApp] *')].filter(node => {
+    const words = node.tagName === 'INPUT' ? node.value || node.placeholder
+        : [...node.childNodes].some(child => child.nodeType === 3 && child.textContent.trim());
+    const visible = {opacityProperty: true, visibilityProperty: true};
+    return words && node.clientWidth > 1 && node.checkVisibility(visible) && node.scrollWidth > node.clientWidth + 1
+        && (node.tagName === 'INPUT' || ['hidden', 'clip'].includes(getComputedStyle(node).overflowX));
+}).map(node => node.value || node.placeholder || node.textContent)"""
+"""Texts that do not fit into their box, which hides the rest."""
 
 
 def test_first_page(new_page: NewPage) -> None:  # checks 1 and 3
@@ -79,6 +88,37 @@ def test_a_link_restores_every_field(new_page: NewPage) -> None:  # check 20
         expect(page.get_by_role("spinbutton", name=label)).to_have_value(re.compile(rf"^{re.escape(sent[name])}0?$"))
     assert parameters(page) | sent == parameters(page)
     expect(page.get_by_text("could not be used")).to_have_count(0)
+
+
+def test_one_click_copies_the_link(new_page: NewPage) -> None:
+    page = new_page(run="1", seed="7", subject="Space Needle", new="London")
+    traced(page)
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    expected = {name: value for name, value in parameters(page).items() if name != "tab"}
+    assert "tab" in parameters(page)
+    assert (expected["seed"], expected["new"], expected["run"]) == ("7", "London", "1")
+    # Over http, as in a class, browsers have no `navigator.clipboard`.
+    without = "() => Object.defineProperty(navigator, 'clipboard', {value: undefined, configurable: true})"
+    for before in ("() => {}", without):
+        page.evaluate("() => navigator.clipboard.writeText('')")
+        page.evaluate(before)
+        page.locator(".st-key-copy_link").get_by_role("button").click()
+        expect(button(page, "Link copied")).to_be_visible()
+        page.evaluate("() => { delete navigator.clipboard }")
+        copied = urlsplit(page.evaluate("() => navigator.clipboard.readText()"))
+        assert dict(parse_qsl(copied.query)) == expected
+        assert f"{copied.scheme}://{copied.netloc}/" in page.url
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+@pytest.mark.parametrize("width", [1440, 390])
+def test_no_words_are_cut(new_page: NewPage, language: str, width: int) -> None:
+    page = new_page("提示" if language == "zh" else "Prompt", width=width, lang=language, run="1", layer="4")
+    expect(page.locator(MAP).first).to_be_visible(timeout=PATIENCE)
+    page.locator(".st-key-apply_edit").get_by_role("button").click()
+    expect(page.locator(".st-key-edited_view")).to_be_visible(timeout=PATIENCE)
+    settled(page)
+    assert page.evaluate(CUT) == []
 
 
 @pytest.mark.parametrize("text", ["![x](http://127.0.0.2/a.png)", "<img src=http://127.0.0.2/b.png>"])

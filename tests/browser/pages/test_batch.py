@@ -1,5 +1,7 @@
 """The Batch page as a reader meets it: a file with a bad row, an estimate, a run that outlives its page, its map."""
 
+import csv
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -32,7 +34,7 @@ def dataset(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
         answer = look(model, prompt, subject).answer
         # Some of what a random model says does not read back as the tokens it said.
         if knows(model, ask(model, Fact.from_prompt(prompt, subject, answer))):
-            rows.append({"subject": subject, "prompt": prompt, "target_true": answer})
+            rows.append({"subject": subject, "prompt": prompt, "target_true": answer, "target_new": "Atlantis"})
     rows = rows[:N_KNOWN]
     assert len(rows) == N_KNOWN
     rows.append({"subject": "Quito", "prompt": "", "target_true": "Peru"})
@@ -47,6 +49,35 @@ def to_batch(page: Page) -> None:
     page.get_by_role("link", name="Batch").click()
     expect(page.get_by_role("heading", name="3 · Start")).to_be_visible(timeout=PATIENCE)
     settled(page)
+
+
+def test_from_edits_to_a_leaderboard(new_page: NewPage, dataset: Path) -> None:
+    page = new_page()
+    to_batch(page)
+    page.get_by_text("A file", exact=True).click()
+    page.locator(".st-key-batch_file input[type=file]").set_input_files(dataset)
+    expect(page.get_by_text(f": {N_KNOWN} cases")).to_be_visible(timeout=PATIENCE)
+    page.get_by_text("Edit facts", exact=True).click()
+    expect(page.get_by_text("Only facts the model knows")).to_be_visible(timeout=PATIENCE)
+    settled(page)
+    page.get_by_role("button", name="R-ROME", exact=True).click()  # leaves FT-M
+    settled(page)
+    button(page, "Estimate").click()
+    expect(page.get_by_text(f"{N_KNOWN} cells over")).to_be_visible(timeout=PATIENCE)
+    settled(page)
+    page.get_by_role("button", name="Start", exact=True).click()
+    expect(page.get_by_text(f"Finished: {N_KNOWN} of {N_KNOWN} cells done")).to_be_visible(timeout=2 * PATIENCE)
+    expect(page.get_by_text("Leaderboard, protocol engram")).to_be_visible(timeout=PATIENCE)
+    expect(page.get_by_text(f"Means over the n = {N_KNOWN} facts")).to_be_visible()
+    settled(page)
+    assert serious(page) == []
+    scores = download(page, lambda: button(page, "Scores (CSV)").click()).decode()
+    rows = list(csv.DictReader(io.StringIO(scores)))
+    assert {row["method"] for row in rows} == {"ft-m"}
+    assert {row["subject"] for row in rows} <= set(SUBJECTS)
+    assert sum(row["metric"] == "reliability" for row in rows) == N_KNOWN
+    button(page, "Close").click()
+    expect(page.get_by_text("Leaderboard, protocol engram")).to_have_count(0, timeout=PATIENCE)
 
 
 def test_from_a_file_to_an_averaged_map(new_page: NewPage, dataset: Path) -> None:
