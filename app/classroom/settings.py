@@ -62,6 +62,7 @@ class Classroom(_Table):
             LINK: self.link,
             "ENGRAM_LANGUAGE": self.language,
             "ENGRAM_PUBLIC": "1",
+            "HF_HUB_OFFLINE": "1",
             "ENGRAM_DEADLINE": str(self.limits.seconds),
             "ENGRAM_SESSIONS": str(self.limits.sessions),
             "ENGRAM_SESSIONS_EACH": str(self.limits.sessions),  # a school often has one address for all

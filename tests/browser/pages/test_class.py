@@ -86,9 +86,8 @@ def test_the_page_class_shows_the_same_link_as_a_code(pupil: NewPage, classroom:
     page.get_by_role("link", name="课堂").click()
     expect(page.get_by_role("heading", name=server.address)).to_be_visible(timeout=PATIENCE)
     expect(page.get_by_role("link", name="打开第一次追踪")).to_have_attribute("href", link(server))
-    source = page.locator("[data-testid=stImage] img").get_attribute("src")
-    assert source is not None
-    drawn = Image.open(io.BytesIO(page.request.get(f"{server.address}{source}").body())).convert("L")
+    source = page.locator("[data-testid=stImage] img").evaluate("image => image.src")
+    drawn = Image.open(io.BytesIO(page.request.get(source).body())).convert("L")
     modules = np.array([list(row) for row in segno.make(link(server), error="m").matrix_iter(border=4)])
     size = drawn.width / len(modules)
     centres = ((np.arange(len(modules)) + 0.5) * size).astype(int)
