@@ -13,7 +13,7 @@ handed in is never changed: an edit is applied as a view that shares every tenso
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -166,6 +166,8 @@ def locate(
 ) -> Located:
     """One causal trace for each site, from the same corrupted runs, and the layers where an edit can have an effect.
 
+    Shows `watch` the same of the first noise sample, before the others are run.
+
     Args:
         sites: of `tracing.TraceConfig.site`.
         window: layers restored together, for MLP and attention outputs; states are restored one at a time, as in ROME.
@@ -182,11 +184,15 @@ def locate(
     watch.step(0, 0, "measuring the noise")
     level = measure_noise(model, load_atlas().subjects())
     watch.step(0, 0, "tracing")
-    results = trace_sites(model, fact, configs, level=level, watch=watch)
     choice = _usual_layer(model)
     measured = choice.source in ("measured", "measured on its size")
-    traced = tuple(results[config.site] for config in configs)
-    return Located(traced, silent, choice.layer, choice.sentence, measured)
+
+    def located(results: Iterable[TraceResult]) -> Located:
+        return Located(tuple(results), silent, choice.layer, choice.sentence, measured)
+
+    show = watch.show
+    first = None if show is None else lambda results: show(located(results))
+    return located(trace_sites(model, fact, configs, level=level, first=first, watch=watch).values())
 
 
 def _usual_layer(model: LanguageModel) -> LayerChoice:

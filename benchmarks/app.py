@@ -4,8 +4,8 @@ For each round a server of its own is started with an empty cache (fetched weigh
 job on it, by the clock:
 
     first paint     from opening the address until the name of the page stands there
-    model ready     from opening the address until the prompt is read and a trace can be asked for
-    first heatmap   from the click on Run until the first sample's map is drawn
+    model ready     from opening the address until the model's answer to the prompt stands there
+    first heatmap   from the click on Run until a map is drawn: the first sample's where all take long
     whole map       from the same click until all samples are in
     first edit      from the click on Apply until five metrics stand there, with nothing known yet
     edit            the same for a further edit, at another layer
@@ -59,7 +59,7 @@ def look(page: Page, address: str, model: str) -> dict[str, float]:
     timed({
         "": lambda: page.goto(f"{address}/?{urlencode({**FACT, 'model': model})}", wait_until="commit"),
         "first paint": page.get_by_role("heading", level=1).wait_for,
-        "model ready": button("run_trace"),
+        "model ready": page.locator(".read.now").wait_for,
     })  # fmt: skip
     timed({
         "": page.locator(".st-key-run_trace button").click,

@@ -18,10 +18,12 @@ class Watch:
         tell: called with (steps done, steps in all, name of the stage); an empty name leaves the stage as it was, and
             0 steps in all leave the count as it was.
         cancelled: whether the work should stop.
+        show: called with an early result that is worth looking at; it is None where nobody would look.
     """
 
     tell: Callable[[int, int, str], None] | None = None
     cancelled: Callable[[], bool] | None = None
+    show: Callable[[object], None] | None = None
 
     def check(self) -> None:
         """Stop here if the caller cancelled.

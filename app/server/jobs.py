@@ -67,6 +67,8 @@ class Job:
     stage: str = ""
     """What it is doing, if it has said so."""
     result: Any = None
+    early: Any = None
+    """What it has found so far, where that is worth showing."""
     error: str = ""
     asked: float = field(default_factory=time.monotonic)
     started: float = 0.0
@@ -111,7 +113,11 @@ class Job:
     @property
     def watch(self) -> Watch:
         """The watch of the job's work: it tells the job how far it is, and stops when no session wants the result."""
-        return Watch(self.tell, self.stop.is_set)
+        return Watch(self.tell, self.stop.is_set, self.show)
+
+    def show(self, early: object) -> None:
+        """Keep an early result for the page."""
+        self.early = early
 
     def tell(self, done: int, total: int, stage: str = "") -> None:
         """How far it is (see `Watch.tell`)."""

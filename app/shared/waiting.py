@@ -27,6 +27,8 @@ class Waiting:
 
     job: Job
     place: Any
+    early: Any = None
+    """The early result that is drawn; with a newer one the page is drawn again."""
 
 
 def cancel(runner: Runner, job: Job, key: str) -> None:
@@ -69,13 +71,13 @@ def _how_far(job: Job) -> str:
 
 
 def wait(runner: Runner, jobs: list[Waiting]) -> None:
-    """Keep the bars moving until one of the jobs ends, then draw the page again."""
+    """Keep the bars moving until one of the jobs ends or has something to show, then draw the page again."""
     live = [waiting for waiting in jobs if waiting.job.live]
     if len(live) < len(jobs):
         st.rerun()
     while live:
         for waiting in live:
             show(runner, waiting)
-        if not all(waiting.job.live for waiting in live):
+        if not all(waiting.job.live and waiting.job.early is waiting.early for waiting in live):
             st.rerun()
         time.sleep(TICK_SECONDS)

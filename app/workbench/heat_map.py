@@ -52,7 +52,7 @@ def draw(
         labelled: whether the tokens are named.
     """
     result = result.own_words()
-    marks = st.session_state.marks
+    marks = marked()
     name = f"map_{key}_{result.config.site}_{result.measure}_{marks}_{'one' if title else 'alone'}"
     dark = st.context.theme.type == "dark"
     from app.shared.plots import clickable_heatmap
@@ -84,6 +84,11 @@ def draw(
     )
 
 
+def marked() -> str:
+    """How cells that are not significant are shown: what the reader chose, which is drawn with the first whole map."""
+    return str(st.session_state.get("marks", next(iter(MARKS))))
+
+
 def legend(results: Sequence[TraceResult], two_sided: bool) -> str:
     """What colours, faded cells and the outline mean, in a line."""
     from tracing.plots.labels import NEGATIVE, measured
@@ -102,8 +107,8 @@ def legend(results: Sequence[TraceResult], two_sided: bool) -> str:
         )
     ]
     words += [f"{said(BELOW_ZERO)}: {said(NEGATIVE[main.measure])}"] if two_sided else []
-    if any(result.uncertain().any() for result in results) and st.session_state.marks != "none":
-        mark = say("faded") if st.session_state.marks == "fade" else say("dot")
+    if any(result.uncertain().any() for result in results) and marked() != "none":
+        mark = say("faded") if marked() == "fade" else say("dot")
         words.append(say("{mark}: not significant (95 % CI includes 0)", mark=mark))
     return say("; ").join([*words, say("outline: the layer to edit")]) + say(".")
 

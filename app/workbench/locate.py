@@ -132,7 +132,10 @@ def draw(form: Form, runner: Runner, trace: Job | None, row: Row) -> list[Waitin
     if trace is None:
         _before(form)
     elif live:
-        return [Waiting(trace, st.empty())]
+        place, early = st.empty(), trace.early
+        if early is not None:
+            _early(form, trace.key, early)
+        return [Waiting(trace, place, early)]
     elif trace.state == "cancelled":
         st.info(say("Cancelled. Nothing is shown of a trace that did not finish."), icon=":material/block:")
     elif trace.state == "failed":
@@ -231,22 +234,39 @@ def _results(form: Form, trace: Job, panel: Any) -> None:
         export.trace_panel(shown)
     with numbers, st.container(gap="xxsmall"):
         _above(form, located, shown, problem)
-    from tracing.plots.labels import has_two_sides
-
-    highest = max(1e-6, *(float(abs(result.indirect_effect).max()) for result in shown))
-    two_sided = any(has_two_sides(result.indirect_effect) for result in shown)
     with map_tab, st.container(gap="xxsmall"):
-        for column, result in zip(st.columns(_widths(len(shown)), gap="xxsmall"), shown, strict=True):
-            with column:
-                first = result is shown[0]
-                title = said(SITE_NAMES[result.config.site].short) if len(shown) > 1 else ""
-                heat_map.draw(trace.key, result, highest, two_sided=two_sided, title=title, labelled=first)
-        st.caption(plain(heat_map.legend(shown, two_sided)))
+        highest = _maps(trace.key, shown)
     with table:
         for result in shown:
             if len(shown) > 1:
                 st.markdown(f"**{said(SITE_NAMES[result.config.site].short)}**")
             heat_map.table(trace.key, result, highest)
+
+
+def _maps(key: str, shown: tuple[TraceResult, ...]) -> float:
+    """Draw the maps side by side, and their legend; the top of their scale."""
+    from tracing.plots.labels import has_two_sides
+
+    highest = max(1e-6, *(float(abs(result.indirect_effect).max()) for result in shown))
+    two_sided = any(has_two_sides(result.indirect_effect) for result in shown)
+    for column, result in zip(st.columns(_widths(len(shown)), gap="xxsmall"), shown, strict=True):
+        with column:
+            title = said(SITE_NAMES[result.config.site].short) if len(shown) > 1 else ""
+            heat_map.draw(key, result, highest, two_sided=two_sided, title=title, labelled=result is shown[0])
+    st.caption(plain(heat_map.legend(shown, two_sided)))
+    return highest
+
+
+def _early(form: Form, key: str, located: Located) -> None:
+    """Draw what the first noise sample shows."""
+    with st.container(key="first_sample", gap="xxsmall"):
+        st.caption(
+            say(
+                "The first of {n} noise samples; the mean of all, with intervals, will stand here.",
+                n=form.trace_ask().samples,
+            )
+        )
+        _maps(f"first-{key}", located.results)
 
 
 def _widths(n: int) -> list[float]:

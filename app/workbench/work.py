@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from metrics import EditReport
     from models import LanguageModel
 
+WORTH_SHOWING = 2.0
+"""Seconds of a trace from which on its first noise sample is shown while the others run."""
+
 
 def read(ask: ReadAsk, watch: Watch) -> FirstLook:
     """Tokens and the model's own answer; the first of these loads the model, and times a forward pass."""
@@ -33,15 +36,21 @@ def read(ask: ReadAsk, watch: Watch) -> FirstLook:
 
 
 def trace(ask: TraceAsk, watch: Watch) -> Located:
-    """One map, or three, and the layer they suggest."""
+    """One map, or three, and the layer they suggest; the first noise sample's is shown early where more take long."""
     from app import workflow
     from facts import Fact
+    from models.text.tokens import subject_span
 
     model = cache.shelf().get(ask.model, watch)
+    fact = Fact.from_prompt(ask.prompt, ask.subject, ask.answer, occurrence=ask.occurrence)
+    n_tokens, first = len(model.encode(fact.prompt)), subject_span(model, fact.prompt, fact.subject, fact.start).start
+    passes = token_passes(n_tokens, first, model.n_layers, ask.samples, len(ask.sites))
+    if (cache.paces().get(ask.model, ask.sites) or 0.0) * passes < WORTH_SHOWING:
+        watch = dataclasses.replace(watch, show=None)
     began = time.perf_counter()
     located = workflow.locate(
         model,
-        Fact.from_prompt(ask.prompt, ask.subject, ask.answer, occurrence=ask.occurrence),
+        fact,
         [SITES[code] for code in ask.sites],
         window=ask.window,
         noise=ask.noise,
@@ -50,9 +59,7 @@ def trace(ask: TraceAsk, watch: Watch) -> Located:
         against=ask.against,
         watch=watch,
     )
-    seconds, result = time.perf_counter() - began, located.results[0]
-    passes = token_passes(len(result.tokens), result.subject_span[0], model.n_layers, ask.samples, len(ask.sites))
-    cache.paces().put(ask.model, seconds / passes, ask.sites)
+    cache.paces().put(ask.model, (time.perf_counter() - began) / passes, ask.sites)
     return located
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 
 from app import workflow
@@ -58,6 +59,21 @@ def test_trace_gives_a_map_for_each_site(model: LanguageModel) -> None:
     assert state.indirect_effect.shape == mlp.indirect_effect.shape == (len(state.tokens), model.n_layers)
     assert "subjects" in mlp.noise_source
     assert steps[-1][0] == steps[-1][1]
+
+
+def test_a_trace_shows_its_first_sample_where_somebody_looks(model: LanguageModel) -> None:
+    shown: list[workflow.Located] = []
+    located = workflow.locate(
+        model,
+        Fact.from_prompt(PROMPT, SUBJECT),
+        ["resid_post", "mlp_out"],
+        samples=3,
+        watch=Watch(show=shown.append),  # type: ignore[arg-type]
+    )
+    (early,) = shown
+    assert [result.config.site for result in early.results] == ["resid_post", "mlp_out"]
+    assert [len(result.restored) for result in (*early.results, *located.results)] == [1, 1, 3, 3]
+    np.testing.assert_allclose(early.main.restored, located.main.restored[:1], atol=1e-6)
 
 
 def test_run_edit_reports_five_metrics_and_leaves_the_model_alone(model: LanguageModel) -> None:

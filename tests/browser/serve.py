@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from app.__main__ import main
@@ -41,7 +42,7 @@ def watched(self: Runner, key: str, label: str, work: Work, asker: str = "", lan
             while of and not going_on.is_set() and not watch.cancelled():
                 time.sleep(0.02)
 
-        return work(Watch(tell, watch.cancelled))
+        return work(replace(watch, tell=tell))
 
     return submit(self, key, label, held, asker, lane)
 

@@ -19,6 +19,7 @@ from tests.browser.actions import (
     slider,
     tile,
     trace,
+    traced,
     undo,
 )
 from tests.browser.servers import Server
@@ -62,3 +63,18 @@ def test_trace_click_edit_read_and_undo(bundled_page: NewPage, bundled_server: S
     expect(page.locator(".st-key-edited_view")).to_have_count(0)
     expect(page.locator(".st-key-tiles").get_by_text("—")).to_have_count(5)
     assert bundled_server.ask("weights") == weights
+
+
+def test_a_long_trace_shows_its_first_noise_sample_meanwhile(bundled_page: NewPage) -> None:
+    page = bundled_page(samples="100")
+    expect(page.get_by_text("it knows this")).to_be_visible(timeout=PATIENCE)
+    button(page, "Run trace").click()
+    expect(page.get_by_text("The first of 100 noise samples")).to_be_visible(timeout=PATIENCE)
+    expect(page.locator(MAP)).to_be_visible(timeout=PATIENCE)
+    expect(button(page, "Cancel")).to_be_visible()
+    early = np.array(grid(page))
+    traced(page)
+    expect(page.get_by_text("The first of 100 noise samples")).to_have_count(0)
+    whole = np.array(grid(page))
+    assert early.shape == whole.shape
+    assert 0 < abs(early - whole).max() < 1

@@ -14,7 +14,7 @@ from facts.watch import Cancelled, Watch
 from models import LanguageModel
 from models.forwards.hooks import run_hooked
 from tests.tiny import FAMILIES, build_tiny, tiny_model
-from tracing import NoiseLevel, TraceConfig, causal_trace, measure_noise, trace_sites
+from tracing import NoiseLevel, TraceConfig, TraceResult, causal_trace, measure_noise, trace_sites
 from tracing.config import Direction
 from tracing.corruption import draw_noise
 from tracing.engine import engine, memory, plan
@@ -22,7 +22,7 @@ from tracing.engine.engine import Engine, TracedPrompt
 from tracing.engine.memory import TraceMemoryError
 from tracing.engine.probe import EngineName
 from tracing.engine.question import ask
-from tracing.engine.tracer import refine_trace
+from tracing.engine.tracer import refine_trace, trace_all
 from tracing.sites import SITES, TraceSite
 
 FACT = Fact.from_prompt("in the city the Space Needle is", "Space Needle")
@@ -318,6 +318,23 @@ def test_a_refined_trace_is_the_trace_of_so_many_samples() -> None:
         np.testing.assert_allclose(step.by("kl").restored, whole.by("kl").restored, atol=1e-5)
     assert seen[-1][0] == seen[-1][1] == len(seen) // 2 * 10  # of 9 and 1 runs in turn: the last layer's is known
     assert [step.config.samples for step in refine_trace(model, FACT, config, level=LEVEL, step=3)] == [3, 4]
+
+
+def test_the_first_sample_is_shown_before_the_others_are_run() -> None:
+    model, shared = tiny_model("phi3"), {"window": 2, "samples": 4}
+    configs = [TraceConfig(site="attn_out", **shared), TraceConfig(site="mlp_out", **shared)]
+    seen: list[int] = []
+    shown: list[tuple[int, tuple[TraceResult, ...]]] = []
+    watch = Watch(lambda done, total, _: seen.append(done))
+    whole = trace_all(
+        model, FACT, configs, level=LEVEL, first=lambda early: shown.append((seen[-1], early)), watch=watch
+    )
+    ((done, early),) = shown
+    assert 4 * done == seen[-1]  # a quarter of the runs
+    for first, result, config in zip(early, whole, configs, strict=True):
+        assert (first.config.samples, result.config) == (1, config)
+        np.testing.assert_allclose(first.restored, result.restored[:1], atol=1e-6)
+        np.testing.assert_allclose(result.restored, causal_trace(model, FACT, config, level=LEVEL).restored, atol=1e-6)
 
 
 def test_a_trace_is_refined_until_its_intervals_are_narrow() -> None:

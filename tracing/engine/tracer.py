@@ -16,7 +16,7 @@ earlier tokens, summed in float32 log space.  Only states of the prompt are rest
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -84,6 +84,7 @@ def trace_sites(
     *,
     level: NoiseLevel | None = None,
     positions: Sequence[int | PositionName] | None = None,
+    first: Callable[[tuple[TraceResult, ...]], None] | None = None,
     watch: Watch = UNWATCHED,
 ) -> dict[TraceSite, TraceResult]:
     """Trace one fact at several sites in one go: site -> result, as `trace_all`.
@@ -94,7 +95,7 @@ def trace_sites(
     sites = [config.site for config in configs]
     if len(set(sites)) < len(sites):
         raise ValueError(f"the sites {sites} repeat; trace each site once, or use trace_all")
-    results = trace_all(model, fact, configs, level=level, positions=positions, watch=watch)
+    results = trace_all(model, fact, configs, level=level, positions=positions, first=first, watch=watch)
     return dict(zip(sites, results, strict=True))
 
 
@@ -107,6 +108,7 @@ def trace_all(
     positions: Sequence[int | PositionName] | None = None,
     engine: EngineName | None = None,
     driver: Driver = run_hooked,
+    first: Callable[[tuple[TraceResult, ...]], None] | None = None,
     watch: Watch = UNWATCHED,
 ) -> tuple[TraceResult, ...]:
     """Trace one fact in several ways (sites, windows, severed or not) that share the clean and corrupted runs.
@@ -114,6 +116,7 @@ def trace_all(
     Arguments as in `causal_trace`; the results are in the order of the configs.
 
     Args:
+        first: called with the results of the first corrupted run, an unbiased preview, before the others are run.
         driver: what runs a forward: plain hooks, nnsight (`models.forwards.interventions.run_traced`), or nnsight on
             another machine (`models.forwards.remote.Remote`).
 
@@ -125,8 +128,13 @@ def trace_all(
     case = make_case(model, fact, configs, level or measure_noise(model), positions)
     runs = Engine(model, [case.prompt], configs, engine or engine_for(model, driver), driver)
     count.total = runs.n_runs() * case.n_samples
-    case.samples.extend(part for (part,) in runs.run(range(case.n_samples), count.tick))
-    count.tick(0)
+    stops = [case.n_samples] if first is None or case.n_samples == 1 else [1, case.n_samples]
+    for stop in stops:
+        part = range(len(case.samples), stop)
+        case.samples.extend(part_samples for (part_samples,) in runs.run(part, count.tick))
+        count.tick(0)
+        if first is not None and stop < case.n_samples:
+            first(case.results(runs))
     return case.results(runs)
 
 
