@@ -322,6 +322,11 @@ class Runner:
         self._threads.append(thread)
         thread.start()
 
+    def pause(self, seconds: float) -> None:
+        """Return after so many seconds, or as soon as a job has come or ended."""
+        with self._changed:
+            self._changed.wait(seconds)
+
     def _every_second(self) -> None:
         with self._changed:
             while not self._closed:

@@ -6,7 +6,6 @@ interrupts the loop but not the job (measured: faster than a polling fragment, w
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +16,8 @@ from app.server.jobs import Job, Runner
 from app.session import state
 from app.shared.wording import plain, roughly
 
-TICK_SECONDS = 0.2
+TICK_SECONDS, QUEUED_SECONDS = 0.2, 1.0
+"""Between two looks at a running job, and at one that waits its turn; the end of a job is seen at once."""
 MEGABYTE = 1e6
 
 
@@ -80,4 +80,4 @@ def wait(runner: Runner, jobs: list[Waiting]) -> None:
             show(runner, waiting)
         if not all(waiting.job.live and waiting.job.early is waiting.early for waiting in live):
             st.rerun()
-        time.sleep(TICK_SECONDS)
+        runner.pause(TICK_SECONDS if any(waiting.job.state == "running" for waiting in live) else QUEUED_SECONDS)

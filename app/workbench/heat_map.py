@@ -9,6 +9,7 @@ layer's column is known at any width.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import streamlit as st
@@ -21,8 +22,10 @@ from tracing.sites import SITE_NAMES
 
 if TYPE_CHECKING:
     import pandas as pd
+    import plotly.graph_objects as go
     from pandas.io.formats.style import Styler
 
+    from app.shared.plots import Marks
     from tracing import TraceResult
 
 POSITIVE, NEGATIVE_RGB = "35, 139, 69", "224, 130, 20"
@@ -33,9 +36,9 @@ OUTLINE = """<style>
   box-sizing: border-box; border: 3px solid {colour}; border-radius: 2px; top: {top}px; bottom: {bottom}px;
   left: calc({left}px + {layer} * (100% - {sides}px) / {layers}); width: calc((100% - {sides}px) / {layers}) }}
 </style>"""
-
-
-MARKS = {"fade": later("faded"), "dots": later("with a dot"), "none": later("like all others")}
+FIGURES = 200
+"""Figures kept for all sessions, about 100 kB each."""
+MARKS: dict[Marks, str] = {"fade": later("faded"), "dots": later("with a dot"), "none": later("like all others")}
 """Ways to show cells that are not significant, as a reader calls them."""
 
 
@@ -51,15 +54,11 @@ def draw(
         title: above the colour bar of one of several maps.
         labelled: whether the tokens are named.
     """
-    result = result.own_words()
     marks = marked()
     name = f"map_{key}_{result.config.site}_{result.measure}_{marks}_{'one' if title else 'alone'}"
     dark = st.context.theme.type == "dark"
-    from app.shared.plots import clickable_heatmap
-
-    figure = clickable_heatmap(
-        result, zmax=zmax, two_sided=two_sided, dark=dark, marks=marks, title=title, labelled=labelled
-    )
+    figure = _figure(result, zmax, two_sided, dark, marks, title, labelled, current())
+    result = result.own_words()
     left, right = figure.layout.margin.l, figure.layout.margin.r
     st.html(
         OUTLINE.format(
@@ -84,9 +83,29 @@ def draw(
     )
 
 
-def marked() -> str:
+@lru_cache(maxsize=FIGURES)
+def _figure(
+    result: TraceResult,
+    zmax: float,
+    two_sided: bool,
+    dark: bool,
+    marks: Marks,
+    title: str,
+    labelled: bool,
+    language: str,
+) -> go.Figure:
+    """The figure, which is kept: to build it takes longer than the rest of the page, and each click draws the page."""
+    from app.shared.plots import clickable_heatmap
+
+    return clickable_heatmap(
+        result.own_words(), zmax=zmax, two_sided=two_sided, dark=dark, marks=marks, title=title, labelled=labelled
+    )
+
+
+def marked() -> Marks:
     """How cells that are not significant are shown: what the reader chose, which is drawn with the first whole map."""
-    return str(st.session_state.get("marks", next(iter(MARKS))))
+    marks: Marks = st.session_state.get("marks", "fade")
+    return marks
 
 
 def legend(results: Sequence[TraceResult], two_sided: bool) -> str:

@@ -227,7 +227,8 @@ def _results(form: Form, trace: Job, panel: Any) -> None:
     numbers = st.container()
     # The tabs stand in one row with the choice of what they show.
     with st.container(key="trace_tabs"):
-        map_tab, table = st.tabs([say("Heat map"), say("Table")])
+        # drawn when it is opened: a shaded table takes as long as half of the page
+        map_tab, table = st.tabs([say("Heat map"), say("Table")], on_change="rerun", key="trace_tab")
         with st.container(key="trace_view", width="content"):
             shown, problem = _shown(located.results)
     with panel:
@@ -237,7 +238,7 @@ def _results(form: Form, trace: Job, panel: Any) -> None:
     with map_tab, st.container(gap="xxsmall"):
         highest = _maps(trace.key, shown)
     with table:
-        for result in shown:
+        for result in shown if table.open else ():
             if len(shown) > 1:
                 st.markdown(f"**{said(SITE_NAMES[result.config.site].short)}**")
             heat_map.table(trace.key, result, highest)
