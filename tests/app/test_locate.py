@@ -94,6 +94,8 @@ def test_another_measure_changes_map_table_and_words_but_not_the_suggestion(new_
     assert "nats" in second["data"][0]["colorbar"]["title"]["text"]
     assert "probability" in first["data"][0]["colorbar"]["title"]["text"]
     assert first["data"][0]["z"] != second["data"][0]["z"]
+    page.session_state["trace_tab"] = "Table"
+    page.run()
     assert "nats" in captions(page)
     assert suggested in captions(page)
     assert "log probability" in page.get("plotly_chart")[0].proto.alt
