@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
@@ -22,7 +22,6 @@ from tracing.sites import SITE_NAMES
 
 if TYPE_CHECKING:
     import pandas as pd
-    import plotly.graph_objects as go
     from pandas.io.formats.style import Styler
 
     from app.shared.plots import Marks
@@ -93,8 +92,8 @@ def _figure(
     title: str,
     labelled: bool,
     language: str,
-) -> go.Figure:
-    """The figure, which is kept: to build it takes longer than the rest of the page, and each click draws the page."""
+) -> Any:
+    """The Plotly figure, kept since each click draws the page, and to build it takes as long as the rest of it."""
     from app.shared.plots import clickable_heatmap
 
     return clickable_heatmap(
