@@ -12,6 +12,7 @@ it again.
     fresh_ratio                 largest of: seconds until a first map / ((maps ahead + 1) x solo seconds)
     mb_per_session              growth of the server's memory while all are connected, by session
     mb_left, files_left         growth of memory and open files after all have gone and the visits are over
+    mb_of_visits                the part of it that came with the visits
 
 `--greedy` adds a session that asks for one new map after the other; compare its `p95_s` with that of a run without.
 """
@@ -176,6 +177,7 @@ async def load(
     await asyncio.gather(*tasks, return_exceptions=True)
     if greed is not None:
         greed.cancel()
+    between = measured(address)
     await visits(address, asked[0], options.visits)
     await asyncio.sleep(options.settle)
     after = measured(address)
@@ -194,6 +196,7 @@ async def load(
         "fresh_ratio": round(max((s / (alone * n) for n, s in enumerate(ordered, 1)), default=0.0), 2),
         "mb_per_session": round((full[0] - before[0]) / options.sessions, 2),
         "mb_left": round(after[0] - before[0], 1),
+        "mb_of_visits": round(after[0] - between[0], 1),
         "files_left": after[1] - before[1],
         "visits": options.visits,
         "first_errors": seen.errors[:5],
