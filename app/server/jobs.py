@@ -25,6 +25,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from app.server import limits
 from app.server.errors import sentence
 from facts.watch import Cancelled, Watch
 
@@ -411,7 +412,7 @@ def _start_worker() -> None:
         import app.workflow  # noqa: F401 - what nearly every job uses
 
         gc.freeze()  # the libraries' objects stay: a collection need not look at them
-    # Half of the processors: the page and other sessions need some, and more threads than free cores are many times
-    # slower than one (measured on a busy machine).
-    wanted = os.environ.get("OMP_NUM_THREADS", "")
-    torch.set_num_threads(int(wanted) if wanted.isdigit() else max(1, (os.cpu_count() or 1) // 2))
+    # With many readers half of the processors: the page and other sessions need some, and more threads than free cores
+    # are many times slower than one (measured on a busy machine).
+    if limits.public() and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // 2))

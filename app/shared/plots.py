@@ -30,6 +30,8 @@ ROW, LOWEST_ROW, ROOM = 28, 18, 330
 """Pixels of a row, of the lowest one, and of all rows of a map that fits on one screen."""
 BACKGROUND = {False: "#ffffff", True: "#0f1419"}
 """The page's own, light and dark: what cells fade into."""
+BLANK = {False: "#eef2f5", True: "#1b232b"}
+"""Cells of a map that is not there yet."""
 BAR: dict[str, Any] = {"orientation": "h", "x": 0, "xanchor": "left", "y": 1, "yanchor": "bottom"}
 BAR |= {"len": 1, "thickness": 9, "xpad": 0, "ypad": 4}
 """A colour bar above its map and as wide as it: beside it, a phone would have no room for the layers."""
@@ -131,21 +133,45 @@ def clickable_heatmap(
     if marks == "fade":
         _fade(figure, result.uncertain(), dark)
     _readable_hover(targets, result)
-    ink = colours.ink(dark)
     names = labels.token_labels(result) if labelled else []
-    left = 14 + max(map(_pixels, names), default=0)
-    row = min(ROW, max(LOWEST_ROW, ROOM // len(result.tokens)))
-    margin = {"t": TOP, "r": RIGHT, "b": BOTTOM, "l": left, "pad": 0, "autoexpand": False}
-    figure.update_layout(title=None, margin=margin, height=TOP + BOTTOM + row * len(result.tokens), font_color=ink)
-    ticks = every_layer_ticks(result.n_layers, 32 if title == "" else 8)
-    figure.update_xaxes(tickvals=ticks, ticktext=list(map(str, ticks)))
-    figure.update_yaxes(title=None, showticklabels=labelled)
-    for axis in (figure.layout.xaxis, figure.layout.yaxis):
-        axis.update(tickfont_color=ink, title_font_color=ink, title_standoff=12, automargin=False)
+    _place(figure, names, len(result.tokens), result.n_layers, 32 if title == "" else 8, dark)
+    ink = colours.ink(dark)
     shown = {"bgcolor": BACKGROUND[dark], "bordercolor": ink, "align": "left", "font": {"size": 13, "color": ink}}
     figure.update_layout(hoverlabel=shown)
     _below_ticks(figure)
     return figure
+
+
+def blank_heatmap(names: Sequence[str], n_layers: int, dark: bool) -> go.Figure:
+    """The map before there is one: pale cells where those of these tokens will be.
+
+    With it the browser reads the code that draws charts before the first trace is run.
+    """
+    pale = BLANK[dark]
+    z = np.zeros((len(names), n_layers))
+    cells = go.Heatmap(z=z, colorscale=[(0, pale), (1, pale)], showscale=False, hoverinfo="skip", xgap=1, ygap=1)
+    figure = go.Figure([cells])
+    fixed = {"fixedrange": True, "showgrid": False, "zeroline": False}
+    figure.update_xaxes(**fixed, title="Layer", range=[-0.5, n_layers - 0.5])
+    rows = {"tickvals": list(range(len(names))), "ticktext": [html.escape(name) for name in names]}
+    figure.update_yaxes(**fixed, **rows, range=[len(names) - 0.5, -0.5])
+    figure.update_layout(paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)")
+    _place(figure, names, len(names), n_layers, 32, dark)
+    _below_ticks(figure)
+    return figure
+
+
+def _place(figure: go.Figure, names: Sequence[str], n_tokens: int, n_layers: int, at_most: int, dark: bool) -> None:
+    """Give a map its margins, height and ticks; names of rows are given where they are shown."""
+    ink, left = colours.ink(dark), 14 + max(map(_pixels, names), default=0)
+    row = min(ROW, max(LOWEST_ROW, ROOM // n_tokens))
+    margin = {"t": TOP, "r": RIGHT, "b": BOTTOM, "l": left, "pad": 0, "autoexpand": False}
+    figure.update_layout(title=None, margin=margin, height=TOP + BOTTOM + row * n_tokens, font_color=ink)
+    ticks = every_layer_ticks(n_layers, at_most)
+    figure.update_xaxes(tickvals=ticks, ticktext=list(map(str, ticks)))
+    figure.update_yaxes(title=None, showticklabels=bool(names))
+    for axis in (figure.layout.xaxis, figure.layout.yaxis):
+        axis.update(tickfont_color=ink, title_font_color=ink, title_standoff=12, automargin=False)
 
 
 def every_layer_ticks(n_layers: int, at_most: int) -> list[int]:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pandas.io.formats.style import Styler
 
     from app.shared.plots import Marks
+    from app.workflow import FirstLook
     from tracing import TraceResult
 
 POSITIVE, NEGATIVE_RGB = "35, 139, 69", "224, 130, 20"
@@ -80,6 +81,24 @@ def draw(
         config={"displayModeBar": False, "doubleClick": False, "doubleClickDelay": 1},
         alt=description(result),
     )
+
+
+def blank(look: FirstLook, n_layers: int) -> None:
+    """The place of the map before a trace, with the prompt's tokens."""
+    from app.shared.plots import blank_heatmap
+    from tracing.plots.labels import token_label
+
+    start, stop = look.span
+    names = [token_label(text) + "*" * (start <= at < stop) for at, text in enumerate(look.tokens) if at >= look.lead]
+    with st.container(key="blank_map"):
+        st.plotly_chart(
+            blank_heatmap(names, n_layers, st.context.theme.type == "dark"),
+            key="blank_map_chart",
+            config={"displayModeBar": False, "staticPlot": True},
+            alt=say(
+                "The map of {tokens} tokens by {n_layers} layers will stand here.", tokens=len(names), n_layers=n_layers
+            ),
+        )
 
 
 @lru_cache(maxsize=FIGURES)

@@ -133,7 +133,9 @@ def draw(form: Form, runner: Runner, trace: Job | None, row: Row) -> list[Waitin
         _before(form)
     elif live:
         place, early = st.empty(), trace.early
-        if early is not None:
+        if early is None:
+            _blank(form)
+        else:
             _early(form, trace.key, early)
         return [Waiting(trace, place, early)]
     elif trace.state == "cancelled":
@@ -156,6 +158,14 @@ def _before(form: Form) -> None:
         icon=":material/lightbulb:",
     )
     st.caption(_takes(form))
+    _blank(form)
+
+
+def _blank(form: Form) -> None:
+    """The place of the map, once the prompt was read."""
+    look = session().look
+    if look is not None and look[0] == form.model.key and not form.problems:
+        heat_map.blank(look[1], form.model.n_layers)
 
 
 def _takes(form: Form) -> str:

@@ -86,6 +86,7 @@ def questions(count: int) -> list[Question]:
 def settings(folder: Path, sessions: int) -> dict[str, str]:
     """Environment of a server for so many sessions of one computer."""
     return {
+        "ENGRAM_PUBLIC": "1",
         "ENGRAM_MODELS": "",
         "ENGRAM_RUNS": str(folder / "runs"),
         "ENGRAM_SESSIONS": str(sessions + 50),

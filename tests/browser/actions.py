@@ -18,7 +18,8 @@ LAYERS = choices()["reference"].n_layers
 """Of the bundled model, and of the small one that stands in for it."""
 FIRST_LAYER = choices()["reference"].usual_layer
 """Where the slider stands before there is a trace."""
-MAP = ".js-plotly-plot"
+MAP = ".js-plotly-plot:not(.st-key-blank_map .js-plotly-plot)"
+"""A map of a trace; before the first one pale cells stand in its place."""
 
 
 def button(page: Page, name: str) -> Locator:
@@ -59,9 +60,9 @@ def scored(page: Page) -> None:
 def grid(page: Page, index: int = 0) -> list[list[float]]:
     """The numbers of the map as drawn, [token][layer]."""
     drawn: list[list[float]] = page.evaluate(
-        """i => { const z = document.querySelectorAll('.js-plotly-plot')[i]._fullData[0].z;
+        """([map, i]) => { const z = document.querySelectorAll(map)[i]._fullData[0].z;
                   return Array.from(z, row => Array.from(row)) }""",
-        index,
+        [MAP, index],
     )
     return drawn
 
