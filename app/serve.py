@@ -55,13 +55,12 @@ async def metrics(request: Request) -> Response:
 
 @asynccontextmanager
 async def lifespan(app: st.App) -> AsyncIterator[None]:
-    """Log as asked, load the first model of a public page, guard the weights, and end in time."""
+    """Log as asked, load the first model before anybody asks for it, guard the weights, and end in time."""
     if os.environ.get("ENGRAM_LOG") == "json":
         monitoring.log_json()
     _end_in_time(signal.SIGTERM)
-    if limits.public():
-        name = next(iter(catalog.choices()))
-        cache.runner().submit("warm-up", "Loading the model", lambda watch: cache.shelf().get(name), lane="quick")
+    name = next(iter(catalog.choices()))
+    cache.runner().submit("warm-up", "Loading the model", lambda watch: cache.shelf().get(name), lane="quick")
     tasks = [asyncio.create_task(_guard_weights()), asyncio.create_task(_forget_closed())]
     yield
     for task in tasks:
