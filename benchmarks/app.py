@@ -38,7 +38,7 @@ MUST = {
 }
 """Seconds that were asked for before anything was measured."""
 FACT = {"prompt": "The Space Needle is located in the city of", "subject": "Space Needle", "new": "Rome"}
-MAP = "() => document.querySelector('.js-plotly-plot:not(.st-key-blank_map *)')?._fullLayout?.xaxis !== undefined"
+MAP = "() => document.querySelector('.js-plotly-plot:not(.st-key-blank_map_chart *)')?._fullLayout?.xaxis !== undefined"
 
 
 def look(page: Page, address: str, model: str) -> dict[str, float]:

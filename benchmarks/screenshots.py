@@ -63,7 +63,7 @@ def _take(browser: Browser, address: str, page: str, look: str, model: str, path
     if page:
         tab.get_by_role("heading").first.wait_for(timeout=PATIENCE)
     else:
-        tab.locator(".js-plotly-plot:not(.st-key-blank_map *)").first.wait_for(timeout=PATIENCE)
+        tab.locator(".js-plotly-plot:not(.st-key-blank_map_chart *)").first.wait_for(timeout=PATIENCE)
         if edit:
             tab.get_by_role("button", name=APPLY).click(timeout=PATIENCE)
             tab.get_by_role("button", name=REPORT).wait_for(timeout=PATIENCE)

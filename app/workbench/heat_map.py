@@ -90,15 +90,14 @@ def blank(look: FirstLook, n_layers: int) -> None:
 
     start, stop = look.span
     names = [token_label(text) + "*" * (start <= at < stop) for at, text in enumerate(look.tokens) if at >= look.lead]
-    with st.container(key="blank_map"):
-        st.plotly_chart(
-            blank_heatmap(names, n_layers, st.context.theme.type == "dark"),
-            key="blank_map_chart",
-            config={"displayModeBar": False, "staticPlot": True},
-            alt=say(
-                "The map of {tokens} tokens by {n_layers} layers will stand here.", tokens=len(names), n_layers=n_layers
-            ),
-        )
+    st.plotly_chart(
+        blank_heatmap(names, n_layers, st.context.theme.type == "dark"),
+        key="blank_map_chart",
+        config={"displayModeBar": False, "staticPlot": True},
+        alt=say(
+            "The map of {tokens} tokens by {n_layers} layers will stand here.", tokens=len(names), n_layers=n_layers
+        ),
+    )
 
 
 @lru_cache(maxsize=FIGURES)

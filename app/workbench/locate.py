@@ -129,16 +129,18 @@ def draw(form: Form, runner: Runner, trace: Job | None, row: Row) -> list[Waitin
     if not results:
         with panel:
             export.trace_panel(())
-    if trace is None:
-        _before(form)
-    elif live:
-        place, early = st.empty(), trace.early
-        if early is None:
-            _blank(form)
-        else:
-            _early(form, trace.key, early)
-        return [Waiting(trace, place, early)]
-    elif trace.state == "cancelled":
+    if trace is None or live:
+        # Both stay where they are when the trace begins: what is left of an earlier drawing goes only with its end.
+        above, map_place = st.container(), st.empty()
+        early = None if trace is None else trace.early
+        with map_place.container(key="first_sample" if early else "blank_map", gap="xxsmall"):
+            _blank(form) if trace is None or early is None else _early(form, trace.key, early)
+        if trace is None:
+            with above:
+                _before(form)
+            return []
+        return [Waiting(trace, above.empty(), early)]
+    if trace.state == "cancelled":
         st.info(say("Cancelled. Nothing is shown of a trace that did not finish."), icon=":material/block:")
     elif trace.state == "failed":
         st.error(plain(said(trace.error)), icon=":material/error:")
@@ -158,7 +160,6 @@ def _before(form: Form) -> None:
         icon=":material/lightbulb:",
     )
     st.caption(_takes(form))
-    _blank(form)
 
 
 def _blank(form: Form) -> None:
@@ -270,14 +271,13 @@ def _maps(key: str, shown: tuple[TraceResult, ...]) -> float:
 
 def _early(form: Form, key: str, located: Located) -> None:
     """Draw what the first noise sample shows."""
-    with st.container(key="first_sample", gap="xxsmall"):
-        st.caption(
-            say(
-                "The first of {n} noise samples; the mean of all, with intervals, will stand here.",
-                n=form.trace_ask().samples,
-            )
+    st.caption(
+        say(
+            "The first of {n} noise samples; the mean of all, with intervals, will stand here.",
+            n=form.trace_ask().samples,
         )
-        _maps(f"first-{key}", located.results)
+    )
+    _maps(f"first-{key}", located.results)
 
 
 def _widths(n: int) -> list[float]:

@@ -18,7 +18,7 @@ LAYERS = choices()["reference"].n_layers
 """Of the bundled model, and of the small one that stands in for it."""
 FIRST_LAYER = choices()["reference"].usual_layer
 """Where the slider stands before there is a trace."""
-MAP = ".js-plotly-plot:not(.st-key-blank_map .js-plotly-plot)"
+MAP = ".js-plotly-plot:not(.st-key-blank_map_chart *)"
 """A map of a trace; before the first one pale cells stand in its place."""
 
 

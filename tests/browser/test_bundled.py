@@ -66,15 +66,11 @@ def test_trace_click_edit_read_and_undo(bundled_page: NewPage, bundled_server: S
 
 
 def test_a_long_trace_shows_its_first_noise_sample_meanwhile(bundled_page: NewPage) -> None:
-    page = bundled_page(samples="100")
-    expect(page.get_by_text("it knows this")).to_be_visible(timeout=PATIENCE)
+    words = "The Space Needle, which many people come to see in the summer of every year, is located in the city of"
+    page = bundled_page(samples="20", prompt=words, subject="Space Needle", site="state")
+    expect(page.locator(".read.now")).to_be_visible(timeout=PATIENCE)
     button(page, "Run trace").click()
-    expect(page.get_by_text("The first of 100 noise samples")).to_be_visible(timeout=PATIENCE)
+    expect(page.get_by_text("The first of 20 noise samples")).to_be_visible(timeout=PATIENCE)
     expect(page.locator(MAP)).to_be_visible(timeout=PATIENCE)
-    expect(button(page, "Cancel")).to_be_visible()
-    early = np.array(grid(page))
     traced(page)
-    expect(page.get_by_text("The first of 100 noise samples")).to_have_count(0)
-    whole = np.array(grid(page))
-    assert early.shape == whole.shape
-    assert 0 < abs(early - whole).max() < 1
+    expect(page.get_by_text("The first of 20 noise samples")).to_have_count(0)
