@@ -1,5 +1,6 @@
 """Every lesson opens in the Workbench with its settings, and three of them show there what they say."""
 
+import re
 from collections.abc import Callable
 from urllib.parse import parse_qsl
 
@@ -7,7 +8,6 @@ import numpy as np
 from playwright.sync_api import Page, expect
 
 from app.lessons.cases import LESSONS
-from models.sources.catalogue import is_fetched
 from tests.browser.actions import (
     PATIENCE,
     apply_edit,
@@ -20,6 +20,7 @@ from tests.browser.actions import (
     token_labels,
     traced,
 )
+from tests.browser.servers import Server
 
 NewPage = Callable[..., Page]
 FIELDS = {"prompt": "Prompt", "subject": "Subject", "answer": "True answer", "new": "New answer"}
@@ -39,28 +40,24 @@ def to_lessons(page: Page) -> None:
     expect(page.get_by_role("link", name="Open in the Workbench")).to_have_count(len(LESSONS), timeout=PATIENCE)
 
 
-def test_every_lesson_opens_with_its_settings(bundled_page: NewPage) -> None:
+def test_every_lesson_opens_with_its_settings(bundled_page: NewPage, bundled_server: Server) -> None:
     page = bundled_page()
     to_lessons(page)
-    for lesson in LESSONS:
-        workbench = opened(page, lesson.name)
-        given = dict(parse_qsl(lesson.query))
-        for name, label in FIELDS.items():
-            if name in given:
-                expect(workbench.get_by_role("textbox", name=label)).to_have_value(given[name], timeout=PATIENCE)
-        if not is_fetched(given.get("model", "reference")):
-            # the lesson says that its model is to be fetched first
-            expect(workbench.get_by_text("The link’s value for model could not be used")).to_be_visible()
-        else:
-            traced(workbench)
-            expected = {"model": "reference", "site": "mlp", "noise": "3.0"} | given
+    with bundled_server.held():  # what the traces show is another test's
+        for lesson in LESSONS:
+            workbench = opened(page, lesson.name)
+            given = dict(parse_qsl(lesson.query))
+            for name, label in FIELDS.items():
+                if name in given:
+                    expect(workbench.get_by_role("textbox", name=label)).to_have_value(given[name], timeout=PATIENCE)
+            site = {"all": "All", "state": "State"}.get(given.get("site", ""), "MLP")
+            expect(workbench.get_by_role("radio", name=site)).to_be_checked()
+            expect(slider(workbench)).to_have_value(given.get("layer", re.compile(r"\d+")))
             shown = parameters(workbench)
-            assert {name: shown.get(name) for name in ("model", "site", "noise")} == {
-                name: expected[name] for name in ("model", "site", "noise")
-            }
-            if "layer" in given:
-                expect(slider(workbench)).to_have_value(given["layer"])
-        workbench.close()
+            if lesson.name != "chinese":  # its model is to be fetched first, and the server of the tests has none
+                assert shown.get("model", "reference") == given.get("model", "reference")
+            assert float(shown.get("noise", 3)) == float(given.get("noise", 3))
+            workbench.close()
 
 
 def test_the_glass_box_shows_the_cell_that_was_set_by_hand(bundled_page: NewPage) -> None:  # check 6
