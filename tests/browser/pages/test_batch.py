@@ -73,9 +73,10 @@ def test_from_edits_to_a_leaderboard(new_page: NewPage, dataset: Path) -> None:
     assert serious(page) == []
     scores = download(page, lambda: button(page, "Scores (CSV)").click()).decode()
     rows = list(csv.DictReader(io.StringIO(scores)))
-    assert {row["method"] for row in rows} == {"ft-m"}
-    assert {row["subject"] for row in rows} <= set(SUBJECTS)
-    assert sum(row["metric"] == "reliability" for row in rows) == N_KNOWN
+    assert {(row["method"], row["protocol"]) for row in rows} == {("ft-m", "engram")}
+    edited = {row["subject"] for row in rows if row["name"].startswith("reliability")}
+    assert len(edited) == N_KNOWN
+    assert edited <= set(SUBJECTS)
     button(page, "Close").click()
     expect(page.get_by_text("Leaderboard, protocol engram")).to_have_count(0, timeout=PATIENCE)
 
