@@ -16,9 +16,9 @@ NAMES = re.compile(
 )
 """English that stays: the example, names of methods and models."""
 WORDS = """() => { const main = document.querySelector('[data-testid=stMain]').cloneNode(true);
-    main.querySelectorAll('.tokens, [data-testid=stIconMaterial], style').forEach(node => node.remove());
+    main.querySelectorAll('.tokens, .ytick, [data-testid=stIconMaterial], style').forEach(node => node.remove());
     return main.textContent }"""
-"""What the page says, without the tokens of the prompt and the names of icons."""
+"""What the page says, without the tokens of the prompt (also beside the map) and the names of icons."""
 DRAWN = f"() => document.querySelector('{MAP}')?._fullData !== undefined"
 
 
