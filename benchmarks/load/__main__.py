@@ -22,6 +22,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import random
 import re
 import statistics
@@ -86,7 +87,7 @@ def questions(count: int) -> list[Question]:
 def settings(folder: Path, sessions: int) -> dict[str, str]:
     """Environment of a server for so many sessions of one computer."""
     return {
-        "ENGRAM_PUBLIC": "1",
+        "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // 2)),  # as where the page is public
         "ENGRAM_MODELS": "",
         "ENGRAM_RUNS": str(folder / "runs"),
         "ENGRAM_SESSIONS": str(sessions + 50),
