@@ -20,8 +20,12 @@ if TYPE_CHECKING:
     from metrics import EditReport
     from models import LanguageModel
 
-WORTH_SHOWING = 2.0
-"""Seconds of a trace from which on its first noise sample is shown while the others run."""
+WORTH_SHOWING = 2e11
+"""Products of a trace, about, from which on its first noise sample is shown while the others run: a second or two.
+
+It must not depend on the time: samples that are run apart may differ in the last digit, and a link gives the same map
+on any server.
+"""
 
 
 def read(ask: ReadAsk, watch: Watch) -> FirstLook:
@@ -45,7 +49,7 @@ def trace(ask: TraceAsk, watch: Watch) -> Located:
     fact = Fact.from_prompt(ask.prompt, ask.subject, ask.answer, occurrence=ask.occurrence)
     n_tokens, first = len(model.encode(fact.prompt)), subject_span(model, fact.prompt, fact.subject, fact.start).start
     passes = token_passes(n_tokens, first, model.n_layers, ask.samples, len(ask.sites))
-    if (cache.paces().get(ask.model, ask.sites) or 0.0) * passes < WORTH_SHOWING:
+    if passes * sum(weight.numel() for weight in model.module.parameters()) < WORTH_SHOWING:
         watch = dataclasses.replace(watch, show=None)
     began = time.perf_counter()
     located = workflow.locate(
