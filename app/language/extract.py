@@ -71,7 +71,7 @@ SENTENCES_OF = (
     "metrics/efficiency.py",
     "metrics/protocols/base.py",
     "models/cards.py",
-    "models/forwards/remote_jobs.py",
+    "models/remote/jobs.py",
     "models/sources/child.py",
     "models/sources/folder.py",
     "models/sources/hub.py",

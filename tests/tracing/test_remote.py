@@ -14,7 +14,7 @@ from nnsight.tracing.util import push
 from editing import apply_edits
 from editing.ops import WeightDelta
 from facts import Fact
-from models.forwards.remote import Remote
+from models.remote.driver import Remote
 from tests.editing.made import dense, low_rank, made, stated
 from tests.tiny import tiny_model
 from tests.tracing.agreement import LEVEL

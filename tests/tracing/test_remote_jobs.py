@@ -20,10 +20,10 @@ from nnsight.intervention.backends.local import LocalSimulationBackend
 from editing import apply_edits
 from facts import Fact
 from models import LanguageModel
-from models.forwards import remote_jobs
-from models.forwards.remote import Remote
-from models.forwards.remote_jobs import JobBackend, RemoteJobError, fetch
-from models.forwards.remote_record import JobRecord
+from models.remote import jobs
+from models.remote.driver import Remote
+from models.remote.jobs import JobBackend, RemoteJobError, fetch
+from models.remote.record import JobRecord
 from tests.editing.made import low_rank, made
 from tests.tiny import tiny_model
 from tests.tracing.agreement import LEVEL
@@ -47,7 +47,7 @@ traced(sys.argv[1], jobs=Path(sys.argv[2]))
 
 @pytest.fixture
 def host(monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
-    monkeypatch.setattr(remote_jobs, "_PAUSE_SECONDS", 0.2)
+    monkeypatch.setattr(jobs, "_PAUSE_SECONDS", 0.2)
     monkeypatch.setattr(nnsight.CONFIG.API, "COMPRESS", False)
     monkeypatch.setattr(nnsight.TransformersModel, "to_model_key", lambda self: "tiny")
     served = Host(tiny_model("gpt2"))

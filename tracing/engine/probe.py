@@ -18,7 +18,7 @@ from torch import Tensor
 
 from models import LanguageModel
 from models.forwards.packing import TRANSFORMERS, plain
-from models.forwards.remote import Remote
+from models.remote.driver import Remote
 from tracing.engine.passes import sweep_logits
 from tracing.engine.plan import Block, Pack, end_to_end
 from tracing.engine.question import Question

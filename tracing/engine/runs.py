@@ -24,7 +24,7 @@ from tracing.engine.question import Question
 
 Driver = Callable[[LanguageModel, Mapping[str, Any], Mapping[Key, Visit]], Tensor]
 """`models.forwards.hooks.run_hooked`, `models.forwards.interventions.run_traced`, or a
-`models.forwards.remote.Remote`."""
+`models.remote.driver.Remote`."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -118,7 +118,7 @@ def trace_all(
     Args:
         first: called with the results of the first corrupted run, an unbiased preview, before the others are run.
         driver: what runs a forward: plain hooks, nnsight (`models.forwards.interventions.run_traced`), or nnsight on
-            another machine (`models.forwards.remote.Remote`).
+            another machine (`models.remote.driver.Remote`).
 
     Raises:
         ValueError: as in `causal_trace`, and if the configs differ in the corruption or in the answer compared with.

@@ -24,10 +24,10 @@ from torch import Tensor
 
 from models.forwards.hooks import sequence_length
 from models.forwards.interventions import add_low_rank, visit_module
-from models.forwards.remote_jobs import DEADLINE_SECONDS, JobBackend, RemoteJobError
-from models.forwards.remote_record import JobRecord, digest_of
 from models.forwards.sites import INPUTS, ORDER, Keep, Key, Site, Visit, in_execution_order, site_path
 from models.language_model import LanguageModel
+from models.remote.jobs import DEADLINE_SECONDS, JobBackend, RemoteJobError
+from models.remote.record import JobRecord, digest_of
 from models.views import LowRank
 
 Step = tuple[str, Callable[..., None], tuple[Any, ...]]
@@ -56,7 +56,7 @@ class Remote:
 
         Raises:
             ValueError: for a forward that reads or fills a cache of ours, and edits that are not of low rank.
-            RemoteJobError: if the host gives no result; the message names the job (`remote_jobs.fetch`).
+            RemoteJobError: if the host gives no result; the message names the job (`models.remote.jobs.fetch`).
         """
         if "past_key_values" in inputs:
             raise ValueError("a packed sweep keeps keys and values here and is not sent; use engine='replay'")

@@ -25,7 +25,7 @@ from pydantic import ValidationError
 DEADLINE_SECONDS = 600.0
 LOCAL = ("127.0.0.1", "::1", "localhost")
 SAVED = {"logits", "noted"}
-"""What every block here saves (`models.forwards.remote`)."""
+"""What every block here saves (`models.remote.driver`)."""
 _REQUEST_SECONDS = 30.0
 _PAUSE_SECONDS = 1.0
 _BUSY = (429, 502, 503, 504)
