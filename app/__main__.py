@@ -54,12 +54,14 @@ def main(arguments: list[str] | None = None) -> None:
     asks_doctor = _taken(flags, "doctor")
     if _taken(flags, FLAG):
         os.environ[VARIABLE] = "1"
-    if _taken(flags, "--public") or asks_doctor:
+    for_strangers = _taken(flags, "--public") or asks_doctor
+    if for_strangers:
         os.environ[limits.PUBLIC] = "1"
         os.environ["HF_HUB_OFFLINE"] = "1"
         os.environ.setdefault("ENGRAM_LOG", "json")
     _set_environment(flags)
-    if asks_doctor or (limits.public() and LINK not in os.environ):  # a class is served inside its own network
+    # A class is served inside its own network, and so without the checks.
+    if for_strangers or (limits.public() and LINK not in os.environ):
         sound = _examined(flags)
         if asks_doctor or not sound:
             sys.exit(0 if sound else 1)

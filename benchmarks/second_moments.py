@@ -184,6 +184,12 @@ def figures(
     return case.figures(edited) | ratios
 
 
+def _mean(values: Sequence[float], sign: str = "") -> str:
+    """The mean with its bootstrap interval; a dash for none."""
+    low, high = (bootstrap(values) if values else None) or (float("nan"), float("nan"))
+    return f"{fmean(values):{sign}.3f} ({low:{sign}.3f} to {high:{sign}.3f})" if values else "–"
+
+
 def table(lines: Sequence[Mapping[str, Any]]) -> str:
     """Means over edits with bootstrap intervals, a line a second moment."""
     rows = ["| second moment | " + " | ".join(COLUMNS) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
@@ -191,8 +197,27 @@ def table(lines: Sequence[Mapping[str, Any]]) -> str:
         cells = []
         for column in COLUMNS:
             values = [line[column] for line in lines if line["moment"] == label and line.get(column) is not None]
-            low, high = (bootstrap(values) if values else None) or (float("nan"), float("nan"))
-            cells.append(f"{fmean(values):.3f} ({low:.3f}–{high:.3f})" if values else "–")
+            cells.append(_mean(values))
+        rows.append(f"| {label} | " + " | ".join(cells) + " |")
+    return "\n".join(rows)
+
+
+def differences(lines: Sequence[Mapping[str, Any]]) -> str:
+    """Each second moment less the first one, paired over edits, with bootstrap intervals."""
+    labels = list(dict.fromkeys(line["moment"] for line in lines))
+    by_edit = {(line["moment"], line["prompt"]): line for line in lines}
+    rows = [f"| less {labels[0]} | " + " | ".join(COLUMNS) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
+    for label in labels[1:]:
+        pairs = [
+            (by_edit[label, prompt], line)
+            for (first, prompt), line in by_edit.items()
+            if first == labels[0] and (label, prompt) in by_edit
+        ]
+        cells = []
+        for column in COLUMNS:
+            both = [(one.get(column), other.get(column)) for one, other in pairs]
+            values = [one - other for one, other in both if one is not None and other is not None]
+            cells.append(_mean(values, "+"))
         rows.append(f"| {label} | " + " | ".join(cells) + " |")
     return "\n".join(rows)
 
@@ -245,7 +270,7 @@ def main(argv: list[str] | None = None) -> int:
             with out.open("a") as file:
                 file.write(json.dumps(mine[-1]) + "\n")
         print(f"{number} of {len(requests)}: {request.fact.prompt}", file=sys.stderr, flush=True)
-    print(f"{model.name}, layer {layer}\n\n{table(mine)}")
+    print(f"{model.name}, layer {layer}\n\n{table(mine)}\n\n{differences(mine)}")
     return 0
 
 

@@ -134,7 +134,10 @@ def draw(form: Form, runner: Runner, trace: Job | None, row: Row) -> list[Waitin
         above, map_place = st.container(), st.empty()
         early = None if trace is None else trace.early
         with map_place.container(key="first_sample" if early else "blank_map", gap="xxsmall"):
-            _blank(form) if trace is None or early is None else _early(form, trace.key, early)
+            if trace is not None and early is not None:
+                _early(form, trace.key, early)
+            else:
+                _blank(form)
         if trace is None:
             with above:
                 _before(form)

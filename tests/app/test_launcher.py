@@ -156,6 +156,7 @@ def ask_doctor(*flags: str, **variables: str) -> tuple[int, list[str]]:
 
 def test_a_public_server_does_not_start_unless_it_is_safe() -> None:  # H2
     assert ask_doctor("--public") == (1, ["allowed"])
+    assert ask_doctor("--public", ENGRAM_CLASS_LINK="http://10.0.0.7:8501/") == (1, ["allowed"])
     unsafe = ask_doctor(
         "--public", "--server-paths", "--server.address=0.0.0.0", "--client.showErrorDetails", "full",
         ENGRAM_ALLOWED_HOSTS="*", STREAMLIT_SERVER_MAX_UPLOAD_SIZE="50", ENGRAM_SESSIONS="none",
