@@ -142,7 +142,9 @@ def draw(form: Form, runner: Runner, trace: Job | None, row: Row) -> list[Waitin
             with above:
                 _before(form)
             return []
-        return [Waiting(trace, above.empty(), early)]
+        place = above.empty()
+        above.empty()  # in place of the time that a trace takes
+        return [Waiting(trace, place, early)]
     if trace.state == "cancelled":
         st.info(say("Cancelled. Nothing is shown of a trace that did not finish."), icon=":material/block:")
     elif trace.state == "failed":
