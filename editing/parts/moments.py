@@ -38,6 +38,9 @@ BATCH_TOKENS = 2048
 """Tokens in one forward pass, padding included."""
 MOST_ENTRIES = 2**27
 """Most entries of the matrices that one set of passes estimates: 1 GiB in float64."""
+DEPTHS = (0.25, 0.5, 1.0)
+"""Shares of the depth at which a set of passes may stop: most edits are early, and a pass to a quarter of the depth
+takes a quarter of the time."""
 BLOCK = 512
 """Rows of a matrix that are computed at once, each from the diagonal on."""
 
@@ -194,28 +197,36 @@ def load_or_estimate(
 ) -> Moment:
     """C of one layer with its condition number, from the cache if possible.
 
-    One set of passes estimates as many layers as fit in memory (in most models all of them) and caches them too.
+    The same passes estimate and cache the other layers up to a quarter, half or all of the depth, whichever holds this
+    layer first, as far as they fit in memory.
 
     Raises:
         ValueError, Cancelled: see `estimate`.
     """
     place = (cache_folder() if folder is None else folder) / "moments"
     stem = f"{model.revision[:16]}-{corpus_digest(texts)[:16]}-{max_tokens}"
-    moment = _read(place / f"{stem}-{layer}.safetensors", model.d_mlp)
+    files = [place / f"{stem}-{index}.safetensors" for index in range(model.n_layers)]
+    moment = _read(files[layer], model.d_mlp)
     if moment is None:
-        together = max(1, MOST_ENTRIES // model.d_mlp**2)
-        first = layer // together * together
-        layers = range(first, min(first + together, model.n_layers))
-        estimates = estimate(model, layers, texts, max_tokens, source=source, watch=watch)
+        missing = [other for other in _together(model, layer) if other == layer or not files[other].exists()]
+        estimates = estimate(model, missing, texts, max_tokens, source=source, watch=watch)
         for other, estimated in estimates.items():
             if other != layer:
-                _write(place / f"{stem}-{other}.safetensors", estimated)
+                _write(files[other], estimated)
         moment = estimates[layer]
     elif moment.condition_number == moment.condition_number:  # not NaN: written by an earlier request for this layer
         return moment
     moment = replace(moment, condition_number=condition_number(moment.matrix))
-    _write(place / f"{stem}-{layer}.safetensors", moment)
+    _write(files[layer], moment)
     return moment
+
+
+def _together(model: LanguageModel, layer: int) -> range:
+    """The layers that are estimated in the passes for one."""
+    end = next(end for share in DEPTHS if (end := math.ceil(share * model.n_layers)) > layer)
+    most = max(1, MOST_ENTRIES // model.d_mlp**2)
+    first = layer // most * most
+    return range(first, min(first + most, end))
 
 
 def moment_for(

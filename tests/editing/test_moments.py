@@ -75,6 +75,17 @@ def test_layers_that_fit_in_memory_share_the_passes(tmp_path: Path, monkeypatch:
     assert len(list(tmp_path.rglob("*.safetensors"))) == 3
 
 
+def test_passes_stop_at_a_quarter_half_or_all_of_the_depth(tmp_path: Path) -> None:
+    model = tiny_model("gpt2")  # 4 layers
+
+    def layers() -> set[str]:
+        return {path.stem.rpartition("-")[2] for path in tmp_path.rglob("*.safetensors")}
+
+    for layer, kept in ((0, "0"), (1, "01"), (2, "0123")):
+        load_or_estimate(model, layer, SENTENCES, 100, folder=tmp_path)
+        assert layers() == set(kept)
+
+
 def test_cache_is_used_and_shared_by_layers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_model("gpt2")
     first = load_or_estimate(model, 1, SENTENCES, 200, folder=tmp_path)
@@ -83,7 +94,7 @@ def test_cache_is_used_and_shared_by_layers(tmp_path: Path, monkeypatch: pytest.
     again = load_or_estimate(model, 1, SENTENCES, 200, folder=tmp_path)
     assert torch.equal(again.matrix, first.matrix)
     assert (again.n_tokens, again.condition_number, again.source) == (200, first.condition_number, first.source)
-    other = load_or_estimate(model, 3, SENTENCES, 200, folder=tmp_path)  # estimated in the same passes
+    other = load_or_estimate(model, 0, SENTENCES, 200, folder=tmp_path)  # estimated in the same passes
     assert other.condition_number == pytest.approx(condition_number(other.matrix))
     assert not list(tmp_path.rglob("*.tmp"))
 
@@ -115,7 +126,7 @@ def test_cache_key_holds_model_layer_corpus_and_count(tmp_path: Path) -> None:
     ):
         load_or_estimate(model, 0, texts, count, folder=tmp_path)
         now = {path.name for path in tmp_path.rglob("*.safetensors")}
-        assert len(now) == len(names) + 4
+        assert len(now) == len(names) + 1
         names = now
     assert corpus_digest(["ab", "c"]) != corpus_digest(["a", "bc"])
 
