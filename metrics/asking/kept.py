@@ -1,4 +1,8 @@
-"""Cache of an unedited model's answers, since every edit, method and layer asks it the same questions."""
+"""Cache of what a model and its views with edits answered.
+
+Every edit, method and layer asks the unedited model the same questions, and an edit is asked more than once: by the
+check on ordinary text, by its evaluation, by a further one with other probes.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +21,7 @@ K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
 MOST_BYTES = 2**26
-"""Most bytes of tensors kept for one model (64 MiB)."""
+"""Most bytes of tensors kept for one model and its views (64 MiB)."""
 MOST_ENTRIES = 10_000
 
 
@@ -50,13 +54,14 @@ class Kept:
 
 
 _KEPT: WeakKeyDictionary[LanguageModel, Kept] = WeakKeyDictionary()
+"""By unedited model."""
 _LOCK = threading.Lock()
 
 
 def answers(
     model: LanguageModel, questions: Iterable[K], ask: Callable[[list[K]], dict[K, V]], tick: Callable[[int], None]
 ) -> dict[K, V]:
-    """The answer to every question; an unedited model is asked each question once.
+    """The answer to every question; a model, or a view with the same edits, is asked each question once.
 
     Args:
         questions: each holds everything the answer depends on besides the model.
@@ -64,14 +69,16 @@ def answers(
         tick: called with the number of questions that have a kept answer.
     """
     listed = list(dict.fromkeys(questions))
-    if getattr(model, "base", model) is not model:  # a view with edits is asked once only
-        return ask(listed)
     with _LOCK:
-        kept = _KEPT.setdefault(model, Kept())
-    kept_answers: dict[K, V] = kept.known(listed)
-    if kept_answers:
-        tick(len(kept_answers))
-    new = ask([question for question in listed if question not in kept_answers])
+        kept = _KEPT.setdefault(getattr(model, "base", model), Kept())
+    # the revision covers the edits, but not which of two statements about a prompt is told
+    who = model.revision, getattr(model, "prefix", ())
+    known = kept.known([(who, question) for question in listed])
+    answers_of: dict[K, V] = {question: answer for (_, question), answer in known.items()}
+    if answers_of:
+        tick(len(answers_of))
+    new = ask([question for question in listed if question not in answers_of])
     for question, answer in new.items():
-        kept.add(question, answer)
-    return {question: new[question] if question in new else kept_answers[question] for question in listed}
+        kept.add((who, question), answer)
+    answers_of |= new
+    return {question: answers_of[question] for question in listed}

@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from editing import apply_edits
-from editing.edit import Edit
 from metrics import evaluate
 from metrics.asking import kept
 from metrics.asking.generation import continuations
-from metrics.asking.logprobs import Forced, score_answers
+from metrics.asking.logprobs import Forced
+from models import LanguageModel
+from tests.editing.made import low_rank, made, stated
 from tests.metrics.cases import REQUEST, base_model, edited_model
 from tests.tiny import tiny_model
 
@@ -34,13 +35,24 @@ def test_an_unedited_model_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> Non
     assert reports[0].rows == reports[1].rows
 
 
-def test_a_view_with_edits_is_asked_anew() -> None:
-    model = tiny_model("llama")
-    view = apply_edits(model, list[Edit]())
-    score_answers(view, [("Rome is", "Paris")])
-    assert view not in kept._KEPT
-    score_answers(model, [("Rome is", "Paris")])
-    assert model in kept._KEPT
+def test_a_view_is_told_from_the_model_and_from_other_edits() -> None:
+    model, asked = tiny_model("llama"), list[str]()
+
+    def ask(some: LanguageModel) -> str:
+        def answer(new: list[str]) -> dict[str, str]:
+            asked.extend(new)
+            return {question: some.revision for question in new}
+
+        return kept.answers(some, ["Rome is"], answer, lambda _: None)["Rome is"]
+
+    weight, words = made(model, low_rank(model, 1, 0)), made(model, stated(model, "Rome"))
+    views = [apply_edits(model, edits) for edits in ([weight], [words], [weight, words])]
+    assert ask(apply_edits(model, [])) == ask(model) == model.revision  # no edits: the model itself
+    assert len(asked) == 1
+    assert [ask(view) for view in views] == [view.revision for view in views]
+    assert len(asked) == 4
+    assert ask(apply_edits(model, [weight])) == views[0].revision
+    assert len(asked) == 4
 
 
 def test_the_same_question_with_another_budget_is_another_question() -> None:
