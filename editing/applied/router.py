@@ -126,7 +126,8 @@ def router_of(edit: Edit) -> Router:
         FileNotFoundError: if they are not there.
         ValueError: if others stand in their place.
     """
-    artefact = load_artefact(folder_of(edit.config.artefact, edit.method), edit.method, edit.model_revision)
+    folder = folder_of(edit.config.artefact, edit.method, edit.model_revision)
+    artefact = load_artefact(folder, edit.method, edit.model_revision)
     wanted = next(op.editor for op in edit.ops if isinstance(op, RouteOp))
     if artefact.digest != wanted:
         raise ValueError(

@@ -25,7 +25,7 @@ from facts.regular import check_regular
 
 FORMAT = "engram-editor-1"
 BUNDLED = Path(__file__).parents[1] / "artefacts"
-"""One folder for each method's editor of the bundled model."""
+"""The editors that come with Engram: a folder for each model, in it one for each method."""
 MANIFEST, TENSORS, LOG = "manifest.json", "editor.safetensors", "log.jsonl"
 
 
@@ -55,9 +55,14 @@ class Artefact:
         return float(self.validation.get("scale", 1.0))
 
 
-def folder_of(folder: str, kind: str) -> Path:
-    """Folder of a trained editor: the one given, or the bundled one."""
-    return Path(folder).expanduser() if folder else BUNDLED / kind
+def folder_of(folder: str, kind: str, revision: str = "") -> Path:
+    """Folder of a trained editor: the one given, else the one that comes with Engram for the model of this revision,
+    else that of the bundled model."""
+    if folder:
+        return Path(folder).expanduser()
+    shipped = sorted(BUNDLED.glob(f"*/{kind}/{MANIFEST}"))
+    fitting = (path.parent for path in shipped if _manifest(path.parent)[0]["base_revision"] == revision)
+    return next(fitting, BUNDLED / "reference" / kind)
 
 
 def save_artefact(artefact: Artefact, folder: Path) -> Artefact:

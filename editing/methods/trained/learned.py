@@ -23,7 +23,9 @@ from models import LanguageModel, as_out_in
 
 def artefact_setting() -> Any:
     """The setting that every trained editor has."""
-    return field(default="", metadata={"help": "Folder of the trained editor; empty for the one of the bundled model."})
+    return field(
+        default="", metadata={"help": "Folder of the trained editor; empty for the one Engram comes with."}
+    )
 
 
 class LearnedMethod(Method):
@@ -41,7 +43,7 @@ class LearnedMethod(Method):
             ValueError: if the editor is not whole or not for this model, or a request cannot be met.
             Cancelled: if the watch says to stop.
         """
-        folder = folder_of(task.config.artefact, self.name)
+        folder = folder_of(task.config.artefact, self.name, task.base.revision)
         artefact = load_artefact(folder, self.name, task.base.revision)
         task.watch.step(50, 100)
         ops, numbers = self.proposed(task, artefact)

@@ -1,12 +1,14 @@
 """Artefacts: whole, of the right method and model, or refused in one sentence."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from editing.train.artefact import MANIFEST, TENSORS, Artefact, load_artefact, save_artefact
+from editing.train import artefact
+from editing.train.artefact import MANIFEST, TENSORS, Artefact, folder_of, load_artefact, save_artefact
 
 WRITTEN = Artefact("mend", "a" * 64, {"rank": 2}, {"score": 0.5}, {"w": torch.tensor([1.0, 2.0])})
 
@@ -32,6 +34,15 @@ def test_what_is_not_there_or_not_for_this_model_is_refused(tmp_path: Path) -> N
         load_artefact(tmp_path, "mend", "b" * 64)
     with pytest.raises(ValueError, match="is one of 'mend', not of 'ke'"):
         load_artefact(tmp_path, "ke", "a" * 64)
+
+
+def test_each_model_finds_its_own_editor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(artefact, "BUNDLED", tmp_path)
+    for name, revision in (("reference", "a" * 64), ("small", "b" * 64)):
+        save_artefact(replace(WRITTEN, base_revision=revision), tmp_path / name / "mend")
+    assert folder_of("", "mend", "b" * 64) == tmp_path / "small" / "mend"
+    assert folder_of("", "mend", "c" * 64) == tmp_path / "reference" / "mend"
+    assert folder_of("given", "mend", "b" * 64) == Path("given")
 
 
 def test_what_was_changed_is_refused(tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ import pytest
 from editing import apply_edits, get_method
 from editing.edit import Edit
 from editing.ops import RouteOp
-from editing.train.artefact import BUNDLED, LOG, MANIFEST, TENSORS, load_artefact
+from editing.train import artefact as artefacts
+from editing.train.artefact import LOG, MANIFEST, TENSORS, load_artefact
 from editing.train.episodes import split_of
 from facts import EditRequest
 from facts.atlas import AtlasFact, load_atlas
@@ -23,6 +24,7 @@ from tests.tiny import tiny_model
 pytestmark = pytest.mark.reference
 
 KINDS = ("mend", "ke", "serac")
+BUNDLED = artefacts.BUNDLED / "reference"
 N = 6
 
 
