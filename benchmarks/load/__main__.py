@@ -9,7 +9,8 @@ it again.
     answers, wrong, errors      maps and edits seen, those that differ from the solo run, and failures
     p50_s, p95_s                seconds until the first map of a session, all sessions asking at once
     cached_p95_s                seconds until a map that the server has computed before
-    fresh_ratio                 largest of: seconds until a first map / ((maps ahead + 1) x solo seconds)
+    p95_ratio                   p95_s / (maps up to that one x solo seconds)
+    worst_ratio                 the largest such ratio of all; that of the first maps, since all pages are drawn at once
     mb_per_session              growth of the server's memory while all are connected, by session
     mb_left, files_left         growth of memory and open files after all have gone and the visits are over
     mb_of_visits                the part of it that came with the visits
@@ -185,6 +186,7 @@ async def load(
     after = measured(address)
     alone = statistics.median(seconds for _, seconds, _ in solo.values())
     ordered = sorted(seen.first)
+    ratios = [seconds / (alone * n) for n, seconds in enumerate(ordered, 1)]
     return {
         "sessions": options.sessions,
         "answers": seen.answers,
@@ -195,7 +197,8 @@ async def load(
         "cached_p50_s": _share(sorted(seen.cached), 0.5),
         "cached_p95_s": _share(sorted(seen.cached), 0.95),
         "solo_s": round(alone, 3),
-        "fresh_ratio": round(max((s / (alone * n) for n, s in enumerate(ordered, 1)), default=0.0), 2),
+        "p95_ratio": _share(ratios, 0.95),
+        "worst_ratio": round(max(ratios, default=0.0), 2),
         "mb_per_session": round((full[0] - before[0]) / options.sessions, 2),
         "mb_left": round(after[0] - before[0], 1),
         "mb_of_visits": round(after[0] - between[0], 1),

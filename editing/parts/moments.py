@@ -130,7 +130,7 @@ class _Adding:
         keys = states[self.mask].float()
         for start in range(0, len(self.total), BLOCK):
             product = keys[:, start : start + BLOCK].T @ keys[:, start:]
-            self.total[start : start + BLOCK, start:] += product.double().cpu()
+            self.total[start : start + BLOCK, start:] += product.cpu()
 
 
 def _mirrored(total: torch.Tensor) -> torch.Tensor:
