@@ -74,7 +74,7 @@ def edit_every_layer(
     effects = located.main.indirect_effect[position]
     rows: dict[int, dict[str, float | None]] = {}
     failures: dict[int, str] = {}
-    for index, layer in enumerate(layers):
+    for index, layer in enumerate(reversed(layers)):  # the deepest first: its second moment brings those of all
         watch.check()
         step = watch.part(100 * index, 100 * (index + 1), 100 * len(layers))
         try:
@@ -82,10 +82,12 @@ def edit_every_layer(
         except ValueError as error:
             failures[layer] = str(error)
     if not rows:
-        raise ValueError(next(iter(failures.values()), "every layer's MLP is silent at the subject; choose another"))
-    done = tuple(rows)
+        first = min(failures, default=0)
+        raise ValueError(failures.get(first, "every layer's MLP is silent at the subject; choose another"))
+    done = tuple(sorted(rows))
     scores = {name: tuple(rows[layer][name] for layer in done) for name in (NEW_ANSWER, *PROMPTED)}
-    return EveryLayer(method, done, tuple(float(effects[layer]) for layer in done), scores, failures)
+    effect = tuple(float(effects[layer]) for layer in done)
+    return EveryLayer(method, done, effect, scores, dict(sorted(failures.items())))
 
 
 def _one(
