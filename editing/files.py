@@ -79,7 +79,7 @@ def load_edit(path: Path) -> Edit:
         edit = _edit(description, tensors)
         whole = whole and edit.digest == description["digest"]
     except (SafetensorError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-        raise ValueError(f"{str(path)!r} is not a saved edit: {error}") from error
+        raise ValueError(f"{str(path)!r} is not a saved edit ({error}); choose a file that Engram saved") from error
     if not whole:
         raise ValueError(f"{str(path)!r} {CHANGED}")
     return edit

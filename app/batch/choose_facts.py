@@ -108,7 +108,7 @@ def draw(runner: Runner, chosen: str) -> tuple[Dataset | None, list[Waiting]]:
     if job.live:
         return None, [Waiting(job, st.empty())]
     if job.state == "failed":
-        st.error(plain(said(_as_the_reader_calls_it(chosen, job.error))), icon=":material/error:")
+        st.error(plain(said(sentence(_as_the_reader_calls_it(chosen, job.error)))), icon=":material/error:")
         return None, []
     if job.state == "done":
         _holds(job)

@@ -125,7 +125,7 @@ def _launch(experiment: Experiment, command: sweeps.Command, workers: int) -> No
     try:
         sweeps.launch(experiment, command, workers)
     except (ValueError, OSError) as error:
-        st.toast(plain(said(str(error))), icon=":material/error:")
+        st.toast(plain(said(sentence(error))), icon=":material/error:")
 
 
 def _notices(experiment: Experiment, now: Standing) -> None:

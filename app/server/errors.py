@@ -14,7 +14,7 @@ def sentence(error: Exception) -> str:
     """What the reader is told.  Our own errors are written for readers; others are logged under a number."""
     if isinstance(error, ValueError | OSError | KeyError) and _is_ours(error):
         text = str(error.args[0]) if error.args else str(error)
-        return text[:1].upper() + text[1:]
+        return text[:1].upper() + text[1:] + ("" if text.endswith((".", ")")) else ".")
     number = uuid.uuid4().hex[:8]
     logger.error("failure %s", number, exc_info=error)
     if isinstance(error, MemoryError):

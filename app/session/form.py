@@ -42,6 +42,8 @@ class Form:
         if "{}" in self.prompt:
             problems["prompt"] = "Write the subject itself in place of {}."
         for name, longest in LONGEST.items():
+            if "\0" in getattr(self, name):
+                problems[name] = "It contains a zero character (U+0000); type it again without it."
             if len(getattr(self, name)) > longest:
                 problems[name] = f"It has {len(getattr(self, name)):,} characters; write at most {longest}."
         return problems

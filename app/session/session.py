@@ -51,6 +51,8 @@ class Session:
     """Names of the link's values that could not be used, until the reader is told."""
     run_on_load: bool = False
     """The link asks for its trace."""
+    linked_model: str = ""
+    """Of the link, where it is not on offer."""
     linked_revision: str = ""
     """Beginning of the revision of the weights the link was made with."""
     fields: dict[str, Any] | None = None

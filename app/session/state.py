@@ -66,6 +66,7 @@ def start_session(models: dict[str, Choice]) -> None:
     mine.refused = refused = refused_values(params, models)
     # the numbers of another model would not be those the link was sent for
     mine.run_on_load = params.get("run") == "1" and not {"model", "dtype"} & set(refused)
+    mine.linked_model = params["model"] if "model" in refused else ""
     mine.linked_revision = params.get("revision", "")
     mine.first_model = next(iter(models))
     _fill({name: value for name, value in params.items() if name not in refused}, models)
@@ -132,10 +133,10 @@ def remember() -> None:
 
 
 def tell_refused() -> None:
-    """Say once which values of the link could not be used."""
+    """Say once which values of the link could not be used; `model_choice` says it of the model, for longer."""
     refused, session().refused = session().refused, []
-    if refused:
-        names = ", ".join(refused)
+    names = ", ".join(name for name in refused if name != "model")
+    if names:
         st.toast(
             say("The link’s value for {names} could not be used; the default is used instead.", names=names),
             icon=":material/link_off:",
@@ -199,7 +200,7 @@ def use_defaults_of(model: Choice) -> None:
     fields.layer, fields.chat = model.usual_layer, 0
     mine.layer_before, mine.keep_layer = None, False
     mine.trace_ask = mine.layers_ask = None
-    mine.run_on_load, mine.linked_revision = False, ""
+    mine.run_on_load, mine.linked_model, mine.linked_revision = False, "", ""
 
 
 def switch_chat() -> None:

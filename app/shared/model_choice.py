@@ -29,6 +29,8 @@ PURPOSE = later(
 
 DESCRIBED = (later("Bundled model"), later("Glass box, set by hand"))
 """Titles of the catalogue that are words, not names."""
+LONGEST_NAME = 80
+"""Characters of a link's model that are shown."""
 
 
 def draw(runner: Runner, offer: Offer, *, workbench: bool = False) -> tuple[Choice, list[Waiting]]:
@@ -168,7 +170,16 @@ def _count(parameters: int) -> str:
 
 
 def _compare_with_link(choice: Choice) -> None:
-    """Warn if the link was made with other weights: a model of the same name may give other numbers."""
+    """Warn if the link was made with a model that is not here, or with other weights under the same name."""
+    if session().linked_model:
+        st.warning(
+            say(
+                "The link is for the model {name}, which is not here, so nothing was traced. Get it under More models "
+                "if it is listed there; then open the link again.",
+                name=plain(session().linked_model[:LONGEST_NAME]),
+            ),
+            icon=":material/link_off:",
+        )
     wanted, loaded = session().linked_revision, cache.shelf().loaded(choice.key)
     if wanted and loaded is not None and not loaded.revision.startswith(wanted):
         st.warning(

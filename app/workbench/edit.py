@@ -103,7 +103,8 @@ def draw(
     if edit is not None and edit.state == "cancelled":
         st.info(say("Cancelled. The model is unchanged."), icon=":material/block:")
     elif edit is not None and edit.state == "failed":
-        st.error(plain(said(edit.error)), icon=":material/error:")
+        if isinstance(session().edit_ask, EditAsk):  # `edits` tells what is wrong with a file
+            st.error(plain(said(edit.error)), icon=":material/error:")
     elif edit is not None and edit.state == "done":
         _applied(edit.result, ask, places)
         _broken(edit.result)

@@ -16,7 +16,7 @@ from app.session.session import CURRENT, session
 from app.shared import export
 from app.shared.tables import headings
 from app.shared.waiting import Waiting, cancel
-from app.shared.wording import markup, plain
+from app.shared.wording import markup, plain, sentence
 from app.workbench import ledger, work
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def draw(runner: Runner) -> list[Waiting]:
         with st.container(key="active_edits"):
             _active()
         st.subheader(say("Files"), anchor=False)
-        _files()
+        _files(runner)
     with branches:
         st.subheader(say("Branches"), anchor=False)
         chosen = _branches()
@@ -172,12 +172,12 @@ def _share(value: object) -> str:
     return "—" if value is None else f"{100 * float(value):.0f} %"  # type: ignore[arg-type]
 
 
-def _files() -> None:
+def _files(runner: Runner) -> None:
     export.model_button(ledger.active(), session().ledger_model)
-    import_edit()
+    import_edit(runner)
 
 
-def import_edit() -> None:
+def import_edit(runner: Runner) -> None:
     """Draw the field for an edit file; the edit becomes active once it is read."""
     file = st.file_uploader(
         say("Edit from a file"),
@@ -195,6 +195,10 @@ def import_edit() -> None:
     )
     if file is not None:
         st.button(say("Apply the file"), key="apply_file", icon=":material/upload_file:", on_click=_apply)
+    ask = session().edit_ask
+    job = runner.get(ask.key) if isinstance(ask, FileAsk) else None
+    if job is not None and job.state == "failed":  # here, where the reader looks, not beside Apply
+        st.error(plain(said(job.error)), icon=":material/error:")
 
 
 def _apply() -> None:
@@ -203,6 +207,6 @@ def _apply() -> None:
     try:
         name = cache.uploads().keep(file.getvalue(), ".safetensors")
     except ValueError as error:
-        st.toast(plain(said(str(error))), icon=":material/error:")
+        st.toast(plain(said(sentence(error))), icon=":material/error:")
         return
     ledger.start_edit(FileAsk(session().ledger_model, name, forced, ledger.active()))

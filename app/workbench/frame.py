@@ -8,6 +8,8 @@ STYLE = """<style>
 .st-key-tiles [data-testid=stMetricValue] { font-size: 1.25rem; line-height: 1.3; width: auto }
 .st-key-tiles [data-testid=stMetricDelta] { margin: 0 }
 .st-key-tiles [data-testid=stCaptionContainer] p { font-size: 0.78rem; line-height: 1.35 }
+/* the form says how long a text may be; Streamlit counts to what it would drop silently */
+.st-key-workbench .stTextInput [data-testid=InputInstructions] { display: none }
 .st-key-method { min-width: min(20rem, 100%) }
 .st-key-trace_tabs { position: relative }
 [data-testid=stLayoutWrapper]:has(> .st-key-trace_view) { position: absolute; right: 0; top: -0.2rem; width: auto }

@@ -56,28 +56,39 @@ def start_edit(ask: EditAsk | FileAsk) -> None:
 def settle(job: Job | None) -> None:
     """Activate a finished edit in place of an earlier one of the same prompt; a broken one only on request."""
     ask = session().edit_ask
-    if ask is None or job is None or job.state != "done" or ask.key in active():
+    if ask is None or job is None or job.live or ask.key in active():
+        return
+    if job.state != "done":
+        _keep_scores()
         return
     cache.drawer().put(ask.key, job.result)  # the job may be older than what the drawer still holds
     from experiments.guard import why_broken
 
     if why_broken(job.result.diagnostics) and session().kept_broken != ask.key:
+        _keep_scores()
         return
     kept = ask.active if isinstance(ask, EditAsk) else beside(job.result.requests[0].fact.prompt)
     session().ledger = session().ledger.put(CURRENT, [*(key for key in kept if key in active()), ask.key])
 
 
+def _keep_scores() -> None:
+    """The edit just asked for is not active: the scores go on to be those of the edits that are."""
+    if active() and session().score_ask is None:
+        _score_last()
+
+
 def keep_broken() -> None:
     """Callback: the edit just made becomes active although it is broken."""
-    session().kept_broken = session().edit_ask.key
+    session().kept_broken, session().score_wanted = session().edit_ask.key, True
 
 
 def undo(key: str | None = None) -> None:
     """Callback: undo one edit, by default the last.  It was never in the model, so it is just left out."""
     mine = session()
-    gone = key if key is not None else mine.edit_ask.key if mine.edit_ask else active()[-1]
-    mine.ledger = session().ledger.without(gone)
-    if mine.edit_ask is not None and mine.edit_ask.key == gone:
+    gone = active()[-1] if key is None else key
+    mine.ledger = mine.ledger.without(gone)
+    # The one made last may not be active: it failed, was cancelled or is broken.  Undo then clears what is said of it.
+    if mine.edit_ask is not None and (key is None or mine.edit_ask.key == gone):
         mine.edit_ask = None
     mine.score_ask = None
     if active():

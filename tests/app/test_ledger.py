@@ -105,6 +105,19 @@ def test_any_edit_can_be_undone_and_the_rest_scored_anew(two_edits: AppTest) -> 
     assert all(metric.value == "—" for metric in two_edits.metric if metric.label == "Reliability")
 
 
+def test_an_edit_that_fails_leaves_the_others_and_their_scores(two_edits: AppTest) -> None:
+    first, second = edits(two_edits)
+    own = two_edits.session_state["session"].look[1].answer
+    two_edits.text_input(key="new").set_value(own)
+    two_edits.button(key="apply_edit").click().run()
+    assert any("equals the true answer" in error.value for error in two_edits.error)
+    assert edits(two_edits) == (first, second)
+    assert not any(metric.label == "Reliability" and metric.value == "—" for metric in two_edits.metric)
+    two_edits.button(key="undo").click().run()  # the last active one, not the one that never was
+    assert edits(two_edits) == (first,)
+    assert not any("equals the true answer" in error.value for error in two_edits.error)
+
+
 def test_branches_are_remembered_compared_and_switched_to(two_edits: AppTest) -> None:
     both = edits(two_edits)
     two_edits.text_input(key="branch_name").set_value("both").run()

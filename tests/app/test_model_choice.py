@@ -83,6 +83,17 @@ def test_a_link_states_what_decides_the_numbers_and_gives_them_elsewhere(new_pag
     assert "other weights under this name" in said(new_page(**(link | {"revision": "0123456789ab"})))
 
 
+@pytest.mark.usefixtures("deep")
+def test_a_link_for_a_model_that_is_not_here_names_it_until_another_is_chosen(new_page: NewPage) -> None:
+    page = new_page(model="gpt9", run="1")
+    assert "for the model gpt9, which is not here" in said(page)
+    assert numbers(page) == []
+    page.text_input(key="new").set_value("Oslo").run()
+    assert "gpt9" in said(page)
+    page.selectbox(key="model").set_value("deep").run()
+    assert "gpt9" not in said(page)
+
+
 def test_before_there_is_a_map_a_link_holds_only_what_was_changed(new_page: NewPage) -> None:
     page = new_page()
     assert params(page) == {}

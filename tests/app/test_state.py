@@ -41,6 +41,11 @@ def test_a_good_form_has_no_problems() -> None:
     assert FORM.edit_problem == ""
 
 
+def test_a_zero_character_of_a_link_is_a_problem_of_its_field() -> None:
+    assert "U+0000" in replace(FORM, prompt=FORM.prompt + "\0").problems["prompt"]
+    assert "U+0000" in replace(FORM, new="Ro\0me").problems["new"]
+
+
 def test_the_new_answer_must_differ() -> None:
     assert "equals" in replace(FORM, answer="Paris ").edit_problem
     assert "Write the word" in replace(FORM, new=" ").edit_problem

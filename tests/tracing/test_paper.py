@@ -96,6 +96,12 @@ def test_a_difference_is_second_minus_first_with_a_paired_interval() -> None:
     assert uncertain[0, 0]
     titles = [axes.get_title() for axes in difference_figure(first, second, names=("before", "after")).axes[:3]]
     assert titles == ["(a) before", "(b) after", "(c) after − before"]
+    windowed = [replace(each, config=replace(each.config, site="mlp_out", window=2)) for each in (first, second)]
+    figure = difference_figure(windowed[0], replace(windowed[1], answer=" Rome"), names=("before", "after"))
+    titles = [axes.get_title() for axes in figure.axes[:3]]
+    assert titles == ["(a) before: p(Seattle)", "(b) after: p(Rome)", "(c) after − before"]
+    assert not any("Seattle" in axes.get_ylabel() for axes in figure.axes), "the difference is of neither answer"
+    assert figure.get_supxlabel().startswith("centre of 2 layers of restored MLP output in ")
     other_noise = replace(second, config=replace(second.config, seed=7))
     assert not difference(first, other_noise)[1].any(), "without the same noise there are no pairs"
 

@@ -82,10 +82,7 @@ def trace_figure(result: TraceResult, *, width_in: float = COLUMN, style: Figure
     bar_label = f"effect on {labels.measured(result)}" + (f"\n{labels.MARKED}" if marked.any() else "")
     scale = _scale(result.config.site, style, effect)
     panel(figure, axes, effect, scale, names, bar_label, fonts, effect, marked)
-    where = SITE_NAMES[result.config.site].long
-    window = result.config.window
-    what = f"layer of the restored {where}" if window == 1 else f"centre of {window} layers of restored {where}"
-    axes.set_xlabel(f"{what} in {style.model(result)}", fontsize=FONT_SIZE, fontfamily=fonts)
+    axes.set_xlabel(f"{_layers(result)} in {style.model(result)}", fontsize=FONT_SIZE, fontfamily=fonts)
     if title:
         axes.set_title(title, fontsize=FONT_SIZE + 1, fontfamily=fonts)
     return figure
@@ -130,6 +127,8 @@ def difference_figure(
 ) -> Figure:
     """Two maps on one scale, such as before and after an edit, and second minus first on a scale of its own.
 
+    Maps of different answers, such as what each model says, have theirs above them.
+
     Raises:
         ValueError: as `trace_figure`, and if the maps do not have the same tokens, site, layers and measure.
     """
@@ -140,21 +139,23 @@ def difference_figure(
     fonts = font_families([*tokens, labels.title(first), labels.title(second), model, style.title, *names])
     figure, panels = _panels(width_in, len(tokens), 3, style)
     beside = width_in >= STACKED_BELOW
+    answers = [labels.measured(result) for result in (first, second)]
+    same = answers[0] == answers[1]
+    titles = names if same else [f"{name}: {answer}" for name, answer in zip(names, answers, strict=True)]
     drawn: tuple[tuple[str, NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]], ...] = (
-        (names[0], labels.flat(first), both, first.uncertain()),
-        (names[1], labels.flat(second), both, second.uncertain()),
+        (titles[0], labels.flat(first), both, first.uncertain()),
+        (titles[1], labels.flat(second), both, second.uncertain()),
         (f"{names[1]} − {names[0]}", change, change, uncertain),
     )
     marks = [_marked(marked, style) for *_, marked in drawn]
     for index, (axes, marked) in enumerate(zip(panels, marks, strict=True)):
         name, grid, scaled, _ = drawn[index]
         rows = tokens if index == 0 or not beside else []
-        label = f"effect on {labels.measured(first)}" if index == 2 or not beside else ""
+        label = (f"effect on {answers[0]}" if same else "effect") if index == 2 or not beside else ""
         scale = _scale(first.config.site, style, scaled)
         panel(figure, axes, grid, scale, rows, label, fonts, scaled, marked)
         _letter(axes, index, name, fonts)
-    site = SITE_NAMES[first.config.site].long
-    _around(figure, f"layer of the restored {site} in {model}", any(marked.any() for marked in marks), style, fonts)
+    _around(figure, f"{_layers(first)} in {model}", any(marked.any() for marked in marks), style, fonts)
     return figure
 
 
@@ -264,6 +265,12 @@ def difference(first: TraceResult, second: TraceResult) -> tuple[NDArray[np.floa
         return change, np.zeros(change.shape, dtype=bool)
     low, high = interval(second.effects() - first.effects())
     return change, np.asarray((low <= 0) & (high >= 0))
+
+
+def _layers(result: TraceResult) -> str:
+    """What the layer axis of one map counts."""
+    where, window = SITE_NAMES[result.config.site].long, result.config.window
+    return f"layer of the restored {where}" if window == 1 else f"centre of {window} layers of restored {where}"
 
 
 def panel_name(result: TraceResult) -> str:

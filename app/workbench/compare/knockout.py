@@ -11,6 +11,7 @@ from app.server.jobs import Runner
 from app.session.asks import KnockoutAsk
 from app.session.form import Form
 from app.shared.waiting import Waiting
+from app.shared.wording import probability
 from app.workbench.compare import asking, work
 from app.workbench.compare.lens import PLAIN
 
@@ -67,7 +68,7 @@ def told(result: KnockoutResult) -> str:
         read = said(READ.get(name.rpartition(" ")[2], name))
         words.append(
             say(
-                "not reading {read} costs most around layer {layer} ({value:.0f} %)",
+                "not reading {read} costs most around layer {layer} ({value:.1f} %)",
                 read=read,
                 layer=layer,
                 value=100 * change[layer],
@@ -75,8 +76,8 @@ def told(result: KnockoutResult) -> str:
         )
     sentence = say("; ").join(words).replace("-", "−")
     return say(
-        "p({answer}) is {clean:.2f} with nothing cut. {sentence}.",
+        "p({answer}) is {clean} with nothing cut. {sentence}.",
         answer=result.answer,
-        clean=result.clean,
+        clean=probability(result.clean),
         sentence=sentence[:1].upper() + sentence[1:],
     )

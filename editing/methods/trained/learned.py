@@ -23,9 +23,7 @@ from models import LanguageModel, as_out_in
 
 def artefact_setting() -> Any:
     """The setting that every trained editor has."""
-    return field(
-        default="", metadata={"help": "Folder of the trained editor; empty for the one Engram comes with."}
-    )
+    return field(default="", metadata={"help": "Folder of the trained editor; empty for the one Engram comes with."})
 
 
 class LearnedMethod(Method):
