@@ -50,7 +50,13 @@ def main(arguments: list[str] | None = None) -> None:
     """Run Streamlit on the page; `arguments` are Streamlit's own flags, `--server-paths`, `--public` or `doctor`."""
     flags = list(sys.argv[1:] if arguments is None else arguments)
     if {"-h", "--help"} & set(flags):
-        print(told("Serve the workbench.  It takes --server-paths, --public, doctor, and what Streamlit takes:"), "\n")
+        print(
+            told(
+                "Serve the workbench.  It takes --server-paths, --public, doctor, and Streamlit's options, such as "
+                "--server.port 8502; `python -m streamlit run --help` lists those."
+            )
+        )
+        return
     asks_doctor = _taken(flags, "doctor")
     if _taken(flags, FLAG):
         os.environ[VARIABLE] = "1"

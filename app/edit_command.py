@@ -24,6 +24,7 @@ from editing.parts.suggest import choose_layer
 from editing.registry import DEFAULT_METHOD, METHODS, get_method
 from experiments.guard import guarded, why_broken
 from facts.language.shell import complain, told
+from facts.regular import check_place
 from facts.watch import UNWATCHED, Watch
 from metrics import EditReport
 from metrics.definitions import METRICS
@@ -38,13 +39,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options = _options(arguments)
         places = [place for place in (options.save_to, options.save_adapter, options.save_gguf) if place]
-        for place in places:
-            if not place.parent.is_dir():  # before the work
-                raise FileNotFoundError(f"there is no folder {str(place.parent)!r}; make it first")
+        for place in places:  # before the work
+            if place != options.save_adapter or not place.is_dir():
+                check_place(place)
         edit, view, report, why = _run(options)
-        kept = not why or options.keep_broken
-        if kept:
-            _save(options, edit, view)
     except (ValueError, OSError) as error:
         complain(error)
         return 2
@@ -57,9 +55,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print("\n" + report.to_markdown())
     if why:
         print(f"note: this edit is broken: {'; '.join(why)}", file=sys.stderr)
-    if places and not kept:
+    if places and why and not options.keep_broken:
         print("note: a broken edit is not saved; give --keep-broken to save it anyway", file=sys.stderr)
-    elif places and not options.json:
+        return 0
+    try:
+        _save(options, edit, view)
+    except (ValueError, OSError) as error:  # after the report, which the work was for
+        complain(error)
+        return 2
+    if places and not options.json:
         print(f"\nEdit written to {', '.join(map(str, places))}")
     return 0
 

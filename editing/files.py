@@ -8,13 +8,14 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from editing.configs import make_config
 from editing.edit import Diagnostic, Edit, LossStep
@@ -29,10 +30,11 @@ CHANGED = "does not hold what was saved: its digest differs; save the edit again
 
 
 def save_edit(edit: Edit, path: Path) -> None:
-    """Write an edit.
+    """Write an edit; the file appears whole or not at all.
 
     Raises:
         FileNotFoundError: if the folder does not exist.
+        OSError: if the file cannot be written.
     """
     if not path.parent.is_dir():
         raise FileNotFoundError(f"there is no folder {str(path.parent)!r}; make it first")
@@ -54,7 +56,12 @@ def save_edit(edit: Edit, path: Path) -> None:
         "digest": edit.digest,
     }
     text = json.dumps(description, ensure_ascii=False)
-    save_file(tensors, str(path), {"format": FORMAT, "edit": text, "sha256": _digest(text, tensors)})
+    scratch = path.with_name(f"{path.name}.part")
+    try:
+        scratch.write_bytes(save(tensors, {"format": FORMAT, "edit": text, "sha256": _digest(text, tensors)}))
+        os.replace(scratch, path)
+    finally:
+        scratch.unlink(missing_ok=True)
 
 
 def load_edit(path: Path) -> Edit:

@@ -199,9 +199,7 @@ class Ledger:
             self.model, [edits[digest] for digest in state.edits()], force=True
         )  # raises now if the edit does not fit
         if self.folder is not None and not self._file(edit.digest).is_file():
-            scratch = self._file(edit.digest).with_suffix(".part")
-            save_edit(edit, scratch)
-            os.replace(scratch, self._file(edit.digest))
+            save_edit(edit, self._file(edit.digest))
         self._edits = edits
         self._change(state)
         return edit

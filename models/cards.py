@@ -163,7 +163,10 @@ def _read(path: Path, changed: int) -> LayerCard:
     try:
         return card_of(json.loads(path.read_text(encoding="utf-8")))
     except (KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path.name!r} is no layer card ({type(error).__name__}: {error})") from None
+        reason = f"{type(error).__name__}: {error}"
+        raise ValueError(
+            f"{path.name!r} is no layer card ({reason}); give the layer-card.json that the study layer-card wrote"
+        ) from None
 
 
 def card_of(values: Mapping[str, Any]) -> LayerCard:

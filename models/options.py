@@ -6,6 +6,7 @@ Nothing here imports torch, so commands print their help at once.
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from models.settings import DEVICE_MAPS, DTYPES, QUANTIZED, LoadSettings
@@ -21,6 +22,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     """Add --model, --device, --dtype, --device-map, --load and --chat."""
     parser.add_argument(
         "--model",
+        type=_named,
         default="reference",
         help="'reference', a name of the catalogue, a folder, a .gguf file or a hub id (default: %(default)s)",
     )
@@ -42,6 +44,11 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--chat", action="store_true", help="ask through the tokenizer's chat template, as an instruct model expects"
     )
+
+
+def _named(text: str) -> str:
+    """What `load_model` takes: the full path of a folder or file above this one."""
+    return str(Path(text).resolve()) if text.startswith("../") else text
 
 
 def load_from(options: argparse.Namespace) -> LanguageModel:

@@ -20,6 +20,7 @@ from typing import cast, get_args
 
 from facts.language.shell import complain, told
 from facts.pipes import outlive_reader
+from facts.regular import check_place
 from facts.spreadsheet import defused
 from facts.watch import UNWATCHED, Watch
 from models.options import add_model_options
@@ -77,8 +78,7 @@ def _check_files(options: argparse.Namespace) -> None:
     if getattr(options, "out", None) and Path(options.out).suffix.lower().lstrip(".") not in FIGURE_FORMATS:
         raise ValueError(f"cannot write a figure to {options.out!r}; end the name in .pdf, .svg, .eps, .png or .zip")
     for path in filter(None, wanted):
-        if not Path(path).parent.is_dir():
-            raise ValueError(f"there is no folder {str(Path(path).parent)!r} to write {path!r} into; make it first")
+        check_place(path)
 
 
 def _write(output: commands.Output, options: argparse.Namespace) -> None:

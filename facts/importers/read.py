@@ -120,7 +120,10 @@ def _format_of(rows: list[Raw], name: str) -> Format:
     best, _ = max(votes.items(), key=lambda vote: (bool(vote[0]), vote[1]))
     if not best:
         fields = ", ".join(shown(field) for field in list(values[0])[:12])
-        raise ValueError(f"{name} has rows of no known format (fields: {fields}); name one of {', '.join(FORMATS)}")
+        raise ValueError(
+            f"{name} has rows of no known format (fields: {fields}); name one of {', '.join(FORMATS)}, or give a table "
+            "with the columns subject, prompt and target_true"
+        )
     return FORMATS[best]
 
 

@@ -60,7 +60,8 @@ def parse_object(text: str) -> dict[str, Any]:
     except json.JSONDecodeError as error:
         keys = _KEY.findall(text, 0, error.pos)
         field = keys[-1] if keys else ""
-        raise RowError(field, f"is not JSON: {error.msg} at character {error.pos + 1} of the row") from None
+        what = error.msg.partition(" starting")[0]
+        raise RowError(field, f"is not JSON: {what} at character {error.pos + 1} of the row") from None
     except RecursionError:
         raise RowError("", f"is nested deeper than {MAX_DEPTH} levels") from None
     if isinstance(value, _Unusable):

@@ -78,6 +78,7 @@ def test_json_is_one_object(folder: str, capsys: pytest.CaptureFixture[str]) -> 
         ({"fact-token": "middle"}, "unknown fact_token 'middle'"),
         ({"fact-token": "subject:9"}, "has 2 tokens, counted from 0; choose a token from subject:0 to subject:1"),
         ({"save": "/no/such/folder/edit"}, "there is no folder"),
+        ({"save": "."}, "'.' is a folder; give the path of a file"),
     ],
 )
 def test_mistakes_are_one_sentence(
@@ -88,6 +89,19 @@ def test_mistakes_are_one_sentence(
     assert not shown.out
     assert words in shown.err
     assert len(shown.err.strip().splitlines()) == 1
+
+
+def test_a_report_is_printed_even_if_the_edit_fits_no_adapter(
+    folder: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = [PROMPT, "--subject", "Space Needle", "--target-new", "Paris", "--model", folder, "--method", "grace"]
+    assert (
+        main([*asked, "--layer", "1", "--steps", "2", "--keep-broken", "--save-adapter", str(tmp_path / "peft")]) == 2
+    )
+    shown = capsys.readouterr()
+    assert "Reliability" in shown.out
+    assert "Edit written" not in shown.out
+    assert "is no low-rank change of weights" in shown.err.splitlines()[-1]
 
 
 def test_folder_without_safetensors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

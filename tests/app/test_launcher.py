@@ -143,6 +143,20 @@ def test_paths_of_the_server_have_a_switch(monkeypatch: pytest.MonkeyPatch) -> N
     assert (os.environ["ENGRAM_SERVER_PATHS"], called) == ("1", [["run", str(SERVE)]])
 
 
+def test_help_is_a_sentence_and_starts_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from streamlit.web import cli
+
+    from app.__main__ import main
+
+    monkeypatch.setattr(cli, "main", lambda arguments, prog_name: pytest.fail("Streamlit was started"))
+    main(["--help"])
+    shown = capsys.readouterr().out
+    assert "--public" in shown
+    assert len(shown.splitlines()) == 1
+
+
 def ask_doctor(*flags: str, **variables: str) -> tuple[int, list[str]]:
     """(exit code, names of the checks that fail)."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("STREAMLIT_", "ENGRAM_"))}

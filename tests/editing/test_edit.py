@@ -114,6 +114,10 @@ def test_files_that_are_no_edits_are_refused(edit: Edit, tmp_path: Path) -> None
         load_edit(tmp_path / "edit")
     with pytest.raises(FileNotFoundError, match="no folder"):
         save_edit(edit, tmp_path / "absent" / "edit")
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(OSError, match="taken"):
+        save_edit(edit, tmp_path / "taken")
+    assert list(tmp_path.glob("*.part")) == []
 
 
 @pytest.mark.parametrize(

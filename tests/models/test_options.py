@@ -48,6 +48,13 @@ def test_the_options_reach_the_model(folder: Path, monkeypatch: pytest.MonkeyPat
     assert load_from(parsed("--model", str(folder))).dtype == torch.float32
 
 
+def test_a_model_may_lie_above_the_working_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "inside").mkdir()
+    monkeypatch.chdir(folder / "inside")
+    assert parsed("--model", f"../../{folder.name}").model == str(folder)
+    assert parsed("--model", "gpt2").model == "gpt2"
+
+
 def test_parsing_needs_no_torch() -> None:
     code = (
         "import argparse, sys; from models.options import LoadSettings, add_model_options; "

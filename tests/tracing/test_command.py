@@ -325,6 +325,7 @@ def test_an_average_leaves_out_facts_without_an_answer(folder: str, capsys: pyte
         (PROMPT, "Space Needle", ["--measure", "logit_difference"], "has no measure 'logit_difference'"),
         (PROMPT, "Space Needle", ["--out", "trace.gif"], "end the name in .pdf, .svg, .eps, .png or .zip"),
         (PROMPT, "Space Needle", ["--out", "absent/trace.pdf"], "there is no folder 'absent'"),
+        (PROMPT, "Space Needle", ["--csv", "."], "'.' is a folder; give the path of a file to write"),
         (PROMPT, "Space Needle", ["--width", "0", "--out", "trace.pdf"], "width is 0.0 inches"),
     ],
 )
@@ -340,6 +341,8 @@ def test_what_is_wrong_is_said_in_one_sentence(
     [
         (["open", "absent.npz"], "there is no file 'absent.npz'"),
         (["facts", "absent.csv", "--folder", "out"], "there is no file 'absent.csv'"),
+        (["facts", "asked.csv", "--folder", "facts.txt"], "'facts.txt' is a file; give a folder"),
+        (["average", "atlas", "--limit", "-3"], "limit is -3; expected a whole number of at least 1"),
         (["average", "facts.txt"], "facts.txt is neither JSON nor a table"),
         (["average", "asked.csv"], "asked.csv states no true answer, by which the facts that a model knows are told"),
         (["paths", PROMPT, "--subject", "Space Needle", "--sender", "mlp_out"], "write site:layer:position"),

@@ -164,6 +164,8 @@ def counterfactuals(options: argparse.Namespace, watch: Watch) -> Output:
 def many(options: argparse.Namespace, watch: Watch) -> Output:
     """Trace every fact of a file, save each trace, and write a table."""
     facts, folder = _facts(options), Path(options.folder)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{options.folder!r} is a file; give a folder for the traces")
     model = load_from(options)
     from tracing.engine.tracer import causal_trace
 
@@ -177,7 +179,8 @@ def many(options: argparse.Namespace, watch: Watch) -> Output:
         watch.step(number + 1, len(facts))
     frame = pd.DataFrame(rows)
     frame.map(defused).to_csv(folder / "summary.csv", index=False)
-    return Output(Table(frame), f"{frame.to_string(index=False)}\n\nTraces and summary.csv written to {folder}")
+    shown = frame.drop(columns="suggested_reason", errors="ignore").to_string(index=False)
+    return Output(Table(frame), f"{shown}\n\nTraces and summary.csv written to {folder}")
 
 
 def _facts_row(result: TraceResult) -> dict[str, Any]:
@@ -392,6 +395,8 @@ def _fact(options: argparse.Namespace) -> Fact:
 
 def _facts(options: argparse.Namespace) -> Sequence[Fact]:
     """Read the facts; `options.notes` gets notes on the file."""
+    if options.limit is not None and options.limit < 1:
+        raise ValueError(f"limit is {options.limit}; expected a whole number of at least 1")
     if options.facts == "atlas":
         return _atlas_facts(options.limit, options.facts_seed)
     read = read_facts(options.facts)

@@ -28,7 +28,9 @@ def add_prompt(parser: argparse.ArgumentParser) -> None:
 def add_output(parser: argparse.ArgumentParser, *, figure: bool = True) -> None:
     """Where the result goes; `figure` says whether the result has one."""
     if figure:
-        parser.add_argument("--out", metavar="FILE", help="also write the figure: .pdf, .svg, .eps or .png")
+        parser.add_argument(
+            "--out", metavar="FILE", help="also write the figure: .pdf, .svg, .eps or .png; maps also as .zip"
+        )
         parser.add_argument("--width", type=float, help="of the figure, in inches (3.25 for a column)")
         parser.add_argument("--html", help="also write an interactive page")
     parser.add_argument("--csv", help="also write every number as a table")

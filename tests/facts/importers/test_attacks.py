@@ -110,6 +110,7 @@ def test_bytes_that_are_not_utf8_cost_one_row() -> None:
         (b"\xef\xbb\xbf  \n", "is empty"),
         (b"[]", "holds no row that can be read"),
         (b"{}", "has rows of no known format"),
+        (b'[{"a": 1}]', "or give a table with the columns subject, prompt and target_true"),
         (b'[{"a": 1, "b": 2}]', "has rows of no known format \\(fields: a, b\\); name one of engram, mquake"),
         (b"one sentence", "is neither JSON nor a table: its first line is 'one sentence'"),
         (b"a,a\n1,2\n", "is neither JSON nor a table"),
