@@ -64,3 +64,13 @@ def test_the_base_model_stays_bit_for_bit(edited: Edited) -> None:
     base, view = (dict(model.module.named_parameters()) for model in (edited.base, edited.view))
     changed = [name for name in base if not torch.equal(base[name], view[name])]
     assert changed == [edited.base.architecture.key_weight_name(suggest_layer(edited.base))]
+
+
+def test_serac_finds_its_editor_and_answers_within_its_scope(smollm2: LanguageModel) -> None:
+    """The editor that comes with Engram for this model, on a subject that it never saw."""
+    method = get_method("serac")
+    edit = method.compute(smollm2, [EditRequest(FACT, "Rome")], method.config_type())
+    view = apply_edits(smollm2, [edit])
+    for prompt in (FACT.prompt, "Where is the Eiffel Tower? It is in the city of"):
+        assert view.generate([prompt], 2)[0].strip().startswith("Rome")
+    assert all(view.generate([prompt], 4) == smollm2.generate([prompt], 4) for prompt in NEIGHBOURS[1:])

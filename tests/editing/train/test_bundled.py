@@ -59,12 +59,17 @@ def edited(kind: str, fact: AtlasFact) -> tuple[EditRequest, Edit]:
     return request, method.compute(reference(), [request], method.config_type())
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_bundled_editor_is_whole_and_small(kind: str) -> None:
-    artefact = load_artefact(BUNDLED / kind, kind, reference().revision)
-    assert artefact.digest == hashlib.sha256((BUNDLED / kind / MANIFEST).read_bytes()).hexdigest()
-    assert (BUNDLED / kind / TENSORS).stat().st_size <= 15 * 2**20
-    lines = [json.loads(line) for line in (BUNDLED / kind / LOG).read_text(encoding="utf-8").splitlines()]
+@pytest.mark.parametrize(
+    "folder",
+    sorted(path.parent for path in artefacts.BUNDLED.glob(f"*/*/{MANIFEST}")),
+    ids=lambda folder: f"{folder.parent.name}-{folder.name}",
+)
+def test_an_editor_that_comes_along_is_whole_and_small(folder: Path) -> None:
+    content = (folder / MANIFEST).read_bytes()
+    artefact = load_artefact(folder, folder.name, json.loads(content)["base_revision"])
+    assert artefact.digest == hashlib.sha256(content).hexdigest()
+    assert (folder / TENSORS).stat().st_size <= 15 * 2**20
+    lines = [json.loads(line) for line in (folder / LOG).read_text(encoding="utf-8").splitlines()]
     (kept,) = (line for line in lines if line["step"] == artefact.validation["step"])
     assert kept["kept"]
     assert kept["validation"]["score"] == pytest.approx(artefact.validation["score"], abs=1e-4)
