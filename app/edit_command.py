@@ -99,13 +99,14 @@ def summary(edit: Edit, report: EditReport) -> str:
     """Diagnostics, five metrics and the text before and after, for a terminal."""
     request = edit.requests[0]
     layer = f", layer {edit.config.layer}" if hasattr(edit.config, "layer") else ""
+    how = f"{edit.method}{layer}; protocol {report.protocol}"
     lines = [
         f"{request.fact.prompt} … {request.fact.target_true} → {request.target_new}",
-        f"model {report.model_name}, revision {edit.model_revision[:12]}; {edit.method}{layer}",
+        f"model {report.model_name}, revision {edit.model_revision[:12]}; {how}",
         "",
     ]
     width = max((len(diagnostic.name) for diagnostic in edit.diagnostics), default=0)
-    lines += [f"  {d.name:<{width}}  {d.value:.4g} {d.unit}".rstrip() for d in edit.diagnostics]
+    lines += [f"  {d.name:<{width}}  {_number(d.value)} {d.unit}".rstrip() for d in edit.diagnostics]
     if edit.losses:
         lines.append(f"  {'loss by step':<{width}}  " + " ".join(f"{loss:.2f}" for loss in edit.loss_curve))
     lines += [f"  note: {warning}" for warning in edit.warnings]
@@ -116,6 +117,10 @@ def summary(edit: Edit, report: EditReport) -> str:
     for pair in report.texts:
         lines += ["", f"{pair.prompt} …", f"  before: {pair.before.strip()}", f"  after:  {pair.after.strip()}"]
     return "\n".join(lines)
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
 
 
 def _where(edit: Edit) -> str:

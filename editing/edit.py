@@ -67,6 +67,11 @@ class Edit:
     parents: tuple[str, ...] = ()
     """Digests of the edits that were in the model when this one was computed, oldest first."""
 
+    def __repr__(self) -> str:
+        """In one line: a notebook would print every number of the operations."""
+        first = next((f"{request.fact.prompt} … {request.target_new}" for request in self.requests), "")
+        return f"<Edit {self.digest[:12]}: {self.method}, {first}, requests {len(self.requests)}, ops {len(self.ops)}>"
+
     @property
     def weights(self) -> tuple[Delta, ...]:
         """The operations that change a weight, which can be merged into it."""

@@ -1,9 +1,12 @@
-"""Standard output of a command line, for readers that stop early: `… --preview 3 | head`."""
+"""A command line that is cut short: its reader stops early (`… --preview 3 | head`), or somebody presses Ctrl-C."""
 
 from __future__ import annotations
 
 import io
 import sys
+from types import TracebackType
+
+from facts.language.shell import told
 
 
 class _Pipe(io.FileIO):
@@ -17,10 +20,18 @@ class _Pipe(io.FileIO):
 
 
 def outlive_reader() -> None:
-    """Let a command finish quietly where the reader of its output has gone, in place of a BrokenPipeError.
+    """Let a command finish quietly where the reader of its output has gone, and stop with a word at Ctrl-C.
 
     Called once, before anything is printed, by each module that is run as a command.
     """
+    sys.excepthook = _stopped
     out = sys.stdout
     buffer = io.BufferedWriter(_Pipe(out.fileno(), "wb", closefd=False))
     sys.stdout = io.TextIOWrapper(buffer, out.encoding, out.errors, line_buffering=out.isatty())
+
+
+def _stopped(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    if issubclass(kind, KeyboardInterrupt):
+        sys.stderr.write(f"\n{told('stopped')}\n")
+    else:
+        sys.__excepthook__(kind, error, trace)

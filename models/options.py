@@ -24,13 +24,13 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         "--model",
         type=_named,
         default="reference",
-        help="'reference', a name of the catalogue, a folder, a .gguf file or a hub id (default: %(default)s)",
+        help="'reference', a name of the catalogue, a folder, a .gguf file or a hub id (default: reference)",
     )
     parser.add_argument(
-        "--device", default="auto", help="auto, cpu, mps, cuda or one card such as cuda:1 (default: %(default)s)"
+        "--device", default="auto", help="auto, cpu, mps, cuda or one card such as cuda:1 (default: auto)"
     )
     parser.add_argument(
-        "--dtype", choices=DTYPES, default="auto", help="number format; auto is float32 on a CPU (default: %(default)s)"
+        "--dtype", choices=DTYPES, default="auto", help="number format; auto is float32 on a CPU (default: auto)"
     )
     parser.add_argument(
         "--device-map", choices=DEVICE_MAPS[1:], default="", help="spread the layers over all cards, memory and disk"

@@ -90,6 +90,8 @@ def plan(options: Namespace, model: LanguageModel) -> Plan:
     """Cells of the first part: traces, gradients, and edits at every layer of the grid."""
     from tracing import measure_noise
 
+    if options.facts < 2:
+        raise ValueError(f"{options.facts} facts were asked for; expected at least 2, over which layers are compared")
     settings = settings_of(options, [options.method])[options.method]
     variants_of(options.tried, options)
     drawn = draw_requests(

@@ -50,6 +50,8 @@ def plan(options: Namespace, model: LanguageModel) -> Plan:
     """Cells of the study: a trace of every fact, and an edit of every fact at every layer."""
     from tracing import measure_noise
 
+    if options.facts < 2:
+        raise ValueError(f"{options.facts} facts were asked for; expected at least 2, over which layers are compared")
     drawn = draw_requests(
         model, options.source, options.facts, options.seed, options.all_facts, options.keep_same_answers
     )

@@ -48,6 +48,10 @@ def test_save_and_load_give_the_same_edit(edit: Edit, tmp_path: Path) -> None:
     save_edit(edit, path)
     loaded = load_edit(path)
     assert loaded.digest == edit.digest
+    assert (
+        repr(loaded)
+        == f"<Edit {edit.digest[:12]}: rome, {REQUEST.fact.prompt} … {REQUEST.target_new}, requests 1, ops 1>"
+    )
     assert loaded.config == edit.config
     assert loaded.requests == edit.requests
     assert loaded.diagnostics == edit.diagnostics
@@ -140,7 +144,7 @@ def test_a_field_of_another_type_is_refused_by_its_name(
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     description = json.loads(metadata["edit"]) | {field: value}
     save_file(tensors, tmp_path / "edit", metadata | {"edit": json.dumps(description)})
-    with pytest.raises(ValueError, match=f"not a saved edit: .*{named}"):
+    with pytest.raises(ValueError, match=f"not a saved edit .*{named}"):
         load_edit(tmp_path / "edit")
 
 

@@ -1,4 +1,4 @@
-"""Commands whose reader stops early end quietly."""
+"""Commands that are cut short end quietly."""
 
 from __future__ import annotations
 
@@ -34,3 +34,10 @@ def test_a_reader_that_stops_early_is_no_error() -> None:
     assert process.returncode == 0
     whole = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
     assert '"format": "counterfact"' in whole.stdout
+
+
+def test_ctrl_c_is_a_word_and_no_traceback() -> None:
+    script = "from facts.pipes import outlive_reader\noutlive_reader()\nraise KeyboardInterrupt"
+    stopped = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
+    assert stopped.returncode not in (0, 1)
+    assert stopped.stderr == "\nstopped\n"

@@ -106,6 +106,7 @@ def knockout(options: argparse.Namespace, watch: Watch) -> Output:
 
 def attribution(options: argparse.Namespace, watch: Watch) -> Output:
     """Estimate a map from one backward pass; compute the largest cells exactly if asked."""
+    _check_least("verify", options.verify, 0)
     model, fact = _model_and_fact(options)
     from tracing.lenses.attribution import attribution_patching, verify
 
@@ -152,6 +153,7 @@ def paths(options: argparse.Namespace, watch: Watch) -> Output:
 
 def counterfactuals(options: argparse.Namespace, watch: Watch) -> Output:
     """List subjects of the atlas that can replace the prompt's."""
+    _check_least("limit", options.limit, 1)
     model, fact = _model_and_fact(options)
     from tracing.counterfactuals import suggest_counterfactuals
 
@@ -395,13 +397,18 @@ def _fact(options: argparse.Namespace) -> Fact:
 
 def _facts(options: argparse.Namespace) -> Sequence[Fact]:
     """Read the facts; `options.notes` gets notes on the file."""
-    if options.limit is not None and options.limit < 1:
-        raise ValueError(f"limit is {options.limit}; expected a whole number of at least 1")
+    if options.limit is not None:
+        _check_least("limit", options.limit, 1)
     if options.facts == "atlas":
         return _atlas_facts(options.limit, options.facts_seed)
     read = read_facts(options.facts)
     options.notes = read.notes
     return read.facts[: options.limit]
+
+
+def _check_least(name: str, number: int, least: int) -> None:
+    if number < least:  # a slice would count from the end
+        raise ValueError(f"{name} is {number}; expected a whole number of at least {least}")
 
 
 def _atlas_facts(limit: int | None, seed: int) -> list[Fact]:

@@ -154,15 +154,17 @@ def paths_table(result: PathResult) -> str:
         "",
     ]
     for row in frame.itertuples():
-        lines.append(f"{row.effect:>9.4f}  [{row.effect_low:.4f}, {row.effect_high:.4f}]  {row.receiver}")
+        interval = f"[{row.effect_low:.4f}, {row.effect_high:.4f}]  "
+        lines.append(f"{row.effect:>9.4f}  {'' if 'nan' in interval else interval}{row.receiver}")
     return "\n".join(lines)
 
 
 def average_table(average: AverageEffects) -> str:
     """Average indirect effects by map, token category and layer."""
     low, high = average.ate_ci()
+    interval = "too few for an interval" if np.isnan(low) else f"95 % interval {low:.3f} to {high:.3f}"
     lines = [
-        average_title(average) + f", 95 % interval {low:.3f} to {high:.3f}",
+        f"{average_title(average)}, {interval}",
         f"left out: {average.n_unknown} facts the model does not know, {len(average.unaligned)} without an aligned "
         "counterfactual",
         f"corrupted with {average.noise_source}" + (f" (sigma {average.noise_std:.4g})" if average.noise_std else ""),

@@ -13,6 +13,7 @@ from experiments.ledger.ledger import Ledger
 from experiments.places import shown_name
 from experiments.studies import record, unfinished, write_record
 from experiments.summary import write_table
+from facts.records import as_lists
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,7 +45,7 @@ def write(ledger: Ledger, run: str, folder: Path, output: Output) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     info = ledger.info(run)
     study, title = str(info.about["study"]), f"{shown_name(info.model)}: {output.title}"
-    whole = {**record(ledger, run), "found": dict(output.found)}
+    whole = {**record(ledger, run), "found": as_lists(output.found)}
     about = json.dumps(whole, ensure_ascii=False, sort_keys=True, allow_nan=False)
     files = []
     for fmt in FORMATS:

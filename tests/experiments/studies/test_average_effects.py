@@ -14,6 +14,7 @@ import pytest
 from experiments.cells import average as average_cells
 from experiments.kinds import get_kind
 from experiments.ledger.records import Entry, entries
+from experiments.studies import get_study
 from experiments.studies.average_effects import average_of, peaks_table, work_of
 from experiments.studies.parts import output
 from experiments.studies.parts.known import draw_facts, draw_requests, first_known
@@ -123,6 +124,20 @@ def test_a_run_finds_what_one_call_finds(tmp_path: Path) -> None:
     table = pd.read_csv(tmp_path / "run" / "out" / "average-effects.csv")
     assert len(table) == 5 * 6 * model.n_layers
     assert "3 facts it knows" in (tmp_path / "run" / "out" / "average-effects.md").read_text(encoding="utf-8")
+
+
+def test_two_facts_have_files_and_no_interval(tmp_path: Path) -> None:
+    model = tiny_model("gpt2")
+    source = str(write_facts(tmp_path / "facts.json", known_facts(model, 2)))
+    words = ("--facts", "2", "--source", source, "--samples", "2", "--window", "2")
+    _, _, record = run_study(model, "average-effects", tmp_path / "run", *words)
+    assert (record["found"]["n"], record["found"]["ate_ci"]) == (2, [None, None])
+
+
+@pytest.mark.parametrize("study", ["layer-card", "layer-sweep"])
+def test_layers_are_not_compared_over_one_fact(study: str) -> None:
+    with pytest.raises(ValueError, match="1 facts were asked for; expected at least 2"):
+        get_study(study).plan(options_of(study, "--facts", "1"), tiny_model("gpt2"))
 
 
 def test_facts_the_model_does_not_know_are_passed_over_and_counted() -> None:
