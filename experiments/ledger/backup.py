@@ -42,6 +42,9 @@ def restore(source: Path, folder: Path) -> int:
     """
     if not source.is_file():
         raise FileNotFoundError(f"there is no backup {str(source)!r}; give the file that `backup` wrote")
+    with source.open("rb") as file:
+        if file.read(16) != b"SQLite format 3\0":  # SQLite takes an empty file for an empty ledger
+            raise LedgerError(f"{str(source)!r} is no backup of a ledger; give the file that `backup` wrote")
     if (folder / FILE).exists():
         raise LedgerError(f"{str(folder)!r} has a ledger already; give a new folder with --out")
     folder.mkdir(parents=True, exist_ok=True)

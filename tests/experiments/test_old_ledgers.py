@@ -112,6 +112,7 @@ def test_a_damaged_backup_is_not_restored(ledger: Ledger, tmp_path: Path) -> Non
     with pytest.raises(LedgerError, match="1 results do not match their hashes"):
         restore(file, tmp_path / "new")
     assert not (tmp_path / "new" / "ledger.sqlite").exists()
-    file.write_bytes(b"no database" * 1000)
-    with pytest.raises(LedgerError):
-        restore(file, tmp_path / "newer")
+    for nothing in (b"no database" * 1000, b""):
+        file.write_bytes(nothing)
+        with pytest.raises(LedgerError, match="is no backup of a ledger; give the file that `backup` wrote"):
+            restore(file, tmp_path / "newer")
