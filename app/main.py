@@ -24,6 +24,7 @@ STYLE = """<style>
 [data-testid=stMainBlockContainer] { padding-inline: clamp(1rem, 2vw, 2.5rem) }
 [data-testid=stHeading] h2 { font-size: 1.3rem; padding: 0.2rem 0 }
 .st-key-language { position: fixed; z-index: 999992; top: 0.55rem; right: 1rem; width: auto }
+.stButton kbd { opacity: 0.85 }
 [data-testid=stTopNavLink]:focus-visible { outline: 2px solid currentColor; outline-offset: 1px }
 [data-retained=true]:has(> .stButton) { position: absolute; opacity: 0; pointer-events: none }
 </style>"""

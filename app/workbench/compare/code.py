@@ -25,5 +25,5 @@ def draw() -> list[Waiting]:
         st.caption(plain(said(sentence(error))))
         return []
     st.caption(say("This script gives the same map, edits and scores without the page."))
-    st.code(text, language="python")
+    st.code(text, language="python", wrap_lines=True)  # no keyboard scrolls sideways
     return []
