@@ -141,11 +141,13 @@ def _holds(job: Job) -> None:
         noted = say(", {noted} with something assumed (see notes)", noted=dataset.noted) if dataset.noted else ""
         title = plain(said(dataset.title[:1].upper() + dataset.title[1:]))
         st.markdown(
-            say(
-                "**{title}: {cases:,} cases**{noted}. {traceable:,} facts can be traced, {editable:,} "
-                "can be edited one at a time.",
+            say_count(
+                "**{title}: {n:,} case**{noted}. {traceable:,} facts can be traced, {editable:,} can be edited one at "
+                "a time.",
+                "**{title}: {n:,} cases**{noted}. {traceable:,} facts can be traced, {editable:,} can be edited one at "
+                "a time.",
+                dataset.cases,
                 title=title,
-                cases=dataset.cases,
                 noted=noted,
                 traceable=dataset.traceable,
                 editable=dataset.editable,
@@ -153,12 +155,14 @@ def _holds(job: Job) -> None:
         )
     if dataset.n_rejected:
         _set_aside(dataset)
-    with st.expander(say("The first {n} cases", n=len(dataset.rows))):
+    if not dataset.rows:
+        return
+    with st.expander(say("The first cases")):
         st.dataframe(
             pd.DataFrame(list(dataset.rows), dtype=object),
             hide_index=True,
             key="batch_preview",
-            alt=say("The first cases of the file"),
+            alt=say("The first cases"),
             column_config=headings(
                 dataset.rows[0] if dataset.rows else (),
                 {"prompt": st.column_config.TextColumn(said("prompt"), width="large")},

@@ -99,12 +99,12 @@ LESSONS = (
         later("Turn the noise down to a tenth. What is left of the map?"),
         {"noise": "0.3", **NEEDLE},
         later(
-            "The total effect is {total:.3f}: the noise takes nothing away, so nothing can be given back, and the "
+            "The total effect is {total:.4f}: the noise takes nothing away, so nothing can be given back, and the "
             "page says so. With noise 3 it is 0.86."
         ),
         later("Check the total effect before you read a map. The paper takes three standard deviations."),
         MENG,
-        {"total": 0.001},
+        {"total": 0.0005},
     ),
     Lesson(
         "layer",

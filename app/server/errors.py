@@ -14,7 +14,8 @@ def sentence(error: Exception) -> str:
     """What the reader is told.  Our own errors are written for readers; others are logged under a number."""
     if isinstance(error, ValueError | OSError | KeyError) and _is_ours(error):
         text = str(error.args[0]) if error.args else str(error)
-        return text[:1].upper() + text[1:] + ("" if text.endswith((".", ")")) else ".")
+        named = any(map(str.isdigit, text.partition(" ")[0]))  # a file or a model keeps its letters
+        return (text if named else text[:1].upper() + text[1:]) + ("" if text.endswith((".", ")")) else ".")
     number = uuid.uuid4().hex[:8]
     logger.error("failure %s", number, exc_info=error)
     if isinstance(error, MemoryError):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import streamlit as st
 
+from app.language.say import say
 from app.probes import Row
 from app.server import cache
 from app.server.catalog import Choice
@@ -16,6 +17,7 @@ from app.server.jobs import Job
 from app.session import state
 from app.session.asks import CompareAsk, EditAsk, FileAsk, ScoreAsk
 from app.session.session import CURRENT, no_edits, session
+from app.shared.wording import plain
 
 """Active edits in one session."""
 UNEDITED = "Unedited"
@@ -115,8 +117,12 @@ def score(rows: tuple[Row, ...] | None) -> None:
 def save_branch() -> None:
     """Callback: remember the active edits under the name in the field."""
     name = (st.session_state.get("branch_name") or "").strip() or f"Branch {len(saved()) + 1}"
-    if name not in (UNEDITED, CURRENT):
-        session().ledger = session().ledger.put(name, active())
+    if name in (UNEDITED, CURRENT):
+        st.toast(
+            say("{name} is not free for a branch; choose another name.", name=plain(name)), icon=":material/error:"
+        )
+        return
+    session().ledger = session().ledger.put(name, active())
     st.session_state.branch_name = ""
 
 

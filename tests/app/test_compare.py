@@ -64,6 +64,7 @@ def test_lens_knockout_and_two_prompts_say_what_the_library_says(new_page: NewPa
     job = cache.runner().get(page.session_state["session"].asked[PatchAsk.kind].key)
     assert job is not None
     assert two_prompts.told(job.result) in captions(page)
+    assert job.result.pairs[-1] == (len(job.result.source_tokens) - 1, len(job.result.base_tokens) - 1)
     page.text_input(key="prompt").set_value("They say the Space Needle is in").run()
     assert "The inputs have changed since this was computed" in " ".join(warning.value for warning in page.warning)
 

@@ -120,6 +120,9 @@ def test_an_edit_that_fails_leaves_the_others_and_their_scores(two_edits: AppTes
 
 def test_branches_are_remembered_compared_and_switched_to(two_edits: AppTest) -> None:
     both = edits(two_edits)
+    two_edits.text_input(key="branch_name").set_value(ledger.UNEDITED).run()
+    two_edits.button(key="save_branch").click().run()
+    assert "not free for a branch" in two_edits.toast[0].value
     two_edits.text_input(key="branch_name").set_value("both").run()
     two_edits.button(key="save_branch").click().run()
     two_edits.button(key=f"undo_{both[0]}").click().run()

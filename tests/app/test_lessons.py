@@ -80,7 +80,7 @@ def test_a_lesson_shows_what_it_says(lesson: Lesson) -> None:
     else:
         measured = dict(traced(work.trace(form.trace_ask(), UNWATCHED)))
     for number, value in lesson.numbers.items():
-        assert measured[number] == pytest.approx(value, abs=0.0006 if value < 0.01 else 0.0051), number
+        assert measured[number] == pytest.approx(value, abs=0.00006 if value < 0.01 else 0.0051), number
         assert f"{{{number}:" in lesson.see
     if lesson.name == "layer":
         assert edited(form, 2)["reliability"] == 1.0

@@ -93,7 +93,8 @@ def _pairs(form: Form, source: str) -> tuple[tuple[tuple[int, int], ...], str]:
             list(range(len(ours))),
             key=f"patch_into_{form.prompt}",
             format_func=lambda place: f"{place + 1}: {visible(ours[place])}",
-            index=min(start, len(ours) - 1),
+            # the last token goes into the last one, however long the prompts are
+            index=len(ours) - 1 if start == len(theirs) - 1 else min(start, len(ours) - 1),
         )
     return ((int(start), int(stop)),), ""
 
