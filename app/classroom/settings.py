@@ -12,10 +12,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from app.classroom.names import LINK, PAGES
 from app.server.catalog import OFFERED
+from app.session.state import FIELDS
 
 LARGE_TEXT = "19"
 """Pixels of ordinary text; 15 without."""
 Page = Literal["workbench", "lessons", "runs", "batch", "methods"]
+LinkField = Literal[*FIELDS, "run", "revision"]
 
 
 class _Table(BaseModel):
@@ -43,7 +45,7 @@ class Classroom(_Table):
     address: str = ""
     """Name or number of this computer in the network; empty: found out."""
     port: int = Field(8501, ge=1, le=65535)
-    start: dict[str, str | int | float] = Field(default_factory=lambda: {"run": 1})
+    start: dict[LinkField, str | int | float] = Field(default_factory=lambda: {"run": 1})
     """Fields of the link on the board, as they stand in any link of the Workbench."""
     limits: Limits = Limits()
 

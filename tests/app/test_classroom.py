@@ -27,6 +27,9 @@ def test_what_is_wrong_is_named(tmp_path: Path) -> None:
     path.write_text("limit = 3\n")
     with pytest.raises(ValueError, match="limit is 3"):
         read_classroom(path)
+    path.write_text('[start]\npromt = "a field that no link has"\n')
+    with pytest.raises(ValueError, match=r"start\.promt.* is 'promt': Input should be .*'prompt'"):
+        read_classroom(path)
     with pytest.raises(ValueError, match="cannot be read"):
         read_classroom(tmp_path / "none.toml")
 
