@@ -14,7 +14,7 @@ import torch
 from editing.applied.weights import changed
 from editing.edit import Edit
 from editing.ops import RouteOp
-from editing.train.artefact import Artefact, folder_of, load_artefact
+from editing.train.artefact import Artefact, artefact_for
 from editing.train.editors.scope import PromptReader, ScopeNetwork, squared_distance
 from editing.train.editors.serac_trainer import CounterfactualChange, SeracState
 from editing.train.factors import mlp_weights, weight_shapes
@@ -126,8 +126,7 @@ def router_of(edit: Edit) -> Router:
         FileNotFoundError: if they are not there.
         ValueError: if others stand in their place.
     """
-    folder = folder_of(edit.config.artefact, edit.method, edit.model_revision)
-    artefact = load_artefact(folder, edit.method, edit.model_revision)
+    artefact = artefact_for(edit.config.artefact, edit.method, edit.model_revision)
     wanted = next(op.editor for op in edit.ops if isinstance(op, RouteOp))
     if artefact.digest != wanted:
         raise ValueError(

@@ -55,14 +55,24 @@ class Artefact:
         return float(self.validation.get("scale", 1.0))
 
 
-def folder_of(folder: str, kind: str, revision: str = "") -> Path:
-    """Folder of a trained editor: the one given, else the one that comes with Engram for the model of this revision,
-    else that of the bundled model."""
+def folder_of(folder: str, kind: str) -> Path:
+    """Folder of a trained editor: the one given, else that of the bundled model."""
+    return Path(folder).expanduser() if folder else BUNDLED / "reference" / kind
+
+
+def artefact_for(folder: str, kind: str, revision: str) -> Artefact:
+    """The editor in a folder; without one, that which comes with Engram for the model of this revision.
+
+    Raises:
+        FileNotFoundError, EditorError: as `load_artefact`, and if none comes for this model.
+    """
     if folder:
-        return Path(folder).expanduser()
-    shipped = sorted(BUNDLED.glob(f"*/{kind}/{MANIFEST}"))
-    fitting = (path.parent for path in shipped if _manifest(path.parent)[0]["base_revision"] == revision)
-    return next(fitting, BUNDLED / "reference" / kind)
+        return load_artefact(Path(folder).expanduser(), kind, revision)
+    for path in sorted(BUNDLED.glob(f"*/{kind}/{MANIFEST}")):
+        if _manifest(path.parent)[0]["base_revision"] == revision:
+            return load_artefact(path.parent, kind, revision)
+    command = _command(kind)
+    raise FileNotFoundError(f"no {kind} editor comes with Engram for this model; train one with {command}")
 
 
 def save_artefact(artefact: Artefact, folder: Path) -> Artefact:
@@ -96,7 +106,7 @@ def load_artefact(folder: Path, kind: str, revision: str) -> Artefact:
         FileNotFoundError: if there is none; the sentence says how to train one.
         EditorError: if it was changed since it was written, or belongs to another method or model.
     """
-    command = f"`python -m editing.train {kind} --model NAME --out FOLDER` and give its folder as the setting artefact"
+    command = _command(kind)
     if not (folder / MANIFEST).is_file():
         raise FileNotFoundError(f"there is no trained {kind} editor in {str(folder)!r}; train one with {command}")
     check_regular(folder / TENSORS, f"train an editor with {command}")
@@ -118,6 +128,10 @@ def load_artefact(folder: Path, kind: str, revision: str) -> Artefact:
             f"{str(folder / TENSORS)!r} is damaged: {error}; fetch it again, or train it again with {command}"
         ) from error
     return Artefact(kind, revision, manifest["settings"], manifest["validation"], tensors, digest)
+
+
+def _command(kind: str) -> str:
+    return f"`python -m editing.train {kind} --model NAME --out FOLDER` and give its folder as the setting artefact"
 
 
 def _manifest(folder: Path) -> tuple[dict[str, Any], str]:

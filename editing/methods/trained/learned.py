@@ -13,7 +13,7 @@ from torch import Tensor
 from editing.edit import Diagnostic, Edit
 from editing.method import Change, Method, Task
 from editing.ops import Op, WeightDelta
-from editing.train.artefact import Artefact, folder_of, load_artefact
+from editing.train.artefact import Artefact, artefact_for
 from editing.train.factors import Factors, gradient_factors, mlp_weights
 from editing.train.forward import Forward
 from editing.train.rows import Encoder, LowRank, Rows
@@ -41,8 +41,7 @@ class LearnedMethod(Method):
             ValueError: if the editor is not whole or not for this model, or a request cannot be met.
             Cancelled: if the watch says to stop.
         """
-        folder = folder_of(task.config.artefact, self.name, task.base.revision)
-        artefact = load_artefact(folder, self.name, task.base.revision)
+        artefact = artefact_for(task.config.artefact, self.name, task.base.revision)
         task.watch.step(50, 100)
         ops, numbers = self.proposed(task, artefact)
         return Change(ops=ops, diagnostics=numbers)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from editing.train import artefact
-from editing.train.artefact import MANIFEST, TENSORS, Artefact, folder_of, load_artefact, save_artefact
+from editing.train.artefact import MANIFEST, TENSORS, Artefact, artefact_for, load_artefact, save_artefact
 
 WRITTEN = Artefact("mend", "a" * 64, {"rank": 2}, {"score": 0.5}, {"w": torch.tensor([1.0, 2.0])})
 
@@ -40,9 +40,10 @@ def test_each_model_finds_its_own_editor(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(artefact, "BUNDLED", tmp_path)
     for name, revision in (("reference", "a" * 64), ("small", "b" * 64)):
         save_artefact(replace(WRITTEN, base_revision=revision), tmp_path / name / "mend")
-    assert folder_of("", "mend", "b" * 64) == tmp_path / "small" / "mend"
-    assert folder_of("", "mend", "c" * 64) == tmp_path / "reference" / "mend"
-    assert folder_of("given", "mend", "b" * 64) == Path("given")
+    assert artefact_for("", "mend", "b" * 64).base_revision == "b" * 64
+    assert artefact_for(str(tmp_path / "small" / "mend"), "mend", "b" * 64).base_revision == "b" * 64
+    with pytest.raises(FileNotFoundError, match="no mend editor comes with Engram for this model; train one with"):
+        artefact_for("", "mend", "c" * 64)
 
 
 def test_what_was_changed_is_refused(tmp_path: Path) -> None:

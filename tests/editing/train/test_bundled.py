@@ -100,7 +100,7 @@ def test_a_changed_editor_and_another_model_are_refused(kind: str, tmp_path: Pat
         load_artefact(tmp_path / kind, kind, reference().revision)
     method = get_method(kind)
     request = EditRequest(load_atlas().as_fact(held_out()[0]), "Oslo")
-    with pytest.raises(ValueError, match=r"was trained for weights .* but the model has"):
+    with pytest.raises(FileNotFoundError, match=r"no .* editor comes with Engram for this model; train one with"):
         method.compute(tiny_model("gpt2"), [request], method.config_type())
 
 
