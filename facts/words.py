@@ -39,14 +39,14 @@ def occurrences(prompt: str, subject: str) -> tuple[int, ...]:
     if not subject:
         return ()
     every = tuple(match.start() for match in re.finditer(re.escape(subject), prompt))
-    return tuple(start for start in every if _is_word(prompt, start, start + len(subject))) or every
+    return tuple(start for start in every if is_word(prompt, start, start + len(subject))) or every
 
 
 def find_subject(prompt: str, subject: str) -> str:
     """The subject with the prompt's upper and lower case; empty if it does not occur."""
     folded = re.finditer(re.escape(subject), prompt, re.IGNORECASE)
     matches = [match[0] for match in folded]
-    return next((words for words in matches if _is_word(prompt, *_range(prompt, words))), matches[0] if matches else "")
+    return next((words for words in matches if is_word(prompt, *_range(prompt, words))), matches[0] if matches else "")
 
 
 def blank_before(text: str) -> str:
@@ -77,8 +77,8 @@ def _range(prompt: str, words: str) -> tuple[int, int]:
     return start, start + len(words)
 
 
-def _is_word(prompt: str, start: int, stop: int) -> bool:
-    """Whether neither end cuts a word in two."""
+def is_word(prompt: str, start: int, stop: int) -> bool:
+    """Whether the text from `start` to `stop` cuts no word in two."""
     return not (_joined(prompt[start - 1 : start], prompt[start]) or _joined(prompt[stop - 1], prompt[stop : stop + 1]))
 
 

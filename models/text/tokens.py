@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from facts.words import blank_before, occurrences
+from facts.words import blank_before, is_word, occurrences
 from models.text.text_model import TextModel
 
 
@@ -157,6 +157,8 @@ def notes_on(model: TextModel, prompt: str, subject: str, at: int) -> tuple[str,
             f"The subject {subject!r} stands {len(places)} times in the prompt; occurrence {places.index(at)}, counted "
             "from 0, is meant."
         )
+    if not is_word(prompt, at, at + len(subject)):
+        notes.append(f"The subject {subject!r} is part of a longer word of the prompt; give the whole word.")
     if model.has_chat_template and not model.chat:
         notes.append(
             f"{model.name} is an instruct model and was asked without its chat template; ask with chat to put the "

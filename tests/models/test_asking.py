@@ -57,6 +57,12 @@ def test_a_blank_at_the_end_is_left_out_and_said(model: LanguageModel) -> None:
         model.encode("  ")
 
 
+def test_a_subject_that_ends_inside_a_word_is_said(model: LanguageModel) -> None:
+    (note,) = notes_on(model, PROMPT, "Space Needl", 4)
+    assert note == "The subject 'Space Needl' is part of a longer word of the prompt; give the whole word."
+    assert notes_on(model, "日本の首都は", "日本", 0) == ()
+
+
 def test_a_start_token_written_by_hand_stands_once() -> None:
     tokenizer = word_tokenizer("<s>", "▁The", "▁Space", "▁Needle")
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
