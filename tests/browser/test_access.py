@@ -7,7 +7,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
-from tests.browser.actions import PATIENCE, apply_edit, button, traced
+from tests.browser.actions import PATIENCE, apply_edit, button, settled, traced
 
 NewPage = Callable[..., Page]
 SERIOUS = ("serious", "critical")
@@ -24,6 +24,7 @@ def serious(page: Page) -> list[str]:
 def test_nothing_serious_stands_in_a_readers_way(new_page: NewPage, dark: bool) -> None:  # check 24
     page = new_page(dark=dark)
     expect(page.locator(".tokens span").first).to_be_visible(timeout=PATIENCE)
+    settled(page)  # what is being drawn anew is faded
     assert serious(page) == []
     button(page, "Run trace").click()
     traced(page)
