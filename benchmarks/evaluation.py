@@ -1,7 +1,7 @@
 """`python -m benchmarks.evaluation --model smollm2-135m`: seconds of one edit and of its five metrics.
 
-The metrics are measured twice: when the unedited model has not been asked anything yet, and when it is known what it
-says, as for every further edit of the same fact.  `--moments` measures the second moments of all layers instead.  Wall
+Two edits of one fact are measured: the first when the unedited model has not been asked anything yet, the second when
+it is known what it says.  `--moments` measures the second moments of all layers instead.  Wall
 seconds on all cores; run it with nothing else running.
 
 Floors are matrix products alone, at the rate of a product of the model's own size measured before and after: of the
@@ -26,7 +26,7 @@ from models.forwards.tree import Tree
 from models.options import add_model_options, load_from
 from models.reference.corpus import sample_texts
 
-PROMPT, SUBJECT, TARGET_NEW = "The Space Needle is located in the city of", "Space Needle", "Rome"
+PROMPT, SUBJECT, TARGETS = "The Space Needle is located in the city of", "Space Needle", ("Rome", "Athens")
 
 
 def matrix_rate(model: LanguageModel) -> float:
@@ -86,21 +86,21 @@ def main(argv: list[str] | None = None) -> int:
     if options.moments:
         print(time_moments(model, options.moments))
         return 0
-    request = workflow.request_for(model, PROMPT, SUBJECT, "", TARGET_NEW)
     settings = {"layer": suggest_layer(model), "second_moment": "identity"}
-    began = perf_counter()
-    edit = workflow.edit(model, request, "r-rome", settings)
-    seconds = [perf_counter() - began]
-    rates = [matrix_rate(model)]
-    for _ in range(2):
+    seconds, rates = list[float](), [matrix_rate(model)]
+    for target in TARGETS:
+        request = workflow.request_for(model, PROMPT, SUBJECT, "", target)
+        began = perf_counter()
+        edit = workflow.edit(model, request, "r-rome", settings)
+        seconds.append(perf_counter() - began)
         began = perf_counter()
         report = workflow.evaluate(model, edit, request)
         seconds.append(perf_counter() - began)
     rates.append(matrix_rate(model))
     floor = metrics_work(model, report) / (sum(rates) / 2)
     print(
-        f"{model.name}: edit {seconds[0]:.2f} s, five metrics {seconds[1]:.2f} s (floor {2 * floor:.2f}), "
-        f"again {seconds[2]:.2f} s (floor {floor:.2f}), {len(report.rows)} prompts"
+        f"{model.name}: edit {seconds[0]:.2f} s, five metrics {seconds[1]:.2f} s (floor {2 * floor:.2f}); a further "
+        f"edit {seconds[2]:.2f} s, metrics {seconds[3]:.2f} s (floor {floor:.2f}); {len(report.rows)} prompts"
     )
     return 0
 
