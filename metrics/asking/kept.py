@@ -1,7 +1,7 @@
 """Cache of what a model and its views with edits answered.
 
-Every edit, method and layer asks the unedited model the same questions, and an edit is asked more than once: by the
-check on ordinary text, by its evaluation, by a further one with other probes.
+Every edit, method and layer asks the unedited model the same questions, and the check on ordinary text reads texts with
+an edit that its evaluation reads again.
 """
 
 from __future__ import annotations
@@ -59,20 +59,28 @@ _LOCK = threading.Lock()
 
 
 def answers(
-    model: LanguageModel, questions: Iterable[K], ask: Callable[[list[K]], dict[K, V]], tick: Callable[[int], None]
+    model: LanguageModel,
+    questions: Iterable[K],
+    ask: Callable[[list[K]], dict[K, V]],
+    tick: Callable[[int], None],
+    *,
+    edited: bool = False,
 ) -> dict[K, V]:
-    """The answer to every question; a model, or a view with the same edits, is asked each question once.
+    """The answer to every question; an unedited model is asked each question once.
 
     Args:
         questions: each holds everything the answer depends on besides the model.
         ask: answers the questions without a kept answer, and calls its own tick.
         tick: called with the number of questions that have a kept answer.
+        edited: also a view with the same edits is asked once.
     """
-    listed = list(dict.fromkeys(questions))
-    with _LOCK:
-        kept = _KEPT.setdefault(getattr(model, "base", model), Kept())
+    listed, base = list(dict.fromkeys(questions)), getattr(model, "base", model)
     # the revision covers the edits, but not which of two statements about a prompt is told
     who = model.revision, getattr(model, "prefix", ())
+    if not edited and who != (base.revision, ()):
+        return ask(listed)
+    with _LOCK:
+        kept = _KEPT.setdefault(base, Kept())
     known = kept.known([(who, question) for question in listed])
     answers_of: dict[K, V] = {question: answer for (_, question), answer in known.items()}
     if answers_of:

@@ -43,7 +43,7 @@ def test_a_view_is_told_from_the_model_and_from_other_edits() -> None:
             asked.extend(new)
             return {question: some.revision for question in new}
 
-        return kept.answers(some, ["Rome is"], answer, lambda _: None)["Rome is"]
+        return kept.answers(some, ["Rome is"], answer, lambda _: None, edited=True)["Rome is"]
 
     weight, words = made(model, low_rank(model, 1, 0)), made(model, stated(model, "Rome"))
     views = [apply_edits(model, edits) for edits in ([weight], [words], [weight, words])]

@@ -49,7 +49,7 @@ def test_a_dataset_is_measured_by_its_own_cases_with_reference_texts() -> None:
     case = case_of(spec["case"])
     assert (len(case.requests), len(case.probes), spec["snippets"]) == (2, 3, snippets)
     with pytest.raises(ValueError, match=r"mquake_cf\.json holds only cases of several edits \(\d\), which this study"):
-        specs_of("layer-sweep", *words[:5], "--method", "ft")
+        specs_of("layer-sweep", "--source", source, "--facts", "2", "--all-facts", "--method", "ft")
     assert len(draw_cases(tiny_model("gpt_neo"), source, 1, 0, True).items) == 1
 
 
