@@ -39,15 +39,25 @@ def text_nll(
     rows = [tuple(row) for row in token_ids(model, texts, max_positions)]
     sums: dict[Row, tuple[float, int]] = {}
     for start in range(0, len(rows), TOGETHER):
-        long_enough = [row for row in rows[start : start + TOGETHER] if len(row) >= 2]
-        sums |= answers(model, long_enough, lambda new: _nll(model, new, tick), tick, edited=True)
+        sums |= _known_nll(model, tuple(row for row in rows[start : start + TOGETHER] if len(row) >= 2), tick)
     return [sums.get(row, (0.0, 0)) for row in rows]
 
 
 Row = tuple[int, ...]
 TOGETHER = 20
-"""Texts read together.  The last digit of a number depends on what is read with it: so the first texts of an evaluation
-have the numbers that the check on ordinary text found for them, whichever of the two came first."""
+"""Texts read together, as many as the check on ordinary text reads.  The last digit of a number depends on what is read
+with it, so a whole group is one question: its numbers are the same whatever was asked before."""
+
+
+def _known_nll(
+    model: LanguageModel, group: tuple[Row, ...], tick: Callable[[int], None]
+) -> dict[Row, tuple[float, int]]:
+    def ask(new: list[tuple[Row, ...]]) -> dict[tuple[Row, ...], dict[Row, tuple[float, int]]]:
+        return {rows: _nll(model, rows, tick) for rows in new}
+
+    return answers(model, [group], ask, lambda _: tick(len(group)), edited=True)[group]
+
+
 CACHED = 2**19
 """Entries of logits that are reduced at once: 2 MB."""
 
