@@ -25,7 +25,7 @@ from facts.spreadsheet import defused
 from facts.watch import UNWATCHED, Watch
 from models.options import add_model_options
 from tracing.cli import commands
-from tracing.cli.options import STYLE, add_config, add_output, add_prompt, add_style
+from tracing.cli.options import STYLE, add_config, add_output, add_prompt, add_style, check_config
 from tracing.measures import MEASURES
 from tracing.sites import SITES, SeveredSite
 from tracing.types import PositionName
@@ -54,6 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         _check_files(options)
+        if hasattr(options, "samples"):
+            check_config(options)
         output = COMMANDS[options.command](options, _watch())
         _write(output, options)
     except (ValueError, OSError) as error:
@@ -66,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         print(output.table)
         if output.figure is not None:
-            print(f"\n{_figure_line(options, arguments)}")
+            print(f"\n{_figure_line(output, options, arguments)}")
     return 0
 
 
@@ -118,10 +120,13 @@ def _figure(output: commands.Output, options: argparse.Namespace) -> bytes:
     return sheet.export(output.figure(**how), cast(sheet.FigureFormat, suffix), record=record)  # type: ignore[misc]
 
 
-def _figure_line(options: argparse.Namespace, arguments: Sequence[str]) -> str:
-    """Where the figure is, or the command that writes it."""
+def _figure_line(output: commands.Output, options: argparse.Namespace, arguments: Sequence[str]) -> str:
+    """Where the figure is, or the shortest command that writes it."""
     if options.out:
         return f"Figure written to {options.out}"
+    if options.npz and not isinstance(output.result, commands.Maps):  # maps are saved as a file each
+        measure = getattr(options, "measure", MEASURES[0])
+        arguments = ["open", options.npz, *(["--measure", measure] if measure != MEASURES[0] else [])]
     return f"For the figure: python -m tracing {shlex.join(arguments)} --out {options.command}.pdf"
 
 
@@ -229,7 +234,7 @@ def _add_facts(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_measure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--measure", choices=MEASURES, default="probability", help="what the map shows")
+    parser.add_argument("--measure", choices=MEASURES, default=MEASURES[0], help="what the map shows")
 
 
 if __name__ == "__main__":

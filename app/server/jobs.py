@@ -23,6 +23,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 from app.server import limits
@@ -110,15 +111,6 @@ class Job:
     def fraction(self) -> float:
         """Between 0 and 1."""
         return min(1.0, self.done / self.total) if self.total else 0.0
-
-    @property
-    def watch(self) -> Watch:
-        """The watch of the job's work: it tells the job how far it is, and stops when no session wants the result."""
-        return Watch(self.tell, self.stop.is_set, self.show)
-
-    def show(self, early: object) -> None:
-        """Keep an early result for the page."""
-        self.early = early
 
     def tell(self, done: int, total: int, stage: str = "") -> None:
         """How far it is (see `Watch.tell`)."""
@@ -324,7 +316,7 @@ class Runner:
         thread.start()
 
     def pause(self, seconds: float) -> None:
-        """Return after so many seconds, or as soon as a job has come or ended."""
+        """Return after so many seconds, or as soon as a job has come, has ended or has an early result."""
         with self._changed:
             self._changed.wait(seconds)
 
@@ -360,7 +352,7 @@ class Runner:
     def _run(self, job: Job, work: Work) -> None:
         result, error = None, ""
         try:
-            result = work(job.watch)
+            result = work(Watch(job.tell, job.stop.is_set, partial(self._show, job)))
         # The thread must survive any failure, and the reader must be told: only this place catches every exception.
         except Exception as raised:
             error = "" if job.stop.is_set() else sentence(raised)
@@ -369,6 +361,12 @@ class Runner:
             self._end(job, "failed" if error or job.error else "cancelled", error or job.error)
         else:
             self._end(job, "done", "", result)
+
+    def _show(self, job: Job, early: object) -> None:
+        """Keep an early result for the page, and tell the page that it is there."""
+        with self._changed:
+            job.early = early
+            self._changed.notify_all()
 
     def _end(self, job: Job, state: State, error: str, result: Any = None) -> None:
         with self._changed:

@@ -28,6 +28,8 @@ class Form:
     against: str = ""
     occurrence: int = 0
     """Which place of the subject in the prompt is meant, counted from 0."""
+    known: str = ""
+    """The answer where none is given: the atlas's or the model's own, once the prompt was read."""
 
     @property
     def problems(self) -> dict[str, str]:
@@ -55,6 +57,8 @@ class Form:
             return "Write the word the edited model should say."
         if self.answer.strip() and self.new.strip() == self.answer.strip():
             return "The new answer equals the true one; an edit needs a different one."
+        if not self.answer.strip() and self.new.strip() == self.known:
+            return "This is the answer without an edit already; an edit needs a different one."
         return ""
 
     def read_ask(self) -> ReadAsk:

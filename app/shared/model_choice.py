@@ -172,11 +172,17 @@ def _count(parameters: int) -> str:
 def _compare_with_link(choice: Choice) -> None:
     """Warn if the link was made with a model that is not here, or with other weights under the same name."""
     if session().linked_model:
+        get = (
+            say("Ask whoever runs this server to add it")
+            if limits.public()
+            else say("Get it under More models if it is listed there")
+        )
         st.warning(
             say(
-                "The link is for the model {name}, which is not here, so nothing was traced. Get it under More models "
-                "if it is listed there; then open the link again.",
+                "The link is for the model {name}, which is not here, so nothing was traced. {get}; then open the link "
+                "again.",
                 name=plain(session().linked_model[:LONGEST_NAME]),
+                get=get,
             ),
             icon=":material/link_off:",
         )

@@ -1,5 +1,6 @@
 """The Workbench: one fact, from trace to five metrics, on one page."""
 
+from dataclasses import replace
 from functools import partial
 
 import streamlit as st
@@ -65,6 +66,8 @@ if painted:
 reading = None
 if painted and not form.problems:
     reading = job_for(form.read_ask().key, later("Reading the prompt"), partial(work.read, form.read_ask()), "quick")
+    if reading.state == "done":
+        form = replace(form, known=reading.result.answer.strip())
 if state.pressed("run") and not form.problems:
     state.start_trace(form.trace_ask())
 if mine.run_on_load and not form.problems:

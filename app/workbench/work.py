@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 from app.server import cache
@@ -36,7 +37,16 @@ def read(ask: ReadAsk, watch: Watch) -> FirstLook:
     look = workflow.look(model, ask.prompt, ask.subject, ask.answer, occurrence=ask.occurrence)
     if cache.paces().get(ask.model) is None:
         cache.paces().put(ask.model, time_forward(model, ask.prompt))
+        cache.runner().submit(f"prepare-{ask.model}", "Preparing", partial(prepare, ask.model), lane="quick")
     return look
+
+
+def prepare(key: str, watch: Watch) -> None:
+    """What the first trace of a model would wait for: whether packed runs are exact on it."""
+    from models.forwards.hooks import run_hooked
+    from tracing.engine.probe import engine_for
+
+    engine_for(cache.shelf().reader(key, watch), run_hooked)
 
 
 def trace(ask: TraceAsk, watch: Watch) -> Located:

@@ -106,6 +106,25 @@ def test_a_stage_is_named_and_the_time_left_never_rises(monkeypatch: pytest.Monk
     assert job.seconds_left() == 0
 
 
+def test_an_early_result_is_seen_at_once(runner: Runner) -> None:
+    shown, gate = threading.Event(), threading.Event()
+
+    def work(watch: Watch) -> None:
+        shown.wait(120)
+        assert watch.show is not None
+        watch.show("first sample")
+        gate.wait(120)
+
+    job = runner.submit("k", "Tracing", work)
+    threading.Timer(0.1, shown.set).start()
+    while job.early is None:
+        began = time.monotonic()
+        runner.pause(600)
+        assert time.monotonic() - began < 60
+    assert (job.early, job.live) == ("first sample", True)
+    gate.set()
+
+
 def test_cancel_stops_the_work_at_its_next_step(runner: Runner) -> None:
     def work(watch: Watch) -> None:
         while True:

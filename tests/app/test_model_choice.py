@@ -11,11 +11,10 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from app.server import cache
-from app.server.jobs import Job
 from app.server.pace import Paces, token_passes
 from app.session.asks import ReadAsk
 from app.workbench import work
-from facts.watch import Watch
+from facts.watch import UNWATCHED, Watch
 from models import LanguageModel
 from models.sources import catalogue
 from models.sources.manifest import write_manifest
@@ -156,7 +155,7 @@ def test_reading_does_not_wait_for_a_trace_that_holds_the_model(new_page: NewPag
     thread.start()
     assert held.wait(10)
     ask = ReadAsk("reference", "Mount Fuji is in", "Mount Fuji", "")
-    look = work.read(ask, Job("read", "").watch)
+    look = work.read(ask, UNWATCHED)
     assert look.tokens  # type: ignore[attr-defined]
     assert thread.is_alive()
     free.set()

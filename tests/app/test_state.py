@@ -49,6 +49,10 @@ def test_a_zero_character_of_a_link_is_a_problem_of_its_field() -> None:
 def test_the_new_answer_must_differ() -> None:
     assert "equals" in replace(FORM, answer="Paris ").edit_problem
     assert "Write the word" in replace(FORM, new=" ").edit_problem
+    own = replace(FORM, answer="", known="Seattle")  # what the prompt was found to give, if no true answer is named
+    assert own.edit_problem == ""
+    assert "without an edit already" in replace(own, new="Seattle ").edit_problem
+    assert replace(own, answer="Tacoma", new="Seattle").edit_problem == ""
 
 
 def test_states_are_traced_one_layer_at_a_time_and_all_means_three() -> None:

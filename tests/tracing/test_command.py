@@ -86,6 +86,15 @@ def test_no_figure_is_written_unasked_and_its_command_is_named(folder: str, caps
     assert Path("trace.pdf").read_bytes().startswith(b"%PDF")
 
 
+def test_a_saved_map_is_drawn_from_its_file(folder: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert trace(folder, "--npz", "my map.npz", "--measure", "log_probability", "--answer", "Seattle") == 0
+    shown = capsys.readouterr().out
+    command = shown.splitlines()[-1].removeprefix("For the figure: python -m tracing ")
+    assert command == "open 'my map.npz' --measure log_probability --out trace.pdf"
+    assert main(shlex.split(command)) == 0
+    assert capsys.readouterr().out.splitlines()[:-1] == shown.splitlines()[:-1]
+
+
 def test_json_is_one_object(folder: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert trace(folder, "--json", "--out", "figure.svg", "--answer", "Seattle") == 0
     record = printed(capsys)
@@ -249,6 +258,8 @@ def test_a_file_of_facts_is_traced_and_averaged(
     assert summary["suggested"].isna().all()  # of random weights
     assert summary["suggested_reason"][1] == second.suggestion().reason
     capsys.readouterr()
+    assert main(["facts", "facts.csv", "--folder", "out", "--model", folder, *TWO]) == 2
+    check_sentence("'out' holds the traces of an earlier run; choose another folder, or remove it", capsys)
     more = [
         "--sever",
         "mlp_out",
@@ -287,13 +298,13 @@ def test_published_files_are_traced_as_they_are(folder: str, capsys: pytest.Capt
     rows = json.loads((DATASETS / "known_1000.json").read_text(encoding="utf-8"))
     Path("known.json").write_text(json.dumps([rows[0], {**rows[1], "subject": 5}]), encoding="utf-8")
     capsys.readouterr()
-    assert main(["facts", "known.json", "--folder", "out", "--model", folder, *TWO]) == 0
+    assert main(["facts", "known.json", "--folder", "known", "--model", folder, *TWO]) == 0
     assert "note: 1 row was set aside: row 2 (line 1): subject is not a text" in capsys.readouterr().err
-    summary = pd.read_csv("out/summary.csv")
+    summary = pd.read_csv("known/summary.csv")
     assert summary["prompt"].tolist() == ["Vinson Massif is located in the continent of"]  # not the template's
     Path("asked.csv").write_text("subject,prompt\nRome,Rome is in\n", encoding="utf-8")
-    assert main(["facts", "asked.csv", "--folder", "out", "--model", folder, *TWO]) == 0
-    assert pd.read_csv("out/summary.csv")["known"].isna().all()  # the model's own answer is not known to be true
+    assert main(["facts", "asked.csv", "--folder", "asked", "--model", folder, *TWO]) == 0
+    assert pd.read_csv("asked/summary.csv")["known"].isna().all()  # the model's own answer is not known to be true
 
 
 def test_an_average_leaves_out_facts_without_an_answer(folder: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -320,7 +331,7 @@ def test_an_average_leaves_out_facts_without_an_answer(folder: str, capsys: pyte
         (PROMPT, "Space Needle", ["--model", "./absent"], "absent"),
         (PROMPT, "Space Needle", ["--model", "nobody/no-such-model"], "nobody/no-such-model"),
         (PROMPT, "Space Needle", ["--window", "9"], "window is 9, but"),
-        (PROMPT, "Space Needle", ["--samples", "0"], "samples is 0"),
+        (PROMPT, "Space Needle", ["--samples", "0", "--model", "./absent"], "samples is 0"),  # before the model is read
         (PROMPT, "Space Needle", ["--noise", "-1"], "noise is -1.0"),
         (PROMPT, "Space Needle", ["--noise", "0"], "leaves the subject's embeddings as they are"),
         (PROMPT, "Space Needle", ["--counterfactual", "Rome"], "takes 1 tokens where the subject"),

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from models import LanguageModel
     from tracing.corruption import NoiseLevel
 
+SUMMARY = "summary.csv"
 TUNED_TEXTS = 256  # prompts of the atlas that a tuned lens is fitted on
 
 
@@ -168,6 +169,8 @@ def many(options: argparse.Namespace, watch: Watch) -> Output:
     facts, folder = _facts(options), Path(options.folder)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{options.folder!r} is a file; give a folder for the traces")
+    if (folder / SUMMARY).exists():
+        raise ValueError(f"{options.folder!r} holds the traces of an earlier run; choose another folder, or remove it")
     model = load_from(options)
     from tracing.engine.tracer import causal_trace
 
@@ -180,9 +183,9 @@ def many(options: argparse.Namespace, watch: Watch) -> Output:
         rows.append({"file": f"{number:04d}.npz"} | _facts_row(result))
         watch.step(number + 1, len(facts))
     frame = pd.DataFrame(rows)
-    frame.map(defused).to_csv(folder / "summary.csv", index=False)
+    frame.map(defused).to_csv(folder / SUMMARY, index=False)
     shown = frame.drop(columns="suggested_reason", errors="ignore").to_string(index=False)
-    return Output(Table(frame), f"{shown}\n\nTraces and summary.csv written to {folder}")
+    return Output(Table(frame), f"{shown}\n\nTraces and {SUMMARY} written to {folder}")
 
 
 def _facts_row(result: TraceResult) -> dict[str, Any]:

@@ -86,6 +86,15 @@ def config_of(options: argparse.Namespace, n_layers: int, **changes: Any) -> Tra
     return TraceConfig(**values)
 
 
+def check_config(options: argparse.Namespace) -> None:
+    """Refuse wrong settings of a trace before a model is loaded.
+
+    Raises:
+        ValueError: as TraceConfig.
+    """
+    config_of(options, 1, **({"counterfactual": "chosen later"} if without_counterfactual(options) else {}))
+
+
 def usual_window(site: TraceSite, n_layers: int) -> int:
     """Layers restored together: one for states and heads, a quarter of the layers for MLP and attention outputs."""
     return max(1, n_layers // 4) if site in ("mlp_out", "attn_out") else 1
