@@ -63,6 +63,8 @@ class EffectMap:
     """What the colours mean."""
     marked: NDArray[np.bool_] | None = None
     """[row, layer], where the interval includes 0."""
+    window: int = 1
+    """Layers restored together."""
 
 
 def every_layer_figure(result: EveryLayer, *, dark: bool = False) -> go.Figure:
@@ -225,6 +227,16 @@ def _pixels(label: str) -> int:
     return round(sum(13 if unicodedata.east_asian_width(letter) in "WF" else 7.2 for letter in label))
 
 
+def spark(values: Sequence[float]) -> go.Figure:
+    """A line without axes, such as a loss by step."""
+    figure = go.Figure(go.Scatter(y=values, mode="lines", line={"color": LINES[0][0], "width": 2}))
+    figure.update_xaxes(visible=False)
+    figure.update_yaxes(visible=False)
+    clear = "rgba(0,0,0,0)"
+    figure.update_layout(height=60, margin=dict.fromkeys("trbl", 4), paper_bgcolor=clear, plot_bgcolor=clear)
+    return figure
+
+
 def effect_maps(maps: Sequence[EffectMap], *, dark: bool) -> list[go.Figure]:
     """Several maps of effects [row, layer], one figure each, all on one colour scale.
 
@@ -267,7 +279,8 @@ def _effect_map(one: EffectMap, z: NDArray[np.float32], low: float, high: float,
     ticks, rows = every_layer_ticks(z.shape[1], 32), list(range(len(z)))
     shared = {"fixedrange": True, "showgrid": False, "zeroline": False, "tickfont_color": ink, "title_font_color": ink}
     shared |= {"automargin": False, "title_standoff": 12}
-    figure.update_xaxes(title=say("Layer"), tickvals=ticks, ticktext=[str(tick) for tick in ticks], **shared)
+    axis = say("Layer") if one.window == 1 else say("Layer (centre of {window} layers)", window=one.window)
+    figure.update_xaxes(title=axis, tickvals=ticks, ticktext=[str(tick) for tick in ticks], **shared)
     names = [html.escape(label) for label in one.rows]
     figure.update_yaxes(tickvals=rows, ticktext=names, range=[len(rows) - 0.5, -0.5], **shared)
     left, top = 24 + max(map(_pixels, one.rows), default=0), TOP + (SECOND_LINE if marked.any() else 0)

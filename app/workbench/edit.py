@@ -358,12 +358,13 @@ def _diagnostics(edit: Edit) -> None:
     import pandas as pd
 
     if len(edit.loss_curve) > 1:
+        from app.shared.plots import spark
+
         losses = edit.loss_curve
-        st.metric(
-            say("Loss over {n} steps", n=len(losses)),
-            f"{losses[0]:.2f} → {losses[-1]:.2f}",
-            chart_data=list(losses),
-        )
+        words = say("Loss over {n} steps", n=len(losses)), f"{losses[0]:.2f} → {losses[-1]:.2f}"
+        st.metric(*words)
+        config = {"displayModeBar": False, "staticPlot": True}
+        st.plotly_chart(spark(losses), key="loss_curve", config=config, alt=": ".join(words))
     rows = [(said(d.name), _value(d.value, d.unit), said(d.help)) for d in edit.diagnostics]
     frame = pd.DataFrame(rows, columns=["number", "value", "what it is"])
     st.dataframe(

@@ -72,7 +72,7 @@ def test_lens_knockout_and_two_prompts_say_what_the_library_says(new_page: NewPa
 def test_difference_and_damage_of_an_edit(edited: AppTest) -> None:
     opened(edited, "Difference")
     answered(edited, "difference")
-    assert len(edited.get("plotly_chart")) == 4  # the trace, before, after, the difference
+    assert len(edited.get("plotly_chart")) == 5  # the trace, the loss, before, after, the difference
     ask = edited.session_state["session"].asked["difference"]
     found = cache.runner().get(ask.key)
     assert found is not None

@@ -32,6 +32,9 @@ def test_nothing_serious_stands_in_a_readers_way(new_page: NewPage, dark: bool) 
     for name in ("Table", "Text before and after", "Probes", "As code"):
         page.get_by_role("tab", name=name).click()
         assert serious(page) == []
+    button(page, "Details").click()
+    expect(page.get_by_text("Loss over")).to_be_visible()
+    assert serious(page) == []
 
 
 def test_methods_page_defines_the_scores(new_page: NewPage) -> None:

@@ -94,6 +94,7 @@ def _show(before: TraceResult, after: TraceResult, *, several: bool) -> None:
                 before.config.site,
                 title,
                 marked,
+                before.config.window,
             )
             for index, (title, (grid, marked)) in enumerate(zip(titles, grids, strict=True))
         ],
