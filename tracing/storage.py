@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import lzma
 import math
+import struct
 import zipfile
-from collections.abc import Mapping
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self, cast
@@ -14,6 +18,25 @@ import numpy as np
 
 from facts.records import as_tuples
 from facts.regular import check_regular
+
+BROKEN = (
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, RuntimeError, MemoryError, EOFError, OSError),
+    *(KeyError, ValueError, TypeError, AttributeError, IndexError),
+)
+"""What reading raises for an archive that is damaged, encrypted or claims to be huge, and for parts of other kinds."""
+
+
+@contextmanager
+def saved(path: str | Path) -> Iterator[None]:
+    """Refuse what is not as it was saved in one sentence.
+
+    Raises:
+        ValueError: naming the file.
+    """
+    try:
+        yield
+    except BROKEN:
+        raise ValueError(f"{str(path)!r} is not a saved result of a trace or a lens") from None
 
 
 class Stored:
@@ -42,17 +65,18 @@ class Stored:
         header, arrays = read(path)
         if header.pop("kind") != cls.KIND:
             raise ValueError(f"{str(path)!r} holds no {cls.__name__}; expected what {cls.__name__}.save wrote")
-        values: dict[str, Any] = {name: as_tuples(value) for name, value in header.items()}
-        for name, kind in cls.NESTED.items():
-            held = header[name]
-            values[name] = kind(**held) if isinstance(held, dict) else tuple(kind(**each) for each in held)
-        for key, array in arrays.items():
-            name, slash, inner = key.partition("/")
-            if slash:
-                values.setdefault(name, {})[inner] = array
-            else:
-                values[name] = array
-        return cls(**values)
+        with saved(path):
+            values: dict[str, Any] = {name: as_tuples(value) for name, value in header.items()}
+            for name, kind in cls.NESTED.items():
+                held = header[name]
+                values[name] = kind(**held) if isinstance(held, dict) else tuple(kind(**each) for each in held)
+            for key, array in arrays.items():
+                name, slash, inner = key.partition("/")
+                if slash:
+                    values.setdefault(name, {})[inner] = array
+                else:
+                    values[name] = array
+            return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
         """Every field as plain values; NaN becomes None."""
@@ -92,17 +116,14 @@ def read(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
         ValueError: if it is not a saved result.
     """
     check_regular(path, "give the path of a saved trace or lens")
-    try:
-        # opened here, since np.load leaves a broken archive open
-        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-        header: dict[str, Any] = json.loads(arrays.pop("header").tobytes().decode())
+    if not Path(path).exists():
+        raise FileNotFoundError(f"there is no file {str(path)!r}")
+    # opened here, since np.load leaves a broken archive open
+    with saved(path), open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
+        arrays = {name: file[name] for name in file.files}
+        header: dict[str, Any] = dict(json.loads(arrays.pop("header").tobytes().decode()))
         if "kind" not in header:
             header["kind"] = header["format"]  # how a trace names it
-    except FileNotFoundError:
-        raise FileNotFoundError(f"there is no file {str(path)!r}") from None
-    except (KeyError, OSError, EOFError, ValueError, TypeError, AttributeError, zipfile.BadZipFile):
-        raise ValueError(f"{str(path)!r} is not a saved result of a trace or a lens") from None
     return header, arrays
 
 

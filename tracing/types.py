@@ -15,7 +15,7 @@ import pandas as pd
 from tracing.config import TraceConfig
 from tracing.effects import TraceEffects
 from tracing.measures import Readings
-from tracing.storage import plain, read
+from tracing.storage import plain, read, saved
 from tracing.suggestion import Cell, Suggestion, largest, largest_at, suggestion
 
 PositionName = Literal["first_subject", "last_subject", "last_token"]
@@ -127,15 +127,16 @@ class TraceResult(TraceEffects):
         header, arrays = read(path)
         if header.pop("kind") not in READABLE:
             raise ValueError(f"{str(path)!r} is not a saved trace; expected what TraceResult.save wrote")
-        header.pop("format")
-        header["config"] = TraceConfig(**header["config"])
-        for name in ("tokens", "subject_span", "answer_ids"):
-            header[name] = tuple(header[name])
-        header["others"] = {
-            measure: Readings(clean, arrays.pop(f"{measure}/corrupted"), arrays.pop(f"{measure}/restored"))
-            for measure, clean in header.pop("others", {}).items()
-        }
-        return cls(corrupted=arrays["corrupted"], restored=arrays["restored"], **header)
+        with saved(path):
+            header.pop("format")
+            header["config"] = TraceConfig(**header["config"])
+            for name in ("tokens", "subject_span", "answer_ids"):
+                header[name] = tuple(header[name])
+            header["others"] = {
+                measure: Readings(clean, arrays.pop(f"{measure}/corrupted"), arrays.pop(f"{measure}/restored"))
+                for measure, clean in header.pop("others", {}).items()
+            }
+            return cls(corrupted=arrays["corrupted"], restored=arrays["restored"], **header)
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
         """How a notebook shows the trace: numbers and map.  By name, since the figures import this module."""

@@ -137,12 +137,11 @@ def _config(folder: Path) -> dict[str, Any]:
 
 def n_parameters(folder: Path) -> int:
     """Numbers in the weights of a checked folder, by the headers of its files."""
-    headers = (_check_safetensors(path) for path in weight_files(folder))
-    return sum(math.prod(entry["shape"]) for header in headers for name, entry in header.items() if name != _NOTES)
+    return sum(map(_check_safetensors, weight_files(folder)))
 
 
-def _check_safetensors(path: Path) -> dict[str, Any]:
-    """The header, which must be JSON, and the tensors it names must end where the file ends."""
+def _check_safetensors(path: Path) -> int:
+    """How many numbers the file holds; its header must be JSON, and the tensors it names must end where it ends."""
     if is_lfs_pointer(path):
         raise ValueError(f"{path.name!r} is a git-lfs pointer, not the file; run `git lfs pull`")
     size = path.stat().st_size
@@ -153,9 +152,11 @@ def _check_safetensors(path: Path) -> dict[str, Any]:
             raise ValueError(broken)
         try:
             header: dict[str, Any] = json.loads(file.read(header_bytes))
-            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != _NOTES]
-        except (ValueError, RecursionError, AttributeError, KeyError, TypeError, IndexError):
+            tensors = [entry for name, entry in header.items() if name != _NOTES]
+            end = max(int(entry["data_offsets"][1]) for entry in tensors)
+            numbers = sum(math.prod(map(int, entry["shape"])) for entry in tensors)
+        except (ValueError, OverflowError, RecursionError, AttributeError, KeyError, TypeError, IndexError):
             raise ValueError(broken) from None
-    if not ends or 8 + header_bytes + max(ends) != size:
+    if 8 + header_bytes + end != size:
         raise ValueError(broken)
-    return header
+    return numbers

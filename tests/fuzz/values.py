@@ -42,7 +42,7 @@ def changed(draw: st.DrawFn, value: Any) -> Any:
             holder = holder[key]
         how = draw(st.sampled_from(["replace", "drop", "rename"]))
         if how == "replace":
-            holder[last] = draw(anything)
+            holder[last] = copy.deepcopy(draw(anything))  # the next change may be inside it
         elif how == "drop":
             del holder[last]
         elif isinstance(holder, dict):

@@ -80,9 +80,12 @@ def test_a_lens_is_a_table_and_a_file(tmp_path: Path) -> None:
     np.testing.assert_array_equal(again.rank, result.rank)
     with pytest.raises(ValueError, match="holds no TunedLens"):
         TunedLens.load(tmp_path / "lens.npz")
-    (tmp_path / "torn.npz").write_bytes((tmp_path / "lens.npz").read_bytes()[:100])
-    with pytest.raises(ValueError, match="is not a saved result"):
-        LensResult.load(tmp_path / "torn.npz")
+    whole = (tmp_path / "lens.npz").read_bytes()
+    stream = whole.index(b"header.npy") + 30  # the first bytes of a compressed array; found by the fuzzer
+    for torn in (whole[:100], whole[:stream] + b"\xff" * 8 + whole[stream + 8 :]):
+        (tmp_path / "torn.npz").write_bytes(torn)
+        with pytest.raises(ValueError, match="is not a saved result"):
+            LensResult.load(tmp_path / "torn.npz")
     with pytest.raises(FileNotFoundError, match="there is no file"):
         LensResult.load(tmp_path / "absent.npz")
 

@@ -67,7 +67,10 @@ def rows_of_table(text: Iterator[str], name: str) -> Iterator[Raw]:
     lines = _Lines(text)
     header = next(lines)
     delimiter = max(_DELIMITERS, key=header.count)
-    columns = [column.strip() for column in next(csv.reader([header], delimiter=delimiter), [])]
+    try:
+        columns = [column.strip() for column in next(csv.reader([header], delimiter=delimiter), [])]
+    except csv.Error:  # a carriage return in the line, or a cell without end
+        columns = []
     if len(columns) < 2 or not all(columns) or len(set(columns)) < len(columns):
         raise ValueError(
             f"{name} is neither JSON nor a table: its first line is {header.strip()[:80]!r}; "
