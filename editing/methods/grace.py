@@ -50,7 +50,8 @@ class GraceConfig:
     """Settings of GRACE.
 
     The paper's radius of 1 is a length in one model's activations.  By default the radius is relative to the norm of
-    the edited key; 0.2 is the largest at which almost no neighbour of the bundled model falls inside (docs/methods.md).
+    the edited key, 0.2 is the largest at which almost no neighbour of the bundled model falls inside (docs/methods.md),
+    and it ends half the way to the nearest of ten other subjects of the relation.
 
     The value is written at one token and reaches an answer's later tokens only through attention in later layers.  The
     default layer is therefore a little earlier than the paper's, which are at three quarters of the depth or later.
@@ -79,7 +80,8 @@ class GraceConfig:
     radius_unit: Literal["key norm", "absolute"] = field(
         default="key norm",
         metadata={
-            "help": "What the radius is measured in: the norm of the new key, or the layer's own units (the paper).",
+            "help": "What the radius is measured in: the norm of the new key, where it also ends half the way to the "
+            "nearest of ten other subjects, or the layer's own units (the paper).",
             "choices": ("key norm", "absolute"),
         },
     )
@@ -151,7 +153,8 @@ class GraceMethod(Method):
         losses: list[LossStep] = []
         for index, row in enumerate(task.rows):
             place = _place(model, config.layer, row)
-            reach = config.radius * (float(place.key.norm()) if config.radius_unit == "key norm" else 1.0)
+            strangers = _strangers(model, task.requests[index], config)
+            reach = _reach(place.key, strangers, config)
             label = row.ids[row.n_prompt :]
             start = _start(place, book, label, reach, config)
             value = _search(model, config, place, start, losses, task.watch)
@@ -161,7 +164,7 @@ class GraceMethod(Method):
         return Change(
             ops=tuple(entries),
             losses=tuple(losses) if len(task.rows) == 1 else (),
-            diagnostics=(*_diagnostics(fold(book), book), *_strangers(model, task.requests[-1], config, fold(book))),
+            diagnostics=(*_diagnostics(fold(book), book), *_nearest(strangers, fold(book))),
         )
 
 
@@ -270,25 +273,43 @@ def alike(request: EditRequest) -> list[str]:
     return sorted(names - {fact.subject})
 
 
-def _strangers(model: LanguageModel, request: EditRequest, config: GraceConfig, book: Codebook) -> list[Diagnostic]:
-    """Distance of prompts about other subjects from the newest entry; inside its radius they get its value."""
+def _strangers(model: LanguageModel, request: EditRequest, config: GraceConfig) -> torch.Tensor:
+    """Keys of the same prompt about some other subjects, [stranger, d_mlp]; none where their names are too long."""
     others = alike(request)
     drawn = random.Random(f"{config.seed}|{request.fact.prompt}").sample(others, min(STRANGERS, len(others)))
     prompts = [request.fact.template.replace("{}", name) for name in drawn]
     rows = [ids for ids in map(model.tokenize, prompts) if len(ids) <= model.max_positions]
-    if not rows:  # names too long for the context
-        return []
+    if not rows:
+        return torch.empty(0, model.d_mlp)
     ids, lengths = pad(rows, model.pad_id)
     with calling(lengths.to(model.device)):
         read = run(model, ids, captures=[("mlp_key", config.layer)]).captured["mlp_key", config.layer].float()
-    keys = read[torch.arange(len(lengths)), lengths - 1]
-    away, radius = distances(keys.cpu(), book.keys[-1:].cpu()), float(book.radii[-1])
+    return read[torch.arange(len(lengths)), lengths - 1].cpu()
+
+
+def _reach(key: torch.Tensor, strangers: torch.Tensor, config: GraceConfig) -> float:
+    """The new entry's radius, before that of others counts.
+
+    Relative ones end half the way to the nearest stranger, where GRACE draws the border between entries of different
+    answers (section 3): in Gemma 3 most other subjects of a relation lie within a fifth of the key's norm.
+    """
+    if config.radius_unit == "absolute":
+        return config.radius
+    reach = config.radius * float(key.norm())
+    return min([reach, *(distances(key[None].cpu(), strangers)[0] / 2).tolist()])
+
+
+def _nearest(strangers: torch.Tensor, book: Codebook) -> list[Diagnostic]:
+    """Distance of the strangers from the newest entry; inside its radius they get its value."""
+    if not len(strangers):
+        return []
+    away, radius = distances(strangers, book.keys[-1:].cpu()), float(book.radii[-1])
     nearest, inside = float(away.min()), int((away <= radius).sum())
     warning = ""
     if inside:
         warning = (
-            f"the same prompt about {inside} of {len(rows)} other subjects falls inside the radius ({nearest:.3g} "
+            f"the same prompt about {inside} of {len(strangers)} other subjects falls inside the radius ({nearest:.3g} "
             f"against {radius:.3g}) and gets this answer too; choose a later layer or a smaller radius"
         )
-    help_text = f"Distance of the nearest of {len(rows)} prompts with the same words about other subjects."
+    help_text = f"Distance of the nearest of {len(strangers)} prompts with the same words about other subjects."
     return [Diagnostic("nearest stranger", nearest, "|k - k'|", help_text, warning)]

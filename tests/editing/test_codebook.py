@@ -9,6 +9,7 @@ import torch
 
 from editing import Edit, apply_edits, make_edit
 from editing.applied.codebook import GAP, Codebook, fold
+from editing.edit import Diagnostic
 from editing.method import settled
 from editing.methods.grace import GraceConfig, GraceMethod, alike
 from editing.ops import CodebookOp, Where
@@ -195,7 +196,7 @@ def test_a_shuffled_target_is_not_learnt() -> None:
 def test_edits_in_turn_equal_the_batch_and_the_same_answer_shares_an_entry() -> None:
     model = tiny_model("gpt2")
     same = EditRequest(Fact("Space Needle", "The {} stands in", "Seattle"), "the")
-    config = dataclasses.replace(FAST, radius=100.0)  # every key is near
+    config = dataclasses.replace(FAST, radius=100.0, radius_unit="absolute")  # every key is near
     batch = GraceMethod().compute(model, [ASKED, same], config)
     first = GraceMethod().compute(model, [ASKED], config)
     view = apply_edits(model, [first])
@@ -209,7 +210,8 @@ def test_edits_in_turn_equal_the_batch_and_the_same_answer_shares_an_entry() -> 
 
 def test_conflicting_neighbours_both_hold() -> None:
     model = tiny_model("gpt2")
-    edit = GraceMethod().compute(model, [ASKED, RIVAL], dataclasses.replace(FAST, radius=100.0))
+    wide = dataclasses.replace(FAST, radius=100.0, radius_unit="absolute")
+    edit = GraceMethod().compute(model, [ASKED, RIVAL], wide)
     said = apply_edits(model, [edit]).generate([ASKED.fact.prompt, RIVAL.fact.prompt], 1)
     assert said == [" the", " of"]
 
@@ -234,17 +236,28 @@ def test_a_cold_start_and_the_papers_units_work() -> None:
     assert first_loss != edit.losses[0]
 
 
-def test_strangers_inside_the_radius_are_told() -> None:
+def test_a_relative_radius_ends_half_the_way_to_the_nearest_stranger() -> None:
+    """And an absolute one does not, which is told."""
     model = tiny_model("gpt2")
-    narrow, wide = (
-        GraceMethod().compute(model, [ASKED], dataclasses.replace(FAST, radius=radius, steps=1))
-        for radius in (0.001, 100.0)
-    )
-    assert narrow.diagnostic("nearest stranger").value == wide.diagnostic("nearest stranger").value > 0
-    assert not narrow.diagnostic("nearest stranger").warning
-    told = wide.diagnostic("nearest stranger").warning
-    assert "about 10 of 10 other subjects falls inside the radius" in told
-    assert "choose a later layer or a smaller radius" in told
+
+    def entry(radius: float, unit: str) -> tuple[float, Diagnostic, float]:
+        config = dataclasses.replace(FAST, radius=radius, radius_unit=unit, steps=1)
+        edit = GraceMethod().compute(model, [ASKED], config)
+        (op,) = edit.ops
+        assert isinstance(op, CodebookOp)
+        return op.radius, edit.diagnostic("nearest stranger"), float(op.keys[0].norm())
+
+    radius, stranger, key_norm = entry(0.001, "key norm")
+    assert radius == pytest.approx(0.001 * key_norm)
+    assert not stranger.warning
+    radius, same, _ = entry(100.0, "key norm")
+    assert radius == pytest.approx(stranger.value / 2)
+    assert same.value == stranger.value > 0
+    assert not same.warning
+    radius, same, _ = entry(100.0, "absolute")
+    assert radius == 100.0
+    assert "about 10 of 10 other subjects falls inside the radius" in same.warning
+    assert "choose a later layer or a smaller radius" in same.warning
 
 
 def test_the_default_layer_is_three_fifths_of_the_depth() -> None:
