@@ -34,6 +34,7 @@ def test_nothing_serious_stands_in_a_readers_way(new_page: NewPage, dark: bool) 
         assert serious(page) == []
     button(page, "Details").click()
     expect(page.get_by_text("Loss over")).to_be_visible()
+    settled(page)
     assert serious(page) == []
 
 

@@ -17,6 +17,7 @@ from tests.browser.actions import (
     download,
     expect_layer,
     fill,
+    settled,
     traced,
     undo,
 )
@@ -69,5 +70,6 @@ def test_every_layer_runs_beside_the_trace_and_can_be_cancelled(new_page: NewPag
     button(page, "Edit every layer").click()
     expect(page.get_by_text(f"n = {LAYERS - 1} layers")).to_be_visible(timeout=PATIENCE)  # all but the silent one
     expect(page.get_by_role("figure", name="The trace is strongest at layer")).to_be_visible()
+    settled(page)  # a key pressed while the page is drawn anew may be lost
     choose_layer(page, 6)
     expect_layer(page, 6)
