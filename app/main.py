@@ -25,12 +25,13 @@ STYLE = """<style>
 [data-testid=stHeading] h2 { font-size: 1.3rem; padding: 0.2rem 0 }
 .st-key-language { position: fixed; z-index: 999992; top: 0.55rem; right: 1rem; width: auto }
 .stButton kbd { opacity: 0.85 }
+[data-testid=stCode] .token.triple-quoted-string { color: inherit !important }
 [data-testid=stTopNavLink]:focus-visible { outline: 2px solid currentColor; outline-offset: 1px }
 [data-retained=true]:has(> .stButton) { position: absolute; opacity: 0; pointer-events: none }
 </style>"""
-"""Headings (one h1 on a page, h2 for its cards) at sizes that leave room below them.  Streamlit keeps a clicked button
-that is no longer drawn, such as Run while Cancel is shown, until the script ends, and the script waits for the job: the
-button is hidden but keeps the keyboard focus."""
+"""Headings (one h1 on a page, h2 for its cards) at sizes that leave room below them.  Streamlit's green of a docstring
+is too pale on white.  It keeps a clicked button that is no longer drawn, such as Run while Cancel is shown, until the
+script ends, and the script waits for the job: the button is hidden but keeps the keyboard focus."""
 
 # Our own icon file: Streamlit would fetch a Material symbol for the tab from another server.
 st.set_page_config(page_title="Engram", page_icon=f"{ROOT}/app/icon.svg", layout="wide")

@@ -11,10 +11,15 @@ from tests.browser.actions import PATIENCE, apply_edit, button, settled, traced
 
 NewPage = Callable[..., Page]
 SERIOUS = ("serious", "critical")
+AT_REST = """() => document.getAnimations().every(
+    one => one.playState !== 'running' || one.effect.getComputedTiming().iterations === Infinity)"""
+"""What has just been drawn fades in, and is pale until then."""
 
 
 def serious(page: Page) -> list[str]:
-    """Every serious finding as "rule: element"."""
+    """Every serious finding on the finished page as "rule: element"."""
+    settled(page)
+    page.wait_for_function(AT_REST)
     found: list[dict[str, Any]] = Axe().run(page).response["violations"]
     elements = [(rule["id"], node["html"]) for rule in found if rule["impact"] in SERIOUS for node in rule["nodes"]]
     return [f"{rule}: {element[:200]}" for rule, element in elements]
@@ -24,7 +29,6 @@ def serious(page: Page) -> list[str]:
 def test_nothing_serious_stands_in_a_readers_way(new_page: NewPage, dark: bool) -> None:  # check 24
     page = new_page(dark=dark)
     expect(page.locator(".tokens span").first).to_be_visible(timeout=PATIENCE)
-    settled(page)  # what is being drawn anew is faded
     assert serious(page) == []
     button(page, "Run trace").click()
     traced(page)
@@ -34,7 +38,6 @@ def test_nothing_serious_stands_in_a_readers_way(new_page: NewPage, dark: bool) 
         assert serious(page) == []
     button(page, "Details").click()
     expect(page.get_by_text("Loss over")).to_be_visible()
-    settled(page)
     assert serious(page) == []
 
 
