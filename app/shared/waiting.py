@@ -17,8 +17,8 @@ from app.session import state
 from app.shared.wording import plain, roughly
 
 TICK_SECONDS, QUEUED_SECONDS = 0.5, 1.0
-"""Between two looks at a running job, and at one that waits its turn; its end or an early result is seen at once.  A
-bar that moves five times a second costs a trace on the same two cores a twentieth of its time."""
+"""Between two looks at a running job, and at one that waits its turn; its end or an early result is seen at once.  Each
+move of a bar takes time from the trace where the browser runs on the same cores."""
 MEGABYTE = 1e6
 
 
