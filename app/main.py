@@ -30,8 +30,8 @@ STYLE = """<style>
 [data-retained=true]:has(> .stButton) { position: absolute; opacity: 0; pointer-events: none }
 </style>"""
 """Headings (one h1 on a page, h2 for its cards) at sizes that leave room below them.  Streamlit's green of a docstring
-is too pale on white.  Streamlit keeps a clicked button that is no longer drawn, such as Run while Cancel is shown, until
-the script ends, and the script waits for the job: the button is hidden but keeps the keyboard focus."""
+is too pale on white.  Streamlit keeps a clicked button that is no longer drawn, such as Run while Cancel is shown,
+until the script ends, and the script waits for the job: the button is hidden but keeps the keyboard focus."""
 
 # Our own icon file: Streamlit would fetch a Material symbol for the tab from another server.
 st.set_page_config(page_title="Engram", page_icon=f"{ROOT}/app/icon.svg", layout="wide")
