@@ -6,7 +6,8 @@ Perplexity as a guard against a model that an edit broke while its edit scores l
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,7 +15,7 @@ import torch
 from metrics.asking.kept import answers
 from metrics.asking.logprobs import batches, row_logits, token_ids
 from metrics.asking.together import MOST_LOGITS
-from models.forwards.tree import MOST_NODES, Tree, TreeForward, shares_beginnings
+from models.forwards.tree import LONGEST, MOST_NODES, Tree, TreeForward, shares_beginnings
 
 if TYPE_CHECKING:
     from models import LanguageModel
@@ -64,15 +65,20 @@ CACHED = 2**19
 
 def _nll(model: LanguageModel, rows: Sequence[Row], tick: Callable[[int], None]) -> dict[Row, tuple[float, int]]:
     sums: dict[Row, tuple[float, int]] = {}
-    together = [row for row in rows if len(row) <= MOST_NODES] if rows and shares_beginnings(model) else []
+    whole = {row: model.behind_prefix(row) for row in rows} if rows and shares_beginnings(model.bare) else {}
     most = max(1, min(MOST_NODES, MOST_LOGITS // model.d_vocab))
-    for some in _trees(sorted(together), most):
-        tree = Tree()
-        paths = {row: tree.add(row[:-1]) for row in some}  # nothing is read behind the last token
-        logits = TreeForward(model, tree, range(len(tree))).logits
+    for some in _trees({row: behind for row, (behind, _) in sorted(whole.items()) if len(behind) <= LONGEST}, most):
+        tree, paths = Tree(), dict[Row, list[int]]()
+        for row in some:
+            behind, front = whole[row]
+            path = tree.add(behind[:-1])  # nothing is read behind the last token
+            paths[row] = path[:front] + path[front + len(behind) - len(row) :]
+        places = {node: place for place, node in enumerate(dict.fromkeys(chain(*paths.values())))}
+        logits = TreeForward(model.bare, tree, list(places)).logits
         normalisers = _normalisers(logits)
         for row, path in paths.items():
-            sums[row] = _summed(logits[path], normalisers[path], row), len(row) - 1
+            read = [places[node] for node in path]
+            sums[row] = _summed(logits[read], normalisers[read], row), len(row) - 1
         tick(len(some))
     apart = [row for row in rows if row not in sums]
     for chunk in batches(apart, len, model.d_vocab):
@@ -87,15 +93,15 @@ def _normalisers(logits: torch.Tensor) -> torch.Tensor:
     return torch.cat([some.logsumexp(-1) for some in logits.split(max(1, CACHED // logits.shape[-1]))])
 
 
-def _trees(rows: Sequence[Row], most: int) -> Iterator[list[Row]]:
-    """Rows whose trees have at most so many nodes, unless a row alone has more."""
+def _trees(rows: Mapping[Row, Sequence[int]], most: int) -> Iterator[list[Row]]:
+    """Rows whose trees have at most so many nodes behind the first fork; each with its tokens as they are read."""
     some, tree = list[Row](), Tree()
-    for row in rows:
-        if some and len(tree) + tree.new_nodes(row[:-1]) > most:
+    for row, behind in rows.items():
+        if tree.behind_fork(behind[:-1]) > most:
             yield some
             some, tree = [], Tree()
         some.append(row)
-        tree.add(row[:-1])
+        tree.add(behind[:-1])
     if some:
         yield some
 

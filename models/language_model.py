@@ -70,6 +70,15 @@ class LanguageModel(TextModel):
         """
         return plain(self.module)
 
+    @property
+    def bare(self) -> LanguageModel:
+        """The model that reads a row as `behind_prefix` gives it: itself, unless it puts words before every prompt."""
+        return self
+
+    def behind_prefix(self, row: Sequence[int]) -> tuple[list[int], int]:
+        """A row of token ids as `bare` reads it, and how many of its tokens stay in front of what was inserted."""
+        return list(row), 0
+
     # ---- sizes
 
     @property

@@ -15,7 +15,7 @@ from app.batch.choose_facts import local
 from app.batch.datasets import ATLAS
 from app.batch.prepare import BLOCK, LOADING_SECONDS, MAPS, size
 from app.language.say import later, said, say, say_count
-from app.server.catalog import REFERENCE, Choice
+from app.server.catalog import Choice
 from app.server.jobs import Job, Runner, job_key
 from app.session import state
 from app.session.asks import BatchAsk
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 WHAT = {"trace": later("Trace facts"), "edit": later("Edit facts")}
 DEFAULT_METHODS = ("r-rome", "ft-m")
 DEFAULT_PROTOCOLS = ("engram",)
-BEST_LAYER = 1
-"""Of the bundled model (docs/reference-model.md)."""
 MOST_SHARED = 500
 """Most cells of a batch where other computers can open the page."""
 KEPT: dict[str, Any] = {"persist_state": "session"}
@@ -160,7 +158,7 @@ def _edit_fields(model: Choice, offered: tuple[dict[str, str], dict[str, str]]) 
     layers = st.pills(
         say("Layers"),
         list(range(model.n_layers)),
-        default=[_layer(model)],
+        default=[model.usual.layer],
         key="batch_layers",
         **several,
         help=say("Every method is tried at each of these layers; methods that find their layers themselves run once."),
@@ -189,10 +187,6 @@ def _edit_fields(model: Choice, offered: tuple[dict[str, str], dict[str, str]]) 
         "only_known": bool(only_known),
         "protocols": tuple(name for name in protocols if name in measured),
     }
-
-
-def _layer(model: Choice) -> int:
-    return BEST_LAYER if model.name == REFERENCE and model.n_layers > BEST_LAYER else model.usual_layer
 
 
 def start(runner: Runner, model: Choice, ask: BatchAsk | None) -> list[Waiting]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from app.server import limits
-from models.published import usual_layer
+from models.cards import LayerChoice, Size, layer_choice
 from models.settings import LoadSettings
 from models.sources import catalogue
 from models.sources.gguf.files import converted_folders, is_gguf
@@ -35,8 +35,9 @@ CHAT = "|chat"
 AS_USUAL = LoadSettings(dtype="float32")
 """The same on every computer, so that a link gives the same numbers."""
 
-# Where model families keep their number of layers in config.json.
+# Where model families keep their number of layers and their width in config.json.
 _LAYER_KEYS = ("num_hidden_layers", "n_layer", "num_layers")
+_WIDTH_KEYS = ("hidden_size", "n_embd", "d_model")
 
 
 @dataclass(frozen=True)
@@ -50,16 +51,22 @@ class Choice:
     title: str = ""
     origin: str = ""
     """What its weights were made from, if they are not the published ones: "dequantised from Q4_1"."""
-    published: tuple[int, ...] = ()
-    """Layers that published edits of it used."""
+    family: str = ""
+    """`config.model_type`; empty where it is read only with the weights."""
+    d_model: int = 0
     settings: LoadSettings = AS_USUAL
     chat: bool = False
     """Asked in its chat template."""
 
     @property
-    def usual_layer(self) -> int:
-        """Where to start looking for the layer to edit, before there is a trace."""
-        return usual_layer(self.n_layers, self.published)
+    def size(self) -> Size:
+        """By which layer cards and published layers are found."""
+        return self.family, self.n_layers, self.d_model
+
+    @property
+    def usual(self) -> LayerChoice:
+        """The layer to edit before there is a trace: a card's, else a published one, else one by depth."""
+        return layer_choice(*self.size)
 
     @property
     def place(self) -> str:
@@ -123,7 +130,7 @@ def offer() -> Offer:
     """The models that need no download, and the entries of `ENGRAM_MODELS` that cannot be used."""
     listed = {
         entry.name: Choice(
-            entry.name, entry.name, entry.n_layers, entry.title, entry.origin, tuple(entry.published_layers)
+            entry.name, entry.name, entry.n_layers, entry.title, entry.origin, entry.family, entry.d_model
         )
         for entry in catalogue.ENTRIES.values()
         if catalogue.is_fetched(entry.name)
@@ -160,7 +167,7 @@ def _cached(hub_id: str) -> Iterator[Choice]:
             config = _config(folder)
             kinds = config.get("architectures")
             if isinstance(kinds, list) and str(*kinds[:1]).endswith(("ForCausalLM", "LMHeadModel")):
-                yield Choice(hub_id, hub_id, _layers(config))
+                yield _configured(hub_id, hub_id, config)
 
 
 def _converted(name: str, folder: Path) -> Iterator[Choice]:
@@ -168,7 +175,7 @@ def _converted(name: str, folder: Path) -> Iterator[Choice]:
     with suppress(ValueError, OSError):
         origin = str(read_json(folder / MANIFEST).get("origin", ""))
         title = f"{name.rpartition('-')[0]}.gguf"  # the name ends in the file's digest
-        yield Choice(name, str(folder), _layers(_config(folder)), title, origin)
+        yield _configured(name, str(folder), _config(folder), title, origin)
 
 
 def _added(entry: str) -> Choice:
@@ -188,7 +195,7 @@ def _added(entry: str) -> Choice:
             return _gguf(name, path)
         if not path.is_dir():
             raise ValueError("it is neither a folder nor a .gguf file")
-        return Choice(name, str(path), _layers(_config(path)))
+        return _configured(name, str(path), _config(path))
     except (ValueError, OSError) as error:
         reason = str(error).replace(str(path), path.name)
         raise ValueError(f"the model {name!r} of ENGRAM_MODELS cannot be used: {reason}") from None
@@ -217,9 +224,11 @@ def _config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def _layers(config: dict[str, Any]) -> int:
-    """Number of layers in config.json."""
-    return _counted(next((config[key] for key in _LAYER_KEYS if key in config), None), "config.json")
+def _configured(name: str, source: str, config: dict[str, Any], title: str = "", origin: str = "") -> Choice:
+    """A model with this config.json."""
+    layers, width = (next((config[key] for key in keys if key in config), None) for keys in (_LAYER_KEYS, _WIDTH_KEYS))
+    family, d_model = str(config.get("model_type", "")), width if isinstance(width, int) else 0
+    return Choice(name, source, _counted(layers, "config.json"), title, origin, family, d_model)
 
 
 def _counted(layers: Any, said_by: str) -> int:

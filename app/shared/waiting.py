@@ -20,6 +20,11 @@ TICK_SECONDS, QUEUED_SECONDS = 0.5, 1.0
 """Between two looks at a running job, and at one that waits its turn; its end or an early result is seen at once.  Each
 move of a bar takes time from the trace where the browser runs on the same cores."""
 MEGABYTE = 1e6
+ALL_DRAWN = """<style>
+body:has([data-stale=false] .all-drawn) [data-stale=true] { display: none }
+</style><i class="all-drawn"></i>"""
+"""Streamlit keeps what an earlier run drew until this one ends, hence while it waits.  This hides it, from the moment when
+all is drawn until the next run begins."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +81,8 @@ def wait(runner: Runner, jobs: list[Waiting]) -> None:
     live = [waiting for waiting in jobs if waiting.job.live]
     if len(live) < len(jobs):
         st.rerun()
+    if live:
+        st.html(ALL_DRAWN)
     while live:
         for waiting in live:
             show(runner, waiting)

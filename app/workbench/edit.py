@@ -9,6 +9,7 @@ import streamlit as st
 
 from app.language.say import later, said, say
 from app.server import cache, limits
+from app.server.catalog import Choice
 from app.server.jobs import Job, Runner
 from app.session import state
 from app.session.asks import EditAsk
@@ -20,6 +21,7 @@ from app.shared.tables import headings
 from app.shared.waiting import Waiting, cancel
 from app.shared.wording import duration, plain, probability, sentence, visible
 from app.workbench import ledger, settings
+from models.cards import layer_choice
 
 if TYPE_CHECKING:
     from app.workflow import Located
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
     from tracing import TraceResult
 
 PROBABILITIES = ("p(new) before", "p(new) after")
-BEFORE = later("A trace may suggest a layer; run one first.")
+BEFORE = later("Run a trace first; it may suggest another.")
 ONCE = 0.5
 """Seconds from which the second moment is shown apart from the edit; below, it was kept from an earlier edit."""
 LEAST_TYPICAL = 2
@@ -60,7 +62,7 @@ def controls(form: Form, trace: Job | None) -> tuple[EditAsk | None, Places]:
     with left:
         layer = _layer(form)
     with st.container(horizontal=True, gap="xsmall", vertical_alignment="bottom"):
-        method = settings.method(form.model.n_layers)
+        method = settings.method(form.model)
         config = _advanced(method, layer)
     traced = _traced(form, trace)
     with right:
@@ -99,7 +101,10 @@ def draw(
     """Draw the buttons and the result of the last edit."""
     with places.buttons:
         live = _actions(form, runner, ask, edit, ready=trace is not None and trace.state == "done")
-    waiting = [Waiting(edit, st.empty())] if live and edit is not None else []
+    waiting = []
+    if live and edit is not None:
+        waiting = [Waiting(edit, st.empty())]
+        places.details.empty()
     if edit is not None and edit.state == "cancelled":
         st.info(say("Cancelled. The model is unchanged."), icon=":material/block:")
     elif edit is not None and edit.state == "failed":
@@ -124,7 +129,7 @@ def _layer(form: Form) -> int:
         say("Layer"),
         0,
         last,
-        form.model.usual_layer,
+        form.model.usual.layer,
         key="layer",
         help=say(
             "The layer to edit. You can also click the map or the table. Where a trace points says little about where "
@@ -138,8 +143,13 @@ def _layer(form: Form) -> int:
 def _suggest(form: Form, trace: Job | None, layer: int) -> None:
     """Say which layer the trace or the method suggests."""
     done = trace is not None and trace.state == "done"
-    words = _suggestion(trace.result, layer, _position(form, trace)) if trace and done else said(BEFORE)
-    st.caption(f"{_own_layer(form.model.n_layers)}{words}")
+    if trace and done:
+        words = _suggestion(trace.result, layer, _position(form, trace))
+    else:
+        loaded = cache.shelf().loaded(form.model.key)
+        choice = form.model.usual if loaded is None else layer_choice(*form.model.size, loaded.revision)
+        words = f"{plain(said(choice.sentence))} {said(BEFORE)}"
+    st.caption(f"{_own_layer(form.model)}{words}")
 
 
 def _traced(form: Form, trace: Job | None) -> TraceResult | None:
@@ -186,14 +196,14 @@ def _position(form: Form, trace: Job) -> int:
     return len(result.tokens) - 1 if token == "last" else int(result.subject_span[0]) + int(token.split(":")[1])
 
 
-def _own_layer(n_layers: int) -> str:
+def _own_layer(model: Choice) -> str:
     """Where the chosen method usually edits, if that is not where a trace points."""
     if not session().method_shown:
         return ""
     from editing import METHODS
 
     name = st.session_state.get("method")
-    own = settings.own_layers(n_layers).get(name)
+    own = settings.own_layers(model).get(name)
     return "" if own is None else say("{title} usually edits layer {own}. ", title=said(METHODS[name].title), own=own)
 
 

@@ -40,6 +40,8 @@ def draw(runner: Runner, scores: Job | None) -> list[Waiting]:
         st.header(say("3 · Evaluate"), anchor=False, width="stretch")
         if report is not None:
             export.report_panel(report)
+        else:
+            st.empty()
     if report is not None:
         _about_edit(report)
     elif scores is not None and scores.live:

@@ -191,6 +191,7 @@ def _expected(form: Form) -> str:
 
 
 def _run_button(form: Form, again: bool) -> None:
+    """Never disabled: the click or the keys may be what ends the correction of a field."""
     stale = again and session().trace_ask != form.trace_ask()
     st.button(
         say("Run again") if stale else say("Run trace"),
@@ -198,7 +199,6 @@ def _run_button(form: Form, again: bool) -> None:
         icon=":material/play_arrow:",
         type="secondary" if st.context.theme.type == "dark" else "primary",
         shortcut="Mod+Enter",
-        disabled=bool(form.problems),
         help=say("First correct the field named above.") if form.problems else None,
         on_click=state.press,
         args=("run",),

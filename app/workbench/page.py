@@ -5,7 +5,7 @@ from functools import partial
 
 import streamlit as st
 
-from app.language.say import later
+from app.language.say import later, say
 from app.server import cache, catalog
 from app.server.jobs import Job, Lane, Work
 from app.session import keep, runs, state
@@ -68,8 +68,11 @@ if painted and not form.problems:
     reading = job_for(form.read_ask().key, later("Reading the prompt"), partial(work.read, form.read_ask()), "quick")
     if reading.state == "done":
         form = replace(form, known=reading.result.answer.strip())
-if state.pressed("run") and not form.problems:
-    state.start_trace(form.trace_ask())
+if state.pressed("run"):
+    if form.problems:
+        st.toast(say("First correct the field named above."), icon=":material/error:")
+    else:
+        state.start_trace(form.trace_ask())
 if mine.run_on_load and not form.problems:
     mine.run_on_load = False
     mine.trace_ask = form.trace_ask()

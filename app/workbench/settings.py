@@ -9,6 +9,7 @@ import streamlit as st
 
 from app.language.say import later, said, say, setting_label
 from app.server import cache
+from app.server.catalog import Choice
 from app.session import state
 from app.shared.wording import plain, sentence
 
@@ -42,12 +43,8 @@ ADVICE = {
 """One line on when to take a method; what each reaches is measured in docs/methods.md."""
 
 
-def method(n_layers: int) -> str:
-    """Draw the picker, its methods in their groups; the chosen method's name.
-
-    Args:
-        n_layers: of the model.
-    """
+def method(model: Choice) -> str:
+    """Draw the picker, its methods in their groups; the chosen method's name."""
     from editing import METHODS
 
     return str(
@@ -58,7 +55,7 @@ def method(n_layers: int) -> str:
             key="method",
             persist_state="session",
             on_change=state.follow_method,
-            args=(own_layers(n_layers), n_layers - 1),
+            args=(own_layers(model), model.n_layers - 1),
             help=_all_advice(),
         )
     )
@@ -91,14 +88,15 @@ def _all_advice() -> str:
     return "\n".join(lines)
 
 
-def own_layers(n_layers: int) -> dict[str, int]:
-    """Method -> its default layer in a model of this depth; ROME and R-ROME take the trace's."""
+def own_layers(model: Choice) -> dict[str, int]:
+    """Method -> its default layer in a model; ROME and R-ROME take the card's or the trace's."""
     from editing import METHODS
-    from models.published import usual_layers
+    from models.published import PUBLISHED, usual_layers
 
+    last = PUBLISHED.get(model.size, usual_layers(model.n_layers))[-1]
     knobs = {name: dataclasses.fields(method.config_type) for name, method in METHODS.items()}
     return {
-        name: int(knob.metadata["share"] * n_layers) if "share" in knob.metadata else usual_layers(n_layers)[-1]
+        name: int(knob.metadata["share"] * model.n_layers) if "share" in knob.metadata else last
         for name, fields in knobs.items()
         for knob in fields
         if knob.name == "layer" and knob.default is not dataclasses.MISSING

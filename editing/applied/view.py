@@ -60,6 +60,15 @@ class EditedModel(LanguageModel):
         return not self.prefix and not self._memories and self._inner.plain
 
     @property
+    def bare(self) -> LanguageModel:
+        """As `LanguageModel.bare`; a memory decides by the prompt without the words before it, so it keeps the view."""
+        return self._inner if self.prefix and not self._memories else self
+
+    def behind_prefix(self, row: Sequence[int]) -> tuple[list[int], int]:
+        """As `LanguageModel.behind_prefix`."""
+        return prefix.behind(self.base, self.prefix, row)
+
+    @property
     def max_positions(self) -> int:
         """Longest sequence that fits behind the longest prefix or context, in tokens."""
         contexts = (context for memory in self._memories for op in memory.ops for context in op.contexts)
@@ -136,7 +145,7 @@ class EditedModel(LanguageModel):
     def _behind_prefix(self, ids: torch.Tensor, stops: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
         """[batch, pos, d_vocab] of the rows' own positions."""
         shift = len(self.prefix)
-        rows, leads = zip(*(prefix.behind(self.base, self.prefix, row) for row in ids.tolist()), strict=True)
+        rows, leads = zip(*map(self.behind_prefix, ids.tolist()), strict=True)
         logits = self._inner.logits(torch.tensor(rows), stops + shift, ends + shift)
         return torch.stack([prefix.own_positions(row, lead, shift) for row, lead in zip(logits, leads, strict=True)])
 
@@ -145,7 +154,7 @@ class EditedModel(LanguageModel):
     ) -> list[list[int]]:
         """As `LanguageModel.continuations`."""
         first = [()] * len(rows) if begun is None else begun
-        behind = [prefix.behind(self.base, self.prefix, row)[0] for row in rows]
+        behind = [self.behind_prefix(row)[0] for row in rows]
         continued = self._inner.continuations(behind, max_new_tokens, first)
         for index, row in enumerate(rows):
             routed = self.route(list(row))
@@ -157,7 +166,7 @@ class EditedModel(LanguageModel):
 
     def drawn(self, rows: Sequence[Sequence[int]], length: int, sampling: Sampling) -> list[list[int]]:
         """As `LanguageModel.drawn`; a prefix or context does not count towards `length`."""
-        behind = [prefix.behind(self.base, self.prefix, row)[0] for row in rows]
+        behind = [self.behind_prefix(row)[0] for row in rows]
         drawn = self._inner.drawn(behind, length + len(self.prefix), sampling)
         for index, row in enumerate(rows):
             routed = self.route(list(row))

@@ -16,7 +16,7 @@ from metrics.asking import generation, logprobs
 from metrics.asking.generation import Said
 from metrics.asking.kept import answers
 from metrics.asking.logprobs import Forced
-from models.forwards.tree import MOST_NODES, Tree, TreeForward, joined_cache, shares_beginnings
+from models.forwards.tree import LONGEST, MOST_NODES, Tree, TreeForward, joined_cache, shares_beginnings
 from models.generation import greedy
 
 if TYPE_CHECKING:
@@ -47,12 +47,16 @@ _Question = logprobs.Question | generation.Question
 def _asked(model: LanguageModel, questions: Sequence[_Question], tick: Tick) -> dict[_Question, Any]:
     if not questions:
         return {}
+    if model.bare is not model:
+        whole = {question: _behind_prefix(model, question) for question in questions}
+        found = _asked(model.bare, list(dict.fromkeys(whole.values())), tick)
+        return {question: found[whole[question]] for question in questions}
     shared = shares_beginnings(model)
     units: dict[tuple[int, ...], _Unit] = {}
     apart = _Unit()
     for question in questions:
         ids, n_prompt = question[0], question[1] if len(question) == 3 else len(question[0])
-        unit = units.setdefault(ids[:n_prompt], _Unit()) if shared and len(ids) <= MOST_NODES else apart
+        unit = units.setdefault(ids[:n_prompt], _Unit()) if shared and len(ids) <= LONGEST else apart
         if len(question) == 3:
             unit.scored.append(question)
         else:
@@ -66,6 +70,14 @@ def _asked(model: LanguageModel, questions: Sequence[_Question], tick: Tick) -> 
             del waiting[: generation.BATCH]
     _go_on(model, waiting, said, tick)
     return said | _row_by_row(model, apart, tick)
+
+
+def _behind_prefix(model: LanguageModel, question: _Question) -> _Question:
+    """The question that `model.bare` answers."""
+    row, _ = model.behind_prefix(question[0])
+    if len(question) == 3:
+        return tuple(row), question[1] + len(row) - len(question[0]), question[2]
+    return tuple(row), question[1]
 
 
 def _row_by_row(model: LanguageModel, unit: _Unit, tick: Tick) -> dict[_Question, Any]:
@@ -114,7 +126,7 @@ def _groups(model: LanguageModel, units: Mapping[tuple[int, ...], _Unit]) -> Ite
     for prompt in sorted(units):  # so that prompts that begin alike follow each other
         unit = units[prompt]
         rows = [prompt, *(ids[:-1] for ids, _, _ in unit.scored)]
-        nodes = len(group.tree) + sum(group.tree.new_nodes(row) for row in rows)
+        nodes = group.tree.behind_fork(prompt) + sum(group.tree.new_nodes(row) for row in rows[1:])
         places = len(group.places) + 1 + sum(len(ids) - n_prompt for ids, n_prompt, _ in unit.scored)
         if len(group.tree) and (nodes > MOST_NODES or places * model.d_vocab > MOST_LOGITS):
             yield group

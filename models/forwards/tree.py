@@ -18,7 +18,9 @@ from models.forwards.partial import logits_of
 from models.language_model import LanguageModel
 
 MOST_NODES = 512
-"""Nodes of a packed row: its attention scores are a square of them."""
+"""Nodes of a packed row behind the first fork: its attention scores are a square of all nodes."""
+LONGEST = 4 * MOST_NODES
+"""Tokens of a row, at most."""
 TOLERANCE = 1e-4
 """Largest difference of logits from those of rows alone, in units of the largest, in float32."""
 FINDING = "shared beginnings"
@@ -62,6 +64,12 @@ class Tree:
         while known < len(row) and (node, row[known]) in self._children:
             node, known = self._children[node, row[known]], known + 1
         return len(row) - known
+
+    def behind_fork(self, row: Sequence[int]) -> int:
+        """How many nodes would stand behind the first fork, with one more row."""
+        new = self.new_nodes(row)
+        forks = (parent + 1 for node, parent in enumerate(self._parents) if parent != node - 1)
+        return len(self) + new - min((len(row) - new, *forks)) if len(self) else 0
 
     @property
     def ancestors(self) -> Tensor:

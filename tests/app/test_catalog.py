@@ -8,7 +8,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from app.server.cache import Shelf
-from app.server.catalog import AS_USUAL, Choice, choice_of, choices, offer
+from app.server.catalog import AS_USUAL, Choice, _added, choice_of, choices, offer
 from tests.tiny import build_tiny
 from tests.tiny_gguf import write_gguf
 
@@ -128,5 +128,16 @@ def test_a_key_holds_how_a_model_is_loaded_where_that_is_not_as_usual() -> None:
 
 
 def test_the_layer_to_start_from_is_a_share_of_the_depth_or_the_published_one() -> None:
-    assert [Choice("x", "x", n).usual_layer for n in (1, 12, 30)] == [0, 2, 6]
-    assert Choice("x", "x", 48, published=(13, 14, 15, 16, 17)).usual_layer == 15
+    assert [Choice("x", "x", n).usual.layer for n in (1, 12, 30)] == [0, 2, 6]
+    assert Choice("x", "x", 48, family="gpt2", d_model=1600).usual.layer == 17
+
+
+def test_the_layer_to_start_from_is_that_of_a_layer_card() -> None:
+    assert choices()["reference"].usual.source == "measured on its size"
+
+
+def test_the_size_of_a_folder_is_read_so_that_its_published_layers_are_found(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").touch()
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2", "n_layer": 24, "n_embd": 1024}')
+    found = _added(f"mine={tmp_path}")
+    assert (found.usual.layer, found.usual.source) == (8, "published")

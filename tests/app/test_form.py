@@ -36,7 +36,9 @@ def test_new_answer_equal_to_the_true_one(new_page: NewPage) -> None:
 def test_a_subject_that_is_not_in_the_prompt_stops_the_run(new_page: NewPage) -> None:
     page = new_page(subject="Eiffel Tower")
     assert "not in the prompt" in said(page)
-    assert page.button(key="run_trace").disabled
+    page.button(key="run_trace").click().run()
+    assert [toast.value for toast in page.toast] == ["First correct the field named above."]
+    assert not page.get("plotly_chart")
 
 
 def test_an_unknown_fact_is_said_to_be_unknown(new_page: NewPage) -> None:  # check 19

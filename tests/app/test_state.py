@@ -149,10 +149,11 @@ def test_an_infinite_condition_number_is_shown() -> None:
 
 
 def test_the_slider_follows_methods_that_have_a_layer_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    own = own_layers(12)
+    own = own_layers(Choice("x", "x", 12))
     assert own["grace"] == round(0.6 * 12)
     assert not {"rome", "r-rome", "ice"} & own.keys()
-    assert own_layers(24)["grace"] == 2 * own["grace"]
+    assert own_layers(Choice("x", "x", 24))["grace"] == 2 * own["grace"]
+    assert own_layers(Choice("x", "x", 48, family="gpt2", d_model=1600))["memit"] == 17
     fields = _Fields(layer=4, method="grace")
     monkeypatch.setattr(state.st, "session_state", fields)
     state.follow_method({"grace": 7, "wise": 9}, 11)

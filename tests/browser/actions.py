@@ -10,14 +10,14 @@ from urllib.parse import parse_qs, urlsplit
 
 from playwright.sync_api import Download, Locator, Page, expect
 
-from app.server.catalog import choices
+from app.server.catalog import Choice, choices
 
 PATIENCE = 90_000
 """Milliseconds; nothing here measures speed, and test machines are busy."""
 LAYERS = choices()["reference"].n_layers
 """Of the bundled model, and of the small one that stands in for it."""
-FIRST_LAYER = choices()["reference"].usual_layer
-"""Where the slider stands before there is a trace."""
+FIRST_LAYER = Choice("reference", "", LAYERS).usual.layer
+"""Where the small model's slider stands before there is a trace: its size has no card."""
 MAP = ".js-plotly-plot:not(.st-key-blank_map_chart *)"
 """A map of a trace; before the first one pale cells stand in its place."""
 

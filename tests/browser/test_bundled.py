@@ -14,6 +14,7 @@ from tests.browser.actions import (
     at,
     button,
     expect_layer,
+    fill,
     grid,
     report,
     slider,
@@ -67,10 +68,15 @@ def test_trace_click_edit_read_and_undo(bundled_page: NewPage, bundled_server: S
 
 def test_a_long_trace_shows_its_first_noise_sample_meanwhile(bundled_page: NewPage) -> None:
     words = "The Space Needle, which many people come to see in the summer of every year, is located in the city of"
-    page = bundled_page(samples="20", prompt=words, subject="Space Needle", site="state")
-    expect(page.locator(".read.now")).to_be_visible(timeout=PATIENCE)
+    page = bundled_page(samples="20", prompt=words, subject="Space Needle", answer="Oslo", site="state")
+    doubt, first = page.get_by_text("it explains a guess"), page.get_by_text("The first of 20 noise samples")
+    expect(doubt).to_be_visible(timeout=PATIENCE)
+    fill(page, "True answer", "")
     button(page, "Run trace").click()
-    expect(page.get_by_text("The first of 20 noise samples")).to_be_visible(timeout=PATIENCE)
+    expect(first).to_be_visible(timeout=PATIENCE)
     expect(page.locator(MAP)).to_be_visible(timeout=PATIENCE)
+    page.wait_for_function("() => document.querySelector('[data-stale=false] .all-drawn')")
+    assert not doubt.is_visible()  # it was of the other answer
+    expect(first).to_be_visible()
     traced(page)
-    expect(page.get_by_text("The first of 20 noise samples")).to_have_count(0)
+    expect(first).to_have_count(0)

@@ -29,7 +29,7 @@ def test_first_page(new_page: NewPage) -> None:  # checks 1 and 3
     expect(button(page, "Export")).to_be_disabled()
     expect(button(page, "Apply edit")).to_be_disabled()
     expect(page.get_by_text("then one state at a time is restored")).to_be_visible()
-    expect(page.get_by_text("A trace may suggest a layer; run one first")).to_be_visible()
+    expect(page.get_by_text("Run a trace first; it may suggest another")).to_be_visible()
     expect(page.locator(".st-key-tiles").get_by_text("—")).to_have_count(5)
 
 
@@ -54,10 +54,12 @@ def test_subject_not_in_the_prompt(new_page: NewPage) -> None:  # check 18
     page = new_page()
     fill(page, "Subject", "Eiffel Tower")
     expect(page.get_by_text("not in the prompt")).to_be_visible()
-    expect(button(page, "Run trace")).to_be_disabled()
+    button(page, "Run trace").click()
+    expect(page.get_by_text("First correct the field named above")).to_be_visible()
     expect(page.locator("[data-testid=stException]")).to_have_count(0)
-    fill(page, "Subject", DEFAULT.subject)
-    expect(button(page, "Run trace")).to_be_enabled()
+    page.get_by_role("textbox", name="Subject").fill(DEFAULT.subject)
+    button(page, "Run trace").click()  # the same click ends the correction
+    expect(page.locator(MAP)).to_be_visible(timeout=PATIENCE)
 
 
 def test_a_link_restores_every_field(new_page: NewPage) -> None:  # check 20

@@ -49,6 +49,13 @@ class KnownModel:
         rest = (1 - sum(entry.values())) / (self.d_vocab - len(entry))
         return torch.tensor([entry.get(word, rest) for word in self.vocabulary]).log()
 
+    @property
+    def bare(self) -> KnownModel:
+        return self
+
+    def behind_prefix(self, row: Sequence[int]) -> tuple[list[int], int]:
+        return list(row), 0
+
     def tokenize(self, text: str, *, special_tokens: bool = True) -> list[int]:
         ids: list[int] = self.tokenizer(text, add_special_tokens=special_tokens)["input_ids"]
         return ids

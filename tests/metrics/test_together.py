@@ -1,14 +1,18 @@
 """Asking together gives what asking row by row gives."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 
+from editing.applied.view import EditedModel, apply_edits
 from facts import EditRequest, Fact, Probe
 from metrics import evaluate
 from metrics.asking import together
 from metrics.asking.kept import _KEPT
 from metrics.drift import text_nll
 from models import LanguageModel
+from tests.editing import made as by_hand
 from tests.tiny import SENTENCES, tiny_model
 
 REQUEST = EditRequest(
@@ -28,11 +32,20 @@ def edited(model: LanguageModel) -> LanguageModel:
     return model.view({name: model.weight(name) + 0.1 * torch.randn(model.weight(name).shape)})
 
 
+def told(model: LanguageModel) -> LanguageModel:
+    """With words before every prompt, more than a row of their own may be long."""
+    words = by_hand.stated(model, "The Space Needle is in Rome.", SENTENCES[:2])
+    return apply_edits(model, [by_hand.made(model, words, method="ice")])
+
+
+@pytest.mark.parametrize("change", [edited, told])
 @pytest.mark.parametrize("family", ["gpt2", "gemma3_text", "gpt_neo", "bloom"])
-def test_a_report_is_the_same_as_row_by_row(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_report_is_the_same_as_row_by_row(
+    family: str, change: Callable[[LanguageModel], LanguageModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
     torch.manual_seed(0)
     model = tiny_model(family)
-    view = edited(model)
+    view = change(model)
     monkeypatch.setattr(together, "MOST_NODES", 40)  # several groups
     reports = []
     for shared in (True, False):
@@ -40,6 +53,7 @@ def test_a_report_is_the_same_as_row_by_row(family: str, monkeypatch: pytest.Mon
         if not shared:
             for module in ("metrics.asking.together", "metrics.drift"):
                 monkeypatch.setattr(f"{module}.shares_beginnings", lambda model: False)
+            monkeypatch.setattr(EditedModel, "bare", property(lambda self: self))
         reports.append(evaluate(model, view, REQUEST, guard_texts=SENTENCES[:3]))
     assert [row.after.continuation for row in reports[0].rows] == [row.after.continuation for row in reports[1].rows]
     assert reports[0].texts == reports[1].texts
