@@ -1,8 +1,8 @@
 """Does a layer card's layer edit better than the layer a trace suggests?  `python -m benchmarks.layer_cards --model M`
 
 Facts of test subjects, which no card is measured on.  Each is edited at the card's layer, at the layer where its own
-trace of MLP outputs has the largest effect at the last subject token (which the page suggests where it stands out),
-and at the layer by depth.  Scores are those of the card; differences are paired over facts.
+trace of MLP outputs has the largest effect at the last subject token (one layer at a time, while the page restores
+windows), and at the layer by depth.  Scores are those of the card; differences are paired over facts.
 """
 
 from __future__ import annotations

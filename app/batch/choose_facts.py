@@ -22,7 +22,8 @@ from app.shared.wording import plain, sentence
 if TYPE_CHECKING:
     from app.batch.datasets import Dataset
 
-LARGEST_MB = 5
+LARGEST_MB = 2
+"""The server's `maxUploadSize` in `streamlit_config.toml`, which is the limit of any file."""
 ENDINGS = ["json", "jsonl", "csv", "tsv", "txt"]
 LOCAL = ("127.0.0.1", "localhost", "::1")
 SOURCES = {ATLAS: later("Bundled atlas"), "file": later("A file")}

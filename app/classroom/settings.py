@@ -36,7 +36,7 @@ class Limits(_Table):
 class Classroom(_Table):
     """One class."""
 
-    models: Annotated[tuple[str, ...], Field(min_length=1)] = ("reference",)
+    models: Annotated[tuple[str, ...], Field(min_length=1)] = ("reference", "glass-box")
     """Names of the list of models; others are not offered."""
     pages: tuple[Page, ...] = ("workbench", "lessons", "runs", "methods")
     language: Literal["en", "zh"] = "en"

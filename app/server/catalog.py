@@ -135,8 +135,9 @@ def offer() -> Offer:
         for entry in catalogue.ENTRIES.values()
         if catalogue.is_fetched(entry.name)
     }
-    if limits.public():
-        listed = {REFERENCE: listed[REFERENCE]}
+    wanted = os.environ.get(OFFERED)
+    if limits.public() and not wanted:
+        listed = {name: choice for name, choice in listed.items() if catalogue.ENTRIES[name].source == "bundled"}
     else:
         listed |= _found_here(listed)
     unusable = []
@@ -147,7 +148,7 @@ def offer() -> Offer:
             unusable.append(str(error))
         else:
             listed[added.name] = added
-    if wanted := os.environ.get(OFFERED):
+    if wanted:
         listed = {name: listed[name] for name in wanted.split(",") if name in listed}
     return Offer(listed, tuple(unusable))
 

@@ -23,8 +23,8 @@ MEGABYTE = 1e6
 ALL_DRAWN = """<style>
 body:has([data-stale=false] .all-drawn) [data-stale=true] { display: none }
 </style><i class="all-drawn"></i>"""
-"""Streamlit keeps what an earlier run drew until this one ends, hence while it waits.  This hides it, from the moment when
-all is drawn until the next run begins."""
+"""Streamlit keeps what an earlier run drew until this one ends, hence while it waits.  This hides it, from the moment
+when all is drawn until the next run begins."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 
 def test_the_file_of_the_repository_is_a_class() -> None:
     classroom = read_classroom(ROOT / "classroom.toml").model_copy(update={"address": "10.0.0.7"})
-    assert classroom.models == ("reference",)
+    assert classroom.models == ("reference", "glass-box")
     assert "batch" not in classroom.pages
     assert "run=1" in classroom.link
 
@@ -46,8 +46,11 @@ def test_the_server_is_told_by_variables() -> None:
 
 
 def test_only_the_models_of_the_class_are_offered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ENGRAM_OFFERED", "reference")
-    assert list(offer().models) == ["reference"]
+    for models in (("reference",), ("glass-box", "reference")):
+        for name, value in Classroom(address="10.0.0.7", models=models).environment().items():
+            if name.startswith("ENGRAM_"):
+                monkeypatch.setenv(name, value)
+        assert tuple(offer().models) == models
 
 
 def test_the_page_shows_the_way_in_and_hides_what_the_class_does_without(

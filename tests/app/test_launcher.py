@@ -198,6 +198,6 @@ def test_a_public_server_offers_its_own_models_as_they_are(monkeypatch: pytest.M
 
     monkeypatch.setenv("ENGRAM_PUBLIC", "1")
     monkeypatch.setenv("ENGRAM_MODELS", "")
-    assert list(catalog.choices()) == ["reference"]
+    assert list(catalog.choices()) == ["reference", "glass-box"]  # both bundled
     with pytest.raises(ValueError, match="loads its models as float32 alone"):
         catalog.choice_of("reference|auto|bfloat16")

@@ -51,6 +51,10 @@ STYLE = ("palette", "marks", "title", "model_name")
 """What `add_style` adds."""
 
 
+WINDOW = "1, a quarter of the layers for MLP and attention"
+"""What `usual_window` gives."""
+
+
 def add_config(parser: argparse.ArgumentParser, *, without: Collection[str] = ()) -> None:
     """An option for every field of TraceConfig except `without`; omitted options keep the default."""
     hints = get_type_hints(TraceConfig)
@@ -59,7 +63,8 @@ def add_config(parser: argparse.ArgumentParser, *, without: Collection[str] = ()
         if name in without:
             continue
         flag, hint = f"--{name.replace('_', '-')}", hints[name]
-        text = f"{field.metadata.get('help', '')} (default: {_default(field.default)})"
+        default = WINDOW if name == "window" else _default(field.default)
+        text = f"{field.metadata.get('help', '')} (default: {default})"
         if get_origin(hint) in (Union, UnionType):
             (hint,) = [choice for choice in get_args(hint) if choice is not NoneType]
         if hint is bool:
