@@ -44,7 +44,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--preview", type=_count, default=0, metavar="N", help="also show the first N rows as cases")
     parser.add_argument("--out", metavar="FILE", help="write the cases as JSON Lines, in Engram's own form")
     parser.add_argument(
-        "--rejected", metavar="FILE", help="where rows that are set aside go; by default beside FILE, with the ending .rejected.jsonl"
+        "--rejected", metavar="FILE", help="where rows set aside go; by default beside FILE, in .rejected.jsonl"
     )
     parser.add_argument(
         "--keep-same-answers",
