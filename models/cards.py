@@ -86,6 +86,11 @@ class LayerChoice:
                 f"(95 % interval {low:.2f} to {high:.2f}){better}."
             )
         others = ", ".join(str(layer) for layer in card.tied if layer != card.layer)
+        if len(card.tied) == 2:
+            return (
+                f"Layer {self.layer} was measured on {card.n} facts{whose}: score {card.score:.2f} "
+                f"(95 % interval {low:.2f} to {high:.2f}); none stands out, layer {others} does as well{better}."
+            )
         return (
             f"Layer {self.layer} was measured on {card.n} facts{whose}: score {card.score:.2f} "
             f"(95 % interval {low:.2f} to {high:.2f}); none stands out, layers {others} do as well{better}."

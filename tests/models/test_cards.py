@@ -68,6 +68,8 @@ def test_what_is_said(tmp_path: Path) -> None:
     card = read_card(written(tmp_path, "tied.json", recommended=tied))
     sentence = layer_choice(*card.size, card.revision, card).sentence
     assert "none stands out, layers 4, 9 do as well" in sentence
+    two = read_card(written(tmp_path, "two.json", recommended=tied | {"tied": [4, 7]}))
+    assert layer_choice(*two.size, two.revision, two).sentence.count("layer 4 does as well") == 1
     assert sentence.endswith("r-rome does better there with stop_loss=0.3.")
 
 
