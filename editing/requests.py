@@ -14,7 +14,7 @@ def check_layer(model: LanguageModel, layer: int) -> None:
     Raises:
         ValueError: if there is no such layer.
     """
-    if layer >= model.n_layers:
+    if not 0 <= layer < model.n_layers:
         raise ValueError(f"layer {layer} is out of range: this model has layers 0 to {model.n_layers - 1}")
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from editing.requests import check_layer
 from editing.train.forward import Forward
 from editing.train.rows import Rows
 from models import LanguageModel, as_out_in
@@ -94,8 +95,7 @@ def mlp_weights(model: LanguageModel, layers: Sequence[int]) -> tuple[str, ...]:
     """
     names: list[str] = []
     for layer in layers:
-        if not 0 <= layer < model.n_layers:
-            raise ValueError(f"layer {layer} is out of range: this model has layers 0 to {model.n_layers - 1}")
+        check_layer(model, layer)
         down = model.architecture.key_path(layer)
         parent = down.rpartition(".")[0]
         siblings = [

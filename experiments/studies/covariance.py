@@ -20,7 +20,6 @@ from experiments.cells.rewrite import SCORES, layer_for, scores_of, trimmed
 from experiments.kinds import Context, kind
 from experiments.ledger.ledger import Ledger
 from experiments.ledger.records import Entry, entries
-from experiments.places import shown_name
 from experiments.plan import Cell, Plan, Spec
 from experiments.studies.parts import output
 from experiments.studies.parts.known import add_source, draw_requests
@@ -85,13 +84,11 @@ def add_options(parser: ArgumentParser) -> None:
 def plan(options: Namespace, model: LanguageModel) -> Plan:
     """A cell for every sample size, and one for every edit with it."""
     from editing import get_method
+    from editing.requests import check_layer
 
     if "statistics" not in get_method(options.method).needs:
         raise ValueError(f"{options.method} uses no second moment; choose rome, r-rome, memit, emmet or alphaedit")
-    if not 0 <= options.layer < model.n_layers:
-        raise ValueError(
-            f"layer {options.layer} is out of range; {shown_name(model.name)} has layers 0 to {model.n_layers - 1}"
-        )
+    check_layer(model, options.layer)
     sizes = sorted(set(options.tokens))
     drawn = draw_requests(model, options.source, options.facts, options.seed)
     layer = layer_for(options.method, options.layer)

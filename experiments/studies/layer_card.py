@@ -88,11 +88,14 @@ def add_options(parser: ArgumentParser) -> None:
 
 def plan(options: Namespace, model: LanguageModel) -> Plan:
     """Cells of the first part: traces, gradients, and edits at every layer of the grid."""
+    from editing.requests import check_layer
     from tracing import measure_noise
 
     if options.facts < 2:
         raise ValueError(f"{options.facts} facts were asked for; expected at least 2, over which layers are compared")
     settings = settings_of(options, [options.method])[options.method]
+    for layer in options.layers or ():
+        check_layer(model, layer)
     variants_of(options.tried, options)
     drawn = draw_requests(
         model,
@@ -104,7 +107,7 @@ def plan(options: Namespace, model: LanguageModel) -> Plan:
         splits=SPLITS,
     )
     requests = prompted(model, drawn.items, options.seed, options.source == ATLAS)
-    layers = checked(options.layers, model) or grid_of(model, requests, options.grid)
+    layers = sorted(set(options.layers or ())) or grid_of(model, requests, options.grid)
     window = options.window or max(1, int(PAPER_WINDOW * model.n_layers + 0.5))
     level = level_of(measure_noise(model, [request.fact.subject for request in requests]))
     cells = traces(requests, window, options.samples, options.seed, level)
@@ -125,18 +128,6 @@ def plan(options: Namespace, model: LanguageModel) -> Plan:
         **drawn.about,
     }
     return Plan(options.name or NAME, options.model, tuple(cells), about=about)
-
-
-def checked(layers: Sequence[int] | None, model: LanguageModel) -> list[int]:
-    """The layers that were asked for, rising.
-
-    Raises:
-        ValueError: if the model has no such layer.
-    """
-    chosen = sorted(set(layers or ()))
-    if chosen and not 0 <= chosen[0] <= chosen[-1] < model.n_layers:
-        raise ValueError(f"the layers are {chosen}; {shown_name(model.name)} has layers 0 to {model.n_layers - 1}")
-    return chosen
 
 
 def grid_of(model: LanguageModel, requests: Sequence[EditRequest], count: int) -> list[int]:

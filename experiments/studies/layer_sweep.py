@@ -20,7 +20,6 @@ from experiments.cells.rewrite import SCORES, scores_of, trimmed
 from experiments.cells.trace import level_of
 from experiments.ledger.ledger import Ledger
 from experiments.ledger.records import Entry, entries
-from experiments.places import shown_name
 from experiments.plan import Cell, Plan, canonical
 from experiments.studies.average_effects import PAPER_WINDOW
 from experiments.studies.parts import output
@@ -48,6 +47,7 @@ def add_options(parser: ArgumentParser) -> None:
 
 def plan(options: Namespace, model: LanguageModel) -> Plan:
     """Cells of the study: a trace of every fact, and an edit of every fact at every layer."""
+    from editing.requests import check_layer
     from tracing import measure_noise
 
     if options.facts < 2:
@@ -57,8 +57,8 @@ def plan(options: Namespace, model: LanguageModel) -> Plan:
     )
     window = options.window or max(1, int(PAPER_WINDOW * model.n_layers + 0.5))
     layers = sorted(set(options.layers or range(model.n_layers)))
-    if not 0 <= layers[0] <= layers[-1] < model.n_layers:
-        raise ValueError(f"the layers are {layers}; {shown_name(model.name)} has layers 0 to {model.n_layers - 1}")
+    for layer in layers:
+        check_layer(model, layer)
     level = level_of(measure_noise(model, [request.fact.subject for request in drawn.items]))
     method_settings = settings_of(options, [options.method])[options.method]
     cells = []
