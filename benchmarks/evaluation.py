@@ -18,8 +18,9 @@ from time import perf_counter
 import torch
 
 from app import workflow
+from benchmarks.parts.variants import variants
+from editing import METHODS
 from editing.parts.moments import DEPTHS, estimate
-from editing.parts.suggest import suggest_layer
 from experiments.guard import ordinary_texts
 from metrics import EditReport
 from models import LanguageModel
@@ -80,6 +81,7 @@ def main(argv: list[str] | None = None) -> int:
     """Print one line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.evaluation", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--moments", type=int, metavar="TOKENS", help="measure the second moments instead")
+    parser.add_argument("--method", default="r-rome", choices=sorted(METHODS), help="of the edits; C = I if it takes C")
     add_model_options(parser)
     options = parser.parse_args(argv)
     model = load_from(options)
@@ -87,12 +89,14 @@ def main(argv: list[str] | None = None) -> int:
         for end in (model.n_layers, math.ceil(model.n_layers * DEPTHS[0])):
             print(time_moments(model, options.moments, range(end)))
         return 0
-    settings = {"layer": suggest_layer(model), "second_moment": "identity"}
+    takes_moment = "second_moment" in METHODS[options.method].config_type.__dataclass_fields__
+    changes = [f"{options.method}.second_moment=identity"] if takes_moment else []
+    _, settings = variants(model, [options.method], changes)[options.method]
     seconds, rates = list[float](), [matrix_rate(model)]
     for target in TARGETS:
         request = workflow.request_for(model, PROMPT, SUBJECT, "", target)
         began = perf_counter()
-        edit = workflow.edit(model, request, "r-rome", settings)
+        edit = workflow.edit(model, request, options.method, settings)
         seconds.append(perf_counter() - began)
         began = perf_counter()
         report = workflow.evaluate(model, edit, request)
