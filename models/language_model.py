@@ -9,7 +9,6 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from nnsight import NNsight
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
@@ -289,6 +288,8 @@ class LanguageModel(TextModel):
     @cached_property
     def wrapped(self) -> Any:
         """The nnsight wrapper, made on first use with `lock` held; one for each LanguageModel."""
+        from nnsight import NNsight
+
         return NNsight(self.module)
 
     @cached_property

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import nnsight
 import torch
@@ -38,6 +38,7 @@ Step = tuple[str, Callable[..., None], tuple[Any, ...]]
 class Remote:
     """A driver for `tracing.trace_all` that runs forwards elsewhere."""
 
+    elsewhere: ClassVar[bool] = True
     host: bool | str = True
     """True for the one nnsight is set up for, an address, or "local": everything is serialised, and then run here."""
     checkpoint: str = ""

@@ -18,7 +18,6 @@ from torch import Tensor
 
 from models import LanguageModel
 from models.forwards.packing import TRANSFORMERS, plain
-from models.remote.driver import Remote
 from tracing.engine.passes import sweep_logits
 from tracing.engine.plan import Block, Pack, end_to_end
 from tracing.engine.question import Question
@@ -37,10 +36,10 @@ def engine_for(model: LanguageModel, driver: Driver, prompts: int = 1) -> Engine
     """ "packed" where that is exact, else "replay"; measured at the first call.
 
     Args:
-        driver: one that runs elsewhere is given whole forwards only.
+        driver: one that runs `elsewhere` (`models.remote.driver`) is given whole forwards only.
         prompts: how many share a sweep; measured with two if there are more than one.
     """
-    if isinstance(driver, Remote):
+    if getattr(driver, "elsewhere", False):
         return "replay"
     with model.lock:  # without it, hooks of another thread's forward would count as foreign
         if not plain(model.module):
