@@ -25,7 +25,8 @@ from benchmarks.parts.held_out import held_out_requests
 from benchmarks.parts.variants import NO_OP, variants, weights_of
 from editing import apply_edits, get_method
 from editing.configs import make_config
-from experiments.sequences import edits_in_turn
+from experiments.guard import ordinary_texts
+from experiments.sequences import RollBack, edits_in_turn
 from facts import EditRequest
 from facts.atlas import load_atlas
 from metrics.sequence import text_perplexity
@@ -63,10 +64,17 @@ def shares(model: LanguageModel, cases: Sequence[Case]) -> dict[str, float | Non
 
 
 def batches(
-    model: LanguageModel, name: str, settings: Mapping[str, Any], cases: Sequence[Case], counts: Sequence[int]
+    model: LanguageModel,
+    name: str,
+    settings: Mapping[str, Any],
+    cases: Sequence[Case],
+    counts: Sequence[int],
+    guard: RollBack | None = None,
 ) -> Iterator[dict[str, Any]]:
     """One line for each count n: the first n requests edited at once on the unedited model."""
     method = get_method(name)
+    if guard is not None:
+        raise ValueError("one edit of many facts is not rolled back in part; leave out --roll-back")
     if not method.batch:
         raise ValueError(f"{method.title} takes one request at a time; measure it with --kind sequential")
     config = make_config(method.config_type, settings)
@@ -78,28 +86,36 @@ def batches(
 
 
 def sequence(
-    model: LanguageModel, name: str, settings: Mapping[str, Any], cases: Sequence[Case], counts: Sequence[int]
+    model: LanguageModel,
+    name: str,
+    settings: Mapping[str, Any],
+    cases: Sequence[Case],
+    counts: Sequence[int],
+    guard: RollBack | None = None,
 ) -> Iterator[dict[str, Any]]:
     """One line for each count: requests edited one after the other, each on the model with those before it.
 
-    An edit that the method refuses, as may happen on a model that earlier edits broke, counts as not holding.
+    An edit that the method refuses, as may happen on a model that earlier edits broke, counts as not holding; so does
+    one that the guard takes back.
     """
     chosen = cases[: max(counts)]
-    steps = edits_in_turn(model, [case.request for case in chosen], name, settings)
+    steps = edits_in_turn(model, [case.request for case in chosen], name, settings, roll_back=guard)
     held: list[bool] = []
-    refused, seconds = 0, 0.0
+    refused, taken_back, seconds = 0, 0, 0.0
     for index, case in enumerate(chosen, start=1):
         began = process_time()
         step = next(steps)
         seconds += process_time() - began
         view = step.view
         refused += bool(step.failed)
+        taken_back += bool(step.rolled_back)
         held += _hold(view, [case])
         if index in counts:
             now = _hold(view, cases[:index])
             still = [kept for kept, before in zip(now, held, strict=True) if before]
             retention = fmean(still) if still else None
             more = {"immediate": fmean(held), "retention": retention, "seconds": seconds, "refused": refused}
+            more |= {} if guard is None else {"taken_back": taken_back}
             yield _line(view, cases[:index]) | more
 
 
@@ -123,6 +139,7 @@ def _line(model: LanguageModel, cases: Sequence[Case]) -> dict[str, Any]:
 
 COLUMNS = {
     "edits": "Edits",
+    "taken_back": "Taken back",
     "immediate": "Held when made",
     "reliability": "Hold at the end",
     "retention": "Of those held, hold still",
@@ -147,7 +164,7 @@ def table(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
 def _cell(key: str, value: float | None) -> str:
     if value is None:
         return "–"
-    if key == "edits":
+    if key in ("edits", "taken_back"):
         return str(value)
     if key == "seconds":
         return f"{value:.0f}"
@@ -198,6 +215,10 @@ def _method(
 ) -> list[dict[str, Any]]:
     """The method's lines, from its file if it was measured before."""
     about = {"model": weights_of(model), "settings": dict(settings), "counts": list(counts), "seed": options.seed}
+    guard = None
+    if options.roll_back:
+        about["roll_back"] = True
+        guard = RollBack(tuple(ordinary_texts()), text_perplexity(model, ordinary_texts()))
     path = options.out / options.kind / f"{label}.json"
     if path.is_file():
         read = json.loads(path.read_text(encoding="utf-8"))
@@ -205,7 +226,7 @@ def _method(
             raise ValueError(f"{str(path)!r} holds figures of another model or other settings; remove it")
         lines: list[dict[str, Any]] = read["lines"]
         return lines
-    lines = list(KINDS[options.kind](model, name, settings, cases, counts))
+    lines = list(KINDS[options.kind](model, name, settings, cases, counts, guard))
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"about": about, "lines": lines}, indent=1) + "\n", encoding="utf-8")
     return lines
@@ -218,6 +239,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--counts", nargs="+", type=int, default=[10, 50, 200], help="numbers of edits to stop at")
     add_model_options(parser)
     parser.add_argument("--set", nargs="+", default=[], metavar="METHOD.SETTING=VALUE", help="such as rome.layer=1")
+    parser.add_argument("--roll-back", action="store_true", help="take back an edit that more than doubles perplexity")
     parser.add_argument("--seed", type=int, default=0, help="of the choice of edits")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="folder for the results")
     parser.add_argument("--figure", type=Path, help="also draw the curves here (.png)")
