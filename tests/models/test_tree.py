@@ -41,3 +41,14 @@ def test_a_tree_gives_the_logits_and_the_decoding_of_rows_alone(family: str) -> 
 def test_the_families_that_are_read_row_by_row_are_known() -> None:
     """Their scores depend on the distance within the packed row."""
     assert {family for family in FAMILIES if not shares_beginnings(tiny_model(family))} == {"bloom", "mpt"}
+
+
+def test_nodes_behind_the_first_fork_by_hand() -> None:
+    tree = Tree()
+    assert tree.behind_fork([1, 2, 3]) == 0  # a row alone has no fork
+    tree.add([1, 2, 3])
+    assert tree.behind_fork([1, 2, 3, 4]) == 1  # goes on behind the third
+    assert tree.behind_fork([1, 2, 5, 6]) == 3  # 3, 5 and 6 stand behind the second
+    assert tree.behind_fork([7]) == 4  # nothing is shared
+    tree.add([1, 2, 5, 6])
+    assert tree.behind_fork([1, 9]) == 5
