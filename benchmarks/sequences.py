@@ -64,17 +64,10 @@ def shares(model: LanguageModel, cases: Sequence[Case]) -> dict[str, float | Non
 
 
 def batches(
-    model: LanguageModel,
-    name: str,
-    settings: Mapping[str, Any],
-    cases: Sequence[Case],
-    counts: Sequence[int],
-    guard: RollBack | None = None,
+    model: LanguageModel, name: str, settings: Mapping[str, Any], cases: Sequence[Case], counts: Sequence[int]
 ) -> Iterator[dict[str, Any]]:
     """One line for each count n: the first n requests edited at once on the unedited model."""
     method = get_method(name)
-    if guard is not None:
-        raise ValueError("one edit of many facts is not rolled back in part; leave out --roll-back")
     if not method.batch:
         raise ValueError(f"{method.title} takes one request at a time; measure it with --kind sequential")
     config = make_config(method.config_type, settings)
@@ -215,10 +208,12 @@ def _method(
 ) -> list[dict[str, Any]]:
     """The method's lines, from its file if it was measured before."""
     about = {"model": weights_of(model), "settings": dict(settings), "counts": list(counts), "seed": options.seed}
-    guard = None
+    guard: dict[str, Any] = {}
     if options.roll_back:
+        if options.kind == "batch":
+            raise ValueError("one edit of many facts is not taken back in part; leave out --roll-back")
         about["roll_back"] = True
-        guard = RollBack(tuple(ordinary_texts()), text_perplexity(model, ordinary_texts()))
+        guard["guard"] = RollBack(tuple(ordinary_texts()), text_perplexity(model, ordinary_texts()))
     path = options.out / options.kind / f"{label}.json"
     if path.is_file():
         read = json.loads(path.read_text(encoding="utf-8"))
@@ -226,7 +221,7 @@ def _method(
             raise ValueError(f"{str(path)!r} holds figures of another model or other settings; remove it")
         lines: list[dict[str, Any]] = read["lines"]
         return lines
-    lines = list(KINDS[options.kind](model, name, settings, cases, counts, guard))
+    lines = list(KINDS[options.kind](model, name, settings, cases, counts, **guard))
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"about": about, "lines": lines}, indent=1) + "\n", encoding="utf-8")
     return lines
