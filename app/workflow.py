@@ -13,6 +13,7 @@ handed in is never changed: an edit is applied as a view that shares every tenso
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -59,9 +60,9 @@ class FirstLook:
     own: bool
     """Whether `answer` is the model's own, because no true answer is known."""
     p_answer: float
-    """Probability of the answer's first token."""
+    """Probability of the whole answer."""
     rank: int
-    """Rank of that token; 1 is the most probable."""
+    """Of its least expected token, behind those before it; 1: the model says the answer, greedily."""
     knows: bool
     """Whether the model says the true answer with at least `SURE`; False where `own`."""
     notes: tuple[str, ...] = ()
@@ -90,9 +91,9 @@ def look(model: LanguageModel, prompt: str, subject: str, answer: str = "", *, o
     )
     own = own_answer(model, prompt)
     top = ((model.token_strings(own)[0], top[0][1]), *top[1:])
-    first = first_token(model, prompt, fact.target_true) if fact.target_true else own[0]
-    p_answer = float(probabilities[first])
-    rank = 1 + int((probabilities > probabilities[first]).sum())
+    p_answer, rank = (
+        _weighed(model, prompt, fact.target_true) if fact.target_true else (float(probabilities[own[0]]), 1)
+    )
     return FirstLook(
         tokens=tuple(model.token_strings(ids)),
         span=(span.start, span.stop),
@@ -107,10 +108,12 @@ def look(model: LanguageModel, prompt: str, subject: str, answer: str = "", *, o
     )
 
 
-def first_token(model: LanguageModel, prompt: str, answer: str) -> int:
-    """Id of the first token of the answer, as it continues the prompt."""
+def _weighed(model: LanguageModel, prompt: str, answer: str) -> tuple[float, int]:
+    """Probability of the whole answer, and the rank of its least expected token."""
     ids, n_prompt = join(model, prompt, answer)
-    return ids[n_prompt]
+    log_probs = model.logits(torch.tensor([ids[:-1]], device=model.device))[0, n_prompt - 1 :].double().log_softmax(-1)
+    of_answer = log_probs.gather(-1, torch.tensor(ids[n_prompt:], device=log_probs.device)[:, None])
+    return math.exp(float(of_answer.sum())), 1 + int((log_probs > of_answer).sum(-1).max())
 
 
 @dataclass(frozen=True, eq=False)

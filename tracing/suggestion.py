@@ -167,6 +167,11 @@ def suggestion(
     if best.stands_out:
         n = len(result.corrupted)
         reason = f"At {where} the effect is largest at layer {cell.layer}: {cell.effect:.3f}{cell.interval}, n = {n}."
+        if cell.layer != _largest(result, [position]).layer:
+            reason = (
+                f"At {where} the effect is largest, of the layers whose MLP is not silent, at layer {cell.layer}: "
+                f"{cell.effect:.3f}{cell.interval}, n = {n}."
+            )
         return Suggestion(cell.layer, reason, cell)
     flat = ""
     if best.low > 0:
@@ -185,10 +190,14 @@ def suggestion(
     return Suggestion(None, f"{reason} {advice}", cell, elsewhere)
 
 
-def early_site(result: TraceEffects) -> str:
+def early_site(result: TraceEffects, without: Mapping[int, Collection[int]] | None = None) -> str:
     """One sentence on whether the map shows the early site of the paper, at the last subject token in the first half of
-    the layers; empty where a map cannot show one."""
-    suggested = suggestion(result)
+    the layers; empty where a map cannot show one.
+
+    Args:
+        without: as in `suggestion`.
+    """
+    suggested = suggestion(result, None, without)
     if (
         not can_show_site(result.config)
         or suggested.cell is None
@@ -237,11 +246,11 @@ def _refusal(result: TraceEffects, position: int) -> str:
             f"{low:.3f} to {high:.3f}), so no layer is suggested; use more noise or more samples."
         )
     if result.config.site == "resid_post" and position == len(result.tokens) - 1:
-        return "At the last token a late state restores the answer by itself, so no layer is suggested; trace mlp_out."
+        return "At the last token a late state restores the answer by itself, so no layer is suggested; trace the MLP."
     if result.config.site == "resid_post" and result.subject_span[1] - result.subject_span[0] == 1:
         return (
             "The subject is one token, so restoring its first states undoes the corruption and no layer is suggested; "
-            "trace mlp_out."
+            "trace the MLP."
         )
     return ""
 

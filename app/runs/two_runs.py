@@ -99,7 +99,7 @@ def _asked(run: Run) -> Cells:
     about = {"model": run.model, "weights": run.revision[:12], "prompt": run.prompt, "subject": run.subject}
     if isinstance(run, EditRun):
         about |= {"old answer": run.old or "?", "new answer": run.new, "method": run.method, "layer": run.layer}
-        return about | {"seed": str(run.seed)}
+        return about | {"active edits": str(run.active_edits), "seed": str(run.seed)}
     about |= {"answer": run.answer.strip(), "map": SITES[run.site], "samples": str(run.samples)}
     return about | {name.replace("_", " "): value for name, value in run.settings.items()}
 

@@ -60,6 +60,8 @@ class Shelf:
         self._places: OrderedDict[str, _Place] = OrderedDict()
         self._lock = threading.Lock()
         self._kept = kept
+        self.loads = 0
+        """How many models were loaded so far."""
 
     def get(self, key: str, watch: Watch = UNWATCHED) -> LanguageModel:
         """The model, loaded once.
@@ -78,6 +80,7 @@ class Shelf:
             if place.model is None:
                 watch.step(0, 0, "reading the model, once")
                 place.model = _load(key)
+                self.loads += 1
                 place.reader = place.model.view()
         _check_room()
         return place.asked(place.model, key)

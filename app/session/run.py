@@ -203,6 +203,7 @@ class EditRun(_Run):
     new: Text = Field(validation_alias=AliasPath("request", "target_new"))
     method: Text = Field("?", validation_alias=AliasPath("about", "method"))
     place: int | Text = Field("-", validation_alias=AliasPath("about", "layer"))
+    active_edits: int = Field(1, validation_alias=AliasPath("about", "active edits"))
     way: Annotated[Text, BeforeValidator(_way)] = Field(alias="settings")
     """The values of `COMPARED_SETTINGS`."""
     scores: Annotated[list[RunScore], Field(max_length=200)]

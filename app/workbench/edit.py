@@ -116,7 +116,7 @@ def draw(
     elif edit is None and ledger.active():
         last = cache.drawer().get(ledger.active()[-1])
         if last is not None:
-            _applied(last, None, places)
+            _applied(last, ask, places)
     return waiting
 
 
@@ -142,8 +142,13 @@ def _layer(form: Form) -> int:
 
 def _suggest(form: Form, trace: Job | None, layer: int) -> None:
     """Say which layer the trace or the method suggests."""
-    done = trace is not None and trace.state == "done"
-    if trace and done:
+    if session().method_shown and not settings.has_layer(st.session_state.method):
+        from editing import METHODS
+
+        title = said(METHODS[st.session_state.method].title)
+        st.caption(say("{title} edits no layer in particular: the slider is not used.", title=title))
+        return
+    if trace is not None and _traced(form, trace) is not None:
         words = _suggestion(trace.result, layer, _position(form, trace))
     else:
         loaded = cache.shelf().loaded(form.model.key)
@@ -275,7 +280,8 @@ def _actions(form: Form, runner: Runner, ask: EditAsk | None, edit: Job | None, 
 
 
 def _applied(edit: Edit, ask: EditAsk | None, places: Places) -> None:
-    if ask is not None and session().edit_ask is not None and not _same(session().edit_ask, ask):
+    made = session().edit_ask
+    if ask is not None and not (_same(made, ask) if made is not None else _asked_for(edit, ask)):
         st.warning(
             say("The inputs have changed since this edit; the scores below are for the old ones."),
             icon=":material/history:",
@@ -344,6 +350,12 @@ def _same(made: object, ask: EditAsk) -> bool:
         ask.method,
         ask.config,
     )
+
+
+def _asked_for(edit: Edit, ask: EditAsk) -> bool:
+    """Whether a kept edit is of the fact and by the method that the form shows."""
+    request = edit.requests[0]
+    return (request.fact.prompt, request.target_new, edit.method) == (ask.prompt, ask.new, ask.method)
 
 
 def _ways_out(edit: Edit) -> None:

@@ -118,12 +118,22 @@ def _mark(words: list[str], kind: str) -> str:
     return text if kind == "equal" or not text.strip() else f"<mark>{text}</mark>"
 
 
+def _placed(fact_token: str) -> str:
+    """Where an edit is placed, in words; `fact_token` as in `editing.configs`."""
+    if fact_token == "last":
+        return say("the last token of the prompt")
+    return say("token {number} of the subject", number=int(fact_token.removeprefix("subject:")) + 1)
+
+
 def _about_edit(report: EditReport) -> None:
+    from editing import METHODS
+
     request, about = report.request, report.about
     old, new = plain(request.fact.target_true or "?"), plain(request.target_new)
-    method = str(about.get("method", "")).upper()
+    method = said(METHODS[about["method"]].title) if about.get("method") in METHODS else ""
     where = "" if about.get("layer") == "-" else say(" at layer {layer}", layer=about.get("layer"))
-    where += say(", fact token {token}", token=about["fact token"]) if "fact token" in about else ""
+    if "fact token" in about:
+        where += say(", at {token}", token=_placed(str(about["fact token"])))
     several = say(" {n} edits are active.", n=about["active edits"]) if "active edits" in about else ""
     st.caption(
         say(
@@ -141,7 +151,9 @@ def _about_edit(report: EditReport) -> None:
             say(
                 "The edited model does not say the new answer. Try another layer, or more steps and a higher norm "
                 "limit under Advanced."
-            ),
+            )
+            if about.get("layer") != "-"
+            else say("The edited model does not say the new answer. Try another method."),
             icon=":material/error:",
         )
 

@@ -306,7 +306,15 @@ def _above(form: Form, located: Located, shown: tuple[TraceResult, ...], problem
         st.warning(plain(said(problem)), icon=":material/report:")
     _summary(next(result for result in shown if result.config.site == located.main.config.site))
     _said(located)
-    if 0 < located.main.total_effect < WEAK_TOTAL_EFFECT:
+    if located.main.clean < WEAK_TOTAL_EFFECT:
+        st.warning(
+            say(
+                "The model gives this answer almost no probability, so there is nothing to restore: leave the true "
+                "answer empty to trace the model’s own, or ask for a fact that it knows."
+            ),
+            icon=":material/help:",
+        )
+    elif 0 < located.main.total_effect < WEAK_TOTAL_EFFECT:
         st.warning(
             say("The noise hardly changes the answer, so there is little to restore: raise the noise in Settings."),
             icon=":material/volume_up:",
@@ -350,7 +358,7 @@ def _said(located: Located) -> None:
     """Draw the suggested layer and whether the map shows the early site, by the probability of the answer."""
     from tracing.suggestion import early_site
 
-    words = [said(located.suggestion().reason), said(early_site(located.main))]
+    words = [said(located.suggestion().reason), said(early_site(located.main, located.silent))]
     st.caption(
         plain(" ".join(filter(None, words))),
         help=say(

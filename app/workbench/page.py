@@ -63,11 +63,14 @@ form = Form(model, **words, **settings)
 painted = mine.painted
 if painted:
     state.tell_refused()
-reading = None
+reading = loading = None
 if painted and not form.problems:
     reading = job_for(form.read_ask().key, later("Reading the prompt"), partial(work.read, form.read_ask()), "quick")
     if reading.state == "done":
         form = replace(form, known=reading.result.answer.strip())
+        if cache.shelf().loaded(model.key) is None:
+            key = f"load-{model.key}-{cache.shelf().loads}"
+            loading = job_for(key, later("Loading the model"), partial(work.load, model.key), "quick")
 if state.pressed("run"):
     if form.problems:
         st.toast(say("First correct the field named above."), icon=":material/error:")
@@ -118,4 +121,6 @@ if not all(job.live for job in live_at_first):
     st.rerun()
 if reading in live_at_first:
     waiting.append(Waiting(reading, None if fact_bar.read_before(form) else below_fields.empty()))
+if loading is not None and loading in live_at_first:
+    waiting.append(Waiting(loading, None))
 wait(runner, waiting + downloading)

@@ -103,6 +103,13 @@ def own_layers(model: Choice) -> dict[str, int]:
     }
 
 
+def has_layer(method: str) -> bool:
+    """Whether the method edits at the layer of the slider."""
+    from editing import METHODS
+
+    return "layer" in METHODS[method].config_type.__dataclass_fields__
+
+
 def places(method: str) -> bool:
     """Whether the reader can choose the token the method edits at."""
     from editing import METHODS

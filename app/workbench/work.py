@@ -41,6 +41,11 @@ def read(ask: ReadAsk, watch: Watch) -> FirstLook:
     return look
 
 
+def load(key: str, watch: Watch) -> None:
+    """Load a model again that gave way to others after its prompt was read."""
+    cache.shelf().get(key, watch)
+
+
 def prepare(key: str, watch: Watch) -> None:
     """What the first trace of a model would wait for: whether packed runs are exact on it."""
     from models.forwards.hooks import run_hooked

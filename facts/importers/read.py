@@ -121,8 +121,8 @@ def _format_of(rows: list[Raw], name: str) -> Format:
     if not best:
         fields = ", ".join(shown(field) for field in list(values[0])[:12])
         raise ValueError(
-            f"{name} has rows of no known format (fields: {fields}); name one of {', '.join(FORMATS)}, or give a table "
-            "with the columns subject, prompt and target_true"
+            f"{name} has rows of no known format (fields: {fields}); the formats are {', '.join(FORMATS)}; or give a "
+            "table with the columns subject, prompt and target_true"
         )
     return FORMATS[best]
 

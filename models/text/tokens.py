@@ -154,15 +154,14 @@ def notes_on(model: TextModel, prompt: str, subject: str, at: int) -> tuple[str,
     places = occurrences(prompt, subject)
     if len(places) > 1 and at in places:
         notes.append(
-            f"The subject {subject!r} stands {len(places)} times in the prompt; occurrence {places.index(at)}, counted "
-            "from 0, is meant."
+            f"The subject {subject!r} stands {len(places)} times in the prompt; number {places.index(at) + 1} is meant."
         )
     if not is_word(prompt, at, at + len(subject)):
         notes.append(f"The subject {subject!r} is part of a longer word of the prompt; give the whole word.")
     if model.has_chat_template and not model.chat:
         notes.append(
-            f"{model.name} is an instruct model and was asked without its chat template; ask with chat to put the "
-            "prompt in the user's turn."
+            f"{model.name} is an instruct model and was asked without its chat template; with the chat template the "
+            "prompt is the user's turn."
         )
     return tuple(notes)
 

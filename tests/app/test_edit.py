@@ -6,6 +6,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from app.server import cache
+from app.session.examples import DEFAULT
 from app.shared import export
 from metrics.definitions import METRICS as TABLE
 
@@ -55,6 +56,29 @@ def test_changes_after_an_edit_are_marked(new_page: NewPage) -> None:
     page.button(key="apply_edit").click().run()
     assert "The inputs have changed since this edit" not in notices(page)
     assert any("→ London" in caption.value for caption in page.caption)
+
+
+def test_an_undone_edit_leaves_the_numbers_of_an_earlier_one_marked(new_page: NewPage) -> None:
+    page = edited(new_page)
+    page.text_input(key="prompt").set_value("Some say the Space Needle stands in").run()
+    page.button(key="apply_edit").click().run()
+    page.button(key="undo").click().run()
+    assert "The inputs have changed since this edit" in notices(page)
+    page.text_input(key="prompt").set_value(DEFAULT.prompt).run()
+    assert "The inputs have changed since this edit" not in notices(page)
+
+
+def test_a_method_without_a_layer_gives_no_advice_on_layers(new_page: NewPage) -> None:
+    page = new_page(run="1", samples="2")
+    page.selectbox(key="method").set_value("lora").run()
+    assert any("the slider is not used" in caption.value for caption in page.caption)
+    assert not any("in the map to edit there" in caption.value for caption in page.caption)
+
+
+def test_advice_on_layers_is_of_the_fact_in_the_form(new_page: NewPage) -> None:
+    page = new_page(run="1", samples="2")
+    page.text_input(key="prompt").set_value("Some say the Space Needle stands in").run()
+    assert any("Run a trace first" in caption.value for caption in page.caption)
 
 
 def test_apply_takes_the_fields_as_they_stand_at_the_click(new_page: NewPage) -> None:
@@ -111,7 +135,7 @@ def test_an_edit_is_placed_at_the_token_that_was_chosen(new_page: NewPage) -> No
     (edit,) = (cache.drawer().get(key) for key in page.session_state["session"].ledger.edits())
     assert edit is not None
     assert edit.config.fact_token == "subject:0"  # type: ignore[attr-defined]
-    assert any("fact token subject:0" in caption.value for caption in page.caption)
+    assert any("at token 1 of the subject" in caption.value for caption in page.caption)
     # another subject is edited at its last token again, and a method that has no such setting does not ask
     page.text_input(key="subject").set_value("city").run()
     assert page.session_state["fact_token"] == "subject_last"

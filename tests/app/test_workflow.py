@@ -1,14 +1,17 @@
 """The whole path without a page, on tiny random models: look, trace, edit, evaluate."""
 
+import math
 from collections.abc import Callable
 
 import numpy as np
 import pytest
+import torch
 
 from app import workflow
 from facts import Fact
 from facts.watch import Cancelled, Watch
 from models import LanguageModel, load_model
+from models.text.tokens import join
 
 PROMPT, SUBJECT = "The Space Needle is located in the city of", "Space Needle"
 QUICK = {"layer": 1, "steps": 2, "prefixes": 1, "moment_tokens": 200, "second_moment": "identity"}
@@ -42,6 +45,18 @@ def test_only_a_stated_answer_is_known() -> None:
     assert (from_the_atlas.own, from_the_atlas.knows) == (False, True)
     wrong = workflow.look(bundled, prompt, SUBJECT, "Rome")
     assert (wrong.own, wrong.knows, wrong.rank > 1) == (False, False, True)
+
+
+def test_an_answer_is_known_only_as_a_whole() -> None:
+    """It begins as the model does, and goes on as it does not."""
+    bundled = load_model("reference")
+    half = workflow.look(bundled, PROMPT, SUBJECT, "Seattle Harbor")
+    ids, n_prompt = join(bundled, PROMPT, "Seattle Harbor")
+    log_probs = bundled.logits(torch.tensor([ids]))[0].double().log_softmax(-1)
+    by_hand = sum(float(log_probs[at - 1, ids[at]]) for at in range(n_prompt, len(ids)))
+    assert half.p_answer == pytest.approx(math.exp(by_hand), rel=1e-4)
+    assert half.rank > 1
+    assert not half.knows
 
 
 def test_trace_gives_a_map_for_each_site(model: LanguageModel) -> None:

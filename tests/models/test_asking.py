@@ -80,7 +80,7 @@ def test_a_start_token_written_by_hand_stands_once() -> None:
 def test_which_place_of_the_subject_is_meant_is_said(model: LanguageModel) -> None:
     (note,) = notes_on(model, "Rome is the capital of Italy. Rome is in", "Rome", 30)
     assert "stands 2 times" in note
-    assert "occurrence 1" in note
+    assert "number 2 is meant" in note
 
 
 def test_a_start_token_is_the_readers_own_where_the_tokenizer_puts_none(model: LanguageModel) -> None:

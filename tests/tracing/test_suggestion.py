@@ -88,6 +88,17 @@ def test_a_token_of_the_subject_that_carries_more_is_named() -> None:
     assert (largest.token, largest.layer, largest.compared) == (" Space", 0, 6)
 
 
+def test_silent_layers_are_left_out_alike() -> None:
+    """The largest effect is where no edit can act: the suggestion and the early site both pass it over, and say so."""
+    result = traced({(2, 0): [0.7, 0.7, 0.71], (2, 1): BIG})
+    silent = {2: {0}}
+    assert result.suggestion().layer == 0
+    found = result.suggestion(None, silent)
+    assert found.layer == 1
+    assert "largest, of the layers whose MLP is not silent, at layer 1" in found.reason
+    assert "at layer 1 of 3" in early_site(result, silent)
+
+
 def test_the_largest_leaves_out_the_last_token() -> None:
     result = traced({(2, 1): BIG, (3, 2): [0.8, 0.8, 0.8]})
     assert (result.largest().position, result.largest().layer) == (2, 1)

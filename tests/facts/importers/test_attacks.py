@@ -111,7 +111,7 @@ def test_bytes_that_are_not_utf8_cost_one_row() -> None:
         (b"[]", "holds no row that can be read"),
         (b"{}", "has rows of no known format"),
         (b'[{"a": 1}]', "or give a table with the columns subject, prompt and target_true"),
-        (b'[{"a": 1, "b": 2}]', "has rows of no known format \\(fields: a, b\\); name one of engram, mquake"),
+        (b'[{"a": 1, "b": 2}]', "has rows of no known format \\(fields: a, b\\); the formats are engram, mquake"),
         (b"one sentence", "is neither JSON nor a table: its first line is 'one sentence'"),
         (b"a,a\n1,2\n", "is neither JSON nor a table"),
         (b"\x01\r[a, b]", "is neither JSON nor a table"),  # a carriage return inside the line
