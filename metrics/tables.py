@@ -14,7 +14,7 @@ SUMMARY_HEADERS = ("Name", "Score", "Before", "After", "Change", "95 % interval"
 
 
 def number(value: float | None, unit: Unit, *, signed: bool = False) -> str:
-    """A formatted number: shares as 97.5 %, bytes as MiB; "–" for None."""
+    """A formatted number: shares as 97.5 %, their changes (signed) as +2.5 pt, bytes as MiB; "–" for None."""
     if value is None:
         return "–"
     sign = "+" if signed else ""
@@ -22,7 +22,7 @@ def number(value: float | None, unit: Unit, *, signed: bool = False) -> str:
         case "share":
             # A share of weights may be far below a tenth of a percent.
             digits = 1 if value == 0 or abs(value) >= 0.0005 else 5
-            return f"{100 * value:{sign}.{digits}f} %"
+            return f"{100 * value:{sign}.{digits}f} {'pt' if signed else '%'}"
         case "bytes":
             return f"{value / 2**20:{sign},.0f} MiB"
         case "entries":

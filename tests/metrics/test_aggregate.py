@@ -87,7 +87,7 @@ def test_every_line_says_how_it_was_measured(good: EditReport, useless: EditRepo
     caption = f"4 edits; model known ({good.model_revision[:12]}); protocol engram, seed 5; intervals over edits"
     assert markdown.startswith(f"{caption}\n\n| Name | Score | Before | After |")
     assert (
-        "| reliability.greedy | Says the new answer | 0.0 % | 50.0 % | +50.0 % | 0.0 to 100.0 % | 4 | 4 |" in markdown
+        "| reliability.greedy | Says the new answer | 0.0 % | 50.0 % | +50.0 pt | 0.0 to 100.0 % | 4 | 4 |" in markdown
     )
     assert "| locality.perplexity | Perplexity guard | – | not measured | – | – | 0 | 0 |" in markdown
     latex = summary.to_latex()

@@ -95,7 +95,7 @@ def test_escape_writes_out_every_special_character() -> None:
     [
         (None, "share", False, "–"),
         (0.975, "share", False, "97.5 %"),
-        (-0.25, "share", True, "-25.0 %"),
+        (-0.25, "share", True, "-25.0 pt"),
         (0.0000123, "share", False, "0.00123 %"),
         (2**30, "bytes", False, "1,024 MiB"),
         (1234567, "entries", False, "1,234,567"),
