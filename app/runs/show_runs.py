@@ -42,7 +42,7 @@ def draw(runner: Runner) -> list[Waiting]:
     st.caption(
         say(
             "{shown} of {runs} runs. Tick one to see all its numbers, two to compare them, more "
-            "traces to see their mean. They are kept while this tab is open; save what you want to "
+            "traces to see their mean. They are kept while the server holds this session; save what you want to "
             "keep longer.",
             shown=len(shown),
             runs=len(runs),

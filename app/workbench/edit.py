@@ -294,7 +294,7 @@ def _applied(edit: Edit, ask: EditAsk | None, places: Places) -> None:
     shown = [
         (f"p({new})", before_after, ""),
         (say("change of the weight"), _percent(numbers.get("relative change")), _typical(edit)),
-        (say("edit"), duration(sum(seconds.values()) - moments), ""),
+        (say("computed in"), duration(sum(seconds.values()) - moments), ""),
         (say("second moment"), duration(moments) if moments >= ONCE else "", say("once per model")),
     ]
     style.line(item for item in shown if item[1])
