@@ -38,6 +38,9 @@ class Session:
     """Its name among those who wait for a job; empty until the session has started."""
     painted: bool = False
     """The page has been drawn once, so that jobs may start."""
+    layer_wanted: int | None = None
+    """Where the slider must stand for a model that was just chosen; see `app.workbench.edit`."""
+    layer_asked_again: bool = False
     pressed: str = ""
     """The button that was pressed and not yet answered."""
     given_up: set[str] = field(default_factory=set)

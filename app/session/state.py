@@ -197,8 +197,8 @@ def use_defaults_of(model: Choice) -> None:
     """Another model was chosen: set its default settings and drop the maps of the old one; the words stay."""
     mine, fields = session(), st.session_state
     _set_in_panels(window=default_window(model.n_layers), noise=DEFAULT_NOISE)
-    st.query_params.pop("layer", None)  # the slider has another range, so it would begin at what the address says
     fields.layer, fields.chat = model.usual.layer, 0
+    mine.layer_wanted = model.usual.layer
     mine.layer_before, mine.keep_layer = None, False
     mine.trace_ask = mine.layers_ask = None
     mine.run_on_load, mine.linked_model, mine.linked_revision = False, "", ""

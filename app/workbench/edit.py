@@ -121,7 +121,11 @@ def draw(
 
 
 def _layer(form: Form) -> int:
-    last = form.model.n_layers - 1
+    last, mine = form.model.n_layers - 1, session()
+    # A slider of another range begins at what the address says; the next run goes by the state.
+    wanted, mine.layer_wanted = mine.layer_wanted, None
+    if wanted is not None:
+        st.session_state.layer = wanted
     # A smaller model may have been chosen since; the slider refuses values outside its range.
     if st.session_state.get("layer", 0) > last:
         st.session_state.layer = last
@@ -137,6 +141,10 @@ def _layer(form: Form) -> int:
         ),
         **BOUND,
     )
+    if wanted is not None and layer != wanted and not mine.layer_asked_again:
+        mine.layer_wanted, mine.layer_asked_again = wanted, True
+        st.rerun()
+    mine.layer_asked_again = False
     return layer
 
 

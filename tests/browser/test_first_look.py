@@ -8,6 +8,7 @@ from urllib.parse import parse_qsl, urlsplit
 import pytest
 from playwright.sync_api import Page, expect
 
+from app.server.catalog import choices
 from app.session.examples import DEFAULT
 from tests.browser.actions import MAP, PATIENCE, button, fill, parameters, settled, slider, traced
 
@@ -60,6 +61,15 @@ def test_subject_not_in_the_prompt(new_page: NewPage) -> None:  # check 18
     page.get_by_role("textbox", name="Subject").fill(DEFAULT.subject)
     button(page, "Run trace").click()  # the same click ends the correction
     expect(page.locator(MAP)).to_be_visible(timeout=PATIENCE)
+
+
+def test_another_model_begins_at_a_layer_of_its_own(new_page: NewPage) -> None:
+    page = new_page(layer="5")
+    expect(page.locator(".read.now")).to_be_visible(timeout=PATIENCE)
+    expect(slider(page)).to_have_value("5")
+    page.get_by_role("combobox", name="Model").click()
+    page.get_by_role("option").filter(has_text="Glass box").click()
+    expect(slider(page)).to_have_value(str(choices()["glass-box"].usual.layer), timeout=PATIENCE)
 
 
 def test_a_link_restores_every_field(new_page: NewPage) -> None:  # check 20
