@@ -65,25 +65,31 @@ CACHED = 2**19
 
 def _nll(model: LanguageModel, rows: Sequence[Row], tick: Callable[[int], None]) -> dict[Row, tuple[float, int]]:
     sums: dict[Row, tuple[float, int]] = {}
-    whole = {row: model.behind_prefix(row) for row in rows} if rows and shares_beginnings(model.bare) else {}
+    bare = model.bare
+    whole = {row: (list(row), 0) if bare is model else model.behind_prefix(row) for row in rows}
+    together = {row: behind for row, (behind, _) in sorted(whole.items()) if len(behind) <= LONGEST}
     most = max(1, min(MOST_NODES, MOST_LOGITS // model.d_vocab))
-    for some in _trees({row: behind for row, (behind, _) in sorted(whole.items()) if len(behind) <= LONGEST}, most):
+    for some in _trees(together, most) if rows and shares_beginnings(bare) else ():
         tree, paths = Tree(), dict[Row, list[int]]()
         for row in some:
             behind, front = whole[row]
             path = tree.add(behind[:-1])  # nothing is read behind the last token
             paths[row] = path[:front] + path[front + len(behind) - len(row) :]
         places = {node: place for place, node in enumerate(dict.fromkeys(chain(*paths.values())))}
-        logits = TreeForward(model.bare, tree, list(places)).logits
+        logits = TreeForward(bare, tree, list(places)).logits
         normalisers = _normalisers(logits)
         for row, path in paths.items():
             read = [places[node] for node in path]
             sums[row] = _summed(logits[read], normalisers[read], row), len(row) - 1
         tick(len(some))
     apart = [row for row in rows if row not in sums]
-    for chunk in batches(apart, len, model.d_vocab):
-        for row, logits in zip(chunk, row_logits(model, [list(row) for row in chunk]), strict=True):
-            sums[row] = _summed(logits[:-1], _normalisers(logits[:-1]), row), len(row) - 1
+    # in batches by what is read, words before a text included
+    for chunk in batches(apart, lambda row: len(whole[row][0]), model.d_vocab):
+        for row, logits in zip(chunk, row_logits(bare, [whole[row][0] for row in chunk]), strict=True):
+            behind, front = whole[row]
+            inserted = len(behind) - len(row)
+            own = (torch.cat([logits[:front], logits[front + inserted :]]) if inserted else logits)[:-1]
+            sums[row] = _summed(own, _normalisers(own), row), len(row) - 1
         tick(len(chunk))
     return sums
 

@@ -7,7 +7,7 @@ import torch
 
 from editing.applied.view import EditedModel, apply_edits
 from facts import EditRequest, Fact, Probe
-from metrics import evaluate
+from metrics import drift, evaluate
 from metrics.asking import together
 from metrics.asking.kept import _KEPT
 from metrics.drift import text_nll
@@ -73,3 +73,16 @@ def test_perplexity_of_texts_that_begin_alike_by_hand() -> None:
         log_probs = model.logits(ids)[0, :-1].double().log_softmax(-1)
         assert count == ids.shape[1] - 1
         assert nll == pytest.approx(-float(log_probs.gather(-1, ids[0, 1:, None]).sum()), rel=1e-5, abs=1e-9)
+
+
+def test_rows_too_long_for_a_tree_are_read_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = told(tiny_model("llama"))
+    rows = [tuple(model.tokenize(text)) for text in SENTENCES[:3]]
+    shared = drift._nll(model, rows, lambda _: None)
+    monkeypatch.setattr(drift, "LONGEST", 5)
+    alone = drift._nll(model, rows, lambda _: None)
+    for row in rows:
+        assert alone[row] == pytest.approx(shared[row], rel=1e-5)
+        log_probs = model.logits(torch.tensor([row]))[0, :-1].double().log_softmax(-1)
+        by_hand = -float(log_probs.gather(-1, torch.tensor(row[1:])[:, None]).sum())
+        assert alone[row][0] == pytest.approx(by_hand, rel=1e-5)
