@@ -41,6 +41,7 @@ class Session:
     layer_wanted: int | None = None
     """Where the slider must stand for a model that was just chosen; see `app.workbench.edit`."""
     layer_asked_again: bool = False
+    """The page is being drawn again for that, which is done once."""
     pressed: str = ""
     """The button that was pressed and not yet answered."""
     given_up: set[str] = field(default_factory=set)

@@ -39,6 +39,7 @@ class Remote:
     """A driver for `tracing.trace_all` that runs forwards elsewhere."""
 
     elsewhere: ClassVar[bool] = True
+    """So that the tracing engine sends whole forwards, without importing this module."""
     host: bool | str = True
     """True for the one nnsight is set up for, an address, or "local": everything is serialised, and then run here."""
     checkpoint: str = ""
