@@ -25,6 +25,7 @@ import torch
 from editing.applied.view import apply_edits
 from editing.edit import Edit
 from editing.ops import WeightDelta
+from editing.parts.reach import factor
 from facts import EditRequest
 from facts.atlas import load_atlas
 from facts.watch import UNWATCHED, Watch
@@ -130,7 +131,8 @@ class Forecaster:
             for place, index in enumerate(chunk):
                 n = len(self._rows[index])
                 key, beside = (states[each][place, :n].float().cpu() for each in sites)
-                keys[index] = key / beside.norm(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
+                length = beside.norm(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
+                keys[index] = factor(self.model) * key / length
         rows = [keys[index] for index in range(len(self.prompts))]
         self._read[layer] = torch.cat(rows) if rows else torch.zeros(0, self.model.d_mlp)
         return self._read[layer]

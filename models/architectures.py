@@ -42,6 +42,9 @@ class Architecture:
     mlp_norm: str | None = None
     """Path of the norm inside a block that the MLP's output passes before it is added, if there is one (Gemma 2 and 3,
     OLMo 2, which have one after the attention as well).  Only the direction of the MLP's output counts then."""
+    factor: str | None = None
+    """Name in the configuration of the number by which what attention and MLP return is multiplied before it is added,
+    if there is one (Granite)."""
 
     @property
     def post_norm(self) -> bool:
@@ -114,10 +117,21 @@ _BLOOM = replace(
     key_module="mlp.dense_4h_to_h",
 )
 
+_LIKE_LLAMA = (
+    "llama", "mistral", "ministral", "ministral3", "qwen2", "qwen3", "gemma", "vaultgemma", "phi3", "stablelm",
+    "smollm3", "olmo", "glm", "ernie4_5", "hunyuan_v1_dense", "seed_oss", "arcee", "apertus", "helium", "jais2",
+    "nemotron",
+)  # fmt: skip
+_LIKE_GEMMA2 = ("gemma2", "gemma3_text", "olmo2", "olmo3", "exaone4")
+_OF_EXPERTS = ("mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "phimoe", "gpt_oss", "deepseek_v2", "deepseek_v3")
+
 _ARCHITECTURES = (
     _GPT2,
     replace(_GPT2, family="gpt_neo", heads="attn.attention.out_proj"),
-    replace(_GPT2, family="gptj", heads="attn.out_proj", key_module="mlp.fc_out", parallel=True),
+    *(
+        replace(_GPT2, family=family, heads="attn.out_proj", key_module="mlp.fc_out", parallel=True)
+        for family in ("gptj", "codegen")
+    ),
     replace(_GPT2, family="gpt_bigcode"),
     replace(
         _GPT2,
@@ -130,19 +144,29 @@ _ARCHITECTURES = (
         final_norm="gpt_neox.final_layer_norm",
         parallel=True,
     ),
-    _LLAMA,
-    replace(_LLAMA, family="mistral"),
-    replace(_LLAMA, family="qwen2"),
-    replace(_LLAMA, family="qwen3"),
-    replace(_LLAMA, family="gemma"),
-    replace(_LLAMA, family="gemma2", mlp_norm="post_feedforward_layernorm"),
-    replace(_LLAMA, family="gemma3_text", mlp_norm="post_feedforward_layernorm"),
-    replace(_LLAMA, family="olmo2", mlp_norm="post_feedforward_layernorm"),
-    replace(_LLAMA, family="phi3"),
-    replace(_LLAMA, family="stablelm"),
+    *(replace(_LLAMA, family=family) for family in _LIKE_LLAMA),
+    *(replace(_LLAMA, family=family, mlp_norm="post_feedforward_layernorm") for family in _LIKE_GEMMA2),
+    replace(_LLAMA, family="glm4", mlp_norm="post_mlp_layernorm"),
+    replace(_LLAMA, family="granite", factor="residual_multiplier"),
+    *(replace(_LLAMA, family=family, parallel=True) for family in ("cohere", "cohere2")),
+    *(replace(_LLAMA, family=family, key_module=None) for family in _OF_EXPERTS),
     replace(_LLAMA, family="starcoder2", key_module="mlp.c_proj"),
-    replace(_LLAMA, family="cohere", parallel=True),
-    replace(_LLAMA, family="mixtral", key_module=None),
+    replace(_LLAMA, family="nanochat", key_module="mlp.fc2"),
+    replace(
+        _LLAMA,
+        family="persimmon",
+        heads="self_attn.dense",
+        key_module="mlp.dense_4h_to_h",
+        final_norm="model.final_layernorm",
+    ),
+    replace(
+        _LLAMA,
+        family="xglm",
+        heads="self_attn.out_proj",
+        mlp=None,
+        key_module="fc2",
+        final_norm="model.layer_norm",
+    ),
     replace(
         _LLAMA,
         family="opt",

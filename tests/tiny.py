@@ -43,6 +43,13 @@ _COMMON: dict[str, Any] = {
     "max_position_embeddings": 64,
 }
 _GATED = {"intermediate_size": 48, "num_key_value_heads": 2, "head_dim": 8}
+_WINDOWED = {**_GATED, "sliding_window": 6, "layer_types": ["sliding_attention", "full_attention"] * 2}
+_EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
+_LATENT = {
+    "kv_lora_rank": 16, "q_lora_rank": 16, "qk_rope_head_dim": 4, "qk_nope_head_dim": 4, "v_head_dim": 8,
+    "n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24, "n_group": 1, "topk_group": 1,
+    "first_k_dense_replace": 1, "num_key_value_heads": 4,
+}  # fmt: skip
 _OWN: dict[str, dict[str, Any]] = {
     "gpt2": {"n_inner": 64},
     "gpt_neo": {"num_layers": 4, "attention_types": [[["local", "global"], 2]], "window_size": 4},
@@ -57,7 +64,7 @@ _OWN: dict[str, dict[str, Any]] = {
     "phi": {"intermediate_size": 64},
     "gpt_bigcode": {"n_inner": 64},
     "gemma2": {**_GATED, "sliding_window": 6},
-    "gemma3_text": {**_GATED, "sliding_window": 6, "layer_types": ["sliding_attention", "full_attention"] * 2},
+    "gemma3_text": _WINDOWED,
     "olmo2": {"intermediate_size": 48, "num_key_value_heads": 2},
     "phi3": {"intermediate_size": 48, "num_key_value_heads": 2},
     "stablelm": {"intermediate_size": 48, "num_key_value_heads": 2},
@@ -67,8 +74,38 @@ _OWN: dict[str, dict[str, Any]] = {
     "falcon": {"alibi": False, "new_decoder_architecture": True, "num_kv_heads": 2, "ffn_hidden_size": 64},
     "bloom": {},
     "mpt": {"max_seq_len": 64, "expansion_ratio": 2},
+    "ministral": _WINDOWED,
+    "ministral3": _GATED,
+    "vaultgemma": _WINDOWED,
+    "smollm3": {**_GATED, "no_rope_layer_interval": 2},
+    "olmo": _GATED,
+    "olmo3": _WINDOWED,
+    "exaone4": _WINDOWED,
+    "glm": _GATED,
+    "glm4": _GATED,
+    "ernie4_5": _GATED,
+    "hunyuan_v1_dense": _GATED,
+    "seed_oss": _GATED,
+    "arcee": _GATED,
+    "granite": {**_GATED, "residual_multiplier": 0.3, "embedding_multiplier": 2.0, "logits_scaling": 3.0},
+    "apertus": _GATED,
+    "helium": _GATED,
+    "jais2": _GATED,
+    "nemotron": _GATED,
+    "nanochat": _GATED,
+    "persimmon": {"intermediate_size": 48},
+    "cohere2": {**_WINDOWED, "logit_scale": 1.0},
+    "xglm": {"d_model": 32, "ffn_dim": 64, "num_layers": 4, "attention_heads": 4},
+    "codegen": {"n_embd": 32, "n_layer": 4, "n_head": 4, "n_positions": 64, "n_ctx": 64, "rotary_dim": 4},
+    "qwen2_moe": {**_GATED, **_EXPERTS, "shared_expert_intermediate_size": 24, "decoder_sparse_step": 2},
+    "qwen3_moe": {**_GATED, **_EXPERTS},
+    "olmoe": {**_GATED, **_EXPERTS},
+    "phimoe": {**_GATED, "num_local_experts": 4, "num_experts_per_tok": 2},
+    "gpt_oss": {**_WINDOWED, "num_local_experts": 4, "num_experts_per_tok": 2},
+    "deepseek_v2": {**_LATENT, "topk_method": "greedy"},
+    "deepseek_v3": _LATENT,
 }
-REPLAYED = {"bloom", "mpt", "gpt_bigcode"}
+REPLAYED = {"bloom", "mpt", "gpt_bigcode", "xglm"}
 """Families whose forward does not pack; `docs/architectures.md` says why."""
 
 
@@ -99,7 +136,9 @@ def build_tiny(family: str, seed: int = 0, **changes: Any) -> tuple[Any, PreTrai
     """
     config = AutoConfig.for_model(family, **{**_COMMON, **_OWN[family], **changes})
     generator = torch.Generator().manual_seed(seed)
-    module = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval().requires_grad_(False)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        module = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval().requires_grad_(False)
     for parameter in module.parameters():
         noise = torch.randn(parameter.shape, generator=generator)
         if parameter.ndim == 1:

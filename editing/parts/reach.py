@@ -2,7 +2,8 @@
 
 A step, a limit and "large" are lengths, in a unit that says what the place can effect (`unit_at`):
 
-* Usually an MLP's output y is added to the stream as it is, so the unit is the norm of the stream there.
+* Usually an MLP's output y is added to the stream as it is, so the unit is the norm of the stream there; where it is
+  multiplied by a factor first (Granite), divided by that.
 * With a post-norm (Gemma 2 and 3, OLMo 2) the stream receives g(y) = D y / |y| with D = sqrt(d) diag(gamma), a point of
   an ellipsoid whatever the length of y, which may be a thousandth of the stream's.  There the unit is |y|, or, behind
   the block, |g(y)|: a layer cannot change the stream by more.
@@ -53,7 +54,7 @@ def unit_at(model: LanguageModel, layer: int, site: Site, output: torch.Tensor, 
         residual: norm of the block's output there.
     """
     if not model.architecture.post_norm:
-        return Unit(residual, "residual norm")
+        return Unit(residual / (factor(model) if site == "mlp_out" else 1.0), "residual norm")
     if site == "mlp_out":
         return Unit(float(output.norm()), OWN_OUTPUT)
     return Unit(float(written(model, layer, output).norm()), "norm of what the MLP writes")
@@ -100,11 +101,17 @@ def read_ends(model: LanguageModel, layer: int, rows: Sequence[Answered]) -> End
     return Ends(keys, outputs, fmean(unit.length for unit in units))
 
 
+def factor(model: LanguageModel) -> float:
+    """By which what an MLP returns is multiplied before it is added to the residual stream."""
+    name = model.architecture.factor
+    return 1.0 if name is None else float(getattr(model.module.config, name))
+
+
 def written(model: LanguageModel, layer: int, outputs: torch.Tensor) -> torch.Tensor:
     """What a layer's MLP writes to the residual stream when it returns `outputs`, [..., d_model] both."""
     norm = model.architecture.mlp_norm
     if norm is None:
-        return outputs
+        return factor(model) * outputs
     with torch.no_grad():
         normed: torch.Tensor = model.submodules[f"{model.architecture.block(layer)}.{norm}"](outputs.to(model.dtype))
     return normed.to(outputs)
@@ -121,7 +128,7 @@ def changed_outputs(model: LanguageModel, layer: int, outputs: torch.Tensor, cha
         [d_model, n], float64.
     """
     if not model.architecture.post_norm:
-        return change
+        return change / factor(model)
     wanted = written(model, layer, outputs.T).T + change
     width = len(outputs)
     scale = width**0.5 * written(model, layer, torch.ones(width, dtype=torch.float64))

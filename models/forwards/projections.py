@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from models.architectures import as_out_in
 from models.forwards.hooks import instead
 from models.language_model import LanguageModel
 
@@ -39,7 +40,8 @@ def projections(model: LanguageModel, layer: int) -> tuple[nn.Module, ...]:
     modules = [module for child, module in model.submodules[parent].named_children() if child != name]
     matrices = [module for module in modules if isinstance(module, nn.Linear | Conv1D)]
     usable = all(type(each) in (nn.Linear, Conv1D) and not hasattr(each, "_hf_hook") for each in matrices)
-    return tuple(matrices) if usable else ()
+    # DeepSeek's come in pairs, of which the second reads what the first gives
+    return tuple(each for each in matrices if as_out_in(each, each.weight).shape[1] == model.d_model) if usable else ()
 
 
 @contextmanager

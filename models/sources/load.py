@@ -9,20 +9,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from models.language_model import LanguageModel
 from models.settings import LoadSettings
 from models.sources.catalogue import ENTRIES, REFERENCE_FOLDER, folder_of
+from models.sources.config_check import text_part
 from models.sources.folder import check_finite, check_folder, folder_digest, n_parameters
 from models.sources.gguf.files import folder_of_gguf, is_gguf
 from models.sources.hub import cached_or_downloaded
-from models.sources.manifest import check_manifest, read_manifest
+from models.sources.manifest import check_manifest, read_json, read_manifest
 from models.sources.placement import Placement, place
 
 REFERENCE = "reference"
 """Name of the bundled model."""
+TEXT_ALONE = {r"^(model\.)?language_model\.(model\.)?(?!lm_head)": "model.", r"^language_model\.lm_head": "lm_head"}
+"""Names of the text model's weights, in a checkpoint that sees pictures too -> alone."""
 _REASON_LENGTH = 300
 _HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?")
 
@@ -122,6 +125,9 @@ def _module(folder: Path, placement: Placement) -> tuple[Any, dict[str, Any]]:
         "output_loading_info": True,
         **placement.options,
     }
+    if text_part(config := read_json(folder / "config.json")) is not config:
+        whole = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        options |= {"config": whole.get_text_config(), "key_mapping": TEXT_ALONE}
     try:
         return AutoModelForCausalLM.from_pretrained(folder, attn_implementation="sdpa", **options)
     except ValueError as error:

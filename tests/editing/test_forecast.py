@@ -29,7 +29,7 @@ def made(family: str, layer: int = 1, scale: float = 0.1) -> tuple[Edit, WeightD
     return Edit("r-rome", (REQUEST,), None, (op,), model.revision), op
 
 
-@pytest.mark.parametrize("family", ["gpt2", "llama", "gemma3_text", "olmo2"])
+@pytest.mark.parametrize("family", ["gpt2", "llama", "gemma3_text", "olmo2", "granite"])
 def test_the_forecast_is_the_change_of_the_write_beside_the_state(family: str) -> None:
     model, (edit, op) = tiny_model(family), made(family)
     architecture = model.architecture
@@ -48,7 +48,7 @@ def test_the_forecast_is_the_change_of_the_write_beside_the_state(family: str) -
         model.logits(torch.tensor([model.encode(prompt)]))
         first.remove()
         second.remove()
-        moved = seen["key"].reshape(-1, model.d_mlp) @ op.matrix().T
+        moved = seen["key"].reshape(-1, model.d_mlp) @ op.matrix().T * (0.3 if family == "granite" else 1.0)
         assert found[prompt] == pytest.approx(float((moved.norm(dim=1) / seen["state"].norm(dim=1)).max()), rel=1e-4)
 
 

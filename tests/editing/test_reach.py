@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from editing.parts.reach import changed_outputs, nearest_direction, written
+from editing.parts.reach import changed_outputs, nearest_direction, unit_at, written
 from models import run
 from tests.tiny import tiny_model
 
-POST_NORM = ("gemma2", "gemma3_text", "olmo2")
+POST_NORM = ("gemma2", "gemma3_text", "olmo2", "glm4")
 
 
 def tensor(*values: float) -> torch.Tensor:
@@ -52,5 +52,17 @@ def test_what_can_be_written_is_written(family: str) -> None:
 
 def test_without_a_norm_the_change_is_written_as_it_is() -> None:
     change = torch.randn(32, 2, dtype=torch.float64)
-    assert changed_outputs(tiny_model("llama"), 1, torch.zeros_like(change), change) is change
+    assert changed_outputs(tiny_model("llama"), 1, torch.zeros_like(change), change).equal(change)
     assert written(tiny_model("llama"), 1, change.T).equal(change.T)
+
+
+def test_a_factor_counts_where_what_is_returned_is_multiplied() -> None:
+    model, ids = tiny_model("granite"), torch.tensor([[40, 77, 130]])
+    sites = [("resid_post", 0), ("attn_out", 1), ("mlp_out", 1), ("resid_post", 1)]
+    before, attn, mlp, after = (run(model, ids, captures=[site]).captured[site][0].double() for site in sites)
+    torch.testing.assert_close(after - before - 0.3 * attn, written(model, 1, mlp), rtol=1e-4, atol=1e-5)
+    change = torch.randn(32, 2, dtype=torch.float64)
+    moved = changed_outputs(model, 1, torch.zeros_like(change), change)
+    torch.testing.assert_close(written(model, 1, moved.T).T, change)
+    assert unit_at(model, 1, "mlp_out", mlp[0], 6.0).length == pytest.approx(20.0)
+    assert unit_at(model, 1, "resid_post", mlp[0], 6.0).length == 6.0

@@ -11,8 +11,8 @@ from models import EDITABLE_FAMILIES, FAMILIES, as_out_in
 from models.architectures import architecture_named, architecture_of
 from tests.tiny import build_tiny, tiny_model
 
-D_MLP = dict.fromkeys(("gpt2", "gpt_bigcode", "gpt_neox", "opt", "phi", "falcon"), 64)
-D_MLP |= dict.fromkeys(("gpt_neo", "gptj", "bloom", "mpt"), 128)  # they take four times d_model
+D_MLP = dict.fromkeys(("gpt2", "gpt_bigcode", "gpt_neox", "opt", "phi", "falcon", "xglm"), 64)
+D_MLP |= dict.fromkeys(("gpt_neo", "gptj", "codegen", "bloom", "mpt"), 128)  # they take four times d_model
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -39,7 +39,8 @@ def test_the_named_weight_is_the_key_modules(family: str) -> None:
 
 
 def test_a_mixture_of_experts_has_no_down_projection() -> None:
-    assert set(FAMILIES) - set(EDITABLE_FAMILIES) == {"mixtral"}
+    experts = {"mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "phimoe", "gpt_oss", "deepseek_v2", "deepseek_v3"}
+    assert set(FAMILIES) - set(EDITABLE_FAMILIES) == experts
     with pytest.raises(ValueError, match="mixtral model is a mixture of experts without one down projection"):
         tiny_model("mixtral").key_module(0)
 

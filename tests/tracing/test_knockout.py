@@ -21,7 +21,11 @@ from tracing.lenses.knockout import KnockoutResult, attention_knockout, paper_ed
 FACT = Fact.from_prompt("the city of Paris is in", "Paris", "France")
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+RENORMALISED = [family for family in FAMILIES if family != "gpt_oss"]
+"""In gpt-oss a part of each head's attention goes to no token, and more of it where a token is cut."""
+
+
+@pytest.mark.parametrize("family", RENORMALISED)
 @pytest.mark.parametrize("window", [1, 3])
 def test_cut_weights_are_zero_and_the_rest_renormalised(family: str, window: int) -> None:
     model = tiny_model(family)

@@ -15,6 +15,7 @@ import huggingface_hub
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModelForCausalLM
 
 import models.sources.load
 from models import FAMILIES, load_model
@@ -51,6 +52,30 @@ def test_every_family_comes_back_from_disk_as_it_was(family: str) -> None:
         assert torch.equal(loaded[name], tensor), name
     ids = torch.tensor([model.encode("The Space Needle is")])
     torch.testing.assert_close(model.logits(ids), module(input_ids=ids).logits)
+
+
+@pytest.mark.parametrize("published", [True, False])
+def test_of_a_model_that_sees_pictures_the_text_model_is_loaded(tmp_path: Path, published: bool) -> None:
+    """Gemma 3 from 4B on; the hub's files name the weights otherwise than `save_pretrained` of today."""
+    text, tokenizer = build_tiny("gemma3_text")
+    picture = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = AutoConfig.for_model("gemma3", text_config=text.config.to_dict(), vision_config=picture)
+    module = AutoModelForCausalLM.from_config(config)
+    module.model.language_model.load_state_dict(text.model.state_dict())
+    module.tie_weights()
+    module.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    names = set(load_file(tmp_path / "model.safetensors"))
+    if published:
+        assert any(name.startswith("language_model.model.") for name in names)
+    else:
+        weights = load_file(tmp_path / "model.safetensors")
+        renamed = {name.replace("language_model.model.", "model.language_model."): w for name, w in weights.items()}
+        save_file(renamed, tmp_path / "model.safetensors", {"format": "pt"})
+    model = load_model(tmp_path)
+    assert model.architecture.family == "gemma3_text"
+    ids = torch.tensor([model.encode("The Space Needle is")])
+    torch.testing.assert_close(model.logits(ids), text(input_ids=ids).logits)
 
 
 def test_loading_is_quiet_and_repeatable(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
