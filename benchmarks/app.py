@@ -9,8 +9,10 @@ job on it, by the clock:
     whole map       from the same click until all samples are in
     first edit      from the click on Apply until five metrics stand there, with nothing known yet
     edit            the same for a further edit, at another layer
+    later tab: ...  the first two for another reader, whose browser knows nothing of the page either
 
-The first tab of a server waits for the model to be loaded as well.  `--json` prints the seconds of all rounds.
+The first tab waits for a server that was started a moment ago to load its packages and the model as well.  `--json`
+prints the seconds of all rounds.
 """
 
 from __future__ import annotations
@@ -41,33 +43,39 @@ FACT = {"prompt": "The Space Needle is located in the city of", "subject": "Spac
 MAP = "() => document.querySelector('.js-plotly-plot:not(.st-key-blank_map_chart *)')?._fullLayout?.xaxis !== undefined"
 
 
-def look(page: Page, address: str, model: str) -> dict[str, float]:
-    """The main job in one tab; seconds by what was waited for."""
+def timed(steps: dict[str, Callable[[], object]]) -> dict[str, float]:
+    """Seconds until each step has passed, from the start of the first, which has no name."""
+    began, seconds = time.perf_counter(), {}
+    for name, step in steps.items():
+        step()
+        seconds[name] = time.perf_counter() - began
+    return {name: value for name, value in seconds.items() if name}
+
+
+def arrive(page: Page, address: str, model: str) -> dict[str, float]:
+    """Open the page and wait until it has read the prompt."""
     page.set_default_timeout(PATIENCE)
-    seconds: dict[str, float] = {}
-
-    def timed(names: dict[str, Callable[[], object]]) -> None:
-        began = time.perf_counter()
-        for name, wait in names.items():
-            wait()
-            if name:
-                seconds[name] = time.perf_counter() - began
-
-    def button(name: str) -> Callable[[], object]:
-        return lambda: page.locator(f".st-key-{name} button:enabled").wait_for()
-
-    timed({
+    return timed({
         "": lambda: page.goto(f"{address}/?{urlencode({**FACT, 'model': model})}", wait_until="commit"),
         "first paint": page.get_by_role("heading", level=1).wait_for,
         "model ready": page.locator(".read.now").wait_for,
     })  # fmt: skip
-    timed({
+
+
+def look(page: Page, address: str, model: str) -> dict[str, float]:
+    """The main job in one tab; seconds by what was waited for."""
+
+    def button(name: str) -> Callable[[], object]:
+        return lambda: page.locator(f".st-key-{name} button:enabled").wait_for()
+
+    seconds = arrive(page, address, model)
+    seconds |= timed({
         "": page.locator(".st-key-run_trace button").click,
         "first heatmap": lambda: page.wait_for_function(MAP),
         "whole map": lambda: (button("run_trace")(), button("apply_edit")()),
     })  # fmt: skip
     for name in ("first edit", "edit"):
-        timed({
+        seconds |= timed({
             "": page.locator(".st-key-apply_edit button").click,
             name: page.get_by_role("button", name=re.compile("Report")).wait_for,
         })  # fmt: skip
@@ -90,8 +98,11 @@ def rounds(model: str, count: int) -> list[dict[str, float]]:
                 (cache / "models").mkdir()
                 (cache / "models" / model).symlink_to(folder_of(model), target_is_directory=True)
             with served(cache / "log.txt", ENGRAM_CACHE=folder, ENGRAM_RUNS=str(cache / "runs")) as address:
-                tab = browser.new_context(viewport={"width": 1440, "height": 900}).new_page()
-                found.append(look(tab, address, model))
+                first, later = (browser.new_context(viewport={"width": 1440, "height": 900}) for _ in range(2))
+                seconds = look(first.new_page(), address, model)
+                first.close()
+                after = arrive(later.new_page(), address, model)
+                found.append(seconds | {f"later tab: {name}": value for name, value in after.items()})
     return found
 
 

@@ -74,7 +74,7 @@ def weight_change(base: LanguageModel, edited: LanguageModel) -> tuple[int, int,
 
 _SECONDS = {
     "trace": "Wall time of the causal trace.",
-    "moments": "Wall time of estimating or loading the second moment of the keys.",
+    "moments": "Wall time of estimating or loading the second moment of the keys, once per model.",
     "value": "Wall time of optimising the value vector.",
     "solve": "Wall time of solving for the weight change.",
     "apply": "Wall time of making the edited model from the base and the change.",
@@ -88,7 +88,8 @@ _EFFICIENCY: dict[str, Definition] = {
         "measured",
         "s",
         False,
-        "Wall time of the edit: the measured ones of moments, value, solve and apply; without tracing and evaluation.",
+        "Wall time of the edit: the measured ones of value, solve and apply; without tracing, evaluation and the "
+        "second moment, which is estimated once per model.",
     ),
     **{
         f"{stage}_seconds": Definition(f"{stage.capitalize()} time", "measured", "s", False, sentence)

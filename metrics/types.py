@@ -179,8 +179,11 @@ class Efficiency:
 
     @property
     def edit_seconds(self) -> float | None:
-        """Sum of the measured stages of the edit: moments, value, solve, apply; None if none was measured."""
-        stages = (self.moments_seconds, self.value_seconds, self.solve_seconds, self.apply_seconds)
+        """Sum of the measured stages of every edit: value, solve, apply; None if none was measured.
+
+        The second moment, which is estimated once per model, is not among them.
+        """
+        stages = (self.value_seconds, self.solve_seconds, self.apply_seconds)
         measured = [seconds for seconds in stages if seconds is not None]
         return sum(measured) if measured else None
 

@@ -222,12 +222,17 @@ def _board(key: str, board: Board) -> None:
         if named
         else ""
     )
+    fewer = {row["metric"]: row["facts"] for row in board.details if int(row["facts"]) < board.n_facts}
     st.caption(
         say(
             "Means over the n = {n_facts} facts that every method has edited, sorted by reliability, "
             "then by the others. Click a heading to sort by it.{missing}",
             n_facts=board.n_facts,
             missing=missing,
+        )
+        + "".join(
+            say(" {metric}: over the {n} of them that have such prompts.", metric=said(metric), n=n)
+            for metric, n in fewer.items()
         )
     )
     with st.expander(say("Before, change, interval and n under {protocol}", protocol=plain(board.protocol))):

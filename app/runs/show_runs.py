@@ -288,6 +288,7 @@ def _maps(runs: Sequence[TraceRun]) -> None:
                 hover,
                 run.site,
                 say("Indirect effect ({measure})", measure=said(run.measure.replace("_", " "))),
+                window=run.window,
             )
         )
     figures = effect_maps(maps, dark=st.context.theme.type == "dark")

@@ -20,6 +20,7 @@ from app.server import limits
 from models.cards import LayerChoice, Size, layer_choice
 from models.settings import LoadSettings
 from models.sources import catalogue
+from models.sources.config_check import LAYERS, MOST_LAYERS, WIDTH, text_part, value_of
 from models.sources.gguf.files import converted_folders, is_gguf
 from models.sources.hub import cached, cached_names
 from models.sources.manifest import MANIFEST, read_json
@@ -27,17 +28,11 @@ from models.sources.manifest import MANIFEST, read_json
 REFERENCE = "reference"
 OFFERED = "ENGRAM_OFFERED"
 """The variable that names the only models to offer, as a class needs it."""
-LAYERS = (1, 256)
-"""What a model may have; `models.sources.folder` holds the same."""
 DTYPES = ("float32", "bfloat16", "float16")
 CHAT = "|chat"
 """End of a model's key where it is asked in its chat template."""
 AS_USUAL = LoadSettings(dtype="float32")
 """The same on every computer, so that a link gives the same numbers."""
-
-# Where model families keep their number of layers and their width in config.json.
-_LAYER_KEYS = ("num_hidden_layers", "n_layer", "num_layers")
-_WIDTH_KEYS = ("hidden_size", "n_embd", "d_model")
 
 
 @dataclass(frozen=True)
@@ -167,7 +162,8 @@ def _cached(hub_id: str) -> Iterator[Choice]:
         with suppress(ValueError, OSError):
             config = _config(folder)
             kinds = config.get("architectures")
-            if isinstance(kinds, list) and str(*kinds[:1]).endswith(("ForCausalLM", "LMHeadModel")):
+            continues = isinstance(kinds, list) and str(*kinds[:1]).endswith(("ForCausalLM", "LMHeadModel"))
+            if continues or text_part(config) is not config:
                 yield _configured(hub_id, hub_id, config)
 
 
@@ -225,16 +221,17 @@ def _config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def _configured(name: str, source: str, config: dict[str, Any], title: str = "", origin: str = "") -> Choice:
+def _configured(name: str, source: str, whole: dict[str, Any], title: str = "", origin: str = "") -> Choice:
     """A model with this config.json."""
-    layers, width = (next((config[key] for key in keys if key in config), None) for keys in (_LAYER_KEYS, _WIDTH_KEYS))
+    config = text_part(whole)
+    layers, width = (value_of(config, keys) for keys in (LAYERS, WIDTH))
     family, d_model = str(config.get("model_type", "")), width if isinstance(width, int) else 0
     return Choice(name, source, _counted(layers, "config.json"), title, origin, family, d_model)
 
 
 def _counted(layers: Any, said_by: str) -> int:
-    if not isinstance(layers, int) or isinstance(layers, bool) or not LAYERS[0] <= layers <= LAYERS[1]:
-        raise ValueError(f"its {said_by} says that it has {layers!r} layers; expected {LAYERS[0]} to {LAYERS[1]}")
+    if not isinstance(layers, int) or isinstance(layers, bool) or not 1 <= layers <= MOST_LAYERS:
+        raise ValueError(f"its {said_by} says that it has {layers!r} layers; expected 1 to {MOST_LAYERS}")
     return layers
 
 

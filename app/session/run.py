@@ -131,6 +131,12 @@ class TraceRun(_Run):
         return len(self.draws)
 
     @property
+    def window(self) -> int:
+        """Layers restored together."""
+        words = self.settings.get("window", "")
+        return int(words) if words.isdecimal() and len(words) < 4 else 1
+
+    @property
     def corrupted(self) -> float:
         """Mean over the noise samples."""
         return math.fsum(self.draws) / len(self.draws)

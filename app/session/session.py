@@ -39,7 +39,7 @@ class Session:
     painted: bool = False
     """The page has been drawn once, so that jobs may start."""
     layer_wanted: int | None = None
-    """Where the slider must stand for a model that was just chosen; see `app.workbench.edit`."""
+    """Where the slider must stand for a model that was just chosen; see `app.workbench.place`."""
     layer_asked_again: bool = False
     """The page is being drawn again for that, which is done once."""
     pressed: str = ""
@@ -79,6 +79,8 @@ class Session:
     trace_ask: TraceAsk | None = None
     layers_ask: LayersAsk | None = None
     edit_ask: EditAsk | FileAsk | None = None
+    trace_before: TraceAsk | None = None
+    """The question of the map that a cancelled trace gives way to."""
     score_ask: ScoreAsk | None = None
     score_wanted: bool = False
     """The edit is to be scored as soon as it is active."""
@@ -119,6 +121,10 @@ class Session:
     ledger: Branches = field(default_factory=no_edits)
     edits_made: dict[str, EditAsk | FileAsk] = field(default_factory=dict)
     """Key of an edit -> the question that made it."""
+    scored: dict[tuple[str, ...], ScoreAsk] = field(default_factory=dict)
+    """(edit, active edits) by their keys -> the last question for its scores."""
+    replacing: str = ""
+    """Key of an edit that stands in place of an earlier one of its prompt."""
     kept_broken: str = ""
     """Key of an edit that breaks the model and that the reader wants nevertheless."""
 

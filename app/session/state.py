@@ -200,7 +200,7 @@ def use_defaults_of(model: Choice) -> None:
     fields.layer, fields.chat = model.usual.layer, 0
     mine.layer_wanted = model.usual.layer
     mine.layer_before, mine.keep_layer = None, False
-    mine.trace_ask = mine.layers_ask = None
+    mine.trace_ask = mine.trace_before = mine.layers_ask = None
     mine.run_on_load, mine.linked_model, mine.linked_revision = False, "", ""
 
 
@@ -309,17 +309,25 @@ def pressed(button: str) -> bool:
     return True
 
 
-def start_trace(ask: TraceAsk) -> None:
+def start_trace(runner: Runner, ask: TraceAsk) -> None:
     """Run was pressed."""
-    session().trace_ask = ask
+    mine = session()
+    before = runner.get(mine.trace_ask.key) if mine.trace_ask is not None else None
+    if before is not None and before.state == "done":
+        mine.trace_before = mine.trace_ask
+    mine.trace_ask = ask
     session().keep_layer = False
     ask_anew(ask.key)
 
 
 def give_up(runner: Runner, job: Job) -> None:
     """Callback of Cancel: this session stops waiting for the job, whether or not others still do."""
-    session().given_up.add(job.key)
-    runner.cancel(job, session().asker)
+    mine = session()
+    mine.given_up.add(job.key)
+    runner.cancel(job, mine.asker)
+    if mine.trace_before is not None and mine.trace_ask is not None and mine.trace_ask.key == job.key:
+        mine.trace_ask = mine.trace_before
+        st.toast(say("Cancelled; the map is that of the trace before."), icon=":material/block:")
 
 
 def job_for(runner: Runner, key: str, label: str, work: Work, lane: Lane = "long") -> Job:

@@ -35,6 +35,11 @@ def visible(token: str) -> str:
     return token.replace(" ", "␣").replace("\n", "↵") or "∅"
 
 
+def signs(text: str) -> str:
+    """A finished sentence with true minus signs before its numbers."""
+    return re.sub(r"(?<![\w.])-(?=\d)", "−", text)
+
+
 def probability(value: float) -> str:
     """Two decimals, and never a zero or a one that is not exact."""
     if 0 < value < 0.005:

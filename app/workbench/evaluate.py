@@ -17,7 +17,7 @@ from app.session.session import session
 from app.shared import export
 from app.shared.tables import headings
 from app.shared.waiting import Waiting, cancel
-from app.shared.wording import NONE, duration, markup, plain
+from app.shared.wording import NONE, amount, duration, markup, plain
 from app.workbench import ledger
 from metrics.definitions import METRICS
 
@@ -177,17 +177,16 @@ def _tile(metric: Metric, report: EditReport) -> None:
         st.metric(said(metric.label), "—", help=said(score.definition))
         st.caption(plain(say("n = 0. Not measured: {reason}.", reason=said(score.reason))))
         return
-    change = None if score.change is None else f"{100 * score.change:+.0f} pt"
+    gain = score.change or 0.0
     value = f"{100 * score.value:.0f} %" if score.unit == "share" else number(score.value, score.unit)
-    once = next(other.value for other in report.of("efficiency") if other.name == "efficiency.moments_seconds")
     if metric.name == "efficiency":
-        value = duration(score.value - (once or 0.0))
+        value = duration(score.value)
     st.metric(
         said(metric.label),
         value,
-        change,
-        delta_color="off" if not score.change else "normal" if score.higher_is_better else "inverse",
-        delta_arrow="off" if not score.change else "auto",
+        None if score.change is None else amount(gain, "share", signed=True),
+        delta_color="gray" if not gain else "green" if (gain > 0) == score.higher_is_better else "red",
+        delta_arrow="off" if not gain else "up" if gain > 0 else "down",
         help=say("{definition} More on the Methods page.", definition=said(score.definition)),
     )
     if metric.name == "efficiency":

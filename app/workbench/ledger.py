@@ -19,7 +19,6 @@ from app.session.asks import CompareAsk, EditAsk, FileAsk, ScoreAsk
 from app.session.session import CURRENT, no_edits, session
 from app.shared.wording import plain
 
-"""Active edits in one session."""
 UNEDITED = "Unedited"
 
 
@@ -70,6 +69,7 @@ def settle(job: Job | None) -> None:
         _keep_scores()
         return
     kept = ask.active if isinstance(ask, EditAsk) else beside(job.result.requests[0].fact.prompt)
+    session().replacing = ask.key if set(active()) - set(kept) else ""
     session().ledger = session().ledger.put(CURRENT, [*(key for key in kept if key in active()), ask.key])
 
 
@@ -98,11 +98,12 @@ def undo(key: str | None = None) -> None:
 
 
 def _score_last() -> None:
-    """Show the scores of the last active edit, on the probes it came with."""
+    """Show the scores of the last active edit: those it had beside the same edits, else on the probes it came with."""
     mine = session()
     edit_ask = mine.edit_ask
     last = edit_ask.key if edit_ask is not None and edit_ask.key in active() else active()[-1]
-    mine.score_ask = ScoreAsk(mine.asked_model, last, active(), None)
+    asked = mine.scored.get((last, *active()))
+    mine.score_ask = ScoreAsk(mine.asked_model, last, active(), None) if asked is None else asked
     mine.score_wanted = False
 
 
@@ -111,6 +112,7 @@ def score(rows: tuple[Row, ...] | None) -> None:
     mine = session()
     last = mine.edit_ask.key if mine.edit_ask else active()[-1]
     mine.score_ask, mine.score_wanted = ScoreAsk(mine.asked_model, last, active(), rows), False
+    mine.scored[last, *active()] = mine.score_ask
     state.ask_anew(mine.score_ask.key)
 
 

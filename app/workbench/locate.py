@@ -18,7 +18,7 @@ from app.session.session import session
 from app.session.state import BOUND, KEEP
 from app.shared import export, style
 from app.shared.waiting import Waiting, cancel
-from app.shared.wording import plain, probability, roughly, sentence, short, visible
+from app.shared.wording import plain, probability, roughly, sentence, short, signs, visible
 from app.workbench import frame, heat_map
 from tracing.sites import LAYER_SITES, SITE_NAMES
 
@@ -360,7 +360,7 @@ def _said(located: Located) -> None:
 
     words = [said(located.suggestion().reason), said(early_site(located.main, located.silent))]
     st.caption(
-        plain(" ".join(filter(None, words))),
+        plain(signs(" ".join(filter(None, words)))),
         help=say(
             "The largest effect is taken over all positions before the last token, where a late state restores the "
             "answer trivially. Its interval is corrected for the number of cells it is the largest of."

@@ -75,7 +75,7 @@ if state.pressed("run"):
     if form.problems:
         st.toast(say("First correct the field named above."), icon=":material/error:")
     else:
-        state.start_trace(form.trace_ask())
+        state.start_trace(runner, form.trace_ask())
 if mine.run_on_load and not form.problems:
     mine.run_on_load = False
     mine.trace_ask = form.trace_ask()

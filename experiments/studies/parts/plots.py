@@ -258,10 +258,10 @@ def protocols_figure(heads: pd.DataFrame, metrics: Sequence[str]) -> Figure:
             ends = np.stack([(values - low).fillna(0.0), (high - values).fillna(0.0)])
             colour = LINES[index % len(LINES)]
             axes.errorbar(values, places, xerr=ends, fmt="o", markersize=3, color=colour, linewidth=1, label=method)
-        _dress(axes, fonts, metric.capitalize(), "headline of the protocol", "")
+        _dress(axes, fonts, metric.capitalize(), "share", "")
         axes.set_xlim(-0.03, 1.03)
     figure.axes[0].set_yticks(range(len(protocols)), protocols, fontfamily=fonts)
-    figure.axes[0].invert_yaxis()
+    figure.axes[0].set_ylim(len(protocols) - 0.5, -0.5)
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=6, fontsize=FONT - 1)
     return figure
 
