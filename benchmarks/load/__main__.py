@@ -6,7 +6,7 @@ a fact and edits it in its own way, all at the same time; then it asks for maps 
 a pause between two questions, as a class that follows its teacher does.  Last, `--visits` tabs open the page and close
 it again.
 
-    answers, wrong, errors      maps and edits seen, those that differ from the solo run, and failures
+    answers, wrong, errors      maps and edits seen, those that differ from the solo run, and failures new here
     p50_s, p95_s                seconds until the first map of a session, all sessions asking at once
     cached_p95_s                seconds until a map that the server has computed before
     p95_ratio                   p95_s / (maps up to that one x solo seconds)
@@ -58,8 +58,16 @@ class Question:
         }  # fmt: skip
 
 
-Alone = tuple[str, float, str]
-"""A map, the seconds until it stood, and an edit."""
+@dataclass(frozen=True)
+class Alone:
+    """What one tab saw of a question."""
+
+    map: str
+    seconds: float
+    """Until the map stood."""
+    edit: str
+    said: frozenset[str]
+    """Errors that the page rightly shows, as of an edit that the model does not take."""
 
 
 @dataclass
@@ -112,7 +120,7 @@ async def ask(address: str, question: Question) -> Alone:
         await tab.run()
         shown, seconds = tab.map(), time.perf_counter() - began
         await tab.run("apply_edit")
-        return shown, seconds, tab.edit()
+        return Alone(shown, seconds, tab.edit(), frozenset(tab.complaints()))
 
 
 async def session(
@@ -127,9 +135,9 @@ async def session(
             began = time.perf_counter()
             await tab.run()
             seen.first.append(time.perf_counter() - began)
-            seen.compare(tab.map(), solo[mine][0])
+            seen.compare(tab.map(), solo[mine].map)
             await tab.run("apply_edit")
-            seen.compare(tab.edit(), solo[mine][2])
+            seen.compare(tab.edit(), solo[mine].edit)
             await together.wait()
             for _ in range(options.rounds):
                 await asyncio.sleep(draw.uniform(0, 2 * options.pause))
@@ -137,8 +145,8 @@ async def session(
                 began = time.perf_counter()
                 await tab.run("run_trace", prompt=other.prompt, subject=other.subject, new=other.new)
                 seen.cached.append(time.perf_counter() - began)
-                seen.compare(tab.map(), solo[other][0])
-                seen.errors += tab.complaints()
+                seen.compare(tab.map(), solo[other].map)
+                seen.errors += [words for words in tab.complaints() if words not in solo[mine].said]
             await together.wait()
     except (OSError, ValueError, TimeoutError) as error:
         seen.errors.append(f"{type(error).__name__}: {error}")
@@ -184,7 +192,7 @@ async def load(
     await visits(address, asked[0], options.visits)
     await asyncio.sleep(options.settle)
     after = measured(address)
-    alone = statistics.median(seconds for _, seconds, _ in solo.values())
+    alone = statistics.median(one.seconds for one in solo.values())
     ordered = sorted(seen.first)
     ratios = [seconds / (alone * n) for n, seconds in enumerate(ordered, 1)]
     return {
