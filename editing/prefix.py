@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-
 from editing.ops import PromptOp
 from models import LanguageModel
 
@@ -53,8 +51,3 @@ def _one_token(model: LanguageModel, text: str, otherwise: int) -> int:
     """The token of this text, or `otherwise` if it is not a single token."""
     ids = model.tokenize(text, special_tokens=False)
     return ids[0] if len(ids) == 1 else otherwise
-
-
-def own_positions(states: torch.Tensor, lead: int, n_before: int) -> torch.Tensor:
-    """Drop the states of the `n_before` inserted tokens: [pos + n_before, ...] -> [pos, ...]."""
-    return torch.cat([states[:lead], states[lead + n_before :]])

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from metrics.asking.kept import answers
-from metrics.asking.logprobs import batches, row_logits, token_ids
+from metrics.asking.logprobs import batches, token_ids
 from metrics.asking.together import MOST_LOGITS
 from models.forwards.tree import LONGEST, MOST_NODES, Tree, TreeForward, shares_beginnings
 
@@ -84,11 +84,10 @@ def _nll(model: LanguageModel, rows: Sequence[Row], tick: Callable[[int], None])
         tick(len(some))
     apart = [row for row in rows if row not in sums]
     # in batches by what is read, words before a text included
-    for chunk in batches(apart, lambda row: len(whole[row][0]), model.d_vocab):
-        for row, logits in zip(chunk, row_logits(bare, [whole[row][0] for row in chunk]), strict=True):
-            behind, front = whole[row]
-            inserted = len(behind) - len(row)
-            own = (torch.cat([logits[:front], logits[front + inserted :]]) if inserted else logits)[:-1]
+    lengths = {row: len(behind) for row, (behind, _) in whole.items()}
+    for chunk in batches(apart, lengths, {row: len(row) - 1 for row in apart}, model.d_vocab):
+        found = model.logits_where(chunk, [range(len(row) - 1) for row in chunk])
+        for row, own in zip(chunk, found, strict=True):
             sums[row] = _summed(own, _normalisers(own), row), len(row) - 1
         tick(len(chunk))
     return sums

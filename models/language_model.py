@@ -16,6 +16,7 @@ from models.architectures import Architecture, architecture_of, as_out_in, conte
 from models.calls import calling
 from models.generation import Sampling, batches, drawn, greedy
 from models.text.text_model import TextModel
+from models.text.tokens import pad
 from models.views import LowRank, Rewrite, plain, share
 
 
@@ -175,6 +176,33 @@ class LanguageModel(TextModel):
             ends = torch.as_tensor(lengths, device=self.device)
             logits.masked_fill_((positions >= ends[:, None])[..., None], 0.0)
         return logits
+
+    def logits_where(
+        self,
+        rows: Sequence[Sequence[int]],
+        places: Sequence[Sequence[int]],
+        prompt_lengths: Sequence[int] | None = None,
+    ) -> list[Tensor]:
+        """The logits at some positions of rows of token ids; those of all would be most of the work of many models.
+
+        Args:
+            places: positions of each row.
+            prompt_lengths: as for `logits`.
+
+        Returns:
+            [n, d_vocab] for each row, float32, on the model's device.
+
+        Raises:
+            ValueError: as `logits`.
+        """
+        from models.forwards.partial import logits_at  # which needs this class
+
+        ids, lengths = pad(rows, self.pad_id)
+        at = torch.tensor([(row, pos) for row, some in enumerate(places) for pos in some]).T
+        positions = torch.arange(ids.shape[1], device=self.device).expand(ids.shape)
+        with calling(self.prompt_ends(ids, lengths, prompt_lengths)):
+            logits = logits_at(self, ids, (at[0], at[1]), position_ids=positions)
+        return list(logits.split([len(some) for some in places]))
 
     def prompt_ends(
         self,

@@ -12,19 +12,13 @@ from dataclasses import dataclass
 
 import torch
 
-from editing.applied.view import EditedModel
-from editing.ops import PromptOp, RouteOp
 from metrics import matches
 from metrics.asking.generation import continuations, normalise
-from metrics.asking.logprobs import batches, row_logits
-from models import LanguageModel, join, pad, target_ids
-from models.calls import calling
-from models.forwards.partial import logits_at
+from metrics.asking.logprobs import batches
+from models import LanguageModel, join, target_ids
 
 BEYOND_ANSWER = 4
 """Tokens generated beyond the answer, so that its end can be seen."""
-READ_ONE_OF = 4
-"""Answers are read at no more than one of so many positions, on average; it sizes the batches."""
 _ARTICLES = ("the ", "a ", "an ")
 _ARTICLE_BEGINNINGS = ("t", "th", "the", "a", "an")
 
@@ -65,8 +59,13 @@ def ask_all(
             joined[question] = ids, n_prompt
     found: dict[Question, Said] = {}
     undecided: list[Question] = []
-    for chunk in batches(joined, lambda question: len(joined[question][0]), model.d_vocab // READ_ONE_OF):
-        for question, logits in zip(chunk, _at_answers(model, [joined[question] for question in chunk]), strict=True):
+    lengths = {question: len(ids) for question, (ids, _) in joined.items()}
+    reads = {question: len(ids) - n_prompt + 1 for question, (ids, n_prompt) in joined.items()}
+    for chunk in batches(joined, lengths, reads, model.d_vocab):
+        rows, prompts = zip(*(joined[question] for question in chunk), strict=True)
+        # at the prompt's last token and at every token of the answer
+        places = [range(n_prompt - 1, len(ids)) for ids, n_prompt in zip(rows, prompts, strict=True)]
+        for question, logits in zip(chunk, model.logits_where(rows, places, prompts), strict=True):
             ids, n_prompt = joined[question]
             right = _settled(model, question, ids, n_prompt, logits.argmax(-1).tolist())
             kept = logits[0].double().log_softmax(-1).float() if question in keep_next else None
@@ -84,24 +83,6 @@ def ask_all(
         right = matches(said[question.prompt], (question.answer,), rivals)
         found[question] = Said(right, found[question].next_log_probs)
     return found
-
-
-def _at_answers(model: LanguageModel, joined: Sequence[tuple[list[int], int]]) -> list[torch.Tensor]:
-    """[answer + 1, d_vocab] of each row: the logits at the prompt's last token and at every token of the answer.
-
-    With a large vocabulary logits at all positions would be most of the work.  Only edits that read a prompt behind
-    other words or in another model need the rows as a whole.
-    """
-    rows, prompt_lengths = zip(*joined, strict=True)
-    if isinstance(model, EditedModel) and any(isinstance(op, PromptOp | RouteOp) for e in model.edits for op in e.ops):
-        whole = row_logits(model, rows, prompt_lengths)
-        return [logits[n_prompt - 1 :] for logits, n_prompt in zip(whole, prompt_lengths, strict=True)]
-    places = [(row, pos) for row, (ids, n_prompt) in enumerate(joined) for pos in range(n_prompt - 1, len(ids))]
-    row, position = torch.tensor(places, device=model.device).T
-    ids, _ = pad(rows, model.pad_id)
-    with calling(torch.tensor(prompt_lengths, device=model.device)):
-        logits = logits_at(model, ids, (row, position))
-    return list(logits.split([len(ids) - n_prompt + 1 for ids, n_prompt in joined]))
 
 
 def _settled(

@@ -123,31 +123,47 @@ class EditedModel(LanguageModel):
         lengths: Sequence[int] | torch.Tensor | None = None,
         prompt_lengths: Sequence[int] | torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """As `LanguageModel.logits`; one batch computes all rows, then routed rows are replaced."""
+        """As `LanguageModel.logits`."""
         ids = self.checked_ids(input_ids)
         ends = self.prompt_ends(ids, lengths, prompt_lengths)
+        if not self.prefix and not self._memories:
+            return self._inner.logits(ids, lengths, ends)
         stops = [ids.shape[1]] * len(ids) if lengths is None else torch.as_tensor(lengths).tolist()
-        if self.prefix:
-            logits = self._behind_prefix(ids, torch.tensor(stops), ends)
-        else:
-            logits = self._inner.logits(ids, lengths, ends)
-        if not self._memories:
-            return logits
-        for row, (stop, end) in enumerate(zip(stops, ends.tolist(), strict=True)):
-            routed = self.route(ids[row, :end].tolist())
-            if routed is not None:
-                memory, context = routed
-                read, lead = prefix.behind(self.base, context, ids[row, :stop].tolist())
-                answer = memory.answers.logits(torch.tensor([read]), prompt_lengths=[len(context) + end])[0]
-                logits[row, :stop] = prefix.own_positions(answer, lead, len(context))
+        rows = [row[:stop] for row, stop in zip(ids.tolist(), stops, strict=True)]
+        logits = torch.zeros(*ids.shape, self.d_vocab, device=self.device)
+        for row, own in enumerate(self.logits_where(rows, [range(stop) for stop in stops], ends.tolist())):
+            logits[row, : len(own)] = own
         return logits
 
-    def _behind_prefix(self, ids: torch.Tensor, stops: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
-        """[batch, pos, d_vocab] of the rows' own positions."""
-        shift = len(self.prefix)
-        rows, leads = zip(*map(self.behind_prefix, ids.tolist()), strict=True)
-        logits = self._inner.logits(torch.tensor(rows), stops + shift, ends + shift)
-        return torch.stack([prefix.own_positions(row, lead, shift) for row, lead in zip(logits, leads, strict=True)])
+    def logits_where(
+        self,
+        rows: Sequence[Sequence[int]],
+        places: Sequence[Sequence[int]],
+        prompt_lengths: Sequence[int] | None = None,
+    ) -> list[torch.Tensor]:
+        """As `LanguageModel.logits_where`; one batch computes all rows, then routed rows are replaced."""
+        ends = [len(row) for row in rows] if prompt_lengths is None else list(prompt_lengths)
+        logits = self._read(self._inner, self.prefix, rows, places, ends)
+        for index, (row, end) in enumerate(zip(rows, ends, strict=True) if self._memories else ()):
+            routed = self.route(row[:end])
+            if routed is not None:
+                memory, context = routed
+                (logits[index],) = self._read(memory.answers, context, [row], [places[index]], [end])
+        return logits
+
+    def _read(
+        self,
+        model: LanguageModel,
+        before: Sequence[int],
+        rows: Sequence[Sequence[int]],
+        places: Sequence[Sequence[int]],
+        ends: Sequence[int],
+    ) -> list[torch.Tensor]:
+        """`logits_where` of rows that a model reads behind other tokens, which do not count in `places` and `ends`."""
+        whole, leads = zip(*(prefix.behind(self.base, before, row) for row in rows), strict=True)
+        shift = len(before)
+        own = [[pos + shift * (pos >= lead) for pos in some] for some, lead in zip(places, leads, strict=True)]
+        return model.logits_where(whole, own, [end + shift for end in ends])
 
     def continuations(
         self, rows: Sequence[Sequence[int]], max_new_tokens: int, begun: Sequence[Sequence[int]] | None = None

@@ -15,7 +15,7 @@ import torch
 
 from facts.types import MAX_PROMPT_CHARACTERS
 from metrics.asking.kept import answers
-from models.text.tokens import join, pad
+from models.text.tokens import join
 
 if TYPE_CHECKING:
     from models import LanguageModel
@@ -26,7 +26,10 @@ SPREAD = 1.5
 """Largest ratio of lengths within a batch; up to about this, padding is cheaper than another forward."""
 
 MAX_LOGITS = 2**25
-"""Largest [batch, pos, d_vocab] block of logits held at once, entries (128 MiB in float32)."""
+"""Largest [place, d_vocab] block of logits held at once, entries (128 MiB in float32)."""
+
+MAX_TOKENS = 2**14
+"""Most tokens of a batch."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,40 +98,37 @@ Question = tuple[tuple[int, ...], int, bool]
 def score(model: LanguageModel, questions: Sequence[Question], tick: Callable[[int], None]) -> dict[Question, Forced]:
     """The readings, batch by batch."""
     scores: dict[Question, Forced] = {}
-    for chunk in batches(questions, lambda question: len(question[0]), model.d_vocab):
-        rows, prompt_lengths = [list(ids) for ids, _, _ in chunk], [n_prompt for _, n_prompt, _ in chunk]
-        for question, logits in zip(chunk, row_logits(model, rows, prompt_lengths), strict=True):
-            scores[question] = reading(logits[question[1] - 1 : -1], *question)
+    lengths = {question: len(model.behind_prefix(question[0])[0]) for question in questions}
+    reads = {(ids, n_prompt, keep): len(ids) - n_prompt for ids, n_prompt, keep in questions}
+    for chunk in batches(questions, lengths, reads, model.d_vocab):
+        # an edited model may decide by the prompt whether its edit applies, and must not see the answer then
+        prompt_lengths = [n_prompt for _, n_prompt, _ in chunk]
+        places = [range(n_prompt - 1, len(ids) - 1) for ids, n_prompt, _ in chunk]
+        read = model.logits_where([ids for ids, _, _ in chunk], places, prompt_lengths)
+        for question, logits in zip(chunk, read, strict=True):
+            scores[question] = reading(logits, *question)
         tick(len(chunk))
     return scores
 
 
-def batches(items: Iterable[T], length: Callable[[T], int], d_vocab: int) -> Iterator[list[T]]:
-    """Items by rising length, in batches whose rows are at most SPREAD times as long as the shortest and whose logits
-    fit MAX_LOGITS."""
-    batch: list[T] = []
-    for item in sorted(items, key=length):
-        n_tokens = length(item)
-        too_long = batch and n_tokens > SPREAD * length(batch[0])
-        if too_long or (len(batch) + 1) * n_tokens * d_vocab > MAX_LOGITS:
-            yield from [batch] if batch else []
-            batch = []
-        batch.append(item)
-    yield from [batch] if batch else []
-
-
-def row_logits(
-    model: LanguageModel, rows: Sequence[list[int]], prompt_lengths: Sequence[int] | None = None
-) -> list[torch.Tensor]:
-    """[pos, d_vocab] of each row, its padding cut off.
+def batches(items: Iterable[T], lengths: Mapping[T, int], reads: Mapping[T, int], d_vocab: int) -> Iterator[list[T]]:
+    """Items by rising length, in batches whose rows are at most SPREAD times as long as the shortest, of at most
+    MAX_TOKENS tokens, and whose logits fit MAX_LOGITS.
 
     Args:
-        prompt_lengths: tokens of each row's prompt, if an answer follows it: an edited model may decide by the prompt
-            whether its edit applies, and must not see the answer then.
+        lengths: tokens of an item as they are read.
+        reads: places of it whose logits are read.
     """
-    ids, lengths = pad(rows, model.pad_id)
-    logits = model.logits(ids, lengths, lengths if prompt_lengths is None else prompt_lengths)
-    return [logits[row, :n_tokens] for row, n_tokens in enumerate(lengths.tolist())]
+    batch: list[T] = []
+    places = 0
+    for item in sorted(items, key=lengths.__getitem__):
+        places += reads[item]
+        too_long = batch and lengths[item] > SPREAD * lengths[batch[0]]
+        if too_long or (len(batch) + 1) * lengths[item] > MAX_TOKENS or places * d_vocab > MAX_LOGITS:
+            yield from [batch] if batch else []
+            batch, places = [], reads[item]
+        batch.append(item)
+    yield from [batch] if batch else []
 
 
 def reading(logits: torch.Tensor, ids: Sequence[int], n_prompt: int, keep_next: bool) -> Forced:

@@ -11,7 +11,7 @@ from editing import apply_edits, get_method
 from editing.applied.router import SeracRouter
 from editing.methods.trained.serac import SeracMethod
 from editing.ops import RouteOp
-from editing.prefix import behind, own_positions
+from editing.prefix import behind
 from editing.train.artefact import Artefact, load_artefact, save_artefact
 from editing.train.editors.scope import PromptReader, ScopeNetwork, balanced_bce, squared_distance
 from editing.train.editors.serac_trainer import calibrated, context_ids
@@ -60,7 +60,8 @@ def test_in_scope_is_the_counterfactual_model_run_by_hand() -> None:
     read, lead = behind(MODEL, context, MODEL.encode(PROMPT))
     answers = router().counterfactual(MODEL)
     assert answers.weights_digest() != MODEL.weights_digest()
-    wanted = own_positions(answers.logits(torch.tensor([read]))[0], lead, len(context))
+    states = answers.logits(torch.tensor([read]))[0]
+    wanted = torch.cat([states[:lead], states[lead + len(context) :]])
     found = apply_edits(MODEL, [edit]).logits(ids_of(MODEL, PROMPT))[0]
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
     assert not torch.allclose(found, MODEL.logits(ids_of(MODEL, PROMPT))[0], atol=1e-3)

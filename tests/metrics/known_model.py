@@ -87,6 +87,14 @@ class KnownModel:
         ]
         return torch.stack([torch.stack(row) for row in rows])
 
+    def logits_where(
+        self,
+        rows: Sequence[Sequence[int]],
+        places: Sequence[Sequence[int]],
+        prompt_lengths: Sequence[int] | None = None,
+    ) -> list[torch.Tensor]:
+        return [self.logits(torch.tensor([row]))[0, list(some)] for row, some in zip(rows, places, strict=True)]
+
     def generate(self, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
         rows = [self.encode(prompt) for prompt in prompts]
         continued = self.continuations(rows, max_new_tokens)

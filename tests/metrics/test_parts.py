@@ -19,12 +19,16 @@ from tests.tiny import tiny_model
 
 
 def test_batches_hold_like_lengths_and_a_bounded_block_of_logits() -> None:
-    lengths = [3, 5, 3, 4, 9, 3]
-    assert list(batches(range(6), lambda index: lengths[index], d_vocab=10)) == [[0, 2, 5, 3], [1], [4]]
-    # Room for two rows of three tokens, or one of any other length.
-    assert list(batches(range(6), lambda index: lengths[index], d_vocab=2**25 // 6)) == [[0, 2], [5], [3], [1], [4]]
-    # A row that alone is too large is still run.
-    assert list(batches([7], lambda n: n, d_vocab=2**25)) == [[7]]
+    lengths = dict(enumerate([3, 5, 3, 4, 9, 3]))
+    assert list(batches(range(6), lengths, lengths, d_vocab=10)) == [[0, 2, 5, 3], [1], [4]]
+    # Room for six places: two rows of three tokens, or one of any other length.
+    assert list(batches(range(6), lengths, lengths, d_vocab=2**25 // 6)) == [[0, 2], [5], [3], [1], [4]]
+    # Where two are read of each, three rows.
+    reads = dict.fromkeys(lengths, 2)
+    assert list(batches(range(6), lengths, reads, d_vocab=2**25 // 6)) == [[0, 2, 5], [3, 1], [4]]
+    # A row that alone is too large is still run; so many tokens are not run together.
+    assert list(batches([7], {7: 7}, {7: 7}, d_vocab=2**25)) == [[7]]
+    assert list(batches([0, 1, 2], dict.fromkeys(range(3), 2**13), reads, d_vocab=10)) == [[0, 1], [2]]
 
 
 def test_answers_are_scored_once_and_their_rank_counts_from_one() -> None:

@@ -31,6 +31,9 @@ def test_a_rows_logits_do_not_depend_on_its_batch_mates(family: str) -> None:
         alone = model.logits(torch.tensor([row]))[0]
         torch.testing.assert_close(together[index, : len(row)], alone, rtol=1e-5, atol=1e-5)
         assert (together[index, len(row) :] == 0).all()
+    places = [[len(row) - 1, 0] for row in rows]
+    for index, found in enumerate(model.logits_where(rows, places, [1] * len(rows))):
+        torch.testing.assert_close(found, together[index, places[index]], rtol=1e-5, atol=1e-5)
     other_pad, _ = pad(rows, 77)
     assert torch.equal(model.logits(other_pad, lengths.tolist()), together)
 
