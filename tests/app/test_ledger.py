@@ -91,6 +91,20 @@ def test_the_same_prompt_is_edited_in_place(two_edits: AppTest) -> None:
     assert after[0] == before[0]
     assert len(after) == 2
     assert cache.drawer().all(after)[1].requests[0].target_new == "Cairo"
+    replaced = "It stands in place of the earlier edit of this prompt."
+    assert any(caption.value == replaced for caption in two_edits.caption)
+    two_edits.button(key="undo").click().run()
+    assert not any(caption.value == replaced for caption in two_edits.caption)
+
+
+def test_undo_shows_the_scores_as_they_were_and_adds_no_run(two_edits: AppTest) -> None:
+    mine = two_edits.session_state["session"]
+    first, second = edits(two_edits)
+    runs, alone = len(mine.runs), mine.scored[first, first]
+    assert mine.score_ask == mine.scored[second, first, second] != alone
+    two_edits.button(key="undo").click().run()
+    assert mine.score_ask == alone
+    assert len(mine.runs) == runs
 
 
 def test_any_edit_can_be_undone_and_the_rest_scored_anew(two_edits: AppTest) -> None:

@@ -10,7 +10,7 @@ from app.session import examples, state
 from app.session.asks import EditAsk, ScoreAsk
 from app.session.form import Form, default_window
 from app.session.state import ROOM, refused_values
-from app.shared.wording import duration, markup, plain, probability, visible
+from app.shared.wording import duration, markup, plain, probability, signs, visible
 from app.workbench.settings import own_layers
 from facts.atlas import load_atlas
 
@@ -134,6 +134,11 @@ def test_text_of_a_reader_loses_its_powers() -> None:
     assert plain("$a$ <b>\n`c`") == r"\$a\$ \<b\> \`c\`"
     assert markup("<img src='x'>") == "&lt;img src=&#x27;x&#x27;&gt;"
     assert visible(" le\n") == "␣le↵"
+
+
+def test_a_sentence_has_true_minus_signs_before_its_numbers() -> None:
+    words = "at layer 2: -0.05 (95 % CI -0.1 to 0.2), R-ROME, 2025-11-2, x-1"
+    assert signs(words) == "at layer 2: −0.05 (95 % CI −0.1 to 0.2), R-ROME, 2025-11-2, x-1"
 
 
 def test_numbers_are_short_and_never_falsely_exact() -> None:

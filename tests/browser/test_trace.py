@@ -156,7 +156,16 @@ def test_cancel_leaves_a_usable_page_and_no_partial_map(new_page: NewPage, serve
     # The worker is free again: another question is answered.
     page.get_by_role("radio", name="State").click(force=True)
     trace(page)
-    assert np.array(grid(page)).shape[1] == LAYERS
+    before = grid(page)
+    assert np.array(before).shape[1] == LAYERS
+    # A further trace that is cancelled gives way to the map before it.
+    with server.held():
+        page.get_by_role("radio", name="MLP").click(force=True)
+        button(page, "Run again").click()
+        button(page, "Cancel").click(timeout=PATIENCE)
+        expect(page.get_by_text("Cancelled; the map is that of the trace before.")).to_be_visible(timeout=PATIENCE)
+    expect(page.get_by_text("The inputs have changed since this trace")).to_be_visible(timeout=PATIENCE)
+    assert grid(page) == before
 
 
 def test_typing_and_clicking_during_a_run(new_page: NewPage, server: Server) -> None:  # check 12
