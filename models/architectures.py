@@ -7,10 +7,10 @@ that ROME reads as a linear associative memory (Meng et al. 2022, section 3.1, a
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -267,6 +267,9 @@ def as_out_in(module: nn.Module, weight: Tensor) -> Tensor:
     Raises:
         ValueError: if the module is neither Linear nor Conv1D.
     """
+    from torch import nn  # here, so that the families can be listed without it
+    from transformers.pytorch_utils import Conv1D
+
     if isinstance(module, Conv1D):
         return weight.T
     if isinstance(module, nn.Linear):

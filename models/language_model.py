@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from models.architectures import Architecture, architecture_of, as_out_in, context_length
 from models.calls import calling
+from models.forwards.head import only_at
 from models.generation import Sampling, batches, drawn, greedy
 from models.text.text_model import TextModel
 from models.text.tokens import pad
@@ -29,6 +30,7 @@ class LanguageModel(TextModel):
         module: a causal language model of transformers.
         tokenizer: a fast tokenizer.
         origin: what the weights were before, where that changed them: "dequantised from Q4_1 and Q8_0".
+        part_of: `config.model_type` of the whole of which this is the text model; empty where it is the whole.
 
     Raises:
         ValueError: if the family is not supported or a needed part is missing.
@@ -42,9 +44,10 @@ class LanguageModel(TextModel):
         tokenizer: PreTrainedTokenizerFast,
         *,
         origin: str = "",
+        part_of: str = "",
     ) -> None:
         self.name = name
-        self.origin = origin
+        self.origin, self.part_of = origin, part_of
         self.revision = revision
         self.module = module.eval().requires_grad_(False)
         self.tokenizer = tokenizer
@@ -195,14 +198,15 @@ class LanguageModel(TextModel):
         Raises:
             ValueError: as `logits`.
         """
-        from models.forwards.partial import logits_at  # which needs this class
-
         ids, lengths = pad(rows, self.pad_id)
+        ids = self.checked_ids(ids)
         at = torch.tensor([(row, pos) for row, some in enumerate(places) for pos in some]).T
         positions = torch.arange(ids.shape[1], device=self.device).expand(ids.shape)
-        with calling(self.prompt_ends(ids, lengths, prompt_lengths)):
-            logits = logits_at(self, ids, (at[0], at[1]), position_ids=positions)
-        return list(logits.split([len(some) for some in places]))
+        head = self.submodules[self.architecture.head]
+        ends = self.prompt_ends(ids, lengths, prompt_lengths)
+        with torch.no_grad(), self.lock, calling(ends), only_at(head, (at[0], at[1])):
+            logits = self.module(input_ids=ids, position_ids=positions, use_cache=False).logits[0]
+        return list(logits.to(self.device, torch.float32).split([len(some) for some in places]))
 
     def prompt_ends(
         self,
@@ -378,7 +382,7 @@ class LanguageModel(TextModel):
             revision = self.revision
             if values:
                 revision = hashlib.sha256(f"{revision} {tensors_digest(sorted(values.items()))}".encode()).hexdigest()
-        made = LanguageModel(self.name, revision, module, self.tokenizer, origin=self.origin)
+        made = LanguageModel(self.name, revision, module, self.tokenizer, origin=self.origin, part_of=self.part_of)
         made.findings, made.chat = self.findings, self.chat
         return made
 

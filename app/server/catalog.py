@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from app.server import limits
+from models.architectures import architecture_named
 from models.cards import LayerChoice, Size, layer_choice
 from models.settings import LoadSettings
 from models.sources import catalogue
@@ -222,11 +223,17 @@ def _config(folder: Path) -> dict[str, Any]:
 
 
 def _configured(name: str, source: str, whole: dict[str, Any], title: str = "", origin: str = "") -> Choice:
-    """A model with this config.json."""
+    """A model with this config.json.
+
+    Raises:
+        ValueError: if it is of no supported family or does not say how many layers it has.
+    """
     config = text_part(whole)
     layers, width = (value_of(config, keys) for keys in (LAYERS, WIDTH))
     family, d_model = str(config.get("model_type", "")), width if isinstance(width, int) else 0
-    return Choice(name, source, _counted(layers, "config.json"), title, origin, family, d_model)
+    choice = Choice(name, source, _counted(layers, "config.json"), title, origin, family, d_model)
+    architecture_named(family)
+    return choice
 
 
 def _counted(layers: Any, said_by: str) -> int:

@@ -61,11 +61,16 @@ def export_adapter(view: EditedModel, folder: Path) -> None:
     On the unedited model in float32 it gives the view's logits up to rounding.
 
     Raises:
-        ValueError: see `factors_of`.
+        ValueError: see `factors_of`; and for the text model of a model that sees pictures too.
         FileExistsError: if there is something in the folder already.
         FileNotFoundError: if its parent does not exist.
     """
     factors = factors_of(view)
+    if view.base.part_of:
+        raise ValueError(
+            f"{view.base.name!r} is the text model of a {view.base.part_of} model, which calls its weights otherwise, "
+            "so an adapter of one would not fit the other; export the edited model"
+        )
     if not folder.parent.is_dir():
         raise FileNotFoundError(f"there is no folder {str(folder.parent)!r}; make it first")
     if folder.exists() and any(folder.iterdir()):

@@ -1,4 +1,4 @@
-"""Losses of the head's output, computed in one pass over its weight.
+"""The head at a few places alone, and losses of its output, computed in one pass over its weight.
 
 With a vocabulary of 262,144 the head is most of a small model, and a search reads it at a few places again and again.
 -log P[t] and KL(P || Q) come with a gradient that needs the logits z = W h + b only in sums over the vocabulary,
@@ -12,13 +12,36 @@ W, each used twice while the processor's cache holds it, and divided by the norm
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+Places = tuple[Tensor, Tensor]
+"""Rows and positions, [place] each."""
 PIECE = 320 * 1024
 """Entries of the weight in a piece: 1.3 MB, what a core's cache holds beside the rest."""
+
+
+@contextmanager
+def only_at(head: nn.Module, places: Places) -> Iterator[None]:
+    """While open, this thread's head sees these places alone, as one row; the caller holds the model's lock."""
+    owner = threading.get_ident()
+
+    def choose(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+        if threading.get_ident() != owner:
+            return None
+        row, position = (index.to(args[0].device) for index in places)
+        return (args[0][row, position][None], *args[1:])
+
+    handle = head.register_forward_pre_hook(choose)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def losses(logits: Tensor, tokens: Tensor, bases: Tensor) -> Tensor:

@@ -9,22 +9,20 @@ what a family does to its logits behind the head (a cap, a scale) stay transform
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from models.forwards.head import head_losses, losses
+from models.forwards.head import Places, head_losses, losses, only_at
 from models.forwards.hooks import giving, hung, instead, sequence_length
 from models.forwards.packing import KeysValues, PrefixCache, RecordingCache, packed_inputs, packed_pattern, plain
 from models.forwards.sites import Keep, Key, Visit, site_path
 from models.language_model import LanguageModel
 
-Places = tuple[Tensor, Tensor]
-"""Rows and positions, [place] each."""
 MOST_PACKED = 512
 """Positions in a packed row: its attention scores are a square of them."""
 TOLERANCE = 1e-5
@@ -60,27 +58,11 @@ def logits_of(model: LanguageModel, inputs: Mapping[str, Any], places: Places) -
 def _logits_at(
     model: LanguageModel, inputs: Mapping[str, Any], places: Places, visits: Mapping[Key, Visit], grad: bool
 ) -> Tensor:
-    with model.lock, torch.set_grad_enabled(grad), hung(model, visits, sequence_length(inputs)), _only(model, places):
+    head = model.submodules[model.architecture.head]
+    hooked = hung(model, visits, sequence_length(inputs))
+    with model.lock, torch.set_grad_enabled(grad), hooked, only_at(head, places):
         logits: Tensor = model.module(**inputs).logits
     return logits[0].to(model.device, torch.float32)
-
-
-@contextmanager
-def _only(model: LanguageModel, places: Places) -> Iterator[None]:
-    """While open, the head sees these places alone, as one row; the caller holds the model's lock."""
-    owner = threading.get_ident()
-
-    def choose(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
-        if threading.get_ident() != owner:
-            return None
-        row, position = (index.to(args[0].device) for index in places)
-        return (args[0][row, position][None], *args[1:])
-
-    handle = model.submodules[model.architecture.head].register_forward_pre_hook(choose)
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 @dataclass(frozen=True, eq=False)

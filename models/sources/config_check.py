@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from models.architectures import architecture_named
+
 _QUERY_HEADS = ("num_attention_heads", "n_head", "num_heads", "n_heads", "attention_heads")
 _SHARED_HEADS = ("num_key_value_heads", "num_kv_heads")
 WIDTH = ("hidden_size", "n_embd", "d_model")
@@ -39,12 +41,20 @@ def check_config(whole: dict[str, Any]) -> None:
     """
     import torch
 
-    from models.architectures import architecture_named
-
     config = text_part(whole)
     if "auto_map" in whole or "auto_map" in config:
         raise ValueError("the model needs code of its own (auto_map in config.json), which is never run here")
     architecture_named(str(config.get("model_type", "")))
+    if whole.get("use_bidirectional_attention") or config.get("use_bidirectional_attention"):
+        raise ValueError(
+            "the model's tokens also read what follows them (use_bidirectional_attention in config.json); expected one "
+            "that continues a text"
+        )
+    if config is not whole and "quantization_config" in whole:
+        raise ValueError(
+            "the model sees pictures too and its weights are quantised (quantization_config in config.json); of such a "
+            "model only unquantised weights are read"
+        )
     for quantity, (limit, keys) in LIMITS.items():
         for key in keys:
             value = config.get(key)

@@ -17,6 +17,8 @@ from models.sources.config_check import check_config
 from models.sources.manifest import file_digest, is_lfs_pointer, read_json
 from models.sources.patterns import may_hang
 
+_ADAPTER = "adapter_config.json"
+"""Of peft; transformers puts such an adapter on the model beside it without a word."""
 _MAX_TOKENIZER_BYTES = 200_000_000
 _MAX_HEADER_BYTES = 100_000_000  # the safetensors format's own limit
 _VOCABULARIES = ("tokenizer.json", "vocab.json", "tokenizer.model")
@@ -39,6 +41,11 @@ def check_folder(folder: Path) -> dict[str, Any]:
             check_regular(path, "remove it from the model's folder")
     config = _config(folder)
     check_config(config)
+    if (folder / _ADAPTER).exists():
+        raise ValueError(
+            f"{str(folder)!r} holds an adapter ({_ADAPTER}) beside a model; load both with peft, save what its "
+            "`merge_and_unload` gives in a folder and load that, or take the adapter away"
+        )
     for path in weight_files(folder):
         _check_safetensors(path)
     _check_tokenizer(folder)
@@ -131,6 +138,11 @@ def folder_digest(folder: Path, *also: str, known: Mapping[str, str] | None = No
 def _config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     if not path.is_file():
+        if (folder / _ADAPTER).exists():
+            raise ValueError(
+                f"{str(folder)!r} holds an adapter alone; load it onto its model with peft, save what its "
+                "`merge_and_unload` gives in a folder and load that"
+            )
         raise ValueError(f"{str(folder)!r} holds no config.json; give a folder written by `save_pretrained`")
     return read_json(path)
 

@@ -24,7 +24,10 @@ from models.sources.placement import Placement, place
 
 REFERENCE = "reference"
 """Name of the bundled model."""
-TEXT_ALONE = {r"^(model\.)?language_model\.(model\.)?(?!lm_head)": "model.", r"^language_model\.lm_head": "lm_head"}
+TEXT_ALONE = {
+    r"^(model\.)?(language|text)_model\.(model\.)?(?!lm_head)": "model.",
+    r"^language_model\.lm_head": "lm_head",
+}
 """Names of the text model's weights, in a checkpoint that sees pictures too -> alone."""
 _REASON_LENGTH = 300
 _HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?")
@@ -57,13 +60,14 @@ def load_model(
     folder, remedy = _folder_of(name)
     digests = check_manifest(folder, remedy) if remedy else {}
     origin = str(read_manifest(folder, remedy).get("origin", "")) if remedy else ""
-    check_folder(folder)
+    config = check_folder(folder)
+    part_of = "" if text_part(config) is config else str(config.get("model_type"))
     placement = place(settings, lambda: n_parameters(folder))
     module, tokenizer = _read(folder, placement)
     if placement.device is not None:
         module.to(placement.device)
     revision = folder_digest(folder, str(placement.dtype), *filter(None, [load]), known=digests)
-    return LanguageModel(str(name), revision, module, tokenizer, origin=origin)
+    return LanguageModel(str(name), revision, module, tokenizer, origin=origin, part_of=part_of)
 
 
 def _folder_of(name: str | Path) -> tuple[Path, str]:
@@ -127,14 +131,19 @@ def _module(folder: Path, placement: Placement) -> tuple[Any, dict[str, Any]]:
     }
     if text_part(config := read_json(folder / "config.json")) is not config:
         whole = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-        options |= {"config": whole.get_text_config(), "key_mapping": TEXT_ALONE}
+        text = whole.get_text_config()
+        text.tie_word_embeddings = whole.tie_word_embeddings
+        options |= {"config": text, "key_mapping": TEXT_ALONE}
     try:
-        return AutoModelForCausalLM.from_pretrained(folder, attn_implementation="sdpa", **options)
+        module, info = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="sdpa", **options)
     except ValueError as error:
         if "scaled_dot_product_attention" not in str(error):
             raise
         # GPT-Neo and GPT-J have no such attention
-        return AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager", **options)
+        module, info = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager", **options)
+    if "key_mapping" in options:
+        del module._weight_conversions  # saved alone, it keeps the names that it has alone
+    return module, info
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from streamlit.testing.v1 import AppTest
 
 from app.server.cache import Shelf
 from app.server.catalog import AS_USUAL, Choice, _added, choice_of, choices, offer
+from models import FAMILIES
 from tests.tiny import build_tiny
 from tests.tiny_gguf import write_gguf
 
@@ -22,7 +23,7 @@ def nothing_fetched(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.Te
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", empty)
 
 
-def folder(path: Path, config: str | None = '{"n_layer": 5}', weights: bool = True) -> Path:
+def folder(path: Path, config: str | None = '{"model_type": "gpt2", "n_layer": 5}', weights: bool = True) -> Path:
     path.mkdir()
     if config is not None:
         (path / "config.json").write_text(config)
@@ -52,6 +53,7 @@ def test_folders_are_offered_under_their_names(monkeypatch: pytest.MonkeyPatch, 
         ("x={root}/text", "its config.json says that it has 'many' layers; expected 1 to 256"),
         ("x={root}/null", "its config.json says that it has None layers; expected 1 to 256"),
         ("x={root}/zero", "its config.json says that it has 0 layers; expected 1 to 256"),
+        ("x={root}/state", f"the model family 'mamba' is not supported; choose a model of {', '.join(FAMILIES)}"),
         ("x={root}/pipe", "its config.json is no ordinary file; give the folder that `save_pretrained` wrote"),
         ("x={root}/light", "it holds no .safetensors file; save it with `save_pretrained`"),
     ],
@@ -65,7 +67,8 @@ def test_what_cannot_be_used_is_named_with_the_reason_and_the_rest_works(
     folder(tmp_path / "light", weights=False)
     os.mkfifo(folder(tmp_path / "pipe", None) / "config.json")
     for name, config in (("words", "{"), ("list", "[]"), ("text", '{"n_layer": "many"}'), ("null", '{"n_layer": null}'),
-                         ("zero", '{"num_hidden_layers": 0}')):  # fmt: skip
+                         ("zero", '{"num_hidden_layers": 0}'),
+                         ("state", '{"model_type": "mamba", "num_hidden_layers": 3}')):  # fmt: skip
         folder(tmp_path / name, config)
     monkeypatch.setenv("ENGRAM_MODELS", f"{entry.format(root=tmp_path)},mine={good}")
     found = offer()
@@ -76,16 +79,24 @@ def test_what_cannot_be_used_is_named_with_the_reason_and_the_rest_works(
 
 def test_models_of_the_hubs_cache_are_offered(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    config = '{"num_hidden_layers": 7, "architectures": ["%s"]}'
-    for name, kind in (("some/writer", "LlamaForCausalLM"), ("some/reader", "BertForMaskedLM")):
+    config = '{"model_type": "%s", "num_hidden_layers": 7, "architectures": ["%s"]}'
+    sees = '{"model_type": "%s", "architectures": ["%s"], "text_config": {"model_type": "%s", "num_hidden_layers": 7}}'
+    for name, text in {
+        "some/writer": config % ("llama", "LlamaForCausalLM"),
+        "some/reader": config % ("bert", "BertForMaskedLM"),
+        "some/state": config % ("mamba", "MambaForCausalLM"),
+        "some/seer": sees % ("gemma3", "Gemma3ForConditionalGeneration", "gemma3_text"),
+        "some/clip": sees % ("clip", "CLIPModel", "clip_text_model"),
+    }.items():
         place = tmp_path / f"models--{name.replace('/', '--')}"
         (place / "refs").mkdir(parents=True)
         (place / "refs" / "main").write_text("0" * 40)
         (place / "snapshots").mkdir()
-        folder(place / "snapshots" / ("0" * 40), config % kind)
+        folder(place / "snapshots" / ("0" * 40), text)
     (tmp_path / "models--half--done").mkdir()
     found = offer()
-    assert list(found.models) == ["reference", "glass-box", "some/writer"]
+    assert list(found.models) == ["reference", "glass-box", "some/seer", "some/writer"]
+    assert found.models["some/seer"].family == "gemma3_text"
     assert (found.models["some/writer"].n_layers, found.unusable) == (7, ())
 
 

@@ -91,8 +91,11 @@ def test_what_an_adapter_cannot_hold_is_refused(tmp_path: Path) -> None:
         export_adapter(view, tmp_path / "full")
     with pytest.raises(FileNotFoundError, match="make it first"):
         export_adapter(view, tmp_path / "no" / "such")
-    with pytest.raises(ValueError, match="no models of the family 'opt'"):
+    with pytest.raises(ValueError, match="calls the weights of a 'opt' model is not known here"):
         export_gguf_adapter(edited(tiny_model("opt"), "rome"), tmp_path / "opt.gguf")
+    whole = LanguageModel("mine", model.revision, model.module, model.tokenizer, part_of="llava")
+    with pytest.raises(ValueError, match="'mine' is the text model of a llava model, which calls its weights"):
+        export_adapter(edited(whole, "rome"), tmp_path / "part")
     attention = get_method("lora").compute(model, [NEEDLE], quick("lora", "", steps=2, targets="attention"))
     with pytest.raises(ValueError, match="in another order"):
         export_gguf_adapter(apply_edits(model, [attention]), tmp_path / "attention.gguf")

@@ -64,7 +64,9 @@ def _names(family: str, n_layers: int, layers: Mapping[str, object]) -> dict[str
     known = {name: arch for arch, name in gguf.MODEL_ARCH_NAMES.items()}
     arch = known.get(FAMILIES.get(family, family))
     if arch is None:
-        raise ValueError(f"llama.cpp has no models of the family {family!r}; export a peft adapter instead")
+        raise ValueError(
+            f"what llama.cpp calls the weights of a {family!r} model is not known here; export a peft adapter instead"
+        )
     table, names = gguf.get_tensor_name_map(arch, n_layers), {}
     for layer in layers:
         name = table.get_name(layer)

@@ -15,7 +15,7 @@ import huggingface_hub
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForImageTextToText
 
 import models.sources.load
 from models import FAMILIES, load_model
@@ -54,28 +54,71 @@ def test_every_family_comes_back_from_disk_as_it_was(family: str) -> None:
     torch.testing.assert_close(model.logits(ids), module(input_ids=ids).logits)
 
 
-@pytest.mark.parametrize("published", [True, False])
-def test_of_a_model_that_sees_pictures_the_text_model_is_loaded(tmp_path: Path, published: bool) -> None:
-    """Gemma 3 from 4B on; the hub's files name the weights otherwise than `save_pretrained` of today."""
-    text, tokenizer = build_tiny("gemma3_text")
+def seeing(folder: Path, kind: str, text_family: str, part: str) -> Any:
+    """A model that sees pictures too, saved; the text model inside it, alone."""
+    text, tokenizer = build_tiny(text_family)
     picture = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
-    config = AutoConfig.for_model("gemma3", text_config=text.config.to_dict(), vision_config=picture)
-    module = AutoModelForCausalLM.from_config(config)
-    module.model.language_model.load_state_dict(text.model.state_dict())
-    module.tie_weights()
-    module.save_pretrained(tmp_path)
-    tokenizer.save_pretrained(tmp_path)
-    names = set(load_file(tmp_path / "model.safetensors"))
-    if published:
-        assert any(name.startswith("language_model.model.") for name in names)
-    else:
-        weights = load_file(tmp_path / "model.safetensors")
-        renamed = {name.replace("language_model.model.", "model.language_model."): w for name, w in weights.items()}
-        save_file(renamed, tmp_path / "model.safetensors", {"format": "pt"})
-    model = load_model(tmp_path)
-    assert model.architecture.family == "gemma3_text"
+    module = AutoModelForImageTextToText.from_config(
+        AutoConfig.for_model(kind, text_config=text.config.to_dict(), vision_config=picture)
+    )
+    getattr(module.model, part).load_state_dict(text.model.state_dict())
+    if not module.config.tie_word_embeddings:
+        module.lm_head.load_state_dict(text.lm_head.state_dict())
+    module.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return text
+
+
+@pytest.mark.parametrize(
+    ("kind", "text_family", "part"),
+    [
+        ("gemma3", "gemma3_text", "language_model"),  # tied as a whole and in its text
+        ("mistral3", "mistral", "language_model"),  # tied as a whole alone
+        ("idefics3", "llama", "text_model"),  # SmolVLM is built so, too
+    ],
+)
+def test_of_a_model_that_sees_pictures_the_text_model_is_loaded(
+    tmp_path: Path, kind: str, text_family: str, part: str
+) -> None:
+    text = seeing(tmp_path / "whole", kind, text_family, part)
+    if kind == "mistral3":
+        text.lm_head.weight = text.model.embed_tokens.weight
+    model = load_model(tmp_path / "whole")
+    assert (model.architecture.family, model.part_of) == (text_family, kind)
     ids = torch.tensor([model.encode("The Space Needle is")])
     torch.testing.assert_close(model.logits(ids), text(input_ids=ids).logits)
+    model.module.save_pretrained(tmp_path / "alone")
+    model.tokenizer.save_pretrained(tmp_path / "alone")
+    alone = load_model(tmp_path / "alone")
+    assert alone.part_of == ""
+    assert torch.equal(alone.logits(ids), model.logits(ids))
+
+
+def test_its_weights_may_be_named_as_in_older_files(tmp_path: Path) -> None:
+    seeing(tmp_path, "gemma3", "gemma3_text", "language_model")
+    weights = load_file(tmp_path / "model.safetensors")
+    before = load_model(tmp_path).weights_digest()
+    old, new = "language_model.model.", "model.language_model."
+    swapped = {name.replace(*((old, new) if name.startswith(old) else (new, old))): w for name, w in weights.items()}
+    assert set(swapped) != set(weights)
+    save_file(swapped, tmp_path / "model.safetensors", {"format": "pt"})
+    assert load_model(tmp_path).weights_digest() == before
+
+
+def test_quantised_weights_of_such_a_model_are_refused(tmp_path: Path) -> None:
+    seeing(tmp_path, "gemma3", "gemma3_text", "language_model")
+    change_config(tmp_path, quantization_config={"quant_method": "fp8"})
+    with pytest.raises(ValueError, match=r"its weights are quantised \(quantization_config in config\.json\)"):
+        load_model(tmp_path)
+
+
+def test_an_adapter_is_never_put_on_silently(folder: Path) -> None:
+    (folder / "adapter_config.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"holds an adapter \(adapter_config\.json\) beside a model; load both"):
+        load_model(folder)
+    (folder / "config.json").unlink()
+    with pytest.raises(ValueError, match="holds an adapter alone; load it onto its model with peft"):
+        load_model(folder)
 
 
 def test_loading_is_quiet_and_repeatable(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -237,6 +280,7 @@ BRANCHED = {"type": "Replace", "pattern": {"Regex": "(a|a)*b"}, "content": ""}
         (config(vocab_size=500), "cannot be loaded"),
         (config(model_type="mamba"), "family 'mamba' is not supported; choose a model of gpt2"),
         (config(model_type="../../etc"), "is not supported"),
+        (config(use_bidirectional_attention=True), "tokens also read what follows them"),
         (config(auto_map={"AutoModelForCausalLM": "evil.Model"}), "needs code of its own"),
         (lambda folder: (folder / "config.json").write_text("[" * 100_000) and None, "is not a JSON object"),
         (lambda folder: (folder / "config.json").write_text("not json") and None, "is not a JSON object"),
