@@ -20,7 +20,7 @@ from editing.applied.view import EditedModel, apply_edits
 from editing.edit import Diagnostic, Edit, LossStep
 from editing.ops import Op
 from editing.parts.answers import AnswerRow, new_answers, probabilities
-from editing.parts.diagnosis import answer_diagnostics
+from editing.parts.diagnosis import answer_diagnostics, remedy_for
 from editing.parts.suggest import suggest_layers
 from editing.requests import check_batch, check_layer, check_single
 from facts import EditRequest
@@ -183,7 +183,5 @@ class Method(ABC):
         """How likely the new answers are before and after."""
         before = change.p_before or task.before
         after = probabilities(apply_edits(task.model, [edit]), task.rows)
-        remedies = {"layer": "another layer", "steps": "more steps"}
-        has = [words for name, words in remedies.items() if hasattr(task.config, name)]
-        remedy = " or ".join(has) or "another method"
+        remedy = remedy_for(task.config, task.model.n_layers)
         return answer_diagnostics(task.requests, before, after, change.p_found, remedy=remedy)

@@ -37,6 +37,15 @@ def size_diagnostic(model: LanguageModel, changes: Sequence[Delta]) -> Diagnosti
     return Diagnostic("relative change", max(sizes), "|Δ| / |W|", help_text)
 
 
+def remedy_for(config: Any, n_layers: int) -> str:
+    """What to try where a new answer stays unlikely."""
+    if getattr(config, "fact_token", "last") != "last" and getattr(config, "layer", None) == n_layers - 1 > 0:
+        return "try an earlier layer, since nothing carries what the last one writes at the subject to the answer"
+    if hasattr(config, "layer"):
+        return "try another layer or more steps" if hasattr(config, "steps") else "try another layer"
+    return "try more steps" if hasattr(config, "steps") else "try another method"
+
+
 def answer_diagnostics(
     requests: Sequence[EditRequest],
     before: Sequence[float],
@@ -50,7 +59,7 @@ def answer_diagnostics(
     Args:
         before, after: probability of each request's answer in the unedited and the edited model.
         by_hand: the same with the searched value set by hand, for methods that search one.
-        remedy: what to try where an answer is unlikely.
+        remedy: of `remedy_for`.
     """
     several = len(before) > 1
     missed = [request.target_new for request, p in zip(requests, after, strict=True) if p < LIKELY]
@@ -59,7 +68,7 @@ def answer_diagnostics(
         warning = f"{len(missed)} of {len(after)} new answers have a probability below {LIKELY:g} in the edited model"
     elif missed:
         warning = f"the edited model gives {missed[0]!r} a probability of only {after[0]:.2g}"
-    warning += f"; try {remedy}" if warning and remedy else ""
+    warning += f"; {remedy}" if warning and remedy else ""
     whole = "Of the whole new answer" + (", mean over the requests" if several else "")
     numbers = [Diagnostic("p(new) before", _mean(before), "probability", f"{whole}, unedited model.")]
     if by_hand:

@@ -22,11 +22,10 @@ def in_language(sentence: str, language: str) -> str:
             words = known.gettext(shorter)
             if words != shorter:
                 return words.removesuffix(stop) + stop
-    several = _BETWEEN.split(sentence)
-    if len(several) > 1:
-        each = [in_language(one, language) for one in several]
-        if all(words != one for words, one in zip(each, several, strict=True)):
-            return "".join(each)
+    for several, between in ((_BETWEEN.split(sentence), ""), (sentence.split("; "), "；")):
+        each = [in_language(one, language) for one in several] if len(several) > 1 else []
+        if each and all(words != one for words, one in zip(each, several, strict=True)):
+            return between.join(each)
     for template in templates(language):
         match = template.pattern.fullmatch(sentence) if template.literal in sentence else None
         if match:

@@ -7,8 +7,9 @@ import dataclasses
 import pytest
 import torch
 
-from editing import Diagnostic
+from editing import METHODS, Diagnostic
 from editing.ops import WeightDelta
+from editing.parts.diagnosis import remedy_for
 from editing.preflight import after_computing, before_computing, safer_than
 from facts import EditRequest, Fact
 from tests.editing import made as by_hand
@@ -58,3 +59,13 @@ def test_a_tiny_denominator_is_told(denominator: float, told: bool) -> None:
 )
 def test_the_method_just_used_is_never_advised(method: str, advised: str) -> None:
     assert safer_than(method) == advised
+
+
+def test_what_to_try_follows_from_the_settings() -> None:
+    rome, ice = METHODS["r-rome"].config_type, METHODS["ice"].config_type
+    assert remedy_for(rome(layer=2), 4) == "try another layer or more steps"
+    assert remedy_for(rome(layer=3), 4).startswith(
+        "try an earlier layer, since nothing carries what the last one writes"
+    )
+    assert remedy_for(rome(layer=3, fact_token="last"), 4) == "try another layer or more steps"
+    assert remedy_for(ice(), 4) == "try another method"
