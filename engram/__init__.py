@@ -16,7 +16,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from app.workflow import edit, evaluate, locate, look, request_for, run_edit
+    from app.first_look import look
+    from app.workflow import edit, evaluate, locate, request_for, run_edit
     from editing import METHODS, apply_edits, load_edit, save_edit
     from facts import Fact
     from models import load_model
@@ -32,7 +33,7 @@ HOMES = {
     "load_edit": "editing",
     "load_model": "models",
     "locate": "app.workflow",
-    "look": "app.workflow",
+    "look": "app.first_look",
     "request_for": "app.workflow",
     "run_edit": "app.workflow",
     "save_edit": "editing",

@@ -15,9 +15,9 @@ from app.session.asks import Ask, BatchAsk, CompareAsk, EditAsk, FetchAsk, FileA
 from facts.branches import Branches
 
 if TYPE_CHECKING:
+    from app.first_look import FirstLook
     from app.probes import Row
     from app.session.run import Run
-    from app.workflow import FirstLook
 
 CURRENT = "Active edits"
 """The branch of the edits that are in effect."""

@@ -17,7 +17,7 @@ from app.shared.wording import markup, plain, probability, visible
 from facts.words import occurrences
 
 if TYPE_CHECKING:
-    from app.workflow import FirstLook
+    from app.first_look import FirstLook
 
 LABELS = {
     "prompt": later("Prompt"),
@@ -188,7 +188,7 @@ def _judged(look: FirstLook) -> str:
 
 
 def _doubt(look: FirstLook) -> str:
-    from app.workflow import SURE_OF_ITSELF
+    from app.first_look import SURE_OF_ITSELF
 
     if look.knows or (look.own and look.p_answer >= SURE_OF_ITSELF):
         return ""

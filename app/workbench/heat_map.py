@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from pandas.io.formats.style import Styler
 
+    from app.first_look import FirstLook
     from app.shared.plots import Marks
-    from app.workflow import FirstLook
     from tracing import TraceResult
 
 POSITIVE, NEGATIVE_RGB = "35, 139, 69", "224, 130, 20"

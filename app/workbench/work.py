@@ -14,8 +14,9 @@ from facts.watch import Watch
 
 if TYPE_CHECKING:
     from app.every_layer import EveryLayer
+    from app.first_look import FirstLook
     from app.side_by_side import Comparison
-    from app.workflow import FirstLook, Located
+    from app.workflow import Located
     from editing import Edit
     from facts import EditRequest
     from metrics import EditReport
@@ -31,14 +32,14 @@ on any server.
 
 def read(ask: ReadAsk, watch: Watch) -> FirstLook:
     """Tokens and the model's own answer; the first of these loads the model, and times a forward pass."""
-    from app import workflow
+    from app.first_look import look
 
     model = cache.shelf().reader(ask.model, watch)
-    look = workflow.look(model, ask.prompt, ask.subject, ask.answer, occurrence=ask.occurrence)
+    seen = look(model, ask.prompt, ask.subject, ask.answer, occurrence=ask.occurrence)
     if cache.paces().get(ask.model) is None:
         cache.paces().put(ask.model, time_forward(model, ask.prompt))
         cache.runner().submit(f"prepare-{ask.model}", "Preparing", partial(prepare, ask.model), lane="quick")
-    return look
+    return seen
 
 
 def load(key: str, watch: Watch) -> None:
@@ -47,7 +48,8 @@ def load(key: str, watch: Watch) -> None:
 
 
 def prepare(key: str, watch: Watch) -> None:
-    """What the first trace of a model would wait for: whether packed runs are exact on it."""
+    """What the first trace of a model would wait for: its packages, and whether packed runs are exact on it."""
+    from app import workflow  # noqa: F401
     from models.forwards.hooks import run_hooked
     from tracing.engine.probe import engine_for
 

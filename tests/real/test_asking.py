@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from app.workflow import look
+from app.first_look import look
 from models import LanguageModel, join, subject_span
 
 CHAT_QUESTION = "What is the capital of France? Answer with one word."

@@ -21,7 +21,7 @@ N_KNOWN = 3
 @pytest.fixture(scope="module")
 def dataset(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Facts that the small model knows: what it says itself is taken for true; and a row without a prompt."""
-    from app.workflow import look
+    from app.first_look import look
     from facts import Fact
     from models import load_model
     from tracing.engine.averaging import knows
