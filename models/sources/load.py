@@ -19,7 +19,7 @@ from models.sources.config_check import text_part
 from models.sources.folder import check_finite, check_folder, folder_digest, n_parameters
 from models.sources.gguf.files import folder_of_gguf, is_gguf
 from models.sources.hub import cached_or_downloaded
-from models.sources.manifest import check_manifest, read_json, read_manifest
+from models.sources.manifest import check_manifest, read_manifest
 from models.sources.placement import Placement, place
 
 REFERENCE = "reference"
@@ -63,7 +63,7 @@ def load_model(
     config = check_folder(folder)
     part_of = "" if text_part(config) is config else str(config.get("model_type"))
     placement = place(settings, lambda: n_parameters(folder))
-    module, tokenizer = _read(folder, placement)
+    module, tokenizer = _read(folder, placement, bool(part_of))
     if placement.device is not None:
         module.to(placement.device)
     revision = folder_digest(folder, str(placement.dtype), *filter(None, [load]), known=digests)
@@ -99,11 +99,11 @@ def _folder_of(name: str | Path) -> tuple[Path, str]:
     return cached_or_downloaded(text), ""
 
 
-def _read(folder: Path, placement: Placement) -> tuple[Any, Any]:
+def _read(folder: Path, placement: Placement, part: bool) -> tuple[Any, Any]:
     """Module and tokenizer of a folder that was checked."""
     try:
         with _quiet():
-            module, info = _module(folder, placement)
+            module, info = _module(folder, placement, part)
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except Exception as error:  # tokenizers raises nothing narrower, and a config can break a library in any way
         reason = " ".join(str(error).split())[:_REASON_LENGTH] or type(error).__name__
@@ -120,7 +120,19 @@ def _read(folder: Path, placement: Placement) -> tuple[Any, Any]:
     return module, tokenizer
 
 
-def _module(folder: Path, placement: Placement) -> tuple[Any, dict[str, Any]]:
+def _check_size(folder: Path, config: Any) -> None:
+    """Refuse a model that states far more than the weights hold: what is missing would be made up in memory."""
+    width, held = int(config.hidden_size), n_parameters(folder)
+    # an attention's output and an embedding are the least that any family has, also where eight numbers share one
+    least = config.num_hidden_layers * width**2 + config.vocab_size * getattr(config, "word_embed_proj_dim", width)
+    if least > held:
+        raise ValueError(
+            f"config.json states, or leaves to its family's defaults, a model of more than {least:,} parameters, but "
+            f"the weights hold {held:,}; add what config.json lacks"
+        )
+
+
+def _module(folder: Path, placement: Placement, part: bool) -> tuple[Any, dict[str, Any]]:
     options: dict[str, Any] = {
         "dtype": placement.dtype,
         "use_safetensors": True,
@@ -129,11 +141,12 @@ def _module(folder: Path, placement: Placement) -> tuple[Any, dict[str, Any]]:
         "output_loading_info": True,
         **placement.options,
     }
-    if text_part(config := read_json(folder / "config.json")) is not config:
-        whole = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-        text = whole.get_text_config()
-        text.tie_word_embeddings = whole.tie_word_embeddings
-        options |= {"config": text, "key_mapping": TEXT_ALONE}
+    whole = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    config = options["config"] = whole.get_text_config() if part else whole
+    if part:
+        config.tie_word_embeddings = getattr(whole, "tie_word_embeddings", config.tie_word_embeddings)
+        options["key_mapping"] = TEXT_ALONE
+    _check_size(folder, config)
     try:
         module, info = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="sdpa", **options)
     except ValueError as error:
@@ -141,7 +154,7 @@ def _module(folder: Path, placement: Placement) -> tuple[Any, dict[str, Any]]:
             raise
         # GPT-Neo and GPT-J have no such attention
         module, info = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager", **options)
-    if "key_mapping" in options:
+    if part:
         del module._weight_conversions  # saved alone, it keeps the names that it has alone
     return module, info
 
