@@ -54,7 +54,7 @@ def look(model: LanguageModel, prompt: str, subject: str, answer: str = "", *, o
     fact = find_fact(prompt, subject, answer, occurrence)
     span = subject_span(model, fact.prompt, subject, fact.start)
     ids = model.encode(prompt)
-    probabilities = model.logits(torch.tensor([ids], device=model.device))[0, -1].softmax(-1).cpu()
+    probabilities = model.logits_where([ids], [[len(ids) - 1]])[0][0].softmax(-1).cpu()
     best = probabilities.topk(min(SHOWN_ANSWERS, len(probabilities)))
     top = tuple(
         (model.token_strings([token])[0], p)
@@ -82,6 +82,7 @@ def look(model: LanguageModel, prompt: str, subject: str, answer: str = "", *, o
 def _weighed(model: LanguageModel, prompt: str, answer: str) -> tuple[float, int]:
     """Probability of the whole answer, and the rank of its least expected token."""
     ids, n_prompt = join(model, prompt, answer)
-    log_probs = model.logits(torch.tensor([ids[:-1]], device=model.device))[0, n_prompt - 1 :].double().log_softmax(-1)
+    (logits,) = model.logits_where([ids], [range(n_prompt - 1, len(ids) - 1)])
+    log_probs = logits.double().log_softmax(-1)
     of_answer = log_probs.gather(-1, torch.tensor(ids[n_prompt:], device=log_probs.device)[:, None])
     return math.exp(float(of_answer.sum())), 1 + int((log_probs > of_answer).sum(-1).max())

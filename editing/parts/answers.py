@@ -115,8 +115,8 @@ def probabilities(model: LanguageModel, rows: Sequence[Answered]) -> list[float]
     for portion in portions([(1, len(row.ids)) for row in rows]):
         some = [rows[index] for index in portion]
         lengths, prompts = [len(row.ids) for row in some], [row.n_prompt for row in some]
-        nll = Targets(some, model.device).nll(model.logits(padded(model, some), lengths, prompts))
-        values += [
-            math.exp(-float(value) * (len(row.ids) - row.n_prompt)) for value, row in zip(nll, some, strict=True)
-        ]
+        places = [range(n_prompt - 1, n - 1) for n_prompt, n in zip(prompts, lengths, strict=True)]
+        for row, logits in zip(some, model.logits_where([row.ids for row in some], places, prompts), strict=True):
+            answer = torch.tensor(row.ids[row.n_prompt :], device=logits.device)
+            values.append(math.exp(float(logits.log_softmax(-1).gather(-1, answer[:, None]).sum())))
     return values

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import torch
-
 from models.language_model import LanguageModel
 from models.text.characters import HALF, MOST_TOKENS
 
@@ -16,7 +14,8 @@ def own_answer(model: LanguageModel, prompt: str) -> list[int]:
     """
     ids, answer = model.encode(prompt), list[int]()
     for _ in range(MOST_TOKENS):
-        logits = model.logits(torch.tensor([[*ids, *answer]], device=model.device))[0, -1]
+        row = [*ids, *answer]
+        (logits,) = model.logits_where([row], [[len(row) - 1]])
         answer.append(int(logits.argmax()))
         if HALF not in model.decode(answer, special_tokens=True):
             return answer

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 from tokenizers import decoders, pre_tokenizers, processors
@@ -162,10 +164,12 @@ def test_the_models_own_answer_is_a_whole_character(model: LanguageModel, monkey
     assert len(wanted) == 3
     prompt = model.encode(PROMPT)
 
-    def logits(ids: torch.Tensor) -> torch.Tensor:
-        found = torch.zeros(1, ids.shape[1], model.d_vocab)
-        found[0, -1, wanted[ids.shape[1] - len(prompt)]] = 1.0
-        return found
+    def logits_where(rows: Sequence[Sequence[int]], places: Sequence[Sequence[int]]) -> list[torch.Tensor]:
+        ((row,), ((last,),)) = rows, places
+        assert last == len(row) - 1
+        found = torch.zeros(1, model.d_vocab)
+        found[0, wanted[len(row) - len(prompt)]] = 1.0
+        return [found]
 
-    monkeypatch.setattr(model, "logits", logits)
+    monkeypatch.setattr(model, "logits_where", logits_where)
     assert own_answer(model, PROMPT) == wanted

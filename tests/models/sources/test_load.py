@@ -276,7 +276,7 @@ BRANCHED = {"type": "Replace", "pattern": {"Regex": "(a|a)*b"}, "content": ""}
         (config(n_layer=-1), "n_layer is -1; expected a whole number"),
         (config(n_layer="4"), "n_layer is '4'; expected a whole number"),
         (config(n_layer=True), "n_layer is True; expected a whole number"),
-        (config(n_layer=100, n_embd=8192), "a model of more than 6,714,032,128 parameters, and the weights hold"),
+        (config(n_layer=100, n_embd=8192), "a model of more than 6,714,032,128 parameters, but the weights hold"),
         (config(n_layer=6), "lack 24 parameters|lack 26 parameters"),
         (config(vocab_size=500), "cannot be loaded"),
         (config(model_type="mamba"), "family 'mamba' is not supported; choose a model of gpt2"),
