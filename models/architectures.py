@@ -161,14 +161,6 @@ _ARCHITECTURES = (
     ),
     replace(
         _LLAMA,
-        family="xglm",
-        heads="self_attn.out_proj",
-        mlp=None,
-        key_module="fc2",
-        final_norm="model.layer_norm",
-    ),
-    replace(
-        _LLAMA,
         family="opt",
         embedding="model.decoder.embed_tokens",
         layers="model.decoder.layers",

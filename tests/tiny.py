@@ -95,7 +95,6 @@ _OWN: dict[str, dict[str, Any]] = {
     "nanochat": _GATED,
     "persimmon": {"intermediate_size": 48},
     "cohere2": {**_WINDOWED, "logit_scale": 1.0},
-    "xglm": {"d_model": 32, "ffn_dim": 64, "num_layers": 4, "attention_heads": 4},
     "codegen": {"n_embd": 32, "n_layer": 4, "n_head": 4, "n_positions": 64, "n_ctx": 64, "rotary_dim": 4},
     "qwen2_moe": {**_GATED, **_EXPERTS, "shared_expert_intermediate_size": 24, "decoder_sparse_step": 2},
     "qwen3_moe": {**_GATED, **_EXPERTS},
@@ -105,7 +104,7 @@ _OWN: dict[str, dict[str, Any]] = {
     "deepseek_v2": {**_LATENT, "topk_method": "greedy"},
     "deepseek_v3": _LATENT,
 }
-REPLAYED = {"bloom", "mpt", "gpt_bigcode", "xglm"}
+REPLAYED = {"bloom", "mpt", "gpt_bigcode"}
 """Families whose forward does not pack; `docs/architectures.md` says why."""
 
 
