@@ -6,7 +6,7 @@ from typing import Any
 
 from models.architectures import architecture_named
 
-_QUERY_HEADS = ("num_attention_heads", "n_head", "num_heads", "n_heads", "attention_heads")
+_QUERY_HEADS = ("num_attention_heads", "n_head", "num_heads", "n_heads")
 _SHARED_HEADS = ("num_key_value_heads", "num_kv_heads")
 WIDTH = ("hidden_size", "n_embd", "d_model")
 LAYERS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")

@@ -11,7 +11,7 @@ from models import EDITABLE_FAMILIES, FAMILIES, as_out_in
 from models.architectures import architecture_named, architecture_of
 from tests.tiny import build_tiny, tiny_model
 
-D_MLP = dict.fromkeys(("gpt2", "gpt_bigcode", "gpt_neox", "opt", "phi", "falcon", "xglm"), 64)
+D_MLP = dict.fromkeys(("gpt2", "gpt_bigcode", "gpt_neox", "opt", "phi", "falcon"), 64)
 D_MLP |= dict.fromkeys(("gpt_neo", "gptj", "codegen", "bloom", "mpt"), 128)  # they take four times d_model
 
 
