@@ -76,7 +76,7 @@ class Architecture:
         if self.key_module is None:
             raise ValueError(
                 f"the MLP of a {self.family} model is a mixture of experts without one down projection; "
-                f"choose a model of {', '.join(EDITABLE_FAMILIES)}"
+                "trace it, or edit a model without experts"
             )
         return f"{self.block(layer)}.{self.key_module}"
 
@@ -206,7 +206,10 @@ def architecture_named(family: str) -> Architecture:
         ValueError: if the family is not supported.
     """
     if family not in _BY_FAMILY:
-        raise ValueError(f"the model family {family!r} is not supported; choose a model of {', '.join(FAMILIES)}")
+        raise ValueError(
+            f"the model family {family!r} is not supported; choose a model of one of the {len(FAMILIES)} families in "
+            "docs/architectures.md, such as gpt2, llama, qwen3 or gemma3_text"
+        )
     return _BY_FAMILY[family]
 
 

@@ -57,7 +57,9 @@ def test_orientation_comes_from_the_type_even_for_a_square_weight() -> None:
 
 
 def test_unknown_parts_are_named() -> None:
-    with pytest.raises(ValueError, match="family 'mamba' is not supported; choose a model of gpt2"):
+    with pytest.raises(
+        ValueError, match="family 'mamba' is not supported; choose a model of one of the 52 families in docs"
+    ):
         architecture_named("mamba")
     with pytest.raises(ValueError, match="weight of a LayerNorm has no known orientation"):
         as_out_in(nn.LayerNorm(3), torch.zeros(3))

@@ -279,7 +279,7 @@ BRANCHED = {"type": "Replace", "pattern": {"Regex": "(a|a)*b"}, "content": ""}
         (config(n_layer=100, n_embd=8192), "a model of more than 6,714,032,128 parameters, but the weights hold"),
         (config(n_layer=6), "lack 24 parameters|lack 26 parameters"),
         (config(vocab_size=500), "cannot be loaded"),
-        (config(model_type="mamba"), "family 'mamba' is not supported; choose a model of gpt2"),
+        (config(model_type="mamba"), "family 'mamba' is not supported; choose a model of one of the 52 families"),
         (config(model_type="../../etc"), "is not supported"),
         (config(use_bidirectional_attention=True), "tokens also read what follows them"),
         (config(auto_map={"AutoModelForCausalLM": "evil.Model"}), "needs code of its own"),
