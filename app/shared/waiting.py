@@ -6,6 +6,7 @@ interrupts the loop but not the job (measured: faster than a polling fragment, w
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,9 @@ from app.shared.wording import plain, roughly
 TICK_SECONDS, QUEUED_SECONDS = 0.5, 1.0
 """Between two looks at a running job, and at one that waits its turn; its end or an early result is seen at once.  Each
 move of a bar takes time from the trace where the browser runs on the same cores."""
+PAINTING_SECONDS = 0.5
+"""Between the first drawing of a page and the next, which has a map.  A browser that gets both at once loads the code of
+maps before it paints anything, a second later."""
 MEGABYTE = 1e6
 ALL_DRAWN = """<style>
 body:has([data-stale=false] .all-drawn) [data-stale=true] { display: none }
@@ -35,6 +39,11 @@ class Waiting:
     place: Any
     early: Any = None
     """The early result that is drawn; with a newer one the page is drawn again."""
+
+
+def let_paint() -> None:
+    """Wait until the browser has painted what was drawn."""
+    time.sleep(PAINTING_SECONDS)
 
 
 def cancel(runner: Runner, job: Job, key: str) -> None:

@@ -13,7 +13,7 @@ from app.session.asks import EditAsk, FileAsk
 from app.session.form import Form
 from app.session.session import session
 from app.shared import model_choice
-from app.shared.waiting import Waiting, wait
+from app.shared.waiting import Waiting, let_paint, wait
 from app.workbench import edit, edits, evaluate, fact_bar, frame, ledger, locate, tabs, work
 
 live_at_first: list[Job] = []
@@ -113,6 +113,7 @@ keep.remember_widgets()
 keep.hold()
 if not painted:
     mine.painted = True
+    let_paint()
     st.rerun()
 if mine.score_wanted and mine.edit_ask and mine.edit_ask.key in ledger.active():
     ledger.score(evaluate.rows_for(form, mine.edit_ask))

@@ -45,6 +45,7 @@ def new_page(
     monkeypatch.setenv("ENGRAM_RUNS", str(tmp_path_factory.mktemp("runs")))
     # a random model is not taught an answer in the one or two steps these tests take
     monkeypatch.setattr("experiments.guard.UNLIKELY", 0.0)
+    monkeypatch.setattr("app.shared.waiting.PAINTING_SECONDS", 0.0)
     cache.runner.clear()
     cache.shelf.clear()
 
