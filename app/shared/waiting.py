@@ -21,8 +21,8 @@ TICK_SECONDS, QUEUED_SECONDS = 0.5, 1.0
 """Between two looks at a running job, and at one that waits its turn; its end or an early result is seen at once.  Each
 move of a bar takes time from the trace where the browser runs on the same cores."""
 PAINTING_SECONDS = 0.5
-"""Between the first drawing of a page and the next, which has a map.  A browser that gets both at once loads the code of
-maps before it paints anything, a second later."""
+"""Between the first drawing of a page and the next, which has a map.  A browser that gets both at once loads the code
+of maps before it paints anything, a second later."""
 MEGABYTE = 1e6
 ALL_DRAWN = """<style>
 body:has([data-stale=false] .all-drawn) [data-stale=true] { display: none }
