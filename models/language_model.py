@@ -351,8 +351,13 @@ class LanguageModel(TextModel):
         return value
 
     def weights_digest(self) -> str:
-        """sha256 over every parameter and buffer: name, dtype, shape and bytes."""
-        return tensors_digest([*self.module.named_parameters(), *self.module.named_buffers()])
+        """sha256 over every parameter and every buffer that is saved with them: name, dtype, shape and bytes.
+
+        Other buffers are computed, and some anew: the rotary frequencies of Phi-3 behind a long text.
+        """
+        saved = self.module.state_dict().keys()
+        buffers = [(name, buffer) for name, buffer in self.module.named_buffers() if name in saved]
+        return tensors_digest([*self.module.named_parameters(), *buffers])
 
     def view(
         self,

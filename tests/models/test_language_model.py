@@ -177,3 +177,13 @@ def test_negative_lengths_are_refused() -> None:
     with pytest.raises(ValueError, match="max_new_tokens is -1"):
         tiny_model("gpt2").generate(["Paris"], -1)
     assert tiny_model("gpt2").generate([], 3) == []
+
+
+def test_the_digest_is_of_what_is_saved() -> None:
+    model = LanguageModel("mine", "0", *build_tiny("llama"))
+    digest = model.weights_digest()
+    with torch.no_grad():
+        model.module.model.rotary_emb.inv_freq.mul_(2)
+        assert model.weights_digest() == digest
+        model.module.model.norm.weight[3] += 1
+    assert model.weights_digest() != digest
