@@ -316,7 +316,7 @@ def start_trace(runner: Runner, ask: TraceAsk) -> None:
     if before is not None and before.state == "done":
         mine.trace_before = mine.trace_ask
     mine.trace_ask = ask
-    session().keep_layer = False
+    mine.keep_layer = False
     ask_anew(ask.key)
 
 
