@@ -42,6 +42,10 @@ class Architecture:
     mlp_norm: str | None = None
     """Path of the norm inside a block that the MLP's output passes before it is added, if there is one (Gemma 2 and 3,
     OLMo 2, which have one after the attention as well).  Only the direction of the MLP's output counts then."""
+    mixer: str | None = None
+    """Of a hybrid, path of the module that takes the attention's place in some blocks (Qwen 3.5, LFM2, Granite 4)."""
+    mixed: frozenset[int] = frozenset()
+    """The layers where it does; read off the loaded model."""
     factor: str | None = None
     """Name in the configuration of the number by which what attention and MLP return is multiplied before it is added,
     if there is one (Granite)."""
@@ -56,11 +60,20 @@ class Architecture:
         return f"{self.layers}.{layer}"
 
     def attn_path(self, layer: int) -> str:
-        """Path of one block's attention."""
-        return f"{self.block(layer)}.{self.attn}"
+        """Path of one block's attention, or of what takes its place."""
+        return f"{self.block(layer)}.{self.mixer if layer in self.mixed else self.attn}"
 
     def heads_path(self, layer: int) -> str:
-        """Path of one block's attention output projection."""
+        """Path of one block's attention output projection.
+
+        Raises:
+            ValueError: if something else takes the attention's place there.
+        """
+        if layer in self.mixed:
+            raise ValueError(
+                f"layer {layer} of this {self.family} model has no attention, so it has neither heads to trace nor "
+                "edges to cut; trace what the layer writes in its place (attn_out)"
+            )
         return f"{self.block(layer)}.{self.heads}"
 
     def mlp_path(self, layer: int) -> str:
@@ -148,6 +161,24 @@ _ARCHITECTURES = (
     *(replace(_LLAMA, family=family, mlp_norm="post_feedforward_layernorm") for family in _LIKE_GEMMA2),
     replace(_LLAMA, family="glm4", mlp_norm="post_mlp_layernorm"),
     replace(_LLAMA, family="granite", factor="residual_multiplier"),
+    replace(
+        _LLAMA,
+        family="granitemoehybrid",
+        mlp="shared_mlp",
+        key_module="shared_mlp.output_linear",
+        mixer="mamba",
+        factor="residual_multiplier",
+    ),
+    replace(_LLAMA, family="qwen3_5_text", mixer="linear_attn"),
+    replace(
+        _LLAMA,
+        family="lfm2",
+        heads="self_attn.out_proj",
+        mlp="feed_forward",
+        key_module="feed_forward.w2",
+        final_norm="model.embedding_norm",
+        mixer="conv",
+    ),
     *(replace(_LLAMA, family=family, parallel=True) for family in ("cohere", "cohere2")),
     *(replace(_LLAMA, family=family, key_module=None) for family in _OF_EXPERTS),
     replace(_LLAMA, family="starcoder2", key_module="mlp.c_proj"),
@@ -226,8 +257,16 @@ def architecture_of(module: Any) -> Architecture:
     if architecture.family == "gpt_neox":
         head = "embed_out" if hasattr(module, "embed_out") else "lm_head"  # renamed in transformers 5
         architecture = replace(architecture, head=head, parallel=module.config.use_parallel_residual)
-    paths = [architecture.embedding, architecture.head]
-    paths += [architecture.attn_path(0), architecture.heads_path(0), architecture.mlp_path(0)]
+    if architecture.family == "granitemoehybrid" and module.config.num_local_experts:
+        raise ValueError(
+            "of the granitemoehybrid family only models without experts are supported, such as Granite 4.0 350M and 1B"
+        )
+    if architecture.mixer:
+        blocks = enumerate(module.get_submodule(architecture.layers))
+        mixed = frozenset(layer for layer, block in blocks if getattr(block, architecture.attn, None) is None)
+        architecture = replace(architecture, mixed=mixed)
+    paths = [architecture.embedding, architecture.head, architecture.attn_path(0), architecture.mlp_path(0)]
+    paths += [] if 0 in architecture.mixed else [architecture.heads_path(0)]
     paths += [architecture.key_path(0)] if architecture.key_module else []
     paths += [f"{architecture.block(0)}.{architecture.mlp_norm}"] if architecture.mlp_norm else []
     for path in paths:

@@ -69,9 +69,14 @@ class LanguageModel(TextModel):
     def plain(self) -> bool:
         """Whether its answers are its module's and that consists of transformers' own parts, without hooks.
 
-        Then a row's logits depend on its tokens alone, so rows may be padded, packed and gone on from kept keys.
+        Then a row's logits depend on its tokens alone.
         """
         return plain(self.module)
+
+    @property
+    def packable(self) -> bool:
+        """Whether rows may be padded on the left, and packed: what mixes tokens without attention heeds no mask."""
+        return self.plain and not self.architecture.mixed
 
     @property
     def bare(self) -> LanguageModel:
@@ -270,7 +275,7 @@ class LanguageModel(TextModel):
         waiting = [index for index in range(len(rows)) if len(whole[index]) < room[index]]
         # padded rows go on beside the longest row, which must stay within the context
         fits = max(map(len, whole), default=0) + max_new_tokens <= self.max_positions
-        for batch in batches([len(whole[index]) for index in waiting], padded=fits and self.plain):
+        for batch in batches([len(whole[index]) for index in waiting], padded=fits and self.packable):
             chosen = [waiting[index] for index in batch]
             prompts = [len(rows[index]) for index in chosen]
             steps = [room[index] - len(whole[index]) for index in chosen]

@@ -15,7 +15,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from models import FAMILIES, LanguageModel, load_model
 
-__all__ = ["FAMILIES", "REPLAYED", "build_tiny", "tiny_chat", "tiny_model", "tiny_tokenizer"]
+__all__ = ["FAMILIES", "HYBRIDS", "REPLAYED", "build_tiny", "tiny_chat", "tiny_model", "tiny_tokenizer"]
 
 disable_progress_bar()
 
@@ -88,6 +88,28 @@ _OWN: dict[str, dict[str, Any]] = {
     "seed_oss": _GATED,
     "arcee": _GATED,
     "granite": {**_GATED, "residual_multiplier": 0.3, "embedding_multiplier": 2.0, "logits_scaling": 3.0},
+    "granitemoehybrid": {
+        "num_key_value_heads": 2,
+        "shared_intermediate_size": 48,
+        "intermediate_size": 48,
+        "num_local_experts": 0,
+        "layers_block_type": ["linear_attention", "full_attention"] * 2,
+        "residual_multiplier": 0.3,
+        "mamba_n_heads": 8,
+        "mamba_d_head": 8,
+        "mamba_d_state": 8,
+        "mamba_n_groups": 1,
+        "position_embedding_type": "rope",
+    },
+    "qwen3_5_text": {
+        **_GATED,
+        "layer_types": ["linear_attention", "full_attention"] * 2,
+        "linear_num_key_heads": 2,
+        "linear_num_value_heads": 4,
+        "linear_key_head_dim": 8,
+        "linear_value_head_dim": 8,
+    },
+    "lfm2": {**_GATED, "layer_types": ["conv", "full_attention"] * 2, "block_auto_adjust_ff_dim": False},
     "apertus": _GATED,
     "helium": _GATED,
     "jais2": _GATED,
@@ -104,7 +126,9 @@ _OWN: dict[str, dict[str, Any]] = {
     "deepseek_v2": {**_LATENT, "topk_method": "greedy"},
     "deepseek_v3": _LATENT,
 }
-REPLAYED = {"bloom", "mpt", "gpt_bigcode"}
+HYBRIDS = {"granitemoehybrid", "qwen3_5_text", "lfm2"}
+"""Families some of whose blocks have no attention."""
+REPLAYED = {"bloom", "mpt", "gpt_bigcode", *HYBRIDS}
 """Families whose forward does not pack; `docs/architectures.md` says why."""
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from models.forwards.head import Places, head_losses, losses, only_at
 from models.forwards.hooks import giving, hung, instead, sequence_length
-from models.forwards.packing import KeysValues, PrefixCache, RecordingCache, packed_inputs, packed_pattern, plain
+from models.forwards.packing import KeysValues, PrefixCache, RecordingCache, packed_inputs, packed_pattern
 from models.forwards.sites import Keep, Key, Visit, site_path
 from models.language_model import LanguageModel
 
@@ -128,7 +128,7 @@ class PartialForward:
         with self._model.lock:
             self._noted = True
             fits = int((self._ids.shape[1] - self._starts).sum()) <= MOST_PACKED
-            if fits and self._model.dtype == torch.float32 and plain(self._model.module):
+            if fits and self._model.dtype == torch.float32 and self._model.packable:
                 try:
                     self.short, logits = self._note(at, visits or {})
                     return logits

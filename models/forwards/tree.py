@@ -129,7 +129,7 @@ def shares_beginnings(model: LanguageModel) -> bool:
 
     Never in half precision, whose rounding differs too much for a check, nor where an edit decides by the prompt.
     """
-    if model.dtype != torch.float32 or not model.plain:
+    if model.dtype != torch.float32 or not model.packable:
         return False
     if FINDING not in model.findings:
         model.findings[FINDING] = "exact" if _agrees(model) else "not exact"

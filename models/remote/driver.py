@@ -119,7 +119,8 @@ def _steps(
 def _projections(base: LanguageModel) -> dict[str, tuple[int, Site]]:
     """Path of an output projection -> its layer, and the site that it reads."""
     architecture, layers = base.architecture, range(base.n_layers)
-    found: dict[str, tuple[int, Site]] = {architecture.heads_path(layer): (layer, "attn_heads") for layer in layers}
+    attending = [layer for layer in layers if layer not in architecture.mixed]
+    found: dict[str, tuple[int, Site]] = {architecture.heads_path(layer): (layer, "attn_heads") for layer in attending}
     if architecture.key_module is not None:
         found |= {architecture.key_path(layer): (layer, "mlp_key") for layer in layers}
     return found

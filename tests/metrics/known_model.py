@@ -29,7 +29,7 @@ class KnownModel:
     pad_id = 0
     eos_ids = frozenset({0})
     chat = False
-    plain = False
+    plain = packable = False
 
     def __init__(self, words: Sequence[str], table: Mapping[str, Mapping[str, float]], max_positions: int = 32) -> None:
         self.vocabulary = {word: index for index, word in enumerate([END, "<unk>", *words])}

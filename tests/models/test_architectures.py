@@ -45,6 +45,11 @@ def test_a_mixture_of_experts_has_no_down_projection() -> None:
         tiny_model("mixtral").key_module(0)
 
 
+def test_a_hybrid_with_experts_is_refused() -> None:
+    with pytest.raises(ValueError, match="of the granitemoehybrid family only models without experts are supported"):
+        architecture_of(build_tiny("granitemoehybrid", num_local_experts=2, num_experts_per_tok=1)[0])
+
+
 def test_orientation_comes_from_the_type_even_for_a_square_weight() -> None:
     module, _ = build_tiny("gpt2", n_inner=32)
     square = module.get_submodule(architecture_of(module).key_path(0))
@@ -58,7 +63,7 @@ def test_orientation_comes_from_the_type_even_for_a_square_weight() -> None:
 
 def test_unknown_parts_are_named() -> None:
     with pytest.raises(
-        ValueError, match="family 'mamba' is not supported; choose a model of one of the 52 families in docs"
+        ValueError, match="family 'mamba' is not supported; choose a model of one of the 55 families in docs"
     ):
         architecture_named("mamba")
     with pytest.raises(ValueError, match="weight of a LayerNorm has no known orientation"):

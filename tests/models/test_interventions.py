@@ -27,12 +27,13 @@ def some_ids(batch: int = 3, pos: int = 9) -> Tensor:
 
 
 def all_keys(model: LanguageModel) -> list[tuple[str, int]]:
-    return [("embed", 0), *((site, layer) for layer in range(model.n_layers) for site in SITES)]
+    keys = [("embed", 0), *((site, layer) for layer in range(model.n_layers) for site in SITES)]
+    return [key for key in keys if key[0] != "attn_heads" or key[1] not in model.architecture.mixed]
 
 
 def heads_width(model: LanguageModel) -> int:
     """What all heads of a block give together."""
-    projection = model.module.get_submodule(model.architecture.heads_path(0))
+    projection = model.module.get_submodule(model.architecture.heads_path(1))
     return int(as_out_in(projection, projection.weight).shape[1])
 
 
@@ -66,7 +67,7 @@ def test_capturing_everything_equals_plain_hooks_and_changes_nothing(family: str
 @pytest.mark.parametrize("site", ["embed", *SITES])
 def test_one_patched_site_equals_plain_hooks(family: str, site: str) -> None:
     model, ids = tiny_model(family), some_ids()
-    key = (site, 0 if site == "embed" else 2)
+    key = (site, 0 if site == "embed" else 3 if site == "attn_heads" else 2)
     expected, expected_captured = hooked(model, ids, all_keys(model), {key: nudge(key)})
     result = run(model, ids, captures=all_keys(model), patches={key: nudge(key)})
     assert torch.equal(result.logits, expected)

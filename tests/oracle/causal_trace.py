@@ -20,7 +20,7 @@ LAYER_LISTS = (
     "model.decoder.layers",
     "model.layers",
 )
-ATTENTION = ("attn", "attention", "self_attn", "self_attention")
+ATTENTION = ("attn", "attention", "self_attn", "self_attention", "linear_attn", "mamba", "conv")
 PROJECTION = ("attention.out_proj", "c_proj", "out_proj", "dense", "o_proj")
 RESIDUAL_INSIDE = ("Bloom", "Mpt")
 """Their modules return the residual with their own write in it, so the write is what the last linear layer gives."""
@@ -53,7 +53,9 @@ def site_module(block: nn.Module, site: str) -> nn.Module:
     if site == "attn_out":
         return attention
     # OPT has no MLP module; its fc2 writes to the residual stream
-    return child(block, ("mlp.dense_4h_to_h", "ffn.down_proj") if inside else ("mlp", "fc2"))
+    return child(
+        block, ("mlp.dense_4h_to_h", "ffn.down_proj") if inside else ("mlp", "fc2", "shared_mlp", "feed_forward")
+    )
 
 
 @contextlib.contextmanager

@@ -22,7 +22,7 @@ def site_path(model: LanguageModel, key: Key) -> str:
     return {
         "embed": names.embedding,
         "attn_heads": f"{block}.{names.heads}",
-        "attn_out": f"{block}.{names.attn}",
+        "attn_out": f"{block}.{names.mixer if layer in names.mixed else names.attn}",
         "mlp_key": f"{block}.{names.key_module}",
         "mlp_out": f"{block}.{names.mlp or names.key_module}",
         "resid_post": block,

@@ -13,15 +13,15 @@ from facts.watch import Cancelled, Watch
 from models import LanguageModel
 from models.forwards.attention import edges_cut
 from tests.oracle import lenses as oracle
-from tests.tiny import FAMILIES, build_tiny, tiny_model
-from tracing.config import TraceConfig
+from tests.tiny import FAMILIES, HYBRIDS, build_tiny, tiny_model
+from tracing import TraceConfig, causal_trace
 from tracing.engine.question import Question, ask
 from tracing.lenses.knockout import KnockoutResult, attention_knockout, paper_edges
 
 FACT = Fact.from_prompt("the city of Paris is in", "Paris", "France")
 
 
-RENORMALISED = [family for family in FAMILIES if family != "gpt_oss"]
+RENORMALISED = [family for family in FAMILIES if family not in ("gpt_oss", *HYBRIDS)]
 """In gpt-oss a part of each head's attention goes to no token, and more of it where a token is cut."""
 
 
@@ -46,6 +46,15 @@ def test_cut_weights_are_zero_and_the_rest_renormalised(family: str, window: int
             )
             assert result.log_prob[edge, layer] == pytest.approx(by_hand, abs=2e-4)
     assert np.ptp(result.change) > 1e-3
+
+
+@pytest.mark.parametrize("family", HYBRIDS)
+def test_a_hybrid_has_layers_without_heads_and_edges(family: str) -> None:
+    refusal = rf"layer 0 of this {family} model has no attention, so it has neither heads to trace nor edges to cut"
+    with pytest.raises(ValueError, match=refusal):
+        attention_knockout(tiny_model(family), FACT)
+    with pytest.raises(ValueError, match=refusal):
+        causal_trace(tiny_model(family), FACT, TraceConfig(site="attn_heads", samples=1))
 
 
 def test_the_edges_of_the_paper() -> None:

@@ -29,7 +29,7 @@ def test_the_last_layer_is_the_models_own_prediction(family: str) -> None:
         np.testing.assert_array_equal(result.rank[word, :, -1], rank)
     top = log_prob[-1].topk(3)
     np.testing.assert_allclose(result.top_prob[-1, -1], top.values.exp(), atol=1e-4)
-    assert list(result.top_words[-1][-1]) == model.token_strings(top.indices)
+    assert list(result.top_words[-1][-1]) == [model.token_strings([int(token)])[0] for token in top.indices]
     assert result.words == ("France", "Rome")
 
 

@@ -14,7 +14,7 @@ from models import LanguageModel, run
 from models.architectures import architecture_named
 from models.calls import current_call
 from models.forwards.hooks import run_hooked
-from models.forwards.packing import plain
+from models.views import plain
 from tests.tiny import build_tiny, tiny_model
 from tests.tracing.agreement import LEVEL, assert_agrees, cells_of
 from tracing import TraceConfig, causal_trace

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from models import LanguageModel
-from models.forwards.packing import TRANSFORMERS, plain
+from models.forwards.packing import TRANSFORMERS
 from tracing.engine.passes import sweep_logits
 from tracing.engine.plan import Block, Pack, end_to_end
 from tracing.engine.question import Question
@@ -42,7 +42,7 @@ def engine_for(model: LanguageModel, driver: Driver, prompts: int = 1) -> Engine
     if getattr(driver, "elsewhere", False):
         return "replay"
     with model.lock:  # without it, hooks of another thread's forward would count as foreign
-        if not plain(model.module):
+        if not model.packable:
             return "replay"
     described = model.module.config.to_json_string(use_diff=False)
     parts = (described, TRANSFORMERS, str(model.dtype), str(model.device))

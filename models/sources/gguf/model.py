@@ -22,7 +22,7 @@ _SIZES = {
 }
 """Keys that follow the family's name -> the quantity of `models.sources.config_check.LIMITS` that bounds them."""
 _FAMILY_OF = {"gemma3": "gemma3_text"}
-_UNTESTED = ("qwen2_moe", "qwen3_moe", "gpt_oss", "nemotron")
+_UNTESTED = ("qwen2_moe", "qwen3_moe", "gpt_oss", "nemotron", "lfm2")
 SUPPORTED = tuple(
     name for name in GGUF_SUPPORTED_ARCHITECTURES if name not in _UNTESTED and _FAMILY_OF.get(name, name) in FAMILIES
 )

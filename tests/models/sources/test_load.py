@@ -75,6 +75,8 @@ def seeing(folder: Path, kind: str, text_family: str, part: str) -> Any:
         ("gemma3", "gemma3_text", "language_model"),  # tied as a whole and in its text
         ("mistral3", "mistral", "language_model"),  # tied as a whole alone
         ("idefics3", "llama", "text_model"),  # SmolVLM is built so, too
+        ("qwen3_5", "qwen3_5_text", "language_model"),
+        ("lfm2_vl", "lfm2", "language_model"),
     ],
 )
 def test_of_a_model_that_sees_pictures_the_text_model_is_loaded(
@@ -279,7 +281,7 @@ BRANCHED = {"type": "Replace", "pattern": {"Regex": "(a|a)*b"}, "content": ""}
         (config(n_layer=100, n_embd=8192), "a model of more than 6,714,032,128 parameters, but the weights hold"),
         (config(n_layer=6), "lack 24 parameters|lack 26 parameters"),
         (config(vocab_size=500), "cannot be loaded"),
-        (config(model_type="mamba"), "family 'mamba' is not supported; choose a model of one of the 52 families"),
+        (config(model_type="mamba"), "family 'mamba' is not supported; choose a model of one of the 55 families"),
         (config(model_type="../../etc"), "is not supported"),
         (config(use_bidirectional_attention=True), "tokens also read what follows them"),
         (config(auto_map={"AutoModelForCausalLM": "evil.Model"}), "needs code of its own"),
