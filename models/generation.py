@@ -83,12 +83,17 @@ def greedy(
                     running[index] = -1
             if not going:
                 break
-            if shrinks and 2 * len(going) <= len(running):  # rows that have ended cost as much as others
+            if shrinks and 2 * len(going) <= len(running) and _selects(cache):  # rows that have ended cost as much
                 left = torch.tensor(going, device=device)
                 cache.batch_select_indices(left)
                 chosen, padding, running = chosen[left], padding[left], [running[index] for index in going]
             step_ids = chosen[:, None]
     return made
+
+
+def _selects(cache: Any) -> bool:
+    """Whether rows can be taken out of a cache; transformers cannot where a layer keeps no keys and values."""
+    return all(hasattr(layer, "batch_select_indices") for layer in cache.layers)
 
 
 def _next_tokens(module: Any, ids: Tensor, padding: Tensor, done: int, cache: Any) -> tuple[Tensor, Any]:

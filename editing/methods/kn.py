@@ -102,10 +102,11 @@ class Neuron:
 class Prompt:
     """A prompt, read once; scaling neurons at its last token changes nothing before that token."""
 
-    last: torch.Tensor
-    """[1, 1], the last token."""
+    read: torch.Tensor
+    """[1, pos], the tokens that are read again with other neurons: the last, or all where none were kept."""
     before: Any
-    """Attention keys and values of the tokens before it (a transformers cache); None if there are none."""
+    """Attention keys and values of the tokens before (a transformers cache); None if there are none, and for a hybrid,
+    which has more to keep."""
     neurons: torch.Tensor
     """[layer, d_mlp] float32, at the last token."""
 
@@ -116,10 +117,11 @@ def read_prompt(model: LanguageModel, ids: Sequence[int]) -> Prompt:
     sites: list[tuple[Site, int]] = [("mlp_key", layer) for layer in range(model.n_layers)]
     captured = run(model, tokens, captures=sites, last_only=True).captured
     before = None
-    if len(ids) > 1:
+    if len(ids) > 1 and not model.architecture.mixed:
         with model.lock, torch.no_grad(), calling(torch.tensor([len(ids)], device=model.device)):
             before = model.module(input_ids=tokens[:, :-1], use_cache=True).past_key_values
-    return Prompt(tokens[:, -1:], before, torch.stack([captured[site][0, -1].float() for site in sites]))
+    read = tokens if before is None else tokens[:, -1:]
+    return Prompt(read, before, torch.stack([captured[site][0, -1].float() for site in sites]))
 
 
 def attributions(
@@ -136,17 +138,21 @@ def attributions(
     """
     neurons = prompt.neurons[layer]
     ends = torch.tensor([1.0, 0.0])
+
+    def at_end(keys: torch.Tensor) -> torch.Tensor:
+        return torch.cat([keys[:, :-1], scaled[:, None].to(keys)], dim=1)
+
     with torch.enable_grad():
         # the two ends, for the sum that the attributions should have
         scaled = (torch.cat([fractions, ends]).to(model.device)[:, None] * neurons).requires_grad_(True)
-        inputs: dict[str, Any] = {"input_ids": prompt.last.expand(len(scaled), -1), "use_cache": True}
+        inputs: dict[str, Any] = {"input_ids": prompt.read.expand(len(scaled), -1), "use_cache": True}
         if prompt.before is not None:
             inputs["past_key_values"] = copy.deepcopy(prompt.before)  # the forward pass appends its token to the cache
             inputs["past_key_values"].batch_repeat_interleave(len(scaled))
             start = prompt.before.get_seq_length()
             inputs["position_ids"] = torch.full_like(inputs["input_ids"], start)
         with model.lock:
-            logits = run_traced(model, inputs, {("mlp_key", layer): lambda keys: scaled[:, None].to(keys.dtype)})
+            logits = run_traced(model, inputs, {("mlp_key", layer): at_end})
         likely = logits[:, -1].float().softmax(-1)[:, token]
         (gradient,) = torch.autograd.grad(likely[: len(fractions)].sum(), scaled)
     attributed = neurons * gradient[: len(fractions)].mean(0)

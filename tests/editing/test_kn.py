@@ -12,7 +12,7 @@ from tests.editing.quick import NEEDLE, quick
 from tests.tiny import tiny_model
 
 
-@pytest.mark.parametrize("family", ["gpt2", "llama", "opt"])
+@pytest.mark.parametrize("family", ["gpt2", "llama", "opt", "qwen3_5_text"])
 @pytest.mark.parametrize(("rule", "tolerance"), [("right", 0.1), ("midpoint", 0.01)])
 def test_attributions_of_a_layer_add_up(family: str, rule: str, tolerance: float) -> None:
     """Completeness: sum_i Attr_i = P(old | w) - P(old | 0), the better the finer the steps (Sundararajan et al.)."""

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from models import FAMILIES, LanguageModel, pad
-from models.generation import batches
+from models.generation import batches, greedy
 from tests.tiny import build_tiny, tiny_model
 
 every_family = pytest.mark.parametrize("family", FAMILIES)
@@ -78,6 +78,14 @@ def test_rows_may_begin_with_an_answer_and_differ_in_length(family: str) -> None
     begun = [whole[0][:3], [], whole[2]]
     assert model.continuations(rows, 8, begun) == whole
     assert model.continuations(rows, 5, begun) == [whole[0][:5], whole[1][:5], whole[2]]
+
+
+@every_family
+def test_rows_that_have_ended_leave_the_others_as_they_are(family: str) -> None:
+    model, steps = tiny_model(family), [1, 7, 2, 1]
+    rows = torch.randint(2, 384, (4, 6), generator=torch.Generator().manual_seed(3)).tolist()
+    made = greedy(model.module, rows, [6] * 4, steps, model.eos_ids, model.device)
+    assert made == [model.continuations([row], n)[0] for row, n in zip(rows, steps, strict=True)]
 
 
 def test_rows_of_like_lengths_are_decoded_together() -> None:
