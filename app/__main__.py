@@ -23,7 +23,6 @@ from typing import Any
 
 from app.classroom.names import LINK
 from app.server import limits
-from app.server.server_paths import FLAG, VARIABLE
 from facts.language.shell import told
 from facts.pipes import outlive_reader
 
@@ -58,8 +57,8 @@ def main(arguments: list[str] | None = None) -> None:
         )
         return
     asks_doctor = _taken(flags, "doctor")
-    if _taken(flags, FLAG):
-        os.environ[VARIABLE] = "1"
+    if _taken(flags, limits.PATHS_FLAG):
+        os.environ[limits.PATHS] = "1"
     for_strangers = _taken(flags, "--public") or asks_doctor
     if for_strangers:
         os.environ[limits.PUBLIC] = "1"

@@ -23,7 +23,7 @@ from editing.ops import plain_of, rebuilt, tensors_of
 from editing.registry import get_method
 from facts.records import as_tuples, read_request, read_value, request_record
 from facts.regular import check_regular
-from models.language_model import tensors_digest
+from models.views import tensors_digest
 
 FORMAT, OLD_FORMAT = "engram-edit-3", "engram-edit-2"
 CHANGED = "does not hold what was saved: its digest differs; save the edit again"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -18,7 +18,7 @@ from models.forwards.head import only_at
 from models.generation import Sampling, batches, drawn, greedy
 from models.text.text_model import TextModel
 from models.text.tokens import pad
-from models.views import LowRank, Rewrite, plain, share
+from models.views import LowRank, Rewrite, plain, share, tensors_digest
 
 
 class LanguageModel(TextModel):
@@ -403,13 +403,3 @@ class LanguageModel(TextModel):
             ValueError: if an edit is not a change of weights of low rank.
         """
         return self, ()
-
-
-def tensors_digest(named: Iterable[tuple[str, Tensor]]) -> str:
-    """sha256 over named tensors: name, dtype, shape and bytes, in the order given."""
-    digest = hashlib.sha256()
-    for name, tensor in named:
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)} ".encode())
-        flat = tensor.detach().cpu().contiguous().reshape(-1)
-        digest.update(flat.view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

@@ -7,7 +7,8 @@ Writing an edit into shared weights and undoing it by subtraction leaves 7 % of 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -99,3 +100,13 @@ def plain(module: nn.Module) -> bool:
         if part._forward_hooks or part._forward_pre_hooks:
             return False
     return True
+
+
+def tensors_digest(named: Iterable[tuple[str, Tensor]]) -> str:
+    """sha256 over named tensors: name, dtype, shape and bytes, in the order given."""
+    digest = hashlib.sha256()
+    for name, tensor in named:
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)} ".encode())
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        digest.update(flat.view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -26,12 +26,13 @@ from facts.watch import UNWATCHED, Watch
 from models.options import add_model_options
 from tracing.cli import commands
 from tracing.cli.options import STYLE, add_config, add_output, add_prompt, add_style, check_config
+from tracing.cli.output import Maps, Output
 from tracing.measures import MEASURES
 from tracing.sites import SITES, SeveredSite
 from tracing.types import PositionName
 
 FIGURE_FORMATS = ("pdf", "svg", "eps", "png", "zip")
-Command = Callable[[argparse.Namespace, Watch], commands.Output]
+Command = Callable[[argparse.Namespace, Watch], Output]
 AddCommand = Callable[[str, str], argparse.ArgumentParser]
 COMMANDS: dict[str, Command] = {
     "trace": commands.trace,
@@ -83,7 +84,7 @@ def _check_files(options: argparse.Namespace) -> None:
         check_place(path)
 
 
-def _write(output: commands.Output, options: argparse.Namespace) -> None:
+def _write(output: Output, options: argparse.Namespace) -> None:
     """Write the files that were asked for."""
     if options.csv:
         output.result.to_frame().map(defused).to_csv(options.csv, index=False)
@@ -99,7 +100,7 @@ def _write(output: commands.Output, options: argparse.Namespace) -> None:
         Path(options.html).write_text(sheet.page(output.chart()), encoding="utf-8")
 
 
-def _figure(output: commands.Output, options: argparse.Namespace) -> bytes:
+def _figure(output: Output, options: argparse.Namespace) -> bytes:
     """The file of the figure, or everything around it as a zip."""
     from tracing.plots import sheet
 
@@ -120,11 +121,11 @@ def _figure(output: commands.Output, options: argparse.Namespace) -> bytes:
     return sheet.export(output.figure(**how), cast(sheet.FigureFormat, suffix), record=record)  # type: ignore[misc]
 
 
-def _figure_line(output: commands.Output, options: argparse.Namespace, arguments: Sequence[str]) -> str:
+def _figure_line(output: Output, options: argparse.Namespace, arguments: Sequence[str]) -> str:
     """Where the figure is, or the shortest command that writes it."""
     if options.out:
         return f"Figure written to {options.out}"
-    if options.npz and not isinstance(output.result, commands.Maps):  # maps are saved as a file each
+    if options.npz and not isinstance(output.result, Maps):  # maps are saved as a file each
         measure = getattr(options, "measure", MEASURES[0])
         arguments = ["open", options.npz, *(["--measure", measure] if measure != MEASURES[0] else [])]
     return f"For the figure: python -m tracing {shlex.join(arguments)} --out {options.command}.pdf"

@@ -11,8 +11,9 @@ import streamlit as st
 from app.batch import work
 from app.batch.datasets import ATLAS
 from app.language.say import later, said, say, say_count
-from app.server import cache, limits, server_paths
-from app.server.jobs import Job, Runner, job_key
+from app.server import cache, limits
+from app.server.job import Job, job_key
+from app.server.jobs import Runner
 from app.session import state
 from app.session.session import session
 from app.shared.tables import headings
@@ -55,7 +56,7 @@ def source() -> str:
         ),
     )
     path = ""
-    if server_paths.allowed():
+    if limits.server_paths():
         path = st.text_input(
             say("or a path on the server"),
             key="batch_path",

@@ -16,7 +16,8 @@ from app.batch.datasets import ATLAS
 from app.batch.prepare import BLOCK, LOADING_SECONDS, MAPS, size
 from app.language.say import later, said, say, say_count
 from app.server.catalog import Choice
-from app.server.jobs import Job, Runner, job_key
+from app.server.job import Job, job_key
+from app.server.jobs import Runner
 from app.session import state
 from app.session.asks import BatchAsk
 from app.session.form import default_window

@@ -14,7 +14,8 @@ from app.batch.leaderboard import Board
 from app.batch.results import Results, packed, table
 from app.batch.sweeps import Experiment, Standing
 from app.language.say import ENGLISH, current, later, said, say
-from app.server.jobs import Job, Runner, job_key
+from app.server.job import Job, job_key
+from app.server.jobs import Runner
 from app.session import state
 from app.session.reader import reader
 from app.session.session import session

@@ -10,7 +10,7 @@ from app.batch import show_experiment, sweeps
 from app.batch.sweeps import Experiment
 from app.classroom.names import has_page
 from app.language.say import later, said, say
-from app.server import server_paths
+from app.server import limits
 from app.server.jobs import Runner
 from app.session.session import session
 from app.shared.tables import headings
@@ -100,5 +100,5 @@ def _table(rows: list[dict[str, object]]) -> None:
 
 
 def _where() -> None:
-    place = say("in {folder}", folder=sweeps.root()) if server_paths.allowed() else say("on the server")
+    place = say("in {folder}", folder=sweeps.root()) if limits.server_paths() else say("on the server")
     st.caption(plain(say("Kept {place}, one folder each; set ENGRAM_RUNS to use another place.", place=place)))

@@ -9,7 +9,8 @@ import streamlit as st
 from app.language.say import later, said, say
 from app.runs import average_runs, two_runs
 from app.runs.files import LARGEST, file_name, open_file, zipped
-from app.server.jobs import Runner, job_key
+from app.server.job import job_key
+from app.server.jobs import Runner
 from app.session import runs as session_runs
 from app.session.run import SITES, EditRun, Run, TraceRun
 from app.session.session import session

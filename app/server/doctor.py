@@ -14,7 +14,7 @@ from typing import Any
 
 from streamlit import config
 
-from app.server import catalog, limits, server_paths
+from app.server import catalog, limits
 from app.server.gate import LOCAL
 from app.server.health import LEAST_DISK, runs_folder
 from models.sources.catalogue import REFERENCE_FOLDER
@@ -77,7 +77,7 @@ def _reached() -> Iterator[Check]:
     if any(host.strip() in ("*", "*.") for host in hosts):
         wrong = "it allows every name (*); name the hosts"
     yield Check("allowed hosts", wrong)
-    yield Check("paths of the server", "start without --server-paths" if server_paths.allowed() else "")
+    yield Check("paths of the server", "start without --server-paths" if limits.server_paths() else "")
     yield Check("hub", "" if os.environ.get("HF_HUB_OFFLINE") == "1" else "set HF_HUB_OFFLINE=1")
 
 

@@ -11,6 +11,9 @@ PUBLIC, DEADLINE, SESSIONS, SESSIONS_EACH = (
     "ENGRAM_SESSIONS_EACH",
 )
 """Variables: the page is public; seconds of a long job; sessions at a time, of all and of one address."""
+PATHS_FLAG, PATHS = "--server-paths", "ENGRAM_SERVER_PATHS"
+"""Flag and variable: readers may name files of the server.  Otherwise nobody may: through the page anybody who reaches
+it could read them, also by way of a proxy or a foreign page (DNS rebinding)."""
 PUBLIC_BATCHES, BATCHES = 2, 4
 PUBLIC_EDITS, EDITS = 5, 20
 
@@ -18,6 +21,11 @@ PUBLIC_EDITS, EDITS = 5, 20
 def public() -> bool:
     """Whether the server was started with `--public`."""
     return os.environ.get(PUBLIC) == "1"
+
+
+def server_paths() -> bool:
+    """Whether readers may name files of the server; the page tells nothing of one but that it is a dataset."""
+    return os.environ.get(PATHS) == "1"
 
 
 def login() -> bool:

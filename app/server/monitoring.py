@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from prometheus_client import Counter, Gauge, Histogram
 
 if TYPE_CHECKING:
-    from app.server.jobs import Job
+    from app.server.job import Job
 
 logger = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import ClassVar
 
-from app.server.jobs import job_key
+from app.server.job import job_key
 from tracing.sites import LAYER_SITES, SITE_NAMES
 
 SITES = {SITE_NAMES[site].code: site for site in LAYER_SITES}

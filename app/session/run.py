@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import AfterValidator, AliasPath, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from app.language.say import say
-from app.server.jobs import job_key
+from app.server.job import job_key
 from metrics.definitions import METRICS
 from tracing.sites import LAYER_SITES, SITE_NAMES
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from app.server import cache
-from app.server.jobs import Job, Runner
+from app.server.job import Job
+from app.server.jobs import Runner
 from app.session.run import Run, edit_run, trace_run
 from app.session.session import session
 

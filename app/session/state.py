@@ -17,7 +17,8 @@ import streamlit as st
 from app.language.say import say
 from app.server import presence
 from app.server.catalog import AS_USUAL, DTYPES, Choice
-from app.server.jobs import Job, Lane, Runner, Work
+from app.server.job import Job, Lane, Work
+from app.server.jobs import Runner
 from app.session import examples
 from app.session.asks import SITES, FetchAsk, TraceAsk
 from app.session.form import LONGEST, default_window

@@ -13,7 +13,8 @@ from typing import Any
 import streamlit as st
 
 from app.language.say import said, say
-from app.server.jobs import Job, Runner
+from app.server.job import Job
+from app.server.jobs import Runner
 from app.session import state
 from app.shared.wording import plain, roughly
 

@@ -9,7 +9,8 @@ import streamlit as st
 
 from app.language.say import said, say
 from app.server import cache, limits
-from app.server.jobs import Job, Runner
+from app.server.job import Job
+from app.server.jobs import Runner
 from app.session import state
 from app.session.asks import EditAsk
 from app.session.form import Form

@@ -9,7 +9,8 @@ import streamlit as st
 
 from app.language.say import later, said, say, say_count
 from app.server import cache
-from app.server.jobs import Job, Runner
+from app.server.job import Job
+from app.server.jobs import Runner
 from app.session import state
 from app.session.asks import FileAsk
 from app.session.session import CURRENT, session

@@ -10,7 +10,8 @@ import streamlit as st
 
 from app.language.say import later, said, say
 from app.probes import KINDS, Row, find_fact, make_request, rows_of, usable
-from app.server.jobs import Job, Runner, job_key
+from app.server.job import Job, job_key
+from app.server.jobs import Runner
 from app.session.asks import EditAsk, FileAsk
 from app.session.form import Form
 from app.session.session import session

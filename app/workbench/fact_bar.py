@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import streamlit as st
 
 from app.language.say import later, said, say
-from app.server.jobs import Job
+from app.server.job import Job
 from app.session import examples, state
 from app.session.form import Form
 from app.session.session import session

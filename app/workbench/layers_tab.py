@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import streamlit as st
 
 from app.language.say import later, said, say
-from app.server.jobs import Job, Runner
+from app.server.job import Job
+from app.server.jobs import Runner
 from app.session import state
 from app.session.asks import EditAsk, LayersAsk
 from app.session.session import session

@@ -13,7 +13,7 @@ from app.language.say import say
 from app.probes import Row
 from app.server import cache
 from app.server.catalog import Choice
-from app.server.jobs import Job
+from app.server.job import Job
 from app.session import state
 from app.session.asks import CompareAsk, EditAsk, FileAsk, ScoreAsk
 from app.session.session import CURRENT, no_edits, session

@@ -10,7 +10,8 @@ import streamlit as st
 
 from app.language.say import later, said, say
 from app.server import cache
-from app.server.jobs import Job, Runner
+from app.server.job import Job
+from app.server.jobs import Runner
 from app.server.pace import token_passes
 from app.session import state
 from app.session.form import Form

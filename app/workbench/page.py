@@ -7,7 +7,7 @@ import streamlit as st
 
 from app.language.say import later, say
 from app.server import cache, catalog
-from app.server.jobs import Job, Lane, Work
+from app.server.job import Job, Lane, Work
 from app.session import keep, runs, state
 from app.session.asks import EditAsk, FileAsk
 from app.session.form import Form

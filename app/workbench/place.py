@@ -9,7 +9,7 @@ import streamlit as st
 from app.language.say import later, said, say
 from app.server import cache
 from app.server.catalog import Choice
-from app.server.jobs import Job
+from app.server.job import Job
 from app.session.form import Form
 from app.session.session import session
 from app.session.state import BOUND

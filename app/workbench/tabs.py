@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import streamlit as st
 
 from app.language.say import in_every_language, later, said
-from app.server.jobs import Job, Runner
+from app.server.job import Job
+from app.server.jobs import Runner
 from app.session.asks import EditAsk
 from app.session.form import Form
 from app.shared.waiting import Waiting

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from app.server.jobs import Job, Runner, job_key, sentence
+from app.server.job import Job, job_key
+from app.server.jobs import Runner, sentence
 from facts.watch import Watch
 
 

@@ -19,7 +19,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from app.__main__ import main
 from app.server import cache
-from app.server.jobs import Job, Lane, Runner, Work
+from app.server.job import Job, Lane, Work
+from app.server.jobs import Runner
 from facts.watch import Watch
 
 going_on = threading.Event()

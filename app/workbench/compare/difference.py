@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import streamlit as st
 
 from app.language.say import later, said, say
-from app.server.jobs import Job, Runner
+from app.server.job import Job
+from app.server.jobs import Runner
 from app.session.asks import DifferenceAsk, TraceAsk
 from app.session.form import Form
 from app.session.session import session
