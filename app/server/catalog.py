@@ -251,8 +251,12 @@ def _gguf(name: str, path: Path) -> Choice:
 
 @lru_cache(maxsize=64)
 def _gguf_header(path: Path, changed: int, size: int) -> tuple[int, str]:
-    """(layers, what it is made from) of a file; kept by time and size, since reading the header takes a while."""
-    from models.sources.gguf.header import read_table
+    """(layers, what it is made from) of a file; kept by time and size, since reading the header takes a while.
 
-    header = read_table(path)
+    Raises:
+        ValueError: if no model can be read from it.
+    """
+    from models.sources.gguf.model import read_header
+
+    header = read_header(path)
     return _counted(header.value("block_count"), path.name), header.origin

@@ -110,11 +110,15 @@ def test_a_gguf_file_is_offered_with_what_its_weights_are_made_from(
     module, _ = build_tiny("llama", num_hidden_layers=6, intermediate_size=64)
     file = write_gguf(tmp_path / "tiny.gguf", module, quantised="Q8_0")
     (tmp_path / "cut.gguf").write_bytes(file.read_bytes()[:100])
-    monkeypatch.setenv("ENGRAM_MODELS", f"mine={file},cut={tmp_path}/cut.gguf")
+    (tmp_path / "odd.gguf").write_bytes(file.read_bytes().replace(b"llama", b"mamba"))
+    monkeypatch.setenv("ENGRAM_MODELS", f"mine={file},cut={tmp_path}/cut.gguf,odd={tmp_path}/odd.gguf")
     found = offer()
     assert (found.models["mine"].n_layers, found.models["mine"].origin) == (6, "dequantised from Q8_0")
-    (sentence,) = found.unusable
-    assert sentence.startswith("the model 'cut' of ENGRAM_MODELS cannot be used: 'cut.gguf' ends within its header")
+    cut, odd = found.unusable
+    assert cut.startswith("the model 'cut' of ENGRAM_MODELS cannot be used: 'cut.gguf' ends within its header")
+    assert odd.startswith(
+        "the model 'odd' of ENGRAM_MODELS cannot be used: 'odd.gguf' holds a model of the family 'mamba'"
+    )
     model = Shelf().get("mine")
     assert (model.name, model.n_layers, model.origin) == ("mine", 6, "dequantised from Q8_0")
     converted = [choice for choice in choices().values() if choice.title == "tiny.gguf"]

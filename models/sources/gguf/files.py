@@ -24,7 +24,7 @@ def folder_of_gguf(path: Path) -> Path:
         ValueError: if it is not a GGUF file that can be read, in one sentence.
         OSError: if the disk has no room.
     """
-    from models.sources.gguf.model import read_header  # imports transformers, which listing does without
+    from models.sources.gguf.model import read_header  # imports gguf, which listing does without
 
     header = read_header(path)
     digest = file_digest(path)

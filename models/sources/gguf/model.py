@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES
-
-from models.architectures import FAMILIES
 from models.sources.config_check import LIMITS
 from models.sources.gguf.header import Header, read_table
 
@@ -21,11 +18,9 @@ _SIZES = {
     "vocab_size": "vocabulary",
 }
 """Keys that follow the family's name -> the quantity of `models.sources.config_check.LIMITS` that bounds them."""
-_FAMILY_OF = {"gemma3": "gemma3_text"}
-_UNTESTED = ("qwen2_moe", "qwen3_moe", "gpt_oss", "nemotron", "lfm2")
-SUPPORTED = tuple(
-    name for name in GGUF_SUPPORTED_ARCHITECTURES if name not in _UNTESTED and _FAMILY_OF.get(name, name) in FAMILIES
-)
+SUPPORTED = (
+    "llama", "mistral", "qwen2", "qwen3", "falcon", "phi3", "bloom", "stablelm", "gpt2", "starcoder2", "gemma2", "gemma3",
+)  # fmt: skip
 """Values of `general.architecture` that transformers reads, `models.architectures` has a row for and tests write."""
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import gguf
 import pytest
 import torch
+from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES
 
 from models import LanguageModel, load_model
 from models.sources.catalogue import remove
@@ -48,6 +49,7 @@ def tiny_file(path: Path, family: str = "llama", **options: Any) -> tuple[Path, 
 
 def test_every_supported_family_is_tested() -> None:
     assert {NAMES.get(family, family) for family in CHANGES} | {"mistral"} == set(SUPPORTED)
+    assert set(SUPPORTED) <= set(GGUF_SUPPORTED_ARCHITECTURES)
 
 
 @pytest.mark.parametrize("family", CHANGES)
