@@ -19,7 +19,8 @@ _SIZES = {
 }
 """Keys that follow the family's name -> the quantity of `models.sources.config_check.LIMITS` that bounds them."""
 SUPPORTED = (
-    "llama", "mistral", "qwen2", "qwen3", "falcon", "phi3", "bloom", "stablelm", "gpt2", "starcoder2", "gemma2", "gemma3",
+    "llama", "mistral", "qwen2", "qwen3", "falcon", "phi3", "bloom", "stablelm", "gpt2", "starcoder2", "gemma2",
+    "gemma3",
 )  # fmt: skip
 """Values of `general.architecture` that transformers reads, `models.architectures` has a row for and tests write."""
 
