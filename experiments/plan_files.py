@@ -94,16 +94,22 @@ def plan_of(tables: Mapping[str, Any], model: LanguageModel | None) -> Plan:
     """The plan that a file's tables describe.
 
     Args:
-        model: the loaded model; needed by traces, whose noise is measured on it.
+        model: the loaded model; needed by traces, whose noise is measured on it, and to know its layers.
 
     Raises:
         ValueError: if a grid's settings are wrong.
     """
+    from editing.requests import check_layer
+
     cells: list[Cell] = []
     aside: list[str] = []
     for number, table in enumerate(tables["grid"], 1):
         try:
-            cells += _cells(table, model, aside)
+            found = _cells(table, model, aside)
+            layers = {cell.spec.get("layer") for cell in found} - {None}
+            for layer in layers if model is not None else ():
+                check_layer(model, layer)
+            cells += found
         except ValueError as error:
             raise ValueError(f"grid {number}: {error}") from None
     head = {name: tables[name] for name in ("name", "model", "dtype", "device")}

@@ -14,6 +14,7 @@ from experiments.plan import Cell, Plan, canonical, cell_key, grid
 from experiments.plan_files import SET_ASIDE, plan_of, read_plan_file, sample_facts
 from facts import Fact
 from facts.atlas import load_atlas
+from tests.tiny import tiny_model
 
 FACT = {"subject": "Space Needle", "template": "The {} is in", "target_true": "Seattle", "relation": ""}
 IDENTITY: dict[str, Any] = {
@@ -246,6 +247,15 @@ def test_rows_that_cannot_be_read_are_set_aside_and_named(tmp_path: Path) -> Non
     table["facts"]["keep_same_answers"] = "yes"
     with pytest.raises(ValueError, match="grid 1: keep_same_answers is 'yes'; expected true or false"):
         plan_of({**head, "grid": [table]}, None)
+
+
+@pytest.mark.parametrize("layer", [99, [1, 4]])
+def test_a_layer_that_the_model_has_not_is_an_error_of_the_plan(layer: Any) -> None:
+    table = {"kind": "edit", "facts": {"atlas": 2}, "method": "ft", "layer": layer}
+    head = {"name": "x", "model": "m", "dtype": "d", "device": "cpu"}
+    with pytest.raises(ValueError, match="grid 1: layer (99|4) is out of range: this model has layers 0 to 3"):
+        plan_of({**head, "grid": [table]}, tiny_model("gpt2"))
+    assert plan_of({**head, "grid": [{**table, "layer": 3}]}, tiny_model("gpt2")).cells
 
 
 @pytest.mark.parametrize(
