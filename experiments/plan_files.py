@@ -106,7 +106,7 @@ def plan_of(tables: Mapping[str, Any], model: LanguageModel | None) -> Plan:
     for number, table in enumerate(tables["grid"], 1):
         try:
             found = _cells(table, model, aside)
-            layers = {cell.spec.get("layer") for cell in found} - {None}
+            layers = {layer for cell in found if isinstance(layer := cell.spec.get("layer"), int)}
             for layer in layers if model is not None else ():
                 check_layer(model, layer)
             cells += found

@@ -253,7 +253,7 @@ def test_rows_that_cannot_be_read_are_set_aside_and_named(tmp_path: Path) -> Non
 def test_a_layer_that_the_model_has_not_is_an_error_of_the_plan(layer: Any) -> None:
     table = {"kind": "edit", "facts": {"atlas": 2}, "method": "ft", "layer": layer}
     head = {"name": "x", "model": "m", "dtype": "d", "device": "cpu"}
-    with pytest.raises(ValueError, match="grid 1: layer (99|4) is out of range: this model has layers 0 to 3"):
+    with pytest.raises(ValueError, match=r"grid 1: layer (99|4) is out of range: this model has layers 0 to 3"):
         plan_of({**head, "grid": [table]}, tiny_model("gpt2"))
     assert plan_of({**head, "grid": [{**table, "layer": 3}]}, tiny_model("gpt2")).cells
 
