@@ -106,9 +106,9 @@ def plan_of(tables: Mapping[str, Any], model: LanguageModel | None) -> Plan:
     for number, table in enumerate(tables["grid"], 1):
         try:
             found = _cells(table, model, aside)
-            layers = {layer for cell in found if isinstance(layer := cell.spec.get("layer"), int)}
-            for layer in layers if model is not None else ():
-                check_layer(model, layer)
+            for layer in {cell.spec.get("layer") for cell in found}:
+                if model is not None and isinstance(layer, int):
+                    check_layer(model, layer)
             cells += found
         except ValueError as error:
             raise ValueError(f"grid {number}: {error}") from None
