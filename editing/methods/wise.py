@@ -13,8 +13,9 @@ queried for the most active.
 
 Differences from the public code: D is the paper's, not the distance of activated outputs; each row is switched by its
 prompt alone; there is no weight decay, which in the public code also shrinks masked entries; a hinge is a mean over all
-pairs, not over those that violate it; a merge keeps `density` of a shard's moved entries, not of all.  An edit is
-stored as what it added to W', so that it can be removed; edits made after it stay as they are.
+pairs, not over those that violate it; a merge keeps `density` of a shard's moved entries, not of all; how many edits a
+shard takes follows the size of the weight.  An edit is stored as what it added to W', so that it can be removed; edits
+made after it stay as they are.
 """
 
 from __future__ import annotations
@@ -45,6 +46,11 @@ HINGE = 7.0
 outputs have that norm."""
 SETTLED = 1e-4
 """The search ends when the loss is low and changes less than this, as in the public code."""
+
+
+PUBLISHED_ENTRIES = 0.2 * 4096 * 11008 / 500
+"""Masked entries for each edit of a shard: a fifth of a down projection of Llama 2 7B for 500 edits (public code).  In
+a small weight so many overwrite one another."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +113,12 @@ class WiseConfig:
     )
     prefixes: int = field(default=10, metadata={"help": "Generated texts put before the prompt.", "min": 0, "max": 50})
     save_every: int = field(
-        default=500, metadata={"help": "Edits after which a new shard begins.", "min": 1, "max": 10**6}
+        default=0,
+        metadata={
+            "help": "Edits after which a new shard begins; 0: as many as 500 are for a weight of Llama 2 7B.",
+            "min": 0,
+            "max": 10**6,
+        },
     )
     shards: Literal["merge", "retrieve"] = field(
         default="merge",
@@ -172,7 +183,7 @@ class WiseMethod(Method):
         name = model.architecture.key_weight_name(config.layer)
         weight = as_out_in(model.key_module(config.layer), model.weight(name))
         earlier = [op for edit in task.active for op in edit.ops if isinstance(op, SideOp) and op.name == name]
-        shard = len(earlier) // config.save_every
+        shard = len(earlier) // (config.save_every or edits_in(weight, config.mask_ratio))
         index = mask_of(weight, config, shard)
         edited, others = _rows(model, task.request, config)
         inside = _inputs(model, config.layer, edited)
@@ -195,6 +206,11 @@ class WiseMethod(Method):
             config.density if config.shards == "merge" else 0.0,
         )
         return Change(ops=(op,), losses=losses, diagnostics=tuple(_diagnostics(op, float(active_out.max()))))
+
+
+def edits_in(weight: torch.Tensor, mask_ratio: float) -> int:
+    """How many edits a shard of a weight takes, so that each has as many masked entries as a published one."""
+    return max(1, round(weight.numel() * mask_ratio / PUBLISHED_ENTRIES))
 
 
 def mask_of(weight: torch.Tensor, config: WiseConfig, shard: int) -> torch.Tensor:
