@@ -13,8 +13,8 @@ from app.server.jobs import Runner
 from app.session.asks import EditAsk
 from app.session.form import Form
 from app.shared.waiting import Waiting
-from app.workbench import edits, evaluate, layers_tab
-from app.workbench.compare import breaks, code, difference, knockout, lens, two_prompts
+from app.workbench import edits, evaluate
+from app.workbench.compare import breaks, code, difference, every_layer, knockout, lens, two_prompts
 
 if TYPE_CHECKING:
     from metrics import EditReport
@@ -50,7 +50,7 @@ def draw(
     with tabs["Probes"]:
         evaluate.probes(form, edit, scores)
     with tabs["Every layer"]:
-        waiting = layers_tab.draw(runner, ask, trace)
+        waiting = every_layer.draw(runner, ask, trace)
     with tabs["Edits and branches"]:
         waiting += edits.draw(runner)
     again: dict[str, Callable[[], list[Waiting]]] = {

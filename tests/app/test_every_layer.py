@@ -10,7 +10,7 @@ from streamlit.testing.v1 import AppTest
 from app import workflow
 from app.every_layer import NEW_ANSWER, EveryLayer, edit_every_layer
 from app.shared.plots import every_layer_figure
-from app.workbench.layers_tab import summary
+from app.workbench.compare.every_layer import summary
 from app.workflow import Located
 from facts.watch import Cancelled, Watch
 from metrics.definitions import PROMPTED
