@@ -152,7 +152,7 @@ def many(options: argparse.Namespace, watch: Watch) -> Output:
     facts, folder = _facts(options), Path(options.folder)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{options.folder!r} is a file; give a folder for the traces")
-    if (folder / SUMMARY).exists():
+    if (folder / SUMMARY).exists() or any(folder.glob("[0-9]*.npz")):  # the table is written last
         raise ValueError(f"{options.folder!r} holds the traces of an earlier run; choose another folder, or remove it")
     model = load_from(options)
     from tracing.engine.tracer import causal_trace
