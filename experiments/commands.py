@@ -202,7 +202,7 @@ def _executor(options: argparse.Namespace, model: LanguageModel | None) -> Execu
 
 def _export(ledger: Ledger, name: str) -> Iterator[Path]:
     """Write the files and yield each path; a broken study costs only its figure."""
-    from experiments.summary import averaged, cells_frame, scores_frame, write_table
+    from experiments.summary import averaged, axes, cells_frame, scores_frame, write_table
 
     folder = ledger.folder / name
     frames = {"cells": cells_frame(ledger, name), "scores": scores_frame(ledger, name)}
@@ -210,7 +210,8 @@ def _export(ledger: Ledger, name: str) -> Iterator[Path]:
         for ending in (".parquet", ".csv") if len(frame) else ():
             yield write_table(frame, folder / f"{what}{ending}")
     if len(frames["scores"]):
-        means = averaged(frames["scores"], "after", ["method", "layer", "name", "protocol", "unit"])
+        by = ["method", "layer", *axes(frames["scores"]), "name", "protocol", "unit"]
+        means = averaged(frames["scores"], "after", by)
         for ending in (".csv", ".tex"):
             yield write_table(means, folder / f"means{ending}")
     study = ledger.info(name).about.get("study")

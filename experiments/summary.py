@@ -50,6 +50,12 @@ def scores_frame(ledger: Ledger, run: str) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def axes(scores: pd.DataFrame) -> list[str]:
+    """Columns of `scores_frame` with settings in which edits by one method differ: their scores have no common mean."""
+    settings = [name for name in scores if str(name).startswith("settings.") or name in ("seed", "texts")]
+    return [name for name in settings if scores.groupby("method")[name].nunique(dropna=False).max() > 1]
+
+
 def averaged(frame: pd.DataFrame, value: str, by: Sequence[str], *, seed: int = 0) -> pd.DataFrame:
     """Mean of a column over the rows of each group, with n and a 95 % bootstrap interval over rows.
 

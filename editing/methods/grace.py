@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -277,8 +278,10 @@ def _strangers(model: LanguageModel, request: EditRequest, config: GraceConfig) 
     """Keys of the same prompt about some other subjects, [stranger, d_mlp]; none where their names are too long."""
     others = alike(request)
     drawn = random.Random(f"{config.seed}|{request.fact.prompt}").sample(others, min(STRANGERS, len(others)))
-    prompts = [request.fact.template.replace("{}", name) for name in drawn]
-    rows = [ids for ids in map(model.tokenize, prompts) if len(ids) <= model.max_positions]
+    rows: list[list[int]] = []
+    for name in drawn:
+        with suppress(ValueError):  # too long
+            rows.append(model.encode(request.fact.template.replace("{}", name)))
     if not rows:
         return torch.empty(0, model.d_mlp)
     ids, lengths = pad(rows, model.pad_id)

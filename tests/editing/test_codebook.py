@@ -21,7 +21,7 @@ from models import LanguageModel, run
 from tests.editing import made as by_hand
 from tests.editing.made import last_key, made
 from tests.editing.quick import NEEDLE, REQUESTS
-from tests.tiny import tiny_model
+from tests.tiny import tiny_chat, tiny_model
 
 FAST = GraceConfig(layer=3, steps=60, learning_rate=0.5, rate_unit="absolute")
 # Answers of one token: a random model of four layers has no way to go from one value to several tokens.
@@ -267,6 +267,19 @@ def test_the_default_layer_is_three_fifths_of_the_depth() -> None:
     assert edit.config.layer == 2
     assert [settled(Deep(n), GraceConfig()).layer for n in (12, 30)] == [7, 18]
     assert settled(Deep(30), GraceConfig(layer=7)).layer == 7
+
+
+@pytest.mark.parametrize("tail", ["", " "])
+def test_strangers_are_asked_as_the_fact_is(tail: str) -> None:
+    """In the chat template, and without a trailing blank, so that the fact's own prompt is at no distance."""
+    model = tiny_chat("llama")
+    request = EditRequest(Fact("Space Needle", "The {} is located in the city of" + tail, "Seattle"), "Rome")
+    edit = GraceMethod().compute(model, [request], GraceConfig(layer=1, steps=2))
+    (op,) = edit.ops
+    assert isinstance(op, CodebookOp)
+    others = [request.fact.template.replace("{}", name) for name in alike(request)]
+    apart = [float((last_key(model, 1, other) - op.keys[0]).norm()) for other in others]
+    assert any(abs(edit.diagnostic("nearest stranger").value - away) < 1e-3 * away for away in apart)
 
 
 def test_strangers_are_subjects_of_the_same_relation() -> None:

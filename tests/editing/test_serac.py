@@ -53,6 +53,14 @@ def test_out_of_scope_is_the_base_bit_for_bit() -> None:
     assert torch.equal(view.without(edit.digest).logits(ids_of(MODEL, PROMPT)), MODEL.logits(ids_of(MODEL, PROMPT)))
 
 
+def test_an_edit_out_of_reach_of_its_own_prompt_is_told() -> None:
+    """With a threshold of 1 nothing is in scope: the new answer is as likely as before, and the edit warns."""
+    edit = made("serac", MODEL, REQUEST, threshold=1.0)
+    before, after = edit.diagnostic("p(new) before"), edit.diagnostic("p(new) after")
+    assert after.value == before.value
+    assert after.warning.startswith("the edited model gives 'Paris' a probability of only")
+
+
 def test_in_scope_is_the_counterfactual_model_run_by_hand() -> None:
     edit = made("serac", MODEL, REQUEST)
     context = context_ids(MODEL, REQUEST.fact, REQUEST.target_new)

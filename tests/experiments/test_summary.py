@@ -64,16 +64,18 @@ def test_an_edit_cell_is_the_edit_and_its_scores(tmp_path: Path) -> None:
     from facts.records import read_request, request_record
 
     assert read_request(json.loads(json.dumps(request_record(request)))) == request
-    cell = Cell("edit", {"request": request_record(request), "method": "ft-m", "layer": 2, "settings": {"steps": 3}})
+    spec = {"request": request_record(request), "method": "ft-m", "layer": 2}
+    cells = tuple(Cell("edit", {**spec, "settings": {"steps": steps}}) for steps in (3, 1))
     with Ledger(tmp_path) as ledger:
-        ledger.add(Plan("one", "tiny", (cell,)), identity_of(model))
+        ledger.add(Plan("one", "tiny", cells), identity_of(model))
         execute(ledger, "one", Inline(model))
-        (entry,) = entries(ledger, "one")
+        entry, _ = entries(ledger, "one")
         assert entry.result is not None, entry.reason
         frame = scores_frame(ledger, "one")
     assert main(["export", "--out", str(tmp_path)]) == 0
     means = pd.read_csv(tmp_path / "one" / "means.csv")
-    greedy = means[means["name"] == "reliability.greedy"]
+    assert set(means["settings.steps"]) == {3, 1}  # edits with other settings have no common mean
+    greedy = means[(means["name"] == "reliability.greedy") & (means["settings.steps"] == 3)]
     assert (list(greedy["after"]), list(greedy["n"])) == ([entry.result["scores"][0]["after"]], [1])
     assert (tmp_path / "one" / "means.tex").read_text().startswith(r"\begin{tabular}")
     method = get_method("ft-m")

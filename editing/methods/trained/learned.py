@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from editing.edit import Diagnostic, Edit
+from editing.edit import Diagnostic
 from editing.method import Change, Method, Task
 from editing.ops import Op, WeightDelta
 from editing.train.artefact import Artefact, artefact_for
@@ -45,10 +45,6 @@ class LearnedMethod(Method):
         task.watch.step(50, 100)
         ops, numbers = self.proposed(task, artefact)
         return Change(ops=ops, diagnostics=numbers)
-
-    def answers(self, task: Task, change: Change, edit: Edit) -> list[Diagnostic]:
-        """None: the editor's own diagnostics include them, per token."""
-        return []
 
     def refuse_again(self, task: Task) -> None:
         """Refuse a fact that an edit of this method has already rewritten in the model.
@@ -87,10 +83,6 @@ class AnswerGradients:
     """[request] rows: prompt and new answer."""
     factors: dict[str, Factors]
 
-    def nll(self, changes: Mapping[str, LowRank]) -> Tensor:
-        """Mean NLL of each new answer with its own change, nats: [request]."""
-        return self.rows.nll(self._log_probs(changes))
-
     def right(self, changes: Mapping[str, LowRank]) -> Tensor:
         """[request] bool: whether the new answer is the greedy one with the request's own change."""
         return self.rows.right(self._log_probs(changes))
@@ -120,7 +112,7 @@ def scaled(changes: Mapping[str, LowRank], factors: Tensor) -> dict[str, LowRank
 def diagnostics(
     model: LanguageModel, answers: AnswerGradients, deltas: Sequence[WeightDelta], artefact: Artefact
 ) -> tuple[Diagnostic, ...]:
-    """Size of the change, probability of the new answers, and how many edits the editor was trained to sum."""
+    """Size of the change, and how many edits the editor was trained to sum."""
     n, trained_for = answers.rows.n_rows, max(artefact.settings["batch_sizes"])
     sizes = [delta.norm / float(_weight(model, delta.name).norm()) for delta in deltas]
     warning = ""
@@ -132,23 +124,11 @@ def diagnostics(
     return (
         Diagnostic("relative change", max(sizes), "|Δ| / |W|", "Of the weight that changes most."),
         Diagnostic("rank", float(max(delta.cols.shape[0] for delta in deltas)), "", "Of the widest change."),
-        Diagnostic("p(new) before", _probability(answers.nll({})), "probability", "Per token, geometric mean."),
-        Diagnostic(
-            "p(new) after", _probability(answers.nll(_together(deltas))), "probability", "With all requests' changes."
-        ),
         Diagnostic("edits summed", float(n), "", f"Trained for up to {trained_for}.", warning),
         Diagnostic(
             "editor's validation", float(artefact.validation["score"]), "score", f"Editor {artefact.digest[:12]}."
         ),
     )
-
-
-def _together(deltas: Sequence[WeightDelta]) -> dict[str, LowRank]:
-    return {delta.name: LowRank(delta.rows.T[None], delta.cols[None]) for delta in deltas}
-
-
-def _probability(nll: Tensor) -> float:
-    return float((-nll).exp().mean())
 
 
 def _weight(model: LanguageModel, name: str) -> Tensor:

@@ -17,8 +17,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import torch
-
 from editing.applied.router import SeracRouter
 from editing.configs import check_config
 from editing.edit import Diagnostic, Edit
@@ -26,11 +24,7 @@ from editing.method import Task
 from editing.methods.trained.learned import LearnedMethod, artefact_setting
 from editing.ops import Op, RouteOp
 from editing.train.artefact import Artefact
-from editing.train.editors.serac_trainer import answer_rows, context_ids
-from editing.train.forward import Forward
-from editing.train.rows import Encoder
-from facts import EditRequest
-from models import LanguageModel
+from editing.train.editors.serac_trainer import context_ids
 
 
 @dataclass(frozen=True)
@@ -77,26 +71,13 @@ class SeracMethod(LearnedMethod):
             threshold=config.threshold or router.threshold,
             editor=router.digest,
         )
-        return (op,), _diagnostics(router.counterfactual(base), op, requests, task.active)
+        return (op,), _diagnostics(op, task.active)
 
 
-def _diagnostics(
-    answers: LanguageModel, op: RouteOp, requests: Sequence[EditRequest], active: Sequence[Edit]
-) -> tuple[Diagnostic, ...]:
-    """Probability of the new answers in the counterfactual model, and the size of the memory."""
+def _diagnostics(op: RouteOp, active: Sequence[Edit]) -> tuple[Diagnostic, ...]:
+    """The threshold and the size of the memory."""
     before = sum(len(other.contexts) for edit in active for other in edit.ops if isinstance(other, RouteOp))
-    rows = answer_rows(
-        answers,
-        Encoder(answers),
-        [
-            (context, request.fact.prompt, request.target_new)
-            for context, request in zip(op.contexts, requests, strict=True)
-        ],
-    )
-    with torch.no_grad():
-        p_after = float((-rows.nll(Forward(answers).log_probs(rows))).exp().mean())
     return (
-        Diagnostic("p(new) after", p_after, "probability", "Per token, of the counterfactual model behind the edit."),
         Diagnostic("threshold", op.threshold, "score", "Prompts with a higher score are in scope."),
-        Diagnostic("memory", float(before + len(requests)), "edits", "Stored edits, the active ones included."),
+        Diagnostic("memory", float(before + len(op.contexts)), "edits", "Stored edits, the active ones included."),
     )
