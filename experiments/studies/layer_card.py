@@ -33,6 +33,7 @@ from experiments.studies.parts import output
 from experiments.studies.parts.card_numbers import (
     SHARES,
     Array,
+    ByFact,
     correlations,
     curve,
     layer_rows,
@@ -89,10 +90,13 @@ def add_options(parser: ArgumentParser) -> None:
 def plan(options: Namespace, model: LanguageModel) -> Plan:
     """Cells of the first part: traces, gradients, and edits at every layer of the grid."""
     from editing.requests import check_layer
+    from metrics.statistics import FEWEST
     from tracing import measure_noise
 
-    if options.facts < 2:
-        raise ValueError(f"{options.facts} facts were asked for; expected at least 2, over which layers are compared")
+    if options.facts < FEWEST:
+        raise ValueError(
+            f"{options.facts} facts were asked for; expected at least {FEWEST}, over which layers are compared"
+        )
     settings = settings_of(options, [options.method])[options.method]
     for layer in options.layers or ():
         check_layer(model, layer)
@@ -230,10 +234,10 @@ def follow(ledger: Ledger, run: str) -> Plan | None:
     asked = info.about["options"]
     variants = variants_of(asked["tried"], Namespace(**asked))
     cells = [entry for entry in entries(ledger, run) if entry.kind == "scored"]
-    layers, scores = scores_of(cells, asked["layers"])
+    layers, by_fact = scores_of(cells, asked["layers"])
     if not variants or not layers:
         return None
-    layer = recommend(layers, scores)["layer"]
+    layer = recommend(layers, np.array(list(by_fact.values())))["layer"]
     tried = [
         Cell("scored", {**_plain(entry.spec), "settings": {**asked["settings"], **variant}})
         for variant in variants
@@ -250,21 +254,27 @@ def _plain(spec: Mapping[str, Any]) -> dict[str, Any]:
     return {name: spec[name] for name in ("request", "method", "layer", "texts")}
 
 
-def scores_of(cells: Sequence[Entry], layers: Sequence[int]) -> tuple[list[int], Array]:
-    """(layers that can be edited, [fact, layer] scores) of the facts whose edits are all finished.
+def scores_of(cells: Sequence[Entry], layers: Sequence[int]) -> tuple[list[int], ByFact]:
+    """(layers that can be edited, scores there) of the facts whose edits are all finished.
 
     Raises:
-        ValueError: if fewer than two facts are.
+        ValueError: if fewer than `FEWEST` facts are.
     """
+    from metrics.statistics import FEWEST
+
     by_fact: dict[str, dict[int, dict[str, Any]]] = {}
     for entry in cells:
         if entry.result is not None:
-            by_fact.setdefault(canonical(entry.spec["request"]["fact"]), {})[entry.spec["layer"]] = entry.result
-    whole = [results for results in by_fact.values() if set(layers) <= results.keys()]
-    if len(whole) < 2:
-        raise ValueError(f"{len(whole)} facts are edited at all layers; at least two are needed, so resume the run")
-    usable = [layer for layer in layers if any("refused" not in results[layer] for results in whole)]
-    return usable, np.array([[score_of(results[layer]) for layer in usable] for results in whole], dtype=np.float64)
+            by_fact.setdefault(_prompt(entry.spec["request"]["fact"]), {})[entry.spec["layer"]] = entry.result
+    whole = {fact: results for fact, results in by_fact.items() if set(layers) <= results.keys()}
+    if len(whole) < FEWEST:
+        raise ValueError(f"{len(whole)} facts are edited at all layers; at least {FEWEST} are needed; resume the run")
+    usable = [layer for layer in layers if any("refused" not in results[layer] for results in whole.values())]
+    return usable, {fact: np.array([score_of(results[layer]) for layer in usable]) for fact, results in whole.items()}
+
+
+def _prompt(fact: Mapping[str, Any]) -> str:
+    return str(fact["template"].replace("{}", fact["subject"]))
 
 
 def summarise(ledger: Ledger, run: str, folder: Path) -> list[Path]:
@@ -291,17 +301,20 @@ def card_values(ledger: Ledger, run: str) -> dict[str, Any]:
     info = ledger.info(run)
     asked, cells = info.about["options"], list(entries(ledger, run))
     edits = [entry for entry in cells if entry.kind == "scored"]
-    layers, scores = scores_of(edits, asked["layers"])
+    layers, by_fact = scores_of(edits, asked["layers"])
+    scores = np.array(list(by_fact.values()))
     effects = effects_of([entry for entry in cells if entry.kind == "average" and entry.payload is not None])
-    effects["gradient"] = np.stack(
-        [entry.result["inner"] for entry in cells if entry.kind == "gradients" and entry.result is not None]
-    )
+    effects["gradient"] = {
+        _prompt(entry.spec["fact"]): entry.result["inner"]
+        for entry in cells
+        if entry.kind == "gradients" and entry.result is not None
+    }
+    curves = {name: curve(np.array(list(rows.values()))) for name, rows in effects.items()}
     best = recommend(layers, scores)
     against = best.pop("against_best")
     tried = _tried(ledger, run)
     gains = [one for one in tried if one["gain_interval"][0] > 0]
     best["settings"] = max(gains, key=lambda one: one["gain"])["settings"] if gains else {}
-    means = effects["mlp_out"].mean(axis=0)
     return {
         "schema": SCHEMA,
         "model": info.about["card"],
@@ -312,21 +325,24 @@ def card_values(ledger: Ledger, run: str) -> dict[str, Any]:
         "window": asked["window"],
         "samples": asked["samples"],
         "recommended": best,
-        "trace_layer": int(means.argmax()),
+        "trace_layer": int(np.mean(list(effects["mlp_out"].values()), axis=0).argmax()),
         "layers": _by_layer(edits, layers, scores, against),
         "tried": tried,
-        "effects": {name: curve(values) for name, values in effects.items()},
-        "correlations": correlations(layers, scores, effects),
+        "effects": curves,
+        "correlations": correlations(layers, by_fact, effects),
         "subjects": sorted({entry.spec["request"]["fact"]["subject"] for entry in edits}),
     }
 
 
-def effects_of(traced: Sequence[Entry]) -> dict[str, Array]:
-    """[fact, layer] of the states and of the MLP outputs, at the last subject token."""
+def effects_of(traced: Sequence[Entry]) -> dict[str, ByFact]:
+    """Of the states and of the MLP outputs, at the last subject token, of the facts that were traced."""
     average = average_cells.merged(
         [entry.result or {} for entry in traced], average_cells.configs_of(traced[0].spec) if traced else ()
     )
-    return {name: average.values(name, "last_subject").astype(np.float64) for name in ("resid_post", "mlp_out")}
+    return {
+        name: dict(zip(average.prompts, average.values(name, "last_subject").astype(np.float64), strict=True))
+        for name in ("resid_post", "mlp_out")
+    }
 
 
 def _by_layer(

@@ -16,7 +16,7 @@ The rule, set before any result was seen:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,8 @@ SHARES = ("reliability", "paraphrase", "neighborhood")
 ORDERS = {"edit": "edit score", "resid_post": "states", "mlp_out": "MLP outputs", "gradient": "gradients"}
 """What orders the layers, in words."""
 Array = NDArray[np.float64]
+ByFact = Mapping[str, Array]
+"""A fact's prompt -> its values, [layer]."""
 
 
 def score_of(result: Mapping[str, Any]) -> float:
@@ -69,10 +71,19 @@ def recommend(layers: Sequence[int], scores: Array) -> dict[str, Any]:
 
 
 def curve(values: Array) -> dict[str, list[float]]:
-    """Mean over facts by layer, with 95 % bootstrap intervals."""
-    from metrics.statistics import bootstrap
+    """Mean over facts by layer, with 95 % bootstrap intervals.
 
-    ends = [bootstrap(column) or (float(column[0]), float(column[0])) for column in values.T]
+    Raises:
+        ValueError: if the facts, the rows, are too few for one.
+    """
+    from metrics.statistics import FEWEST, Interval, bootstrap
+
+    if len(values) < FEWEST:
+        raise ValueError(
+            f"{len(values)} of the facts could be traced; a card needs at least {FEWEST}, so take facts that the model "
+            "knows"
+        )
+    ends = [cast(Interval, bootstrap(column)) for column in values.T]
     return {
         "mean": [short(value) for value in values.mean(axis=0)],
         "low": [short(low) for low, _ in ends],
@@ -85,18 +96,20 @@ def short(value: float) -> float:
     return float(f"{value:.4g}")
 
 
-def correlations(layers: Sequence[int], scores: Array, effects: Mapping[str, Array]) -> list[dict[str, Any]]:
-    """Spearman's rank correlation of the layers' means for each two of `ORDERS`, over the layers edited at, with 95 %
-    bootstrap intervals over facts; None where one of the two does not vary."""
+def correlations(layers: Sequence[int], scores: ByFact, effects: Mapping[str, ByFact]) -> list[dict[str, Any]]:
+    """Spearman's rank correlation of the layers' means for each two of `ORDERS`, over the layers edited at and the
+    facts that have both, with 95 % bootstrap intervals over facts; None where one of the two does not vary."""
     from metrics.statistics import bootstrap_cases
 
-    columns = {"edit": scores, **{name: values[:, list(layers)] for name, values in effects.items()}}
+    columns = {"edit": scores}
+    for name, effect in effects.items():
+        columns[name] = {fact: row[list(layers)] for fact, row in effect.items()}
     names = [name for name in ORDERS if name in columns]
     rows = []
     for index, first in enumerate(names):
         for second in names[index + 1 :]:
-            n = min(len(columns[first]), len(columns[second]))
-            both = np.concatenate([columns[first][:n], columns[second][:n]], axis=1)
+            one, other = columns[first], columns[second]
+            both = np.array([np.concatenate([one[fact], other[fact]]) for fact in one if fact in other])
             rho = float(_rank_correlation(both))
             ends = bootstrap_cases(both, _rank_correlation) if np.isfinite(rho) else None
             rows.append(

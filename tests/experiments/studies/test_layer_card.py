@@ -15,7 +15,7 @@ from experiments.identity import identity_of
 from experiments.ledger.ledger import Ledger
 from experiments.runner import execute
 from experiments.studies import layer_card
-from experiments.studies.parts.card_numbers import correlations, recommend, score_of
+from experiments.studies.parts.card_numbers import correlations, curve, recommend, score_of
 from experiments.studies.parts.known import Drawn
 from experiments.workers.inline import Inline
 from models import join
@@ -51,12 +51,31 @@ def test_a_layer_stands_out_or_the_middle_of_the_tied_ones_is_taken() -> None:
 
 
 def test_orders_of_layers_by_hand() -> None:
-    scores = np.array([[0.1, 0.5, 0.9], [0.1, 0.5, 0.9]])
-    effects = {"resid_post": np.array([[9.0, 0.0, 5.0, 1.0]] * 2), "mlp_out": np.ones((2, 4))}
+    scores = dict.fromkeys("ab", np.array([0.1, 0.5, 0.9]))
+    effects = {
+        "resid_post": dict.fromkeys("ab", np.array([9.0, 0.0, 5.0, 1.0])),
+        "mlp_out": dict.fromkeys("ab", np.ones(4)),
+    }
     rows = {(one["first"], one["second"]): one for one in correlations([0, 2, 3], scores, effects)}
     assert rows["edit", "resid_post"]["rho"] == -1
     assert rows["edit", "resid_post"]["n_layers"] == 3
     assert rows["edit", "mlp_out"]["rho"] is None  # effects that do not vary order nothing
+
+
+def test_orders_are_compared_over_the_same_facts() -> None:
+    """A fact that could not be traced is left out of both, whatever stands first."""
+    draw = np.random.default_rng(0)
+    scores = dict(zip("abcdef", draw.random((6, 3)), strict=True))
+    traced = {fact: scores[fact] for fact in "fedcb"}
+    (row,) = correlations([0, 1, 2], scores, {"resid_post": traced})
+    assert row["rho"] == 1
+    assert row["interval"] == [1, 1]
+
+
+def test_too_few_facts_have_no_interval_and_no_card() -> None:
+    with pytest.raises(ValueError, match="2 of the facts could be traced; a card needs at least 3"):
+        curve(np.array([[0.0], [1.0]]))
+    assert curve(np.array([[0.0], [1.0], [0.5]]))["mean"] == [0.5]
 
 
 @pytest.mark.parametrize("family", ["gpt2", "gemma3_text", "opt", "falcon"])
