@@ -52,7 +52,8 @@ def scores_frame(ledger: Ledger, run: str) -> pd.DataFrame:
 
 def axes(scores: pd.DataFrame) -> list[str]:
     """Columns of `scores_frame` with settings in which edits by one method differ: their scores have no common mean."""
-    settings = [name for name in scores if str(name).startswith("settings.") or name in ("seed", "texts")]
+    settings = [str(name) for name in scores.columns]
+    settings = [name for name in settings if name.startswith("settings.") or name in ("seed", "texts")]
     return [name for name in settings if scores.groupby("method")[name].nunique(dropna=False).max() > 1]
 
 

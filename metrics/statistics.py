@@ -31,8 +31,8 @@ FEWEST = 3
 """Values that are resampled: of two there are but three different means."""
 
 
-def wilson(successes: int, n: int) -> Interval:
-    """Wilson score interval of the share `successes / n`.
+def wilson(successes: float, n: float) -> Interval:
+    """Wilson score interval of the share `successes / n`; means, where the same cases were tried several times.
 
     Raises:
         ValueError: if `n` is not positive or `successes` is not between 0 and `n`.

@@ -84,8 +84,10 @@ def summarise(ledger: Ledger, run: str, folder: Path) -> list[Path]:
 
 
 def curves(finished: Sequence[Entry]) -> pd.DataFrame:
-    """One row per method and number of edits: shares of all prompts of all orders with Wilson intervals, and the
-    median perplexity of the orders (None where none is finite).
+    """One row per method and number of edits: shares of all prompts of all orders, and the median perplexity of the
+    orders (None where none is finite).
+
+    The orders ask about the same facts, so the Wilson intervals are for as many prompts as one of them has.
 
     Raises:
         ValueError: if nothing is finished.
@@ -105,7 +107,7 @@ def curves(finished: Sequence[Entry]) -> pd.DataFrame:
         row["perplexity"] = float(pd.Series(perplexities).median()) if perplexities else None
         for name in METRICS:
             right, n = (sum(point[name][place] for point in points) for place in (0, 1))
-            low, high = wilson(right, n) if n else (None, None)
+            low, high = wilson(right / len(points), n / len(points)) if n else (None, None)
             row |= {f"{name}_n": n, name: right / n if n else None, f"{name}_low": low, f"{name}_high": high}
         rows.append(row)
     return pd.DataFrame(rows)
@@ -158,7 +160,8 @@ def _shown(ends: Sequence[dict[str, Any]]) -> str:
     rows = []
     for end in ends:
         kept, prompts = end["held_at_the_end"]
-        share = output.between(kept / prompts, *wilson(kept, prompts), 2) if prompts else "–"
+        orders = len(end["broken_at"])  # as in `curves`
+        share = output.between(kept / prompts, *wilson(kept / orders, prompts / orders), 2) if prompts else "–"
         rows.append(
             (
                 end["method"],

@@ -226,9 +226,26 @@ def test_a_stopped_run_resumes_from_its_journal(tmp_path: Path, monkeypatch: pyt
         average_effects(model, facts, [TraceConfig(samples=3)], journal=journal)
     with pytest.raises(ValueError, match="is of a run with other revision"):
         average_effects(tiny_model("gpt2"), facts, CONFIGS, journal=journal)
+    journal.write_text(journal.read_text(encoding="utf-8").replace("{", '{"chat": true, ', 1), encoding="utf-8")
+    with pytest.raises(ValueError, match="is of a run with other chat"):
+        average_effects(model, facts, CONFIGS, journal=journal)
     journal.write_text("a diary\n", encoding="utf-8")
     with pytest.raises(ValueError, match="is not a journal of average_effects"):
         average_effects(model, facts, CONFIGS, journal=journal)
+
+
+def test_one_prompt_with_another_subject_is_another_fact(tmp_path: Path) -> None:
+    model = tiny_model("gpt_neo")
+    first = known_facts(model)[0]
+    second = Fact.from_prompt(first.prompt, first.subject.split()[-1], first.target_true)
+    assert (first.prompt, first.template) != (second.prompt, second.template)
+    journal = tmp_path / "journal.jsonl"
+    level = measure_noise(model, [first.subject])
+    for fact in (first, second):
+        kept = average_effects(model, [fact], CONFIGS, level=level, journal=journal)
+        alone = average_effects(model, [fact], CONFIGS, level=level)
+        np.testing.assert_array_equal(kept.corrupted, alone.corrupted)
+    assert len(lines(journal)) == 3
 
 
 def lines(path: Path) -> list[str]:

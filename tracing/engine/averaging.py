@@ -48,6 +48,8 @@ class Record:
     corrupted: float = math.nan
     effects: dict[str, Any] | None = None
     """By map, [category, layer] as nested lists or an array."""
+    template: str = ""
+    """Of the fact, which says where in the prompt its subject stands; empty in older journals."""
 
 
 def average_effects(
@@ -131,11 +133,11 @@ def _records(model: LanguageModel, facts: Sequence[Fact], done: _Journal, job: _
         if (record := done.get(fact)) is not None:
             kept[number] = record
         elif not knows(model, ask(model, fact)):
-            kept[number] = Record(fact.prompt, fact.target_true, False, "unknown")
+            kept[number] = Record(fact.prompt, fact.target_true, False, "unknown", template=fact.template)
         elif job.counterfactual is not None:
             other = job.counterfactual(fact)
             if other is None:
-                kept[number] = Record(fact.prompt, fact.target_true, False, "unaligned")
+                kept[number] = Record(fact.prompt, fact.target_true, False, "unaligned", template=fact.template)
             else:
                 others.append(other)
     counted = [fact for number, fact in enumerate(facts) if number not in kept]
@@ -169,6 +171,7 @@ def _record(fact: Fact, results: Sequence[TraceResult], own_counterfactual: bool
         float(first.clean),
         float(first.corrupted.mean()),
         {map_name(result.config): by_category(result) for result in results},
+        fact.template,
     )
 
 
@@ -223,7 +226,7 @@ def _settings(
 class _Journal:
     """A JSON Lines file: settings in the first line, then one finished fact per line."""
 
-    def __init__(self, path: Path | None, records: dict[tuple[str, str], Record]) -> None:
+    def __init__(self, path: Path | None, records: dict[tuple[str, str, str], Record]) -> None:
         self._path, self._records = path, records
 
     @classmethod
@@ -247,20 +250,21 @@ class _Journal:
         try:
             header, *lines = [json.loads(line) for line in whole.splitlines()]
             records = [Record(**line) for line in lines]
-            other = [name for name, value in settings.items() if header[name] != value]
+            other = [name for name in {**settings, **header} if header.get(name) != settings.get(name)]
         except (ValueError, TypeError, KeyError):
             raise ValueError(f"{str(path)!r} is not a journal of average_effects; name a new file") from None
         if other:
             raise ValueError(f"the journal {str(path)!r} is of a run with other {', '.join(other)}; name a new file")
-        return cls(path, {(record.prompt, record.answer): record for record in records})
+        return cls(path, {(record.prompt, record.answer, record.template): record for record in records})
 
     def get(self, fact: Fact) -> Record | None:
         """The fact's record, or None."""
-        return self._records.get((fact.prompt, fact.target_true))
+        found = (self._records.get((fact.prompt, fact.target_true, template)) for template in (fact.template, ""))
+        return next(filter(None, found), None)
 
     def add(self, record: Record) -> None:
         """Append a new record at once, so that a stop loses at most one group of facts."""
-        if self._path is None or (record.prompt, record.answer) in self._records:
+        if self._path is None or (record.prompt, record.answer, record.template) in self._records:
             return
         values = {name: value for name, value in vars(record).items() if not _is_nan(value)}
         if record.effects is not None:
