@@ -148,7 +148,7 @@ def kept_answers(base: LanguageModel, requests: Sequence[EditRequest]) -> dict[P
     """Which of the locality probes the unedited model answers correctly; only those can be lost."""
     probes = list(dict.fromkeys(probe for request in requests for probe in _locality(request)))
     said = _said(base, probes)
-    return {probe: matches(said[probe.prompt], (probe.answer,)) for probe in probes}
+    return {probe: matches(said[probe.prompt], (probe.answer, *probe.aliases)) for probe in probes}
 
 
 def held(model: LanguageModel, requests: Sequence[EditRequest], known: Mapping[Probe, bool]) -> list[Held]:
@@ -164,7 +164,7 @@ def held(model: LanguageModel, requests: Sequence[EditRequest], known: Mapping[P
     said = _said(model, [probe for probes in probes_of.values() for some in probes for probe in some])
 
     def count(probes: Sequence[Probe], rivals: tuple[str, ...]) -> Count:
-        right = sum(matches(said[probe.prompt], (probe.answer,), rivals) for probe in probes)
+        right = sum(matches(said[probe.prompt], (probe.answer, *probe.aliases), rivals) for probe in probes)
         return Count(right, len(probes))
 
     standings = []

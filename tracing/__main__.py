@@ -88,7 +88,7 @@ def _write(output: Output, options: argparse.Namespace) -> None:
     """Write the files that were asked for."""
     if options.csv:
         output.result.to_frame().map(defused).to_csv(options.csv, index=False)
-    if options.npz:
+    if getattr(options, "npz", None):
         output.result.save(options.npz)
     if output.figure is None or output.chart is None or not (options.out or options.html):
         return

@@ -101,6 +101,10 @@ class EditedModel(LanguageModel):
             for path, ops in changes.items()
         ]
 
+    def as_chat(self) -> EditedModel:
+        """As `LanguageModel.as_chat`; what the edits put before a prompt then stands in the user's turn."""
+        return apply_edits(self.base.as_chat(), self.edits, force=True)
+
     def with_edit(self, edit: Edit, *, force: bool = False) -> EditedModel:
         """The view with one more edit."""
         return apply_edits(self, [edit], force=force)

@@ -160,11 +160,13 @@ def _batches(model: LanguageModel, texts: Sequence[str], max_tokens: int, skip: 
 
 
 def _pieces(model: LanguageModel, texts: Sequence[str]) -> Iterator[list[int]]:
-    """Every text as token ids, cut where the model's context ends."""
+    """Every text as token ids, cut where the model's context ends, and first where it takes no more characters."""
     for text in texts:
-        ids = model.tokenize(text) if text.strip() else []
-        for start in range(0, len(ids), model.max_positions):
-            yield ids[start : start + model.max_positions]
+        for begin in range(0, len(text), model.most_characters):
+            part = text[begin : begin + model.most_characters]
+            ids = model.tokenize(part) if part.strip() else []
+            for start in range(0, len(ids), model.max_positions):
+                yield ids[start : start + model.max_positions]
 
 
 def regular(moment: Moment, ridge: float) -> torch.Tensor:

@@ -8,6 +8,7 @@ from typing import Literal
 
 from facts import Case, EditRequest, Probe
 from facts.types import ProbeKind
+from facts.words import blank_before
 from metrics.types import Settings
 
 LOCALITY_KINDS: tuple[ProbeKind, ...] = ("neighborhood", "same_subject", "forgetfulness", "unchanged")
@@ -90,7 +91,8 @@ def _neighbors(request: EditRequest) -> Iterator[Item]:
         yield Item("locality", "neighborhood", probe.prompt, probe.answer, request.target_new, _itself(probe))
     for probe in probes:
         # Counted where the model knew the plain neighbour: the value before then shows the effect of the prefix alone.
-        prompt = f"{request.fact.prompt} {request.target_new}. {probe.prompt}"
+        said = f"{request.fact.prompt}{blank_before(request.fact.prompt)}{request.target_new}"
+        prompt = f"{said}. {probe.prompt}"
         yield Item("locality", "neighborhood_prefixed", prompt, probe.answer, request.target_new, _itself(probe))
 
 

@@ -123,6 +123,7 @@ def read(
     joint = {pair: _row(_joint, model, pair) for pair in needs.joint}
     keep = {row for pair in needs.distributions if not isinstance(row := answers[pair], str)}
     wanted = {row: (*row, row in keep) for row in (*answers.values(), *joint.values()) if not isinstance(row, str)}
+    longest = min(TEXT_TOKENS, model.max_positions)
     budgets = {p: (tuple(model.encode(p)), n) for p, n in needs.said.items() if _runs(model, p)}
     scores, texts = ask(model, list(wanted.values()), list(budgets.values()), tick)
     forced = {row: scores[question] for row, question in wanted.items()}
@@ -135,7 +136,7 @@ def read(
         _said={prompt: text.text for prompt, text in said.items()},
         _stopped=_stopped(model, needs.stopped, said),
         _texts=_drawn(model, needs.texts, seed, tick),
-        _passages=dict(zip(needs.passages, text_nll(model, needs.passages, max_positions=TEXT_TOKENS), strict=True)),
+        _passages=dict(zip(needs.passages, text_nll(model, needs.passages, max_positions=longest), strict=True)),
     )
 
 

@@ -19,14 +19,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import exp
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from facts import Case, EditRequest
 from metrics.fluency import Snippet, generation_entropy
 from metrics.protocols.base import Entry, Material, Protocol, Value, gathered
 from metrics.protocols.comparison import Question, magnitudes, pairs_of, successes
 from metrics.protocols.readings import Needs, Readings
+from metrics.statistics import perplexity
 from metrics.types import Definition
 
 if TYPE_CHECKING:
@@ -107,7 +109,13 @@ class RomeTask:
         (nll_before, n_before), (nll_after, n_after) = before.passage(text), after.passage(text)
         if not n_before or not n_after:
             return ["the text has fewer than two tokens"]
-        return [(exp(nll_before / (n_before + 1)), exp(nll_after / (n_after + 1)))]
+        if n_before != n_after:
+            return ["the text does not fit behind the words that the edit puts before a prompt"]
+        if not np.isfinite([nll_before, nll_after]).all():
+            return ["the edited model gives no finite probability"]
+        read = np.array([[nll_before, n_before + 1], [nll_after, n_after + 1]])  # ROME's mean counts the first token
+        before_it, after_it = perplexity(read[:, None]).tolist()
+        return [(before_it, after_it)]
 
     def _essence(self, request: EditRequest) -> str:
         snippets = self._snippets(request)

@@ -75,6 +75,11 @@ class TextModel(ABC):
         n = next((i for i, (x, y) in enumerate(zip(first, other, strict=False)) if x != y), 0)
         return tuple(first[:n])
 
+    @property
+    def most_characters(self) -> int:
+        """Of a text that is tokenised."""
+        return max(MAX_PROMPT_CHARACTERS, 16 * self.max_positions)
+
     def wording(self, prompt: str) -> Wording:
         """The prompt as the model reads it: in the chat template if so, without a blank at its end."""
         return wording(self.tokenizer, prompt, chat=self.chat, starts=self.starts)
@@ -102,9 +107,8 @@ class TextModel(ABC):
         Raises:
             ValueError: if the text holds a broken character, far too many of them, or a token the model lacks.
         """
-        limit = max(MAX_PROMPT_CHARACTERS, 16 * self.max_positions)
-        if len(text) > limit:  # before tokenising: a million characters take seconds
-            raise ValueError(f"the text has {len(text)} characters; at most {limit} are taken")
+        if len(text) > self.most_characters:  # before tokenising: a million characters take seconds
+            raise ValueError(f"the text has {len(text)} characters; at most {self.most_characters} are taken")
         if any("\ud800" <= character <= "\udfff" for character in text):
             raise ValueError("the text contains a broken character (a lone surrogate); type it again without it")
         ids: list[int] = self.tokenizer(text, add_special_tokens=special_tokens, verbose=False)["input_ids"]

@@ -15,7 +15,7 @@ from facts import EditRequest, Fact
 from facts.atlas import load_atlas
 from models import LanguageModel
 from tests.editing.quick import NEEDLE, REQUESTS, TOWER
-from tests.tiny import build_tiny, tiny_model
+from tests.tiny import build_tiny, tiny_chat, tiny_model
 
 ATLAS = load_atlas()
 
@@ -124,6 +124,17 @@ def test_ice_is_the_statement_alone() -> None:
     model = tiny_model("gpt2")
     view = apply_edits(model, [IceMethod().compute(model, [NEEDLE], IceConfig(reserve=20))])
     assert model.decode(view.prefix).strip() == "New fact: the Space Needle is located in the city of Paris."
+
+
+def test_in_a_chat_the_statement_stands_in_the_users_turn() -> None:
+    """Whether the model is asked in its template before the edit is applied or after."""
+    model = tiny_chat("gpt2")
+    plain = LanguageModel(model.name, model.revision, model.module, model.tokenizer)
+    edit = IceMethod().compute(plain, [EditRequest(Fact("Oslo", "{} is in", "Norway"), "Rome")], IceConfig(reserve=20))
+    row = model.encode("Oslo is in")
+    later, before = apply_edits(plain, [edit]).as_chat(), apply_edits(model, [edit], force=True)
+    assert later.behind_prefix(row) == before.behind_prefix(row)
+    assert model.decode(later.behind_prefix(row)[0]).startswith("user\nNew fact: Oslo is in Rome.")
 
 
 @pytest.mark.parametrize("method", ["ice", "ike"])

@@ -46,6 +46,10 @@ def test_long_texts_are_cut_into_pieces() -> None:
     text = " ".join(SENTENCES)
     assert len(model.tokenize(text)) > model.max_positions
     assert estimate(model, [0], [text], 10**6)[0].n_tokens == len(model.tokenize(text))
+    halves = text[: model.most_characters], text[:100]
+    longest = halves[0].ljust(model.most_characters, "x") + halves[1]  # more characters than are tokenised at once
+    n = len(model.tokenize(longest[: model.most_characters])) + len(model.tokenize(halves[1]))
+    assert estimate(model, [0], [longest], 10**6)[0].n_tokens == n
 
 
 def test_condition_number_by_hand() -> None:

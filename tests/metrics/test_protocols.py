@@ -5,16 +5,20 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
-from facts import EditRequest, Probe
+from facts import EditRequest, Fact, Probe
 from metrics import evaluate
+from metrics.drift import text_nll
 from metrics.fluency import References, Snippet
-from metrics.protocols import PROTOCOLS, CaseScores, Material, Value, get_protocol
+from metrics.protocols import PROTOCOLS, CaseScores, Material, Value, evaluate_under, get_protocol
 from metrics.protocols.wild import exact_match, squad_normalise
 from metrics.types import Settings
+from models import LanguageModel
 from tests.metrics.cases import AFTER, BEFORE, FACT, REQUEST, WORDS, base_model, edited_model, evaluate_case
 from tests.metrics.known_model import KnownModel
+from tests.tiny import tiny_model
 
 N = len(WORDS) + 2
 """Words in the vocabulary; a prefix that is not in the tables gives each of them 1 / N."""
@@ -66,6 +70,26 @@ def test_rome_compares_texts_with_the_references_of_the_new_answer() -> None:
     # Two tokens are predicted, and ROME divides by all three.
     expected = ((1 / N * rest) ** (-1 / 3), (1 / N * 0.9) ** (-1 / 3), 1)
     assert _pair(found["essence"]) == pytest.approx(expected, rel=1e-5)
+
+
+def test_texts_are_cut_at_the_context_and_may_be_lost() -> None:
+    """A model of 64 positions reads the first 64 tokens; of an edited one that gives no finite number, none."""
+    model = tiny_model("gpt2")
+    text = "The Space Needle is a tower in downtown Seattle. " * 12
+    references = References({("place", "Rome"): (Snippet("Space Needle", text),)})
+    fact = Fact("Space Needle", "The {} is located in", "Seattle", relation="place")
+    request = EditRequest(fact, "Rome", generation_prompts=("The Space Needle is",))
+
+    def essence(edited: LanguageModel) -> Value:
+        given = evaluate_under(model, edited, request, ("rome",), material=Material(references=references))
+        return given["rome"].values["essence"]
+
+    (nll, n), *_ = text_nll(model, [text], max_positions=64)
+    assert (n, model.max_positions) == (63, 64)
+    assert essence(model).before == pytest.approx(np.exp(nll / 64))
+    head = model.weight("lm_head.weight")
+    assert essence(model.view({"lm_head.weight": 3e3 * head})).after == pytest.approx(np.finfo(np.float64).max)
+    assert essence(model.view({"lm_head.weight": 3e38 * head.sign()})).reason.endswith("gives no finite probability")
 
 
 def test_easyedit_by_hand() -> None:

@@ -43,6 +43,14 @@ def test_counts_of_a_model_by_hand() -> None:
     assert Count(0, 0).share is None
 
 
+def test_another_name_of_an_answer_is_the_answer() -> None:
+    probe = Probe("neighborhood", "Bridge is in", "Berlin", aliases=("Oslo",))
+    request = EditRequest(Fact("Tower", "{} is in", "Paris"), "Rome", (probe,))
+    known = kept_answers(BASE, [request])  # type: ignore[arg-type]
+    assert known == {probe: True}
+    assert held(BASE, [request], known)[0].locality == Count(1, 1)  # type: ignore[arg-type]
+
+
 def test_a_longer_true_answer_beats_the_new_one() -> None:
     request = EditRequest(Fact("Tower", "{} is in", "Rome Oslo"), "Rome")
     said = KnownModel(WORDS, {"Tower is in": {"Rome": 0.9}, "Tower is in Rome": {"Oslo": 0.9}})

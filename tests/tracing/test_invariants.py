@@ -70,6 +70,11 @@ def test_nothing_corrupted_restores_everything(site: TraceSite, direction: Direc
     torch.testing.assert_close(found.corrupted[:, 0, 0], found.clean[:1, 0], atol=1e-5, rtol=0)
 
 
+def test_noise_without_a_finite_run_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"no finite probability \(noise 1e\+38, .*choose less noise"):
+        causal_trace(tiny_model("gpt2"), FACT, TraceConfig(noise=1e38, samples=1), level=LEVEL)
+
+
 def test_noise_that_changes_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="leaves the subject's embeddings as they are; choose more noise"):
         causal_trace(tiny_model("gpt2"), FACT, TraceConfig(noise=0.0), level=LEVEL)

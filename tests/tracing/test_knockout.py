@@ -81,6 +81,8 @@ def test_edges_of_ones_own_and_what_they_refuse() -> None:
         attention_knockout(model, FACT, edges={"all": ([1], [0, 1])})
     with pytest.raises(ValueError, match="name position 40; the prompt has 11 tokens"):
         attention_knockout(model, FACT, edges={"far": ([40], [0])})
+    with pytest.raises(ValueError, match="the prompt 'The' is one token, which reads no other; write a longer one"):
+        attention_knockout(model, Fact.from_prompt("The", "The"))
     with pytest.raises(ValueError, match="window is 5, but tiny gpt2 has 4 layers"):
         attention_knockout(model, FACT, window=5)
 

@@ -11,7 +11,7 @@ import torch
 from facts import Fact
 from models import LanguageModel
 from tests.oracle import lenses as oracle
-from tests.tiny import FAMILIES, SENTENCES, build_tiny, tiny_model
+from tests.tiny import FAMILIES, SENTENCES, build_tiny, tiny_chat, tiny_model
 from tracing.lenses.logit import LensResult, logit_lens
 from tracing.lenses.tuned import TunedLens, fit_tuned_lens, own_texts, tuned_lens
 
@@ -148,3 +148,6 @@ def test_what_a_tuned_lens_refuses() -> None:
     with pytest.raises(ValueError, match=r"was fitted on tiny gpt2 of revision .*, not on tiny llama"):
         tuned_lens(tiny_model("llama"), FACT, lens)
     assert own_texts(model, ["the city of"], 3)[0].startswith("the city of")
+    chat = tiny_chat("gpt2")
+    words = "the " * (chat.max_positions - len(chat.lead_ids) - 1)  # they fit, but not with the template's end
+    assert own_texts(chat, [words, "the city"], 3)[0].startswith("the city")

@@ -26,15 +26,15 @@ def add_prompt(parser: argparse.ArgumentParser) -> None:
 
 
 def add_output(parser: argparse.ArgumentParser, *, figure: bool = True) -> None:
-    """Where the result goes; `figure` says whether the result has one."""
+    """Where the result goes; `figure` says whether it is more than a table."""
     if figure:
         parser.add_argument(
             "--out", metavar="FILE", help="also write the figure: .pdf, .svg, .eps or .png; maps also as .zip"
         )
         parser.add_argument("--width", type=float, help="of the figure, in inches (3.25 for a column)")
         parser.add_argument("--html", help="also write an interactive page")
+        parser.add_argument("--npz", help="also save the result itself, for `python -m tracing open`")
     parser.add_argument("--csv", help="also write every number as a table")
-    parser.add_argument("--npz", help="also save the result itself, for `python -m tracing open`")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
 
 

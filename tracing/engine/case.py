@@ -62,7 +62,11 @@ class Case:
         return len(self.corruption.embeddings)
 
     def results(self, engine: Engine) -> tuple[TraceResult, ...]:
-        """One result per config, from the samples run so far."""
+        """One result per config, from the samples run so far.
+
+        Raises:
+            ValueError: if a corrupted run has no probabilities.
+        """
         return tuple(self._result(engine, index) for index in range(len(self.configs)))
 
     def _result(self, engine: Engine, index: int) -> TraceResult:
@@ -75,6 +79,11 @@ class Case:
             restored = restored.unflatten(2, (model.n_layers, model.n_heads))
         readings = _readings(self.samples[0].clean, corrupted, restored)
         probability = readings.pop("probability")
+        if np.isnan(probability.corrupted).any():
+            raise ValueError(
+                f"the corrupted runs give no finite probability (noise {config.noise:g}, standard deviation "
+                f"{self.corruption.std:.3g}); choose less noise (usually 3)"
+            )
         greedy = self.samples[0].greedy
         answer = self.fact.target_true.strip() or model.token_strings(question.answer_ids)[0]
         other = self.prompt.other

@@ -104,14 +104,16 @@ def attention_knockout(
 
     Raises:
         Cancelled: when `watch` said so, at most one forward pass later.
-        ValueError: if the prompt or the window does not fit, a query would be left without a key, or the model's
-            attention cannot be cut this way.
+        ValueError: if the prompt or the window does not fit, there is no edge to cut, a query would be left without a
+            key, or the model's attention cannot be cut this way.
     """
     window = max(1, model.n_layers // 5) if window is None else window
     if not 1 <= window <= model.n_layers:
         raise ValueError(f"window is {window}, but {model.name} has {model.n_layers} layers; choose 1 to that many")
     question = ask(model, fact)
     chosen = paper_edges(question) if edges is None else dict(edges)
+    if not chosen:
+        raise ValueError(f"the prompt {fact.prompt!r} is one token, which reads no other; write a longer one")
     cuts = {name: _cut(question, name, *pair) for name, pair in chosen.items()}
     ids = torch.tensor([question.ids], device=model.device)
     clean = model.logits(ids)

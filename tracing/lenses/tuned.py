@@ -52,7 +52,8 @@ def own_texts(model: LanguageModel, prompts: Sequence[str], max_new_tokens: int 
 
     Prompts that leave no room for a continuation are left out.
     """
-    fitting = [prompt for prompt in prompts if len(model.tokenize(prompt)) < model.max_positions]
+    asked = [model.tokenize_worded(model.wording(prompt).text) for prompt in prompts]
+    fitting = [prompt for prompt, ids in zip(prompts, asked, strict=True) if len(ids) < model.max_positions]
     continued = model.generate(fitting, max_new_tokens)
     return [prompt + text for prompt, text in zip(fitting, continued, strict=True)]
 
