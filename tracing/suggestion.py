@@ -86,6 +86,8 @@ class Suggestion:
     """The largest effect at that token; None where it was not measured or no layer can be edited."""
     elsewhere: Cell | None = None
     """If no layer is suggested: the largest effect that stands out at another token of the subject."""
+    undecided: bool = False
+    """If no layer is suggested: one would stand out by its mean, and only the samples are too few to say so."""
 
 
 @dataclass(frozen=True)
@@ -103,18 +105,20 @@ class Best:
     """Whether the intervals of the effect and of its excess over the row's mean lie above 0, and it is large enough."""
 
 
-def best_of(values: NDArray[np.floating], total: float) -> Best:
+def best_of(values: NDArray[np.floating], total: float, compared: int = 0) -> Best:
     """The largest mean over samples of [sample, cell] effects; samples are noise draws or facts, NaNs are left out.
 
     Args:
         total: the total effect; the largest mean must be at least `SMALLEST_SHARE` of it to stand out.
+        compared: cells that the intervals are corrected for, if there are more than in this row.
     """
     array = np.asarray(values, dtype=np.float64)
     array = array[~np.isnan(array).any(axis=1)]
     means = array.mean(axis=0)
     index = int(means.argmax())
-    low, high = interval(array[:, index], confidence=_each(len(means)))
-    above, _ = interval(array[:, index] - array.mean(axis=1), confidence=_each(len(means)))
+    confidence = _each(max(len(means), compared))
+    low, high = interval(array[:, index], confidence=confidence)
+    above, _ = interval(array[:, index] - array.mean(axis=1), confidence=confidence)
     # a single cell cannot stand out from a mean
     enough = means[index] >= max(SMALLEST_SHARE * total, SMALLEST_EFFECT)
     stands_out = bool(low > 0 and enough and (above > 0 or len(means) == 1))
@@ -182,12 +186,14 @@ def suggestion(
         f"{cell.interval}{flat}."
     )
     elsewhere = _elsewhere(result, position, without)
+    undecided = best.effect - best.mean > SMALLEST_SHARE * result.total_effect
     if elsewhere is None:
-        return Suggestion(None, f"{reason} Take more samples or more noise, or compare every layer.", cell)
+        advice = "Take more samples or more noise, or compare every layer."
+        return Suggestion(None, f"{reason} {advice}", cell, undecided=undecided)
     token = token_label(elsewhere.token)
     carries = f"{elsewhere.effect:.3f} at layer {elsewhere.layer}"
     advice = f"Token {token} carries more, {carries}: edit there, or compare every layer."
-    return Suggestion(None, f"{reason} {advice}", cell, elsewhere)
+    return Suggestion(None, f"{reason} {advice}", cell, elsewhere, undecided)
 
 
 def early_site(result: TraceEffects, without: Mapping[int, Collection[int]] | None = None) -> str:
@@ -208,7 +214,7 @@ def early_site(result: TraceEffects, without: Mapping[int, Collection[int]] | No
     if other is not None and other.layer < result.n_layers / 2:
         where = f"{what} matters at {token_label(other.token)} instead, at layer {other.layer} of {result.n_layers}"
         return f"No early site at the last subject token: {where}."
-    return site_words(suggested.layer, result.n_layers, what)
+    return "" if suggested.undecided else site_words(suggested.layer, result.n_layers, what)
 
 
 def can_show_site(config: TraceConfig) -> bool:
@@ -257,13 +263,17 @@ def _refusal(result: TraceEffects, position: int) -> str:
 
 def _elsewhere(result: TraceEffects, position: int, without: Mapping[int, Collection[int]]) -> Cell | None:
     """The largest effect at the subject's other tokens, if one stands out."""
-    cells = []
+    rows = {}
     for other in range(*result.subject_span):
         layers = _layers(result, other, without)
-        if other == position or not layers or not _measured(result, other) or _refusal(result, other):
-            continue
-        if best_of(_row(result, other, layers), result.total_effect).stands_out:
-            cells.append(_largest(result, [other], layers))
+        if other != position and layers and _measured(result, other) and not _refusal(result, other):
+            rows[other] = layers
+    compared = sum(map(len, rows.values()))
+    cells = [
+        _largest(result, [other], layers)
+        for other, layers in rows.items()
+        if best_of(_row(result, other, layers), result.total_effect, compared).stands_out
+    ]
     return max(cells, key=lambda cell: cell.effect, default=None)
 
 

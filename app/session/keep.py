@@ -24,10 +24,10 @@ MOST = 100
 PARAMETER = "tab"
 """Of the address."""
 TAKEN_OVER = (
-    "given_up", "trace_ask", "trace_before", "layers_ask", "edit_ask", "score_ask", "asked", "score_wanted",
-    "compare_ask", "compared", "seen_trace", "keep_layer", "layer_before", "token_of", "method_shown", "probe_rows",
-    "asked_model", "ledger_model", "ledger", "edits_made", "scored", "replacing", "kept_broken", "runs",
-    "runs_seen", "widgets", "probes_typed",
+    "given_up", "trace_ask", "trace_before", "traced", "layers_ask", "edit_ask", "score_ask", "asked", "score_wanted",
+    "compare_ask", "compared", "seen_trace", "seen_fact", "keep_layer", "layer_before", "token_of", "method_shown",
+    "probe_rows", "asked_model", "ledger_model", "ledger", "ledgers", "edits_made", "scored", "replacing",
+    "kept_broken", "runs", "runs_seen", "widgets", "probes_typed",
 )  # fmt: skip
 """Fields of a session that a reload keeps; those of the form are in the link."""
 WIDGETS = ("method", "fact_token", "roll_back_broken", "measure", "marks")

@@ -91,6 +91,8 @@ class Session:
     """Names of the branches in that comparison."""
     seen_trace: str = ""
     """Key of the trace whose suggestion has moved the slider."""
+    seen_fact: tuple[tuple[str, str, str], int] | None = None
+    """(model, prompt, subject) of that trace, and its suggestion."""
     keep_layer: bool = False
     """The layer came with the link, so the first trace does not move the slider."""
     layer_before: int | None = None
@@ -119,6 +121,10 @@ class Session:
     ledger_model: str = ""
     """Key of the weights the edits belong to."""
     ledger: Branches = field(default_factory=no_edits)
+    ledgers: dict[str, Branches] = field(default_factory=dict)
+    """Key of other weights -> their edits and branches, for the way back."""
+    traced: dict[str, TraceAsk] = field(default_factory=dict)
+    """Key of another model -> the question of its map."""
     edits_made: dict[str, EditAsk | FileAsk] = field(default_factory=dict)
     """Key of an edit -> the question that made it."""
     scored: dict[tuple[str, ...], ScoreAsk] = field(default_factory=dict)

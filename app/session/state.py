@@ -201,6 +201,8 @@ def use_defaults_of(model: Choice) -> None:
     fields.layer, fields.chat = model.usual.layer, 0
     mine.layer_wanted = model.usual.layer
     mine.layer_before, mine.keep_layer = None, False
+    if mine.trace_ask is not None:
+        mine.traced[mine.trace_ask.model] = mine.trace_ask
     mine.trace_ask = mine.trace_before = mine.layers_ask = None
     mine.run_on_load, mine.linked_model, mine.linked_revision = False, "", ""
 
@@ -268,15 +270,18 @@ def choose_token(position: int, subject: tuple[int, int]) -> None:
 
 
 def suggest_layer(trace_key: str, layer: int) -> None:
-    """Move the slider to the suggestion of a new trace, once; a layer that came with the link stays."""
-    if session().seen_trace == trace_key:
+    """Move the slider to the suggestion of a new trace, once; a layer that came with the link stays, and so does one
+    that the reader chose for this fact."""
+    mine, ask = session(), session().trace_ask
+    if mine.seen_trace == trace_key:
         return
-    session().seen_trace = trace_key
-    if session().keep_layer:
-        session().keep_layer = False
-    elif session().layer_before is not None:
-        session().layer_before = layer
-    else:
+    fact, before = ask and (ask.model, ask.prompt, ask.subject), mine.seen_fact
+    mine.seen_trace, mine.seen_fact = trace_key, fact and (fact, layer)
+    if mine.keep_layer:
+        mine.keep_layer = False
+    elif mine.layer_before is not None:
+        mine.layer_before = layer
+    elif before is None or fact != before[0] or st.session_state.layer == before[1]:
         choose_layer(layer)
 
 

@@ -278,9 +278,18 @@ def model_button(keys: tuple[str, ...], model: str) -> None:
 def _adapter_buttons(edits: list[Edit], model: str) -> None:
     """The active edits as a low-rank adapter, if every one of them is a low-rank change."""
     from editing.ops import WeightDelta
+    from models.sources.gguf.adapter import llama_names
 
     if all(isinstance(op, WeightDelta) for edit in edits for op in edit.ops):
         _button(later("LoRA for peft (zip)"), lambda: _adapter_zip(edits, model), "adapter.zip", "application/zip")
+        loaded = cache.shelf().loaded(model)
+        try:
+            if loaded is not None:
+                paths = [op.name.removesuffix(".weight") for edit in edits for op in edit.weights]
+                llama_names(loaded.architecture.family, loaded.n_layers, paths)
+        except ValueError as problem:
+            st.caption(plain(said(sentence(problem))))
+            return
         gguf = later("Adapter for llama.cpp (gguf)")
         _button(gguf, lambda: _gguf_adapter(edits, model), "adapter.gguf", "application/octet-stream")
 

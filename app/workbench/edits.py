@@ -12,7 +12,7 @@ from app.server import cache
 from app.server.job import Job
 from app.server.jobs import Runner
 from app.session import state
-from app.session.asks import FileAsk
+from app.session.asks import CompareAsk, FileAsk
 from app.session.session import CURRENT, session
 from app.shared import export
 from app.shared.tables import headings
@@ -137,7 +137,10 @@ def _comparison(runner: Runner) -> list[Waiting]:
     elif job.state == "cancelled":
         st.info(say("Cancelled. Nothing is shown of a comparison that did not finish."), icon=":material/block:")
     else:
-        _side_by_side(job, *session().compared)
+        named, mine = ledger.branches(), session()
+        if ask != CompareAsk(mine.asked_model, *(named.get(name, ()) for name in mine.compared)):
+            st.warning(say("The inputs have changed since this was computed."), icon=":material/history:")
+        _side_by_side(job, *mine.compared)
     return []
 
 

@@ -10,6 +10,7 @@ import streamlit as st
 
 from app.language.say import later, said, say
 from app.probes import KINDS, Row, find_fact, make_request, rows_of, usable
+from app.server.catalog import CHAT
 from app.server.job import Job, job_key
 from app.server.jobs import Runner
 from app.session.asks import EditAsk, FileAsk
@@ -53,10 +54,21 @@ def draw(runner: Runner, scores: Job | None) -> list[Waiting]:
         st.error(plain(said(scores.error)), icon=":material/error:")
     elif scores is not None and scores.state == "cancelled":
         st.info(say("Cancelled. The edit is still active; press Score again under Probes."), icon=":material/block:")
+    ask = session().score_ask
+    if report is not None and ask is not None and ask.model != session().asked_model:
+        st.warning(
+            say("These scores are of the model asked {how}; press Score again under Probes.", how=_how(ask.model)),
+            icon=":material/history:",
+        )
     _tiles(report)
     if report is not None:
         _first_text(report)
     return waiting
+
+
+def _how(model: str) -> str:
+    """How a model of this key is asked."""
+    return say("in its chat template") if model.endswith(CHAT) else say("without its chat template")
 
 
 def report_of(scores: Job | None) -> EditReport | None:

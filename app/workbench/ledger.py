@@ -23,16 +23,18 @@ UNEDITED = "Unedited"
 
 
 def start(model: Choice) -> None:
-    """Start an empty ledger, also after another model was chosen: an edit belongs to its weights."""
+    """Take the model's ledger, an empty one at first: an edit belongs to its weights.  Its map comes back, too."""
     mine = session()
     mine.asked_model = model.key
     if mine.ledger_model == model.weights_key:
         return
-    mine.ledger_model = model.weights_key
+    mine.ledgers[mine.ledger_model] = mine.ledger
+    mine.ledger, mine.ledger_model = mine.ledgers.pop(model.weights_key, no_edits()), model.weights_key
     mine.edit_ask = mine.score_ask = mine.compare_ask = None
-    mine.ledger, mine.asked = no_edits(), {}
-    mine.compared = ("", "")
-    mine.score_wanted = False
+    mine.asked, mine.compared, mine.score_wanted = {}, ("", ""), False
+    mine.trace_ask = mine.trace_ask or mine.traced.get(model.key)
+    if active():
+        _score_last()
 
 
 def active() -> tuple[str, ...]:

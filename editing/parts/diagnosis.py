@@ -156,12 +156,13 @@ def disturbance(op: Delta, moment: Moment, unit: float) -> float:
     return float(along.sqrt()) / unit
 
 
-def _disturbing(share: float, unit: Unit) -> list[Diagnostic]:
+def _disturbing(share: float, unit: Unit, limited: bool = False) -> list[Diagnostic]:
     warning = ""
     if share > DISTURBING:
+        way = "choose another layer" if limited else "lower norm_limit or choose another layer"
         warning = (
             f"on ordinary text the edit changes what the MLP writes by {share:.2g} x the {unit.name}; other facts "
-            "may suffer; lower norm_limit or choose another layer"
+            f"may suffer; {way}"
         )
     help_text = f"Root mean square change of the MLP's output over the tokens of the corpus, over the {unit.name}."
     return [Diagnostic("disturbance", share, f"x {unit.name}", help_text, warning)]
@@ -178,12 +179,12 @@ def diagnose(
     solution: Solution,
 ) -> tuple[Diagnostic, ...]:
     """Diagnostics of one request's change of one layer."""
+    share = disturbance(op, moment, start.unit.length) if moment.n_tokens else 0.0  # unknown with C = I
     return (
         size_diagnostic(model, [op]),
-        # unknown with C = I
-        *(_disturbing(disturbance(op, moment, start.unit.length), start.unit) if moment.n_tokens else []),
+        *(_disturbing(share, start.unit, value.limit_reached) if moment.n_tokens else []),
         *_key_and_value(batch, start, value, solution),
-        *_limit(config, value, _reference(config, start.unit)),
+        *_limit(config, value, _reference(config, start.unit), share > DISTURBING),
     )
 
 
@@ -207,15 +208,16 @@ def _key_and_value(batch: Batch, start: Start, value: Value, solution: Solution)
     ]
 
 
-def _limit(config: Any, value: Value, reference: str) -> list[Diagnostic]:
+def _limit(config: Any, value: Value, reference: str, disturbing: bool) -> list[Diagnostic]:
     change = float(value.delta.norm())
     warning = ""
     if value.limit_reached:
+        way = "choose another layer" if disturbing else "raise norm_limit"  # more would disturb more
         warning = (
             f"the norm limit was reached: the change of the value is cut to {value.limit:.3g} ({config.norm_limit:g} x "
-            f"the {reference}), where the new answer has probability {value.p_found:.2g}; raise norm_limit"
+            f"the {reference}), where the new answer has probability {value.p_found:.2g}; {way}"
         )
-        if config.limit_reference == "mlp_out":
+        if config.limit_reference == "mlp_out" and not disturbing:
             warning += " or set limit_reference to residual"
     return [
         Diagnostic("value change", change, "|δ|", "Norm of the change of the value."),

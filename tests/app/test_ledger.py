@@ -56,6 +56,17 @@ def two_edits(new_page: NewPage) -> AppTest:
     return edit_other(apply(quick(new_page(run="1", samples="2", layer="2"))))
 
 
+def test_edits_and_map_come_back_with_their_model(two_edits: AppTest) -> None:
+    kept = edits(two_edits)
+    two_edits.selectbox(key="model").set_value("glass-box").run()
+    assert edits(two_edits) == ()
+    assert two_edits.session_state["session"].trace_ask is None
+    two_edits.selectbox(key="model").set_value("reference").run()
+    assert edits(two_edits) == kept
+    assert two_edits.session_state["session"].trace_ask.model == "reference"
+    assert len(listed(two_edits)) == 2
+
+
 def test_every_method_has_a_form_with_all_its_numbers(new_page: NewPage) -> None:
     page = new_page(run="1", samples="2")
     for name, method in METHODS.items():

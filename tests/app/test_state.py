@@ -7,8 +7,9 @@ import pytest
 from app.probes import find_fact, make_request, probes_of, rows_of, usable
 from app.server.catalog import Choice
 from app.session import examples, state
-from app.session.asks import EditAsk, ScoreAsk
+from app.session.asks import EditAsk, ScoreAsk, TraceAsk
 from app.session.form import Form, default_window
+from app.session.session import session
 from app.session.state import ROOM, refused_values
 from app.shared.wording import duration, markup, plain, probability, signs, visible
 from app.workbench.settings import own_layers
@@ -151,6 +152,25 @@ def test_an_infinite_condition_number_is_shown() -> None:
 
     assert _value(float("inf"), "") == "inf"
     assert _value(20_000.0, "tokens") == "20,000 tokens"
+
+
+def test_a_layer_chosen_for_a_fact_stays_when_it_is_traced_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    fields = _Fields(layer=4)
+    monkeypatch.setattr(state.st, "session_state", fields)
+    ask = TraceAsk("reference", "Rome is in", "Rome", "", ("mlp",), 3.0, 10, 3, 0)
+    session().trace_ask = ask
+    state.suggest_layer("first", 2)
+    assert fields.layer == 2
+    session().trace_ask = replace(ask, seed=1)
+    state.suggest_layer("second", 3)
+    assert fields.layer == 3, "it was not the reader's, so it follows"
+    fields.layer = 5
+    session().trace_ask = replace(ask, seed=2)
+    state.suggest_layer("third", 2)
+    assert fields.layer == 5
+    session().trace_ask = replace(ask, prompt="Oslo is in", subject="Oslo")
+    state.suggest_layer("fourth", 1)
+    assert fields.layer == 1, "another fact"
 
 
 def test_the_slider_follows_methods_that_have_a_layer_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:

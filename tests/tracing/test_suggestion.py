@@ -56,6 +56,13 @@ def test_the_interval_holds_for_the_largest_of_several_cells() -> None:
     assert "Take more samples" in found.reason
 
 
+def test_the_best_of_several_tokens_is_held_to_all_of_their_cells() -> None:
+    """An effect of .5 -+ .4416 stands out of the three cells of one token, not of the six of two (-+ .6261)."""
+    effects = np.array([BIG, [0, 0, 0], [0, 0, 0]]).T
+    assert best_of(effects, 0.8).stands_out
+    assert not best_of(effects, 0.8, compared=6).stands_out
+
+
 def test_a_flat_row_suggests_nothing_though_every_cell_differs_from_zero() -> None:
     row = {(2, layer): np.array(BIG) + bump for layer, bump in enumerate(([0, 0.01, 0], [0.01, 0, 0.01], [0, 0, 0.01]))}
     found = traced(row).suggestion()
@@ -190,6 +197,7 @@ def test_what_the_map_shows_of_the_early_site() -> None:
     assert none.startswith("No early site: restoring the MLP output at the last subject token has no layer that stands")
     assert "2202.05262" in none
     assert "2509.08778" in none
+    assert early_site(traced({(2, 1): [0.1, 0.5, 0.9]}, layers=4)) == "", "three samples do not say that there is none"
     elsewhere = early_site(traced({(1, 1): clear}, layers=4))
     assert elsewhere == (
         "No early site at the last subject token: restoring the MLP output matters at ␣Space instead, at layer 1 of 4."

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import gguf
@@ -38,7 +38,7 @@ def write_adapter(
     Raises:
         ValueError: if llama.cpp does not know the family or a weight, or keeps the weight in another order.
     """
-    names = _names(family, n_layers, factors)
+    names = llama_names(family, n_layers, factors)
     rank = len(next(iter(factors.values()))[1])
     handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
     os.close(handle)
@@ -59,8 +59,12 @@ def write_adapter(
         Path(temporary).unlink(missing_ok=True)
 
 
-def _names(family: str, n_layers: int, layers: Mapping[str, object]) -> dict[str, str]:
-    """llama.cpp's name of each layer."""
+def llama_names(family: str, n_layers: int, layers: Iterable[str]) -> dict[str, str]:
+    """llama.cpp's name of each layer.
+
+    Raises:
+        ValueError: as `write_adapter`.
+    """
     known = {name: arch for arch, name in gguf.MODEL_ARCH_NAMES.items()}
     arch = known.get(FAMILIES.get(family, family))
     if arch is None:
