@@ -288,11 +288,15 @@ def _ready(runner: Runner, model: Choice, job: Job) -> list[Waiting]:
 def _estimate(prepared: Prepared) -> str:
     """What the batch takes, as Markdown."""
     ask = prepared.ask
-    what = say("{n} facts", n=ask.facts)
-    if ask.what == "trace" and ask.facts > BLOCK:
+    what = say_count("{n} fact", "{n} facts", prepared.n_facts)
+    if ask.what == "trace" and prepared.n_facts > BLOCK:
         what += say(", {n} in a cell", n=BLOCK)
     unknown = (
-        say(" {n} facts were skipped because the model does not know them.", n=prepared.n_unknown)
+        say_count(
+            " {n} fact was skipped because the model does not know it.",
+            " {n} facts were skipped because the model does not know them.",
+            prepared.n_unknown,
+        )
         if prepared.n_unknown
         else ""
     )

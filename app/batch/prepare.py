@@ -91,7 +91,7 @@ def prepare(model: LanguageModel, ask: BatchAsk, watch: Watch = UNWATCHED) -> Pr
     """Draw the facts, make the cells, and run a few of them.
 
     Raises:
-        ValueError: if the model knows too few facts, or nothing was chosen to run.
+        ValueError: if the model knows none of the facts, or nothing was chosen to run.
         facts.watch.Cancelled: if `watch` says to stop.
     """
     from experiments.identity import identity_of
@@ -114,7 +114,7 @@ def prepare(model: LanguageModel, ask: BatchAsk, watch: Watch = UNWATCHED) -> Pr
         cells=cells,
         identity=identity_of(model) | {"model": called},
         about=about,
-        n_facts=ask.facts,
+        n_facts=about["options"]["facts"],
         n_unknown=n_unknown,
         seconds=_whole(seconds, len(cells), ask.workers),
         n_measured=len(seconds),
@@ -148,7 +148,7 @@ def _traces(model: LanguageModel, ask: BatchAsk, step: Callable[[int], None]) ->
         shared = {"samples": ask.samples, "noise": ask.noise, "seed": ask.seed * len(blocks) + number}
         configs = [_config(MAPS[name], ask.window) | shared for name in ask.maps]
         cells.append(Cell("average", {"facts": block, "configs": configs, "level": level}))
-    options = {"facts": ask.facts, "samples": ask.samples, "noise": ask.noise, "seed": ask.seed, "window": ask.window}
+    options = {"facts": len(facts), "samples": ask.samples, "noise": ask.noise, "seed": ask.seed, "window": ask.window}
     about = {"study": "average-effects", "options": options, "unknown": unknown, "rejected_rows": 0}
     return tuple(cells), about, len(unknown)
 
@@ -171,7 +171,7 @@ def _edits(model: LanguageModel, ask: BatchAsk, step: Callable[[int], None]) -> 
             has_layer = any(knob.name == "layer" for knob in fields(METHODS[name].config_type))
             places = ask.layers if has_layer and ask.layers else (None,)
             cells += [Cell("protocols", {**shared, "method": name, "layer": layer}) for layer in places]
-    options = {"facts": ask.facts, "seed": ask.seed, "methods": list(ask.methods), "protocols": list(ask.protocols)}
+    options = {"facts": len(requests), "seed": ask.seed, "methods": list(ask.methods), "protocols": list(ask.protocols)}
     about = {"options": options, "unknown": unknown, "rejected_rows": 0}
     # The study's figure cannot show several layers of one method.
     study = {"study": "methods-by-protocol"} if len(ask.layers) <= 1 else {}
@@ -185,7 +185,12 @@ def _config(values: dict[str, Any], window: int) -> dict[str, Any]:
 def _known(
     model: LanguageModel, items: Iterable[T], fact_of: Callable[[T], Fact], count: int, step: Callable[[int], None]
 ) -> tuple[list[T], list[str]]:
-    """The first `count` items whose true answer is the model's own, and the prompts that were skipped."""
+    """The first `count` items whose true answer is the model's own, fewer where it knows fewer, and the prompts that
+    were skipped.
+
+    Raises:
+        ValueError: if it knows none.
+    """
     from tracing.engine.averaging import knows
     from tracing.engine.question import ask
 
@@ -200,11 +205,9 @@ def _known(
             unknown.append(fact.prompt)
         if len(known) == count:
             return known, unknown
-    looked = len(known) + len(unknown)
-    raise ValueError(
-        f"{count} facts were asked for, and {shown_name(model.name)} knows {len(known)} of the {looked} there are; ask "
-        f"for {len(known) or 'another file'}{' or fewer' if len(known) > 1 else ''}"
-    )
+    if not known:
+        raise ValueError(f"{shown_name(model.name)} knows none of the {len(unknown)} facts there are; choose others")
+    return known, unknown
 
 
 def _first(items: Iterable[T], count: int) -> list[T]:

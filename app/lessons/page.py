@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+
 import streamlit as st
 
+from app.classroom.names import LINK
 from app.language.say import ENGLISH, current, say
 from app.lessons.cases import LESSONS, Lesson
+from app.server import catalog
 
 
 def draw() -> None:
@@ -19,9 +23,17 @@ def draw() -> None:
                 "look. A plan for a class hour is in the docs."
             )
         )
-        for number, lesson in enumerate(LESSONS, 1):
+        for number, lesson in enumerate(offered(), 1):
             with st.container(border=True, key=f"lesson_{lesson.name}"):
                 _lesson(number, lesson)
+
+
+def offered() -> tuple[Lesson, ...]:
+    """The lessons: in a class those whose model it has, since a reader cannot fetch another there."""
+    if LINK not in os.environ:
+        return LESSONS
+    models = catalog.choices()
+    return tuple(lesson for lesson in LESSONS if lesson.fields.get("model", "reference") in models)
 
 
 def _lesson(number: int, lesson: Lesson) -> None:

@@ -96,7 +96,7 @@ def _controls(runs: Sequence[Run]) -> tuple[str, str]:
 
 def _open() -> None:
     files = st.file_uploader(
-        say("Run runs"),
+        say("Runs to open"),
         ["json"],
         accept_multiple_files=True,
         key="runs_files",

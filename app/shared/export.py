@@ -127,7 +127,7 @@ def _looks() -> None:
             key="figure_marks",
             persist_state="session",
         )
-    st.text_input(say("Title"), key="figure_title", max_chars=120, persist_state="session", placeholder="none")
+    st.text_input(say("Title"), key="figure_title", max_chars=120, persist_state="session", placeholder=say("none"))
     st.text_input(
         say("Model’s name"), key="figure_model", max_chars=60, persist_state="session", placeholder=say("as loaded")
     )

@@ -16,7 +16,7 @@ HEADINGS = (
     later("facts"), later("95 % interval"), later("true answer"), later("new answer"), later("probes"), later("notes"),
     later("token"), later("kind"), later("answer"), later("note"), later("value"), later("what it is"), later("unit"),
     later("definition"), later("label"), later("unedited"), later("wanted"), later("trace effect"), later("family"),
-    later("what it does"), later("expected"), later("right"), later("p before"), later("p after"), later("Unedited"),
+    later("what it does"), later("expected"), later("correct"), later("p before"), later("p after"), later("Unedited"),
     later("p(new answer)"),
 )  # fmt: skip
 """Those of all tables."""

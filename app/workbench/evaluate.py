@@ -90,7 +90,7 @@ def texts(report: EditReport | None) -> None:
         for column, title, words in zip(
             st.columns(2), (say("Before"), say("After")), marked(pair.before, pair.after), strict=True
         ):
-            column.html(f"<p><small>{title}</small><br><b>{markup(pair.prompt)}</b>{words}</p>")
+            column.html(f"<p><small>{title}</small><br><b>{markup(pair.prompt)}</b>{_turn()}{words}</p>")
 
 
 def probes(form: Form, edit: Job | None, scores: Job | None) -> None:
@@ -104,10 +104,17 @@ def _first_text(report: EditReport) -> None:
     if row.before is None or row.after is None:
         return
     before, after = marked(*(_opening(reading.continuation) for reading in (row.before, row.after)))
+    prompt = markup(row.prompt) + _turn()
     st.html(
-        f'<dl class="said"><dt>{said("before")}</dt><dd>{markup(row.prompt)}{before}</dd>'
-        f"<dt>{said('after')}</dt><dd>{markup(row.prompt)}{after}</dd></dl>"
+        f'<dl class="said"><dt>{said("before")}</dt><dd>{prompt}{before}</dd>'
+        f"<dt>{said('after')}</dt><dd>{prompt}{after}</dd></dl>"
     )
+
+
+def _turn() -> str:
+    """What stands between a prompt and what is said to it: in a chat that is an answer, not the next words."""
+    ask = session().score_ask
+    return " → " if ask is not None and ask.model.endswith(CHAT) else ""
 
 
 def _opening(text: str) -> str:
@@ -268,7 +275,7 @@ def _prompt_table(report: EditReport | None) -> None:
             **headings(("metric", "kind", "expected", "before", "after")),
             "prompt": st.column_config.TextColumn(said("prompt"), width="large"),
             "right": st.column_config.TextColumn(
-                said("right"),
+                said("correct"),
                 width="small",
                 help=say("The greedy continuation after the edit gives the expected answer."),
             ),

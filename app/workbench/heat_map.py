@@ -132,8 +132,11 @@ def legend(results: Sequence[TraceResult], two_sided: bool) -> str:
     main = results[0].own_words()
     sites = [SITE_NAMES[result.config.site].long for result in results]
     what = said(sites[0]) if len(sites) == 1 else say("state, MLP or attention output")
-    window = max(result.config.window for result in results)
+    windows = {result.config.window for result in results}
+    window = max(windows)
     layers = say(" in {window} layers", window=window) if window > 1 else ""
+    if len(windows) > 1:
+        layers = say(" (MLP and attention in {window} layers)", window=window)
     words = [
         say(
             "Colour: how far {main} comes back where the {what} of one token is restored{layers}",

@@ -14,8 +14,8 @@ queried for the most active.
 Differences from the public code: D is the paper's, not the distance of activated outputs; each row is switched by its
 prompt alone; there is no weight decay, which in the public code also shrinks masked entries; a hinge is a mean over all
 pairs, not over those that violate it; a merge keeps `density` of a shard's moved entries, not of all; how many edits a
-shard takes follows the size of the weight.  An edit is stored as what it added to W', so that it can be removed; edits
-made after it stay as they are.
+shard takes follows the size of the weight, and the most active shard answers, where the public code merges two.  An
+edit is stored as what it added to W', so that it can be removed; edits made after it stay as they are.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ class WiseConfig:
         },
     )
     shards: Literal["merge", "retrieve"] = field(
-        default="merge",
+        default="retrieve",  # a merge of more than a few shards loses their edits, also those just made
         metadata={"help": "Merge the shards into one, or use the most active.", "choices": ("merge", "retrieve")},
     )
     density: float = field(

@@ -140,7 +140,7 @@ def test_a_batch_in_a_chat_is_run_in_a_chat(tmp_path: Path, monkeypatch: pytest.
 
 def test_facts_the_model_does_not_know_cannot_be_traced(new_page: NewPage) -> None:
     new_page()
-    with pytest.raises(ValueError, match="knows 0 of the 3 there are"):
+    with pytest.raises(ValueError, match="knows none of the 3 facts there are; choose others"):
         prepared(ask(what="trace", source=_write(ROWS[:3]), facts=2, maps=("MLP",)))
 
 

@@ -92,3 +92,12 @@ def test_the_page_links_to_every_lesson() -> None:
     links = [element.proto.url for element in page.get("link_button")]
     assert links == [f"./?{lesson.query}" for lesson in LESSONS]
     assert all("{" not in text.value for text in page.markdown)
+
+
+def test_a_class_is_shown_the_lessons_whose_model_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ENGRAM_CLASS_LINK", "x")
+    monkeypatch.setattr("app.server.catalog.choices", lambda: {"reference": None, "glass-box": None})
+    page = AppTest.from_file(str(ROOT / "app" / "lessons" / "page.py"), default_timeout=60).run()
+    links = [element.proto.url for element in page.get("link_button")]
+    assert links == [f"./?{lesson.query}" for lesson in LESSONS if lesson.name != "chinese"]
+    assert len(links) == len(LESSONS) - 1
