@@ -301,9 +301,9 @@ def _estimate(prepared: Prepared) -> str:
         else ""
     )
     return say(
-        "{cells} cells over {what}: **about {time}** with {workers}, estimated from {measured} of them, with "
+        "{cells} over {what}: **about {time}** with {workers}, estimated from {measured} of them, with "
         "{loading} s to load the model; **{needed}** of memory, and {free} are free.{unknown}",
-        cells=f"{len(prepared.cells):,}",
+        cells=say_count("{shown} cell", "{shown} cells", len(prepared.cells), shown=f"{len(prepared.cells):,}"),
         what=plain(what),
         time=plain(duration(prepared.seconds)),
         workers=say_count("{n} worker", "{n} workers", ask.workers),

@@ -223,7 +223,7 @@ def test_estimate_and_start_from_the_page(new_page: NewPage, monkeypatch: pytest
     page.checkbox(key="batch_known").set_value(False).run()
     page.button(key="batch_estimate").click().run()
     assert not page.exception
-    assert any("1 cells over 1 facts" in element.value.replace("\\", "") for element in page.markdown)
+    assert any("1 cell over 1 fact:" in element.value.replace("\\", "") for element in page.markdown)
     page.number_input(key="batch_seed").set_value(3).run()
     assert "estimate again" in page.warning[0].value
     page.number_input(key="batch_seed").set_value(0).run()
