@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from string import ascii_lowercase
 from typing import TYPE_CHECKING, get_args
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -100,6 +101,8 @@ def trace_caption(results: Sequence[TraceResult], style: FigureStyle = PLAIN) ->
     which = f"{', '.join(shown)}." if len(results) > 1 else f"Restored: {_tex(panel_name(first))}."
     dots = any(one.uncertain().any() for one in results) and style.marks == "dots"
     interval = " Dots: the 95\\,\\% $t$-interval over noise samples includes 0." if dots else ""
+    if labels.has_two_sides(np.concatenate([labels.flat(one.own_words()) for one in results])):
+        interval += " Dashes: the mean effect is below 0."
     return (
         f"{what} after the prompt ``{_tex(first.prompt)}'' (*: tokens of the subject). {which} {_noise(first)} "
         f"Without restoring: {first.clean:.3f} clean, {float(first.corrupted.mean()):.3f} corrupted.{interval} "

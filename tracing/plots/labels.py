@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -36,6 +37,7 @@ MEASURED: dict[Measure, str] = {
 }
 DOT = "·"
 MARKED = "dot: not significant (95 % CI includes 0)"
+DASHED = "dash: below 0"
 NEGATIVE: dict[Measure, str] = {
     "probability": "answer less likely",
     "log_probability": "answer less likely",
@@ -120,6 +122,16 @@ def noticeable(effect: NDArray[np.floating]) -> float:
 def has_two_sides(effect: NDArray[np.floating]) -> bool:
     """Whether negative effects are noticeable."""
     return float(np.nanmin(effect)) < noticeable(effect)
+
+
+def marks(effects: Sequence[NDArray[np.floating]], dotted: bool) -> list[str]:
+    """What the marks of a figure for print mean.
+
+    Args:
+        effects: of the maps, an array for each scale.
+        dotted: whether a cell has a dot.
+    """
+    return [*([MARKED] if dotted else []), *([DASHED] if any(map(has_two_sides, effects)) else [])]
 
 
 def colour_range(effect: NDArray[np.float32], zmax: float | None = None) -> tuple[float, float]:

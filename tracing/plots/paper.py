@@ -79,7 +79,7 @@ def trace_figure(result: TraceResult, *, width_in: float = COLUMN, style: Figure
     fonts = font_families([*names, labels.title(result), style.model(result), title])
     effect = labels.flat(result)
     marked = _marked(result.uncertain(), style)
-    bar_label = f"effect on {labels.measured(result)}" + (f"\n{labels.MARKED}" if marked.any() else "")
+    bar_label = "\n".join([f"effect on {labels.measured(result)}", *labels.marks([effect], bool(marked.any()))])
     scale = _scale(result.config.site, style, effect)
     panel(figure, axes, effect, scale, names, bar_label, fonts, effect, marked)
     axes.set_xlabel(f"{_layers(result)} in {style.model(result)}", fontsize=FONT_SIZE, fontfamily=fonts)
@@ -113,7 +113,8 @@ def panels_figure(
         scale = _scale(result.config.site, style, everything)
         panel(figure, axes, grid, scale, rows, label, fonts, everything, marked)
         _letter(axes, index, panel_name(result), fonts)
-    _around(figure, f"layer in {model}", any(marked.any() for marked in marks), style, fonts)
+    words = labels.marks([everything], any(marked.any() for marked in marks))
+    _around(figure, "; ".join([f"layer in {model}", *words]), style, fonts)
     return figure
 
 
@@ -155,7 +156,8 @@ def difference_figure(
         scale = _scale(first.config.site, style, scaled)
         panel(figure, axes, grid, scale, rows, label, fonts, scaled, marked)
         _letter(axes, index, name, fonts)
-    _around(figure, f"{_layers(first)} in {model}", any(marked.any() for marked in marks), style, fonts)
+    words = labels.marks([both, change], any(marked.any() for marked in marks))
+    _around(figure, "; ".join([f"{_layers(first)} in {model}", *words]), style, fonts)
     return figure
 
 
@@ -179,8 +181,8 @@ def average_figure(average: AverageEffects, *, width_in: float = TWO_COLUMNS, st
         panel(figure, axes, grid, scale, rows, "AIE", fonts, everything, marked)
         axes.set_title(labels.map_title(name).replace(", ", ",\n"), fontsize=FONT_SIZE - 1, fontfamily=fonts)
         axes.set_xlabel("layer", fontsize=FONT_SIZE, fontfamily=fonts)
-    dots = f" ({labels.MARKED})" if any(marked.any() for marked in marks) else ""
-    figure.suptitle(title + dots, fontsize=FONT_SIZE, fontfamily=fonts)
+    words = "; ".join(labels.marks([everything], any(marked.any() for marked in marks)))
+    figure.suptitle(f"{title} ({words})" if words else title, fontsize=FONT_SIZE, fontfamily=fonts)
     return figure
 
 
@@ -302,9 +304,8 @@ def _letter(axes: Axes, index: int, name: str, fonts: list[str]) -> None:
     axes.set_title(f"({ascii_lowercase[index]}) {name}", fontsize=FONT_SIZE - 1, fontfamily=fonts)
 
 
-def _around(figure: Figure, below: str, dotted: bool, style: FigureStyle, fonts: list[str]) -> None:
+def _around(figure: Figure, below: str, style: FigureStyle, fonts: list[str]) -> None:
     """The words that all panels share."""
-    words = f"{below}; {labels.MARKED}" if dotted else below
-    figure.supxlabel(words, fontsize=FONT_SIZE, fontfamily=fonts)
+    figure.supxlabel(below, fontsize=FONT_SIZE, fontfamily=fonts)
     if style.title:
         figure.suptitle(style.title, fontsize=FONT_SIZE + 1, fontfamily=fonts)

@@ -67,7 +67,7 @@ def average_figure(average: AverageEffects, window: int) -> Figure:
         _dress(axes, fonts, where, "layer", "mean indirect effect on p(answer)")
         axes.set_xticks(layer_ticks(average.effects[names[0]].shape[2]))
     handles = lower.axes[0].get_legend_handles_labels()
-    lower.legend(*handles, loc="outside lower center", ncols=len(names), fontsize=FONT - 1)
+    lower.legend(*handles, loc="outside lower center", ncols=len(names), prop={"family": fonts, "size": FONT - 1})
     figure.suptitle(average_title(average), fontsize=FONT + 1, fontfamily=fonts)
     return figure
 
@@ -83,7 +83,7 @@ def _dress(axes: Axes, fonts: list[str], title: str, x: str, y: str) -> None:
     axes.set_title(title, fontsize=FONT + 1, fontfamily=fonts)
     axes.set_xlabel(x, fontsize=FONT, fontfamily=fonts)
     axes.set_ylabel(y, fontsize=FONT, fontfamily=fonts)
-    axes.tick_params(labelsize=FONT - 1)
+    axes.tick_params(labelsize=FONT - 1, labelfontfamily=fonts)
 
 
 def sweep_figure(table: pd.DataFrame, effect: Array, success: Array, fit: Regression, method: str) -> Figure:
@@ -108,7 +108,7 @@ def sweep_figure(table: pd.DataFrame, effect: Array, success: Array, fit: Regres
         left.fill_between(table["layer"], low, high, color=colour, alpha=0.15, linewidth=0)
     left.axhline(0.0, **ZERO)
     _dress(left, fonts, f"{method}, {len(effect)} facts", "layer", "mean over facts")
-    left.legend(fontsize=FONT - 1)
+    left.legend(prop={"family": fonts, "size": FONT - 1})
     x, y = effect - effect.mean(axis=0), success - success.mean(axis=0)
     right.scatter(x.ravel(), y.ravel(), s=5, color="0.4", alpha=0.5, linewidth=0)
     ends = np.array([x.min(), x.max()])
@@ -153,7 +153,7 @@ def noise_figure(averages: Mapping[str, AverageEffects], table: pd.DataFrame) ->
         right.plot(share, style, color=LINES[index % len(LINES)], marker="o", markersize=3, label=way)
     right.axhline(0.0, **ZERO)
     _dress(right, fonts, "Last subject token", "layer", "share of the total effect restored")
-    right.legend(fontsize=FONT - 1.5)
+    right.legend(prop={"family": fonts, "size": FONT - 1.5})
     return figure
 
 
@@ -193,7 +193,7 @@ def collapse_figure(table: pd.DataFrame) -> Figure:
         else:
             axes.set_ylim(-0.03, 1.03)
     figure.axes[0].set_ylabel("share of prompts", fontsize=FONT, fontfamily=fonts)
-    figure.axes[0].legend(fontsize=FONT - 1)
+    figure.axes[0].legend(prop={"family": fonts, "size": FONT - 1})
     return figure
 
 
@@ -231,7 +231,7 @@ def covariance_figure(table: pd.DataFrame, method: str) -> Figure:
     _dress(right, fonts, f"Edits by {method} (n = {table['rewrite_n'].max()})", "tokens", "score, mean over edits")
     for axes in (left, right):
         axes.set_xscale("log")
-        axes.legend(fontsize=FONT - 1)
+        axes.legend(prop={"family": fonts, "size": FONT - 1})
     return figure
 
 
@@ -243,6 +243,7 @@ def protocols_figure(heads: pd.DataFrame, metrics: Sequence[str]) -> Figure:
     """
     from matplotlib.figure import Figure
 
+    from editing import METHODS
     from tracing.plots.sheet import font_families
 
     fonts = font_families(heads["method"])
@@ -262,7 +263,9 @@ def protocols_figure(heads: pd.DataFrame, metrics: Sequence[str]) -> Figure:
         axes.set_xlim(-0.03, 1.03)
     figure.axes[0].set_yticks(range(len(protocols)), protocols, fontfamily=fonts)
     figure.axes[0].set_ylim(len(protocols) - 0.5, -0.5)
-    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=6, fontsize=FONT - 1)
+    handles, shown = figure.axes[0].get_legend_handles_labels()
+    font = {"family": fonts, "size": FONT - 1}
+    figure.legend(handles, [METHODS[name].title for name in shown], loc="outside lower center", ncols=6, prop=font)
     return figure
 
 
@@ -301,7 +304,7 @@ def card_figure(card: Mapping[str, Any]) -> Figure:
     left.set_xticks(layers)
     verdict = "stands out" if best["stands_out"] else "middle of the tied"
     _dress(left, fonts, f"{card['method']}, {card['n']} facts: layer {best['layer']}, {verdict}", "layer", "mean")
-    left.legend(fontsize=FONT - 2)
+    left.legend(prop={"family": fonts, "size": FONT - 2})
     names = {"resid_post": "states", "mlp_out": f"MLP outputs, window of {card['window']}", "gradient": "gradients"}
     for (name, words), colour in zip(names.items(), LINES, strict=False):
         mean, low, high = (np.array(card["effects"][name][part]) for part in ("mean", "low", "high"))
@@ -311,7 +314,7 @@ def card_figure(card: Mapping[str, Any]) -> Figure:
     right.axhline(0.0, **ZERO)
     right.set_xticks(layer_ticks(len(card["effects"]["resid_post"]["mean"])))
     _dress(right, fonts, "Traces and gradients at the last subject token", "layer", "share of the largest")
-    right.legend(fontsize=FONT - 2)
+    right.legend(prop={"family": fonts, "size": FONT - 2})
     return figure
 
 
@@ -340,5 +343,5 @@ def published_figure(table: pd.DataFrame) -> Figure:
     axes.invert_yaxis()
     axes.set_xlim(-0.03, 1.03)
     _dress(axes, fonts, "Published scores beside ours", "share", "")
-    axes.legend(fontsize=FONT - 1)
+    axes.legend(prop={"family": fonts, "size": FONT - 1})
     return figure
