@@ -130,13 +130,14 @@ def _table(runs: Sequence[Run], words: str, kind: str) -> list[Run]:
         column_config=headings(
             two_runs.overview(runs[:1])[0] if runs else (),
             {
-                "prompt": st.column_config.TextColumn(said("prompt"), width="large"),
+                "prompt": st.column_config.TextColumn(said("prompt"), width=300),
+                "model": st.column_config.TextColumn(said("model"), width=150),
                 "change": st.column_config.TextColumn(
                     said("change"), help=say("The answer that was traced, or what an edit rewrites.")
                 ),
                 "how": st.column_config.TextColumn(said("how"), help=say("The states restored, or the method.")),
                 "largest effect": st.column_config.TextColumn(
-                    said("largest effect"), help=say("Before the last token.")
+                    said("largest effect"), width=150, help=say("Before the last token.")
                 ),
             },
         ),

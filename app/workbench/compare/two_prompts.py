@@ -14,6 +14,7 @@ from app.session.form import Form
 from app.session.state import ROOM
 from app.shared.waiting import Waiting
 from app.shared.wording import plain, probability, sentence, short, visible
+from app.workbench import ledger
 from app.workbench.compare import asking, work
 from app.workbench.compare.lens import PLAIN
 from tracing.sites import SITE_NAMES
@@ -122,7 +123,8 @@ def _show(result: PatchResult) -> None:
     maps = [EffectMap(names, result.change.tolist(), hover, result.site, title)]
     (figure,) = effect_maps(maps, dark=st.context.theme.type == "dark")
     st.plotly_chart(figure, key="patch_map", config=PLAIN, alt=told(result))
-    st.caption(plain(told(result)))
+    unedited = say(" All of this is of the unedited model.") if ledger.active() else ""
+    st.caption(f"{plain(told(result))}{unedited}")
 
 
 def _named(result: PatchResult, pair: tuple[int, int]) -> str:

@@ -136,7 +136,7 @@ def test_two_facts_have_files_and_no_interval(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("study", ["layer-card", "layer-sweep"])
 def test_layers_are_not_compared_over_one_fact(study: str) -> None:
-    with pytest.raises(ValueError, match="1 facts were asked for; expected at least [23]"):
+    with pytest.raises(ValueError, match=r"1 facts were asked for; expected at least [23]"):
         get_study(study).plan(options_of(study, "--facts", "1"), tiny_model("gpt2"))
 
 
