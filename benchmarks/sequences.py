@@ -175,7 +175,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         model = load_from(options)
         chosen = variants(model, options.methods, options.set)
         counts = sorted(set(options.counts))
-        requests = held_out_requests(model, load_atlas(), max(counts), options.seed)
+        requests = held_out_requests(model, load_atlas(), max(counts), options.seed, split=options.split)
         cases = make_cases(model, [few_probes(request) for request in requests])
         options.out.mkdir(parents=True, exist_ok=True)
         curves: dict[str, list[dict[str, Any]]] = {NO_OP: [_line(model, cases)]}
@@ -208,6 +208,7 @@ def _method(
 ) -> list[dict[str, Any]]:
     """The method's lines, from its file if it was measured before."""
     about = {"model": weights_of(model), "settings": dict(settings), "counts": list(counts), "seed": options.seed}
+    about |= {"split": options.split} if options.split != "test" else {}
     guard: dict[str, Any] = {}
     if options.roll_back:
         if options.kind == "batch":
@@ -236,6 +237,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--set", nargs="+", default=[], metavar="METHOD.SETTING=VALUE", help="such as rome.layer=1")
     parser.add_argument("--roll-back", action="store_true", help="take back an edit that more than doubles perplexity")
     parser.add_argument("--seed", type=int, default=0, help="of the choice of edits")
+    parser.add_argument("--split", choices=("test", "validation"), default="test", help="whose subjects")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="folder for the results")
     parser.add_argument("--figure", type=Path, help="also draw the curves here (.png)")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
