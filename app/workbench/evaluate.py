@@ -239,6 +239,11 @@ def _costs(report: EditReport) -> str:
     return say(", ").join(["n = 1", *filter(None, parts)])
 
 
+def _kind(code: str) -> str:
+    """A kind of prompt in words."""
+    return said(KIND_NAMES.get(code, code.replace("_", " ")))
+
+
 def _prompt_table(report: EditReport | None) -> None:
     if report is None:
         st.caption(say("Every prompt behind the five numbers will be listed here."))
@@ -254,7 +259,7 @@ def _prompt_table(report: EditReport | None) -> None:
     rows = [
         {
             "metric": said(row.metric),
-            "kind": said(KIND_NAMES.get(row.kind, row.kind.replace("_", " "))),
+            "kind": _kind(row.kind),
             "prompt": row.prompt,
             "expected": row.answer,
             "before": told(row.before),
@@ -361,7 +366,11 @@ def current_probes(form: Form) -> tuple[Row, ...]:
         alt=say("Editable probes"),
         column_config={
             "kind": st.column_config.SelectboxColumn(
-                said("kind"), options=list(KINDS), required=True, help=say("Which metric the prompt belongs to.")
+                said("kind"),
+                options=list(KINDS),
+                format_func=_kind,
+                required=True,
+                help=say("Which metric the prompt belongs to."),
             ),
             "prompt": st.column_config.TextColumn(
                 said("prompt"), width="large", max_chars=300, help=say("Stops where the answer should come.")

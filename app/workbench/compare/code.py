@@ -18,6 +18,10 @@ def draw() -> list[Waiting]:
     edits = [mine.edits_made[key] for key in ledger.active() if key in mine.edits_made]
     if len(edits) < len(ledger.active()):
         st.caption(say("Some active edits were not computed in this session; they are left out of the script."))
+    elif any(set(edit.active) - set(ledger.active()) for edit in edits):
+        st.caption(
+            say("An edit was computed beside another that is undone; the script computes it without, so it may differ.")
+        )
     probes = mine.score_ask.probes if mine.score_ask is not None and edits else None
     try:
         text = as_code.script(mine.trace_ask, edits, probes)
