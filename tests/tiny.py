@@ -126,7 +126,7 @@ _OWN: dict[str, dict[str, Any]] = {
     "deepseek_v2": {**_LATENT, "topk_method": "greedy"},
     "deepseek_v3": _LATENT,
 }
-HYBRIDS = {"granitemoehybrid", "qwen3_5_text", "lfm2"}
+HYBRIDS = ("granitemoehybrid", "qwen3_5_text", "lfm2")
 """Families some of whose blocks have no attention."""
 REPLAYED = {"bloom", "mpt", "gpt_bigcode", *HYBRIDS}
 """Families whose forward does not pack; `docs/architectures.md` says why."""
