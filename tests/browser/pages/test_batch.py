@@ -93,7 +93,7 @@ def test_from_a_file_to_an_averaged_map(new_page: NewPage, dataset: Path) -> Non
     aside = json.loads(download(page, lambda: button(page, "Rows set aside (JSON Lines)").click()))
     assert (aside["row"], aside["field"]) == (N_KNOWN + 1, "prompt")
     button(page, "Estimate").click()
-    expect(page.get_by_text("cells over")).to_be_visible(timeout=PATIENCE)
+    expect(page.get_by_text("1 cell over")).to_be_visible(timeout=PATIENCE)
     settled(page)
     assert serious(page) == []
     page.get_by_role("textbox", name="Name").fill("capitals")
