@@ -103,7 +103,7 @@ class EditedModel(LanguageModel):
 
     def as_chat(self) -> EditedModel:
         """As `LanguageModel.as_chat`; what the edits put before a prompt then stands in the user's turn."""
-        return apply_edits(self.base.as_chat(), self.edits, force=True)
+        return apply_edits(self.base.as_chat(), self.edits, force=True)  # they are in this view already
 
     def with_edit(self, edit: Edit, *, force: bool = False) -> EditedModel:
         """The view with one more edit."""

@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from experiments.cells import average as average_cells
 from experiments.cells.rewrite import fewer
 from experiments.cells.trace import level_of
 from experiments.ledger.ledger import Ledger
@@ -33,12 +32,14 @@ from experiments.studies.parts import output
 from experiments.studies.parts.card_numbers import (
     SHARES,
     Array,
-    ByFact,
     correlations,
     curve,
+    effects_of,
     layer_rows,
+    prompt_of,
     recommend,
     score_of,
+    scores_of,
     short,
     shown_tables,
     title_of,
@@ -254,29 +255,6 @@ def _plain(spec: Mapping[str, Any]) -> dict[str, Any]:
     return {name: spec[name] for name in ("request", "method", "layer", "texts")}
 
 
-def scores_of(cells: Sequence[Entry], layers: Sequence[int]) -> tuple[list[int], ByFact]:
-    """(layers that can be edited, scores there) of the facts whose edits are all finished.
-
-    Raises:
-        ValueError: if fewer than `FEWEST` facts are.
-    """
-    from metrics.statistics import FEWEST
-
-    by_fact: dict[str, dict[int, dict[str, Any]]] = {}
-    for entry in cells:
-        if entry.result is not None:
-            by_fact.setdefault(_prompt(entry.spec["request"]["fact"]), {})[entry.spec["layer"]] = entry.result
-    whole = {fact: results for fact, results in by_fact.items() if set(layers) <= results.keys()}
-    if len(whole) < FEWEST:
-        raise ValueError(f"{len(whole)} facts are edited at all layers; at least {FEWEST} are needed; resume the run")
-    usable = [layer for layer in layers if any("refused" not in results[layer] for results in whole.values())]
-    return usable, {fact: np.array([score_of(results[layer]) for layer in usable]) for fact, results in whole.items()}
-
-
-def _prompt(fact: Mapping[str, Any]) -> str:
-    return str(fact["template"].replace("{}", fact["subject"]))
-
-
 def summarise(ledger: Ledger, run: str, folder: Path) -> list[Path]:
     """The card as JSON, its figure and its table; a finished card of enough facts is also put where edits look
     for one."""
@@ -305,7 +283,7 @@ def card_values(ledger: Ledger, run: str) -> dict[str, Any]:
     scores = np.array(list(by_fact.values()))
     effects = effects_of([entry for entry in cells if entry.kind == "average" and entry.payload is not None])
     effects["gradient"] = {
-        _prompt(entry.spec["fact"]): entry.result["inner"]
+        prompt_of(entry.spec["fact"]): entry.result["inner"]
         for entry in cells
         if entry.kind == "gradients" and entry.result is not None
     }
@@ -331,17 +309,6 @@ def card_values(ledger: Ledger, run: str) -> dict[str, Any]:
         "effects": curves,
         "correlations": correlations(layers, by_fact, effects),
         "subjects": sorted({entry.spec["request"]["fact"]["subject"] for entry in edits}),
-    }
-
-
-def effects_of(traced: Sequence[Entry]) -> dict[str, ByFact]:
-    """Of the states and of the MLP outputs, at the last subject token, of the facts that were traced."""
-    average = average_cells.merged(
-        [entry.result or {} for entry in traced], average_cells.configs_of(traced[0].spec) if traced else ()
-    )
-    return {
-        name: dict(zip(average.prompts, average.values(name, "last_subject").astype(np.float64), strict=True))
-        for name in ("resid_post", "mlp_out")
     }
 
 

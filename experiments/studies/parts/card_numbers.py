@@ -1,4 +1,4 @@
-"""What a layer card says: an edit's score, the rule that recommends a layer, how two measures order the layers, tables.
+"""What a layer card says, read off its cells: an edit's score, the rule that recommends a layer, how measures order the layers.
 
 The rule, set before any result was seen:
 
@@ -21,6 +21,8 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from experiments.cells import average as average_cells
+from experiments.ledger.records import Entry
 from experiments.studies.parts import output
 
 HARM = 1.1
@@ -44,6 +46,41 @@ def score_of(result: Mapping[str, Any]) -> float:
     if ratio is None:  # the edited model gives no finite number
         return 0.0
     return harmonic_mean(shares) / max(1.0, ratio / HARM)
+
+
+def scores_of(cells: Sequence[Entry], layers: Sequence[int]) -> tuple[list[int], ByFact]:
+    """(layers that can be edited, scores there) of the facts whose edits are all finished.
+
+    Raises:
+        ValueError: if fewer than `FEWEST` facts are.
+    """
+    from metrics.statistics import FEWEST
+
+    by_fact: dict[str, dict[int, dict[str, Any]]] = {}
+    for entry in cells:
+        if entry.result is not None:
+            by_fact.setdefault(prompt_of(entry.spec["request"]["fact"]), {})[entry.spec["layer"]] = entry.result
+    whole = {fact: results for fact, results in by_fact.items() if set(layers) <= results.keys()}
+    if len(whole) < FEWEST:
+        raise ValueError(f"{len(whole)} facts are edited at all layers; at least {FEWEST} are needed; resume the run")
+    usable = [layer for layer in layers if any("refused" not in results[layer] for results in whole.values())]
+    return usable, {fact: np.array([score_of(results[layer]) for layer in usable]) for fact, results in whole.items()}
+
+
+def prompt_of(fact: Mapping[str, Any]) -> str:
+    """The prompt of a fact as a cell states it."""
+    return str(fact["template"].replace("{}", fact["subject"]))
+
+
+def effects_of(traced: Sequence[Entry]) -> dict[str, ByFact]:
+    """Of the states and of the MLP outputs, at the last subject token, of the facts that were traced."""
+    average = average_cells.merged(
+        [entry.result or {} for entry in traced], average_cells.configs_of(traced[0].spec) if traced else ()
+    )
+    return {
+        name: dict(zip(average.prompts, average.values(name, "last_subject").astype(np.float64), strict=True))
+        for name in ("resid_post", "mlp_out")
+    }
 
 
 def recommend(layers: Sequence[int], scores: Array) -> dict[str, Any]:
