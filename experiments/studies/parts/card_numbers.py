@@ -1,4 +1,4 @@
-"""What a layer card says, read off its cells: an edit's score, the rule that recommends a layer, how measures order the layers.
+"""What a layer card says, read off its cells: an edit's score, the rule that recommends a layer, orders of the layers.
 
 The rule, set before any result was seen:
 
